@@ -1,0 +1,176 @@
+"""One interval, bound or test per function, each naming its proposition. numpy and scipy only.
+
+No bare float leaves this module as a result: an `Estimate` carries interval, level, n and method. Too few
+observations is an error that says how many there were, never a NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats as scipy_stats
+
+from .records import Estimate
+
+BOOTSTRAP_DRAWS = 2000
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
+    """Rate of independent yes/no outcomes with Wilson's score interval.
+
+    Source: Wilson, JASA 22 (1927), p. 209; scipy's `proportion_ci(method="wilson")`.
+
+    Example:
+        >>> print(wilson(3, 40))
+        0.075 [0.0258, 0.199] (n=40)
+    """
+    _require(n >= 1, f"wilson needs at least 1 outcome, got {n}")
+    test = scipy_stats.binomtest(int(successes), int(n)).proportion_ci(level, method="wilson")
+    return Estimate(value=successes / n, low=test.low, high=test.high, level=level, n=n, method="wilson")
+
+
+def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Estimate:
+    """Rate of independent yes/no outcomes with the exact (Clopper-Pearson) interval.
+
+    Source: Clopper and Pearson, Biometrika 26 (1934).
+    """
+    _require(n >= 1, f"clopper_pearson needs at least 1 outcome, got {n}")
+    test = scipy_stats.binomtest(int(successes), int(n)).proportion_ci(level, method="exact")
+    return Estimate(value=successes / n, low=test.low, high=test.high, level=level, n=n, method="clopper-pearson")
+
+
+def cluster_bootstrap(
+    values: ArrayLike,
+    clusters: ArrayLike,
+    statistic: Callable[[NDArray], float] = np.mean,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """A statistic of clustered values; whole clusters are drawn again, so seeds of one prompt stay together.
+
+    Args:
+        values: observations, shape [N].
+        clusters: which cluster each belongs to, shape [N].
+        statistic: maps an array of values to a number.
+        level: coverage, in (0, 1).
+        seed: of the resampling, so that a report is reproducible.
+
+    Returns:
+        An `Estimate` whose n is the number of *clusters*.
+
+    Raises:
+        ValueError: no values, different lengths, non-finite values.
+
+    Source: Davison and Hinkley, "Bootstrap Methods" (1997), section 3.8 (percentile interval).
+    """
+    v, c = np.asarray(values, float), np.asarray(clusters)
+    _require(v.ndim == 1 and v.shape == c.shape, f"values {v.shape} and clusters {c.shape} must be equally long lists")
+    _require(len(v) > 0, "cluster_bootstrap needs at least 1 value, got 0")
+    _require(bool(np.isfinite(v).all()), f"{int((~np.isfinite(v)).sum())} of {len(v)} values are not finite")
+    groups = [v[c == name] for name in np.unique(c)]
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(len(groups), size=(BOOTSTRAP_DRAWS, len(groups)))
+    replicas = np.array([statistic(np.concatenate([groups[i] for i in row])) for row in draws])
+    low, high = np.quantile(replicas, [(1 - level) / 2, (1 + level) / 2])
+    point = float(statistic(v))
+    return Estimate(
+        value=point, low=min(low, point), high=max(high, point), level=level, n=len(groups), method="cluster-bootstrap"
+    )
+
+
+def rate(hits: ArrayLike, clusters: ArrayLike, level: float = 0.95) -> Estimate:
+    """Share of hits, clustered by prompt: Wilson's interval at the effective number of outcomes (design effect).
+
+    A bootstrap of a rate that is 0 or 1 has no width; Wilson's interval at n / deff keeps one. With clusters of
+    equal size m, deff = 1 + (m - 1) * rho, and rho is the intra-cluster correlation, not below 0.
+
+    Source: Kish, "Survey Sampling" (1965), section 5.4; Korn and Graubard, Survey Methodology 24 (1998).
+    """
+    h, c = np.asarray(hits, float), np.asarray(clusters)
+    _require(h.ndim == 1 and h.shape == c.shape and len(h) > 0, f"hits {h.shape} and clusters {c.shape} do not fit")
+    effective = len(h) / design_effect(h, c)
+    z = float(scipy_stats.norm.ppf((1 + level) / 2))
+    p = float(h.mean())
+    centre = (p + z * z / (2 * effective)) / (1 + z * z / effective)
+    half = z / (1 + z * z / effective) * math.sqrt(p * (1 - p) / effective + z * z / (4 * effective**2))
+    low, high = max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+    return Estimate(value=p, low=low, high=high, level=level, n=len(h), method="wilson at n/deff, clustered by prompt")
+
+
+def design_effect(values: NDArray, clusters: NDArray) -> float:
+    """How many times more outcomes a clustered sample needs: 1 + (m - 1) * rho, at least 1 (Kish 1965, section 5.4)."""
+    names, inverse, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    total, groups = len(values), len(names)
+    if groups < 2 or total == groups or values.var() == 0:
+        return 1.0
+    means = np.bincount(inverse, values) / sizes
+    between = float((sizes * (means - values.mean()) ** 2).sum()) / (groups - 1)
+    within = float(((values - means[inverse]) ** 2).sum()) / (total - groups)
+    m = (total - float((sizes**2).sum()) / total) / (groups - 1)
+    rho = (between - within) / (between + (m - 1) * within) if between + (m - 1) * within > 0 else 1.0
+    return float(max(1.0, 1 + (m - 1) * rho))
+
+
+def binomial_p_value(hits: int, n: int, alpha: float) -> float:
+    """P(Binomial(n, alpha) <= hits): exact p-value of "the risk is above alpha" for independent outcomes.
+
+    Also valid when every caption has its own risk and seeds are drawn independently for each: for hits below
+    n * alpha - 1 the lower tail of a sum of unlike Bernoulli outcomes is at most the binomial one with the same mean.
+
+    Source: Hoeffding, Ann. Math. Statist. 27 (1956), Theorem 4; used in Learn-then-Test, arXiv 2110.01052, section 3.
+
+    Example:
+        >>> round(binomial_p_value(0, 59, 0.05), 4)
+        0.0485
+    """
+    _require(n >= 1 and 0 <= hits <= n, f"need 0 <= hits <= n and n >= 1, got hits={hits}, n={n}")
+    _require(0 < alpha < 1, f"alpha must lie in (0, 1), got {alpha}")
+    if hits > n * alpha - 1 and hits > 0:
+        return 1.0  # outside the range of Hoeffding's theorem: no evidence rather than a doubtful number
+    return float(scipy_stats.binom.cdf(hits, n, alpha))
+
+
+def fixed_sequence(p_values: Sequence[float], delta: float) -> int:
+    """How many hypotheses, taken in the given order, are rejected before the first that is not.
+
+    The family-wise error of all that are rejected is at most delta, without a correction for their number.
+
+    Source: fixed sequence testing, Learn-then-Test, arXiv 2110.01052, section 3.2 (Proposition 6).
+
+    Example:
+        >>> fixed_sequence([0.01, 0.03, 0.20, 0.01], delta=0.05)
+        2
+    """
+    for count, p_value in enumerate(p_values):
+        if p_value > delta:
+            return count
+    return len(p_values)
+
+
+def pairs_needed(alpha: float, delta: float, hits: int = 0) -> int:
+    """Smallest n for which `hits` hits among n outcomes prove a risk of at most alpha with confidence 1 - delta.
+
+    Example:
+        >>> pairs_needed(0.05, 0.05)
+        59
+    """
+    _require(0 < alpha < 1 and 0 < delta < 1, f"alpha and delta must lie in (0, 1), got {alpha} and {delta}")
+    n = max(1, math.ceil((hits + 1) / alpha) if hits else 1)
+    while binomial_p_value(hits, n, alpha) > delta:
+        n += 1
+    return n
+
+
+def auc(positives: ArrayLike, negatives: ArrayLike) -> float:
+    """Chance that a positive scores above a negative, ties counting half (Mann-Whitney U / (n m))."""
+    p, q = np.asarray(positives, float), np.asarray(negatives, float)
+    _require(len(p) > 0 and len(q) > 0, f"auc needs both groups, got {len(p)} positives and {len(q)} negatives")
+    return float(scipy_stats.mannwhitneyu(p, q).statistic / (len(p) * len(q)))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
