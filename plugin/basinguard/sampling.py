@@ -118,31 +118,45 @@ class Prediction:
 def predict(
     denoise: Denoiser, x: Tensor, timestep: Tensor, prompt: Tensor, rule: Rule, state: object
 ) -> tuple[Prediction, object]:
-    """The guided prediction of every row, evaluating only the branches the rule needs.
+    """The guided prediction of every row, evaluating only the branches that row's scale needs.
 
-    At scale 0 the conditional branch, at scale 1 the unconditional one is not evaluated, row by row: a prefix without
-    guidance costs one evaluation, not two.
+    Where the scale is 0 the conditional branch, where it is 1 the unconditional one is not evaluated: a prefix without
+    guidance costs one evaluation, not two. A rule that reads the gap always needs both.
     """
+    every = torch.ones_like(prompt, dtype=torch.bool)
     if rule.reads_gap:
-        u, c = _both(denoise, x, timestep, prompt)
-        d = gap_of(u, c)
-        scale, state = rule.scale(timestep, d, state)
-        return Prediction(combine(u, c, scale), u, c, d, scale, 2 * len(x)), state
+        u, c = _branches(denoise, x, timestep, prompt, every, every)
+        scale, state = rule.scale(timestep, gap_of(u, c), state)
+        return _prediction(u, c, scale, every, every), state
     scale, state = rule.scale(timestep, None, state)
-    if bool((scale == 0).all()):
-        u = denoise(x, timestep, torch.full_like(prompt, EMPTY))
-        return Prediction(u, u, None, None, scale, len(x)), state
-    if bool((scale == 1).all()):
-        c = denoise(x, timestep, prompt)
-        return Prediction(c, None, c, None, scale, len(x)), state
-    u, c = _both(denoise, x, timestep, prompt)
-    return Prediction(combine(u, c, scale), u, c, gap_of(u, c), scale, 2 * len(x)), state
+    needs_u, needs_c = scale != 1, scale != 0
+    u, c = _branches(denoise, x, timestep, prompt, needs_u, needs_c)
+    return _prediction(u, c, scale, needs_u, needs_c), state
 
 
-def _both(denoise: Denoiser, x: Tensor, timestep: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
-    empty = torch.full_like(prompt, EMPTY)
-    u, c = denoise(torch.cat([x, x]), torch.cat([timestep, timestep]), torch.cat([empty, prompt])).chunk(2)
+def _branches(
+    denoise: Denoiser, x: Tensor, timestep: Tensor, prompt: Tensor, needs_u: Tensor, needs_c: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Both predictions in one call of the model; a row whose branch is not needed carries the other one's value."""
+    rows = torch.cat([needs_u.nonzero(), needs_c.nonzero()]).squeeze(1)
+    prompts = torch.cat([torch.full_like(prompt, EMPTY)[needs_u], prompt[needs_c]])
+    eps_u, eps_c = denoise(x[rows], timestep[rows], prompts).split([int(needs_u.sum()), int(needs_c.sum())])
+    u, c = torch.empty_like(x), torch.empty_like(x)
+    u[needs_u], c[needs_c] = eps_u, eps_c
+    u[~needs_u], c[~needs_c] = c[~needs_u], u[~needs_c]
     return u, c
+
+
+def _prediction(u: Tensor, c: Tensor, scale: Tensor, needs_u: Tensor, needs_c: Tensor) -> Prediction:
+    both = bool((needs_u & needs_c).all())
+    return Prediction(
+        eps=combine(u, c, scale),
+        eps_uncond=u if bool(needs_u.all()) else None,
+        eps_cond=c if bool(needs_c.all()) else None,
+        gap=gap_of(u, c) if both else None,
+        scale=scale,
+        unet_evals=int(needs_u.sum() + needs_c.sum()),
+    )
 
 
 def sample(

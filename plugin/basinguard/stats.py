@@ -114,6 +114,30 @@ def design_effect(values: NDArray, clusters: NDArray) -> float:
     return float(max(1.0, 1 + (m - 1) * rho))
 
 
+def simultaneous_rates(hits: ArrayLike, clusters: ArrayLike, level: float = 0.95) -> list[Estimate]:
+    """Column means of `hits` with a band that covers all of them at once, for columns that are a cumulative curve.
+
+    Each column says, for one threshold, whether every row lies at or below it, so the means are an empirical
+    distribution function and the Dvoretzky-Kiefer-Wolfowitz band holds for the whole curve. Clustered rows count as
+    n / deff, with the largest design effect of any column.
+
+    Args:
+        hits: booleans, [rows, thresholds].
+        clusters: which cluster each row belongs to, [rows].
+
+    Source: Massart, Ann. Probab. 18 (1990), corollary 1; design effect: Kish (1965), section 5.4.
+    """
+    h, c = np.asarray(hits, float), np.asarray(clusters)
+    _require(h.ndim == 2 and len(h) == len(c) > 0, f"hits {h.shape} and clusters {c.shape} do not fit")
+    effective = len(h) / max((design_effect(column, c) for column in h.T), default=1.0)
+    half = math.sqrt(math.log(2 / (1 - level)) / (2 * effective))
+    method = "DKW band over all thresholds at n/deff, clustered by prompt"
+    return [
+        Estimate(value=p, low=max(0.0, p - half), high=min(1.0, p + half), level=level, n=len(h), method=method)
+        for p in h.mean(0).tolist()
+    ]
+
+
 def binomial_p_value(hits: int, n: int, alpha: float) -> float:
     """P(Binomial(n, alpha) <= hits): exact p-value of "the risk is above alpha" for independent outcomes.
 

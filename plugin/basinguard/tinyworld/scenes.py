@@ -134,10 +134,10 @@ def _textured(texture: str, rng: np.random.Generator, centre: tuple[float, float
 def _draw_detail(canvas: Image.Image, detail: str, centre: tuple[float, float], radius: float) -> None:
     pen, (x, y) = ImageDraw.Draw(canvas), centre
     if detail == "with eyes":
-        for offset in (-0.27, 0.27):
+        for offset in (-0.31, 0.31):
             spot = (x + offset * radius, y - 0.05 * radius)
-            _disc(pen, spot, radius * 0.21, (255, 255, 255))
-            _disc(pen, spot, radius * 0.11, (20, 20, 30))
+            _disc(pen, spot, radius * 0.27, (255, 255, 255))
+            _disc(pen, spot, radius * 0.15, (20, 20, 30))
     if detail == "with a hat":
         top = y - radius * 0.8
         pen.rectangle((x - radius * 0.5, top - radius * 0.1, x + radius * 0.5, top + radius * 0.06), fill=(25, 25, 35))
