@@ -36,18 +36,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=24000)
-    parser.add_argument("--vae-minutes", type=float, default=12)
-    parser.add_argument("--unet-minutes", type=float, default=60)
+    parser.add_argument("--vae-minutes", type=float, default=20)
+    parser.add_argument("--unet-minutes", type=float, default=50)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--vae", type=Path, help="a trained VAE to reuse")
+    parser.add_argument("--vae", type=Path, help="go on from this VAE instead of a new one")
     args = parser.parse_args()
     torch.manual_seed(0)
 
     images, words = draw_many(args.scenes)
-    if args.vae:
-        vae = AutoencoderKL.from_pretrained(args.vae)
-    else:
-        vae = train_vae(build_vae(), images, minutes=args.vae_minutes)
+    vae = AutoencoderKL.from_pretrained(args.vae) if args.vae else build_vae()
+    if args.vae_minutes > 0:
+        vae = train_vae(vae, images, minutes=args.vae_minutes)
         vae.save_pretrained(args.out / "vae")
     latents = encode_all(vae, images)
     tokenizer = build_tokenizer()
@@ -164,7 +163,7 @@ def train_vae(vae: AutoencoderKL, images: Tensor, *, minutes: float, batch: int 
     optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3, weight_decay=0.01)
     mean: list[float] = []
     for index, done in timed(batches(len(images), batch), minutes):
-        set_rate(optimizer, 2e-3, done)
+        set_rate(optimizer, 1.5e-3, done)
         x = images[index].float() / 127.5 - 1
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(x).latent_dist

@@ -1,0 +1,95 @@
+"""A leaky memorizer in closed form: the ground truth for guidance, basins, exits and calibration.
+
+The data are N points; the model is the exact posterior mean over them. Prompt k puts prior 1 - leak on point k and
+spreads the rest evenly, the empty prompt weighs all points alike. Denoisers, basin and exit have formulas, so every
+measurement of this package can be held against the truth in milliseconds, without a network.
+
+Source: the posterior-mean ("ideal") denoiser of a finite set, Karras et al., arXiv 2206.00364, appendix B.3.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .sampling import EMPTY, NoiseSchedule
+
+
+@dataclass(frozen=True)
+class Memorizer:
+    """The exact denoiser of N points, with a prompt for each.
+
+    Attributes:
+        points: the training images, [N, D].
+        leak: prior mass a prompt leaves to all other points, in (0, 1).
+        schedule: maps timesteps to noise levels.
+    """
+
+    points: Tensor
+    leak: float
+    schedule: NoiseSchedule
+
+    def __post_init__(self) -> None:
+        if self.points.ndim != 2 or len(self.points) < 2:
+            raise ValueError(f"Memorizer needs points [N >= 2, D], got shape {tuple(self.points.shape)}")
+        if not 0 < self.leak < 1:
+            raise ValueError(f"Memorizer(leak={self.leak}): expected a prior mass in (0, 1)")
+
+    def __call__(self, x: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
+        """Epsilon prediction of each row, [B, D]; see `sampling.Denoiser`."""
+        signal = self.schedule.signal(timestep).to(x.dtype)[:, None]
+        noise = self.schedule.noise(timestep).to(x.dtype)[:, None]
+        square = torch.cdist(x / signal, self.points).square()
+        weight = torch.softmax(self._log_prior(prompt).to(x.dtype) - square / (2 * (noise / signal) ** 2), dim=1)
+        return (x - signal * (weight @ self.points)) / noise
+
+    def _log_prior(self, prompt: Tensor) -> Tensor:
+        n = len(self.points)
+        prior = torch.full((len(prompt), n), self.leak / (n - 1), dtype=torch.float64)
+        prior[prompt == EMPTY] = 1 / n
+        told = prompt != EMPTY
+        prior[told, prompt[told]] = 1 - self.leak
+        return prior.log()
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Index of the point nearest to each row, [B]."""
+        return torch.cdist(x, self.points).argmin(1)
+
+    def exit_sigma(self, prompt: int, near: Tensor) -> Tensor:
+        """Noise level at which the prompt's prior stops outweighing a state near another point, in closed form, [B].
+
+        At y = x_j + sigma * n the log-odds of point k against j are log((1 - leak)(N - 1) / leak) - |x_k - x_j|^2 /
+        (2 sigma^2) in expectation; they vanish at sigma^2 = |x_k - x_j|^2 / (2 log((1 - leak)(N - 1) / leak)). With
+        guidance switched on above that level the conditional prediction still points to x_k, below it no longer does.
+
+        Args:
+            prompt: index k of the prompt.
+            near: clean points the unguided trajectory heads for, [B, D].
+        """
+        odds = math.log((1 - self.leak) * (len(self.points) - 1) / self.leak)
+        return (near - self.points[prompt]).norm(dim=1) / math.sqrt(2 * odds)
+
+
+def stable_diffusion_schedule() -> NoiseSchedule:
+    """The schedule of Stable Diffusion: scaled-linear betas 0.00085 to 0.012 over 1000 timesteps."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return NoiseSchedule(torch.cumprod(1 - betas, 0))
+
+
+def gaussian_memorizer(count: int = 64, dim: int = 32, leak: float = 1e-3, seed: int = 0) -> Memorizer:
+    """A memorizer of `count` standard normal points in `dim` dimensions.
+
+    Example:
+        >>> from basinguard.guidance import Constant
+        >>> from basinguard.sampling import draw_noise, final, sample
+        >>> toy = gaussian_memorizer()
+        >>> x, prompt = draw_noise(range(8), (32,)), torch.zeros(8, dtype=torch.long)
+        >>> grid = toy.schedule.grid(50)
+        >>> toy.nearest(final(sample(toy, x, prompt, toy.schedule, grid, Constant(7.5)))).tolist()
+        [0, 0, 0, 0, 0, 0, 0, 0]
+    """
+    points = torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
+    return Memorizer(points, leak, stable_diffusion_schedule())
