@@ -1,0 +1,1 @@
+"""The only files that import a training or sampling framework: each translates one into this package's own terms."""

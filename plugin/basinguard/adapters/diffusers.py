@@ -1,0 +1,125 @@
+"""A `StableDiffusionPipeline` in this package's terms: every parametrisation becomes epsilon here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from ..sampling import EMPTY, Denoiser, NoiseSchedule
+
+DECODE_CHUNK = 32
+
+
+class LatentModel:
+    """What the guard needs of a text-to-image pipeline: schedule, latent shape, denoiser, encoder and decoder.
+
+    Args:
+        pipe: the pipeline; its modules are used as they stand, so a model in training is measured as it is now.
+        dtype: precision of the measurements; None keeps the modules' own. `torch.bfloat16` halves their time on
+            most machines and goes through autocast, so weights are never converted.
+        anchor: take the unconditional branch from the base model, with all adapters off (needs a LoRA).
+    """
+
+    def __init__(
+        self, pipe: StableDiffusionPipeline, *, dtype: torch.dtype | None = None, anchor: bool = False
+    ) -> None:
+        kind = pipe.scheduler.config.prediction_type
+        if kind not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction_type {kind!r} is not supported; expected 'epsilon' or 'v_prediction'")
+        if anchor and not _has_adapter(pipe.unet):
+            raise ValueError("anchor=True takes the unconditional branch from the base model, which needs a LoRA")
+        self.pipe, self.dtype, self.anchor, self.prediction_type = pipe, dtype, anchor, kind
+        self.schedule = NoiseSchedule(pipe.scheduler.alphas_cumprod.double().cpu())
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one sample's latents."""
+        side = self.pipe.unet.config.sample_size
+        return self.pipe.unet.config.in_channels, side, side
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images, in pixels."""
+        return self.latent_shape[1] * self.pipe.vae_scale_factor
+
+    def denoiser(self, prompts: Sequence[str]) -> Denoiser:
+        """The denoiser whose prompt k is `prompts[k]`; texts are encoded once, here."""
+        table = self.encode_prompts([*prompts, ""])  # the last row is what EMPTY = -1 indexes
+
+        def denoise(x: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
+            return self._eps(x, timestep, prompt, table)
+
+        return denoise
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Text-encoder states, [P, L, D]."""
+        embeddings = [
+            self.pipe.encode_prompt(text, self._device, 1, do_classifier_free_guidance=False)[0] for text in prompts
+        ]
+        return torch.cat(embeddings)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images in [0, 1], [B, 3, H, W], on the CPU in float32."""
+        images = []
+        for chunk in (latents / self.pipe.vae.config.scaling_factor).split(DECODE_CHUNK):
+            with self._precision():
+                images.append(self.pipe.vae.decode(chunk.to(self._device, self.pipe.vae.dtype)).sample.float().cpu())
+        return (torch.cat(images) / 2 + 0.5).clamp(0, 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of images in [0, 1], [B, C, h, w]: the mean of the encoder's distribution, scaled."""
+        x = (images * 2 - 1).to(self._device, self.pipe.vae.dtype)
+        return self.pipe.vae.encode(x).latent_dist.mean.float() * self.pipe.vae.config.scaling_factor
+
+    @property
+    def _device(self) -> torch.device:
+        return self.pipe.unet.device
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        enabled = self.dtype not in (None, torch.float32)
+        with torch.autocast(self._device.type, self.dtype, enabled=enabled):
+            yield
+
+    def _eps(self, x: Tensor, timestep: Tensor, prompt: Tensor, table: Tensor) -> Tensor:
+        told = prompt != EMPTY
+        if not self.anchor or bool(told.all()):
+            output = self._forward(x, timestep, table[prompt])
+        else:
+            output = torch.empty_like(x)
+            with _adapters_off(self.pipe.unet):
+                output[~told] = self._forward(x[~told], timestep[~told], table[prompt[~told]])
+            if bool(told.any()):
+                output[told] = self._forward(x[told], timestep[told], table[prompt[told]])
+        if self.prediction_type == "epsilon":
+            return output
+        signal, noise = self.schedule.signal(timestep), self.schedule.noise(timestep)
+        return _rows(signal, x) * output + _rows(noise, x) * x  # Salimans and Ho, arXiv 2202.00512, appendix D
+
+    def _forward(self, x: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+        unet = self.pipe.unet
+        with self._precision():
+            out = unet(x.to(unet.device, unet.dtype), timestep.to(unet.device), states.to(unet.dtype)).sample
+        return out.to(x.device, x.dtype)
+
+
+def _rows(factor: Tensor, like: Tensor) -> Tensor:
+    return factor.to(like).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _has_adapter(unet: Any) -> bool:
+    return bool(getattr(unet, "peft_config", None))
+
+
+@contextmanager
+def _adapters_off(unet: Any) -> Iterator[None]:
+    unet.disable_adapters()
+    try:
+        yield
+    finally:
+        unet.enable_adapters()
