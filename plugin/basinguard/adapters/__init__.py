@@ -1,0 +1,1 @@
+"""Where basinguard meets a framework; nothing else in the package imports one."""
