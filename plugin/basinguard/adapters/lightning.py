@@ -13,10 +13,11 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torchvision.transforms.functional import pil_to_tensor
 
+from ..calibrate import Candidate
 from ..certify import Terms
 from ..guard import Guard, Plan, TrainingSet
 from ..plots import contact_sheet, curve_figure, history_figure
-from ..records import Estimate, Report
+from ..records import Estimate, Record, Report
 from ..similarity.structure import Structure
 from .diffusers import LatentModel
 from .shipping import alignment_for, ship
@@ -44,6 +45,7 @@ class MemorizationGuard(pl.Callback):
         delta: chance that this promise is broken.
         pairs: (caption, seed) pairs the promise rests on.
         before: scales to try above the transition; 0 is none, negative is opposite guidance.
+        alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
 
     Example:
         >>> guard = MemorizationGuard(heldout=["a red kite"], captions=8, seeds=2)
@@ -67,6 +69,7 @@ class MemorizationGuard(pl.Callback):
         delta: float = 0.05,
         pairs: int = 128,
         before: list[float] | None = None,
+        alignment: str = "auto",
     ) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"MemorizationGuard(every_n_epochs={every_n_epochs}): expected at least 1")
@@ -75,7 +78,10 @@ class MemorizationGuard(pl.Callback):
         self.dtype = torch.bfloat16 if precision == "bf16" else None
         self.export_to = Path(export_to) if export_to else None
         self.terms = Terms(alpha, delta, pairs, tuple(before) if before else (0.0, -1.0))
+        self.alignment = alignment
         self.guard: Guard | None = None
+        self.record: Record | None = None
+        self.frontier: list[Candidate] = []
         self._state: dict[str, Any] = {}
         self._protectable: dict[str, torch.Tensor] = {}
 
@@ -93,8 +99,8 @@ class MemorizationGuard(pl.Callback):
         if stage != "fit" or self.guard is not None:
             return
         data = trainer.datamodule
-        training = TrainingSet(data.all_pixels(), tuple(item.caption for item in data.items), self.heldout)
-        self.guard = Guard(training, Structure(), self.plan, alignment_for(pl_module.base_id))
+        training = TrainingSet(data.all_pixels(), tuple(caption for _, caption in data.items), self.heldout)
+        self.guard = Guard(training, Structure(), self.plan, alignment_for(pl_module.base_id, self.alignment))
         if self._state:
             self.guard.load_state_dict(self._state)
 
@@ -153,7 +159,7 @@ class MemorizationGuard(pl.Callback):
         boards = [logger.experiment for logger in trainer.loggers if hasattr(logger.experiment, "add_figure")]
         if not boards or self.guard is None:
             return
-        sheet = contact_sheet(*self.guard.show(model, report))
+        sheet = contact_sheet(*self.guard.show(model, report.transition))
         for board in boards:
             board.add_figure("guard/curve", curve_figure(self.history), trainer.global_step)
             board.add_figure("guard/history", history_figure(self.history), trainer.global_step)
