@@ -6,7 +6,6 @@ with the best alignment is shipped. If none is proven, the record says so in `pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -150,5 +149,3 @@ def _why_not(chosen: Candidate | None, terms: Terms, pairs: int) -> str:
         return ""
     few = shortfall(terms.alpha, terms.delta / len(terms.before), pairs)
     return "; " + (few or f"no promise: even the latest transition tried may leave a risk above {terms.alpha:.0%}")
-
-

@@ -45,7 +45,9 @@ def contact_sheet(columns: dict[str, Tensor], captions: Sequence[str], marks: di
             if title in marks and marks[title][row]:
                 pen.rectangle((x - 3, y - 3, x + TILE + 2, y + TILE + 2), outline=VERMILLION, width=4)
     for row, caption in enumerate(captions):
-        pen.text((gap, head + row * (TILE + foot + gap) + TILE + 4), _fit(caption, width, font), fill="#333333", font=font)
+        pen.text(
+            (gap, head + row * (TILE + foot + gap) + TILE + 4), _fit(caption, width, font), fill="#333333", font=font
+        )
     return sheet
 
 

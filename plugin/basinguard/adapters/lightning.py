@@ -174,7 +174,11 @@ def scalars(history: list[Report]) -> dict[str, float]:
         estimate: Estimate | None = getattr(last, name)
         if estimate is None:
             continue
-        values |= {f"guard/{name}": estimate.value, f"guard/{name}_low": estimate.low, f"guard/{name}_high": estimate.high}
+        values |= {
+            f"guard/{name}": estimate.value,
+            f"guard/{name}_low": estimate.low,
+            f"guard/{name}_high": estimate.high,
+        }
         before = getattr(base, name)
         if before is not None:
             values[f"guard/{name}_since_base"] = estimate.value - before.value
