@@ -15,22 +15,29 @@ from torchvision.transforms.v2 import functional as T
 from basinguard.curation.folder import Problem, read_folder
 from basinguard.curation.images import open_image
 
-REFUSED = frozenset({"caption-missing", "caption-unreadable", "caption-too-long", "metadata-unreadable", "row-unusable"})
+REFUSED = frozenset(
+    {"caption-missing", "caption-unreadable", "caption-too-long", "metadata-unreadable", "row-unusable"}
+)
 Named = tuple[str, str]
 
 
 class Source(Protocol):
-    """A captioned set of images.
+    """A captioned set of images."""
 
-    Attributes:
-        items: (path or label, caption) of each image, in a fixed order.
-        problems: what is wrong, one line each, that training should not start with.
-        oddities: what is worth a warning.
-    """
+    @property
+    def items(self) -> tuple[Named, ...]:
+        """(path or label, caption) of each image, in a fixed order."""
+        ...
 
-    items: tuple[Named, ...]
-    problems: tuple[str, ...]
-    oddities: tuple[str, ...]
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong, one line each, that training should not start with."""
+        ...
+
+    @property
+    def oddities(self) -> tuple[str, ...]:
+        """What is worth a warning, one line each."""
+        ...
 
     def open(self, index: int) -> Image.Image:
         """The image, upright, in RGB."""
@@ -56,7 +63,9 @@ class FolderSource:
         odd = [str(p) for p in folder.problems if not _refused(p)]
         items = tuple((str(item.path), item.caption) for item in folder.items if item.caption)
         if not items:
-            bad.append(f"{directory}: no captioned image in it; add images, each named in metadata.jsonl or with a .txt")
+            bad.append(
+                f"{directory}: no captioned image in it; add images, each named in metadata.jsonl or with a .txt"
+            )
         keep_going = skip_bad and bool(items)
         return cls(items, () if keep_going else tuple(bad), (*odd, *(bad if keep_going else ())))
 
