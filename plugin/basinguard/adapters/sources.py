@@ -22,17 +22,22 @@ Named = tuple[str, str]
 
 
 class Source(Protocol):
-    """A captioned set of images.
+    """A captioned set of images."""
 
-    Attributes:
-        items: (path or label, caption) of each image, in a fixed order.
-        problems: what is wrong, one line each, that training should not start with.
-        oddities: what is worth a warning.
-    """
+    @property
+    def items(self) -> tuple[Named, ...]:
+        """(path or label, caption) of each image, in a fixed order."""
+        ...
 
-    items: tuple[Named, ...]
-    problems: tuple[str, ...]
-    oddities: tuple[str, ...]
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong, one line each, that training should not start with."""
+        ...
+
+    @property
+    def oddities(self) -> tuple[str, ...]:
+        """What is worth a warning, one line each."""
+        ...
 
     def open(self, index: int) -> Image.Image:
         """The image, upright, in RGB."""
