@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
+from .interrupt import InterruptCheckpoint
 from .loading import load_pipeline
 from .lora import TEXT_TARGETS, UNET_TARGETS, add_lora, merged
 from .memo import Memo
@@ -246,26 +245,14 @@ class FineTune(LightningModule):
         differing = sorted(self.trained().keys() ^ checkpoint["state_dict"].keys())
         if differing:
             raise ValueError(
-                f"the checkpoint does not fit: {len(differing)} weights are on one side only, such as {differing[0]!r}; "
-                "resume with the same base, method, targets and train_text_encoder"
+                f"the checkpoint does not fit: {len(differing)} weights are on one side only, such as "
+                f"{differing[0]!r}; resume with the same base, method, targets and train_text_encoder"
             )
         if self.ema is not None and "ema" in checkpoint:
             self.ema.load_state_dict(checkpoint["ema"])
 
 
-class InterruptCheckpoint(Callback):
-    """Saves `interrupted.ckpt` when Ctrl-C, a signal or an error ends a fit. Never removes one."""
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Saves, if there is anything to save yet."""
-        if not trainer.optimizers or trainer.fast_dev_run:
-            return
-        path = Path(trainer.log_dir or trainer.default_root_dir) / "interrupted.ckpt"
-        trainer.save_checkpoint(path)
-        rank_zero_info(f"{type(exception).__name__}: training stopped; resume it with --ckpt_path {path}")
-
-
-def _checkpoint_activations(module: nn.Module) -> None:
+def _checkpoint_activations(module: Any) -> None:
     enable = getattr(module, "enable_gradient_checkpointing", None) or module.gradient_checkpointing_enable
     enable()
 

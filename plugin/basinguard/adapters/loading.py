@@ -55,7 +55,8 @@ def load_pipeline(base: str | Path, *, dtype: torch.dtype = torch.float32) -> St
     except Exception as error:  # a loader meets every kind of damage; each must name the model
         said = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"base {str(base)!r}: its files cannot be loaded ({type(error).__name__}: {said}); download or copy it again"
+            f"base {str(base)!r}: its files cannot be loaded ({type(error).__name__}: {said}); "
+            "download or copy it again"
         ) from error
 
 
