@@ -85,8 +85,7 @@ class FineTune(LightningModule):
         _require_ranges(self.hparams)
         self.base_id = base
         self.strict_loading = False  # checkpoints leave out frozen weights; `on_load_checkpoint` checks the rest
-        self.held_as = DTYPES[weights]
-        self.pipe: StableDiffusionPipeline = load_pipeline(base, dtype=self.held_as)
+        self.pipe: StableDiffusionPipeline = load_pipeline(base, dtype=DTYPES[weights])
         self.unet, self.vae, self.text_encoder = self.pipe.unet, self.pipe.vae, self.pipe.text_encoder
         self.forward_process = training_schedule(self.pipe.scheduler)
         self._prepare()
@@ -141,7 +140,7 @@ class FineTune(LightningModule):
             noise: standard normal, like `latents`.
             timesteps: training timesteps, [B].
         """
-        noisy = self.forward_process.add_noise(latents, noise, timesteps).to(self.held_as)
+        noisy = self.forward_process.add_noise(latents, noise, timesteps).to(self.unet.conv_in.weight.dtype)
         prediction = self.unet(noisy, timesteps, embeddings, return_dict=False)[0]
         gamma = self.hparams.min_snr_gamma
         weights = None if gamma is None else min_snr_weights(self.forward_process, timesteps, gamma)
@@ -151,7 +150,7 @@ class FineTune(LightningModule):
         """Draws scaled latents, [B, 4, h, w] in float32, from the encoder's posterior of every image."""
 
         def moments(rows: list[int]) -> Tensor:
-            pixels = batch["pixel_values"][rows].to(self.held_as)
+            pixels = batch["pixel_values"][rows].to(self.vae.encoder.conv_in.weight.dtype)
             with torch.no_grad():
                 return self.vae.encode(pixels).latent_dist.parameters.float()
 
