@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
+from .interrupt import InterruptCheckpoint
 from .loading import load_pipeline
 from .lora import TEXT_TARGETS, UNET_TARGETS, add_lora, merged
 from .memo import Memo
@@ -86,8 +85,7 @@ class FineTune(LightningModule):
         _require_ranges(self.hparams)
         self.base_id = base
         self.strict_loading = False  # checkpoints leave out frozen weights; `on_load_checkpoint` checks the rest
-        self.held_as = DTYPES[weights]
-        self.pipe: StableDiffusionPipeline = load_pipeline(base, dtype=self.held_as)
+        self.pipe: StableDiffusionPipeline = load_pipeline(base, dtype=DTYPES[weights])
         self.unet, self.vae, self.text_encoder = self.pipe.unet, self.pipe.vae, self.pipe.text_encoder
         self.forward_process = training_schedule(self.pipe.scheduler)
         self._prepare()
@@ -142,7 +140,7 @@ class FineTune(LightningModule):
             noise: standard normal, like `latents`.
             timesteps: training timesteps, [B].
         """
-        noisy = self.forward_process.add_noise(latents, noise, timesteps).to(self.held_as)
+        noisy = self.forward_process.add_noise(latents, noise, timesteps).to(self.unet.conv_in.weight.dtype)
         prediction = self.unet(noisy, timesteps, embeddings, return_dict=False)[0]
         gamma = self.hparams.min_snr_gamma
         weights = None if gamma is None else min_snr_weights(self.forward_process, timesteps, gamma)
@@ -152,7 +150,7 @@ class FineTune(LightningModule):
         """Draws scaled latents, [B, 4, h, w] in float32, from the encoder's posterior of every image."""
 
         def moments(rows: list[int]) -> Tensor:
-            pixels = batch["pixel_values"][rows].to(self.held_as)
+            pixels = batch["pixel_values"][rows].to(self.vae.encoder.conv_in.weight.dtype)
             with torch.no_grad():
                 return self.vae.encode(pixels).latent_dist.parameters.float()
 
@@ -246,26 +244,14 @@ class FineTune(LightningModule):
         differing = sorted(self.trained().keys() ^ checkpoint["state_dict"].keys())
         if differing:
             raise ValueError(
-                f"the checkpoint does not fit: {len(differing)} weights are on one side only, such as {differing[0]!r}; "
-                "resume with the same base, method, targets and train_text_encoder"
+                f"the checkpoint does not fit: {len(differing)} weights are on one side only, such as "
+                f"{differing[0]!r}; resume with the same base, method, targets and train_text_encoder"
             )
         if self.ema is not None and "ema" in checkpoint:
             self.ema.load_state_dict(checkpoint["ema"])
 
 
-class InterruptCheckpoint(Callback):
-    """Saves `interrupted.ckpt` when Ctrl-C, a signal or an error ends a fit. Never removes one."""
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Saves, if there is anything to save yet."""
-        if not trainer.optimizers or trainer.fast_dev_run:
-            return
-        path = Path(trainer.log_dir or trainer.default_root_dir) / "interrupted.ckpt"
-        trainer.save_checkpoint(path)
-        rank_zero_info(f"{type(exception).__name__}: training stopped; resume it with --ckpt_path {path}")
-
-
-def _checkpoint_activations(module: nn.Module) -> None:
+def _checkpoint_activations(module: Any) -> None:
     enable = getattr(module, "enable_gradient_checkpointing", None) or module.gradient_checkpointing_enable
     enable()
 
