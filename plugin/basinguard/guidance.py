@@ -16,9 +16,9 @@ transition although the paper says "without CFG", here `before` says which.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -81,7 +81,6 @@ class Constant:
 
     def init(self, batch: int) -> None:
         """No state."""
-        return None
 
     def scale(self, timestep: Tensor, gap: Tensor | None, state: None) -> tuple[Tensor, None]:
         """`value`, whatever the timestep."""
@@ -92,7 +91,8 @@ class Constant:
 class SwitchAt:
     """Static transition point: `before` above `transition`, `after` at and below it.
 
-    `transition` is a training timestep in [0, 999], or one for each sample of the batch.
+    `transition` is a training timestep in [0, 999], or one for each prompt of the batch: a batch that is a multiple of
+    them takes equal runs of neighbours for the images of one prompt. `after=None` is the caller's own guidance scale.
 
     Source: arXiv 2411.16738, section 4.2 (STP); with a negative `before`, section 4.4 (opposite guidance).
 
@@ -103,7 +103,7 @@ class SwitchAt:
 
     transition: float | tuple[float, ...]
     before: float = 0.0
-    after: float = 7.5
+    after: float | None = 7.5
 
     reads_gap = False
 
@@ -114,14 +114,14 @@ class SwitchAt:
 
     def init(self, batch: int) -> None:
         """No state."""
-        if isinstance(self.transition, tuple) and len(self.transition) != batch:
+        if isinstance(self.transition, tuple) and batch % len(self.transition):
             raise ValueError(f"SwitchAt has {len(self.transition)} transitions for a batch of {batch} samples")
-        return None
 
     def scale(self, timestep: Tensor, gap: Tensor | None, state: None) -> tuple[Tensor, None]:
         """`before` above the transition, `after` at and below it."""
-        transition = torch.as_tensor(self.transition, dtype=torch.float32, device=timestep.device)
-        return torch.where(timestep > transition, self.before, self.after).float(), None
+        transition = torch.tensor(self.transition, dtype=torch.float32, device=timestep.device).reshape(-1)
+        transition = transition.repeat_interleave(len(timestep) // len(transition))
+        return torch.where(timestep > transition, self.before, _known(self.after)).float(), None
 
 
 @dataclass(frozen=True)
@@ -149,12 +149,14 @@ class LocalMinimum:
 class SwitchAfter:
     """Dynamic transition point: `before` until the detector fires for a sample, `after` from that step on.
 
+    `after=None` is the caller's own guidance scale.
+
     Source: arXiv 2411.16738, section 4.3 (DTP); with a negative `before`, section 4.4 (OG + DTP).
     """
 
     detector: LocalMinimum = LocalMinimum()
     before: float = 0.0
-    after: float = 7.5
+    after: float | None = 7.5
 
     reads_gap = True
 
@@ -169,7 +171,24 @@ class SwitchAfter:
         older, last, peak, fired = state.to(gap.device).unbind(1)
         on = fired.bool() | self.detector.fires(older, last, gap, peak)
         state = torch.stack([last, gap, torch.maximum(peak, gap), on.float()], 1)
-        return torch.where(on, self.after, self.before).float(), state
+        return torch.where(on, _known(self.after), self.before).float(), state
+
+
+def _known(scale: float | None) -> float:
+    if scale is None:
+        raise ValueError("after=None stands for the caller's guidance scale; use resolve(rule, scale) before sampling")
+    return scale
+
+
+def resolve(rule: Rule, scale: float) -> Rule:
+    """`rule` with `scale`, the caller's guidance scale, where it says `after=None`.
+
+    Example:
+        >>> resolve(SwitchAt(600, after=None), 5.0)
+        SwitchAt(transition=600, before=0.0, after=5.0)
+    """
+    leaves_open = getattr(rule, "after", 0.0) is None
+    return replace(rule, after=scale) if leaves_open else rule  # type: ignore[type-var]
 
 
 RULES: dict[str, type] = {"constant": Constant, "switch_at": SwitchAt, "switch_after": SwitchAfter}
@@ -204,3 +223,180 @@ def from_dict(form: Mapping[str, Any]) -> Rule:
     except TypeError as error:
         raise ValueError(f"rule {name!r}: {error}") from None
     return rule
+
+
+def from_record(record: Mapping[str, Any]) -> SwitchAt:
+    """The rule in a record's JSON form (`{"guidance": {"transition": ..., "before": ..., "after": ...}, ...}`).
+
+    Raises:
+        ValueError: a number is missing or out of range; the record is repeated.
+    """
+    try:
+        numbers = record["guidance"]
+        after = numbers.get("after")
+        return SwitchAt(float(numbers["transition"]), float(numbers["before"]), None if after is None else float(after))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a basinguard record, no usable 'guidance': {error!r} in {str(record)[:120]}") from None
+
+
+def epsilon_factor(scheduler: Any) -> Callable[[float], float]:
+    """What turns a difference of two raw predictions into one of epsilon, as a function of the timestep.
+
+    Args:
+        scheduler: any diffusers scheduler, of which `config.prediction_type` and `alphas_cumprod` are read. One
+            without them is a flow matcher: x = (1 - sigma) x_0 + sigma eps, velocity eps - x_0, sigma = t / 1000.
+
+    Source: Salimans and Ho, arXiv 2202.00512, appendix D: eps = sqrt(abar) v + sqrt(1 - abar) x.
+    """
+    squared = getattr(scheduler, "alphas_cumprod", None)
+    if squared is None:
+        return lambda timestep: 1 - timestep / 1000
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    factors: dict[str, Callable[[float], float]] = {
+        "epsilon": lambda signal: 1.0,
+        "v_prediction": lambda signal: signal**0.5,
+        "sample": lambda signal: (signal / max(1 - signal, 1e-12)) ** 0.5,
+    }
+    if kind not in factors:
+        raise ValueError(f"prediction type {kind!r} is unknown; known: {', '.join(factors)}")
+    table = [factors[kind](float(signal)) for signal in squared]
+    return lambda timestep: table[min(max(round(timestep), 0), len(table) - 1)]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One evaluation of a steered denoiser: timestep, scale [B], and the gap [B] where both branches were evaluated."""
+
+    timestep: float
+    scale: Tensor
+    gap: Tensor | None
+    unet_evals: int
+
+
+@dataclass
+class Steering:
+    """A rule at work inside a sampler that stacks [uncond, cond] and computes `u + s * (c - u)` by itself.
+
+    It rewrites the unconditional half to `c + (w - 1) / (s - 1) * (u - c)`, so that the sampler's own line gives
+    `u + w * (c - u)` with the rule's scale w, and a rescaling towards the conditional half (`guidance_rescale`) sees
+    the true one. Rows with w = s stay untouched to the bit; rows with w = 0 become (u, u). When all rows have scale 0
+    (1), only the unconditional (conditional) half is evaluated. A timestep that is seen again (second-order
+    schedulers, repeated timesteps) keeps its scale, so a detector sees every noise level once.
+
+    Made by `steer`; `remove()`, or leaving it as a context manager, restores the denoiser.
+    """
+
+    rule: Rule
+    pipeline_scale: Callable[[], float]
+    factor: Callable[[float], float]
+    trace: list[Observation] = field(default_factory=list)
+    _handles: list[Any] = field(default_factory=list)
+    _state: Any = None
+    _scale: Tensor | None = None
+    _timestep: float | None = None
+    _half: int | None = None
+
+    def reset(self) -> None:
+        """Forgets the trajectory; the next evaluation is the first of a new one."""
+        self._state = self._scale = self._timestep = self._half = None
+        self.trace.clear()
+
+    def remove(self) -> None:
+        """Takes the hooks off the denoiser; safe to call twice."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
+    def _decide(self, timestep: float, gap: Tensor | None, like: Tensor) -> Tensor:
+        if self._scale is not None and timestep == self._timestep:
+            return self._scale
+        rule, batch = resolve(self.rule, self.pipeline_scale()), len(like) // 2
+        state = rule.init(batch) if self._scale is None else self._state
+        when = torch.full((batch,), timestep, device=None if gap is None else gap.device)
+        self._scale, self._state = rule.scale(when, gap, state)
+        self._timestep = timestep
+        return self._scale
+
+    def _before(self, denoiser: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        x, timestep = _inputs(args, kwargs)
+        if not self.pipeline_scale() > 1 or len(x) % 2:
+            raise ValueError(
+                f"guidance_scale={self.pipeline_scale()} with a batch of {len(x)}: a rule needs the pipeline's batched "
+                "CFG, so call it with guidance_scale > 1 (the rule decides what is applied), or unprotect it"
+            )
+        self._half = None
+        if self.rule.reads_gap:
+            return args, kwargs
+        scale = self._decide(timestep, None, x)
+        self._half = next((value for value in (0, 1) if bool((scale == value).all())), None)
+        if self._half is None:
+            return args, kwargs
+        return _take(args, self._half, len(x)), _take(kwargs, self._half, len(x))
+
+    def _after(self, denoiser: Any, args: tuple, kwargs: dict, output: Any) -> Any:
+        _, timestep = _inputs(args, kwargs)
+        y = output[0]
+        if self._half is not None and self._scale is not None:
+            self.trace.append(Observation(timestep, self._scale, None, len(y)))
+            return _put(output, torch.cat([y, y]))
+        u, c = y.chunk(2)
+        seen = gap(u, c) * self.factor(timestep)
+        scale = self._decide(timestep, seen, y)
+        self.trace.append(Observation(timestep, scale, seen, len(y)))
+        return _put(output, torch.cat(_rewrite(u, c, scale.to(y.device), self.pipeline_scale())))
+
+
+def _rewrite(u: Tensor, c: Tensor, scale: Tensor, pipeline_scale: float) -> tuple[Tensor, Tensor]:
+    rows = scale.reshape(-1, *[1] * (c.ndim - 1))
+    wide = torch.promote_types(c.dtype, torch.float32)
+    bent = combine(c.to(wide), u.to(wide), (scale - 1) / (pipeline_scale - 1)).to(c.dtype)
+    kept = (rows == pipeline_scale) | (rows == 0)
+    return torch.where(kept, u, bent), torch.where(rows == 0, u, c)
+
+
+def _inputs(args: tuple, kwargs: Mapping[str, Any]) -> tuple[Tensor, float]:
+    x = args[0] if args else kwargs["sample"] if "sample" in kwargs else kwargs["hidden_states"]
+    timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+    return x, float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(timestep)
+
+
+def _take(value: Any, half: int, batch: int) -> Any:
+    """One half of every tensor in `value` that has `batch` rows."""
+    if isinstance(value, Tensor):
+        return value.chunk(2)[half] if value.ndim and len(value) == batch else value
+    if isinstance(value, Mapping):
+        return {key: _take(inner, half, batch) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_take(inner, half, batch) for inner in value)
+    return value
+
+
+def _put(output: Any, y: Tensor) -> Any:
+    """`output`, a tuple or a diffusers model output, with `y` as its prediction."""
+    return (y, *output[1:]) if isinstance(output, tuple) else type(output)(y)
+
+
+def steer(
+    denoiser: torch.nn.Module,
+    rule: Rule,
+    *,
+    pipeline_scale: Callable[[], float],
+    factor: Callable[[float], float] = lambda timestep: 1.0,
+) -> Steering:
+    """Steers every call of `denoiser` by `rule` until the result's `remove()`, one trajectory long.
+
+    Args:
+        denoiser: a UNet or transformer that a sampler calls with the batch [uncond, cond] doubled.
+        rule: decides the scale of every sample.
+        pipeline_scale: the guidance scale that the sampler itself will apply, read at every call; must be above 1.
+        factor: see `epsilon_factor`.
+    """
+    steering = Steering(rule, pipeline_scale, factor)
+    steering._handles.append(denoiser.register_forward_pre_hook(steering._before, with_kwargs=True))
+    steering._handles.append(denoiser.register_forward_hook(steering._after, with_kwargs=True))
+    return steering
