@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_pipe
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from exporting import build_pipe
 from PIL import Image, PngImagePlugin
 from safetensors.torch import load_file
 

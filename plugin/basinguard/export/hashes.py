@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ def state_dict_sha256(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor
     digests = sorted((_plain_name(name), _tensor_sha256(name, tensor)) for name, tensor in named)
     if not digests:
         raise ValueError("no tensor given, so there are no weights to fingerprint")
-    names = [name for name, _ in digests]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{next(a for a, b in zip(names, names[1:], strict=False) if a == b)!r}: given twice")
+    twice = [name for (name, _), (next_name, _) in pairwise(digests) if name == next_name]
+    if twice:
+        raise ValueError(f"{twice[0]!r}: two tensors of this name, expected one of each")
     return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in digests).encode()).hexdigest()
 
 
