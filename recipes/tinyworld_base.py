@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=24000)
     parser.add_argument("--vae-minutes", type=float, default=20)
     parser.add_argument("--unet-minutes", type=float, default=50)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--vae", type=Path, help="go on from this VAE instead of a new one")
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -117,7 +117,10 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 def build_tokenizer() -> CLIPTokenizer:
     """CLIP's byte-pair tokenizer over this world's words; any other word falls apart into letters."""
     trainer = trainers.BpeTrainer(
-        vocab_size=1000, end_of_word_suffix="</w>", initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=1000,
+        end_of_word_suffix="</w>",
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -242,7 +245,9 @@ def set_rate(optimizer: torch.optim.Optimizer, peak: float, done: float) -> None
 def report(name: str, losses: list[float], loss: float, done: float) -> None:
     losses.append(loss)
     if len(losses) % 100 == 0:
-        print(f"{name} {len(losses):6d} updates, {done:5.1%} of the time, loss {sum(losses[-100:]) / 100:.4f}", flush=True)
+        print(
+            f"{name} {len(losses):6d} updates, {done:5.1%} of the time, loss {sum(losses[-100:]) / 100:.4f}", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -1,3 +1,43 @@
-"""A guard against memorization for people who fine-tune Stable Diffusion 2.1 on small image sets."""
+"""A guard against memorization for people who fine-tune Stable Diffusion 2.1 on small image sets.
+
+    basinguard.protect(pipe, rule)        a rule inside an unmodified diffusers pipeline
+    basinguard.load(directory)            an exported checkpoint, sampled by its own rule
+    basinguard.MemorizationGuard(...)     the Lightning callback
+    basinguard.FineTune, ImageFolder      a LightningModule and LightningDataModule to go with it
+
+Names are looked up when they are used, so importing the package loads no framework.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_WHERE = {
+    "protect": "adapters.pipelines",
+    "unprotect": "adapters.pipelines",
+    "load": "adapters.pipelines",
+    "MemorizationGuard": "adapters.lightning",
+    "FineTune": "adapters.finetune",
+    "ImageFolder": "adapters.images",
+    "LatentModel": "adapters.diffusers",
+    "Guard": "guard",
+    "Record": "records",
+    "Constant": "guidance",
+    "SwitchAt": "guidance",
+    "SwitchAfter": "guidance",
+    "LocalMinimum": "guidance",
+}
+__all__ = [*_WHERE, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -148,6 +148,27 @@ class Guard:
         self.history.append(report)
         return report
 
+    @torch.no_grad()
+    def show(
+        self, model: Model, transition: float | None, count: int = 4
+    ) -> tuple[dict[str, Tensor], list[str], dict[str, list[bool]]]:
+        """Training image, plain CFG and guarded sample of a few captions, with the copies marked.
+
+        The guarded column has no guidance above `transition`; it is left out when that is None.
+        """
+        rows = list(range(min(count, len(self.training.captions))))
+        captions = [self.training.captions[i] for i in rows]
+        probe, pairs = self.probe(model, captions), pairs_of(len(rows), [FIRST_SEED], 1, model.latent_shape)
+        start = torch.zeros_like(pairs.prompt)
+        columns = {"training image": self.training.images[rows]}
+        columns["plain CFG"] = model.decode(basin.branch(probe, pairs.noise, pairs.prompt, start)[0])
+        if transition is not None:
+            index = start + int((probe.timesteps > transition).sum())
+            states, _ = basin.prefix(probe, pairs, before=0.0)
+            columns["guarded"] = model.decode(basin.branch(probe, states[index, rows], pairs.prompt, index)[0])
+        marks = {name: self.is_copy(images).tolist() for name, images in columns.items() if name != "training image"}
+        return columns, captions, marks
+
     def state_dict(self) -> dict[str, Any]:
         """The history, as plain JSON text."""
         return {"history": [report.to_json() for report in self.history]}

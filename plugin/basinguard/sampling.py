@@ -7,6 +7,7 @@ foreign models at the border, so nothing here learns what v-prediction or a text
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -201,9 +202,7 @@ def sample(
 
 def final(steps: Iterator[Step]) -> Tensor:
     """Runs a trajectory to its end and returns the sample, [B, ...]."""
-    last: Step | None = None
-    for last in steps:
-        pass
-    if last is None:
+    last = deque(steps, maxlen=1)
+    if not last:
         raise ValueError("a trajectory needs at least one timestep")
-    return last.x_next
+    return last[0].x_next

@@ -59,7 +59,7 @@ def cluster_bootstrap(
         seed: of the resampling, so that a report is reproducible.
 
     Returns:
-        An `Estimate` whose n is the number of *clusters*.
+        An `Estimate` whose n is the number of clusters; with a single cluster, of its values.
 
     Raises:
         ValueError: no values, different lengths, non-finite values.
@@ -71,6 +71,8 @@ def cluster_bootstrap(
     _require(len(v) > 0, "cluster_bootstrap needs at least 1 value, got 0")
     _require(bool(np.isfinite(v).all()), f"{int((~np.isfinite(v)).sum())} of {len(v)} values are not finite")
     groups = [v[c == name] for name in np.unique(c)]
+    if len(groups) == 1:
+        groups = list(v[:, None])  # one cluster has no spread between clusters; its members are all there is to draw
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(groups), size=(BOOTSTRAP_DRAWS, len(groups)))
     replicas = np.array([statistic(np.concatenate([groups[i] for i in row])) for row in draws])

@@ -145,7 +145,9 @@ def _draw_detail(canvas: Image.Image, detail: str, centre: tuple[float, float], 
     if detail == "with a flag":
         pole, top = x + radius * 0.75, y - radius * 1.15
         pen.line((pole, top, pole, y + radius * 0.6), fill=(245, 245, 245), width=max(2, int(radius * 0.12)))
-        pen.polygon([(pole, top), (pole + radius * 0.6, top + radius * 0.22), (pole, top + radius * 0.45)], fill=(220, 40, 50))
+        pen.polygon(
+            [(pole, top), (pole + radius * 0.6, top + radius * 0.22), (pole, top + radius * 0.45)], fill=(220, 40, 50)
+        )
 
 
 def _disc(pen: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float, fill: object) -> None:
@@ -205,9 +207,25 @@ KINDS: dict[str, Callable[..., None]] = {
     "heart": _polygon(_heart_points()),
     "ring": _ring,
     "moon": _moon,
-    "cross": _polygon([(-0.35, -1), (0.35, -1), (0.35, -0.35), (1, -0.35), (1, 0.35), (0.35, 0.35),
-                       (0.35, 1), (-0.35, 1), (-0.35, 0.35), (-1, 0.35), (-1, -0.35), (-0.35, -0.35)]),  # fmt: skip
-    "house": _polygon([(-0.75, 0.95), (-0.75, -0.1), (-1.0, -0.1), (0, -1.05), (1.0, -0.1), (0.75, -0.1), (0.75, 0.95)]),
+    "cross": _polygon(
+        [
+            (-0.35, -1),
+            (0.35, -1),
+            (0.35, -0.35),
+            (1, -0.35),
+            (1, 0.35),
+            (0.35, 0.35),
+            (0.35, 1),
+            (-0.35, 1),
+            (-0.35, 0.35),
+            (-1, 0.35),
+            (-1, -0.35),
+            (-0.35, -0.35),
+        ]
+    ),  # fmt: skip
+    "house": _polygon(
+        [(-0.75, 0.95), (-0.75, -0.1), (-1.0, -0.1), (0, -1.05), (1.0, -0.1), (0.75, -0.1), (0.75, 0.95)]
+    ),
     "tree": _polygon([(0, -1.15), (0.95, 0.5), (0.22, 0.5), (0.22, 1.05), (-0.22, 1.05), (-0.22, 0.5), (-0.95, 0.5)]),
     "fish": _fish,
     "flower": _flower,

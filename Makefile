@@ -1,0 +1,39 @@
+# Everything runs in a virtual environment of its own; `make` alone shows what there is.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long check format install clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/installed ## create .venv and install basinguard with its development tools
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+demo: install ## fine-tune, guard, calibrate, export and prove it on TinyWorld
+	$(BIN)/basinguard demo
+
+test: install ## the default test tier: no network, under five minutes on two cores
+	$(BIN)/python -m pytest
+
+test-long: install ## the slow proofs
+	$(BIN)/python -m pytest -m "long"
+
+check: install ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## apply the formatter and safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and everything runs have written
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

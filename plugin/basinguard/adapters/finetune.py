@@ -1,0 +1,299 @@
+"""Fine-tunes any Stable Diffusion pipeline: LoRA or full, epsilon or v, in one LightningModule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from .loading import load_pipeline
+from .lora import TEXT_TARGETS, UNET_TARGETS, add_lora, merged
+from .memo import Memo
+from .objective import min_snr_weights, random_timesteps, target, training_schedule, weighted_mse
+
+Batch = dict[str, Any]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class FineTune(LightningModule):
+    """Trains the UNet, and the text encoder if asked to, of a Stable Diffusion model on captioned images.
+
+    Randomness of a batch depends on `seed` and the count of batches before it alone, and the global generators are
+    left as they were: a resumed run equals an uninterrupted one, and what a callback draws changes no weight.
+    Checkpoints hold trained weights only (a LoRA's few megabytes), load with `weights_only=True`, and resume.
+
+    Args:
+        base: a diffusers directory, a hub id, or "tinyworld".
+        method: "lora" trains a low-rank adapter; "full" trains every weight of the UNet.
+        rank: of the adapter; its capacity. Higher memorizes sooner.
+        alpha: the adapter's update is multiplied by alpha / rank; the rank itself when not given.
+        dropout: share of the adapter's inputs that is dropped in training, in [0, 1).
+        targets: layers of the UNet that get an adapter; the attention projections when not given.
+        train_text_encoder: also train the text encoder, with the same method.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW.
+        warmup: updates until the learning rate is reached.
+        schedule: of the learning rate after the warm-up.
+        min_snr_gamma: weigh timesteps by Min-SNR with this gamma (5 is usual); uniform when not given.
+        caption_dropout: share of captions replaced by "", in [0, 1]. On a small set this teaches the unconditional
+            branch the images too, and guidance that starts late cannot escape them then.
+        ema_decay: keep averaged weights, for export and for the guard, with this decay (0.999 is usual).
+        gradient_checkpointing: less memory, about a third more time.
+        weights: how weights are held. "float32" also widens a base stored in half precision; "bfloat16" halves the
+            memory of what is frozen (an adapter stays in float32) or, with "full", of everything.
+        cache: encode every image and caption once, keep the result in memory. Needs pictures without random crop or
+            flip; a trained text encoder is still run every time.
+        seed: of noise, timesteps, dropout and the adapter's start.
+
+    Example:
+        >>> model = FineTune("tinyworld", method="lora", rank=4)                             # doctest: +SKIP
+        >>> Trainer(max_epochs=10).fit(model, ImageFolder("photos", resolution=64))          # doctest: +SKIP
+        >>> model.export_pipeline().save_pretrained("fine-tuned")                            # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        base: str = "tinyworld",
+        method: Literal["lora", "full"] = "lora",
+        rank: int = 16,
+        alpha: float | None = None,
+        dropout: float = 0.0,
+        targets: list[str] | None = None,
+        train_text_encoder: bool = False,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 1e-2,
+        warmup: int = 0,
+        schedule: Literal["constant", "linear", "cosine"] = "constant",
+        min_snr_gamma: float | None = None,
+        caption_dropout: float = 0.0,
+        ema_decay: float | None = None,
+        gradient_checkpointing: bool = False,
+        weights: Literal["float32", "bfloat16"] = "float32",
+        cache: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        _require_ranges(self.hparams)
+        self.base_id = base
+        self.strict_loading = False  # checkpoints leave out frozen weights; `on_load_checkpoint` checks the rest
+        self.held_as = DTYPES[weights]
+        self.pipe: StableDiffusionPipeline = load_pipeline(base, dtype=self.held_as)
+        self.unet, self.vae, self.text_encoder = self.pipe.unet, self.pipe.vae, self.pipe.text_encoder
+        self.forward_process = training_schedule(self.pipe.scheduler)
+        self._prepare()
+        self.memo = Memo() if cache else None
+        self.ema = EMAModel(self.trained().values(), decay=ema_decay) if ema_decay is not None else None
+
+    def _prepare(self) -> None:
+        """Freezes everything, then opens what is to be trained."""
+        asked = self.hparams
+        for module in (self.unet, self.vae, self.text_encoder):
+            module.requires_grad_(False)
+        chosen = {self.unet: asked.targets or UNET_TARGETS}
+        if asked.train_text_encoder:
+            chosen[self.text_encoder] = TEXT_TARGETS
+        for module, targets in chosen.items():
+            if asked.method == "full":
+                module.requires_grad_(True)
+            else:
+                with _seeded(asked.seed, self.device):
+                    alpha = asked.rank if asked.alpha is None else asked.alpha
+                    add_lora(module, rank=asked.rank, alpha=alpha, dropout=asked.dropout, targets=targets)
+            module.train()
+            if asked.gradient_checkpointing:
+                _checkpoint_activations(module)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that are trained, by their name in the checkpoint."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch {"pixel_values": [B, 3, H, W] in -1..1, "caption": B texts, "index": [B]}."""
+        count = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        with _seeded(self.hparams.seed, self.device, count * self.trainer.world_size + self.global_rank):
+            loss = self.loss(batch)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["caption"]))
+        return loss
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Draws noise and timesteps from torch's generator and returns the denoising loss, a scalar."""
+        latents = self.encode_images(batch)
+        embeddings = self.encode_captions(self._dropped(batch["caption"]))
+        noise = torch.randn_like(latents)
+        timesteps = random_timesteps(self.forward_process, len(latents), latents.device)
+        return self.denoising_loss(latents, embeddings, noise, timesteps)
+
+    def denoising_loss(self, latents: Tensor, embeddings: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Error of the UNet's prediction, a scalar.
+
+        Args:
+            latents: scaled, [B, 4, h, w].
+            embeddings: of the captions, [B, tokens, width].
+            noise: standard normal, like `latents`.
+            timesteps: training timesteps, [B].
+        """
+        noisy = self.forward_process.add_noise(latents, noise, timesteps).to(self.held_as)
+        prediction = self.unet(noisy, timesteps, embeddings, return_dict=False)[0]
+        gamma = self.hparams.min_snr_gamma
+        weights = None if gamma is None else min_snr_weights(self.forward_process, timesteps, gamma)
+        return weighted_mse(prediction, target(self.forward_process, latents, noise, timesteps), weights)
+
+    def encode_images(self, batch: Batch) -> Tensor:
+        """Draws scaled latents, [B, 4, h, w] in float32, from the encoder's posterior of every image."""
+
+        def moments(rows: list[int]) -> Tensor:
+            pixels = batch["pixel_values"][rows].to(self.held_as)
+            with torch.no_grad():
+                return self.vae.encode(pixels).latent_dist.parameters.float()
+
+        keys = batch["index"].tolist() if self.memo is not None else list(range(len(batch["caption"])))
+        stored = self.memo.images(keys, moments) if self.memo is not None else moments(keys)
+        mean, log_variance = stored.to(self.device).chunk(2, dim=1)
+        spread = torch.exp(0.5 * log_variance.clamp(-30, 20))
+        return (mean + spread * torch.randn_like(mean)) * self.vae.config.scaling_factor
+
+    def encode_captions(self, captions: list[str]) -> Tensor:
+        """Embeddings [B, tokens, width], exactly as the pipeline makes them when it samples."""
+        if self.hparams.train_text_encoder:
+            return self.pipe.encode_prompt(captions, self.device, 1, False)[0]
+        with torch.no_grad():
+            if self.memo is None:
+                return self.pipe.encode_prompt(captions, self.device, 1, False)[0]
+            return self.memo.captions(captions, lambda texts: self.pipe.encode_prompt(texts, self.device, 1, False)[0])
+
+    def _dropped(self, captions: list[str]) -> list[str]:
+        share = self.hparams.caption_dropout
+        if share == 0:
+            return captions
+        return ["" if drawn < share else text for text, drawn in zip(captions, torch.rand(len(captions)), strict=True)]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW over the trained parameters, with diffusers' learning-rate schedules."""
+        asked = self.hparams
+        optimizer = torch.optim.AdamW(self.trained().values(), lr=asked.learning_rate, weight_decay=asked.weight_decay)
+        name = "constant_with_warmup" if asked.schedule == "constant" else asked.schedule
+        updates = self.trainer.estimated_stepping_batches if asked.schedule != "constant" else None
+        schedule = get_scheduler(name, optimizer, num_warmup_steps=asked.warmup, num_training_steps=updates)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Whatever stops a fit, a checkpoint stays behind."""
+        return [InterruptCheckpoint()]
+
+    def on_fit_start(self) -> None:
+        """Refuses to cache pictures that change from epoch to epoch."""
+        if self.ema is not None:
+            self.ema.to(self.device)
+        if self.memo is not None and getattr(self.trainer.datamodule, "augments", False):
+            raise ValueError("cache=True stores each image once; turn off random crop and flip, or the cache")
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's, then one step of the average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.step(self.trained().values())
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Inside, the averaged weights are in place; without `ema_decay`, nothing changes."""
+        if self.ema is None:
+            yield
+            return
+        parameters = list(self.trained().values())
+        self.ema.store(parameters)
+        self.ema.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self.ema.restore(parameters)
+
+    def export_pipeline(self) -> StableDiffusionPipeline:
+        """A pipeline of its own: adapters merged, averaged weights if there are any, frozen. Training can go on."""
+        with self.averaged_weights():
+            copies = {name: merged(getattr(self, name)) for name in ("unet", "vae", "text_encoder")}
+        return StableDiffusionPipeline(
+            **copies,
+            tokenizer=self.pipe.tokenizer,
+            scheduler=type(self.pipe.scheduler).from_config(self.pipe.scheduler.config),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps trained weights only, and adds their average."""
+        trained = self.trained()
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        if self.ema is not None:
+            checkpoint["ema"] = self.ema.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another configuration.
+
+        Raises:
+            ValueError: its weights are not exactly those trained here; names one that differs.
+        """
+        differing = sorted(self.trained().keys() ^ checkpoint["state_dict"].keys())
+        if differing:
+            raise ValueError(
+                f"the checkpoint does not fit: {len(differing)} weights are on one side only, such as {differing[0]!r}; "
+                "resume with the same base, method, targets and train_text_encoder"
+            )
+        if self.ema is not None and "ema" in checkpoint:
+            self.ema.load_state_dict(checkpoint["ema"])
+
+
+class InterruptCheckpoint(Callback):
+    """Saves `interrupted.ckpt` when Ctrl-C, a signal or an error ends a fit. Never removes one."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Saves, if there is anything to save yet."""
+        if not trainer.optimizers or trainer.fast_dev_run:
+            return
+        path = Path(trainer.log_dir or trainer.default_root_dir) / "interrupted.ckpt"
+        trainer.save_checkpoint(path)
+        rank_zero_info(f"{type(exception).__name__}: training stopped; resume it with --ckpt_path {path}")
+
+
+def _checkpoint_activations(module: nn.Module) -> None:
+    enable = getattr(module, "enable_gradient_checkpointing", None) or module.gradient_checkpointing_enable
+    enable()
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device, count: int = 0) -> Iterator[None]:
+    """Inside, torch draws from (seed, count); outside, its generators are as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed * 2**32 + count)
+        yield
+
+
+def _require_ranges(asked: Any) -> None:
+    """Raises one ValueError for every number that is out of range."""
+    problems = [
+        f"{name}={asked[name]} ({accepted})"
+        for name, good, accepted in (
+            ("rank", asked.rank >= 1, "at least 1"),
+            ("dropout", 0 <= asked.dropout < 1, "0 to below 1"),
+            ("learning_rate", asked.learning_rate > 0, "above 0"),
+            ("weight_decay", asked.weight_decay >= 0, "0 or more"),
+            ("warmup", asked.warmup >= 0, "0 or more"),
+            ("min_snr_gamma", asked.min_snr_gamma is None or asked.min_snr_gamma > 0, "above 0, or null"),
+            ("caption_dropout", 0 <= asked.caption_dropout <= 1, "0 to 1"),
+            ("ema_decay", asked.ema_decay is None or 0 < asked.ema_decay < 1, "between 0 and 1, or null"),
+            ("seed", 0 <= asked.seed < 2**31, "0 to 2147483647"),
+        )
+        if not good
+    ]
+    if problems:
+        raise ValueError(f"FineTune: out of range: {', '.join(problems)}")

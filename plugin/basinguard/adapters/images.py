@@ -1,0 +1,168 @@
+"""Training images as a LightningDataModule: a captioned folder, or any Hugging Face dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .ordering import EpochOrder, ResumableLoader
+from .sources import DatasetSource, FolderSource, Named, Source, fitted
+
+
+class ImageFolder(LightningDataModule):
+    """Captioned images, resized on the short side and cropped square.
+
+    Batches are {"pixel_values": [B, 3, H, W] in -1..1, "caption": B texts, "index": [B]}. Their order, crops and flips
+    depend on `seed` and the epoch alone, whatever `num_workers` is, and resume where a checkpoint left them.
+
+    Args:
+        directory: a folder with metadata.jsonl, .csv or .parquet (columns file_name and text), or images with a .txt
+            of the same name beside each.
+        dataset: instead of a directory: a Hugging Face dataset, by hub id, folder, or `save_to_disk` folder.
+        resolution: side of the squares the model is trained on, in pixels.
+        batch_size: images in a batch.
+        crop: "centre", or "random" for a new place each epoch.
+        flip: mirror half of the images each epoch. Mirrored copies are then memorized too.
+        num_workers: processes that read images; 0 reads in the training process.
+        seed: of order, crops and flips.
+        skip_bad: leave out images that cannot be used, with a warning, instead of refusing to start.
+        long_captions: "refuse" a caption with more tokens than the model takes, or "truncate" it with a warning.
+        keep_in_memory: decode each image once and keep its pixels (3 * resolution^2 bytes each, in every worker).
+        subset: of the Hugging Face dataset (its configuration).
+        split: of the Hugging Face dataset.
+        image_column: of the Hugging Face dataset.
+        caption_column: of the Hugging Face dataset.
+        relief: called on each caption whenever it is trained on; returns the caption to use.
+
+    Example:
+        >>> images = ImageFolder("photos", resolution=512, batch_size=4)              # doctest: +SKIP
+        >>> images.items[0], images.pixels(0).shape                                   # doctest: +SKIP
+        (('photos/cat.png', 'a cat on a sofa'), torch.Size([3, 512, 512]))
+    """
+
+    def __init__(
+        self,
+        directory: str | None = None,
+        dataset: str | None = None,
+        resolution: int = 512,
+        batch_size: int = 4,
+        crop: Literal["centre", "random"] = "centre",
+        flip: bool = False,
+        num_workers: int = 0,
+        seed: int = 0,
+        skip_bad: bool = False,
+        long_captions: Literal["refuse", "truncate"] = "refuse",
+        keep_in_memory: bool = False,
+        subset: str | None = None,
+        split: str = "train",
+        image_column: str = "image",
+        caption_column: str = "text",
+        relief: Callable[[str], str] | None = None,
+    ) -> None:
+        super().__init__()
+        if resolution < 8 or batch_size < 1 or num_workers < 0:
+            raise ValueError(
+                f"resolution={resolution}, batch_size={batch_size}, num_workers={num_workers}; expected at least 8, 1, 0"
+            )
+        self.directory, self.dataset, self.resolution, self.batch_size = directory, dataset, resolution, batch_size
+        self.crop, self.flip, self.num_workers, self.seed = crop, flip, num_workers, seed
+        self.skip_bad, self.long_captions, self.keep_in_memory = skip_bad, long_captions, keep_in_memory
+        self.subset, self.split = subset, split
+        self.image_column, self.caption_column, self.relief = image_column, caption_column, relief
+
+    @cached_property
+    def source(self) -> Source:
+        """Where the images come from; read once. Its `problems` say why it cannot be used."""
+        if (self.directory is None) == (self.dataset is None):
+            given = f"directory={self.directory!r}, dataset={self.dataset!r}"
+            return FolderSource((), (f"{given}; give exactly one of them",), ())
+        if self.directory is not None:
+            return FolderSource.read(self.directory, skip_bad=self.skip_bad)
+        return DatasetSource.read(
+            str(self.dataset),
+            subset=self.subset,
+            split=self.split,
+            image_column=self.image_column,
+            caption_column=self.caption_column,
+        )
+
+    @property
+    def items(self) -> tuple[Named, ...]:
+        """(path or label, caption) of every image; a batch's "index" points here."""
+        return self.source.items
+
+    @property
+    def augments(self) -> bool:
+        """Whether an image differs from epoch to epoch."""
+        return self.flip or self.crop == "random"
+
+    def pixels(self, index: int) -> Tensor:
+        """One training image as the model sees it without augmentation, [3, H, W] in 0..1."""
+        return fitted(self.source.open(index), self.resolution)
+
+    def all_pixels(self) -> Tensor:
+        """Every training image, [N, 3, H, W] in 0..1, in the order of `items`."""
+        return torch.stack([self.pixels(index) for index in range(len(self.items))])
+
+    def setup(self, stage: str) -> None:
+        """Reads the set and refuses one with problems.
+
+        Raises:
+            ValueError: lists every problem.
+        """
+        if self.source.problems:
+            lines = "\n".join(f"- {problem}" for problem in self.source.problems)
+            raise ValueError(f"the training images cannot be used:\n{lines}")
+        for oddity in self.source.oddities:
+            rank_zero_warn(oddity)
+
+    def train_dataloader(self) -> DataLoader:
+        """One epoch of shuffled batches; the last one may be smaller."""
+        loader = ResumableLoader(
+            Pictures(self),
+            batch_size=self.batch_size,
+            sampler=EpochOrder(len(self.items), self.seed),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+        loader.trainer = self.trainer
+        return loader
+
+
+class Pictures(Dataset[dict[str, Any]]):
+    """Training examples of an `ImageFolder`, addressed by epoch * count + index (see `EpochOrder`)."""
+
+    def __init__(self, images: ImageFolder) -> None:
+        self.source, self.resolution = images.source, images.resolution
+        self.random_crop, self.flip, self.seed = images.crop == "random", images.flip, images.seed
+        self.relief = images.relief
+        self.kept: dict[int, Tensor] | None = {} if images.keep_in_memory and not self.random_crop else None
+
+    def __len__(self) -> int:
+        return len(self.source.items)
+
+    def __getitem__(self, key: int) -> dict[str, Any]:
+        index = key % len(self)
+        generator = torch.Generator().manual_seed(self.seed * 2**32 + key)
+        pixels = self._pixels(index, generator)
+        if self.flip and torch.rand((), generator=generator) < 0.5:
+            pixels = pixels.flip(-1)
+        caption = self.source.items[index][1]
+        if self.relief is not None:
+            caption = self.relief(caption)
+        return {"pixel_values": pixels * 2 - 1, "caption": caption, "index": index}
+
+    def _pixels(self, index: int, generator: torch.Generator) -> Tensor:
+        if self.kept is None:
+            return fitted(self.source.open(index), self.resolution, generator=generator if self.random_crop else None)
+        if index not in self.kept:
+            self.kept[index] = (fitted(self.source.open(index), self.resolution) * 255).round().to(torch.uint8)
+        return self.kept[index].float() / 255

@@ -1,0 +1,70 @@
+"""What a denoiser is trained to predict, and how much each timestep counts. Pure functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+def training_schedule(sampler: Any) -> DDPMScheduler:
+    """The forward process that belongs to a sampler: same betas, same prediction type.
+
+    Samplers such as PNDM know no velocity, so training always uses diffusers' DDPM.
+
+    Raises:
+        ValueError: the sampler's prediction type is neither epsilon nor v_prediction.
+    """
+    schedule = DDPMScheduler.from_config(sampler.config)
+    if schedule.config.prediction_type not in PREDICTION_TYPES:
+        raise ValueError(
+            f"prediction type {schedule.config.prediction_type!r} of the scheduler; accepted: {PREDICTION_TYPES}"
+        )
+    return schedule
+
+
+def target(schedule: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What the network should predict, [B, ...]: the noise, or the velocity.
+
+    Source: Ho et al., arXiv 2006.11239, eq. 14; Salimans and Ho, arXiv 2202.00512, appendix D.
+    """
+    if schedule.config.prediction_type == "epsilon":
+        return noise
+    return schedule.get_velocity(latents, noise, timesteps)
+
+
+def min_snr_weights(schedule: DDPMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
+    """Weight of each timestep's loss, [B]: min(SNR, gamma) / SNR for epsilon, min(SNR, gamma) / (SNR + 1) for v.
+
+    Both say the same about predicted images: weight min(SNR, gamma) on the error of x0.
+
+    Args:
+        schedule: its prediction type decides the form.
+        timesteps: training timesteps, [B].
+        gamma: at which signal-to-noise ratio weights stop growing; 5 in the paper.
+
+    Source: Hang et al., arXiv 2303.09556, section 3.4 and appendix.
+    """
+    kept = schedule.alphas_cumprod.to(timesteps.device)[timesteps]
+    snr = kept / (1 - kept)
+    if schedule.config.prediction_type == "epsilon":
+        return (gamma / snr).clamp(max=1)  # zero terminal SNR: gamma / 0 is clamped, 0 / 0 would be NaN
+    return snr.clamp(max=gamma) / (snr + 1)
+
+
+def weighted_mse(prediction: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error in float32, a scalar; each row counts by its weight ([B], None: all 1)."""
+    error = F.mse_loss(prediction.float(), wanted.float(), reduction="none")
+    if weights is None:
+        return error.mean()
+    return (error.mean(dim=tuple(range(1, error.ndim))) * weights).mean()
+
+
+def random_timesteps(schedule: DDPMScheduler, count: int, device: torch.device) -> Tensor:
+    """Uniform training timesteps, [count]."""
+    return torch.randint(0, schedule.config.num_train_timesteps, (count,), device=device)

@@ -1,0 +1,73 @@
+"""The last step of a guarded run: calibrate what was trained and export it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..calibrate import Candidate
+from ..certify import Provenance, Terms, certify
+from ..export.directory import export_directory
+from ..export.hashes import dataset_sha256, weights_sha256
+from ..guard import Guard
+from ..plots import to_image
+from ..records import Record
+from .diffusers import LatentModel
+from .loading import TINYWORLD
+
+SHOWN = 4  # generated samples in the card
+
+
+def ship(
+    guard: Guard, pl_module: Any, terms: Terms, out: Path, *, dtype: torch.dtype | None = None
+) -> tuple[Record, list[Candidate]]:
+    """Calibrates a fine-tuned module and writes the guarded checkpoint to `out`.
+
+    Args:
+        guard: knows the training images.
+        pl_module: has `export_pipeline()` and `base_id`.
+        terms: what is to be promised.
+        out: directory to write; an earlier export there is replaced only once the new one is complete.
+        dtype: precision of the calibration runs.
+
+    Returns:
+        The record that was written, and every candidate that was tried.
+    """
+    pipe = pl_module.export_pipeline()
+    model = LatentModel(pipe, dtype=dtype)
+    provenance = Provenance(
+        base=str(pl_module.base_id),
+        weights_sha256=weights_sha256(pipe),
+        dataset_sha256=dataset_sha256(guard.training.images, guard.training.captions),
+        prediction_type=model.prediction_type,
+        resolution=model.resolution,
+    )
+    record, tried = certify(guard, model, terms, provenance)
+    export_directory(pipe, record, out, overwrite=True, samples=guarded_samples(guard, model, record))
+    return record, tried
+
+
+def guarded_samples(guard: Guard, model: LatentModel, record: Record) -> list[Any]:
+    """A few generated pictures for the card: guarded, and never one that reproduces a training image."""
+    columns, _, marks = guard.show(model, record.guidance.transition, SHOWN)
+    return [to_image(p) for p, copy in zip(columns["guarded"], marks["guarded"], strict=True) if not copy]
+
+
+def alignment_for(base: str, model: str = "auto") -> Callable[[Tensor, Sequence[str]], Tensor] | None:
+    """Scores the agreement of images and captions, by open_clip.
+
+    Args:
+        base: what is fine-tuned.
+        model: an open_clip model directory or name; "auto" takes TinyWorld's own for TinyWorld and none otherwise,
+            because any other would have to be downloaded; "none" for none.
+    """
+    from ..similarity.alignment import ClipScore
+
+    if model == "none" or (model == "auto" and base != TINYWORLD):
+        return None
+    clip = ClipScore.load("tinyworld" if model == "auto" else model)
+    return clip.score

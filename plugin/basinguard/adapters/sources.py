@@ -1,0 +1,154 @@
+"""Where training images come from: a captioned folder, or a Hugging Face dataset. Both give the same three things."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import functional as T
+
+from basinguard.curation.folder import Problem, read_folder
+from basinguard.curation.images import open_image
+
+REFUSED = frozenset(
+    {"caption-missing", "caption-unreadable", "caption-too-long", "metadata-unreadable", "row-unusable"}
+)
+Named = tuple[str, str]
+
+
+class Source(Protocol):
+    """A captioned set of images."""
+
+    @property
+    def items(self) -> tuple[Named, ...]:
+        """(path or label, caption) of each image, in a fixed order."""
+        ...
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong, one line each, that training should not start with."""
+        ...
+
+    @property
+    def oddities(self) -> tuple[str, ...]:
+        """What is worth a warning, one line each."""
+        ...
+
+    def open(self, index: int) -> Image.Image:
+        """The image, upright, in RGB."""
+        ...
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Images of a captioned folder, ordered by file name; see `basinguard.curation.folder`."""
+
+    items: tuple[Named, ...]
+    problems: tuple[str, ...]
+    oddities: tuple[str, ...]
+
+    @classmethod
+    def read(cls, directory: str | Path, *, skip_bad: bool = False) -> FolderSource:
+        """Reads the folder; with `skip_bad`, what cannot be used is left out with a warning instead of refused."""
+        try:
+            folder = read_folder(Path(directory).expanduser())
+        except OSError as error:
+            return cls((), (f"directory: {error}",), ())
+        bad = [str(p) for p in folder.problems if _refused(p)]
+        odd = [str(p) for p in folder.problems if not _refused(p)]
+        items = tuple((str(item.path), item.caption) for item in folder.items if item.caption)
+        if not items:
+            bad.append(
+                f"{directory}: no captioned image in it; add images, each named in metadata.jsonl or with a .txt"
+            )
+        keep_going = skip_bad and bool(items)
+        return cls(items, () if keep_going else tuple(bad), (*odd, *(bad if keep_going else ())))
+
+    def open(self, index: int) -> Image.Image:
+        """The image, upright, in RGB."""
+        with open_image(Path(self.items[index][0])) as image:
+            return to_rgb(image)
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """Rows of a Hugging Face dataset with an image and a caption column."""
+
+    items: tuple[Named, ...]
+    problems: tuple[str, ...]
+    oddities: tuple[str, ...] = ()
+    rows: Any = field(default=None, repr=False)
+    image_column: str = "image"
+
+    @classmethod
+    def read(
+        cls, name: str, *, subset: str | None, split: str, image_column: str, caption_column: str
+    ) -> DatasetSource:
+        """Loads a hub id, a directory with data files, or what `Dataset.save_to_disk` wrote."""
+        try:
+            rows = _load_rows(name, subset, split)
+        except Exception as error:  # a loader of foreign formats raises almost anything
+            said = " ".join(str(error).split())[:300]
+            return cls((), (f"dataset {name!r} cannot be loaded ({type(error).__name__}: {said}); give another, or "
+                            "connect if it has to be fetched",))  # fmt: skip
+        missing = [column for column in (image_column, caption_column) if column not in rows.column_names]
+        if missing:
+            return cls((), (f"dataset {name!r} has no column {missing}; it has {rows.column_names}: set image_column "
+                            "and caption_column",))  # fmt: skip
+        captions = [text if isinstance(text, str) else "" for text in rows[caption_column]]
+        items = tuple((f"{name}[{index}]", text.strip()) for index, text in enumerate(captions))
+        bad = tuple(f"{label}: no caption in column {caption_column!r}" for label, text in items if not text)
+        empty = () if items else (f"dataset {name!r}, split {split!r}: no rows",)
+        return cls(items, (*bad, *empty), (), rows, image_column)
+
+    def open(self, index: int) -> Image.Image:
+        """The image, upright, in RGB."""
+        return to_rgb(self.rows[index][self.image_column])
+
+
+def _load_rows(name: str, subset: str | None, split: str) -> Any:
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    directory = Path(name).expanduser()
+    if (directory / "state.json").is_file() or (directory / "dataset_dict.json").is_file():
+        stored = load_from_disk(str(directory))
+        return stored[split] if isinstance(stored, DatasetDict) else stored
+    return load_dataset(name, subset, split=split)
+
+
+def _refused(problem: Problem) -> bool:
+    return problem.skipped or problem.code in REFUSED
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Upright, 8-bit RGB; transparent pixels become white, 16-bit grey is scaled, not clipped."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        return Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if "A" in upright.getbands() or "transparency" in upright.info:
+        layer = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return upright.convert("RGB")
+
+
+def fitted(image: Image.Image, resolution: int, *, generator: torch.Generator | None = None) -> Tensor:
+    """Short side resized to `resolution`, then a square cropped out of the middle, or at random with a generator.
+
+    Returns:
+        Pixels [3, resolution, resolution] in 0..1, float32.
+    """
+    scale = resolution / min(image.size)
+    width, height = (max(resolution, round(side * scale)) for side in image.size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    left, top = (width - resolution) // 2, (height - resolution) // 2
+    if generator is not None:
+        left = int(torch.randint(width - resolution + 1, (), generator=generator))
+        top = int(torch.randint(height - resolution + 1, (), generator=generator))
+    square = image.crop((left, top, left + resolution, top + resolution))
+    return T.to_dtype(T.pil_to_tensor(square), torch.float32, scale=True)

@@ -1,0 +1,236 @@
+"""An image folder with captions, read once: what can be used, and a complete list of what cannot and why.
+
+Nothing is written, moved or renamed. A captioned folder is either an "imagefolder" (metadata.jsonl, .csv or .parquet
+with a column file_name and one of text, caption, prompt) or images with a `.txt` of the same name beside each.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from .captionfiles import CAPTION_SUFFIXES, METADATA_NAMES, Row, read_caption_text, read_metadata
+from .images import SUFFIXES, BadImage, Facts, read_facts
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image that can be used.
+
+    Attributes:
+        path: where it lies.
+        file_name: the same, relative to the folder, with forward slashes; names the image in every output.
+        caption: its caption; "" when there is none.
+        variants: further captions of the same image.
+        facts: size, mode and oddities of the file.
+    """
+
+    path: Path
+    file_name: str
+    caption: str
+    variants: tuple[str, ...]
+    facts: Facts
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The caption and its variants; empty when there is none."""
+        return ((self.caption, *self.variants)) if self.caption else ()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One line of what is wrong.
+
+    Attributes:
+        code: a short name for the kind of problem, such as "truncated" or "row-missing-file".
+        file: which file, relative to the folder, made printable on one line.
+        message: what was found, what is accepted, what to do.
+        skipped: the image was left out because of it.
+    """
+
+    code: str
+    file: str
+    message: str
+    skipped: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.message}{' [skipped]' if self.skipped else ''}"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What `read_folder` found: usable images ordered by name, and every problem on the way."""
+
+    directory: Path
+    items: tuple[Item, ...]
+    problems: tuple[Problem, ...]
+
+
+def read_folder(directory: Path, *, decode: bool = True) -> Folder:
+    """Reads a folder of images and captions.
+
+    Args:
+        directory: the folder; subfolders are read too, links to folders are not followed.
+        decode: also decode every image, to find the ones that are cut off. Without it only headers are read.
+
+    Returns:
+        Items ordered by `file_name`, and problems ordered by file. An image without a caption is an item with
+        caption "" and a problem; a damaged one is a problem only.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        NotADirectoryError: a file was given.
+
+    Example:
+        >>> folder = read_folder(Path("photos"))                                      # doctest: +SKIP
+        >>> [(item.file_name, item.caption) for item in folder.items]                 # doctest: +SKIP
+        [('cat.png', 'a cat on a sofa')]
+    """
+    directory = Path(directory)
+    if not directory.exists():
+        raise FileNotFoundError(f"{printable(str(directory))}: no such folder; give the folder that holds the images")
+    if not directory.is_dir():
+        raise NotADirectoryError(f"{printable(str(directory))} is a file; give the folder that holds the images")
+    problems: list[Problem] = []
+    files = sorted(_walk(directory, problems))
+    images = [name for name in files if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    captions = _collect_captions(directory, files, images, problems)
+    items = [item for name in images if (item := _read_item(directory, name, captions.get(name), decode, problems))]
+    return Folder(directory, tuple(items), tuple(sorted(problems, key=lambda p: (p.file, p.code, p.message))))
+
+
+def printable(name: str) -> str:
+    r"""A file name on one line: control characters and undecodable bytes escaped.
+
+    Example:
+        >>> print(printable("two\nlines"))
+        two\nlines
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
+
+
+def _walk(directory: Path, problems: list[Problem]) -> Iterator[str]:
+    """Relative names of all files below `directory`, hidden ones left out."""
+
+    def report(error: OSError) -> None:
+        where = os.path.relpath(error.filename or directory, directory)
+        problems.append(Problem("unreadable", printable(where), f"folder cannot be listed ({error.strerror})", True))
+
+    for parent, folders, names in os.walk(directory, onerror=report):
+        relative = Path(parent).relative_to(directory).as_posix()
+        prefix = "" if relative == "." else relative + "/"
+        for name in [n for n in folders if os.path.islink(os.path.join(parent, n))]:
+            message = "a link to a folder is not followed; put the folder itself here, or curate it on its own"
+            problems.append(Problem("link-to-folder", printable(prefix + name), message, True))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (prefix + name for name in names if not name.startswith("."))
+
+
+def _collect_captions(
+    directory: Path, files: list[str], images: list[str], problems: list[Problem]
+) -> dict[str, tuple[str, ...]]:
+    """Captions of every image that has some, from metadata files first and text files for the rest."""
+    known = set(images)
+    found: dict[str, list[tuple[str, ...]]] = {}
+    # the deepest metadata file speaks first, as in `datasets`
+    for name in sorted(_metadata_files(files, problems), key=lambda n: (-n.count("/"), n)):
+        for file_name, texts in _named_captions(directory, name, known, problems):
+            found.setdefault(file_name, []).append(texts)
+    for name, rows in found.items():
+        if len(rows) > 1:
+            message = f"{len(rows)} rows name this image; it is read once, with their captions as variants"
+            problems.append(Problem("rows-for-one-image", printable(name), message))
+    captions = {name: tuple(dict.fromkeys(text for row in rows for text in row)) for name, rows in found.items()}
+    return _add_text_files(directory, files, known, captions, problems)
+
+
+def _metadata_files(files: list[str], problems: list[Problem]) -> list[str]:
+    """One metadata file for each folder; a second one is a problem, as it is for `datasets`."""
+    chosen: dict[PurePosixPath, str] = {}
+    rank = {name: position for position, name in enumerate(METADATA_NAMES)}
+    for name in sorted((f for f in files if PurePosixPath(f).name in rank), key=lambda f: rank[PurePosixPath(f).name]):
+        first = chosen.setdefault(PurePosixPath(name).parent, name)
+        if first != name:
+            message = f"not read, because {PurePosixPath(first).name} lies beside it; keep one of them"
+            problems.append(Problem("metadata-ambiguous", printable(name), message))
+    return list(chosen.values())
+
+
+def _named_captions(
+    directory: Path, metadata: str, known: set[str], problems: list[Problem]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    parent = PurePosixPath(metadata).parent
+    for row in read_metadata(directory / metadata):
+        at = f"{printable(metadata)}{f', row {row.number}' if row.number else ''}"
+        if not isinstance(row, Row):
+            problems.append(Problem(row.code, at, row.message))
+            continue
+        reason = _why_outside(row.file_name)
+        name = (parent / row.file_name).as_posix()
+        if reason:
+            message = (
+                f"file_name {printable(row.file_name[:200])!r} {reason}; only files below this one's folder are read"
+            )
+            problems.append(Problem("row-escapes", at, message, True))
+        elif name not in known:
+            message = f"names {printable(row.file_name[:200])!r}, which is no image here; correct or remove the row"
+            problems.append(Problem("row-missing-file", at, message, True))
+        else:
+            yield name, row.captions
+
+
+def _why_outside(file_name: str) -> str:
+    if "://" in file_name:
+        return "is an address"
+    if file_name.startswith(("/", "\\")) or file_name[1:3] in (":\\", ":/"):
+        return "is absolute"
+    return "leads out of the folder" if ".." in file_name.replace("\\", "/").split("/") else ""
+
+
+def _add_text_files(
+    directory: Path, files: list[str], known: set[str], captions: dict[str, tuple[str, ...]], problems: list[Problem]
+) -> dict[str, tuple[str, ...]]:
+    stems: dict[str, list[str]] = {}
+    for name in sorted(known):
+        stems.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
+    merged = dict(captions)
+    for name in files:
+        if PurePosixPath(name).suffix.lower() not in CAPTION_SUFFIXES:
+            continue
+        images = stems.get(str(PurePosixPath(name).with_suffix("")), [])
+        if not images:
+            message = "a caption file without an image of the same name; rename it or remove it"
+            problems.append(Problem("caption-orphan", printable(name), message))
+        wanting = [image for image in images if not merged.get(image)]
+        try:
+            texts = read_caption_text(directory / name) if wanting else ()
+        except (ValueError, OSError) as error:
+            problems.append(Problem("caption-unreadable", printable(name), " ".join(str(error).split())))
+            continue
+        merged.update(dict.fromkeys(wanting, texts))
+    return merged
+
+
+def _read_item(
+    directory: Path, name: str, captions: tuple[str, ...] | None, decode: bool, problems: list[Problem]
+) -> Item | None:
+    try:
+        name.encode("utf-8")
+        facts = read_facts(directory / name, decode=decode)
+    except UnicodeEncodeError:
+        message = "the name is not UTF-8, so no manifest can hold it; rename the file"
+        problems.append(Problem("name-not-utf8", printable(name), message, True))
+        return None
+    except BadImage as error:
+        problems.append(Problem(error.code, printable(name), str(error), True))
+        return None
+    if not name.isprintable():
+        message = "the name holds a control character, which many trainers cannot read; rename the file"
+        problems.append(Problem("name-control-character", printable(name), message))
+    if not captions:
+        message = "no caption: neither a row in a metadata file nor a .txt of the same name"
+        problems.append(Problem("caption-missing", printable(name), message))
+    first, *rest = captions or ("",)
+    return Item(directory / name, name, first, tuple(rest), facts)

@@ -1,0 +1,106 @@
+"""Pictures a person looks at: contact sheets and curves. Colours are safe for the colour-blind (Okabe-Ito)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .records import Estimate, Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7f7f7f"
+TILE = 144  # small enough for a row of five on a laptop, large enough to see a copy
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """An image from [3, H, W] in [0, 1]."""
+    return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def contact_sheet(columns: dict[str, Tensor], captions: Sequence[str], marks: dict[str, Sequence[bool]]) -> Image.Image:
+    """One row a caption, one column a method; samples that reproduce a training image get a thick frame.
+
+    Args:
+        columns: title -> images [N, 3, H, W] in [0, 1]; dictionary order is column order.
+        captions: one for each row.
+        marks: title -> whether each image of that column is a copy.
+    """
+    font, head, foot, gap = ImageFont.load_default(size=13), 30, 22, 10
+    width = gap + len(columns) * (TILE + gap)
+    sheet = Image.new("RGB", (width, head + len(captions) * (TILE + foot + gap)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for column, (title, images) in enumerate(columns.items()):
+        x = gap + column * (TILE + gap)
+        pen.text((x, 8), title, fill="black", font=ImageFont.load_default(size=15))
+        for row, pixels in enumerate(images):
+            y = head + row * (TILE + foot + gap)
+            sheet.paste(to_image(pixels).resize((TILE, TILE), Image.Resampling.NEAREST), (x, y))
+            if title in marks and marks[title][row]:
+                pen.rectangle((x - 3, y - 3, x + TILE + 2, y + TILE + 2), outline=VERMILLION, width=4)
+    for row, caption in enumerate(captions):
+        pen.text(
+            (gap, head + row * (TILE + foot + gap) + TILE + 4), _fit(caption, width, font), fill="#333333", font=font
+        )
+    return sheet
+
+
+def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Cuts a caption that would run off the sheet; control characters become spaces."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    while font.getlength(line) > width - 20 and len(line) > 1:
+        line = line[:-2].rstrip() + "…"
+    return line
+
+
+def curve_figure(reports: Sequence[Report]) -> Figure:
+    """P(memorized | transition = t), the base in grey, later epochs ever darker, the last with its band."""
+    figure, axes = _canvas("guidance switched on at timestep t (999 = from the start)", "share that copies")
+    shades = np.linspace(0.25, 1.0, max(1, len(reports)))
+    for shade, report in zip(shades, reports, strict=False):
+        t = [point for point, _ in report.curve]
+        values = [estimate.value for _, estimate in report.curve]
+        base = report.epoch < 0
+        axes.step(t, values, where="post", color=GREY if base else BLUE, alpha=1.0 if base else float(shade),
+                  linestyle="--" if base else "-", label="base model" if base else None)  # fmt: skip
+    last = reports[-1]
+    axes.fill_between([t for t, _ in last.curve], [e.low for _, e in last.curve], [e.high for _, e in last.curve],
+                      step="post", color=BLUE, alpha=0.15, linewidth=0, label=f"epoch {last.epoch}, 95% band")  # fmt: skip
+    axes.set(xlim=(0, 999), ylim=(-0.02, 1.02))
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def history_figure(reports: Sequence[Report]) -> Figure:
+    """Risk of plain CFG, basin width and gap ratio over the epochs, with intervals."""
+    figure, axes = _canvas("epoch (-1 = base model)", "share")
+    epochs = [report.epoch for report in reports]
+    _line(axes, epochs, [r.risk for r in reports], VERMILLION, "risk under plain CFG")
+    _line(axes, epochs, [r.width for r in reports], BLUE, "basin width")
+    _line(axes, epochs, [r.risk_uncond for r in reports], GREEN, "risk of the empty prompt")
+    axes.set(ylim=(-0.02, 1.02), xticks=epochs)
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def _line(axes: Axes, x: Sequence[int], y: Sequence[Estimate], colour: str, label: str) -> None:
+    axes.plot(x, [e.value for e in y], color=colour, marker="o", markersize=4, label=label)
+    axes.fill_between(x, [e.low for e in y], [e.high for e in y], color=colour, alpha=0.15, linewidth=0)
+
+
+def _canvas(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    """A figure without pyplot's global state: safe inside someone else's training run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    return figure, axes

@@ -1,0 +1,131 @@
+"""The callback on a tiny random pipeline: it measures, can be monitored, resumes, and never touches training."""
+
+import warnings
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from PIL import Image
+
+from basinguard.adapters.finetune import FineTune
+from basinguard.adapters.images import ImageFolder
+from basinguard.adapters.lightning import MemorizationGuard
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
+
+
+@pytest.fixture
+def folder(tmp_path):
+    directory = tmp_path / "art works"
+    directory.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for k in range(4):
+        pixels = (torch.rand(8, 8, 3, generator=generator) * 255).byte().numpy()
+        Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST).save(directory / f"image {k}.png")
+        (directory / f"image {k}.txt").write_text(f"a red ball {k}" if k else "a red ball")
+    return directory
+
+
+def make_guard(**changes):
+    settings = {"captions": 2, "seeds": 1, "timesteps": 3, "scale": 3.0, "on_error": "raise", "alignment": "none"}
+    return MemorizationGuard(**{**settings, "heldout": ["a blue box"], **changes})
+
+
+def fit(base, folder, root, *callbacks, epochs=2, ckpt=None, logger=False):
+    pl.seed_everything(1, workers=True, verbose=False)
+    model = FineTune(str(base), method="full", learning_rate=1e-3)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", default_root_dir=root, callbacks=list(callbacks), logger=logger,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
+    )  # fmt: skip
+    trainer.fit(model, datamodule=ImageFolder(str(folder), resolution=32, batch_size=2), ckpt_path=ckpt)
+    return trainer, model
+
+
+def test_training_is_bit_identical_with_and_without_the_guard(tiny_pipeline_dir, folder, tmp_path):
+    _, bare = fit(tiny_pipeline_dir, folder, tmp_path / "bare")
+    after_bare = torch.rand(3)
+    _, guarded = fit(tiny_pipeline_dir, folder, tmp_path / "guarded", make_guard())
+    assert torch.equal(after_bare, torch.rand(3)), "the guard moved the global random stream"
+    for (name, a), (_, b) in zip(bare.named_parameters(), guarded.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_base_and_every_epoch_are_in_the_history(tiny_pipeline_dir, folder, tmp_path):
+    guard = make_guard()
+    fit(tiny_pipeline_dir, folder, tmp_path, guard)
+    assert [report.epoch for report in guard.history] == [-1, 0, 1]
+    assert [report.train_step for report in guard.history] == [0, 2, 4]
+    assert guard.history[0].gap.value != guard.history[2].gap.value
+    assert all(report.unet_evals > 0 for report in guard.history)
+
+
+def test_a_metric_can_be_monitored_in_the_epoch_it_is_logged(tiny_pipeline_dir, folder, tmp_path):
+    stop = EarlyStopping("guard/gap", patience=0, mode="min", check_on_train_epoch_end=True, min_delta=1e9)
+    keep = ModelCheckpoint(tmp_path / "kept", monitor="guard/gap", save_on_train_epoch_end=True, filename="best")
+    trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, stop, keep, make_guard(), epochs=5)
+    assert trainer.current_epoch == 2, "EarlyStopping saw no improvement of 1e9 in the second epoch"
+    assert float(keep.best_model_score) == pytest.approx(float(stop.best_score), rel=1)
+    assert keep.best_model_path
+
+
+def test_resuming_gives_the_history_of_an_uninterrupted_run(tiny_pipeline_dir, folder, tmp_path):
+    whole = make_guard()
+    fit(tiny_pipeline_dir, folder, tmp_path / "whole", whole, epochs=3)
+    first, second = make_guard(), make_guard()
+    keep = ModelCheckpoint(tmp_path / "kept", save_last=True)
+    fit(tiny_pipeline_dir, folder, tmp_path / "first", first, keep, epochs=2)
+    fit(tiny_pipeline_dir, folder, tmp_path / "second", second, epochs=3, ckpt=tmp_path / "kept" / "last.ckpt")
+    untimed = [[r.model_copy(update={"seconds": 0.0}) for r in guard.history] for guard in (whole, second)]
+    assert untimed[0] == untimed[1]
+
+
+@pytest.mark.parametrize("kind", [TensorBoardLogger, CSVLogger])
+def test_loggers_get_the_scalars_and_tensorboard_the_pictures(tiny_pipeline_dir, folder, tmp_path, kind):
+    logger = kind(tmp_path, name="run", version="v")
+    fit(tiny_pipeline_dir, folder, tmp_path, make_guard(), logger=logger)
+    if kind is CSVLogger:
+        assert "guard/width" in (tmp_path / "run" / "v" / "metrics.csv").read_text().splitlines()[0]
+        return
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run" / "v"))
+    events.Reload()
+    assert {"guard/risk", "guard/width", "guard/gap", "guard/gap_since_base"} <= set(events.Tags()["scalars"])
+    assert {"guard/curve", "guard/contact_sheet"} <= set(events.Tags()["images"])
+
+
+def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    guard = make_guard(on_error="warn")
+    monkeypatch.setattr("basinguard.guard.Guard.measure", lambda *a, **k: 1 / 0)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard)
+    assert trainer.current_epoch == 2
+    assert any("probe of epoch 0 failed" in str(w.message) for w in seen)
+
+
+def test_every_n_epochs():
+    guard = make_guard(every_n_epochs=3)
+    assert [epoch for epoch in range(9) if guard.should_probe(epoch)] == [2, 5, 8]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"captions": 9}, "asks for 9 captions, but the training set has 4"),
+        ({"heldout": ["a red ball"]}, "held-out prompts must not be training captions"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_training(tiny_pipeline_dir, folder, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        fit(tiny_pipeline_dir, folder, tmp_path, make_guard(**settings))
+
+
+@pytest.mark.parametrize("settings", [{"every_n_epochs": 0}, {"seeds": 0}, {"budget": 0.0}])
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(ValueError, match="expected"):
+        make_guard(**settings)

@@ -1,0 +1,101 @@
+"""The promise: on a model whose true risk is known, it is broken in at most delta of the calibrations."""
+
+import numpy as np
+import pytest
+import torch
+
+from basinguard import basin, stats
+from basinguard.calibrate import best, calibration_pairs, frontier, shortfall
+from basinguard.sampling import draw_noise
+from basinguard.toy import gaussian_memorizer
+
+TOY = gaussian_memorizer(count=16, dim=8, leak=1e-2)
+GRID = TOY.schedule.grid(12)
+PROBE = basin.Probe(TOY, TOY.schedule, GRID, 4.0, chunk=4096)
+
+
+def judge(latents, prompt):
+    return TOY.nearest(latents) == prompt
+
+
+def outcomes(pairs):
+    """Whether each pair is reproduced at each grid position, [T, N]."""
+    states, _ = basin.prefix(PROBE, pairs, 0.0)
+    rows = [basin.branch(PROBE, states[i], pairs.prompt, torch.full_like(pairs.prompt, i))[0] for i in range(len(GRID))]
+    return torch.stack([judge(row, pairs.prompt) for row in rows])
+
+
+def broken_promises(calibrations, alpha, delta, pairs, seed):
+    """Calibrates on draws from a large population of outcomes whose true risk is counted."""
+    captions = 4
+    population = outcomes(calibration_pairs(captions, 4000, (8,), first_seed=0)).reshape(len(GRID), captions, -1)
+    truth = population.float().mean((1, 2))
+    rng = np.random.default_rng(seed)
+    broken = chosen = 0
+    for _ in range(calibrations):
+        index = torch.from_numpy(rng.integers(population.shape[2], size=(captions, pairs // captions)))
+        drawn = torch.gather(population, 2, index.expand(len(GRID), -1, -1)).reshape(len(GRID), -1)
+        pick = sequence(drawn, alpha, delta)
+        chosen += pick is not None
+        broken += pick is not None and bool(truth[pick] > alpha)
+    return broken / calibrations, chosen / calibrations
+
+
+def sequence(drawn, alpha, delta):
+    order = list(range(len(GRID)))[::-1]
+    count = stats.fixed_sequence(
+        [stats.binomial_p_value(int(drawn[i].sum()), drawn.shape[1], alpha) for i in order], delta
+    )
+    return order[count - 1] if count else None
+
+
+def test_the_promise_is_kept():
+    rate, chosen = broken_promises(300, alpha=0.2, delta=0.1, pairs=80, seed=0)
+    assert chosen > 0.5, "a method that never promises anything keeps every promise"
+    assert rate <= 0.1 + 3 * np.sqrt(0.1 * 0.9 / 300)
+
+
+@pytest.mark.long
+def test_the_promise_is_kept_over_many_calibrations():
+    for alpha, delta in ((0.1, 0.05), (0.2, 0.1), (0.3, 0.2)):
+        rate, chosen = broken_promises(3000, alpha, delta, pairs=120, seed=1)
+        assert chosen > 0.3
+        assert rate <= delta + 3 * np.sqrt(delta * (1 - delta) / 3000)
+
+
+def test_frontier_goes_from_safe_to_bold_and_stops_at_the_first_failure():
+    tried = list(frontier(PROBE, calibration_pairs(4, 400, (8,), 0), judge, alpha=0.2, delta=0.1))
+    transitions = [candidate.transition for candidate in tried]
+    assert transitions == sorted(transitions)
+    assert [c.kept for c in tried] == [True] * (len(tried) - 1) + [tried[-1].kept]
+    assert all(c.p_value <= 0.1 for c in tried if c.kept)
+    costs = [c.evals_per_sample for c in tried]
+    assert costs == [12 + k + 1 for k in range(len(tried))], "one pass for each step before the transition, two after"
+
+
+def test_best_is_the_boldest_without_and_the_best_aligned_with_a_score():
+    pairs = calibration_pairs(4, 400, (8,), 0)
+    plain = list(frontier(PROBE, pairs, judge, alpha=0.2, delta=0.1))
+    assert best(plain).transition == max(c.transition for c in plain if c.kept)
+    scored = list(frontier(PROBE, pairs, judge, alpha=0.2, delta=0.1, align=lambda x, p: -x.norm(dim=1)))
+    assert best(scored).alignment.value == max(c.alignment.value for c in scored if c.kept)
+    assert best([]) is None
+
+
+def test_pairs_are_spread_over_captions_and_share_no_noise():
+    pairs = calibration_pairs(5, 12, (8,), first_seed=100)
+    assert torch.bincount(pairs.prompt).tolist() == [3] * 5
+    assert len(pairs.seed.unique()) == len(pairs) == 15
+    assert torch.equal(pairs.noise[4], draw_noise([104], (8,))[0])
+    assert len(calibration_pairs(500, 40, (8,), 0)) == 40
+
+
+def test_too_few_pairs_says_how_many_more():
+    assert shortfall(0.05, 0.05, 59) == ""
+    assert "1 more pairs would" in shortfall(0.05, 0.05, 58)
+
+
+@pytest.mark.parametrize("wrong", [{"alpha": 0.0}, {"alpha": 1.0}, {"delta": -0.1}])
+def test_alpha_and_delta_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        next(frontier(PROBE, calibration_pairs(4, 8, (8,), 0), judge, **{"alpha": 0.1, "delta": 0.1, **wrong}))
