@@ -24,6 +24,8 @@ from basinguard.export.directory import export_directory, short
 from basinguard.export.hashes import file_sha256, weights_sha256
 from basinguard.records import Record, read_record
 
+# diffusers 0.42 with numpy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 CALL = {"prompt": "a", "guidance_scale": 4.0, "num_inference_steps": 8, "output_type": "latent"}
 CHILD = """
 import sys, torch

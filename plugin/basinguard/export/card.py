@@ -12,9 +12,9 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..records import Estimate, Record
+from .howto import a1111_text, comfyui_text
 from .plots import BASIN, HISTORY
 from .private import hub_id
-from .ui import a1111_text, comfyui_text
 
 LONGEST = 300  # characters of a stranger's text that a card shows
 SPECIAL = re.compile(r"([\\`*_\[\]|~$]|:(?=//)|(?<=www)\.)")  # markup, and what would turn into a link by itself
@@ -24,7 +24,13 @@ UNKNOWN = "not measured"
 
 
 def write_card(
-    folder: Path, record: Record, *, name: str, pictures: Sequence[str] = (), prompts: Sequence[str] = ()
+    folder: Path,
+    record: Record,
+    *,
+    name: str,
+    pictures: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    origin: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Writes `README.md` and returns its path.
 
@@ -34,13 +40,22 @@ def write_card(
         name: what the model is called.
         pictures: plots and generated samples to show.
         prompts: prompts of the samples, in order.
+        origin: further rows for the provenance table.
     """
     path = folder / "README.md"
-    path.write_text(render(record, name=name, pictures=pictures, prompts=prompts), encoding="utf-8")
+    text = render(record, name=name, pictures=pictures, prompts=prompts, origin=origin)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
-def render(record: Record, *, name: str, pictures: Sequence[str] = (), prompts: Sequence[str] = ()) -> str:
+def render(
+    record: Record,
+    *,
+    name: str,
+    pictures: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    origin: Sequence[tuple[str, str]] = (),
+) -> str:
     """The card as Markdown with YAML front matter; texts from the record are escaped."""
     samples = [picture for picture in pictures if picture not in (BASIN, HISTORY)]
     card = ModelCard.from_template(
@@ -51,6 +66,7 @@ def render(record: Record, *, name: str, pictures: Sequence[str] = (), prompts: 
         shown=_gallery(samples, prompts),
         basin=BASIN in pictures,
         history=HISTORY in pictures,
+        origin=[(plain(key), plain(value)) for key, value in origin],
     )
     return str(card).rstrip() + "\n"
 
@@ -146,8 +162,8 @@ def _texts(record: Record, name: str) -> dict[str, object]:
         "sampler": f"{plain(sampler.scheduler)}, {sampler.timesteps} steps, {sampler.resolution} px",
         "seeds": _seeds(record.seeds),
         "versions": kinds or UNKNOWN,
-        "comfyui": comfyui_text(record.guidance),
-        "a1111": a1111_text(record.guidance, sampler.timesteps),
+        "comfyui": comfyui_text(record),
+        "a1111": a1111_text(record),
     }
 
 

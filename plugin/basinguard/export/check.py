@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from ..records import Record
 from .atomic import SUMS
 from .directory import CODE, RECORD_FILE, short
-from .hashes import file_sha256, state_dict_sha256, weights_sha256
+from .hashes import file_sha256, weights_sha256
 from .header import LORA_SHA256, RECORD, RECORD_SHA256
+from .lora import layers_in, lora_sha256
 from .reading import SCHEDULER, clean, inspect_file
 
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -73,10 +74,8 @@ def check_directory(folder: Path) -> Check:
         good += [] if wrong else [f"{len(sums)} files are those listed in {SUMS}"]
     weights = weights_sha256(folder)
     same = weights == record.weights_sha256
-    (good if same else bad).append(
-        "the record belongs to these weights" if same else f"the weights are {weights[:12]}..., the record was made for "
-        f"{clean(record.weights_sha256)[:12]}..."
-    )  # fmt: skip
+    other = f"the weights are {weights[:12]}..., the record was made for {clean(record.weights_sha256)[:12]}..."
+    (good if same else bad).append("the record belongs to these weights" if same else other)
     copies = _other_copies(folder, record)
     (bad if copies else good).append(copies or f"{RECORD_FILE} and {SCHEDULER} tell the same record")
     if _is_our_code(folder):
@@ -144,6 +143,7 @@ def _is_our_code(folder: Path) -> bool:
 
 
 def _lora_fingerprint(path: Path, header: dict[str, str]) -> str:
-    from .lora import kohya_state, layers_in
-
-    return state_dict_sha256(kohya_state(layers_in(load_file(path), header)))
+    try:
+        return lora_sha256(layers_in(load_file(path), header))
+    except ValueError as error:
+        return clean(str(error))

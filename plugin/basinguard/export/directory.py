@@ -3,8 +3,10 @@
 model_index.json, unet/, vae/ ...    a stock pipeline; plain loaders get plain CFG and a warning
 scheduler/scheduler_config.json      also holds the record, which so survives a scheduler swap and a re-save
 basinguard.json                      the record, with its history
+provenance.json                      base, its revision and hash, data set, versions, seeds, config
 pipeline.py, basinguard_guidance.py  the rule for people who do not install basinguard
 README.md, *.png, samples/           the model card
+comfyui_workflow.json                the rule for ComfyUI, where ComfyUI has the model's noise schedule
 SHA256SUMS                           of every other file, as `sha256sum --check` reads them
 """
 
@@ -22,8 +24,12 @@ from ..records import Record
 from . import plots
 from .atomic import SUMS, whole_directory
 from .card import write_card
+from .comfyui import comfyui_workflow
+from .grids import fits
 from .hashes import file_sha256, weights_sha256
+from .howto import WORKFLOW
 from .private import forget_origins, public, write_json
+from .provenance import PROVENANCE, Origin, provenance
 
 RECORD_FILE = "basinguard.json"
 RECORD_KEY = "basinguard"
@@ -43,6 +49,7 @@ def export_directory(
     overwrite: bool = False,
     samples: Sequence[Image.Image] = (),
     prompts: Sequence[str] = (),
+    origin: Origin | None = None,
     share_private: bool = False,
 ) -> Path:
     """Writes a pipeline with its record, whole or not at all.
@@ -54,6 +61,7 @@ def export_directory(
         overwrite: replace an earlier export there; a directory with anybody else's files is never replaced.
         samples: generated images for the card, never training images.
         prompts: the prompts of `samples`, for the card; leave them out if they are training captions.
+        origin: what the record does not say of where the model comes from; goes to `provenance.json`.
         share_private: also write local paths and error texts.
 
     Returns:
@@ -75,9 +83,13 @@ def export_directory(
             record = public(record)
             forget_origins(folder)
         _write_record(folder, record)
+        origin = origin or Origin()
+        write_json(folder / PROVENANCE, provenance(record, origin, share_private=share_private))
+        if fits(record.guidance):
+            write_json(folder / WORKFLOW, comfyui_workflow(record, directory=out.resolve().name))
         _write_code(folder)
         pictures = [*plots.write_plots(folder, record), *_write_samples(folder, samples)]
-        write_card(folder, record, name=out.resolve().name, pictures=pictures, prompts=prompts)
+        write_card(folder, record, name=out.resolve().name, pictures=pictures, prompts=prompts, origin=origin.rows())
         write_sums(folder)
     return out
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from .. import __version__
 from ..records import Record
 from .card import is_sd21, percent
+from .grids import fits, steps_before
 from .private import hub_id
-from .ui import fits, steps_before
 
 RECORD, RECORD_SHA256, LORA_SHA256 = "basinguard.record", "basinguard.record_sha256", "basinguard.lora_sha256"
 

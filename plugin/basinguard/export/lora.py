@@ -28,6 +28,7 @@ from .private import public
 Layer = tuple[Tensor, Tensor, float]  # down [r, in], up [out, r], alpha
 Layers = dict[str, Layer]  # by "unet.path.to.layer"
 KOHYA = {"unet": "lora_unet", "text_encoder": "lora_te"}
+HALVES = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight")
 ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers looks for rank and alpha
 
 
@@ -62,7 +63,9 @@ def export_lora(
     """
     out = Path(out).expanduser()
     if out.suffix != ".safetensors" or format not in ("kohya", "diffusers"):
-        raise ValueError(f"export_lora(out={out.name!r}, format={format!r}): expected *.safetensors, kohya or diffusers")
+        raise ValueError(
+            f"export_lora(out={out.name!r}, format={format!r}): expected *.safetensors, kohya or diffusers"
+        )
     if not 0 < strength <= 1:
         raise ValueError(f"export_lora(strength={strength}): expected a share in (0, 1]")
     layers = lora_layers(pipe, adapter)
@@ -116,6 +119,8 @@ def diffusers_state(layers: Layers) -> dict[str, Tensor]:
 
 def kohya_name(name: str) -> str:
     """`unet.down_blocks.0.to_q` -> `lora_unet_down_blocks_0_to_q`; CLIP's layers are below `text_model` there."""
+    if name.startswith(tuple(KOHYA.values())):
+        return name
     part, _, path = name.partition(".")
     below = "text_model." if part == "text_encoder" and not path.startswith("text_model.") else ""
     return f"{KOHYA[part]}_{below}{path}".replace(".", "_")
@@ -137,6 +142,20 @@ def second_generation(layers: Layers) -> bool:
     return widths == {1024}
 
 
+def layers_in(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Layers:
+    """The layers of a file in either format, under diffusers' names if it has them, else under kohya's.
+
+    Raises:
+        ValueError: tensors that are not a LoRA, or a header that does not say their alpha.
+    """
+    names = sorted({name.removesuffix(end) for name in tensors for end in HALVES if name.endswith(end)})
+    try:
+        told = json.loads(header.get(ADAPTER_METADATA, "{}"))
+        return {name: _stored(name, tensors, told) for name in names}
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"not a LoRA that basinguard wrote: {error!r}") from None
+
+
 def usual(layers: Iterable[Layer]) -> tuple[int, float]:
     """The commonest rank and the commonest alpha."""
     pairs = [(down.shape[0], alpha) for down, _, alpha in layers]
@@ -149,6 +168,15 @@ def _layer(layer: Any, adapter: str, name: str) -> Layer:
         raise ValueError(f"{name}: DoRA and LoRA with bias are not supported; export the merged directory instead")
     down, up = (part[adapter].weight.detach().cpu().contiguous() for part in (layer.lora_A, layer.lora_B))
     return down, up, float(layer.scaling[adapter]) * down.shape[0]
+
+
+def _stored(name: str, tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> Layer:
+    if f"{name}.lora_down.weight" in tensors:
+        down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
+        return down, up, float(tensors[f"{name}.alpha"])
+    part, _, path = name.partition(".")
+    alpha = told[f"{part}.alpha_pattern"].get(path, told[f"{part}.lora_alpha"])
+    return tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"], float(alpha)
 
 
 def _checked(record: Record, pipe: Any, layers: Layers) -> Record:

@@ -83,7 +83,8 @@ def _mark(axes: Any, record: Record) -> None:
     rule = record.guidance
     axes.axvline(rule.transition, color=RED, linewidth=2, linestyle=(0, (4, 2)))
     axes.annotate(
-        f" transition t = {rule.transition:g}\n $\\sigma$ = {rule.sigma:.3g}", (rule.transition, 0.5), color=RED, fontsize=10.5,
+        f" transition t = {rule.transition:g}\n $\\sigma$ = {rule.sigma:.3g}",
+        (rule.transition, 0.5), color=RED, fontsize=10.5,
         xytext=(4, 0), textcoords="offset points", ha="left" if rule.transition > 250 else "right",
     )  # fmt: skip
 
