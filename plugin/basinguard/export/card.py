@@ -1,0 +1,185 @@
+"""The model card: what was measured and how sure, how to load it in five tools, and what is not protected."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..records import Estimate, Record
+from .howto import a1111_text, comfyui_text
+from .plots import BASIN, HISTORY
+from .private import hub_id
+
+LONGEST = 300  # characters of a stranger's text that a card shows
+SPECIAL = re.compile(r"([\\`*_\[\]|~$]|:(?=//)|(?<=www)\.)")  # markup, and what would turn into a link by itself
+SD21 = re.compile(r"stable-diffusion-2(-|$)", re.IGNORECASE)
+TAGS = ["stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "diffusers", "basinguard", "memorization"]
+UNKNOWN = "not measured"
+
+
+def write_card(
+    folder: Path,
+    record: Record,
+    *,
+    name: str,
+    pictures: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    origin: Sequence[tuple[str, str]] = (),
+) -> Path:
+    """Writes `README.md` and returns its path.
+
+    Args:
+        folder: the export; `pictures` are relative to it.
+        record: what was measured.
+        name: what the model is called.
+        pictures: plots and generated samples to show.
+        prompts: prompts of the samples, in order.
+        origin: further rows for the provenance table.
+    """
+    path = folder / "README.md"
+    text = render(record, name=name, pictures=pictures, prompts=prompts, origin=origin)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def render(
+    record: Record,
+    *,
+    name: str,
+    pictures: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    origin: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The card as Markdown with YAML front matter; texts from the record are escaped."""
+    samples = [picture for picture in pictures if picture not in (BASIN, HISTORY)]
+    card = ModelCard.from_template(
+        front_matter(record, name, samples, prompts),
+        template_str=files(__package__).joinpath("assets/card.md").read_text("utf-8"),
+        **_numbers(record),
+        **_texts(record, name),
+        shown=_gallery(samples, prompts),
+        basin=BASIN in pictures,
+        history=HISTORY in pictures,
+        origin=[(plain(key), plain(value)) for key, value in origin],
+    )
+    return str(card).rstrip() + "\n"
+
+
+def front_matter(record: Record, name: str, samples: Sequence[str], prompts: Sequence[str]) -> ModelCardData:
+    """What the Hub indexes: licence, base, tags, measured risk and quality, sample widget."""
+    base = hub_id(record.base)
+    widget = [{"text": text, "output": {"url": url}} for text, url in zip(prompts, samples, strict=False)]
+    extra = {"base_model_relation": "finetune"} if base else {}
+    return ModelCardData(
+        model_name=name,
+        license="openrail++" if is_sd21(record.base) else None,
+        base_model=base,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=TAGS,
+        eval_results=_results(record),
+        **(extra | ({"widget": widget} if widget else {})),
+    )
+
+
+def is_sd21(base: str) -> bool:
+    """Whether a base is Stable Diffusion 2.x, whose licence passes on to derivatives."""
+    return SD21.search(base) is not None
+
+
+def plain(text: str) -> str:
+    """A stranger's text for Markdown and HTML: one line, bounded, nothing in it acts as markup."""
+    line = " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
+    line = line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+    return SPECIAL.sub(r"\\\1", html.escape(line, quote=False))
+
+
+def percent(estimate: Estimate | None) -> str:
+    """`3.1 % [1.0, 8.2] (n = 64)`; "not measured" where nothing was."""
+    if estimate is None:
+        return UNKNOWN
+    value, low, high = (f"{100 * number:.1f}" for number in (estimate.value, estimate.low, estimate.high))
+    return f"{value} % [{low}, {high}] (n = {estimate.n})"
+
+
+def _results(record: Record) -> list[EvalResult]:
+    what = f"{record.metric.embedder} >= {record.metric.threshold:g}"
+    rows = [
+        ("memorization_risk", f"Risk with the shipped rule ({what})", record.verified or record.risk),
+        ("memorization_risk_plain", f"Risk with ordinary guidance ({what})", record.plain),
+        ("alignment", "Agreement of image and caption", record.alignment),
+    ]
+    return [
+        EvalResult(
+            task_type="text-to-image",
+            dataset_type="imagefolder",
+            dataset_name="the training set (not published)",
+            metric_type=kind,
+            metric_name=f"{label}, {e.level:.0%} interval [{e.low:.4g}, {e.high:.4g}], n={e.n}",
+            metric_value=round(e.value, 6),
+        )
+        for kind, label, e in rows
+        if e is not None
+    ]
+
+
+def _numbers(record: Record) -> dict[str, object]:
+    rule, sampler = record.guidance, record.sampler
+    return {
+        "plain": percent(record.plain),
+        "risk": percent(record.risk),
+        "verified": percent(record.verified),
+        "alignment": "not measured" if record.alignment is None else str(record.alignment),
+        "level": f"{record.risk.level:.0%}",
+        "transition": f"{rule.transition:g}",
+        "sigma": f"{rule.sigma:.3g}",
+        "before": f"{rule.before:g}",
+        "after": "the one you ask for" if rule.after is None else f"{rule.after:g}",
+        "scale": f"{sampler.scale:g}",
+        "steps": sampler.timesteps,
+        "weights": record.weights_sha256,
+        "dataset": record.dataset_sha256,
+        "openrail": is_sd21(record.base),
+    }
+
+
+def _texts(record: Record, name: str) -> dict[str, object]:
+    metric, sampler = record.metric, record.sampler
+    kinds = ", ".join(f"{plain(key)} {plain(value)}" for key, value in sorted(record.versions.items()))
+    return {
+        "name": plain(name),
+        "literal": json.dumps(name, ensure_ascii=False),
+        "base": plain(record.base) or "an unnamed base",
+        "metric": f"{plain(metric.embedder)} says at least {metric.threshold:g} ({plain(metric.source)}).",
+        "population": plain(record.population) or UNKNOWN,
+        "promise": plain(record.promise) or "none: too few samples to promise anything beyond the interval above.",
+        "sampler": f"{plain(sampler.scheduler)}, {sampler.timesteps} steps, {sampler.resolution} px",
+        "seeds": _seeds(record.seeds),
+        "versions": kinds or UNKNOWN,
+        "comfyui": comfyui_text(record),
+        "a1111": a1111_text(record),
+    }
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """`1000 to 1007 (8)` for a run of neighbours, else the first few."""
+    if not seeds:
+        return UNKNOWN
+    if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]} to {seeds[-1]} ({len(seeds)})"
+    return ", ".join(map(str, seeds[:8])) + (f", ... ({len(seeds)})" if len(seeds) > 8 else "")
+
+
+def _gallery(samples: Sequence[str], prompts: Sequence[str]) -> str:
+    """Generated samples, each with its prompt if that may be told."""
+    texts = [plain(prompt) for prompt in prompts] or [""] * len(samples)
+    images = [f"![generated sample {i}]({url})" for i, url in enumerate(samples)]
+    if not any(texts):
+        return " ".join(images)
+    return "\n".join(["| | |", "|---|---|", *(f"| {a} | {b} |" for a, b in zip(images, texts, strict=True))])

@@ -1,0 +1,126 @@
+"""Fingerprints: which weights, which data, which files. None of them gives its content away."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_dict_sha256(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:
+    """Fingerprint of named tensors: names, dtypes, shapes and bits; their order plays no part.
+
+    Raises:
+        ValueError: no tensor at all, one that is not in memory, or one name twice.
+
+    Example:
+        >>> a, b = torch.zeros(2), torch.ones(3)
+        >>> state_dict_sha256({"a": a, "b": b}) == state_dict_sha256({"b": b, "a": a})
+        True
+    """
+    named = tensors.items() if isinstance(tensors, Mapping) else tensors
+    digests = sorted((_plain_name(name), _tensor_sha256(name, tensor)) for name, tensor in named)
+    if not digests:
+        raise ValueError("no tensor given, so there are no weights to fingerprint")
+    twice = [name for (name, _), (next_name, _) in pairwise(digests) if name == next_name]
+    if twice:
+        raise ValueError(f"{twice[0]!r}: two tensors of this name, expected one of each")
+    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in digests).encode()).hexdigest()
+
+
+def weights_sha256(source: Any) -> str:
+    """Fingerprint of all weights of a pipeline: the same in memory and as an exported directory.
+
+    Args:
+        source: a pipeline (anything with `components`), a module (anything with `state_dict`), a mapping of names to
+            tensors, a `.safetensors` file, or a directory with one folder of them for each component.
+
+    Raises:
+        FileNotFoundError: a path that does not exist, or a directory without `.safetensors` files.
+        ValueError: a file that is not safetensors.
+    """
+    if isinstance(source, str | Path):
+        return state_dict_sha256(_stored(Path(source)))
+    if isinstance(source, Mapping):
+        return state_dict_sha256(source)
+    if hasattr(source, "components"):
+        return state_dict_sha256(_of_pipeline(source))
+    if hasattr(source, "state_dict"):
+        return state_dict_sha256(source.state_dict())
+    raise TypeError(f"weights_sha256({type(source).__name__}): expected a pipeline, a module, a state dict or a path")
+
+
+def dataset_sha256(images: Iterable[Any], captions: Iterable[str]) -> str:
+    """One fingerprint for a whole captioned image set, in any order.
+
+    It proves that a set is the same as another; a single image of it cannot be looked up.
+
+    Args:
+        images: PIL images, arrays or tensors, hashed pixel by pixel as given (a resized copy is another image).
+        captions: one for each image.
+    """
+    digests = sorted(_item_sha256(image, caption) for image, caption in zip(images, captions, strict=True))
+    if not digests:
+        raise ValueError("no image given, so there is no data set to fingerprint")
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _item_sha256(image: Any, caption: str) -> str:
+    pixels = np.ascontiguousarray(image.convert("RGB") if hasattr(image, "convert") else image)
+    digest = hashlib.sha256(f"{pixels.dtype} {pixels.shape}\n".encode())
+    digest.update(pixels.tobytes())
+    digest.update(b"\n" + caption.encode())
+    return digest.hexdigest()
+
+
+def _tensor_sha256(name: str, tensor: Tensor) -> str:
+    if tensor.is_meta:
+        raise ValueError(f"{name!r} has no data (meta device); load the weights before fingerprinting them")
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _plain_name(name: str) -> str:
+    """Transformers stores CLIP's text model with or without this prefix, depending on its version."""
+    return name.replace(".text_model.", ".", 1)
+
+
+def _of_pipeline(pipe: Any) -> Iterator[tuple[str, Tensor]]:
+    for component, module in sorted(pipe.components.items()):
+        if isinstance(module, torch.nn.Module):
+            yield from ((f"{component}.{name}", tensor) for name, tensor in module.state_dict().items())
+
+
+def _stored(path: Path) -> Iterator[tuple[str, Tensor]]:
+    if path.is_file():
+        yield from _in_file(path, "")
+        return
+    files = sorted(path.glob("*/*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{path}: no such file, and no directory with */*.safetensors either")
+    for file in files:
+        yield from _in_file(file, f"{file.parent.name}.")
+
+
+def _in_file(path: Path, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                yield prefix + name, tensors.get_tensor(name)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None

@@ -1,0 +1,25 @@
+"""One tiny pipeline and its record for all export tests."""
+
+from __future__ import annotations
+
+import pytest
+from diffusers import StableDiffusionPipeline
+from exporting import build_pipe, build_record
+from PIL import Image
+
+from basinguard.records import Record
+
+
+@pytest.fixture(scope="session")
+def pipe() -> StableDiffusionPipeline:
+    return build_pipe()
+
+
+@pytest.fixture(scope="session")
+def record(pipe: StableDiffusionPipeline) -> Record:
+    return build_record(pipe)
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[Image.Image]:
+    return [Image.new("RGB", (16, 16), colour) for colour in ("red", "green")]
