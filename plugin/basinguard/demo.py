@@ -174,7 +174,7 @@ def table(rows: dict[str, Row]) -> str:
         risk = f"{row.risk.value:.3f} [{row.risk.low:.3f}, {row.risk.high:.3f}]"
         alignment = f"{row.alignment.value:.3f}" if row.alignment else "-"
         lines.append(
-            f"{name:5} {risk:24} {row.similarity_p95.value:8.3f} {alignment:>10} {row.unet_evals:9.1f} {row.seconds:6.2f}"
-            f"   {METHODS.get(name, '')}"
+            f"{name:5} {risk:24} {row.similarity_p95.value:8.3f} {alignment:>10} "
+            f"{row.unet_evals:9.1f} {row.seconds:6.2f}   {METHODS.get(name, '')}"
         )
     return "\n".join(lines)

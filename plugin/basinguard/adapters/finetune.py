@@ -46,8 +46,8 @@ class FineTune(LightningModule):
         min_snr_gamma: weigh timesteps by Min-SNR with this gamma (5 is usual); uniform when not given.
         caption_dropout: share of captions replaced by "", in [0, 1]. On a small set this teaches the unconditional
             branch the images too, and guidance that starts late cannot escape them then.
-        keep_unconditional: weight of a second loss that holds the prediction for "" where the base model had it, on half
-            of each batch; 0 leaves it out, 1 is usual. On a small set the unconditional branch otherwise learns the
+        keep_unconditional: weight of a second loss that holds the prediction for "" where the base model had it, on
+            half of each batch; 0 leaves it out, 1 is usual. On a small set the unconditional branch otherwise learns the
             images as well, and guidance that starts late cannot escape them. Costs about two thirds more time and, with
             "full", a frozen copy of the UNet.
         ema_decay: keep averaged weights, for export and for the guard, with this decay (0.999 is usual).
@@ -95,7 +95,8 @@ class FineTune(LightningModule):
         self.unet, self.vae, self.text_encoder = self.pipe.unet, self.pipe.vae, self.pipe.text_encoder
         self.forward_process = training_schedule(self.pipe.scheduler)
         self._prepare()
-        self.frozen = deepcopy(self.unet).requires_grad_(False).eval() if keep_unconditional and method == "full" else None
+        copied = keep_unconditional > 0 and method == "full"
+        self.frozen = deepcopy(self.unet).requires_grad_(False) if copied else None
         self.memo = Memo() if cache else None
         self.ema = EMAModel(self.trained().values(), decay=ema_decay) if ema_decay is not None else None
 

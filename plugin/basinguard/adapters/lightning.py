@@ -22,6 +22,11 @@ from ..similarity.structure import Structure
 from .diffusers import LatentModel
 from .shipping import alignment_for, ship
 
+MEASURED = (
+    *("risk", "width", "exit", "gap", "gap_heldout", "similarity_p95", "similarity_heldout"),
+    *("risk_uncond", "alignment"),
+)
+
 
 class MemorizationGuard(pl.Callback):
     """Measures, before training and after each epoch, how far the model has fallen into its training images.
@@ -170,7 +175,7 @@ def scalars(history: list[Report]) -> dict[str, float]:
     """What is logged of the last report: every estimate and its ends, and how far it moved since the base."""
     last, base = history[-1], history[0]
     values: dict[str, float] = {}
-    for name in ("risk", "width", "exit", "gap", "gap_heldout", "similarity_p95", "similarity_heldout", "risk_uncond", "alignment"):  # fmt: skip
+    for name in MEASURED:
         estimate: Estimate | None = getattr(last, name)
         if estimate is None:
             continue
