@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -20,9 +21,14 @@ from basinguard.export.reading import MAX_HEADER, clean, inspect_file, parse_rec
 from basinguard.records import MAX_BYTES, Record
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, pipe, record) -> Path:
+    return export_directory(pipe, record, tmp_path_factory.mktemp("once") / "model")
+
+
 @pytest.fixture
-def exported(tmp_path, pipe, record) -> Path:
-    return export_directory(pipe, record, tmp_path / "model")
+def exported(tmp_path, original) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "model"))
 
 
 def header_only(path: Path, header: dict[str, str]) -> Path:
