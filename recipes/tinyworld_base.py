@@ -39,35 +39,40 @@ def main() -> None:
     parser.add_argument("--vae-minutes", type=float, default=20)
     parser.add_argument("--unet-minutes", type=float, default=50)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--vae", type=Path, help="go on from this VAE instead of a new one")
+    parser.add_argument("--resume", type=Path, help="go on from an earlier result instead of from scratch")
+    parser.add_argument("--first-seed", type=int, default=10_000_000, help="of the scenes; take others when resuming")
     args = parser.parse_args()
     torch.manual_seed(0)
 
-    images, words = draw_many(args.scenes)
-    vae = AutoencoderKL.from_pretrained(args.vae) if args.vae else build_vae()
+    images, words = draw_many(args.scenes, args.first_seed)
+    vae = AutoencoderKL.from_pretrained(args.resume / "vae") if args.resume else build_vae()
     if args.vae_minutes > 0:
         vae = train_vae(vae, images, minutes=args.vae_minutes)
-        vae.save_pretrained(args.out / "vae")
     latents = encode_all(vae, images)
     tokenizer = build_tokenizer()
     ids = tokenizer([str(c) for c in CAPTIONS], padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
     empty = tokenizer([""], padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
-    unet, text, scheduler = build_unet(), build_text_encoder(tokenizer), build_scheduler()
+    scheduler = build_scheduler()
+    unet, text = build_unet(), build_text_encoder(tokenizer)
+    if args.resume:
+        unet = UNet2DConditionModel.from_pretrained(args.resume / "unet")
+        text = CLIPTextModel.from_pretrained(args.resume / "text_encoder")
     train_unet(unet, text, scheduler, latents, ids.input_ids[words], empty, minutes=args.unet_minutes, batch=args.batch)
     pipe = StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
-    pipe.to(dtype=torch.float16).save_pretrained(args.out, safe_serialization=True)
+    unet.half(), vae.half()  # the text encoder stays: transformers loads what is stored, diffusers loads float32
+    pipe.save_pretrained(args.out, safe_serialization=True)
 
 
-def draw_many(count: int) -> tuple[Tensor, Tensor]:
+def draw_many(count: int, first_seed: int) -> tuple[Tensor, Tensor]:
     """Images [N, 3, 64, 64] uint8 and the index of each one's caption [N]."""
     words = torch.arange(count) % len(CAPTIONS)
     with ProcessPoolExecutor() as pool:
-        drawn = list(pool.map(_draw, range(count), words.tolist(), chunksize=256))
+        drawn = list(pool.map(_draw, range(first_seed, first_seed + count), words.tolist(), chunksize=256))
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).contiguous(), words
 
 
 def _draw(seed: int, word: int) -> np.ndarray:
-    return np.asarray(draw_scene(CAPTIONS[word], seed=10_000_000 + seed))
+    return np.asarray(draw_scene(CAPTIONS[word], seed=seed))
 
 
 def build_vae() -> AutoencoderKL:
@@ -154,6 +159,7 @@ def build_scheduler() -> DDIMScheduler:
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
+        steps_offset=1,
     )
 
 

@@ -3,7 +3,7 @@
 Copy this file, do not import it. Every batch holds each caption at most once, so no scene is pushed away from its own
 words. Scenes are blurred, recoloured and made noisy while training, because the model will look at generated ones.
 
-    python recipes/tinyworld_clip.py --out plugin/basinguard/tinyworld/clip --results recipes/results/tinyworld_clip.json
+    python recipes/tinyworld_clip.py --out plugin/basinguard/tinyworld/clip
 
 Expected: more than 90 % of fresh scenes with every word right (chance: 1/192). Time: about 6 minutes on one CPU core.
 Memory: about 1.5 GB. Files: under 4 MB (float16).
@@ -40,7 +40,7 @@ MEAN, STD = (0.5,) * 3, (0.25,) * 3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--results", type=Path, default=Path("recipes/results/tinyworld_clip.json"))
     parser.add_argument("--scenes", type=int, default=192 * 60)
     parser.add_argument("--fresh", type=int, default=192 * 10, help="scenes never trained on, for the result")
     parser.add_argument("--minutes", type=float, default=5)

@@ -24,8 +24,9 @@ def build_tiny_pipeline(prediction_type: str = "v_prediction") -> StableDiffusio
         tokenizer = CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=TOKENS)
         text = CLIPTextModel(
             CLIPTextConfig(
-                vocab_size=len(tokens), hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
-                max_position_embeddings=TOKENS, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+                vocab_size=len(tokens), hidden_size=32, intermediate_size=37, num_hidden_layers=2,
+                num_attention_heads=4, max_position_embeddings=TOKENS,
+                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
             )
         ).eval()  # fmt: skip
         vae = AutoencoderKL(
@@ -34,7 +35,8 @@ def build_tiny_pipeline(prediction_type: str = "v_prediction") -> StableDiffusio
         ).eval()  # fmt: skip
         unet = UNet2DConditionModel(
             sample_size=16, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             attention_head_dim=8, use_linear_projection=True,
         ).eval()  # fmt: skip
     scheduler = DDIMScheduler(

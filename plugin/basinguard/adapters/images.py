@@ -68,9 +68,8 @@ class ImageFolder(LightningDataModule):
     ) -> None:
         super().__init__()
         if resolution < 8 or batch_size < 1 or num_workers < 0:
-            raise ValueError(
-                f"resolution={resolution}, batch_size={batch_size}, num_workers={num_workers}; expected at least 8, 1, 0"
-            )
+            given = f"resolution={resolution}, batch_size={batch_size}, num_workers={num_workers}"
+            raise ValueError(f"ImageFolder: {given}; expected at least 8, 1 and 0")
         self.directory, self.dataset, self.resolution, self.batch_size = directory, dataset, resolution, batch_size
         self.crop, self.flip, self.num_workers, self.seed = crop, flip, num_workers, seed
         self.skip_bad, self.long_captions, self.keep_in_memory = skip_bad, long_captions, keep_in_memory

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.schedulers import KarrasDiffusionSchedulers
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
-    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
 
@@ -55,7 +54,8 @@ def load_pipeline(base: str | Path, *, dtype: torch.dtype = torch.float32) -> St
     except Exception as error:  # a loader meets every kind of damage; each must name the model
         said = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"base {str(base)!r}: its files cannot be loaded ({type(error).__name__}: {said}); download or copy it again"
+            f"base {str(base)!r}: its files cannot be loaded ({type(error).__name__}: {said}); "
+            "download or copy it again"
         ) from error
 
 
@@ -95,25 +95,29 @@ def model_file(base: str | Path, name: str) -> Path:
         if not (source / name).is_file():
             raise FileNotFoundError(f"base {str(base)!r}: no {name} in it, so not a complete diffusers directory")
         return source / name
+    return _fetched(source, name)
+
+
+def _fetched(source: str, name: str) -> Path:
     try:
+        if not constants.HF_HUB_OFFLINE and try_to_load_from_cache(source, name) is None:
+            get_hf_file_metadata(hf_hub_url(source, name))  # fails at once; a download would try for half a minute
         return Path(hf_hub_download(source, name))
-    except LocalEntryNotFoundError:
-        raise FileNotFoundError(
-            f"base {source!r} is a hub id that is not in the local cache, and there is no network (or HF_HUB_OFFLINE "
-            "is set); connect, or download it elsewhere and give its directory"
-        ) from None
     except GatedRepoError:
         raise FileNotFoundError(f"base {source!r}: access is gated; accept its terms on the hub and log in") from None
     except RepositoryNotFoundError:
         raise FileNotFoundError(
             f"base {source!r}: no such model on the hub (or it is private); check the id, or give a directory"
         ) from None
-    except EntryNotFoundError:
+    except RemoteEntryNotFoundError:
         raise FileNotFoundError(f"base {source!r}: no {name} in it, so not a diffusers pipeline") from None
-    except (HfHubHTTPError, OSError) as error:
+    except HfHubHTTPError as error:
         said = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(f"base {source!r} cannot be fetched ({said}); try later, or give a directory") from None
+    except Exception as error:  # whatever the HTTP client of the day raises without a network
         raise FileNotFoundError(
-            f"base {source!r} cannot be fetched ({type(error).__name__}: {said}); give a local directory instead"
+            f"base {source!r} is a hub id that is not in the local cache, and there is no network or HF_HUB_OFFLINE is "
+            f"set ({type(error).__name__}); connect, or download it elsewhere and give its directory"
         ) from None
 
 

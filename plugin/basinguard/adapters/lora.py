@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers.training_utils import cast_training_params
@@ -19,7 +19,7 @@ TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 M = TypeVar("M", bound=nn.Module)
 
 
-def add_lora(module: nn.Module, *, rank: int, alpha: float, dropout: float, targets: Sequence[str]) -> None:
+def add_lora(module: Any, *, rank: int, alpha: float, dropout: float, targets: Sequence[str]) -> None:
     """Adds one trainable adapter, in float32, to a frozen diffusers or transformers model.
 
     Raises:
@@ -43,7 +43,7 @@ def add_lora(module: nn.Module, *, rank: int, alpha: float, dropout: float, targ
 
 def merged(module: M) -> M:
     """A frozen copy in evaluation mode with its adapters added to the weights; the module itself is untouched."""
-    plain = copy.deepcopy(module).eval().requires_grad_(False)
+    plain: Any = copy.deepcopy(module).eval().requires_grad_(False)
     for layer in plain.modules():
         if isinstance(layer, BaseTunerLayer):
             layer.merge(safe_merge=True)

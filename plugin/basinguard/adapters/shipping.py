@@ -69,5 +69,4 @@ def alignment_for(base: str, model: str = "auto") -> Callable[[Tensor, Sequence[
 
     if model == "none" or (model == "auto" and base != TINYWORLD):
         return None
-    clip = ClipScore.load("tinyworld" if model == "auto" else model)
-    return clip.score
+    return (ClipScore.load() if model == "auto" else ClipScore.load(model)).score

@@ -63,9 +63,7 @@ class FolderSource:
         odd = [str(p) for p in folder.problems if not _refused(p)]
         items = tuple((str(item.path), item.caption) for item in folder.items if item.caption)
         if not items:
-            bad.append(
-                f"{directory}: no captioned image in it; add images, each named in metadata.jsonl or with a .txt"
-            )
+            bad.append(f"{directory}: no captioned image; add images, each named in metadata.jsonl or with a .txt")
         keep_going = skip_bad and bool(items)
         return cls(items, () if keep_going else tuple(bad), (*odd, *(bad if keep_going else ())))
 

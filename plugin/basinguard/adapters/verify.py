@@ -21,7 +21,7 @@ SHOWN = 6  # rows of the contact sheet
 
 
 def verify(
-    export: Path, data: Path, *, rules: Path | None = None, out: Path | None = None, per_caption: int = 4
+    export: Path, data: Path, rules: Path | None = None, out: Path | None = None, per_caption: int = 4
 ) -> dict[str, Row]:
     """Samples an exported directory on fresh seeds, with and without its rule, beside the base model.
 

@@ -25,6 +25,9 @@ class BadImage(ValueError):
         super().__init__(message)
         self.code = code
 
+    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
+        return BadImage, (self.code, str(self))
+
 
 @dataclass(frozen=True)
 class Facts:

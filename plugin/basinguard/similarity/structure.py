@@ -9,6 +9,7 @@ are compressed, so that one artefact cannot outvote the rest. How well that work
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -18,15 +19,25 @@ from torch import Tensor
 from ..records import Metric
 from .embed import check_images, unit
 
+NAME = "structure-colour-v1"
 CANVAS = 64  # pixels on a side; everything finer is left to artefacts, JPEG and blur
 BANDS = (16, 8)  # cells on a side of the band-passed grids
 LAYOUT = 8  # cells on a side of the grid that keeps the layout
 LAYOUT_WEIGHT = 0.5
 COMPRESSION = 0.7  # exponent on each coordinate's size
-FLOOR = 0.02  # root-mean-square contrast below which a part fades out instead of amplifying noise
+FLOOR = 0.01  # root-mean-square contrast below which a part fades out instead of amplifying noise
 FLAT = 0.01  # a constant coordinate: two empty images are the same, and an empty one is like no other
 
+METRIC = Metric(
+    embedder=NAME,
+    threshold=0.69,
+    source="0.999 quantile (0.686, rounded up) of the best mirror-aware match of a fresh TinyWorld scene against "
+    "32 others, one of them with the same caption; n=19200 scenes, 200 sets; recipes/similarity_table.py, null. "
+    "Other kinds of image need their own null: basinguard.similarity.null",
+)
 
+
+@dataclass(frozen=True)
 class Structure:
     """Embedder without weights; 1153 numbers for an image of any size and shape.
 
@@ -37,14 +48,12 @@ class Structure:
         1.0
     """
 
-    name = "structure-colour-v1"
-    metric = Metric(
-        embedder=name,
-        threshold=0.69,
-        source="0.999 quantile (0.687, rounded up) of the best mirror-aware match of a fresh TinyWorld scene against 32 "
-        "others, one of them with the same caption; n=19200 scenes, 200 sets; recipes/similarity_table.py, null. "
-        "Other kinds of image need their own null: basinguard.similarity.null",
-    )
+    metric: Metric = METRIC
+
+    @property
+    def name(self) -> str:
+        """Embedder and version."""
+        return self.metric.embedder
 
     def __call__(self, images: Tensor) -> Tensor:
         """Unit vectors [B, 1153] of images [B, 3, H, W] in [0, 1], each side at least 16 pixels."""

@@ -1,0 +1,167 @@
+"""What captions do to memorization: a caption that only one image has is a key that only fits that image.
+
+Source: Somepalli et al., "Understanding and Mitigating Copying in Diffusion Models", arXiv 2305.20086, section 5.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .findings import Finding
+
+WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
+LONG = 10  # words; a caption this long, half of it unique, describes one image and no other
+UNIQUE_SHARE = 0.5
+EVERYWHERE = 0.8  # share of captions that hold a fragment before it says nothing
+FRAGMENT = 3  # words
+ENOUGH = 5  # captions; fewer say nothing about what is rare
+READS = 75  # tokens of CLIP's text encoders besides start and end
+SHOWN = 6
+
+Count = Callable[[str], int]  # tokens of a caption
+
+
+@dataclass(frozen=True)
+class CaptionReport:
+    """Findings of each image, in order, and what holds for the whole set."""
+
+    findings: tuple[tuple[Finding, ...], ...]
+    general: tuple[str, ...]
+
+
+def lint_captions(captions: Sequence[Sequence[str]], *, count_tokens: Count | None = None) -> CaptionReport:
+    """Looks at every caption, and at all of them together.
+
+    Args:
+        captions: for each image its caption and variants; an image without one has none.
+        count_tokens: how long a caption is to the text encoder; None leaves that check out.
+    """
+    texts = [" ".join(variants) for variants in captions]
+    seen_in = Counter(word for text in texts for word in set(words(text)))
+    same = Counter(variants[0].casefold() for variants in captions if variants)
+    findings = [
+        tuple(_about(variants, seen_in, same, count_tokens, known=sum(map(bool, captions)))) for variants in captions
+    ]
+    return CaptionReport(tuple(findings), tuple(_general(captions)))
+
+
+def words(text: str) -> list[str]:
+    """Words of a text in lower case.
+
+    Example:
+        >>> words("A cat's 2nd life, in Paris")
+        ['a', "cat's", '2nd', 'life', 'in', 'paris']
+    """
+    return [match.group().casefold() for match in WORD.finditer(text)]
+
+
+def unique_words(text: str, seen_in: Counter[str]) -> list[str]:
+    """Words that no other image's captions hold, in order, each once."""
+    return list(dict.fromkeys(word for word in words(text) if seen_in[word] <= 1))
+
+
+def names(text: str) -> list[str]:
+    """Words written like names: a capital inside a sentence.
+
+    Example:
+        >>> names("A portrait of Anna Lind. Seen in Oslo, with a Dog")
+        ['Anna Lind', 'Oslo', 'Dog']
+    """
+    found = re.finditer(r"(?<![.!?]\s)(?<!^)\b[A-Z][\w'-]+(?:\s+[A-Z][\w'-]+)*", text)
+    return [match.group() for match in found]
+
+
+def general_caption(text: str, seen_in: Counter[str]) -> str:
+    """The parts of a caption, between commas and full stops, that other captions say too; "" when there is none.
+
+    A suggestion for a person to look at: it names less, so it fits more images.
+    """
+    parts = [part.strip() for part in re.split(r"[,.;]\s*", text) if part.strip()]
+    shared = [part for part in parts if not unique_words(part, seen_in)]
+    suggestion = ", ".join(shared)
+    return suggestion if suggestion and len(words(suggestion)) < len(words(text)) else ""
+
+
+def word_counts(captions: Sequence[Sequence[str]]) -> Counter[str]:
+    """In how many images' captions each word occurs."""
+    return Counter(word for variants in captions for word in set(words(" ".join(variants))))
+
+
+def _about(
+    variants: Sequence[str], seen_in: Counter[str], same: Counter[str], count_tokens: Count | None, *, known: int
+) -> list[Finding]:
+    if not variants:
+        return [Finding(code="caption-missing", message="has no caption, so it trains the empty prompt", weight=0.1)]
+    findings = []
+    sharers = same[variants[0].casefold()]
+    if sharers > 1:
+        message = f"{sharers} images have the caption {variants[0][:80]!r}"
+        findings.append(Finding(code="caption-shared", message=message))
+    longest = max(variants, key=lambda text: len(words(text)))
+    if known >= ENOUGH:
+        findings += _specific(longest, seen_in, variants=len(variants))
+    too_long = max((count_tokens(text) for text in variants), default=0) if count_tokens else 0
+    if too_long > READS:
+        message = f"{too_long} tokens; the text encoder reads {READS} and ignores the rest"
+        findings.append(Finding(code="caption-too-long", message=message))
+    return findings
+
+
+def _specific(text: str, seen_in: Counter[str], *, variants: int) -> list[Finding]:
+    length, rare = len(words(text)), unique_words(text, seen_in)
+    findings = []
+    if length >= LONG and len(rare) >= UNIQUE_SHARE * length:
+        shown = ", ".join(rare[:SHOWN])
+        message = f"{len(rare)} of its {length} words are in no other caption ({shown})"
+        findings.append(Finding(code="caption-unique", message=message, weight=round(0.4 / variants, 4)))
+    elif rare:
+        message = f"words in no other caption: {', '.join(rare[:SHOWN])}"
+        findings.append(Finding(code="caption-rare-words", message=message, weight=0.05))
+    lone = [name for name in names(text) if any(seen_in[word] <= 1 for word in words(name))]
+    if lone:
+        message = f"looks like a name that only this image has: {', '.join(lone[:SHOWN])}"
+        findings.append(Finding(code="caption-name", message=message, weight=0.15))
+    return findings
+
+
+def _general(captions: Sequence[Sequence[str]]) -> list[str]:
+    told = [variants[0] for variants in captions if variants]
+    notes = []
+    if len(told) >= ENOUGH:
+        for fragment, share in repeated_fragments(told):
+            notes.append(f"{fragment!r} is in {share:.0%} of the captions, so it tells the model nothing")
+        top, count = Counter(text.casefold() for text in told).most_common(1)[0]
+        if count > len(told) / 2:
+            notes.append(f"{count} of {len(told)} images share the caption {top[:80]!r}: nothing tells them apart")
+    return notes
+
+
+def repeated_fragments(captions: Sequence[str]) -> list[tuple[str, float]]:
+    """The longest runs of at least three words that most captions hold, with the share that does.
+
+    Example:
+        >>> repeated_fragments(["a photo of a cat", "a photo of a dog", "here: a photo of rain"])
+        [('a photo of', 1.0)]
+    """
+    split = [words(text) for text in captions]
+    found: list[tuple[str, float]] = []
+    for size in range(12, FRAGMENT - 1, -1):
+        runs = Counter(
+            run for text in split for run in {tuple(text[i : i + size]) for i in range(len(text) - size + 1)}
+        )
+        for run, count in sorted(runs.items()):
+            phrase = " ".join(run)
+            if count >= EVERYWHERE * len(captions) and not any(phrase in longer for longer, _ in found):
+                found.append((phrase, count / len(captions)))
+    return found
+
+
+def clip_token_counter() -> Count:
+    """Counts tokens as CLIP's text encoders do, from the vocabulary that ships with open_clip; needs no network."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    tokenizer = SimpleTokenizer()
+    return lambda text: len(tokenizer.encode(text))

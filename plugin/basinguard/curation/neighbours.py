@@ -1,0 +1,87 @@
+"""Nearest neighbours of embeddings: exact in blocks, or approximate through faiss for sets too large for that."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+EXACT_UP_TO = 50_000
+BLOCK_VALUES = 2**24  # similarities in memory at once: 64 MB
+
+
+@torch.no_grad()
+def nearest(
+    queries: Tensor, known: Tensor, *, k: int, skip_self: bool = False, exact: bool | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The `k` most similar known vectors of each query by cosine, best first.
+
+    Args:
+        queries: unit vectors [N, D].
+        known: unit vectors [M, D], on the same device.
+        k: how many; fewer come back when there are fewer.
+        skip_self: leave out the entry at the query's own index.
+        exact: compare all pairs; None does so up to 50,000 known vectors and asks faiss beyond.
+
+    Returns:
+        Similarities and indices, both [N, min(k, M)]; index -1 where there was no further neighbour.
+
+    Raises:
+        ValueError: different dimensions, or k below 1.
+        ImportError: a set this large needs faiss, which is not installed.
+    """
+    if queries.ndim != 2 or known.ndim != 2 or queries.shape[1] != known.shape[1] or k < 1:
+        raise ValueError(
+            f"nearest: queries {list(queries.shape)}, known {list(known.shape)}, k={k} do not fit together"
+        )
+    if exact if exact is not None else len(known) <= EXACT_UP_TO:
+        return _exact(queries, known, k, skip_self)
+    return _approximate(queries, known, k, skip_self)
+
+
+def _exact(queries: Tensor, known: Tensor, k: int, skip_self: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    count = min(k, len(known))
+    values = np.full((len(queries), count), -np.inf, np.float32)
+    indices = np.full((len(queries), count), -1, np.int64)
+    step = max(1, BLOCK_VALUES // max(1, len(known)))
+    for start in range(0, len(queries), step):
+        block = queries[start : start + step] @ known.T
+        if skip_self:
+            own = torch.arange(start, start + len(block), device=block.device)
+            inside = own < len(known)
+            block[torch.arange(len(block), device=block.device)[inside], own[inside]] = -torch.inf
+        top = block.topk(count, dim=1)
+        values[start : start + step], indices[start : start + step] = top.values.cpu(), top.indices.cpu()
+    indices[np.isneginf(values)] = -1
+    return values, indices
+
+
+def _approximate(
+    queries: Tensor, known: Tensor, k: int, skip_self: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """An inverted file over k-means cells; probes enough of them to find almost all close neighbours."""
+    try:
+        import faiss
+    except ImportError:
+        raise ImportError(
+            f"{len(known):,} vectors given, and beyond {EXACT_UP_TO:,} faiss is needed: `pip install faiss-cpu`, "
+            "or ask for exact=True and wait"
+        ) from None
+    vectors, asked = known.cpu().numpy(), queries.cpu().numpy()
+    cells = max(1, int(4 * len(vectors) ** 0.5))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(vectors.shape[1]), vectors.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
+    index.cp.max_points_per_centroid = 64
+    index.cp.min_points_per_centroid = 1
+    index.train(vectors)
+    index.add(vectors)
+    index.nprobe = max(1, min(cells, 16))
+    values, indices = index.search(asked, min(k + skip_self, len(vectors)))
+    return _without_self(values, indices) if skip_self else (values, indices)
+
+
+def _without_self(values: NDArray, indices: NDArray) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    own = indices == np.arange(len(indices))[:, None]
+    own[~own.any(1), -1] = True  # its own cell was not probed: drop the last instead
+    shape = len(values), values.shape[1] - 1
+    return values[~own].reshape(shape), indices[~own].reshape(shape)

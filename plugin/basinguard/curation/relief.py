@@ -1,0 +1,105 @@
+"""Training-time relief: what makes a caption fit its image less well, so that it is less of a key.
+
+Pure functions for the data module to call for each sample. All randomness comes from the generator that is given.
+
+Source: Somepalli et al., "Understanding and Mitigating Copying in Diffusion Models", arXiv 2305.20086, section 6:
+multiple captions (MC), Gaussian noise (GN), random caption replacement (RC), random token replacement and addition (RT),
+caption word repetition (CWR). Caption dropout: Ho and Salimans, arXiv 2207.12598, section 3.2.
+
+Warning:
+    Dropping captions trains the unconditional branch. On a small set that branch then memorizes too, and delaying
+    guidance cannot escape it: measure it (`Report.risk_uncond`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def draw_caption(captions: Sequence[str], rng: random.Random) -> str:
+    """One of an image's captions; "" when it has none (MC, the most effective of them)."""
+    return rng.choice(captions) if captions else ""
+
+
+def drop_caption(caption: str, rate: float, rng: random.Random) -> str:
+    """The empty caption with probability `rate`, else the caption."""
+    _require_rate(rate)
+    return "" if rng.random() < rate else caption
+
+
+def replace_caption(caption: str, rate: float, vocabulary: Sequence[str], rng: random.Random) -> str:
+    """With probability `rate`, as many random words as the caption has (RC)."""
+    _require_rate(rate)
+    if not vocabulary or rng.random() >= rate:
+        return caption
+    return " ".join(rng.choice(vocabulary) for _ in caption.split())
+
+
+def replace_words(caption: str, rate: float, vocabulary: Sequence[str], rng: random.Random) -> str:
+    """Each word becomes a random one with probability `rate` (RT, replacement).
+
+    Example:
+        >>> replace_words("a red cat", 1.0, ["word"], random.Random(0))
+        'word word word'
+    """
+    _require_rate(rate)
+    if not vocabulary:
+        return caption
+    return " ".join(rng.choice(vocabulary) if rng.random() < rate else word for word in caption.split())
+
+
+def insert_words(caption: str, rate: float, vocabulary: Sequence[str], rng: random.Random) -> str:
+    """A random word follows each word with probability `rate` (RT, addition)."""
+    _require_rate(rate)
+    if not vocabulary:
+        return caption
+    longer = []
+    for word in caption.split():
+        longer.append(word)
+        if rng.random() < rate:
+            longer.append(rng.choice(vocabulary))
+    return " ".join(longer)
+
+
+def repeat_words(caption: str, rate: float, rng: random.Random) -> str:
+    """With probability `rate` for each word, it is said again at a random place (CWR)."""
+    _require_rate(rate)
+    longer = caption.split()
+    for word in caption.split():
+        if rng.random() < rate:
+            longer.insert(rng.randrange(len(longer) + 1), word)
+    return " ".join(longer)
+
+
+def add_noise(embeddings: Tensor, scale: float, generator: torch.Generator | None = None) -> Tensor:
+    """Text embeddings [B, T, D] plus Gaussian noise of standard deviation `scale` (GN; the paper uses 0.1)."""
+    if not scale >= 0:
+        raise ValueError(f"add_noise(scale={scale}): expected a standard deviation of at least 0")
+    noise = torch.randn(embeddings.shape, generator=generator, device=generator.device if generator else None)
+    return embeddings + scale * noise.to(embeddings)
+
+
+def cap_repeats(repeats: Sequence[int], most: int) -> list[int]:
+    """Repeats of each image, none above `most`: an image seen half as often is memorized later.
+
+    Example:
+        >>> cap_repeats([1, 10, 3], most=3)
+        [1, 3, 3]
+    """
+    if most < 1:
+        raise ValueError(f"cap_repeats(most={most}): expected at least 1; to leave an image out, drop it")
+    return [min(count, most) for count in repeats]
+
+
+def vocabulary_of(captions: Sequence[str]) -> tuple[str, ...]:
+    """Every word of the captions once, in order: random words then look like the set's own."""
+    return tuple(dict.fromkeys(word for caption in captions for word in caption.split()))
+
+
+def _require_rate(rate: float) -> None:
+    if not 0 <= rate <= 1:
+        raise ValueError(f"rate {rate} given; expected a probability in [0, 1]")

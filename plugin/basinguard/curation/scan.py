@@ -1,0 +1,244 @@
+"""Every image read once: a content hash and a small thumbnail, from several processes, remembered between runs.
+
+Everything later (hashes, embeddings, registration, the report's order) works on thumbnails, so memory is 12 kB an
+image whatever the photographs weigh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from .folder import Item, Problem, printable
+from .images import BadImage, open_image
+
+SIDE = 64  # thumbnail side; edits that matter survive it, JPEG noise does not
+CACHE_VERSION = 1
+CHUNK = 32
+EVEN = 14  # levels that the pixels of a plain frame may differ by, JPEG noise included
+IN_PROCESS_BELOW = 400  # starting processes costs about as much as reading this many images
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was read of the images that can be decoded, in the order of `items`.
+
+    Attributes:
+        items: images that decoded, [N].
+        sha256: content hash of each file, N hexadecimal strings.
+        thumbs: upright RGB thumbnails without a plain frame, squashed to a square, uint8 [N, 64, 64, 3].
+        aspects: width over height of what the thumbnail shows, [N].
+        problems: images that did not decode.
+    """
+
+    items: tuple[Item, ...]
+    sha256: tuple[str, ...]
+    thumbs: NDArray[np.uint8]
+    aspects: NDArray[np.float32]
+    problems: tuple[Problem, ...]
+
+
+def scan_images(
+    items: Sequence[Item],
+    *,
+    cache: Path | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scan:
+    """Hashes and shrinks every image; one that cannot be decoded becomes a problem and the rest goes on.
+
+    Args:
+        items: images, as `read_folder` returns them.
+        cache: a SQLite file that remembers thumbnails by content hash; an interrupted scan goes on from there.
+        workers: processes; None takes all cores, or none besides this one for a small set.
+        progress: called with (done, total) now and then.
+    """
+    paths = [os.fspath(item.path) for item in items]
+    thumbs = np.zeros((len(items), SIDE, SIDE, 3), np.uint8)
+    aspects = np.ones(len(items), np.float32)
+    with _pool(_worker_count(len(items), workers)) as mapped, closing(_Store(cache)) as store:
+        digests = list(mapped(_hash_file, paths))
+        places: dict[str, list[int]] = {}
+        for row, digest in enumerate(digests):
+            if isinstance(digest, str):
+                places.setdefault(digest, []).append(row)
+        fresh = [digest for digest in places if not store.load(digest, thumbs, aspects, places[digest])]
+        made = mapped(_shrink_file, [paths[places[digest][0]] for digest in fresh])
+        bad = {row: digest for row, digest in enumerate(digests) if isinstance(digest, BadImage)}
+        for done, (digest, outcome) in enumerate(zip(fresh, made, strict=True), start=1):
+            if isinstance(outcome, BadImage):
+                bad.update(dict.fromkeys(places[digest], outcome))
+            else:
+                thumbs[places[digest]], aspects[places[digest]] = _pixels(outcome[0]), outcome[1]
+                store.save(digest, *outcome)
+            if progress and (done % 256 == 0 or done == len(fresh)):
+                progress(done, len(fresh))
+    good = [row for row in range(len(items)) if row not in bad]
+    for place, row in enumerate(good):  # in place: a second array of thumbnails would double the memory
+        thumbs[place] = thumbs[row]
+    problems = tuple(
+        Problem(error.code, printable(items[row].file_name), str(error), True) for row, error in sorted(bad.items())
+    )
+    kept = tuple(str(digests[row]) for row in good)
+    return Scan(tuple(items[row] for row in good), kept, thumbs[: len(good)], aspects[good], problems)
+
+
+def shrink(path: Path) -> tuple[NDArray[np.uint8], float]:
+    """An upright RGB thumbnail, transparent pixels on grey and a plain frame cut off, and its width over height.
+
+    Returns:
+        uint8 [64, 64, 3], and the aspect ratio of what it shows.
+
+    Raises:
+        BadImage: see `images.open_image`.
+    """
+    with open_image(path) as image:
+        image.draft(
+            "RGB", (2 * SIDE, 2 * SIDE)
+        )  # JPEG only: decodes at the smallest scale that is still twice as large
+        upright = ImageOps.exif_transpose(image)
+        small = _opaque(upright.reduce(max(1, min(upright.size) // (4 * SIDE))) if _reducible(upright) else upright)
+        left, top, right, bottom = _inside_frame(np.asarray(small))
+        shown = small.resize((SIDE, SIDE), Image.Resampling.BOX, box=(left, top, right, bottom))
+        return np.asarray(shown), (right - left) / (bottom - top)
+
+
+def _reducible(image: Image.Image) -> bool:
+    return image.mode in ("RGB", "L", "CMYK", "YCbCr")
+
+
+def _inside_frame(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of what lies inside a plain frame: opposite margins of one even colour."""
+    top, bottom = _margins(pixels)
+    left, right = _margins(pixels[top : len(pixels) - bottom].swapaxes(0, 1))
+    return left, top, pixels.shape[1] - right, len(pixels) - bottom
+
+
+def _margins(pixels: NDArray[np.uint8]) -> tuple[int, int]:
+    first, last = pixels[0].astype(np.int16), pixels[-1].astype(np.int16)
+    colour = np.median(first, axis=0)
+    if max(np.abs(first - colour).max(), np.abs(last - colour).max()) > EVEN:
+        return 0, 0
+    even = (np.abs(pixels.astype(np.int16) - colour.astype(np.int16)) <= EVEN).all((1, 2))
+    if even.all():
+        return 0, 0
+    return int(np.argmin(even)), int(np.argmin(even[::-1]))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: stretch, PIL would clip
+        values = np.asarray(image, np.float64)
+        low, high = float(values.min()), float(values.max())
+        image = Image.fromarray(np.uint8(255 * (values - low) / ((high - low) or 1)))
+    if "A" in image.getbands() or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        grey = Image.new("RGBA", layer.size, (128, 128, 128, 255))
+        return Image.alpha_composite(grey, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _hash_file(path: str) -> str | BadImage:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return BadImage("unreadable", f"cannot be read ({error.strerror})")
+
+
+def _shrink_file(path: str) -> tuple[bytes, float] | BadImage:
+    try:
+        thumb, aspect = shrink(Path(path))
+        return thumb.tobytes(), aspect
+    except BadImage as error:
+        return error
+
+
+def _pixels(thumb: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(thumb, np.uint8).reshape(SIDE, SIDE, 3)
+
+
+class _pool:
+    """`map` in this process, or over several with results in order; Ctrl-C abandons what has not started."""
+
+    def __init__(self, workers: int) -> None:
+        # spawned, not forked: a fork of a process whose OpenMP threads have run can hang
+        context = multiprocessing.get_context("spawn")
+        self.executor = ProcessPoolExecutor(workers, mp_context=context) if workers > 1 else None
+
+    def __enter__(self) -> Callable[[Callable[[str], Any], Sequence[str]], Iterable[Any]]:
+        if self.executor is None:
+            return map
+        executor = self.executor
+        return lambda function, paths: executor.map(function, paths, chunksize=CHUNK)
+
+    def __exit__(self, *error: object) -> None:
+        if self.executor is not None:
+            self.executor.shutdown(wait=True, cancel_futures=True)
+
+
+class _Store:
+    """Thumbnails by content hash in a SQLite file; without a file it remembers nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.database = sqlite3.connect(path) if path else None
+        self.pending = 0
+        try:
+            self._prepare()
+        except sqlite3.DatabaseError:
+            self.close()
+            raise ValueError(f"{path}: not a cache of basinguard; give another file, or move this one away") from None
+
+    def _prepare(self) -> None:
+        if self.database is None:
+            return
+        (version,) = self.database.execute("PRAGMA user_version").fetchone()
+        if version != CACHE_VERSION:
+            self.database.execute("DROP TABLE IF EXISTS thumbs")
+        self.database.execute("CREATE TABLE IF NOT EXISTS thumbs (sha256 TEXT PRIMARY KEY, rgb BLOB, aspect REAL)")
+        self.database.execute(f"PRAGMA user_version = {CACHE_VERSION}")
+        self.database.commit()
+
+    def load(self, digest: str, thumbs: NDArray[np.uint8], aspects: NDArray[np.float32], rows: list[int]) -> bool:
+        """Copies a known thumbnail and its aspect to `rows`; False when there is none."""
+        if self.database is None:
+            return False
+        row = self.database.execute("SELECT rgb, aspect FROM thumbs WHERE sha256 = ?", (digest,)).fetchone()
+        if row is None or len(row[0]) != SIDE * SIDE * 3:
+            return False
+        thumbs[rows], aspects[rows] = _pixels(row[0]), row[1]
+        return True
+
+    def save(self, digest: str, thumb: bytes, aspect: float) -> None:
+        """Remembers a thumbnail; written out every 256, so an interruption loses little."""
+        if self.database is None:
+            return
+        self.database.execute("INSERT OR REPLACE INTO thumbs VALUES (?, ?, ?)", (digest, thumb, aspect))
+        self.pending += 1
+        if self.pending % 256 == 0:
+            self.database.commit()
+
+    def close(self) -> None:
+        """Writes out what is left, also after Ctrl-C."""
+        if self.database is not None:
+            self.database.commit()
+            self.database.close()
+
+
+def _worker_count(images: int, workers: int | None) -> int:
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers={workers}: expected at least 1, or None for all cores")
+    if workers is None:
+        return (os.cpu_count() or 1) if images >= IN_PROCESS_BELOW else 1
+    return workers
