@@ -22,27 +22,29 @@ def denoised(model: Denoiser, schedule: NoiseSchedule, x: Tensor, timestep: Tens
     return x - sigma * eps
 
 
-def euler(guided: Guided, x: Tensor, schedule: NoiseSchedule, timesteps: Tensor, first: int, last: int) -> Tensor:
-    """k-diffusion's `sample_euler` without churn, on steps first..last of the grid."""
+def euler(guided: Guided, x: Tensor, schedule: NoiseSchedule, timesteps: Tensor, first: int, last: int) -> list[Tensor]:
+    """States after steps first..last of k-diffusion's `sample_euler` without churn."""
     grid = torch.cat([timesteps, torch.tensor([-1.0])])
     sigmas = schedule.sigma(grid).to(x.dtype)
+    states = []
     for i in range(first, last):
         slope = (x - guided(i, x, grid[i])) / sigmas[i]
         x = x + slope * (sigmas[i + 1] - sigmas[i])
-    return x
+        states.append(x)
+    return states
 
 
 def comfyui(
     workflow: dict, model: Denoiser, schedule: NoiseSchedule, timesteps: Tensor, noise: Tensor, prompt: int
 ) -> Tensor:
-    """Runs the samplers of a workflow in the order of their links; prompts are nodes "prompt" and "empty"."""
+    """States [steps, B, ...] of a workflow's samplers, in the order of their links."""
     texts = {"prompt": prompt, "empty": EMPTY}
     assert texts.keys() <= workflow.keys()
     chain, at = [], workflow["decode"]["inputs"]["samples"][0]
     while workflow[at]["class_type"] == "KSamplerAdvanced":
         chain.append(workflow[at]["inputs"])
         at = chain[-1]["latent_image"][0]
-    x = noise
+    x, states = noise, []
     for node in reversed(chain):
         assert 0 <= node["cfg"] <= 100, "the widget's range"
         positive, negative = texts[node["positive"][0]], texts[node["negative"][0]]
@@ -53,8 +55,9 @@ def comfyui(
 
         if node["add_noise"] == "enable":
             x = x * (1 + schedule.sigma(timesteps[0]).to(x.dtype) ** 2).sqrt()
-        x = euler(guided, x, schedule, timesteps, node["start_at_step"], node["end_at_step"])
-    return x
+        states += euler(guided, x, schedule, timesteps, node["start_at_step"], node["end_at_step"])
+        x = states[-1]
+    return torch.stack(states)
 
 
 def a1111(
@@ -70,4 +73,4 @@ def a1111(
         return uncond + (cond - uncond) * cfg
 
     start = noise * (1 + schedule.sigma(timesteps[0]).to(noise.dtype) ** 2).sqrt()
-    return euler(guided, start, schedule, timesteps, 0, len(timesteps))
+    return torch.stack(euler(guided, start, schedule, timesteps, 0, len(timesteps)))

@@ -69,6 +69,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory, pipe, record, samples) ->
     return export_directory(pipe, record, out, samples=samples, prompts=["red", "green"])
 
 
+@pytest.fixture
+def brief(record) -> Record:
+    """Without history: nothing to plot."""
+    return short(record)
+
+
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory, exported) -> tuple[dict[str, torch.Tensor], Path]:
     """What a process without basinguard draws from the export, and the copy that it saved again."""
@@ -141,38 +147,38 @@ def test_no_local_path_is_written_anywhere(tmp_path, pipe, record):
     assert read_record(shared / "basinguard.json") == told
 
 
-def test_samples_lose_everything_but_their_pixels(tmp_path, pipe, record):
+def test_samples_lose_everything_but_their_pixels(tmp_path, pipe, brief):
     notes = PngImagePlugin.PngInfo()
     notes.add_text("prompt", "a secret caption")
     Image.new("RGB", (4, 4), "blue").save(tmp_path / "noted.png", pnginfo=notes)
-    out = export_directory(pipe, record, tmp_path / "out", samples=[Image.open(tmp_path / "noted.png")])
+    out = export_directory(pipe, brief, tmp_path / "out", samples=[Image.open(tmp_path / "noted.png")])
     assert b"secret" not in (out / "samples" / "00.png").read_bytes()
     assert Image.open(out / "samples" / "00.png").getpixel((0, 0)) == (0, 0, 255)
 
 
-def test_an_existing_export_is_replaced_only_when_told(tmp_path, pipe, record):
-    out = export_directory(pipe, record, tmp_path / "out")
+def test_an_existing_export_is_replaced_only_when_told(tmp_path, pipe, brief):
+    out = export_directory(pipe, brief, tmp_path / "out")
     with pytest.raises(FileExistsError, match="overwrite=True"):
-        export_directory(pipe, record, out)
-    newer = record.model_copy(update={"promise": "newer"})
+        export_directory(pipe, brief, out)
+    newer = brief.model_copy(update={"promise": "newer"})
     export_directory(pipe, newer, out, overwrite=True)
     assert read_record(out / "basinguard.json").promise == "newer"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_directory_with_somebody_elses_file_is_never_replaced(tmp_path, pipe, record):
-    out = export_directory(pipe, record, tmp_path / "out")
+def test_a_directory_with_somebody_elses_file_is_never_replaced(tmp_path, pipe, brief):
+    out = export_directory(pipe, brief, tmp_path / "out")
     (out / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"notes\.txt.*no export wrote"):
-        export_directory(pipe, record, out, overwrite=True)
+        export_directory(pipe, brief, out, overwrite=True)
     assert (out / "notes.txt").read_text() == "mine"
     with pytest.raises(NotADirectoryError, match=r"notes\.txt"):
-        export_directory(pipe, record, out / "notes.txt", overwrite=True)
+        export_directory(pipe, brief, out / "notes.txt", overwrite=True)
 
 
 @pytest.mark.parametrize("stage", ["write_card", "write_sums"])
-def test_on_a_full_disk_the_previous_export_stays_and_nothing_else(tmp_path, pipe, record, monkeypatch, stage):
-    out = export_directory(pipe, record, tmp_path / "out")
+def test_on_a_full_disk_the_previous_export_stays_and_nothing_else(tmp_path, pipe, brief, monkeypatch, stage):
+    out = export_directory(pipe, brief, tmp_path / "out")
     before = {p: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
 
     def full(*args, **kwargs):
@@ -180,13 +186,13 @@ def test_on_a_full_disk_the_previous_export_stays_and_nothing_else(tmp_path, pip
 
     monkeypatch.setattr(directory, stage, full)
     with pytest.raises(OSError, match="No space left"):
-        export_directory(pipe, record.model_copy(update={"promise": "newer"}), out, overwrite=True)
+        export_directory(pipe, brief.model_copy(update={"promise": "newer"}), out, overwrite=True)
     assert {p: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_when_the_last_rename_fails_the_previous_export_comes_back(tmp_path, pipe, record, monkeypatch):
-    out = export_directory(pipe, record, tmp_path / "out")
+def test_when_the_last_rename_fails_the_previous_export_comes_back(tmp_path, pipe, brief, monkeypatch):
+    out = export_directory(pipe, brief, tmp_path / "out")
     rename = Path.rename
 
     def fails(self, target):
@@ -196,36 +202,36 @@ def test_when_the_last_rename_fails_the_previous_export_comes_back(tmp_path, pip
 
     monkeypatch.setattr(Path, "rename", fails)
     with pytest.raises(OSError, match="broken disk"):
-        export_directory(pipe, record, out, overwrite=True)
-    assert read_record(out / "basinguard.json") == record
+        export_directory(pipe, brief, out, overwrite=True)
+    assert read_record(out / "basinguard.json") == brief
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_directory_that_cannot_be_written_is_an_error_that_names_it(tmp_path, pipe, record, monkeypatch):
+def test_a_directory_that_cannot_be_written_is_an_error_that_names_it(tmp_path, pipe, brief, monkeypatch):
     def refuse(prefix, dir):
         raise PermissionError(errno.EACCES, "Permission denied", str(dir))
 
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     with pytest.raises(PermissionError, match=tmp_path.name):
-        export_directory(pipe, record, tmp_path / "out")
+        export_directory(pipe, brief, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_record_of_other_weights_or_another_prediction_is_refused(tmp_path, pipe, record):
+def test_a_record_of_other_weights_or_another_prediction_is_refused(tmp_path, pipe, brief):
     with pytest.raises(ValueError, match="made for weights ffffffffffff"):
-        export_directory(pipe, record.model_copy(update={"weights_sha256": "f" * 64}), tmp_path / "out")
-    sampler = record.sampler.model_copy(update={"prediction_type": "epsilon"})
+        export_directory(pipe, brief.model_copy(update={"weights_sha256": "f" * 64}), tmp_path / "out")
+    sampler = brief.sampler.model_copy(update={"prediction_type": "epsilon"})
     with pytest.raises(ValueError, match="predicts 'epsilon'"):
-        export_directory(pipe, record.model_copy(update={"sampler": sampler}), tmp_path / "out")
+        export_directory(pipe, brief.model_copy(update={"sampler": sampler}), tmp_path / "out")
     with pytest.raises(TypeError, match="cannot export a str"):
-        export_directory("a pipeline", record, tmp_path / "out")
+        export_directory("a pipeline", brief, tmp_path / "out")
     with pytest.raises(ValueError, match="1 samples and 2 prompts"):
-        export_directory(pipe, record, tmp_path / "out", samples=[Image.new("RGB", (2, 2))], prompts=["a", "b"])
+        export_directory(pipe, brief, tmp_path / "out", samples=[Image.new("RGB", (2, 2))], prompts=["a", "b"])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_fingerprint_is_filled_in(tmp_path, pipe, record):
-    out = export_directory(pipe, record.model_copy(update={"weights_sha256": ""}), tmp_path / "out")
+def test_an_empty_fingerprint_is_filled_in(tmp_path, pipe, brief):
+    out = export_directory(pipe, brief.model_copy(update={"weights_sha256": ""}), tmp_path / "out")
     assert read_record(out / "basinguard.json").weights_sha256 == weights_sha256(pipe) == weights_sha256(out)
 
 

@@ -35,7 +35,9 @@ def with_lora(*, rank: int = 2, alpha: float = 8.0, text: bool = False, **option
         targets = ["to_q", "to_k", "to_v", "to_out.0"]
         pipe.unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, **options))
         if text:
-            pipe.text_encoder.add_adapter(LoraConfig(r=3, lora_alpha=1.5, target_modules=["q_proj", "v_proj"]))
+            pipe.text_encoder.add_adapter(
+                LoraConfig(r=3, lora_alpha=1.5, target_modules=["q_proj", "k_proj", "v_proj", "out_proj"])
+            )
         for part in (pipe.unet, pipe.text_encoder):
             for name, weight in part.named_parameters():
                 if "lora_B" in name:
@@ -202,7 +204,7 @@ def test_no_private_word_is_in_the_header(tmp_path, tuned, known):
 def test_an_adapter_must_be_merged_before_a_directory_is_written(tmp_path, tuned, known):
     from basinguard.export.directory import export_directory
 
-    with pytest.raises(ValueError, match=r"unet carries LoRA adapters.*merged"):
+    with pytest.raises(ValueError, match=r"carries LoRA adapters \(default\).*merged"):
         export_directory(tuned, known, tmp_path / "out")
     export_directory(merged(tuned), known, tmp_path / "out")
     assert check(tmp_path / "out").ok

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -20,9 +21,14 @@ from basinguard.export.reading import MAX_HEADER, clean, inspect_file, parse_rec
 from basinguard.records import MAX_BYTES, Record
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, pipe, record) -> Path:
+    return export_directory(pipe, record, tmp_path_factory.mktemp("once") / "model")
+
+
 @pytest.fixture
-def exported(tmp_path, pipe, record) -> Path:
-    return export_directory(pipe, record, tmp_path / "model")
+def exported(tmp_path, original) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "model"))
 
 
 def header_only(path: Path, header: dict[str, str]) -> Path:
@@ -105,7 +111,7 @@ def write_nonsense_sums(out: Path) -> None:
         (tamper_record, "another record than basinguard.json"),
         (add_code, "unet/evil.py is not in SHA256SUMS"),
         (lose_a_file, "basinguard_guidance.py is missing"),
-        (link_away, "pipeline.py is a link"),
+        (link_away, "pipeline.py was changed"),
         (lose_the_sums, "SHA256SUMS is missing"),
         (name_a_foreign_file, "../../../etc/hostname is missing"),
         (write_nonsense_sums, "a line that is not a sum"),
@@ -117,6 +123,17 @@ def test_check_finds_what_was_tampered_with(exported, tamper, problem, capsys):
     with pytest.raises(SystemExit, match="1"):
         commands.check(exported)
     assert "NOT what it says" in capsys.readouterr().out
+
+
+def test_what_the_hub_adds_and_its_links_are_no_tampering(exported, tmp_path):
+    blob = tmp_path / "blob"
+    blob.write_bytes((exported / "pipeline.py").read_bytes())
+    (exported / "pipeline.py").unlink()
+    (exported / "pipeline.py").symlink_to(blob)
+    (exported / ".gitattributes").write_text("*.safetensors filter=lfs")
+    (exported / ".cache" / "huggingface").mkdir(parents=True)
+    (exported / ".cache" / "huggingface" / "x.lock").write_text("")
+    assert check(exported).ok, str(check(exported))
 
 
 def test_new_sums_do_not_hide_other_weights(exported):

@@ -14,7 +14,7 @@ from basinguard.export.a1111 import SCHEDULES, a1111_prompt
 from basinguard.export.comfyui import comfyui_workflow
 from basinguard.export.grids import GRIDS, fits, grid, steps_before
 from basinguard.guidance import SwitchAt
-from basinguard.sampling import draw_noise, final, sample
+from basinguard.sampling import draw_noise, sample
 from basinguard.toy import gaussian_memorizer
 
 SCALE = 4.0
@@ -22,9 +22,12 @@ TIMESTEPS = 20
 
 
 def ours(model, schedule, timesteps, noise, prompt: int, before: float, transition: float) -> torch.Tensor:
+    """States after every step, divided by the signal as k-diffusion keeps them, [steps, B, ...]."""
     rule = SwitchAt(transition, before, SCALE)
     prompts = torch.full((len(noise),), prompt)
-    return final(sample(model, noise, prompts, schedule, timesteps, rule))
+    steps = sample(model, noise, prompts, schedule, timesteps, rule)
+    after = torch.cat([timesteps[1:], torch.tensor([-1.0])])
+    return torch.stack([s.x_next / schedule.signal(t).to(noise.dtype) for s, t in zip(steps, after, strict=True)])
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def noise() -> torch.Tensor:
 @pytest.mark.parametrize("scheduler", ["simple", "sgm_uniform", "karras"])
 @pytest.mark.parametrize("before", [-2.0, 0.0, 0.5, 1.0])
 def test_the_comfyui_workflow_draws_what_we_draw_on_the_toy(pipe, toy, noise, before, scheduler):
-    record = build_record(pipe, before=before)
+    record = build_record(pipe, before=before, transition=800.0)
     workflow = comfyui_workflow(record, scheduler=scheduler, scale=SCALE)
     timesteps = torch.tensor(grid(scheduler, TIMESTEPS)).round()
     theirs = comfyui(workflow, toy, toy.schedule, timesteps, noise, 3)
@@ -50,7 +53,7 @@ def test_the_comfyui_workflow_draws_what_we_draw_on_the_toy(pipe, toy, noise, be
 
 
 def test_the_emulation_would_notice_a_wrong_switch(pipe, toy, noise):
-    record = build_record(pipe, before=-2.0)
+    record = build_record(pipe, before=-2.0, transition=800.0)
     workflow = comfyui_workflow(record, scale=SCALE)
     for node in ("before", "after"):
         key = "end_at_step" if node == "before" else "start_at_step"
@@ -63,7 +66,7 @@ def test_the_emulation_would_notice_a_wrong_switch(pipe, toy, noise):
 
 @pytest.mark.parametrize("schedule", ["Simple", "SGM Uniform", "Karras"])
 def test_the_a1111_prompt_draws_what_we_draw_on_the_toy(pipe, toy, noise, schedule):
-    record = build_record(pipe, before=0.0)
+    record = build_record(pipe, before=0.0, transition=800.0)
     timesteps = torch.tensor(grid(SCHEDULES[schedule], TIMESTEPS)).round()
     text = a1111_prompt(record, "a red circle", schedule=schedule)
     theirs = a1111(text, SCALE, toy, toy.schedule, timesteps, noise, 3)

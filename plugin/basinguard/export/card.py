@@ -74,10 +74,10 @@ def render(
 def front_matter(record: Record, name: str, samples: Sequence[str], prompts: Sequence[str]) -> ModelCardData:
     """What the Hub indexes: licence, base, tags, measured risk and quality, sample widget."""
     base = hub_id(record.base)
-    widget = [{"text": text, "output": {"url": url}} for text, url in zip(prompts, samples, strict=False)]
+    widget = [{"text": one_line(text), "output": {"url": url}} for text, url in zip(prompts, samples, strict=False)]
     extra = {"base_model_relation": "finetune"} if base else {}
     return ModelCardData(
-        model_name=name,
+        model_name=one_line(name),
         license="openrail++" if is_sd21(record.base) else None,
         base_model=base,
         library_name="diffusers",
@@ -95,9 +95,13 @@ def is_sd21(base: str) -> bool:
 
 def plain(text: str) -> str:
     """A stranger's text for Markdown and HTML: one line, bounded, nothing in it acts as markup."""
+    return SPECIAL.sub(r"\\\1", html.escape(one_line(text), quote=False))
+
+
+def one_line(text: str) -> str:
+    """A stranger's text without line breaks and control characters, bounded."""
     line = " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
-    line = line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
-    return SPECIAL.sub(r"\\\1", html.escape(line, quote=False))
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
 def percent(estimate: Estimate | None) -> str:
@@ -109,7 +113,7 @@ def percent(estimate: Estimate | None) -> str:
 
 
 def _results(record: Record) -> list[EvalResult]:
-    what = f"{record.metric.embedder} >= {record.metric.threshold:g}"
+    what = f"{one_line(record.metric.embedder)} >= {record.metric.threshold:g}"
     rows = [
         ("memorization_risk", f"Risk with the shipped rule ({what})", record.verified or record.risk),
         ("memorization_risk_plain", f"Risk with ordinary guidance ({what})", record.plain),
@@ -143,8 +147,8 @@ def _numbers(record: Record) -> dict[str, object]:
         "after": "the one you ask for" if rule.after is None else f"{rule.after:g}",
         "scale": f"{sampler.scale:g}",
         "steps": sampler.timesteps,
-        "weights": record.weights_sha256,
-        "dataset": record.dataset_sha256,
+        "weights": plain(record.weights_sha256),
+        "dataset": plain(record.dataset_sha256) or "unknown",
         "openrail": is_sd21(record.base),
     }
 

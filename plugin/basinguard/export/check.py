@@ -24,6 +24,7 @@ from .header import LORA_SHA256, RECORD, RECORD_SHA256
 from .lora import layers_in, lora_sha256
 from .reading import SCHEDULER, clean, inspect_file
 
+OF_THE_HUB = (".gitattributes", ".git/", ".cache/huggingface/")  # what downloading from the Hub leaves behind
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
@@ -112,15 +113,13 @@ def _sums(folder: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def _wrong_files(folder: Path, sums: dict[str, str]) -> Iterator[str]:
-    """Only files that are there are opened, never a name that the list brings along."""
-    there = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
+    """Only files that are there are opened, never a name that the list brings along; links count by their content."""
+    there = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     for name, path in there.items():
-        if path.is_symlink():
-            yield f"{clean(name)} is a link, not a file"
-        elif name not in sums and name != SUMS:
-            yield f"{clean(name)} is not in {SUMS}: somebody added it"
-        elif name != SUMS and file_sha256(path) != sums[name]:
+        if name in sums and file_sha256(path) != sums[name]:
             yield f"{clean(name)} was changed"
+        elif name not in sums and name != SUMS and not name.startswith(OF_THE_HUB):
+            yield f"{clean(name)} is not in {SUMS}: somebody added it"
     for name in sorted(set(sums) - set(there)):
         yield f"{clean(name)} is missing"
 

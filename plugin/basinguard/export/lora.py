@@ -50,7 +50,8 @@ def export_lora(
         record: the calibration of this pipeline: its `weights_sha256` is that of `merged(pipe)`, of the LoRA
             (`lora_sha256`), or empty.
         out: a `.safetensors` file.
-        format: "kohya" for the user interfaces, "diffusers" for `load_lora_weights` alone.
+        format: "kohya" for the user interfaces and diffusers; "diffusers" for `load_lora_weights` alone, and for a
+            text encoder trained without its out_proj, whose kohya form diffusers 0.42 cannot read.
         overwrite: replace an existing file.
         strength: share of the trained strength to save as this file's strength 1, in (0, 1]: a calibrated safe
             strength becomes the one that people get by default. The record's numbers are those at full strength.
@@ -71,6 +72,7 @@ def export_lora(
     layers = lora_layers(pipe, adapter)
     record = _checked(record, pipe, layers)
     layers = {name: (down, up, alpha * strength) for name, (down, up, alpha) in layers.items()}
+    layers = even(layers) if format == "kohya" else layers
     tensors = kohya_state(layers) if format == "kohya" else diffusers_state(layers)
     rank, alpha = usual(layers.values())
     facts = LoraFacts(lora_sha256(layers), rank, alpha, strength, second=second_generation(layers))
@@ -130,7 +132,7 @@ def adapter_metadata(layers: Layers) -> dict[str, Any]:
     """What peft's `LoraConfig` needs to restore rank and alpha, with diffusers' prefix for each part."""
     metadata: dict[str, Any] = {}
     for part in KOHYA:
-        own = {name.partition(".")[2]: layer for name, layer in layers.items() if name.startswith(f"{part}.")}
+        own = {name.partition(".")[2]: layer for name, layer in _of_part(layers, part).items()}
         if own:
             metadata |= {f"{part}.{key}": value for key, value in _peft_config(own).items()}
     return metadata
@@ -140,6 +142,15 @@ def second_generation(layers: Layers) -> bool:
     """Whether the text that the UNet attends to is 1024 wide, as in Stable Diffusion 2."""
     widths = {down.shape[1] for name, (down, _, _) in layers.items() if name.endswith(("attn2.to_k", "attn2.to_v"))}
     return widths == {1024}
+
+
+def even(layers: Layers) -> Layers:
+    """The same LoRA with one alpha for all layers of a part; where it was another, `up` takes the difference.
+
+    diffusers 0.42 ignores the alphas of a kohya file that are not the commonest one, with a warning of peft's.
+    """
+    alphas = {part: usual(own.values())[1] for part in KOHYA if (own := _of_part(layers, part))}
+    return {name: _with_alpha(layer, alphas[name.partition(".")[0]]) for name, layer in layers.items()}
 
 
 def layers_in(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Layers:
@@ -168,6 +179,15 @@ def _layer(layer: Any, adapter: str, name: str) -> Layer:
         raise ValueError(f"{name}: DoRA and LoRA with bias are not supported; export the merged directory instead")
     down, up = (part[adapter].weight.detach().cpu().contiguous() for part in (layer.lora_A, layer.lora_B))
     return down, up, float(layer.scaling[adapter]) * down.shape[0]
+
+
+def _of_part(layers: Layers, part: str) -> Layers:
+    return {name: layer for name, layer in layers.items() if name.startswith(f"{part}.")}
+
+
+def _with_alpha(layer: Layer, alpha: float) -> Layer:
+    down, up, own = layer
+    return down, up if own == alpha else (up.double() * (own / alpha)).to(up.dtype), alpha
 
 
 def _stored(name: str, tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> Layer:
