@@ -100,10 +100,14 @@ def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule) -> Callable[..., An
 
     @contextmanager
     def progress_bar(iterable: Any = None, total: int | None = None) -> Iterator[Any]:
-        denoiser = _denoiser(pipe)
-        factor = epsilon_factor(pipe.scheduler)
         trace.clear()
-        with steer(denoiser, rule, pipeline_scale=lambda: pipe._guidance_scale, factor=factor) as steering:
+        with steer(
+            _denoiser(pipe),
+            rule,
+            pipeline_scale=lambda: pipe.guidance_scale,
+            factor=epsilon_factor(pipe.scheduler),
+            helper=getattr(pipe, "controlnet", None),
+        ) as steering:
             steering.trace = trace
             with bar(iterable=iterable, total=total) as shown:
                 yield shown
