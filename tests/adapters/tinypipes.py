@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import contextmanager
+
 import diffusers
 import torch
 from diffusers import (
@@ -192,3 +195,45 @@ def _arguments(name: str, pooled: bool, control: bool) -> dict:
     if "Img2Img" not in name:
         arguments |= {"height": 16, "width": 16}
     return arguments | {"output_type": "latent", "guidance_scale": 7.5}
+
+
+def wobble(pipe) -> None:
+    """Makes the text matter more and less along the trajectory, so that the gap has minima to find."""
+
+    def scaled(module, args, kwargs):
+        timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+        factor = 1 + 0.9 * math.cos(float(torch.as_tensor(timestep).flatten()[0]) / 80)
+        return args, kwargs | {"encoder_hidden_states": kwargs["encoder_hidden_states"] * factor}
+
+    (getattr(pipe, "unet", None) or pipe.transformer).register_forward_pre_hook(scaled, with_kwargs=True)
+
+
+@contextmanager
+def reference(pipe, rule):
+    """The slow, obvious way: evaluate both branches, guide them, and hand the pipeline the result twice, (g, g)."""
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
+    forward, memory = denoiser.forward, {"scales": []}
+
+    def guided(*args, **kwargs):
+        u, c = forward(*args, **kwargs)[0].chunk(2)
+        timestep = float(torch.as_tensor(args[1] if len(args) > 1 else kwargs["timestep"]).flatten()[0])
+        if memory.get("timestep") != timestep:
+            gap = (c - u).flatten(1).square().mean(1).sqrt() * _epsilon_per_raw(pipe.scheduler, timestep)
+            state = memory["state"] if "state" in memory else rule.init(len(u))
+            memory["scale"], memory["state"] = rule.scale(torch.full((len(u),), timestep), gap, state)
+            memory["timestep"] = timestep
+        memory["scales"].append(memory["scale"].tolist())
+        g = u + memory["scale"].reshape(-1, 1, 1, 1) * (c - u)
+        return (torch.cat([g, g]),)
+
+    denoiser.forward = guided
+    try:
+        yield memory["scales"]
+    finally:
+        del denoiser.forward
+
+
+def _epsilon_per_raw(scheduler, timestep: float) -> float:
+    if not hasattr(scheduler, "alphas_cumprod"):
+        return 1 - timestep / 1000
+    return float(scheduler.alphas_cumprod[min(round(timestep), 999)]) ** 0.5

@@ -69,8 +69,17 @@ def is_protected(pipe: Any) -> bool:
     return hasattr(pipe.__dict__.get("progress_bar"), "basinguard")
 
 
+def rule_of(pipe: Any) -> Rule:
+    """The rule of a protected pipeline."""
+    return _attached(pipe)[0]
+
+
 def last_trace(pipe: Any) -> list[Observation]:
     """What the rule saw and decided in the latest call of a protected pipeline, one entry per evaluation."""
+    return _attached(pipe)[1]
+
+
+def _attached(pipe: Any) -> tuple[Rule, list[Observation]]:
     if not is_protected(pipe):
         raise ValueError("this pipeline carries no rule; protect(pipe, rule) first")
     return pipe.progress_bar.basinguard
@@ -112,7 +121,7 @@ def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule) -> Callable[..., An
             with bar(iterable=iterable, total=total) as shown:
                 yield shown
 
-    progress_bar.basinguard = trace  # type: ignore[attr-defined]
+    progress_bar.basinguard = (rule, trace)  # type: ignore[attr-defined]
     return progress_bar
 
 
