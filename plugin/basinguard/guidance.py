@@ -93,6 +93,7 @@ class SwitchAt:
 
     `transition` is a training timestep in [0, 999], or one for each prompt of the batch: a batch that is a multiple of
     them takes equal runs of neighbours for the images of one prompt. `after=None` is the caller's own guidance scale.
+    A flow matcher's T = 1000 counts as 999.
 
     Source: arXiv 2411.16738, section 4.2 (STP); with a negative `before`, section 4.4 (opposite guidance).
 
@@ -121,7 +122,7 @@ class SwitchAt:
         """`before` above the transition, `after` at and below it."""
         transition = torch.tensor(self.transition, dtype=torch.float32, device=timestep.device).reshape(-1)
         transition = transition.repeat_interleave(len(timestep) // len(transition))
-        return torch.where(timestep > transition, self.before, known_scale(self.after)).float(), None
+        return torch.where(timestep.clamp(max=999) > transition, self.before, known_scale(self.after)).float(), None
 
 
 @dataclass(frozen=True)
@@ -300,10 +301,11 @@ class Steering:
     _scale: Tensor | None = None
     _timestep: float | None = None
     _half: int | None = None
+    _rows: int | None = None
 
     def reset(self) -> None:
         """Forgets the trajectory: the next evaluation is the first of a new one."""
-        self._state = self._scale = self._timestep = self._half = None
+        self._state = self._scale = self._timestep = self._half = self._rows = None
         self.trace.clear()
 
     def remove(self) -> None:
@@ -335,6 +337,9 @@ class Steering:
                 f"guidance_scale={self.pipeline_scale()} with a batch of {rows}: a rule needs the pipeline's batched "
                 "CFG, so call it with guidance_scale > 1 (the rule decides what is applied), or unprotect it"
             )
+        if self._rows not in (None, rows):  # skip-layer guidance, for one, evaluates the conditional half once more
+            raise ValueError(f"a batch of {rows} after one of {self._rows}: a rule can steer CFG's two halves, no more")
+        self._rows = rows
         if not self.rule.reads_gap:
             scale = self._decide(timestep, None, rows // 2)
             self._half = next((value for value in (0, 1) if bool((scale == value).all())), None)

@@ -40,6 +40,7 @@ class RuleGuider(BaseGuidance):
     @register_to_config
     def __init__(
         self,
+        *,  # diffusers takes a positional argument for a default and drops it from copies
         rule: Mapping[str, Any],
         guidance_scale: float = 7.5,
         guidance_rescale: float = 0.0,
@@ -59,7 +60,7 @@ class RuleGuider(BaseGuidance):
         noise = None
         if getattr(scheduler, "alphas_cumprod", None) is not None:
             noise = {key: scheduler.config[key] for key in NOISE if key in scheduler.config}
-        return cls(rule_to_dict(rule), noise=noise, **options)
+        return cls(rule=rule_to_dict(rule), noise=noise, **options)
 
     @property
     def num_conditions(self) -> int:

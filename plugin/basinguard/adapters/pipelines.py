@@ -60,7 +60,9 @@ def protect(pipe: Any, rule: Rule | Record) -> Any:
 def unprotect(pipe: Any) -> Any:
     """Takes the rule off `pipe` again, leaving exactly what `protect` was given; returns the same object."""
     if is_protected(pipe):
-        del pipe.__dict__["progress_bar"]
+        before = pipe.__dict__.pop("progress_bar").before
+        if before is not None:
+            pipe.progress_bar = before
     return pipe
 
 
@@ -121,6 +123,7 @@ def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule) -> Callable[..., An
             with bar(iterable=iterable, total=total) as shown:
                 yield shown
 
+    progress_bar.before = pipe.__dict__.get("progress_bar")  # type: ignore[attr-defined]
     progress_bar.basinguard = (rule, trace)  # type: ignore[attr-defined]
     return progress_bar
 
