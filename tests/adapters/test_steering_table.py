@@ -1,0 +1,126 @@
+"""Pipeline x scheduler x rule: what was run, kept in `steering_table.json`.
+
+Every cell compares a protected stock pipeline with `tinypipes.reference` and counts evaluations of the denoiser. After
+a deliberate change, write the table anew: `python tests/adapters/test_steering_table.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import diffusers
+import pytest
+import tinypipes as tiny
+import torch
+
+from basinguard.adapters.pipelines import BATCHED, last_trace, protect, unprotect
+from basinguard.guidance import Constant, LocalMinimum, SwitchAfter, SwitchAt, resolve
+from basinguard.schedules import SHAPES, Interval, Schedule, Triage
+
+TABLE = Path(__file__).with_name("steering_table.json")
+STEPS = 6
+MAIN = {
+    "cfg": SwitchAt(999.0, after=None),
+    "stp": SwitchAt(600.0, 0.0, None),
+    "og+stp": SwitchAt(600.0, -2.0, None),
+    "dtp": SwitchAfter(LocalMinimum(), 0.0, None),
+}
+RULES = {
+    **MAIN,
+    "scale 0": Constant(0.0),
+    "scale 1": Constant(1.0),
+    "og+dtp": SwitchAfter(LocalMinimum(), -2.0, None),
+    "dtp, depth 0.5": SwitchAfter(LocalMinimum(0.5), 0.0, None),
+    "stp, one per prompt": SwitchAt((300.0, 800.0), 0.0, None),
+    "interval": Interval(200.0, 800.0),
+    "triage": Triage(SwitchAt(600.0, -2.0, None), 0.3),
+    **{f"schedule {shape}": Schedule(shape) for shape in SHAPES},
+}
+TEXT, OWN, FLOW = "StableDiffusionPipeline", "DDIMScheduler", "FlowMatchEulerDiscreteScheduler"
+NEEDS_MORE = {"DPMSolverSDEScheduler"}  # needs torchsde
+SCHEDULERS = [*sorted({kind.__name__ for kind in tiny.scheduler().compatibles} - NEEDS_MORE), "Euler, Karras sigmas"]
+EVERY = [
+    (pipeline, FLOW if pipeline.endswith("3Pipeline") else scheduler, rule)
+    for pipeline in sorted(BATCHED)
+    for scheduler in SCHEDULERS
+    for rule in RULES
+]
+CASES = list(
+    dict.fromkeys(
+        case
+        for case in EVERY
+        if (case[:2] == (TEXT, OWN) or case[2] in MAIN) and (case[0] == TEXT or case[1] in (OWN, FLOW))
+    )
+)
+
+
+@functools.cache
+def built(name: str):
+    pipe, arguments = tiny.build(name)
+    tiny.wobble(pipe)
+    return pipe, arguments, pipe.scheduler
+
+
+def set_scheduler(pipe, own, name: str) -> None:
+    pipe.scheduler = own
+    if name == "Euler, Karras sigmas":
+        pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(own.config, use_karras_sigmas=True)
+    elif name != type(own).__name__:
+        pipe.scheduler = getattr(diffusers, name).from_config(own.config)
+
+
+def run(pipe, arguments) -> torch.Tensor:
+    generator = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    return pipe(**arguments, num_inference_steps=STEPS, generator=generator).images
+
+
+def measure(pipeline: str, scheduler: str, rule: str) -> dict:
+    pipe, arguments, own = built(pipeline)
+    set_scheduler(pipe, own, scheduler)
+    got = run(protect(pipe, RULES[rule]), arguments)
+    trace = list(last_trace(pipe))
+    unprotect(pipe)
+    with tiny.reference(pipe, resolve(RULES[rule], 7.5)) as scales:
+        want = run(pipe, arguments)
+    error = float((got - want).abs().max() / want.abs().max())
+    return {
+        "equal": error < 1e-4 and [seen.scale.tolist() for seen in trace] == scales,
+        "evaluations": sum(seen.unet_evals for seen in trace),
+        "of": 4 * len(scales),
+    }
+
+
+def key(case: tuple[str, str, str]) -> str:
+    return " | ".join(case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=key)
+def test_cell(case):
+    cell = measure(*case)
+    assert cell["equal"]
+    assert cell == json.loads(TABLE.read_text())[key(case)]
+
+
+def test_the_table_holds_these_cells_and_no_others():
+    assert list(json.loads(TABLE.read_text())) == [key(case) for case in CASES]
+
+
+def test_the_table_shows_what_it_is_for():
+    table = {case: json.loads(TABLE.read_text())[key(case)] for case in CASES}
+    free = {case for case, cell in table.items() if cell["evaluations"] < cell["of"]}
+    assert {rule for _, _, rule in free} == {"stp", "scale 0", "scale 1", "interval"}
+    assert {(pipeline, scheduler) for pipeline, scheduler, rule in free if rule == "stp"} == {
+        case[:2] for case in CASES
+    }
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", [case for case in dict.fromkeys(EVERY) if case not in set(CASES)], ids=key)
+def test_every_other_cell(case):
+    assert measure(*case)["equal"]
+
+
+if __name__ == "__main__":
+    TABLE.write_text(json.dumps({key(case): measure(*case) for case in CASES}, indent=1) + "\n")
