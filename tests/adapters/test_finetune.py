@@ -24,10 +24,8 @@ def make_batch():
     return {"pixel_values": pixels, "caption": CAPTIONS, "index": torch.arange(2)}
 
 
-def diffusers_loss(base, batch, min_snr_gamma=None):
+def diffusers_loss(pipe, schedule, batch, min_snr_gamma=None):
     """The loss of diffusers' examples/text_to_image/train_text_to_image.py, written out."""
-    pipe = StableDiffusionPipeline.from_pretrained(base)
-    schedule = DDPMScheduler.from_pretrained(base, subfolder="scheduler")
     latents = pipe.vae.encode(batch["pixel_values"]).latent_dist.sample() * pipe.vae.config.scaling_factor
     noise = torch.randn_like(latents)
     timesteps = torch.randint(0, schedule.config.num_train_timesteps, (len(latents),)).long()
@@ -68,8 +66,10 @@ def test_loss_equals_diffusers(tiny_pipeline_dir, tiny_epsilon_dir, prediction_t
     model = FineTune(str(base), method="full", min_snr_gamma=gamma)
     torch.manual_seed(5)
     ours = model.loss(make_batch())
+    pipe = StableDiffusionPipeline.from_pretrained(base)
+    schedule = DDPMScheduler.from_pretrained(base, subfolder="scheduler")
     torch.manual_seed(5)
-    theirs = diffusers_loss(base, make_batch(), gamma)
+    theirs = diffusers_loss(pipe, schedule, make_batch(), gamma)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
