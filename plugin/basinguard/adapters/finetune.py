@@ -157,7 +157,8 @@ class FineTune(LightningModule):
 
         keys = batch["index"].tolist() if self.memo is not None else list(range(len(batch["caption"])))
         stored = self.memo.images(keys, moments) if self.memo is not None else moments(keys)
-        mean, log_variance = stored.to(self.device).chunk(2, dim=1)
+        # contiguous, because randn_like fills in memory order: noise must not depend on a tensor's strides
+        mean, log_variance = (half.contiguous() for half in stored.to(self.device).chunk(2, dim=1))
         spread = torch.exp(0.5 * log_variance.clamp(-30, 20))
         return (mean + spread * torch.randn_like(mean)) * self.vae.config.scaling_factor
 
