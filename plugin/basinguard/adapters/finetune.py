@@ -19,6 +19,7 @@ from .loading import load_pipeline
 from .lora import TEXT_TARGETS, UNET_TARGETS, add_lora, merged
 from .memo import Memo
 from .objective import min_snr_weights, random_timesteps, target, training_schedule, weighted_mse
+from .seeds import stream
 
 Batch = dict[str, Any]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -126,7 +127,7 @@ class FineTune(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch {"pixel_values": [B, 3, H, W] in -1..1, "caption": B texts, "index": [B]}."""
         count = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        with _seeded(self.hparams.seed, self.device, count * self.trainer.world_size + self.global_rank):
+        with _seeded(self.hparams.seed, self.device, count, self.global_rank):
             loss = self.loss(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["caption"]))
         return loss
@@ -192,7 +193,8 @@ class FineTune(LightningModule):
 
         keys = batch["index"].tolist() if self.memo is not None else list(range(len(batch["caption"])))
         stored = self.memo.images(keys, moments) if self.memo is not None else moments(keys)
-        mean, log_variance = stored.to(self.device).chunk(2, dim=1)
+        # contiguous, because randn_like fills in memory order: noise must not depend on a tensor's strides
+        mean, log_variance = (half.contiguous() for half in stored.to(self.device).chunk(2, dim=1))
         spread = torch.exp(0.5 * log_variance.clamp(-30, 20))
         return (mean + spread * torch.randn_like(mean)) * self.vae.config.scaling_factor
 
@@ -293,10 +295,10 @@ def _checkpoint_activations(module: Any) -> None:
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device, count: int = 0) -> Iterator[None]:
-    """Inside, torch draws from (seed, count); outside, its generators are as they were."""
+def _seeded(seed: int, device: torch.device, *counts: int) -> Iterator[None]:
+    """Inside, torch draws from (seed, counts); outside, its generators are as they were."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed * 2**32 + count)
+        torch.manual_seed(stream(seed, *counts))
         yield
 
 
