@@ -103,7 +103,7 @@ def _squarely(first: Tensor, second: Tensor) -> list[Overlay]:
 
 
 def _lay_over(first: Tensor, second: Tensor, skew: float) -> list[Overlay]:
-    """Searches every size and place at half resolution, then looks closely around the best, for each of [B, 3, 64, 64]."""
+    """Searches all sizes and places at half resolution, then looks closely around the best; images [B, 3, 64, 64]."""
     small = [F.avg_pool2d(image.mean(1, keepdim=True), 2) for image in (first, second)]
     options, peaks = [], []
     for swap in (False, True):
@@ -131,7 +131,7 @@ def _ordered(images: Sequence[Tensor], swap: bool) -> tuple[Tensor, Tensor]:
 
 
 def _sizes(side: int, skew: float) -> list[tuple[int, int]]:
-    """Heights and widths, in pixels of the larger picture, that the smaller one may take; always also a plain squash."""
+    """Heights and widths, in pixels of the larger picture, that the smaller may take; always also a plain squash."""
     tallest = min(1.0, 1 / skew)
     sizes = {(round(side * s * tallest), round(side * s * tallest * skew)) for s in SCALES} | {(side, side)}
     return sorted(size for size in sizes if min(size) >= side // 4)

@@ -109,7 +109,7 @@ def shrink(path: Path) -> tuple[NDArray[np.uint8], float]:
             "RGB", (2 * SIDE, 2 * SIDE)
         )  # JPEG only: decodes at the smallest scale that is still twice as large
         upright = ImageOps.exif_transpose(image)
-        small = _opaque(upright.reduce(max(1, min(upright.size) // (4 * SIDE))) if _reducible(upright) else upright)
+        small = opaque(upright.reduce(max(1, min(upright.size) // (4 * SIDE))) if _reducible(upright) else upright)
         left, top, right, bottom = _inside_frame(np.asarray(small))
         shown = small.resize((SIDE, SIDE), Image.Resampling.BOX, box=(left, top, right, bottom))
         return np.asarray(shown), (right - left) / (bottom - top)
@@ -137,7 +137,8 @@ def _margins(pixels: NDArray[np.uint8]) -> tuple[int, int]:
     return int(np.argmin(even)), int(np.argmin(even[::-1]))
 
 
-def _opaque(image: Image.Image) -> Image.Image:
+def opaque(image: Image.Image) -> Image.Image:
+    """The image as RGB: transparent pixels on grey, more than 8 bits stretched to 8."""
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: stretch, PIL would clip
         values = np.asarray(image, np.float64)
         low, high = float(values.min()), float(values.max())
