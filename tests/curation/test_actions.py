@@ -28,7 +28,7 @@ def scan_of(*captions) -> Scan:
         for n, texts in enumerate(captions)
     )
     shas = tuple(f"{n:064x}" for n in range(len(items)))
-    return Scan(items, shas, np.zeros((len(items), 64, 64, 3), np.uint8), np.ones(len(items), np.float32), ())
+    return Scan(items, shas, np.zeros((len(items), 64, 64, 3), np.uint8), *np.ones((2, len(items)), np.float32), ())
 
 
 RISKY = {0: [Finding(code="copies", message="4 copies", weight=0.7)]}
@@ -53,7 +53,7 @@ def test_a_refusal_is_respected_by_content():
     groups = [Group((0, 1), "the most pixels")]
     refusals = to_allow_list(propose(scan, groups, {}), ["1.png", "0.png"])
     assert [d.action for d in propose(scan, groups, {}, allow=refusals)] == ["keep", "keep"]
-    renamed = Scan(scan.items[::-1], scan.sha256[::-1], scan.thumbs, scan.aspects, ())
+    renamed = Scan(scan.items[::-1], scan.sha256[::-1], scan.thumbs, scan.aspects, scan.inside, ())
     again = propose(renamed, [Group((1, 0), "the most pixels")], {}, allow=refusals)
     assert [d.action for d in again] == ["keep", "keep"]
 

@@ -102,7 +102,7 @@ def test_trainer_configs_use_documented_keys_and_name_real_files(photos, tmp_pat
         rows = json.loads(Path(subset["metadata_file"]).read_text())
         named |= {path: (row["caption"], subset["num_repeats"]) for path, row in rows.items()}
     assert all(Path(path).is_file() for path in named)
-    assert named[str(photos / "00.png")] == ('a picture, number 0\nthe "first" one', 2)
+    assert named[str(photos / "00.png")] == ('a picture, number 0\nthe "first" one', 4)
     assert named[str(photos / "05.png")] == ("a picture, number 5", 4)
     backends = json.loads((out / "simpletuner.json").read_text())
     assert [b.get("dataset_type") for b in backends][-1] == "text_embeds"
@@ -115,6 +115,15 @@ def test_trainer_configs_use_documented_keys_and_name_real_files(photos, tmp_pat
         seen |= {row["file_name"]: (row["captions"], row["width"], backend["repeats"]) for row in table}
     assert seen["05.png"] == (["a picture, number 5"], 192, 3)
     assert len(seen) == len(named) == 6
+
+
+def test_each_number_of_repeats_is_a_subset_and_braces_are_no_wildcards(photos, tmp_path):
+    decisions = list(curate(photos, workers=1).curation.decisions)
+    decisions[0] = decisions[0].model_copy(update={"repeats": 3, "captions": ("a {b|c}",)})
+    files = manifest.kohya_files(photos, tmp_path, decisions, resolution=64)
+    subsets = tomllib.loads(files["kohya.toml"].decode())["datasets"][0]["subsets"]
+    assert [subset["num_repeats"] for subset in subsets] == [1, 3]
+    assert list(json.loads(files["kohya_repeats_3.json"]).values()) == [{"caption": "a {{b|c}}"}]
 
 
 def test_a_leak_into_the_held_out_set_is_named(photos, pictures, folder_of, tmp_path):

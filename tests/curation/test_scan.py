@@ -27,7 +27,7 @@ def test_hashes_and_thumbnails(folder_of, pictures):
 
 def test_processes_do_not_change_the_result(folder_of, pictures):
     directory = folder_of({f"{n}.jpg": (picture, "") for n, picture in enumerate(pictures[:4])})
-    (directory / "bad.jpg").write_bytes((directory / "0.jpg").read_bytes()[:500])
+    (directory / "bad.jpg").write_bytes((directory / "0.jpg").read_bytes()[:4000])
     one, two = (scan_images(read(directory), workers=count) for count in (1, 2))
     assert np.array_equal(one.thumbs, two.thumbs)
     assert (one.sha256, one.problems) == (two.sha256, two.problems)
@@ -76,9 +76,11 @@ def test_a_file_that_is_no_cache_is_refused(folder_of, pictures, tmp_path):
 def test_a_plain_frame_is_cut_off(tmp_path, pictures, fill):
     ImageOps.expand(pictures[0], 24, fill=fill).save(tmp_path / "framed.png")
     pictures[0].save(tmp_path / "plain.png")
-    framed, aspect = shrink(tmp_path / "framed.png")
-    plain, _ = shrink(tmp_path / "plain.png")
+    framed, aspect, inside = shrink(tmp_path / "framed.png")
+    plain, _, whole = shrink(tmp_path / "plain.png")
     assert aspect == pytest.approx(1.0, abs=0.02)
+    assert inside == pytest.approx((192 / 240) ** 2, abs=0.02)
+    assert whole == 1
     assert np.abs(framed.astype(int) - plain.astype(int)).mean() < 4
 
 
@@ -91,7 +93,7 @@ def test_every_mode_becomes_a_thumbnail(tmp_path, mode):
     else:
         picture = grey.convert("RGB").convert(mode) if mode != "LA" else grey.convert("LA")
     picture.save(tmp_path / "a.tif")
-    thumb, _ = shrink(tmp_path / "a.tif")
+    thumb, _, _ = shrink(tmp_path / "a.tif")
     assert thumb[:8].mean() < 60 < 190 < thumb[-8:].mean()
 
 

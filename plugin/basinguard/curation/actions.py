@@ -125,7 +125,8 @@ def _decide(
 ) -> Decision:
     item, no = scan.items[row], refused.get(scan.sha256[row], set())
     group = groups[number] if number is not None else None
-    action, reason, captions, suggestion = "keep", "nothing speaks against it", item.captions, ""
+    action: Action = "keep"
+    reason, captions, suggestion = "nothing speaks against it", item.captions, ""
     risk = risk_index(noticed)
     specific = next((f.message for f in noticed if f.code == "caption-unique"), "")
     merged = _merged_captions(scan, group, refused) if group else captions

@@ -83,6 +83,7 @@ def _joined(scan: Scan, other: Scan) -> Scan:
         scan.sha256 + other.sha256,
         np.concatenate([scan.thumbs, other.thumbs]),
         np.concatenate([scan.aspects, other.aspects]),
+        np.concatenate([scan.inside, other.inside]),
         scan.problems + other.problems,
     )
 

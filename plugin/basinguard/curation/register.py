@@ -180,7 +180,7 @@ def _coarse(one: Tensor, two: Tensor) -> Tensor:
         colour.append((grid - grid.mean(1, keepdim=True)).flatten(1))
         known.append(colour[-1].pow(2).mean(1) > GREY**2)
     both = known[0] & known[1]
-    of_light, of_colour = F.cosine_similarity(*light), F.cosine_similarity(*colour)
+    of_light, of_colour = F.cosine_similarity(light[0], light[1]), F.cosine_similarity(colour[0], colour[1])
     return torch.where(both, (of_light + of_colour) / 2, of_light)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import ImageOps
 
-from .actions import Decision
+from .actions import Action, Decision
 from .folder import printable
 from .images import BadImage, open_image
 from .manifest import Curation
@@ -24,7 +24,7 @@ from .scan import opaque
 
 THUMB = 224  # pixels on the longer side
 MOST_THUMBS = 2000  # about 20 MB of page; the rest is listed without a picture
-TITLES = {
+TITLES: dict[Action, str] = {
     "drop": "leave out",
     "down-weight": "show less often",
     "merge-captions": "merge captions",
