@@ -7,7 +7,7 @@ import numpy as np
 from .. import __version__
 from ..similarity.structure import Structure
 from .actions import AllowList, propose
-from .captions import Count, clip_token_counter, lint_captions
+from .captions import clip_token_counter, lint_captions
 from .duplicates import SIMILAR_PART, SIMILAR_WHOLE, Pair, embed_thumbs, find_pairs
 from .findings import Finding, about_copies, about_file
 from .folder import printable
@@ -31,7 +31,7 @@ def look(scan: Scan, other: Scan | None, *, repeats: int, allow: AllowList | Non
     pairs = find_pairs(both, embed)
     leaks = find_leaks(pairs, len(scan.items)) if other else []
     groups = find_groups(scan, [pair for pair in pairs if pair.second < len(scan.items)])
-    findings, notes = _findings(scan, groups, leaks, both, embed, _tokens())
+    findings, notes = _findings(scan, groups, leaks, both, embed)
     decisions = propose(scan, groups, findings, repeats=repeats, allow=allow)
     settings = Settings(
         embedder=embed.name,
@@ -52,15 +52,8 @@ def look(scan: Scan, other: Scan | None, *, repeats: int, allow: AllowList | Non
     )
 
 
-def _tokens() -> Count | None:
-    try:
-        return clip_token_counter()
-    except ImportError:
-        return None
-
-
 def _findings(
-    scan: Scan, groups: list[Group], leaks: list[Pair], both: Scan, embed: Structure, tokens: Count | None
+    scan: Scan, groups: list[Group], leaks: list[Pair], both: Scan, embed: Structure
 ) -> tuple[dict[int, list[Finding]], tuple[str, ...]]:
     findings: dict[int, list[Finding]] = {row: [] for row in range(len(scan.items))}
     for group in groups:
@@ -71,7 +64,7 @@ def _findings(
         findings[pair.first].append(Finding(code="leak", message=f"the held-out image {held} shows this picture"))
     for row, finding in find_outliers(embed_thumbs(scan.thumbs, embed), name=embed.name).items():
         findings[row].append(finding)
-    linted = lint_captions([item.captions for item in scan.items], count_tokens=tokens)
+    linted = lint_captions([item.captions for item in scan.items], count_tokens=clip_token_counter())
     for row, item in enumerate(scan.items):
         findings[row] += [*linted.findings[row], *about_file(item)]
     return findings, linted.general
