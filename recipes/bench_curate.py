@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-
 FIRST_SEED = 1_000_000  # thresholds were chosen on pictures with smaller seeds
 
 

@@ -14,7 +14,9 @@ Source: Lewis, "Fast Template Matching", Vision Interface (1995): normalized cro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -53,7 +55,6 @@ class Overlay:
     mirrored: bool
 
 
-@torch.no_grad()
 def register(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray) -> list[Overlay]:
     """The best overlay of each pair.
 
@@ -66,15 +67,35 @@ def register(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray) -> lis
         One `Overlay` for each pair, in order; similarity 0 for a picture without structure.
     """
     best: list[Overlay] = [Overlay(0.0, 1.0, False)] * len(pairs)
-    for rows, skew in _batches(aspects, pairs):
-        first, second = (_colour(thumbs[pairs[rows, side]]) for side in (0, 1))
-        squarely = _squarely(first, second)
-        for row, overlay in zip(rows, squarely, strict=True):
-            best[row] = overlay
-        open_ = [place for place, overlay in enumerate(squarely) if overlay.similarity < CERTAIN]
-        if open_:
-            for place, overlay in zip(open_, _lay_over(first[open_], second[open_], skew), strict=True):
-                best[rows[place]] = overlay
+    batches = list(_batches(aspects, pairs))
+    with _one_thread_each() as mapped:
+        found = mapped(lambda batch: _overlays(thumbs, pairs[batch[0]], batch[1]), batches)
+        for (rows, _), overlays in zip(batches, found, strict=True):
+            for row, overlay in zip(rows, overlays, strict=True):
+                best[row] = overlay
+    return best
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[Callable[..., Iterator[list[Overlay]]]]:
+    """`map` over threads that each compute alone: these operations are too small to be shared between threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+def _overlays(thumbs: NDArray[np.uint8], pairs: NDArray, skew: float) -> list[Overlay]:
+    first, second = (_colour(thumbs[pairs[:, side]]) for side in (0, 1))
+    best = _squarely(first, second)
+    unsure = [place for place, overlay in enumerate(best) if overlay.similarity < CERTAIN]
+    if unsure:
+        for place, overlay in zip(unsure, _lay_over(first[unsure], second[unsure], skew), strict=True):
+            best[place] = overlay
     return best
 
 
