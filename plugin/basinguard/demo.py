@@ -25,9 +25,10 @@ from .records import Record
 from .tinyworld.folder import write_demo_folder
 
 SCALE = 3.0  # TinyWorld's usual CFG: 7.5 saturates images this small
-TIMESTEPS = 20
-EPOCHS = 300  # 32 images in batches of 16: 600 updates
-PROBES = 6
+TIMESTEPS = 16
+EPOCHS = 320  # 32 images in batches of 16: 640 updates
+PROBES = 5
+TRANSITIONS = [400.0, 470.0, 530.0, 590.0, 660.0, 720.0, 780.0]
 METHODS = {
     "base": "base model, plain CFG",
     "cfg": "fine-tuned, plain CFG",
@@ -71,13 +72,15 @@ def fine_tune(out: Path, train: Path, heldout: Path, epochs: int) -> Memorizatio
     guard = MemorizationGuard(
         heldout=twins,
         every_n_epochs=max(1, epochs // PROBES),
-        captions=16,
+        captions=12,
         seeds=2,
         timesteps=TIMESTEPS,
         scale=SCALE,
         export_to=str(out / "export"),
+        alpha=0.1,
+        pairs=96,
         before=[0.0, -1.0],
-        pairs=128,
+        transitions=TRANSITIONS,
     )
     trainer = pl.Trainer(
         max_epochs=epochs,
@@ -91,7 +94,7 @@ def fine_tune(out: Path, train: Path, heldout: Path, epochs: int) -> Memorizatio
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         trainer.fit(
-            FineTune("tinyworld", method="full", learning_rate=3e-4, cache=True),
+            FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True),
             datamodule=ImageFolder(str(train), resolution=64, batch_size=16),
         )
     return guard

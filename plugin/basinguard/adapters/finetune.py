@@ -48,7 +48,7 @@ class FineTune(LightningModule):
         caption_dropout: share of captions replaced by "", in [0, 1]. On a small set this teaches the unconditional
             branch the images too, and guidance that starts late cannot escape them then.
         keep_unconditional: weight of a second loss that holds the prediction for "" where the base model had it, on
-            half of each batch; 0 leaves it out, 1 is usual. On a small set the unconditional branch otherwise learns the
+            half of each batch; 0 leaves it out. On a small set the unconditional branch otherwise learns the
             images as well, and guidance that starts late cannot escape them. Costs about two thirds more time and, with
             "full", a frozen copy of the UNet.
         ema_decay: keep averaged weights, for export and for the guard, with this decay (0.999 is usual).
@@ -150,7 +150,7 @@ class FineTune(LightningModule):
         Source: prior preservation (Ruiz et al., arXiv 2208.12242, section 3.2), with the base model's own prediction
         instead of samples drawn from it.
         """
-        noisy = self.forward_process.add_noise(latents, noise, timesteps).to(self.held_as)
+        noisy = self.forward_process.add_noise(latents, noise, timesteps).to(self.unet.conv_in.weight.dtype)
         empty = self.encode_captions([""] * len(latents))
         with torch.no_grad(), self._base_unet() as base:
             wanted = base(noisy, timesteps, empty, return_dict=False)[0]

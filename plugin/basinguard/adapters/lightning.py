@@ -50,6 +50,7 @@ class MemorizationGuard(pl.Callback):
         delta: chance that this promise is broken.
         pairs: (caption, seed) pairs the promise rests on.
         before: scales to try above the transition; 0 is none, negative is opposite guidance.
+        transitions: timesteps to try as the transition; every one of the sampler's grid when not given.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
 
     Example:
@@ -74,6 +75,7 @@ class MemorizationGuard(pl.Callback):
         delta: float = 0.05,
         pairs: int = 128,
         before: list[float] | None = None,
+        transitions: list[float] | None = None,
         alignment: str = "auto",
     ) -> None:
         if every_n_epochs < 1:
@@ -82,7 +84,7 @@ class MemorizationGuard(pl.Callback):
         self.plan = Plan(captions, seeds, timesteps, scale, budget)
         self.dtype = torch.bfloat16 if precision == "bf16" else None
         self.export_to = Path(export_to) if export_to else None
-        self.terms = Terms(alpha, delta, pairs, tuple(before) if before else (0.0, -1.0))
+        self.terms = Terms(alpha, delta, pairs, tuple(before or (0.0, -1.0)), tuple(transitions or ()))
         self.alignment = alignment
         self.guard: Guard | None = None
         self.record: Record | None = None
