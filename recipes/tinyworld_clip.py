@@ -5,8 +5,8 @@ words. Scenes are blurred, recoloured and made noisy while training, because the
 
     python recipes/tinyworld_clip.py --out plugin/basinguard/tinyworld/clip
 
-Expected: 89 % of fresh scenes with every word right (chance: 1/192); see recipes/results/tinyworld_clip.json. Time: about 6 minutes on one CPU core.
-Memory: about 1.5 GB. Files: under 4 MB (float16).
+Expected: 89 % of fresh scenes with every word right (chance: 1/192); see recipes/results/tinyworld_clip.json.
+Time: about 6 minutes on one CPU core. Memory: about 1.5 GB. Files: under 4 MB (float16).
 """
 
 from __future__ import annotations
