@@ -1,7 +1,7 @@
 """Pipeline x scheduler x rule: what was run, kept in `steering_table.json`.
 
 Every cell compares a protected stock pipeline with `tinypipes.reference` and counts evaluations of the denoiser. After
-a deliberate change, write the table anew: `python tests/adapters/test_steering_table.py`.
+a deliberate change, delete the table and write it anew: `python tests/adapters/test_steering_table.py`.
 """
 
 from __future__ import annotations
@@ -127,4 +127,7 @@ def test_a_scheduler_that_does_not_count_in_timesteps_is_refused():
 
 
 if __name__ == "__main__":
-    TABLE.write_text(json.dumps({key(case): measure(*case) for case in CASES}, indent=1) + "\n")
+    table = json.loads(TABLE.read_text()) if TABLE.exists() else {}
+    for case in CASES:
+        table[key(case)] = table.get(key(case)) or measure(*case)
+        TABLE.write_text(json.dumps({key(c): table[key(c)] for c in CASES if key(c) in table}, indent=1) + "\n")
