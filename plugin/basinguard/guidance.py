@@ -249,23 +249,30 @@ def epsilon_factor(scheduler: Any) -> Callable[[float], float]:
     """What turns a difference of two raw predictions into one of epsilon, as a function of the timestep.
 
     Args:
-        scheduler: any diffusers scheduler, of which `config.prediction_type` and `alphas_cumprod` are read. One
-            without them is a flow matcher: x = (1 - sigma) x_0 + sigma eps, velocity eps - x_0, sigma = t / 1000.
+        scheduler: a diffusers scheduler, of which `config` and `alphas_cumprod` are read; or None for flow matching:
+            x = (1 - sigma) x_0 + sigma eps, velocity eps - x_0, sigma = t / 1000.
+
+    Raises:
+        ValueError: its timesteps are not training timesteps in [0, 1000], so a rule would mistake them.
 
     Source: Salimans and Ho, arXiv 2202.00512, appendix D: eps = sqrt(abar) v + sqrt(1 - abar) x.
     """
+    config: Mapping[str, Any] = {} if scheduler is None else scheduler.config
     squared = getattr(scheduler, "alphas_cumprod", None)
-    if squared is None:
+    kind = config.get("prediction_type", "epsilon")
+    if scheduler is None or kind == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
         return lambda timestep: 1 - timestep / 1000
-    kind = scheduler.config.get("prediction_type", "epsilon")
     factors: dict[str, Callable[[float], float]] = {
         "epsilon": lambda signal: 1.0,
         "v_prediction": lambda signal: signal**0.5,
         "sample": lambda signal: (signal / max(1 - signal, 1e-12)) ** 0.5,
     }
-    if kind not in factors:
-        raise ValueError(f"prediction type {kind!r} is unknown; known: {', '.join(factors)}")
-    table = [factors[kind](float(signal)) for signal in squared]
+    if squared is None or config.get("timestep_type") == "continuous" or kind not in factors:
+        raise ValueError(
+            f"{type(scheduler).__name__} (prediction type {kind!r}) does not count in training timesteps that a rule "
+            f"could use; accepted: flow matchers, and schedulers with alphas_cumprod that predict {', '.join(factors)}"
+        )
+    table = [factors[kind](signal) for signal in torch.as_tensor(squared).double().tolist()]
     return lambda timestep: table[min(max(round(timestep), 0), len(table) - 1)]
 
 
@@ -300,6 +307,7 @@ class Steering:
     _state: Any = None
     _scale: Tensor | None = None
     _timestep: float | None = None
+    _now: float = 0.0
     _half: int | None = None
     _rows: int | None = None
 
@@ -319,16 +327,16 @@ class Steering:
     def __exit__(self, *error: object) -> None:
         self.remove()
 
-    def _decide(self, timestep: float, gap: Tensor | None, batch: int) -> Tensor:
-        if self._scale is None or timestep != self._timestep:
+    def _decide(self, gap: Tensor | None, batch: int) -> Tensor:
+        if self._scale is None or self._now != self._timestep:
             rule = resolve(self.rule, self.pipeline_scale())
             state = rule.init(batch) if self._scale is None else self._state
-            now = torch.full((batch,), timestep, device=None if gap is None else gap.device)
-            (self._scale, self._state), self._timestep = rule.scale(now, gap, state), timestep
+            now = torch.full((batch,), self._now, device=None if gap is None else gap.device)
+            (self._scale, self._state), self._timestep = rule.scale(now, gap, state), self._now
         return self._scale
 
     def _before(self, module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        rows, timestep = _inputs(args, kwargs)
+        rows, self._now = _inputs(args, kwargs)
         self._half = None
         if kwargs.get("guess_mode"):  # a ControlNet that is given the conditional half alone
             return args, kwargs
@@ -341,7 +349,7 @@ class Steering:
             raise ValueError(f"a batch of {rows} after one of {self._rows}: a rule can steer CFG's two halves, no more")
         self._rows = rows
         if not self.rule.reads_gap:
-            scale = self._decide(timestep, None, rows // 2)
+            scale = self._decide(None, rows // 2)
             self._half = next((value for value in (0, 1) if bool((scale == value).all())), None)
         if self._half is None:
             return args, kwargs
@@ -352,14 +360,14 @@ class Steering:
         return output if self._half is None else _each(output, lambda y: torch.cat([y, y]))
 
     def _after(self, module: Any, args: tuple, kwargs: dict, output: Any) -> Any:
-        timestep, y = _inputs(args, kwargs)[1], output[0]
+        y = output[0]
         if self._half is not None and self._scale is not None:
-            self.trace.append(Observation(timestep, self._scale, None, len(y)))
+            self.trace.append(Observation(self._now, self._scale, None, len(y)))
             return self._twice(module, args, kwargs, output)
         u, c = y.chunk(2)
-        seen = gap(u, c) * self.factor(timestep)
-        scale = self._decide(timestep, seen, len(u))
-        self.trace.append(Observation(timestep, scale, seen, len(y)))
+        seen = gap(u, c) * self.factor(self._now)
+        scale = self._decide(seen, len(u))
+        self.trace.append(Observation(self._now, scale, seen, len(y)))
         bent = torch.cat(_rewrite(u, c, scale.to(y.device), self.pipeline_scale()))
         return _each(output, lambda _: bent)
 

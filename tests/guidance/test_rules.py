@@ -199,10 +199,14 @@ def test_a_flow_matcher_is_converted_to_epsilon():
     clean = torch.randn(2, 4)
     eps = (x - (1 - sigma) * clean) / sigma
     velocity = eps - clean
-    difference = (velocity[1] - velocity[0]).norm() * epsilon_factor(object())(300.0)
+    difference = (velocity[1] - velocity[0]).norm() * epsilon_factor(None)(300.0)
     assert torch.isclose(difference, (eps[1] - eps[0]).norm())
 
 
-def test_an_unknown_prediction_type_is_refused():
+def test_a_scheduler_that_does_not_count_in_timesteps_is_refused():
     with pytest.raises(ValueError, match="nonsense"):
         epsilon_factor(FakeScheduler("nonsense"))
+    continuous = FakeScheduler("v_prediction")
+    continuous.config["timestep_type"] = "continuous"
+    with pytest.raises(ValueError, match="training timesteps"):
+        epsilon_factor(continuous)
