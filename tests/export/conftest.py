@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from diffusers import StableDiffusionPipeline
-from exporting import build_pipe, build_record
+from exporting import build_pipe, build_record, with_lora
 from PIL import Image
 
 from basinguard.records import Record
@@ -23,3 +23,9 @@ def record(pipe: StableDiffusionPipeline) -> Record:
 @pytest.fixture(scope="session")
 def samples() -> list[Image.Image]:
     return [Image.new("RGB", (16, 16), colour) for colour in ("red", "green")]
+
+
+@pytest.fixture(scope="session")
+def tuned() -> StableDiffusionPipeline:
+    """A pipeline with a random LoRA on UNet and text encoder."""
+    return with_lora(text=True)

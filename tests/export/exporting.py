@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from basinguard.export.hashes import weights_sha256
@@ -81,3 +82,21 @@ def build_record(pipe: StableDiffusionPipeline, *, before: float = -2.0, transit
         versions={"basinguard": "0.1.0", "torch": torch.__version__},
         history=tuple(build_report(epoch) for epoch in range(-1, 5)),
     )  # fmt: skip
+
+
+def with_lora(*, rank: int = 2, alpha: float = 8.0, text: bool = False, **options):
+    """A pipeline with a random LoRA whose alpha is not its rank."""
+    pipe = build_pipe()
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        targets = ["to_q", "to_k", "to_v", "to_out.0"]
+        pipe.unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, **options))
+        if text:
+            pipe.text_encoder.add_adapter(
+                LoraConfig(r=3, lora_alpha=1.5, target_modules=["q_proj", "k_proj", "v_proj", "out_proj"])
+            )
+        for part in (pipe.unet, pipe.text_encoder):
+            for name, weight in part.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(weight, std=0.3)
+    return pipe

@@ -7,8 +7,7 @@ import json
 
 import pytest
 import torch
-from exporting import build_pipe, build_record
-from peft import LoraConfig
+from exporting import build_pipe, build_record, with_lora
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -25,29 +24,6 @@ CALL = {"prompt": "a", "guidance_scale": 4.0, "num_inference_steps": 4, "output_
 
 def draw(pipe) -> torch.Tensor:
     return pipe(**CALL, generator=torch.Generator().manual_seed(3)).images
-
-
-def with_lora(*, rank: int = 2, alpha: float = 8.0, text: bool = False, **options):
-    """A pipeline with a random LoRA whose alpha is not its rank."""
-    pipe = build_pipe()
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        targets = ["to_q", "to_k", "to_v", "to_out.0"]
-        pipe.unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, **options))
-        if text:
-            pipe.text_encoder.add_adapter(
-                LoraConfig(r=3, lora_alpha=1.5, target_modules=["q_proj", "k_proj", "v_proj", "out_proj"])
-            )
-        for part in (pipe.unet, pipe.text_encoder):
-            for name, weight in part.named_parameters():
-                if "lora_B" in name:
-                    torch.nn.init.normal_(weight, std=0.3)
-    return pipe
-
-
-@pytest.fixture(scope="module")
-def tuned():
-    return with_lora(text=True)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -16,6 +17,7 @@ from .howto import a1111_text, comfyui_text
 from .plots import BASIN, HISTORY
 from .private import hub_id
 
+ACROSS = 4  # pictures side by side
 LONGEST = 300  # characters of a stranger's text that a card shows
 SPECIAL = re.compile(r"([\\`*_\[\]|~$]|:(?=//)|(?<=www)\.)")  # markup, and what would turn into a link by itself
 SD21 = re.compile(r"stable-diffusion-2(-|$)", re.IGNORECASE)
@@ -75,7 +77,7 @@ def front_matter(record: Record, name: str, samples: Sequence[str], prompts: Seq
     """What the Hub indexes: licence, base, tags, measured risk and quality, sample widget."""
     base = hub_id(record.base)
     widget = [{"text": one_line(text), "output": {"url": url}} for text, url in zip(prompts, samples, strict=False)]
-    extra = {"base_model_relation": "finetune"} if base else {}
+    extra: dict[str, Any] = {"base_model_relation": "finetune"} if base else {}
     return ModelCardData(
         model_name=one_line(name),
         license="openrail++" if is_sd21(record.base) else None,
@@ -133,7 +135,7 @@ def _results(record: Record) -> list[EvalResult]:
     ]
 
 
-def _numbers(record: Record) -> dict[str, object]:
+def _numbers(record: Record) -> dict[str, Any]:
     rule, sampler = record.guidance, record.sampler
     return {
         "plain": percent(record.plain),
@@ -153,7 +155,7 @@ def _numbers(record: Record) -> dict[str, object]:
     }
 
 
-def _texts(record: Record, name: str) -> dict[str, object]:
+def _texts(record: Record, name: str) -> dict[str, Any]:
     metric, sampler = record.metric, record.sampler
     kinds = ", ".join(f"{plain(key)} {plain(value)}" for key, value in sorted(record.versions.items()))
     return {
@@ -186,4 +188,11 @@ def _gallery(samples: Sequence[str], prompts: Sequence[str]) -> str:
     images = [f"![generated sample {i}]({url})" for i, url in enumerate(samples)]
     if not any(texts):
         return " ".join(images)
-    return "\n".join(["| | |", "|---|---|", *(f"| {a} | {b} |" for a, b in zip(images, texts, strict=True))])
+    rows = [zip(images[i : i + ACROSS], texts[i : i + ACROSS], strict=True) for i in range(0, len(images), ACROSS)]
+    return "\n\n".join(_strip(row) for row in rows)
+
+
+def _strip(row: Iterable[tuple[str, str]]) -> str:
+    """A table of pictures with their prompts below."""
+    images, texts = zip(*row, strict=True)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (images, ["---"] * len(images), texts))

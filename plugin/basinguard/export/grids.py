@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..records import Guidance
@@ -19,7 +20,7 @@ SLACK = 0.02  # share by which a record's noise level may differ from Stable Dif
 
 
 def _log_sigmas() -> Grid:
-    return np.log(stable_diffusion_schedule().sigma(np.arange(LAST + 1.0)).numpy())
+    return np.log(stable_diffusion_schedule().sigma(torch.arange(LAST + 1)).numpy())
 
 
 def _karras(steps: int) -> Grid:

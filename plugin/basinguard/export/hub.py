@@ -23,7 +23,7 @@ def push_to_hub(export: Path, repo_id: str, *, private: bool = True, token: str 
 
     outcome = check(export)
     if not outcome.ok:
-        raise ValueError(f"nothing uploaded: {outcome}")
+        raise ValueError(f"nothing uploaded from {export}: {'; '.join(outcome.problems)}")
     api = HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
     message = "Export by basinguard"

@@ -104,7 +104,7 @@ def lora_sha256(layers: Layers) -> str:
 
 def kohya_state(layers: Layers) -> dict[str, Tensor]:
     """Kohya's names: `lora_unet_..._to_q.lora_down.weight`, `.lora_up.weight`, `.alpha`."""
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, (down, up, alpha) in layers.items():
         key = kohya_name(name)
         state |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
@@ -113,7 +113,7 @@ def kohya_state(layers: Layers) -> dict[str, Tensor]:
 
 def diffusers_state(layers: Layers) -> dict[str, Tensor]:
     """Diffusers' (peft's) names; rank and alpha travel in the header, see `adapter_metadata`."""
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, (down, up, _) in layers.items():
         state |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
     return state
