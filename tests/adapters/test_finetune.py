@@ -27,7 +27,7 @@ def make_batch():
 def diffusers_loss(pipe, schedule, batch, min_snr_gamma=None):
     """The loss of diffusers' examples/text_to_image/train_text_to_image.py, written out."""
     latents = pipe.vae.encode(batch["pixel_values"]).latent_dist.sample() * pipe.vae.config.scaling_factor
-    noise = torch.randn_like(latents)
+    noise = torch.randn(latents.shape)  # randn_like there; its order of filling depends on the strides
     timesteps = torch.randint(0, schedule.config.num_train_timesteps, (len(latents),)).long()
     noisy = schedule.add_noise(latents, noise, timesteps)
     ids = pipe.tokenizer(batch["caption"], max_length=16, padding="max_length", truncation=True, return_tensors="pt")

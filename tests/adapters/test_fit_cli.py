@@ -96,4 +96,4 @@ def test_help_explains_every_argument(capsys):
         fit_cli(["--model.help=FineTune"])
     said = capsys.readouterr().out
     assert "unconditional" in said  # from the docstring of caption_dropout
-    assert "--model.init_args.min_snr_gamma" in said
+    assert "--model.min_snr_gamma" in said
