@@ -235,6 +235,27 @@ def test_names_cannot_write_on_the_terminal(folder_of, pictures):
     assert outcome.curation.groups
 
 
+class BrightnessScore:
+    """Agrees with the caption "bright" by brightness: a scorer whose answer is known."""
+
+    name = "brightness"
+
+    def score(self, images, captions):
+        assert images.shape[1:] == (3, 336, 336)
+        assert set(captions) == {"bright"}
+        return images.mean((1, 2, 3))
+
+
+def test_a_caption_that_disagrees_is_named(folder_of, pictures):
+    images = {f"{n:02d}.png": (picture, "bright") for n, picture in enumerate(pictures[:22])}
+    images["dark.png"] = (pictures[22].point(lambda v: v // 12), "bright")
+    images["none.png"] = (pictures[23], "")
+    decisions = curate(folder_of(images), scorer=BrightnessScore(), workers=1).curation.decisions
+    found = [d.file_name for d in decisions for f in d.findings if f.code == "caption-disagrees"]
+    assert "dark.png" in found
+    assert len(found) < 4
+
+
 def test_what_a_run_measured_becomes_actions(photos):
     curation = curate(photos, repeats=4, workers=1).curation
     remedies = curate_from_run({"05.png": wilson(4, 8), "00.png": wilson(0, 100)}, curation)
