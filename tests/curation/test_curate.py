@@ -214,6 +214,10 @@ def test_a_dataset_is_curated_like_a_folder(photos, tmp_path):
     assert {d.captions[0] for d in outcome.curation.decisions if d.captions} == {f"picture {n}" for n in range(6)}
     with pytest.raises(ValueError, match="out="):
         curate(dataset)
+    with pytest.raises(ValueError, match="splits"):
+        curate({"train": dataset}, out=tmp_path / "out2")
+    with pytest.raises(ValueError, match="no image column"):
+        curate(dataset.remove_columns("image"), out=tmp_path / "out2")
 
 
 def test_nothing_to_curate_is_an_error(tmp_path):
