@@ -214,6 +214,10 @@ def test_a_dataset_is_curated_like_a_folder(photos, tmp_path):
     assert {d.captions[0] for d in outcome.curation.decisions if d.captions} == {f"picture {n}" for n in range(6)}
     with pytest.raises(ValueError, match="out="):
         curate(dataset)
+    with pytest.raises(ValueError, match="splits"):
+        curate({"train": dataset}, out=tmp_path / "out2")
+    with pytest.raises(ValueError, match="no image column"):
+        curate(dataset.remove_columns("image"), out=tmp_path / "out2")
 
 
 def test_nothing_to_curate_is_an_error(tmp_path):
@@ -233,6 +237,27 @@ def test_names_cannot_write_on_the_terminal(folder_of, pictures):
     outcome = curate(folder_of({"\x1b[31mred.png": (pictures[0], ""), "b\n.png": (pictures[0], "")}))
     assert "\x1b" not in str(outcome)
     assert outcome.curation.groups
+
+
+class BrightnessScore:
+    """Agrees with the caption "bright" by brightness: a scorer whose answer is known."""
+
+    name = "brightness"
+
+    def score(self, images, captions):
+        assert images.shape[1:] == (3, 336, 336)
+        assert set(captions) == {"bright"}
+        return images.mean((1, 2, 3))
+
+
+def test_a_caption_that_disagrees_is_named(folder_of, pictures):
+    images = {f"{n:02d}.png": (picture, "bright") for n, picture in enumerate(pictures[:22])}
+    images["dark.png"] = (pictures[22].point(lambda v: v // 12), "bright")
+    images["none.png"] = (pictures[23], "")
+    decisions = curate(folder_of(images), scorer=BrightnessScore(), workers=1).curation.decisions
+    found = [d.file_name for d in decisions for f in d.findings if f.code == "caption-disagrees"]
+    assert "dark.png" in found
+    assert len(found) < 4
 
 
 def test_what_a_run_measured_becomes_actions(photos):

@@ -73,6 +73,12 @@ def test_the_page_is_one_file_that_loads_nothing(page):
     assert "default-src 'none'" in text
 
 
+def test_notes_without_risk_are_listed_too(page):
+    text = page[0].read_text("utf-8")
+    assert "<summary>small: 7</summary>" in text
+    assert "192 x 192: a side below 256" in text
+
+
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
 def test_in_a_browser(page, tmp_path):
     path, curation = page

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..records import Estimate
 from .actions import Remedy, propose_from_run, read_allow_list
+from .agreement import Scorer
 from .dataset import export_dataset
 from .folder import Folder, Problem, printable, read_folder
 from .look import look
@@ -50,6 +51,7 @@ def curate(
     resolution: int = 768,
     workers: int | None = None,
     progress: bool = False,
+    scorer: Scorer | None = None,
 ) -> Outcome:
     """Looks for what a fine-tune would memorize, and writes proposals beside the sources, never into them.
 
@@ -65,6 +67,8 @@ def curate(
         resolution: training resolution for the trainer configs, in pixels.
         workers: processes that read images; None for all cores.
         progress: say how far it is on standard error.
+        scorer: a CLIP model that looks for captions which do not say what the image shows, such as
+            `similarity.alignment.ClipScore`; None leaves that out.
 
     Returns:
         An `Outcome`; printing it gives the summary for a terminal.
@@ -83,7 +87,7 @@ def curate(
     cache = out / "cache.sqlite"
     scan = _scan(folder, cache, workers, tell)
     other = _scan(read_folder(Path(heldout), decode=False), cache, workers, tell) if heldout else None
-    curation = look(scan, other, repeats=repeats, allow=allow)
+    curation = look(scan, other, repeats=repeats, allow=allow, scorer=scorer)
     written, failed = _write(directory, out, curation, scan, apply=apply, resolution=resolution)
     return Outcome(curation, tuple(written), tuple(failed))
 

@@ -23,17 +23,17 @@ def export_dataset(dataset: Any, directory: Path) -> None:
     Raises:
         ValueError: several splits, or no image column.
     """
-    import datasets
-
-    if isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
+    if isinstance(dataset, dict):
         raise ValueError(f"a dict of splits given ({', '.join(dataset)}); give one of them, such as dataset['train']")
-    column = next((n for n, f in (dataset.features or {}).items() if isinstance(f, datasets.Image)), None)
+    features = getattr(dataset, "features", None) or {}
+    column = next((name for name, feature in features.items() if type(feature).__name__ == "Image"), None)
     if column is None:
-        raise ValueError(f"no image column among {list(dataset.features or {})}; cast one with datasets.Image()")
-    text = next((name for name in CAPTION_COLUMNS if name in dataset.features), None)
+        raise ValueError(f"no image column among {list(features)}; give a folder, or a dataset with datasets.Image()")
+    text = next((name for name in CAPTION_COLUMNS if name in features), None)
     directory.mkdir(parents=True, exist_ok=True)
+    undecoded = type(features[column])(decode=False)  # the class comes with the dataset, so `datasets` is not imported
     rows = []
-    for number, row in enumerate(dataset.cast_column(column, datasets.Image(decode=False))):
+    for number, row in enumerate(dataset.cast_column(column, undecoded)):
         content = row[column]["bytes"] or Path(row[column]["path"]).read_bytes()
         name = f"{number:08d}.{_suffix(content)}"
         write_bytes(directory / name, content)

@@ -7,17 +7,20 @@ import numpy as np
 from .. import __version__
 from ..similarity.structure import Structure
 from .actions import AllowList, propose
+from .agreement import Scorer, caption_scores
 from .captions import clip_token_counter, lint_captions
 from .duplicates import SIMILAR_PART, SIMILAR_WHOLE, Pair, embed_thumbs, find_pairs
 from .findings import Finding, about_copies, about_file
 from .folder import printable
 from .groups import Group, find_groups
 from .manifest import Curation, GroupRecord, LeakRecord, ProblemRecord, Settings
-from .outliers import find_leaks, find_outliers
+from .outliers import find_disagreements, find_leaks, find_outliers
 from .scan import Scan
 
 
-def look(scan: Scan, other: Scan | None, *, repeats: int, allow: AllowList | None) -> Curation:
+def look(
+    scan: Scan, other: Scan | None, *, repeats: int, allow: AllowList | None, scorer: Scorer | None = None
+) -> Curation:
     """Everything found about a set, and what is proposed.
 
     Args:
@@ -25,6 +28,7 @@ def look(scan: Scan, other: Scan | None, *, repeats: int, allow: AllowList | Non
         other: held-out images, if there are any.
         repeats: how often an epoch shows an image.
         allow: refusals of earlier runs.
+        scorer: looks for captions that do not say what the image shows; None leaves that out.
     """
     embed = Structure()
     both = _joined(scan, other) if other else scan
@@ -32,6 +36,9 @@ def look(scan: Scan, other: Scan | None, *, repeats: int, allow: AllowList | Non
     leaks = find_leaks(pairs, len(scan.items)) if other else []
     groups = find_groups(scan, [pair for pair in pairs if pair.second < len(scan.items)])
     findings, notes = _findings(scan, groups, leaks, both, embed)
+    if scorer:
+        for row, finding in find_disagreements(caption_scores(scan, scorer), name=scorer.name).items():
+            findings[row].append(finding)
     decisions = propose(scan, groups, findings, repeats=repeats, allow=allow)
     settings = Settings(
         embedder=embed.name,

@@ -24,6 +24,7 @@ from .scan import opaque
 
 THUMB = 224  # pixels on the longer side
 MOST_THUMBS = 2000  # about 20 MB of page; the rest is listed without a picture
+MOST_NOTES = 200  # lines for each kind of note
 TITLES: dict[Action, str] = {
     "drop": "leave out",
     "down-weight": "show less often",
@@ -75,6 +76,7 @@ def render_report(curation: Curation, paths: Mapping[str, Path], *, title: str) 
         sections=shown,
         leaks=[(printable(a.file_name), printable(a.heldout), a.similarity) for a in curation.leaks],
         problems=curation.problems,
+        noticed=_noticed(curation),
         counts=[(action, TITLES[action], counts[action]) for action in TITLES if counts[action]],
         codes=sorted({f.code for section in shown for card in section.cards for f in card.decision.findings}),
         proposals=_proposals(shown),
@@ -122,6 +124,16 @@ def _data_uri(path: Path | None) -> str:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=72)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _noticed(curation: Curation) -> list[tuple[str, int, list[tuple[str, str]]]]:
+    """What is worth knowing but adds no risk: its code, how many images, and the first of them with the message."""
+    by_code: dict[str, list[tuple[str, str]]] = {}
+    for decision in curation.decisions:
+        for finding in decision.findings:
+            if finding.weight == 0:
+                by_code.setdefault(finding.code, []).append((printable(decision.file_name), finding.message))
+    return [(code, len(rows), rows[:MOST_NOTES]) for code, rows in sorted(by_code.items())]
 
 
 def _proposals(sections: Sequence[Section]) -> str:

@@ -23,6 +23,8 @@ def summarize(curation: Curation) -> str:
         f"{len(curation.leaks)} leaks into the held-out set, {len(curation.problems)} problems",
         f"proposed: {done}",
     ]
+    codes = Counter(finding.code for decision in curation.decisions for finding in decision.findings)
+    lines += [f"noticed: {', '.join(f'{count} {code}' for code, count in sorted(codes.items()))}"] if codes else []
     lines += [f"note: {_short(note)}" for note in curation.notes]
     risky = sorted((d for d in curation.decisions if d.action != "keep"), key=lambda d: (-d.risk, d.file_name))
     lines += _section(
