@@ -10,12 +10,12 @@ import json
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 from .adapters.evaluate import Row
 from .adapters.finetune import FineTune
+from .adapters.finetune_cli import quiet_lightning
 from .adapters.images import ImageFolder
 from .adapters.lightning import MemorizationGuard
 from .calibrate import Candidate, best
@@ -38,8 +38,8 @@ METHODS = {
 }
 
 
-def demo(out: Path = Path("runs/demo"), epochs: int = EPOCHS, per_caption: int = 4) -> dict[str, Any]:
-    """Runs the story and writes everything under `out`; returns the summary.
+def demo(out: Path = Path("runs/demo"), epochs: int = EPOCHS, per_caption: int = 4) -> None:
+    """Tells the whole story on a small model: fine-tune, guard, calibrate, export, and prove it in a fresh process.
 
     Args:
         out: run directory.
@@ -47,6 +47,8 @@ def demo(out: Path = Path("runs/demo"), epochs: int = EPOCHS, per_caption: int =
         per_caption: fresh seeds for each caption in the final table.
     """
     start = time.monotonic()
+    _hush()
+    print(f"fine-tuning TinyWorld on {out / 'data' / 'train'}, the guard watching: tensorboard --logdir {out}")
     train, heldout = write_demo_folder(out / "data")
     guard = fine_tune(out, train, heldout, epochs)
     if guard.record is None:
@@ -91,13 +93,21 @@ def fine_tune(out: Path, train: Path, heldout: Path, epochs: int) -> Memorizatio
         enable_model_summary=False,
         log_every_n_steps=1,
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.fit(
-            FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True),
-            datamodule=ImageFolder(str(train), resolution=64, batch_size=16),
-        )
+    trainer.fit(
+        FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True),
+        datamodule=ImageFolder(str(train), resolution=64, batch_size=16),
+    )
     return guard
+
+
+def _hush() -> None:
+    """One progress bar is enough: the loaders' own, and Lightning's advice, are for other occasions."""
+    import diffusers
+    import transformers
+
+    quiet_lightning()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def rules_for(record: Record, frontier: list[Candidate]) -> dict[str, Rule]:
