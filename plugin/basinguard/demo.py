@@ -62,7 +62,6 @@ def demo(out: Path = Path("runs/demo"), epochs: int = EPOCHS, per_caption: int =
     print(
         f"\nexported: {out / 'export'}   contact sheet: {out / 'contact_sheet.png'}   summary: {out / 'summary.json'}"
     )
-    return summary
 
 
 def fine_tune(out: Path, train: Path, heldout: Path, epochs: int) -> MemorizationGuard:

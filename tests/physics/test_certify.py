@@ -8,7 +8,7 @@ from basinguard.guard import FIRST_SEED, Guard, Plan, TrainingSet, pairs_of
 from basinguard.records import Metric, Record
 from basinguard.toy import gaussian_memorizer
 
-TOY = gaussian_memorizer(count=8, dim=12, leak=1e-3)
+TOY = gaussian_memorizer(count=64, dim=12, leak=1e-3)
 PROVENANCE = Provenance("toy", "0" * 64, "1" * 64, "epsilon", 2)
 
 
@@ -40,7 +40,7 @@ class Nearness:
 
 def make_guard(**changes):
     images = TOY.points[:4].reshape(4, 3, 2, 2)
-    training = TrainingSet(images, tuple(f"point {k}" for k in range(4)), ("point 6", "point 7"))
+    training = TrainingSet(images, tuple(f"point {k}" for k in range(4)), ("point 60", "point 61"))
     return Guard(training, Nearness(), Plan(**{"captions": 4, "seeds": 4, "timesteps": 20, **changes}))
 
 
