@@ -186,7 +186,7 @@ class Record(Noun):
         history: one report per epoch.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     guidance: Guidance
     risk: Estimate
     plain: Estimate
