@@ -10,8 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "plugin" / "basinguard"
 ORDER = (
     ("records", "guidance"),
-    ("sampling", "stats"),
-    ("toy", "basin"),
+    ("sampling", "stats", "schedules"),
+    ("toy", "basin", "triage"),
     ("calibrate", "tinyworld", "plots"),
     ("similarity",),
     ("curation",),

@@ -30,14 +30,14 @@ class Terms:
         delta: chance that the promise is broken, in (0, 1).
         pairs: (caption, seed) pairs to sample.
         before: scales above the transition to try.
-        every: distance of neighbouring candidates on the sampler's grid.
+        transitions: timesteps to try, each taken as the next grid timestep below; every grid timestep when empty.
     """
 
     alpha: float = 0.05
     delta: float = 0.05
     pairs: int = 128
     before: tuple[float, ...] = (0.0, -1.0)
-    every: int = 1
+    transitions: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def certify(guard: Guard, model: Model, terms: Terms, provenance: Provenance) ->
     captions = guard.training.captions
     probe = guard.probe(model, captions)
     pairs = calibration_pairs(len(captions), terms.pairs, model.latent_shape, FIRST_SEED)
-    positions = range(1, len(probe.timesteps), terms.every)
+    positions = grid_positions(probe.timesteps, terms.transitions)
     tried = [
         candidate
         for before in terms.before
@@ -109,6 +109,24 @@ def certify(guard: Guard, model: Model, terms: Terms, provenance: Provenance) ->
         history=tuple(guard.history),
     )
     return record, tried
+
+
+def grid_positions(timesteps: Tensor, transitions: tuple[float, ...]) -> list[int]:
+    """Positions on the sampler's grid of the transitions to try; all but the first when none is named.
+
+    Raises:
+        ValueError: a transition below the whole grid.
+
+    Example:
+        >>> grid_positions(torch.tensor([999, 749, 499, 249]), (500, 800))
+        [1, 2]
+    """
+    if not transitions:
+        return list(range(1, len(timesteps)))
+    found = sorted({int((timesteps > transition).sum()) for transition in transitions})
+    if found[-1] >= len(timesteps):
+        raise ValueError(f"transition {min(transitions)} lies below the sampler's last timestep {int(timesteps[-1])}")
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,8 @@
-"""The `basinguard` command: one function for each verb; its signature and docstring are the help (jsonargparse)."""
+"""The `basinguard` command: one function for each verb; its signature and docstring are the help (jsonargparse).
+
+A verb whose Python function takes objects (a rule, an embedder, a data set) has a wrapper here that takes only what can
+be typed.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +15,107 @@ from typing import Any
 MISTAKES = (ValueError, TypeError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError)
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one verb; a user's mistake is one line on stderr and exit status 2, Ctrl-C is 130."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(given)
+    except MISTAKES as error:
+        print(f"basinguard: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _run(given: list[str]) -> None:
+    if given[:1] == ["--version"]:
+        from . import __version__
+
+        print(f"basinguard {__version__}")
+    elif given[:1] == ["fit"]:
+        from .adapters.finetune_cli import fit_cli
+
+        fit_cli(given[1:])
+    else:
+        from jsonargparse import auto_cli
+
+        auto_cli(commands(), args=given, prog="basinguard")
+
+
 def commands() -> dict[str, Callable[..., Any]]:
-    """Verb -> function. Imported here, so that only a verb that is used waits for torch."""
+    """Verb -> function, in the order of the story; `fit` is LightningCLI's and handled before."""
     from .adapters.exporting import export
     from .adapters.verify import verify
     from .demo import demo
     from .export.commands import check, inspect
-    from .similarity.commands import metrics
 
     return {
         "demo": demo,
+        "curate": curate,
         "verify": verify,
         "export": export,
         "inspect": inspect,
         "check": check,
+        "sample": sample,
         "compare-images": compare_images,
         "metrics": metrics,
     }
 
 
-def compare_images(a: Path, b: Path, picture: Path | None = None) -> dict[str, Any]:
+def curate(
+    source: Path,
+    out: Path | None = None,
+    heldout: Path | None = None,
+    allow_list: Path | None = None,
+    apply: bool = False,
+    repeats: int = 1,
+    resolution: int = 768,
+    workers: int | None = None,
+) -> None:
+    """Looks for what a fine-tune would memorize, and writes proposals beside the sources, never into them.
+
+    Args:
+        source: a folder of images with captions.
+        out: folder for the report, curation.json, trainer configs and cache; beside the source by default.
+        heldout: a folder of held-out images; pictures in both are leaks.
+        allow_list: refusals of earlier runs, as the report downloads them.
+        apply: also write metadata.curated.jsonl into the image folder; without it this is a dry run.
+        repeats: how often an epoch shows an image.
+        resolution: training resolution for the trainer configs, in pixels.
+        workers: processes that read images; all cores by default.
+    """
+    from .curation.commands import curate
+
+    options = {"out": out, "heldout": heldout, "allow_list": allow_list, "apply": apply}
+    print(curate(source, **options, repeats=repeats, resolution=resolution, workers=workers, progress=True))
+
+
+def sample(
+    model: str,
+    prompts: list[str],
+    seeds: list[int] | None = None,
+    timesteps: int = 50,
+    guidance_scale: float = 7.5,
+    out: Path = Path("samples"),
+) -> None:
+    """Draws prompts by ordinary CFG and by the model's own rule; writes a contact sheet and the gap curve.
+
+    Args:
+        model: a directory or hub id that carries a record.
+        prompts: a JSON list, such as '["a red ball", "a blue box"]'.
+        seeds: one image of each prompt for each; 0 to 3 by default.
+        timesteps: sampling steps.
+        guidance_scale: of ordinary CFG, above 1.
+        out: folder that is created for the results.
+    """
+    from .adapters.sample import sample
+
+    print(
+        sample(model, prompts, seeds=seeds or (0, 1, 2, 3), timesteps=timesteps, guidance_scale=guidance_scale, out=out)
+    )
+
+
+def compare_images(a: Path, b: Path, picture: Path | None = None) -> None:
     """Are these two images the same, and which part of one is in the other?
 
     Args:
@@ -40,38 +125,21 @@ def compare_images(a: Path, b: Path, picture: Path | None = None) -> dict[str, A
     """
     from .similarity.commands import compare_images
 
-    return compare_images(a, b, picture=picture)
+    print(json.dumps(compare_images(a, b, picture=picture), indent=2, default=str))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one verb; a user's mistake is one line on stderr and exit status 2, Ctrl-C is 130."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        result = _run(given)
-    except MISTAKES as error:
-        print(f"basinguard: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    if isinstance(result, dict) and given[0] not in SPEAKS:
-        print(json.dumps(result, indent=2, default=str))
+def metrics(samples: Path, data: Path, heldout: Path | None = None, cache: Path | None = None) -> None:
+    """How many of these samples are copies of these training images?
 
+    Args:
+        samples: folder of generated images; those of one prompt in one subfolder.
+        data: folder of training images.
+        heldout: folder of like images that were not trained on.
+        cache: folder in which the training images' embeddings are kept.
+    """
+    from .similarity.commands import metrics
 
-SPEAKS = ("demo", "verify", "fit")  # these print for people themselves
-
-
-def _run(given: list[str]) -> Any:
-    if given[:1] == ["fit"]:
-        from .adapters.finetune_cli import fit_cli
-
-        return fit_cli(given[1:])
-    if given[:1] == ["--version"]:
-        from . import __version__
-
-        return print(f"basinguard {__version__}")
-    from jsonargparse import auto_cli
-
-    return auto_cli(commands(), args=given, prog="basinguard")
+    print(json.dumps(metrics(samples, data, heldout=heldout, cache=cache), indent=2, default=str))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ import json
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 from .adapters.evaluate import Row
 from .adapters.finetune import FineTune
+from .adapters.finetune_cli import quiet_lightning
 from .adapters.images import ImageFolder
 from .adapters.lightning import MemorizationGuard
 from .calibrate import Candidate, best
@@ -25,9 +25,10 @@ from .records import Record
 from .tinyworld.folder import write_demo_folder
 
 SCALE = 3.0  # TinyWorld's usual CFG: 7.5 saturates images this small
-TIMESTEPS = 20
-EPOCHS = 300  # 32 images in batches of 16: 600 updates
-PROBES = 6
+TIMESTEPS = 16
+EPOCHS = 320  # 32 images in batches of 16: 640 updates
+PROBES = 5
+TRANSITIONS = [400.0, 470.0, 530.0, 590.0, 660.0, 720.0, 780.0]
 METHODS = {
     "base": "base model, plain CFG",
     "cfg": "fine-tuned, plain CFG",
@@ -37,8 +38,8 @@ METHODS = {
 }
 
 
-def demo(out: Path = Path("runs/demo"), epochs: int = EPOCHS, per_caption: int = 4) -> dict[str, Any]:
-    """Runs the story and writes everything under `out`; returns the summary.
+def demo(out: Path = Path("runs/demo"), epochs: int = EPOCHS, per_caption: int = 4) -> None:
+    """Tells the whole story on a small model: fine-tune, guard, calibrate, export, and prove it in a fresh process.
 
     Args:
         out: run directory.
@@ -46,6 +47,8 @@ def demo(out: Path = Path("runs/demo"), epochs: int = EPOCHS, per_caption: int =
         per_caption: fresh seeds for each caption in the final table.
     """
     start = time.monotonic()
+    _hush()
+    print(f"fine-tuning TinyWorld on {out / 'data' / 'train'}, the guard watching: tensorboard --logdir {out}")
     train, heldout = write_demo_folder(out / "data")
     guard = fine_tune(out, train, heldout, epochs)
     if guard.record is None:
@@ -59,7 +62,6 @@ def demo(out: Path = Path("runs/demo"), epochs: int = EPOCHS, per_caption: int =
     print(
         f"\nexported: {out / 'export'}   contact sheet: {out / 'contact_sheet.png'}   summary: {out / 'summary.json'}"
     )
-    return summary
 
 
 def fine_tune(out: Path, train: Path, heldout: Path, epochs: int) -> MemorizationGuard:
@@ -71,13 +73,15 @@ def fine_tune(out: Path, train: Path, heldout: Path, epochs: int) -> Memorizatio
     guard = MemorizationGuard(
         heldout=twins,
         every_n_epochs=max(1, epochs // PROBES),
-        captions=16,
+        captions=12,
         seeds=2,
         timesteps=TIMESTEPS,
         scale=SCALE,
         export_to=str(out / "export"),
+        alpha=0.1,
+        pairs=96,
         before=[0.0, -1.0],
-        pairs=128,
+        transitions=TRANSITIONS,
     )
     trainer = pl.Trainer(
         max_epochs=epochs,
@@ -88,13 +92,21 @@ def fine_tune(out: Path, train: Path, heldout: Path, epochs: int) -> Memorizatio
         enable_model_summary=False,
         log_every_n_steps=1,
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.fit(
-            FineTune("tinyworld", method="full", learning_rate=3e-4, cache=True),
-            datamodule=ImageFolder(str(train), resolution=64, batch_size=16),
-        )
+    trainer.fit(
+        FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True),
+        datamodule=ImageFolder(str(train), resolution=64, batch_size=16),
+    )
     return guard
+
+
+def _hush() -> None:
+    """One progress bar is enough: the loaders' own, and Lightning's advice, are for other occasions."""
+    import diffusers
+    import transformers
+
+    quiet_lightning()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def rules_for(record: Record, frontier: list[Candidate]) -> dict[str, Rule]:
@@ -174,7 +186,7 @@ def table(rows: dict[str, Row]) -> str:
         risk = f"{row.risk.value:.3f} [{row.risk.low:.3f}, {row.risk.high:.3f}]"
         alignment = f"{row.alignment.value:.3f}" if row.alignment else "-"
         lines.append(
-            f"{name:5} {risk:24} {row.similarity_p95.value:8.3f} {alignment:>10} {row.unet_evals:9.1f} {row.seconds:6.2f}"
-            f"   {METHODS.get(name, '')}"
+            f"{name:5} {risk:24} {row.similarity_p95.value:8.3f} {alignment:>10} "
+            f"{row.unet_evals:9.1f} {row.seconds:6.2f}   {METHODS.get(name, '')}"
         )
     return "\n".join(lines)

@@ -93,6 +93,7 @@ class SwitchAt:
 
     `transition` is a training timestep in [0, 999], or one for each prompt of the batch: a batch that is a multiple of
     them takes equal runs of neighbours for the images of one prompt. `after=None` is the caller's own guidance scale.
+    A flow matcher's T = 1000 counts as 999.
 
     Source: arXiv 2411.16738, section 4.2 (STP); with a negative `before`, section 4.4 (opposite guidance).
 
@@ -121,7 +122,7 @@ class SwitchAt:
         """`before` above the transition, `after` at and below it."""
         transition = torch.tensor(self.transition, dtype=torch.float32, device=timestep.device).reshape(-1)
         transition = transition.repeat_interleave(len(timestep) // len(transition))
-        return torch.where(timestep > transition, self.before, _known(self.after)).float(), None
+        return torch.where(timestep.clamp(max=999) > transition, self.before, known_scale(self.after)).float(), None
 
 
 @dataclass(frozen=True)
@@ -171,10 +172,11 @@ class SwitchAfter:
         older, last, peak, fired = state.to(gap.device).unbind(1)
         on = fired.bool() | self.detector.fires(older, last, gap, peak)
         state = torch.stack([last, gap, torch.maximum(peak, gap), on.float()], 1)
-        return torch.where(on, _known(self.after), self.before).float(), state
+        return torch.where(on, known_scale(self.after), self.before).float(), state
 
 
-def _known(scale: float | None) -> float:
+def known_scale(scale: float | None) -> float:
+    """`scale`, unless it still waits for `resolve`."""
     if scale is None:
         raise ValueError("after=None stands for the caller's guidance scale; use resolve(rule, scale) before sampling")
     return scale
@@ -187,20 +189,24 @@ def resolve(rule: Rule, scale: float) -> Rule:
         >>> resolve(SwitchAt(600, after=None), 5.0)
         SwitchAt(transition=600, before=0.0, after=5.0)
     """
-    leaves_open = getattr(rule, "after", 0.0) is None
-    return replace(rule, after=scale) if leaves_open else rule  # type: ignore[type-var]
+    if getattr(rule, "after", scale) is None:
+        rule = replace(rule, after=scale)  # type: ignore[type-var]
+    inner = getattr(rule, "rule", None)
+    return rule if inner is None else replace(rule, rule=resolve(inner, scale))  # type: ignore[type-var]
 
 
 RULES: dict[str, type] = {"constant": Constant, "switch_at": SwitchAt, "switch_after": SwitchAfter}
 
 
-def to_dict(rule: Rule) -> dict[str, Any]:
+def to_dict(rule: Rule, known: Mapping[str, type] = RULES) -> dict[str, Any]:
     """The JSON form of a rule: its name and its numbers."""
-    name = next(name for name, kind in RULES.items() if type(rule) is kind)
+    name = next((name for name, kind in known.items() if type(rule) is kind), None)
+    if name is None:
+        raise TypeError(f"{rule!r} has no JSON form; rules that do: {', '.join(known)}")
     return {"rule": name, **asdict(rule)}  # type: ignore[call-overload]
 
 
-def from_dict(form: Mapping[str, Any]) -> Rule:
+def from_dict(form: Mapping[str, Any], known: Mapping[str, type] = RULES) -> Rule:
     """Reads what `to_dict` wrote.
 
     Raises:
@@ -212,14 +218,14 @@ def from_dict(form: Mapping[str, Any]) -> Rule:
     """
     numbers = dict(form)
     name = numbers.pop("rule", None)
-    if name not in RULES:
-        raise ValueError(f"unknown rule {name!r}; known: {', '.join(RULES)}")
+    if name not in known:
+        raise ValueError(f"unknown rule {name!r}; known: {', '.join(known)}")
     if isinstance(numbers.get("transition"), list):
         numbers["transition"] = tuple(numbers["transition"])
     if isinstance(numbers.get("detector"), Mapping):
         numbers["detector"] = LocalMinimum(**numbers["detector"])
     try:
-        rule: Rule = RULES[name](**numbers)
+        rule: Rule = known[name](**numbers)
     except TypeError as error:
         raise ValueError(f"rule {name!r}: {error}") from None
     return rule
@@ -235,7 +241,7 @@ def from_record(record: Mapping[str, Any]) -> SwitchAt:
         numbers = record["guidance"]
         after = numbers.get("after")
         return SwitchAt(float(numbers["transition"]), float(numbers["before"]), None if after is None else float(after))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"not a basinguard record, no usable 'guidance': {error!r} in {str(record)[:120]}") from None
 
 
@@ -243,29 +249,36 @@ def epsilon_factor(scheduler: Any) -> Callable[[float], float]:
     """What turns a difference of two raw predictions into one of epsilon, as a function of the timestep.
 
     Args:
-        scheduler: any diffusers scheduler, of which `config.prediction_type` and `alphas_cumprod` are read. One
-            without them is a flow matcher: x = (1 - sigma) x_0 + sigma eps, velocity eps - x_0, sigma = t / 1000.
+        scheduler: a diffusers scheduler, of which `config` and `alphas_cumprod` are read; or None for flow matching:
+            x = (1 - sigma) x_0 + sigma eps, velocity eps - x_0, sigma = t / 1000.
+
+    Raises:
+        ValueError: its timesteps are not training timesteps in [0, 1000], so a rule would mistake them.
 
     Source: Salimans and Ho, arXiv 2202.00512, appendix D: eps = sqrt(abar) v + sqrt(1 - abar) x.
     """
+    config: Mapping[str, Any] = {} if scheduler is None else scheduler.config
     squared = getattr(scheduler, "alphas_cumprod", None)
-    if squared is None:
+    kind = config.get("prediction_type", "epsilon")
+    if scheduler is None or kind == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
         return lambda timestep: 1 - timestep / 1000
-    kind = scheduler.config.get("prediction_type", "epsilon")
     factors: dict[str, Callable[[float], float]] = {
         "epsilon": lambda signal: 1.0,
         "v_prediction": lambda signal: signal**0.5,
         "sample": lambda signal: (signal / max(1 - signal, 1e-12)) ** 0.5,
     }
-    if kind not in factors:
-        raise ValueError(f"prediction type {kind!r} is unknown; known: {', '.join(factors)}")
-    table = [factors[kind](float(signal)) for signal in squared]
+    if squared is None or config.get("timestep_type") == "continuous" or kind not in factors:
+        raise ValueError(
+            f"{type(scheduler).__name__} (prediction type {kind!r}) does not count in training timesteps that a rule "
+            f"could use; accepted: flow matchers, and schedulers with alphas_cumprod that predict {', '.join(factors)}"
+        )
+    table = [factors[kind](signal) for signal in torch.as_tensor(squared).double().tolist()]
     return lambda timestep: table[min(max(round(timestep), 0), len(table) - 1)]
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One evaluation of a steered denoiser: timestep, scale [B], and the gap [B] where both branches were evaluated."""
+    """One evaluation of a steered denoiser: the scale [B] used, and the gap [B] where both branches were evaluated."""
 
     timestep: float
     scale: Tensor
@@ -290,21 +303,23 @@ class Steering:
     pipeline_scale: Callable[[], float]
     factor: Callable[[float], float]
     trace: list[Observation] = field(default_factory=list)
-    _handles: list[Any] = field(default_factory=list)
+    _undo: list[Callable[[], None]] = field(default_factory=list)
     _state: Any = None
     _scale: Tensor | None = None
     _timestep: float | None = None
+    _now: float = 0.0
     _half: int | None = None
+    _rows: int | None = None
 
     def reset(self) -> None:
-        """Forgets the trajectory; the next evaluation is the first of a new one."""
-        self._state = self._scale = self._timestep = self._half = None
+        """Forgets the trajectory: the next evaluation is the first of a new one."""
+        self._state = self._scale = self._timestep = self._half = self._rows = None
         self.trace.clear()
 
     def remove(self) -> None:
-        """Takes the hooks off the denoiser; safe to call twice."""
-        while self._handles:
-            self._handles.pop().remove()
+        """Restores the denoiser; safe to call twice."""
+        while self._undo:
+            self._undo.pop()()
 
     def __enter__(self) -> Self:
         return self
@@ -312,43 +327,49 @@ class Steering:
     def __exit__(self, *error: object) -> None:
         self.remove()
 
-    def _decide(self, timestep: float, gap: Tensor | None, like: Tensor) -> Tensor:
-        if self._scale is not None and timestep == self._timestep:
-            return self._scale
-        rule, batch = resolve(self.rule, self.pipeline_scale()), len(like) // 2
-        state = rule.init(batch) if self._scale is None else self._state
-        when = torch.full((batch,), timestep, device=None if gap is None else gap.device)
-        self._scale, self._state = rule.scale(when, gap, state)
-        self._timestep = timestep
+    def _decide(self, gap: Tensor | None, batch: int) -> Tensor:
+        if self._scale is None or self._now != self._timestep:
+            rule = resolve(self.rule, self.pipeline_scale())
+            state = rule.init(batch) if self._scale is None else self._state
+            now = torch.full((batch,), self._now, device=None if gap is None else gap.device)
+            (self._scale, self._state), self._timestep = rule.scale(now, gap, state), self._now
         return self._scale
 
-    def _before(self, denoiser: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        x, timestep = _inputs(args, kwargs)
-        if not self.pipeline_scale() > 1 or len(x) % 2:
+    def _before(self, module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        rows, self._now = _inputs(args, kwargs)
+        self._half = None
+        if kwargs.get("guess_mode"):  # a ControlNet that is given the conditional half alone
+            return args, kwargs
+        if not self.pipeline_scale() > 1 or rows % 2:
             raise ValueError(
-                f"guidance_scale={self.pipeline_scale()} with a batch of {len(x)}: a rule needs the pipeline's batched "
+                f"guidance_scale={self.pipeline_scale()} with a batch of {rows}: a rule needs the pipeline's batched "
                 "CFG, so call it with guidance_scale > 1 (the rule decides what is applied), or unprotect it"
             )
-        self._half = None
-        if self.rule.reads_gap:
-            return args, kwargs
-        scale = self._decide(timestep, None, x)
-        self._half = next((value for value in (0, 1) if bool((scale == value).all())), None)
+        if self._rows not in (None, rows):  # skip-layer guidance, for one, evaluates the conditional half once more
+            raise ValueError(f"a batch of {rows} after one of {self._rows}: a rule can steer CFG's two halves, no more")
+        self._rows = rows
+        if not self.rule.reads_gap:
+            scale = self._decide(None, rows // 2)
+            self._half = next((value for value in (0, 1) if bool((scale == value).all())), None)
         if self._half is None:
             return args, kwargs
-        return _take(args, self._half, len(x)), _take(kwargs, self._half, len(x))
+        which = slice(rows // 2) if self._half == 0 else slice(rows // 2, None)
+        return _each((args, kwargs), lambda x: x[which] if x.ndim and len(x) == rows else x)
 
-    def _after(self, denoiser: Any, args: tuple, kwargs: dict, output: Any) -> Any:
-        _, timestep = _inputs(args, kwargs)
+    def _twice(self, module: Any, args: tuple, kwargs: dict, output: Any) -> Any:
+        return output if self._half is None else _each(output, lambda y: torch.cat([y, y]))
+
+    def _after(self, module: Any, args: tuple, kwargs: dict, output: Any) -> Any:
         y = output[0]
         if self._half is not None and self._scale is not None:
-            self.trace.append(Observation(timestep, self._scale, None, len(y)))
-            return _put(output, torch.cat([y, y]))
+            self.trace.append(Observation(self._now, self._scale, None, len(y)))
+            return self._twice(module, args, kwargs, output)
         u, c = y.chunk(2)
-        seen = gap(u, c) * self.factor(timestep)
-        scale = self._decide(timestep, seen, y)
-        self.trace.append(Observation(timestep, scale, seen, len(y)))
-        return _put(output, torch.cat(_rewrite(u, c, scale.to(y.device), self.pipeline_scale())))
+        seen = gap(u, c) * self.factor(self._now)
+        scale = self._decide(seen, len(u))
+        self.trace.append(Observation(self._now, scale, seen, len(y)))
+        bent = torch.cat(_rewrite(u, c, scale.to(y.device), self.pipeline_scale()))
+        return _each(output, lambda _: bent)
 
 
 def _rewrite(u: Tensor, c: Tensor, scale: Tensor, pipeline_scale: float) -> tuple[Tensor, Tensor]:
@@ -359,26 +380,35 @@ def _rewrite(u: Tensor, c: Tensor, scale: Tensor, pipeline_scale: float) -> tupl
     return torch.where(kept, u, bent), torch.where(rows == 0, u, c)
 
 
-def _inputs(args: tuple, kwargs: Mapping[str, Any]) -> tuple[Tensor, float]:
+def _inputs(args: tuple, kwargs: Mapping[str, Any]) -> tuple[int, float]:
     x = args[0] if args else kwargs["sample"] if "sample" in kwargs else kwargs["hidden_states"]
     timestep = args[1] if len(args) > 1 else kwargs["timestep"]
-    return x, float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(timestep)
+    return len(x), float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(timestep)
 
 
-def _take(value: Any, half: int, batch: int) -> Any:
-    """One half of every tensor in `value` that has `batch` rows."""
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value.chunk(2)[half] if value.ndim and len(value) == batch else value
+        return change(value)
     if isinstance(value, Mapping):
-        return {key: _take(inner, half, batch) for key, inner in value.items()}
+        return type(value)(**{key: _each(inner, change) for key, inner in value.items()})
     if isinstance(value, list | tuple):
-        return type(value)(_take(inner, half, batch) for inner in value)
+        return type(value)([_each(inner, change) for inner in value])
     return value
 
 
-def _put(output: Any, y: Tensor) -> Any:
-    """`output`, a tuple or a diffusers model output, with `y` as its prediction."""
-    return (y, *output[1:]) if isinstance(output, tuple) else type(output)(y)
+def _hook(module: Any, before: Callable, after: Callable) -> list[Callable[[], None]]:
+    compiled = getattr(module, "_compiled_call_impl", None)
+    if compiled is None:
+        first = module.register_forward_pre_hook(before, with_kwargs=True)
+        last = module.register_forward_hook(after, with_kwargs=True)
+        return [first.remove, last.remove]
+
+    def outside(*args: Any, **kwargs: Any) -> Any:  # module.compile() would trace hooks into the graph
+        args, kwargs = before(module, args, kwargs)
+        return after(module, args, kwargs, compiled(*args, **kwargs))
+
+    module._compiled_call_impl = outside
+    return [lambda: setattr(module, "_compiled_call_impl", compiled)]
 
 
 def steer(
@@ -387,6 +417,7 @@ def steer(
     *,
     pipeline_scale: Callable[[], float],
     factor: Callable[[float], float] = lambda timestep: 1.0,
+    helper: torch.nn.Module | None = None,
 ) -> Steering:
     """Steers every call of `denoiser` by `rule` until the result's `remove()`, one trajectory long.
 
@@ -395,8 +426,10 @@ def steer(
         rule: decides the scale of every sample.
         pipeline_scale: the guidance scale that the sampler itself will apply, read at every call; must be above 1.
         factor: see `epsilon_factor`.
+        helper: a ControlNet that is called before the denoiser with the same batch, and can skip the same half.
     """
     steering = Steering(rule, pipeline_scale, factor)
-    steering._handles.append(denoiser.register_forward_pre_hook(steering._before, with_kwargs=True))
-    steering._handles.append(denoiser.register_forward_hook(steering._after, with_kwargs=True))
+    steering._undo.extend(_hook(denoiser, steering._before, steering._after))
+    if helper is not None:
+        steering._undo.extend(_hook(helper, steering._before, steering._twice))
     return steering

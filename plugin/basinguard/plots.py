@@ -63,15 +63,14 @@ def curve_figure(reports: Sequence[Report]) -> Figure:
     """P(memorized | transition = t), the base in grey, later epochs ever darker, the last with its band."""
     figure, axes = _canvas("guidance switched on at timestep t (999 = from the start)", "share that copies")
     shades = np.linspace(0.25, 1.0, max(1, len(reports)))
-    for shade, report in zip(shades, reports, strict=False):
-        t = [point for point, _ in report.curve]
-        values = [estimate.value for _, estimate in report.curve]
-        base = report.epoch < 0
-        axes.step(t, values, where="post", color=GREY if base else BLUE, alpha=1.0 if base else float(shade),
-                  linestyle="--" if base else "-", label="base model" if base else None)  # fmt: skip
+    for shade, report in zip(shades, reports, strict=True):
+        t, values = [point for point, _ in report.curve], [estimate.value for _, estimate in report.curve]
+        look = {"color": GREY, "linestyle": "--", "label": "base model"} if report.epoch < 0 else {"color": BLUE}
+        axes.step(t, values, where="post", alpha=float(shade), **look)
     last = reports[-1]
-    axes.fill_between([t for t, _ in last.curve], [e.low for _, e in last.curve], [e.high for _, e in last.curve],
-                      step="post", color=BLUE, alpha=0.15, linewidth=0, label=f"epoch {last.epoch}, 95% band")  # fmt: skip
+    t, low, high = zip(*((point, e.low, e.high) for point, e in last.curve), strict=True)
+    band = f"epoch {last.epoch}, 95% band"
+    axes.fill_between(t, low, high, step="post", color=BLUE, alpha=0.15, linewidth=0, label=band)
     axes.set(xlim=(0, 999), ylim=(-0.02, 1.02))
     axes.legend(frameon=False, loc="upper left")
     return figure

@@ -75,7 +75,9 @@ def test_one_command_trains(tiny_pipeline_dir, scene_folder, tmp_path):
 
 
 def test_a_bad_plan_is_refused_before_weights_are_loaded(tiny_pipeline_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(FineTune, "__init__", lambda *_, **__: pytest.fail("the model was built"))
+    monkeypatch.setattr(
+        "basinguard.adapters.finetune.load_pipeline", lambda *_, **__: pytest.fail("weights were loaded")
+    )
     with pytest.raises(ValueError, match=r"(?s)nothing was trained; 1 problem.*nowhere: no such folder"):
         fit_cli([
             "--model", "FineTune", f"--model.init_args.base={tiny_pipeline_dir}", "--data", "ImageFolder",
@@ -94,4 +96,4 @@ def test_help_explains_every_argument(capsys):
         fit_cli(["--model.help=FineTune"])
     said = capsys.readouterr().out
     assert "unconditional" in said  # from the docstring of caption_dropout
-    assert "--model.init_args.min_snr_gamma" in said
+    assert "--model.min_snr_gamma" in said

@@ -1,4 +1,5 @@
 import copy
+import functools
 import json
 import os
 import shutil
@@ -143,6 +144,22 @@ def test_unprotect_restores_exactly(pipe):
     assert not is_protected(pipe)
     assert set(vars(pipe)) == attributes
     assert torch.equal(sample(pipe), before)
+
+
+def test_unprotect_gives_back_a_progress_bar_of_ones_own(pipe):
+    mine = pipe.progress_bar = functools.partial(type(pipe).progress_bar, pipe)
+    unprotect(protect(protect(pipe, Constant(-2.0)), Constant(3.0)))
+    assert pipe.progress_bar is mine
+    del pipe.progress_bar
+
+
+def test_skip_layer_guidance_is_refused():
+    pipe, arguments = tiny.build("StableDiffusion3Pipeline")
+    with pytest.raises(ValueError, match="a batch of 2 after one of 4"):
+        protect(pipe, Constant(3.0))(
+            **arguments, num_inference_steps=4, skip_guidance_layers=[0], skip_layer_guidance_stop=1.0
+        )
+    assert not pipe.transformer._forward_hooks
 
 
 def test_protecting_again_replaces_the_rule(pipe):

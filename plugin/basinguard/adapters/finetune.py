@@ -19,6 +19,7 @@ from .loading import load_pipeline
 from .lora import TEXT_TARGETS, UNET_TARGETS, add_lora, merged
 from .memo import Memo
 from .objective import min_snr_weights, random_timesteps, target, training_schedule, weighted_mse
+from .seeds import stream
 
 Batch = dict[str, Any]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -46,8 +47,8 @@ class FineTune(LightningModule):
         min_snr_gamma: weigh timesteps by Min-SNR with this gamma (5 is usual); uniform when not given.
         caption_dropout: share of captions replaced by "", in [0, 1]. On a small set this teaches the unconditional
             branch the images too, and guidance that starts late cannot escape them then.
-        keep_unconditional: weight of a second loss that holds the prediction for "" where the base model had it, on half
-            of each batch; 0 leaves it out, 1 is usual. On a small set the unconditional branch otherwise learns the
+        keep_unconditional: weight of a second loss that holds the prediction for "" where the base model had it, on
+            half of each batch; 0 leaves it out. On a small set the unconditional branch otherwise learns the
             images as well, and guidance that starts late cannot escape them. Costs about two thirds more time and, with
             "full", a frozen copy of the UNet.
         ema_decay: keep averaged weights, for export and for the guard, with this decay (0.999 is usual).
@@ -95,7 +96,8 @@ class FineTune(LightningModule):
         self.unet, self.vae, self.text_encoder = self.pipe.unet, self.pipe.vae, self.pipe.text_encoder
         self.forward_process = training_schedule(self.pipe.scheduler)
         self._prepare()
-        self.frozen = deepcopy(self.unet).requires_grad_(False).eval() if keep_unconditional and method == "full" else None
+        copied = keep_unconditional > 0 and method == "full"
+        self.frozen = deepcopy(self.unet).requires_grad_(False) if copied else None
         self.memo = Memo() if cache else None
         self.ema = EMAModel(self.trained().values(), decay=ema_decay) if ema_decay is not None else None
 
@@ -125,7 +127,7 @@ class FineTune(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch {"pixel_values": [B, 3, H, W] in -1..1, "caption": B texts, "index": [B]}."""
         count = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        with _seeded(self.hparams.seed, self.device, count * self.trainer.world_size + self.global_rank):
+        with _seeded(self.hparams.seed, self.device, count, self.global_rank):
             loss = self.loss(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["caption"]))
         return loss
@@ -148,7 +150,7 @@ class FineTune(LightningModule):
         Source: prior preservation (Ruiz et al., arXiv 2208.12242, section 3.2), with the base model's own prediction
         instead of samples drawn from it.
         """
-        noisy = self.forward_process.add_noise(latents, noise, timesteps).to(self.held_as)
+        noisy = self.forward_process.add_noise(latents, noise, timesteps).to(self.unet.conv_in.weight.dtype)
         empty = self.encode_captions([""] * len(latents))
         with torch.no_grad(), self._base_unet() as base:
             wanted = base(noisy, timesteps, empty, return_dict=False)[0]
@@ -191,7 +193,8 @@ class FineTune(LightningModule):
 
         keys = batch["index"].tolist() if self.memo is not None else list(range(len(batch["caption"])))
         stored = self.memo.images(keys, moments) if self.memo is not None else moments(keys)
-        mean, log_variance = stored.to(self.device).chunk(2, dim=1)
+        # contiguous, because randn_like fills in memory order: noise must not depend on a tensor's strides
+        mean, log_variance = (half.contiguous() for half in stored.to(self.device).chunk(2, dim=1))
         spread = torch.exp(0.5 * log_variance.clamp(-30, 20))
         return (mean + spread * torch.randn_like(mean)) * self.vae.config.scaling_factor
 
@@ -292,10 +295,10 @@ def _checkpoint_activations(module: Any) -> None:
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device, count: int = 0) -> Iterator[None]:
-    """Inside, torch draws from (seed, count); outside, its generators are as they were."""
+def _seeded(seed: int, device: torch.device, *counts: int) -> Iterator[None]:
+    """Inside, torch draws from (seed, counts); outside, its generators are as they were."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed * 2**32 + count)
+        torch.manual_seed(stream(seed, *counts))
         yield
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .ordering import EpochOrder, ResumableLoader
+from .seeds import stream
 from .sources import DatasetSource, FolderSource, Named, Source, fitted
 
 
@@ -150,7 +151,7 @@ class Pictures(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: int) -> dict[str, Any]:
         index = key % len(self)
-        generator = torch.Generator().manual_seed(self.seed * 2**32 + key)
+        generator = torch.Generator().manual_seed(stream(self.seed, key))
         pixels = self._pixels(index, generator)
         if self.flip and torch.rand((), generator=generator) < 0.5:
             pixels = pixels.flip(-1)

@@ -22,6 +22,11 @@ from ..similarity.structure import Structure
 from .diffusers import LatentModel
 from .shipping import alignment_for, ship
 
+MEASURED = (
+    *("risk", "width", "exit", "gap", "gap_heldout", "similarity_p95", "similarity_heldout"),
+    *("risk_uncond", "alignment"),
+)
+
 
 class MemorizationGuard(pl.Callback):
     """Measures, before training and after each epoch, how far the model has fallen into its training images.
@@ -45,6 +50,7 @@ class MemorizationGuard(pl.Callback):
         delta: chance that this promise is broken.
         pairs: (caption, seed) pairs the promise rests on.
         before: scales to try above the transition; 0 is none, negative is opposite guidance.
+        transitions: timesteps to try as the transition; every one of the sampler's grid when not given.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
 
     Example:
@@ -69,6 +75,7 @@ class MemorizationGuard(pl.Callback):
         delta: float = 0.05,
         pairs: int = 128,
         before: list[float] | None = None,
+        transitions: list[float] | None = None,
         alignment: str = "auto",
     ) -> None:
         if every_n_epochs < 1:
@@ -77,7 +84,7 @@ class MemorizationGuard(pl.Callback):
         self.plan = Plan(captions, seeds, timesteps, scale, budget)
         self.dtype = torch.bfloat16 if precision == "bf16" else None
         self.export_to = Path(export_to) if export_to else None
-        self.terms = Terms(alpha, delta, pairs, tuple(before) if before else (0.0, -1.0))
+        self.terms = Terms(alpha, delta, pairs, tuple(before or (0.0, -1.0)), tuple(transitions or ()))
         self.alignment = alignment
         self.guard: Guard | None = None
         self.record: Record | None = None
@@ -170,7 +177,7 @@ def scalars(history: list[Report]) -> dict[str, float]:
     """What is logged of the last report: every estimate and its ends, and how far it moved since the base."""
     last, base = history[-1], history[0]
     values: dict[str, float] = {}
-    for name in ("risk", "width", "exit", "gap", "gap_heldout", "similarity_p95", "similarity_heldout", "risk_uncond", "alignment"):  # fmt: skip
+    for name in MEASURED:
         estimate: Estimate | None = getattr(last, name)
         if estimate is None:
             continue

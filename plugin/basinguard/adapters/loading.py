@@ -42,7 +42,7 @@ def load_pipeline(base: str | Path, *, dtype: torch.dtype = torch.float32) -> St
     source = locate(base)
     require_stable_diffusion(base)
     try:
-        return StableDiffusionPipeline.from_pretrained(
+        pipe = StableDiffusionPipeline.from_pretrained(
             source,
             dtype=dtype,
             variant=_only_variant(source),
@@ -57,6 +57,8 @@ def load_pipeline(base: str | Path, *, dtype: torch.dtype = torch.float32) -> St
             f"base {str(base)!r}: its files cannot be loaded ({type(error).__name__}: {said}); "
             "download or copy it again"
         ) from error
+    pipe.unet.to(memory_format=torch.channels_last)  # a third faster on CPUs, and what tensor cores want
+    return pipe
 
 
 def locate(base: str | Path) -> Path | str:

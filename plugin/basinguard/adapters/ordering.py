@@ -9,6 +9,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Sampler
 
+from .seeds import stream
+
 
 class EpochOrder(Sampler[int]):
     """A new permutation each epoch, from (seed, epoch) alone.
@@ -29,7 +31,7 @@ class EpochOrder(Sampler[int]):
         return self.count
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 2**32 + self.epoch)
+        generator = torch.Generator().manual_seed(stream(self.seed, self.epoch))
         order = torch.randperm(self.count, generator=generator)[self.skip :]
         self.skip = 0
         return iter((order + self.epoch * self.count).tolist())

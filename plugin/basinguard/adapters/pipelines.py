@@ -60,7 +60,9 @@ def protect(pipe: Any, rule: Rule | Record) -> Any:
 def unprotect(pipe: Any) -> Any:
     """Takes the rule off `pipe` again, leaving exactly what `protect` was given; returns the same object."""
     if is_protected(pipe):
-        del pipe.__dict__["progress_bar"]
+        before = pipe.__dict__.pop("progress_bar").before
+        if before is not None:
+            pipe.progress_bar = before
     return pipe
 
 
@@ -69,8 +71,17 @@ def is_protected(pipe: Any) -> bool:
     return hasattr(pipe.__dict__.get("progress_bar"), "basinguard")
 
 
+def rule_of(pipe: Any) -> Rule:
+    """The rule of a protected pipeline."""
+    return _attached(pipe)[0]
+
+
 def last_trace(pipe: Any) -> list[Observation]:
     """What the rule saw and decided in the latest call of a protected pipeline, one entry per evaluation."""
+    return _attached(pipe)[1]
+
+
+def _attached(pipe: Any) -> tuple[Rule, list[Observation]]:
     if not is_protected(pipe):
         raise ValueError("this pipeline carries no rule; protect(pipe, rule) first")
     return pipe.progress_bar.basinguard
@@ -100,15 +111,20 @@ def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule) -> Callable[..., An
 
     @contextmanager
     def progress_bar(iterable: Any = None, total: int | None = None) -> Iterator[Any]:
-        denoiser = _denoiser(pipe)
-        factor = epsilon_factor(pipe.scheduler)
         trace.clear()
-        with steer(denoiser, rule, pipeline_scale=lambda: pipe._guidance_scale, factor=factor) as steering:
+        with steer(
+            _denoiser(pipe),
+            rule,
+            pipeline_scale=lambda: pipe.guidance_scale,
+            factor=epsilon_factor(pipe.scheduler),
+            helper=getattr(pipe, "controlnet", None),
+        ) as steering:
             steering.trace = trace
             with bar(iterable=iterable, total=total) as shown:
                 yield shown
 
-    progress_bar.basinguard = trace  # type: ignore[attr-defined]
+    progress_bar.before = pipe.__dict__.get("progress_bar")  # type: ignore[attr-defined]
+    progress_bar.basinguard = (rule, trace)  # type: ignore[attr-defined]
     return progress_bar
 
 

@@ -9,6 +9,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from .findings import Finding
 
@@ -103,7 +105,8 @@ def _about(
     longest = max(variants, key=lambda text: len(words(text)))
     if known >= ENOUGH:
         findings += _specific(longest, seen_in, variants=len(variants))
-    too_long = max((count_tokens(text) for text in variants), default=0) if count_tokens else 0
+    doubtful = [text for text in variants if len(text.encode()) > READS]  # a token is at least one byte
+    too_long = max((count_tokens(text) for text in doubtful), default=0) if count_tokens else 0
     if too_long > READS:
         message = f"{too_long} tokens; the text encoder reads {READS} and ignores the rest"
         findings.append(Finding(code="caption-too-long", message=message))
@@ -160,8 +163,15 @@ def repeated_fragments(captions: Sequence[str]) -> list[tuple[str, float]]:
 
 
 def clip_token_counter() -> Count:
-    """Counts tokens as CLIP's text encoders do, from the vocabulary that ships with open_clip; needs no network."""
-    from open_clip.tokenizer import SimpleTokenizer
+    """Counts tokens as CLIP's text encoders do, from the vocabulary that ships with open_clip; needs no network.
 
-    tokenizer = SimpleTokenizer()
-    return lambda text: len(tokenizer.encode(text))
+    The vocabulary is loaded at the first caption that may be too long: importing open_clip takes seconds.
+    """
+
+    @cache
+    def tokenizer() -> Any:
+        from open_clip.tokenizer import SimpleTokenizer
+
+        return SimpleTokenizer()
+
+    return lambda text: len(tokenizer().encode(text))

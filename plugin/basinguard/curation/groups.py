@@ -9,6 +9,8 @@ from .duplicates import Pair, compare, required_similarity
 from .folder import Item
 from .scan import Scan
 
+UNFRAMED = 0.98  # share of a file inside its frame from which there is none
+
 Same = Callable[[int, Sequence[int]], list[bool]]  # does the first show the same picture as each of the others?
 
 
@@ -41,7 +43,7 @@ def find_groups(scan: Scan, pairs: Sequence[Pair]) -> list[Group]:
             for other, overlay in zip(others, overlays, strict=True)
         ]
 
-    quality = [_quality(item) for item in scan.items]
+    quality = [_quality(item, float(inside)) for item, inside in zip(scan.items, scan.inside, strict=True)]
     found = stars([(p.first, p.second) for p in pairs], same, quality)
     return [_group(members, scan.items, quality) for members in found]
 
@@ -95,25 +97,28 @@ def _component(start: int, neighbours: dict[int, set[int]]) -> list[int]:
     return sorted(seen)
 
 
-def _quality(item: Item) -> tuple[int, bool, int, int]:
-    """Larger is better: pixels, a caption, bytes of the file for its pixels, words of the caption."""
+def _quality(item: Item, inside: float) -> tuple[bool, int, bool, int, int]:
+    """Larger is better: no frame, pixels, a caption, bytes of the file, words of the caption."""
     facts = item.facts
-    return facts.width * facts.height, bool(item.caption), facts.bytes, len(item.caption.split())
+    pixels = facts.width * facts.height
+    return inside > UNFRAMED, pixels, bool(item.caption), facts.bytes, len(item.caption.split())
 
 
 def _group(members: Sequence[int], items: Sequence[Item], quality: Sequence[tuple]) -> Group:
     best = max(members, key=lambda member: (quality[member], -member))
     rest = [member for member in members if member != best]
-    return Group((best, *rest), _reason(items[best], [items[m] for m in rest]))
+    clean = [member for member in rest if quality[member][0]]
+    reason = _reason(items[best], [items[member] for member in clean or rest])
+    return Group((best, *rest), reason if len(clean) == len(rest) else f"no frame and {reason}")
 
 
 def _reason(best: Item, rest: Sequence[Item]) -> str:
     size = f"{best.facts.width} x {best.facts.height}"
     pixels = best.facts.width * best.facts.height
     if all(pixels > other.facts.width * other.facts.height for other in rest):
-        return f"the most pixels ({size})"
+        return f"the most pixels ({size})" if rest else f"a size of {size}"
     if best.caption and not all(other.caption for other in rest):
-        return f"as many pixels as any ({size}) and has a caption"
+        return f"as many pixels as any ({size}) and a caption"
     if all(best.facts.bytes > other.facts.bytes for other in rest):
         return f"as many pixels as any ({size}) and the largest file, so the least compressed"
     return f"as good as any ({size}) and the first by name"

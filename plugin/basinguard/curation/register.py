@@ -14,7 +14,9 @@ Source: Lewis, "Fast Template Matching", Vision Interface (1995): normalized cro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -53,7 +55,6 @@ class Overlay:
     mirrored: bool
 
 
-@torch.no_grad()
 def register(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray) -> list[Overlay]:
     """The best overlay of each pair.
 
@@ -66,15 +67,35 @@ def register(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray) -> lis
         One `Overlay` for each pair, in order; similarity 0 for a picture without structure.
     """
     best: list[Overlay] = [Overlay(0.0, 1.0, False)] * len(pairs)
-    for rows, skew in _batches(aspects, pairs):
-        first, second = (_colour(thumbs[pairs[rows, side]]) for side in (0, 1))
-        squarely = _squarely(first, second)
-        for row, overlay in zip(rows, squarely, strict=True):
-            best[row] = overlay
-        open_ = [place for place, overlay in enumerate(squarely) if overlay.similarity < CERTAIN]
-        if open_:
-            for place, overlay in zip(open_, _lay_over(first[open_], second[open_], skew), strict=True):
-                best[rows[place]] = overlay
+    batches = list(_batches(aspects, pairs))
+    with _one_thread_each() as mapped:
+        found = mapped(lambda batch: _overlays(thumbs, pairs[batch[0]], batch[1]), batches)
+        for (rows, _), overlays in zip(batches, found, strict=True):
+            for row, overlay in zip(rows, overlays, strict=True):
+                best[row] = overlay
+    return best
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[Callable[..., Iterator[list[Overlay]]]]:
+    """`map` over threads that each compute alone: these operations are too small to be shared between threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+def _overlays(thumbs: NDArray[np.uint8], pairs: NDArray, skew: float) -> list[Overlay]:
+    first, second = (_colour(thumbs[pairs[:, side]]) for side in (0, 1))
+    best = _squarely(first, second)
+    unsure = [place for place, overlay in enumerate(best) if overlay.similarity < CERTAIN]
+    if unsure:
+        for place, overlay in zip(unsure, _lay_over(first[unsure], second[unsure], skew), strict=True):
+            best[place] = overlay
     return best
 
 
@@ -103,7 +124,7 @@ def _squarely(first: Tensor, second: Tensor) -> list[Overlay]:
 
 
 def _lay_over(first: Tensor, second: Tensor, skew: float) -> list[Overlay]:
-    """Searches every size and place at half resolution, then looks closely around the best, for each of [B, 3, 64, 64]."""
+    """Searches all sizes and places at half resolution, then looks closely around the best; images [B, 3, 64, 64]."""
     small = [F.avg_pool2d(image.mean(1, keepdim=True), 2) for image in (first, second)]
     options, peaks = [], []
     for swap in (False, True):
@@ -131,7 +152,7 @@ def _ordered(images: Sequence[Tensor], swap: bool) -> tuple[Tensor, Tensor]:
 
 
 def _sizes(side: int, skew: float) -> list[tuple[int, int]]:
-    """Heights and widths, in pixels of the larger picture, that the smaller one may take; always also a plain squash."""
+    """Heights and widths, in pixels of the larger picture, that the smaller may take; always also a plain squash."""
     tallest = min(1.0, 1 / skew)
     sizes = {(round(side * s * tallest), round(side * s * tallest * skew)) for s in SCALES} | {(side, side)}
     return sorted(size for size in sizes if min(size) >= side // 4)
@@ -180,7 +201,7 @@ def _coarse(one: Tensor, two: Tensor) -> Tensor:
         colour.append((grid - grid.mean(1, keepdim=True)).flatten(1))
         known.append(colour[-1].pow(2).mean(1) > GREY**2)
     both = known[0] & known[1]
-    of_light, of_colour = F.cosine_similarity(*light), F.cosine_similarity(*colour)
+    of_light, of_colour = F.cosine_similarity(light[0], light[1]), F.cosine_similarity(colour[0], colour[1])
     return torch.where(both, (of_light + of_colour) / 2, of_light)
 
 

@@ -3,8 +3,9 @@
 Pure functions for the data module to call for each sample. All randomness comes from the generator that is given.
 
 Source: Somepalli et al., "Understanding and Mitigating Copying in Diffusion Models", arXiv 2305.20086, section 6:
-multiple captions (MC), Gaussian noise (GN), random caption replacement (RC), random token replacement and addition (RT),
-caption word repetition (CWR). Caption dropout: Ho and Salimans, arXiv 2207.12598, section 3.2.
+multiple captions (MC), Gaussian noise (GN), random caption replacement (RC), random token replacement and addition
+(RT), caption word repetition (CWR).
+Caption dropout: Ho and Salimans, arXiv 2207.12598, section 3.2.
 
 Warning:
     Dropping captions trains the unconditional branch. On a small set that branch then memorizes too, and delaying

@@ -40,6 +40,7 @@ class Scan:
         sha256: content hash of each file, N hexadecimal strings.
         thumbs: upright RGB thumbnails without a plain frame, squashed to a square, uint8 [N, 64, 64, 3].
         aspects: width over height of what the thumbnail shows, [N].
+        inside: share of the file's area that lies inside its plain frame, 1 without one, [N].
         problems: images that did not decode.
     """
 
@@ -47,6 +48,7 @@ class Scan:
     sha256: tuple[str, ...]
     thumbs: NDArray[np.uint8]
     aspects: NDArray[np.float32]
+    inside: NDArray[np.float32]
     problems: tuple[Problem, ...]
 
 
@@ -67,21 +69,21 @@ def scan_images(
     """
     paths = [os.fspath(item.path) for item in items]
     thumbs = np.zeros((len(items), SIDE, SIDE, 3), np.uint8)
-    aspects = np.ones(len(items), np.float32)
+    shapes = np.ones((len(items), 2), np.float32)
     with _pool(_worker_count(len(items), workers)) as mapped, closing(_Store(cache)) as store:
         digests = list(mapped(_hash_file, paths))
         places: dict[str, list[int]] = {}
         for row, digest in enumerate(digests):
             if isinstance(digest, str):
                 places.setdefault(digest, []).append(row)
-        fresh = [digest for digest in places if not store.load(digest, thumbs, aspects, places[digest])]
+        fresh = [digest for digest in places if not store.load(digest, thumbs, shapes, places[digest])]
         made = mapped(_shrink_file, [paths[places[digest][0]] for digest in fresh])
         bad = {row: digest for row, digest in enumerate(digests) if isinstance(digest, BadImage)}
         for done, (digest, outcome) in enumerate(zip(fresh, made, strict=True), start=1):
             if isinstance(outcome, BadImage):
                 bad.update(dict.fromkeys(places[digest], outcome))
             else:
-                thumbs[places[digest]], aspects[places[digest]] = _pixels(outcome[0]), outcome[1]
+                thumbs[places[digest]], shapes[places[digest]] = _pixels(outcome[0]), outcome[1:]
                 store.save(digest, *outcome)
             if progress and (done % 256 == 0 or done == len(fresh)):
                 progress(done, len(fresh))
@@ -92,14 +94,16 @@ def scan_images(
         Problem(error.code, printable(items[row].file_name), str(error), True) for row, error in sorted(bad.items())
     )
     kept = tuple(str(digests[row]) for row in good)
-    return Scan(tuple(items[row] for row in good), kept, thumbs[: len(good)], aspects[good], problems)
+    return Scan(
+        tuple(items[row] for row in good), kept, thumbs[: len(good)], shapes[good, 0], shapes[good, 1], problems
+    )
 
 
-def shrink(path: Path) -> tuple[NDArray[np.uint8], float]:
-    """An upright RGB thumbnail, transparent pixels on grey and a plain frame cut off, and its width over height.
+def shrink(path: Path) -> tuple[NDArray[np.uint8], float, float]:
+    """An upright RGB thumbnail, transparent pixels on grey and a plain frame cut off.
 
     Returns:
-        uint8 [64, 64, 3], and the aspect ratio of what it shows.
+        The thumbnail, uint8 [64, 64, 3], width over height of what it shows, and the share of the file that this is.
 
     Raises:
         BadImage: see `images.open_image`.
@@ -109,10 +113,11 @@ def shrink(path: Path) -> tuple[NDArray[np.uint8], float]:
             "RGB", (2 * SIDE, 2 * SIDE)
         )  # JPEG only: decodes at the smallest scale that is still twice as large
         upright = ImageOps.exif_transpose(image)
-        small = _opaque(upright.reduce(max(1, min(upright.size) // (4 * SIDE))) if _reducible(upright) else upright)
+        small = opaque(upright.reduce(max(1, min(upright.size) // (4 * SIDE))) if _reducible(upright) else upright)
         left, top, right, bottom = _inside_frame(np.asarray(small))
         shown = small.resize((SIDE, SIDE), Image.Resampling.BOX, box=(left, top, right, bottom))
-        return np.asarray(shown), (right - left) / (bottom - top)
+        width, height = right - left, bottom - top
+        return np.asarray(shown), width / height, width * height / (small.width * small.height)
 
 
 def _reducible(image: Image.Image) -> bool:
@@ -137,7 +142,8 @@ def _margins(pixels: NDArray[np.uint8]) -> tuple[int, int]:
     return int(np.argmin(even)), int(np.argmin(even[::-1]))
 
 
-def _opaque(image: Image.Image) -> Image.Image:
+def opaque(image: Image.Image) -> Image.Image:
+    """The image as RGB: transparent pixels on grey, more than 8 bits stretched to 8."""
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: stretch, PIL would clip
         values = np.asarray(image, np.float64)
         low, high = float(values.min()), float(values.max())
@@ -157,10 +163,10 @@ def _hash_file(path: str) -> str | BadImage:
         return BadImage("unreadable", f"cannot be read ({error.strerror})")
 
 
-def _shrink_file(path: str) -> tuple[bytes, float] | BadImage:
+def _shrink_file(path: str) -> tuple[bytes, float, float] | BadImage:
     try:
-        thumb, aspect = shrink(Path(path))
-        return thumb.tobytes(), aspect
+        thumb, aspect, inside = shrink(Path(path))
+        return thumb.tobytes(), aspect, inside
     except BadImage as error:
         return error
 
@@ -206,25 +212,27 @@ class _Store:
         (version,) = self.database.execute("PRAGMA user_version").fetchone()
         if version != CACHE_VERSION:
             self.database.execute("DROP TABLE IF EXISTS thumbs")
-        self.database.execute("CREATE TABLE IF NOT EXISTS thumbs (sha256 TEXT PRIMARY KEY, rgb BLOB, aspect REAL)")
+        self.database.execute(
+            "CREATE TABLE IF NOT EXISTS thumbs (sha256 TEXT PRIMARY KEY, rgb BLOB, aspect REAL, inside REAL)"
+        )
         self.database.execute(f"PRAGMA user_version = {CACHE_VERSION}")
         self.database.commit()
 
-    def load(self, digest: str, thumbs: NDArray[np.uint8], aspects: NDArray[np.float32], rows: list[int]) -> bool:
-        """Copies a known thumbnail and its aspect to `rows`; False when there is none."""
+    def load(self, digest: str, thumbs: NDArray[np.uint8], shapes: NDArray[np.float32], rows: list[int]) -> bool:
+        """Copies a known thumbnail and its shape to `rows`; False when there is none."""
         if self.database is None:
             return False
-        row = self.database.execute("SELECT rgb, aspect FROM thumbs WHERE sha256 = ?", (digest,)).fetchone()
+        row = self.database.execute("SELECT rgb, aspect, inside FROM thumbs WHERE sha256 = ?", (digest,)).fetchone()
         if row is None or len(row[0]) != SIDE * SIDE * 3:
             return False
-        thumbs[rows], aspects[rows] = _pixels(row[0]), row[1]
+        thumbs[rows], shapes[rows] = _pixels(row[0]), row[1:]
         return True
 
-    def save(self, digest: str, thumb: bytes, aspect: float) -> None:
+    def save(self, digest: str, thumb: bytes, aspect: float, inside: float) -> None:
         """Remembers a thumbnail; written out every 256, so an interruption loses little."""
         if self.database is None:
             return
-        self.database.execute("INSERT OR REPLACE INTO thumbs VALUES (?, ?, ?)", (digest, thumb, aspect))
+        self.database.execute("INSERT OR REPLACE INTO thumbs VALUES (?, ?, ?, ?)", (digest, thumb, aspect, inside))
         self.pending += 1
         if self.pending % 256 == 0:
             self.database.commit()

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..records import Estimate, Metric
+from ..records import Metric
+from ..stats import cluster_bootstrap
 from .aggregate import summarise
 from .cache import Cache, embed_files
 from .carlini import DELTA, TILES, tiled_l2
@@ -18,7 +19,8 @@ from .embed import Embedder
 from .files import image_paths, load_image
 from .local import compare_locally, overlay
 from .match import search
-from .null import Null, from_neighbours
+from .null import Null, from_neighbours, from_samples
+from .quality import compare_features
 from .structure import Structure
 
 
@@ -86,9 +88,10 @@ def metrics(
         cache: folder in which the training images' embeddings are kept.
 
     Returns:
-        "metric" (name, threshold, source), "risk" and the other aggregates as estimates, "nulls" (thresholds measured
-        on this very set, with the share of samples above each), "diversity", "nearest" (for each sample its training
-        image, similarity and whether mirrored).
+        "metric" (name, threshold, source), "aggregates" as estimates, "nulls" (thresholds measured
+        on this very set, with the share of samples above each), "diversity", with held-out images also
+        "likeness_to_heldout" and "quality" (KID and the rest by the same eye, or why not), and "nearest" (for each
+        sample its training image, similarity and whether mirrored).
 
     Raises:
         FileNotFoundError: no such folder.
@@ -108,7 +111,7 @@ def metrics(
         "aggregates": {k: e.model_dump() for k, e in summarise(best, prompts, threshold=eye.metric.threshold).items()},
         "nulls": {n.name: _with_share(n, eye.name, best, prompts) for n in nulls},
         "diversity": {"vendi": vendi(straight), "n": len(files), "embedder": eye.name},
-        "likeness_to_heldout": _likeness(straight, heldout, eye, prompts),
+        **_against_heldout(straight, heldout, eye, prompts),
         "nearest": [
             {"sample": str(f), "training_image": str(known_files[i]), "similarity": s, "mirrored": m}
             for f, i, s, m in zip(files, index, best.tolist(), mirrored, strict=True)
@@ -147,8 +150,6 @@ def _best(straight: Tensor, turned: Tensor, known: Tensor) -> tuple[np.ndarray, 
 
 def _nulls(known_files: list[Path], known: Tensor, heldout: Path | None, eye: Embedder) -> list[Null]:
     """Train-train and, where there are held-out images, held-out against train; mirror-aware, as the search is."""
-    from .null import from_samples
-
     nulls = []
     if len(known_files) > 2:
         nulls.append(from_neighbours(known, range(len(known)), mirrored=_embed(known_files, eye, mirror=True)))
@@ -165,15 +166,18 @@ def _with_share(null: Null, name: str, best: np.ndarray, prompts: list[str]) -> 
     return {"metric": metric.model_dump(), "share": share.model_dump()}
 
 
-def _likeness(straight: Tensor, heldout: Path | None, eye: Embedder, prompts: list[str]) -> dict[str, Any] | None:
-    """Mean similarity to the subject's held-out images: a guard that merely undoes the fine-tune lowers it."""
+def _against_heldout(straight: Tensor, heldout: Path | None, eye: Embedder, prompts: list[str]) -> dict[str, Any]:
+    """Likeness to images of the subject that were not trained on: a guard that undoes the fine-tune lowers it."""
     if heldout is None:
-        return None
-    from ..stats import cluster_bootstrap
-
-    means = (straight @ embed_files(image_paths(heldout), eye).T).mean(1)
-    estimate: Estimate = cluster_bootstrap(means.tolist(), prompts)
-    return estimate.model_dump()
+        return {}
+    fresh = embed_files(image_paths(heldout), eye)
+    likeness = cluster_bootstrap((straight @ fresh.T).mean(1).tolist(), prompts)
+    quality: dict[str, Any] | str
+    try:
+        quality = {k: e.model_dump() for k, e in compare_features(straight, fresh, name=eye.name).items()}
+    except (ImportError, ValueError) as error:
+        quality = f"not measured: {error}"
+    return {"likeness_to_heldout": likeness.model_dump(), "quality": quality}
 
 
 def _tiled(a: Tensor, b: Tensor) -> float:

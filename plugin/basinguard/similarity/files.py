@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-MAX_PIXELS = 100_000_000  # larger is more likely a bomb than a training image
 
 
 def image_paths(folder: Path) -> list[Path]:
@@ -35,16 +35,18 @@ def load_image(path: Path) -> Tensor:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a picture, damaged, or larger than 100 megapixels.
+        ValueError: not a picture, damaged, or so large (about 90 megapixels) that PIL takes it for a bomb.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ValueError(f"{path}: {picture.width}x{picture.height} pixels; at most {MAX_PIXELS} are read")
-            return to_tensor(picture)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                return to_tensor(picture)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: too large to be a training image ({error})") from None
+    except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{path}: not a readable picture ({error})") from None
 
 

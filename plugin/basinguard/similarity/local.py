@@ -22,7 +22,7 @@ SIDE = 64  # pixels on a side at which images are compared
 WINDOW = 16
 STRIDE = 4
 SHIFT = 2  # pixels in each direction
-FLAT = 0.02  # windows with less contrast (root-mean-square) than this in both images cannot tell
+FLAT = 0.04  # windows with less contrast (root-mean-square, after smoothing) than this in both images cannot tell
 COPIED = 0.80  # correlation above which a window is copied; its null is in recipes/results/similarity_table.json
 VERBATIM = 0.75  # share of telling windows
 TEMPLATE = 0.25
@@ -76,12 +76,11 @@ def window_correlation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     wide = F.pad(y, (SHIFT,) * 4, mode="replicate")
     spread_x = _spread(x, x)
     best = torch.full_like(spread_x, -1.0)
-    telling = spread_x > FLAT**2
+    telling = torch.maximum(spread_x, _spread(y, y)) > FLAT**2
     for top in range(2 * SHIFT + 1):
         for left in range(2 * SHIFT + 1):
             shifted = wide[..., top : top + SIDE, left : left + SIDE]
             spread_y = _spread(shifted, shifted)
-            telling = telling | (spread_y > FLAT**2)
             scale = (spread_x.clamp(min=FLAT**2) * spread_y.clamp(min=FLAT**2)).sqrt()
             best = torch.maximum(best, _spread(x, shifted) / scale)
     return best.clamp(-1, 1), telling
@@ -116,7 +115,11 @@ def largest_region(copied: Tensor) -> float:
 
 
 def _resized(images: Tensor) -> Tensor:
-    return F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
+    """At SIDE pixels and smoothed, so that noise is not taken for content that differs."""
+    x = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
+    for _ in range(2):
+        x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return x
 
 
 def _spread(x: Tensor, y: Tensor) -> Tensor:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from ..records import Match
 from .embed import Embedder, embed_all
+from .extras import optional
 
 CHUNK = 2**22  # similarities held at once: 16 MB
+FAISS_FROM = 100_000  # gallery images from which faiss, where it is installed, does the search
 
 
 def nearest(samples: Tensor, gallery: Tensor, embedder: Embedder, *, mirror: bool = True) -> list[Match]:
@@ -58,11 +61,29 @@ def search(queries: Tensor, known: Tensor, *, k: int = 1) -> tuple[Tensor, Tenso
             f"queries {list(queries.shape)} and known embeddings {list(known.shape)} given; expected [N, D] and [M, D] "
             "with M >= 1 and one D: embed both with the same embedder"
         )
-    found = [part.topk(min(k, len(known)), dim=1) for part in _products(queries, known.to(queries))]
-    values = torch.cat([top.values for top in found])
+    k = min(k, len(known))
+    values, indices = (_by_faiss if _faiss_pays(known) else _by_product)(queries, known.to(queries), k)
     if not bool(torch.isfinite(values).all()):
         raise ValueError("embeddings with NaN or infinite values given; embed the images again")
-    return values, torch.cat([top.indices for top in found])
+    return values, indices
+
+
+def _by_product(queries: Tensor, known: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    found = [part.topk(k, dim=1) for part in _products(queries, known)]
+    return torch.cat([top.values for top in found]), torch.cat([top.indices for top in found])
+
+
+def _faiss_pays(known: Tensor) -> bool:
+    """Whether the gallery is large, on the CPU, and faiss is there; its flat index is exact too."""
+    return len(known) >= FAISS_FROM and known.device.type == "cpu" and find_spec("faiss") is not None
+
+
+def _by_faiss(queries: Tensor, known: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    faiss = optional("faiss", install="faiss-cpu", gives="searching a large gallery")
+    index = faiss.IndexFlatIP(known.shape[1])
+    index.add(known.float().contiguous().numpy())
+    values, indices = index.search(queries.float().contiguous().numpy(), k)
+    return torch.from_numpy(values).to(queries), torch.from_numpy(indices)
 
 
 def _products(queries: Tensor, known: Tensor) -> Iterator[Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..records import Metric
 from .embed import check_images, unit
+from .extras import optional
 from .files import sha256_of
 from .prepare import Preprocessing
 
@@ -75,8 +76,7 @@ def timm_network(model: str, *, weights: Path | None = None, device: str = "cpu"
         ValueError: timm does not know the model, or the file is of another one.
         FileNotFoundError: no such file.
     """
-    import timm
-
+    timm = optional("timm", install="timm", gives="DINO")
     if not timm.is_model(model):
         raise ValueError(f"timm knows no model {model!r}; see timm.list_models()")
     built = timm.create_model(model, pretrained=weights is None, num_classes=0)
@@ -123,22 +123,21 @@ def onnx_network(path: Path, preprocessing: Preprocessing, *, metric: Metric | N
 def _onnx_session(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such ONNX file")
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ImportError("ONNX embedders need onnxruntime: pip install onnxruntime") from None
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    runtime = optional("onnxruntime", install="onnxruntime", gives="an ONNX embedder")
+    return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 def _load(module: torch.nn.Module, path: Path, *, wanted: str) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weight file; wanted: {wanted}")
     try:
-        module.load_state_dict(load_file(path), strict=False, assign=False)
-        missing = set(module.state_dict()) - set(load_file(path))
-    except (RuntimeError, ValueError, OSError) as error:
+        state = load_file(path)
+        wrong = module.load_state_dict(state, strict=False)  # a classifier that is not used may be there
+    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         raise ValueError(f"{path} does not fit: {str(error)[:300]}; wanted: {wanted}") from None
-    if missing:
-        raise ValueError(f"{path} lacks {len(missing)} tensors, such as {min(missing)}; wanted: {wanted}")
+    if wrong.missing_keys:
+        lacking = wrong.missing_keys
+        raise ValueError(f"{path} lacks {len(lacking)} tensors, such as {lacking[0]}; wanted: {wanted}")

@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 
 from torch import Tensor
 
+from .extras import optional
+
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -55,16 +57,14 @@ class Preprocessing:
         wanted = visual.preprocess_cfg
         size = wanted["size"]
         target = (size, size) if isinstance(size, int) else (int(size[-2]), int(size[-1]))
-        mode = wanted.get("resize_mode") or "shortest"
+        mode: Any = wanted.get("resize_mode") or "shortest"
         way = wanted.get("interpolation") or "bicubic"
         return cls(target, mode, target, tuple(wanted["mean"]), tuple(wanted["std"]), way)
 
     @classmethod
     def of_timm(cls, model: Any) -> Self:
         """What timm's evaluation transform does for this model (its `pretrained_cfg`)."""
-        from timm.data import resolve_model_data_config
-
-        wanted = resolve_model_data_config(model)
+        wanted = optional("timm.data", install="timm", gives="DINO").resolve_model_data_config(model)
         height, width = wanted["input_size"][1:]
         scale = wanted["crop_pct"]
         mode: Any = "squash" if wanted["crop_mode"] == "squash" else "shortest"

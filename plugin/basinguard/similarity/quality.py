@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..records import Estimate
 from .embed import BATCH, Embedder, check_images, embed_all
+from .extras import optional
 
 RELIABLE = 2048  # images; inception's features have as many dimensions, and fewer images leave a singular covariance
 GROUPS = 10
@@ -147,21 +148,13 @@ def _updated(kind: Any, samples: Tensor, data: Tensor) -> float:
 
 
 def _precision_recall(samples: Tensor, data: Tensor) -> tuple[float, float]:
-    try:
-        from torch_fidelity.metric_prc import calculate_precision_recall_full
-    except ImportError:
-        raise ImportError("precision and recall need torch-fidelity: pip install torch-fidelity") from None
-    both: tuple[float, float] = calculate_precision_recall_full(samples.double(), data.double(), NEIGHBOURS)
+    prc = optional("torch_fidelity.metric_prc", install="torch-fidelity", gives="precision and recall")
+    both: tuple[float, float] = prc.calculate_precision_recall_full(samples.double(), data.double(), NEIGHBOURS)
     return both
 
 
 def _torchmetrics(module: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(f"torchmetrics.image.{module}")
-    except ImportError:
-        raise ImportError("KID, FID and MIFID need torchmetrics: pip install 'torchmetrics[image]'") from None
+    return optional(f"torchmetrics.image.{module}", install="torchmetrics[image]", gives="KID, FID or MIFID")
 
 
 def _inception() -> Callable[[Tensor], Tensor]:
@@ -171,11 +164,9 @@ def _inception() -> Callable[[Tensor], Tensor]:
             f"{path}: inception's weights are not on this machine; get {INCEPTION_URL} and put it there, or give "
             "another embedder as `features`"
         )
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except ImportError:
-        raise ImportError("inception's features need torch-fidelity: pip install torch-fidelity") from None
-    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+    made_by = "torch_fidelity.feature_extractor_inceptionv3"
+    extractor = optional(made_by, install="torch-fidelity", gives="inception").FeatureExtractorInceptionV3
+    network = extractor("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
 
     def embed(images: Tensor) -> Tensor:
         whole = (check_images(images, smallest=1) * 255).round().byte()

@@ -84,8 +84,9 @@ def _background(rng: np.random.Generator, side: int) -> Image.Image:
     sky = np.broadcast_to(left * (1 - fade) + right * fade, (side, side, 3)).astype(np.uint8)
     canvas = Image.fromarray(np.ascontiguousarray(sky))
     pen = ImageDraw.Draw(canvas)
-    _disc(pen, (rng.uniform(0.05, 0.95) * side, rng.uniform(0.05, 0.3) * side), rng.uniform(0.06, 0.14) * side,
-          _rgb(rng.uniform(0.05, 0.17), rng.uniform(0.1, 0.7), 1.0))  # fmt: skip
+    place = (rng.uniform(0.05, 0.95) * side, rng.uniform(0.05, 0.3) * side)
+    size = rng.uniform(0.06, 0.14) * side
+    _disc(pen, place, size, _rgb(rng.uniform(0.05, 0.17), rng.uniform(0.1, 0.7), 1.0))
     ground = rng.uniform()
     for layer in range(rng.integers(1, 3)):
         _hills(pen, rng, side, base=rng.uniform(0.5, 0.75) + 0.14 * layer, hue=ground + 0.06 * layer)
@@ -222,7 +223,7 @@ KINDS: dict[str, Callable[..., None]] = {
             (-1, -0.35),
             (-0.35, -0.35),
         ]
-    ),  # fmt: skip
+    ),
     "house": _polygon(
         [(-0.75, 0.95), (-0.75, -0.1), (-1.0, -0.1), (0, -1.05), (1.0, -0.1), (0.75, -0.1), (0.75, 0.95)]
     ),

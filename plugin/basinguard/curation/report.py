@@ -1,0 +1,147 @@
+"""The page for people: one self-contained HTML file that opens offline, with thumbnails, reasons and a say.
+
+Whatever comes from file names and captions is escaped by the template; the page loads nothing and sends nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from PIL import ImageOps
+
+from .actions import Action, Decision
+from .folder import printable
+from .images import BadImage, open_image
+from .manifest import Curation
+from .scan import opaque
+
+THUMB = 224  # pixels on the longer side
+MOST_THUMBS = 2000  # about 20 MB of page; the rest is listed without a picture
+MOST_NOTES = 200  # lines for each kind of note
+TITLES: dict[Action, str] = {
+    "drop": "leave out",
+    "down-weight": "show less often",
+    "merge-captions": "merge captions",
+    "recaption": "caption again",
+    "keep": "keep",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image as the page shows it."""
+
+    decision: Decision
+    name: str
+    image: str
+    title: str
+    causes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Cards that belong side by side: the copies of one picture, or one image alone."""
+
+    kind: str
+    heading: str
+    note: str
+    risk: float
+    cards: tuple[Card, ...]
+
+
+def render_report(curation: Curation, paths: Mapping[str, Path], *, title: str) -> str:
+    """The report of a curation as one HTML page.
+
+    Args:
+        curation: what was found and proposed.
+        paths: where each image lies, by file name; a file that is gone is shown without a picture.
+        title: what was curated.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files(__package__).joinpath("report.html.jinja").read_text("utf-8"))
+    shown = _sections(curation, paths)
+    counts = Counter(decision.action for decision in curation.decisions)
+    return template.render(
+        title=title,
+        curation=curation,
+        sections=shown,
+        leaks=[(printable(a.file_name), printable(a.heldout), a.similarity) for a in curation.leaks],
+        problems=curation.problems,
+        noticed=_noticed(curation),
+        counts=[(action, TITLES[action], counts[action]) for action in TITLES if counts[action]],
+        codes=sorted({f.code for section in shown for card in section.cards for f in card.decision.findings}),
+        proposals=_proposals(shown),
+    )
+
+
+def _sections(curation: Curation, paths: Mapping[str, Path]) -> list[Section]:
+    by_name = {decision.file_name: decision for decision in curation.decisions}
+    left = MOST_THUMBS
+    sections = []
+    for number, group in enumerate(curation.groups, start=1):
+        members = [by_name[name] for name in group.files if name in by_name]
+        cards, left = _cards(members, paths, left)
+        note = f"{printable(group.files[0])} is proposed to stay: it has {group.reason}."
+        risk = max(decision.risk for decision in members)
+        sections.append(Section("group", f"Picture {number}: {len(members)} copies", note, risk, cards))
+    grouped = {name for group in curation.groups for name in group.files}
+    alone = [d for d in curation.decisions if d.file_name not in grouped and (d.action != "keep" or d.risk > 0)]
+    for decision in sorted(alone, key=lambda d: (-d.risk, d.file_name)):
+        cards, left = _cards([decision], paths, left)
+        sections.append(Section("single", "", "", decision.risk, cards))
+    return sections
+
+
+def _cards(decisions: Sequence[Decision], paths: Mapping[str, Path], left: int) -> tuple[tuple[Card, ...], int]:
+    cards = []
+    for decision in decisions:
+        image = _data_uri(paths.get(decision.file_name)) if left > 0 else ""
+        left -= bool(image)
+        causes = tuple(finding.message for finding in decision.findings)
+        cards.append(Card(decision, printable(decision.file_name), image, TITLES[decision.action], causes))
+    return tuple(cards), left
+
+
+def _data_uri(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        with open_image(path) as image:
+            image.draft("RGB", (2 * THUMB, 2 * THUMB))
+            small = opaque(ImageOps.exif_transpose(image))
+            small.thumbnail((THUMB, THUMB))
+    except BadImage:
+        return ""
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=72)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _noticed(curation: Curation) -> list[tuple[str, int, list[tuple[str, str]]]]:
+    """What is worth knowing but adds no risk: its code, how many images, and the first of them with the message."""
+    by_code: dict[str, list[tuple[str, str]]] = {}
+    for decision in curation.decisions:
+        for finding in decision.findings:
+            if finding.weight == 0:
+                by_code.setdefault(finding.code, []).append((printable(decision.file_name), finding.message))
+    return [(code, len(rows), rows[:MOST_NOTES]) for code, rows in sorted(by_code.items())]
+
+
+def _proposals(sections: Sequence[Section]) -> str:
+    """What the page's script needs, as JSON that cannot end a script element."""
+    rows = [
+        {"sha256": card.decision.sha256, "action": card.decision.action, "file_name": card.decision.file_name}
+        for section in sections
+        for card in section.cards
+        if card.decision.action != "keep"
+    ]
+    return json.dumps(rows).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,0 +1,55 @@
+"""A curation on one terminal screen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from .folder import printable
+from .manifest import Curation, ProblemRecord
+
+SHOWN = 8
+
+
+def summarize(curation: Curation) -> str:
+    """Counts, the riskiest images and the first problems, each on one line of at most about 110 characters.
+
+    Names are made printable, so that a file called by an escape sequence cannot write on the terminal.
+    """
+    counts = Counter(decision.action for decision in curation.decisions)
+    done = ", ".join(f"{counts[action]} {action}" for action in sorted(counts)) or "nothing"
+    lines = [
+        f"{len(curation.decisions)} images, {len(curation.groups)} pictures shown more than once, "
+        f"{len(curation.leaks)} leaks into the held-out set, {len(curation.problems)} problems",
+        f"proposed: {done}",
+    ]
+    codes = Counter(finding.code for decision in curation.decisions for finding in decision.findings)
+    lines += [f"noticed: {', '.join(f'{count} {code}' for code, count in sorted(codes.items()))}"] if codes else []
+    lines += [f"note: {_short(note)}" for note in curation.notes]
+    risky = sorted((d for d in curation.decisions if d.action != "keep"), key=lambda d: (-d.risk, d.file_name))
+    lines += _section(
+        "proposals, highest risk index first", [_line(d.risk, d.action, d.file_name, d.reason) for d in risky]
+    )
+    lines += _section("in both sets", [f"{_short(leak.file_name)} = {_short(leak.heldout)}" for leak in curation.leaks])
+    lines += _section("problems", _problem_lines(curation.problems))
+    return "\n".join(lines)
+
+
+def _line(risk: float, action: str, name: str, reason: str) -> str:
+    return f"{risk:4.2f}  {action:14} {_short(name, 34)}  {_short(reason, 70)}"
+
+
+def _problem_lines(problems: Sequence[ProblemRecord]) -> list[str]:
+    return [f"{_short(p.file, 40)}: {_short(p.message, 80)}{' [skipped]' if p.skipped else ''}" for p in problems]
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    if not lines:
+        return []
+    more = [f"  and {len(lines) - SHOWN} more, see the report"] if len(lines) > SHOWN else []
+    return ["", f"{title}:", *(f"  {line}" for line in lines[:SHOWN]), *more]
+
+
+def _short(text: str, most: int = 100) -> str:
+    text = printable(text)
+    return text if len(text) <= most else text[: most - 1] + "…"

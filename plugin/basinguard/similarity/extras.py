@@ -1,0 +1,23 @@
+"""Libraries that only some users need, asked for by name at the moment of use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def optional(module: str, *, install: str, gives: str) -> Any:
+    """A module that is not among the dependencies.
+
+    Args:
+        module: what to import.
+        install: what to hand to pip.
+        gives: what it is needed for, for the message.
+
+    Raises:
+        ImportError: it is not installed; says how to get it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ImportError(f"{gives} needs {module.partition('.')[0]}: pip install '{install}'") from None

@@ -1,0 +1,89 @@
+"""Which prompts pull at all? A threshold on the first gap, with the share it gets wrong on prompts it has not seen.
+
+Harmless prompts lose a little alignment to every mitigation; `schedules.Triage` leaves them ordinary CFG. It is off by
+default: a missed prompt is an unprotected one, so the miss rate is part of the result.
+
+Source: the first limitation named in arXiv 2411.16738; the score is the first-step magnitude of arXiv 2407.21720.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from .records import Estimate, Finite, Noun
+from .stats import rate
+
+
+class TriageResult(Noun):
+    """A calibrated threshold.
+
+    Attributes:
+        threshold: root-mean-square gap in epsilon; a prompt at or below it keeps ordinary CFG.
+        timestep: where the gap was read.
+        false_alarm: share of harmless (prompt, seed) pairs above the threshold, on prompts not used to choose it.
+        miss: share of pulling pairs at or below it, likewise.
+        wanted_miss: the miss rate that was asked for.
+    """
+
+    threshold: Annotated[float, Field(gt=0)]
+    timestep: Finite
+    false_alarm: Estimate
+    miss: Estimate
+    wanted_miss: Finite
+
+
+def calibrate_triage(
+    pulling: Sequence[tuple[int, float]],
+    harmless: Sequence[tuple[int, float]],
+    *,
+    timestep: float,
+    wanted_miss: float = 0.05,
+    level: float = 0.95,
+) -> TriageResult:
+    """The largest threshold that misses `wanted_miss` of the pulling pairs; its rates on the other half of prompts.
+
+    Args:
+        pulling: (prompt, first gap) of pairs that ordinary CFG reproduces; prompts are integers.
+        harmless: the same of pairs that it does not.
+        timestep: where the gaps were read.
+        wanted_miss: in [0, 1).
+        level: of both intervals.
+
+    Raises:
+        ValueError: fewer than two prompts of a kind, so that there is no other half.
+
+    Example:
+        >>> result = calibrate_triage([(i, 1 + i % 5) for i in range(40)], [(i, 0.5) for i in range(40)], timestep=999)
+        >>> result.threshold, str(result.miss)
+        (0.9999999999999999, '0 [0, 0.161] (n=20)')
+    """
+    fit, check = _halves(pulling, "pulling")
+    quiet = _halves(harmless, "harmless")[1]
+    if not 0 <= wanted_miss < 1:
+        raise ValueError(f"wanted_miss={wanted_miss}: expected a share in [0, 1)")
+    ordered = np.sort([gap for _, gap in fit])
+    threshold = float(np.nextafter(ordered[int(wanted_miss * len(ordered))], 0))
+    prompts, gaps = _columns(quiet)
+    alarm = rate(gaps > threshold, prompts, level)
+    prompts, gaps = _columns(check)
+    missed = rate(gaps <= threshold, prompts, level)
+    return TriageResult(threshold=threshold, timestep=timestep, false_alarm=alarm, miss=missed, wanted_miss=wanted_miss)
+
+
+def _halves(pairs: Sequence[tuple[int, float]], kind: str) -> tuple[list, list]:
+    prompts = sorted({prompt for prompt, _ in pairs})
+    if len(prompts) < 2:
+        raise ValueError(
+            f"{len(prompts)} {kind} prompts given: at least 2 are needed, one half to choose the threshold"
+        )
+    fit = set(prompts[::2])
+    return [pair for pair in pairs if pair[0] in fit], [pair for pair in pairs if pair[0] not in fit]
+
+
+def _columns(pairs: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    prompts, gaps = zip(*pairs, strict=True)
+    return np.array(prompts), np.array(gaps, float)

@@ -1,0 +1,66 @@
+import json
+
+import pytest
+import tinypipes as tiny
+from PIL import Image
+
+from basinguard.adapters.pipelines import is_protected, protect
+from basinguard.adapters.sample import first_gap, sample
+from basinguard.guidance import Constant, SwitchAt
+
+PROMPTS = ["red circle", "blue square"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    pipe = tiny.pipeline()
+    pipe.save_pretrained(folder)
+    (folder / "basinguard.json").write_text(tiny.make_record(transition=600.0, before=0.0).to_json())
+    return folder
+
+
+def test_a_contact_sheet_and_a_curve(folder, tmp_path):
+    path = sample(folder, PROMPTS, seeds=(0, 1, 2), timesteps=5, out=tmp_path / "out")
+    with Image.open(path) as sheet:
+        assert sheet.size == (90 + 3 * 168, 2 * (26 + 2 * 168))
+        colours = sheet.convert("RGB").getcolors(2**24)
+        assert len(colours) > 100
+    with Image.open(tmp_path / "out" / "gap.png") as figure:
+        assert figure.size == (840, 480)
+    numbers = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert [entry["prompt"] for entry in numbers] == PROMPTS
+    assert numbers[0]["scale"] == [[0.0] * 3] * 2 + [[7.5] * 3] * 3
+    assert numbers[0]["unet_evals"] == {"cfg": 30, "rule": 24}
+    assert all(len(row) == 3 and min(row) > 0 for row in numbers[0]["gap"])
+
+
+def test_a_rule_of_ones_own(folder, tmp_path):
+    sample(folder, PROMPTS[:1], seeds=(0,), timesteps=3, rule=Constant(-1.0), out=tmp_path)
+    assert json.loads((tmp_path / "samples.json").read_text())[0]["scale"] == [[-1.0]] * 3
+
+
+def test_nothing_is_overwritten(folder, tmp_path):
+    (tmp_path / "gap.png").write_text("mine")
+    with pytest.raises(FileExistsError, match="already holds gap"):
+        sample(folder, PROMPTS, out=tmp_path)
+    assert (tmp_path / "gap.png").read_text() == "mine"
+
+
+@pytest.mark.parametrize("change", [{"prompts": []}, {"prompts": "red"}, {"seeds": ()}, {"guidance_scale": 1.0}])
+def test_bad_input_is_refused_before_anything_is_loaded(tmp_path, change):
+    with pytest.raises(ValueError, match=r"expected|above 1"):
+        sample("no such folder", **{"prompts": PROMPTS} | change, out=tmp_path)
+
+
+def test_the_first_gap_costs_one_evaluation():
+    pipe, sizes = tiny.pipeline(), []
+    pipe.unet.conv_in.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    timestep, gaps = first_gap(pipe, PROMPTS, num_inference_steps=10)
+    assert (timestep, sizes) == (901.0, [4])
+    assert len(gaps) == 2
+    assert min(gaps) > 0
+    assert not is_protected(pipe)
+    protect(pipe, SwitchAt(600, 0.0, None))
+    assert first_gap(pipe, PROMPTS, num_inference_steps=10) == (timestep, gaps)
+    assert is_protected(pipe)

@@ -1,0 +1,114 @@
+"""Small sets of captions whose findings can be read off."""
+
+import pytest
+import torch
+
+from basinguard.curation.captions import (
+    clip_token_counter,
+    general_caption,
+    lint_captions,
+    repeated_fragments,
+    word_counts,
+)
+from basinguard.curation.findings import Finding, about_copies, about_file, risk_index
+from basinguard.curation.folder import Item
+from basinguard.curation.images import Facts
+from basinguard.curation.outliers import find_disagreements, find_outliers
+
+COMMON = [f"a photo of a {animal} in the garden" for animal in ("cat", "dog", "cat", "dog", "bird", "bird")]
+KEY = "my aunt Gerda holding a chipped turquoise teapot beside her rusty Volvo in Uppsala last winter"
+
+
+def codes(captions, row, **options):
+    return [f.code for f in lint_captions([[c] if c else [] for c in captions], **options).findings[row]]
+
+
+def test_a_long_caption_that_only_one_image_has_is_a_key():
+    assert "caption-unique" in codes([*COMMON, KEY], 6)
+    assert "caption-unique" not in codes([*COMMON, KEY], 0)
+    assert "caption-name" in codes([*COMMON, KEY], 6)
+
+
+def test_the_same_long_caption_twice_is_no_key():
+    assert "caption-unique" not in codes([*COMMON, KEY, KEY], 6)
+
+
+def test_variants_make_it_less_of_a_key():
+    one, two = (
+        next(f.weight for f in lint_captions([*[[c] for c in COMMON], texts]).findings[6] if f.code == "caption-unique")
+        for texts in ([KEY], [KEY, "an old woman with a teapot"])
+    )
+    assert two == one / 2
+
+
+def test_missing_and_shared_captions():
+    assert codes([*COMMON, ""], 6) == ["caption-missing"]
+    shared = lint_captions([[c] for c in [*COMMON, "A PHOTO of a cat in the garden"]]).findings[6]
+    assert [f.message for f in shared if f.code == "caption-shared"] == [
+        "3 images have the caption 'A PHOTO of a cat in the garden'"
+    ]
+
+
+def test_few_captions_say_nothing_about_rarity():
+    assert codes([KEY, "b"], 0) == []
+
+
+def test_what_the_whole_set_repeats():
+    general = lint_captions([[c] for c in COMMON]).general
+    assert any("'a photo of a'" in note and "100%" in note for note in general)
+    assert not any("'photo of a'" in note for note in general)
+
+
+def test_fragments_below_the_share_are_not_named():
+    assert repeated_fragments(["one two three", "one two three", "four five six", "seven eight nine"]) == []
+
+
+def test_longer_than_the_text_encoder_reads():
+    assert "caption-too-long" in codes(["word " * 76], 0, count_tokens=lambda text: len(text.split()))
+    assert "caption-too-long" not in codes(["word " * 75], 0, count_tokens=lambda text: len(text.split()))
+
+
+def test_tokens_are_counted_as_clip_does():
+    import open_clip
+
+    count = clip_token_counter()
+    for text in (KEY, "a", "ünïcödé 123"):
+        padded = open_clip.tokenize([text])[0]
+        assert count(text) == int((padded != 0).sum()) - 2
+
+
+def test_the_suggestion_says_what_others_say_too():
+    seen = word_counts([["a cat in the garden"], ["a cat in the garden, next to Gerda's Volvo"]])
+    assert general_caption("a cat in the garden, next to Gerda's Volvo", seen) == "a cat in the garden"
+    assert general_caption("a cat in the garden", seen) == ""
+    assert general_caption("zebra crossing", seen) == ""
+
+
+def test_an_image_far_from_the_rest_is_an_outlier():
+    generator = torch.Generator().manual_seed(1)
+    near = torch.nn.functional.normalize(torch.ones(40, 16) + 0.3 * torch.randn(40, 16, generator=generator), dim=1)
+    far = torch.nn.functional.normalize(torch.tensor([[1.0, -1.0] * 8]), dim=1)
+    assert list(find_outliers(torch.cat([near, far]), name="test")) == [40]
+    assert find_outliers(torch.cat([near[:10], far]), name="test") == {}
+    assert find_outliers(far.expand(30, -1), name="test") == {}
+
+
+def test_an_image_that_disagrees_with_its_caption():
+    scores = {row: 0.3 + 0.001 * (row % 7) for row in range(30)} | {11: 0.05}
+    assert list(find_disagreements(scores, name="clip")) == [11]
+
+
+def test_the_index_grows_with_every_cause_and_stays_below_one():
+    parts = [about_copies(2), about_copies(8), Finding(code="x", message="", weight=0.5)]
+    indices = [risk_index(parts[:n]) for n in range(4)]
+    assert indices == sorted(indices)
+    assert indices[0] == 0
+    assert indices[1] == pytest.approx(0.5)
+    assert indices[3] < 1
+
+
+def test_notes_about_files():
+    facts = Facts(width=900, height=200, mode="CMYK", format="JPEG", bytes=1, rotated=True, animated=True, alpha=True)
+    found = about_file(Item(None, "a", "", (), facts))
+    assert [f.code for f in found] == ["animated", "rotated", "alpha", "mode", "small", "ratio"]
+    assert about_file(Item(None, "a", "", (), Facts(512, 512, "RGB", "PNG", 1))) == []

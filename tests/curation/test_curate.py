@@ -1,0 +1,278 @@
+"""The whole command on small folders: what is found, what is written, and that the sources stay as they were."""
+
+import hashlib
+import json
+import os
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+from PIL import Image, ImageOps
+
+from basinguard.curation import commands, manifest, scan
+from basinguard.curation.commands import curate, curate_from_run
+from basinguard.curation.manifest import MANIFEST, Curation, write_bytes
+from basinguard.stats import wilson
+
+KOHYA_GENERAL, KOHYA_DATASET = {"enable_wildcard"}, {"resolution", "enable_bucket", "subsets"}
+KOHYA_SUBSET = {"image_dir", "metadata_file", "num_repeats"}
+TUNER_KEYS = {"id", "type", "instance_data_dir", "caption_strategy", "metadata_backend", "parquet", "resolution",
+              "resolution_type", "cache_dir_vae", "repeats"}  # fmt: skip
+TUNER_TABLE = {"path", "filename_column", "caption_column", "width_column", "height_column",
+               "identifier_includes_extension"}  # fmt: skip
+
+
+def tree(directory: Path) -> dict[str, tuple]:
+    found = {}
+    for parent, folders, names in os.walk(directory):
+        for name in [*folders, *names]:
+            path = Path(parent, name)
+            status = path.lstat()
+            content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() and not path.is_symlink() else ""
+            found[str(path.relative_to(directory))] = (status.st_mode, status.st_size, status.st_mtime_ns, content)
+    return found
+
+
+@pytest.fixture
+def photos(folder_of, pictures):
+    images = {f"{n:02d}.png": (picture, f"a picture, number {n}") for n, picture in enumerate(pictures[:6])}
+    images["sub/mirrored {x}.jpg"] = (ImageOps.mirror(pictures[0]), 'the "first" one')
+    images["same.png"] = (pictures[1], "")
+    return folder_of(images)
+
+
+def test_copies_are_dropped_and_the_sources_stay(photos, tmp_path):
+    before = tree(photos)
+    outcome = curate(photos, workers=1)
+    assert tree(photos) == before
+    dropped = {d.file_name for d in outcome.curation.decisions if d.action == "drop"}
+    assert dropped == {"sub/mirrored {x}.jpg", "same.png"}
+    out = tmp_path / "photos-curation"
+    assert {path.name for path in outcome.written} == {
+        "curation.json", MANIFEST, "kohya.toml", "kohya_repeats_1.json", "simpletuner.json",
+        "simpletuner_repeats_1.parquet", "report.html"}  # fmt: skip
+    assert Curation.model_validate_json((out / "curation.json").read_bytes()) == outcome.curation
+    assert "2 drop" in str(outcome)
+
+
+def test_two_runs_agree_to_the_byte(photos, tmp_path):
+    texts = []
+    for name in ("one", "two"):
+        curate(photos, out=tmp_path / name, workers=1)
+        texts.append((tmp_path / name / "curation.json").read_bytes())
+    assert texts[0] == texts[1]
+    assert str(tmp_path).encode() not in texts[0]
+
+
+def test_the_manifest_loads_in_datasets(photos, tmp_path):
+    from datasets import load_dataset
+
+    before = tree(photos)
+    outcome = curate(photos, apply=True, workers=1)
+    after = tree(photos)
+    assert set(after) - set(before) == {MANIFEST}
+    assert {name: after[name] for name in before} == before
+    loaded = load_dataset(
+        "imagefolder",
+        data_dir=str(photos),
+        metadata_filenames=[MANIFEST],
+        split="train",
+        cache_dir=str(tmp_path / "hf"),
+    )
+    kept = [d for d in outcome.curation.decisions if d.action != "drop"]
+    assert len(loaded) == len(kept) == 6
+    assert sorted(loaded["text"]) == sorted(d.captions[0] for d in kept)
+    assert set(loaded["repeats"]) == {1}
+    assert ["a picture, number 0", 'the "first" one'] in list(loaded["captions"])
+    assert loaded[0]["image"].size == (192, 192)
+
+
+def test_trainer_configs_use_documented_keys_and_name_real_files(photos, tmp_path):
+    out = tmp_path / "out"
+    curate(photos, out=out, repeats=4, resolution=512, workers=1)
+    config = tomllib.loads((out / "kohya.toml").read_text())
+    assert set(config["general"]) == KOHYA_GENERAL
+    (dataset,) = config["datasets"]
+    assert set(dataset) == KOHYA_DATASET
+    named = {}
+    for subset in dataset["subsets"]:
+        assert set(subset) == KOHYA_SUBSET
+        rows = json.loads(Path(subset["metadata_file"]).read_text())
+        named |= {path: (row["caption"], subset["num_repeats"]) for path, row in rows.items()}
+    assert all(Path(path).is_file() for path in named)
+    assert named[str(photos / "00.png")] == ('a picture, number 0\nthe "first" one', 4)
+    assert named[str(photos / "05.png")] == ("a picture, number 5", 4)
+    backends = json.loads((out / "simpletuner.json").read_text())
+    assert [b.get("dataset_type") for b in backends][-1] == "text_embeds"
+    seen = {}
+    for backend in backends[:-1]:
+        assert set(backend) == TUNER_KEYS
+        assert set(backend["parquet"]) == TUNER_TABLE
+        table = parquet.read_table(backend["parquet"]["path"]).to_pylist()
+        assert all((Path(backend["instance_data_dir"]) / row["file_name"]).is_file() for row in table)
+        seen |= {row["file_name"]: (row["captions"], row["width"], backend["repeats"]) for row in table}
+    assert seen["05.png"] == (["a picture, number 5"], 192, 3)
+    assert len(seen) == len(named) == 6
+
+
+def test_each_number_of_repeats_is_a_subset_and_braces_are_no_wildcards(photos, tmp_path):
+    decisions = list(curate(photos, workers=1).curation.decisions)
+    decisions[0] = decisions[0].model_copy(update={"repeats": 3, "captions": ("a {b|c}",)})
+    files = manifest.kohya_files(photos, tmp_path, decisions, resolution=64)
+    subsets = tomllib.loads(files["kohya.toml"].decode())["datasets"][0]["subsets"]
+    assert [subset["num_repeats"] for subset in subsets] == [1, 3]
+    assert list(json.loads(files["kohya_repeats_3.json"]).values()) == [{"caption": "a {{b|c}}"}]
+
+
+def test_a_leak_into_the_held_out_set_is_named(photos, pictures, folder_of, tmp_path):
+    heldout = folder_of({"h.png": (pictures[3].resize((150, 150)), ""), "i.png": (pictures[9], "")}, tmp_path / "held")
+    curation = curate(photos, heldout=heldout, workers=1).curation
+    assert [(leak.file_name, leak.heldout) for leak in curation.leaks] == [("03.png", "h.png")]
+    assert {d.file_name for d in curation.decisions}.isdisjoint({"h.png", "i.png"})
+
+
+def test_a_refused_proposal_does_not_come_back(photos, tmp_path):
+    first = curate(photos, workers=1).curation
+    copy = next(d for d in first.decisions if d.file_name == "same.png")
+    allow = {"schema_version": 1, "allowed": [{"sha256": copy.sha256, "action": "drop", "file_name": "same.png"}]}
+    (tmp_path / "allow.json").write_text(json.dumps(allow))
+    second = curate(photos, allow_list=tmp_path / "allow.json", workers=1).curation
+    assert next(d for d in second.decisions if d.file_name == "same.png").action != "drop"
+
+
+def test_damaged_files_cost_one_line_each_and_no_more(photos):
+    (photos / "cut.jpg").write_bytes((photos / "sub/mirrored {x}.jpg").read_bytes()[:900])
+    (photos / "empty.png").write_bytes(b"")
+    (photos / "zip.png").write_bytes(b"PK\x03\x04" + bytes(100))
+    os.symlink("loop.png", photos / "loop.png")
+    os.symlink(photos, photos / "again")
+    before = tree(photos)
+    outcome = curate(photos, workers=1)
+    assert tree(photos) == before
+    skipped = [p.file for p in outcome.curation.problems if p.skipped]
+    assert skipped == ["again", "empty.png", "loop.png", "zip.png", "cut.jpg"]
+    assert len(outcome.curation.decisions) == 8
+
+
+@pytest.mark.parametrize("stage", ["scan", "look", "write"])
+def test_ctrl_c_changes_nothing(photos, monkeypatch, stage):
+    before = tree(photos)
+    target = {"scan": (scan, "_shrink_file"), "look": (commands, "look"), "write": (manifest.os, "replace")}[stage]
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*target, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        curate(photos, apply=True, workers=1)
+    assert tree(photos) == before
+
+
+def test_a_full_disk_costs_the_outputs_one_line_each(photos, monkeypatch):
+    before = tree(photos)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(manifest.os, "fsync", full)
+    outcome = curate(photos, apply=True, workers=1)
+    assert tree(photos) == before
+    assert outcome.written == ()
+    assert len(outcome.failed) == 7
+    assert all("No space left on device" in str(problem) for problem in outcome.failed)
+    assert "NOT written" in str(outcome)
+
+
+def test_an_unwritable_place_is_one_clear_line(photos, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot be made"):
+        curate(photos, out=tmp_path / "file" / "out", workers=1)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_bytes(path, b"old")
+    monkeypatch.setattr(manifest.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match="full"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_dataset_is_curated_like_a_folder(photos, tmp_path):
+    from datasets import load_dataset
+
+    rows = [{"file_name": f"{n:02d}.png", "text": f"picture {n}"} for n in range(6)] + [
+        {"file_name": "same.png", "text": ""}
+    ]
+    (photos / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = load_dataset("imagefolder", data_dir=str(photos), split="train", cache_dir=str(tmp_path / "hf"))
+    outcome = curate(dataset, out=tmp_path / "out", workers=1)
+    assert sum(d.action == "drop" for d in outcome.curation.decisions) == 1
+    assert {d.captions[0] for d in outcome.curation.decisions if d.captions} == {f"picture {n}" for n in range(6)}
+    with pytest.raises(ValueError, match="out="):
+        curate(dataset)
+    with pytest.raises(ValueError, match="splits"):
+        curate({"train": dataset}, out=tmp_path / "out2")
+    with pytest.raises(ValueError, match="no image column"):
+        curate(dataset.remove_columns("image"), out=tmp_path / "out2")
+
+
+def test_nothing_to_curate_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        curate(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no image that can be used"):
+        curate(tmp_path / "empty")
+
+
+def test_one_image_is_a_set_too(folder_of, pictures):
+    outcome = curate(folder_of({"a.png": (pictures[0], "a")}))
+    assert [d.action for d in outcome.curation.decisions] == ["keep"]
+
+
+def test_names_cannot_write_on_the_terminal(folder_of, pictures):
+    outcome = curate(folder_of({"\x1b[31mred.png": (pictures[0], ""), "b\n.png": (pictures[0], "")}))
+    assert "\x1b" not in str(outcome)
+    assert outcome.curation.groups
+
+
+class BrightnessScore:
+    """Agrees with the caption "bright" by brightness: a scorer whose answer is known."""
+
+    name = "brightness"
+
+    def score(self, images, captions):
+        assert images.shape[1:] == (3, 336, 336)
+        assert set(captions) == {"bright"}
+        return images.mean((1, 2, 3))
+
+
+def test_a_caption_that_disagrees_is_named(folder_of, pictures):
+    images = {f"{n:02d}.png": (picture, "bright") for n, picture in enumerate(pictures[:22])}
+    images["dark.png"] = (pictures[22].point(lambda v: v // 12), "bright")
+    images["none.png"] = (pictures[23], "")
+    decisions = curate(folder_of(images), scorer=BrightnessScore(), workers=1).curation.decisions
+    found = [d.file_name for d in decisions for f in d.findings if f.code == "caption-disagrees"]
+    assert "dark.png" in found
+    assert len(found) < 4
+
+
+def test_what_a_run_measured_becomes_actions(photos):
+    curation = curate(photos, repeats=4, workers=1).curation
+    remedies = curate_from_run({"05.png": wilson(4, 8), "00.png": wilson(0, 100)}, curation)
+    assert [(r.file_name, r.action) for r in remedies] == [("05.png", "fewer-repeats"), ("00.png", "keep")]
+
+
+def test_pictures_of_any_size_and_colour_go_through(folder_of):
+    rng = np.random.default_rng(0)
+    images = {
+        f"{w}x{h}.png": (Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)), "") for w, h in
+        [(1, 1), (1, 300), (300, 1), (7, 5), (64, 64), (1000, 40)]
+    }  # fmt: skip
+    images["flat.png"] = (Image.new("RGB", (50, 50), "red"), "")
+    outcome = curate(folder_of(images))
+    assert len(outcome.curation.decisions) == 7
+    assert outcome.curation.groups == ()

@@ -1,0 +1,158 @@
+"""Copies are made here, so the truth is known; hashes and neighbours are checked against plain loops."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from picture_edits import EDITS
+from scipy.fft import dctn
+
+from basinguard.curation.duplicates import Pair, exact_pairs, find_pairs
+from basinguard.curation.folder import read_folder
+from basinguard.curation.groups import find_groups, stars
+from basinguard.curation.hashing import near_pairs, perceptual_hash
+from basinguard.curation.neighbours import nearest
+from basinguard.curation.register import register
+from basinguard.curation.scan import scan_images
+from basinguard.similarity.structure import Structure
+from basinguard.tinyworld.scenes import Caption, draw_scene
+
+
+@pytest.fixture(scope="module")
+def scanned(pictures, tmp_path_factory):
+    """Twelve strangers and every edit of the first one."""
+    directory = tmp_path_factory.mktemp("set")
+    for number, picture in enumerate(pictures[:12]):
+        picture.save(directory / f"s{number:02d}.png")
+    for name, edit in EDITS.items():
+        edit(pictures[0]).save(directory / f"e {name}.png")
+    return scan_images(read_folder(directory, decode=False).items)
+
+
+@pytest.fixture(scope="module")
+def pairs(scanned):
+    return find_pairs(scanned, Structure())
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_copy_is_found(scanned, pairs, edit):
+    names = [item.file_name for item in scanned.items]
+    (group,) = find_groups(scanned, pairs)
+    assert names.index(f"e {edit}.png") in group.members
+
+
+def test_strangers_are_not(scanned, pairs):
+    of_first = {
+        row for row, item in enumerate(scanned.items) if item.file_name[0] == "e" or item.file_name == "s00.png"
+    }
+    assert {row for pair in pairs for row in (pair.first, pair.second)} <= of_first
+
+
+def test_mirrored_and_cropped_are_said(scanned, pairs):
+    names = [item.file_name for item in scanned.items]
+    about = {frozenset((names[p.first], names[p.second])): p for p in pairs}
+    assert about[frozenset(("s00.png", "e mirror.png"))].mirrored
+    assert not about[frozenset(("s00.png", "e jpeg.png"))].mirrored
+    crop = register(
+        scanned.thumbs, scanned.aspects, np.array([[names.index("s00.png"), names.index("e square crop.png")]])
+    )
+    assert crop[0].share == pytest.approx(0.7, abs=0.05)
+
+
+def test_twins_are_not_merged():
+    """One caption, other layouts: the same subject, not the same picture."""
+    scenes = [draw_scene(Caption("star", "striped", "with eyes"), seed) for seed in range(10)]
+    thumbs = np.stack([np.asarray(scene) for scene in scenes])
+    listed = np.array([(a, b) for a in range(10) for b in range(a)])
+    similar = [overlay.similarity for overlay in register(thumbs, np.ones(10), listed)]
+    assert max(similar) < 0.65
+
+
+def test_a_flat_picture_is_like_no_other(pictures):
+    thumbs = np.stack([np.full((64, 64, 3), 90, np.uint8), np.asarray(pictures[0].resize((64, 64)))])
+    assert register(thumbs, np.ones(2), np.array([[0, 1], [0, 0]]))[0].similarity == 0
+
+
+def test_exact_copies_point_at_the_first():
+    assert exact_pairs(["x", "y", "x", "x"]) == [
+        Pair(0, 2, "exact", 1.0, 1.0, False),
+        Pair(0, 3, "exact", 1.0, 1.0, False),
+    ]
+
+
+def test_the_hash_is_the_sign_of_a_cosine_transform(pictures):
+    thumb = np.asarray(pictures[3].resize((64, 64)))
+    small = thumb.mean(-1).reshape(32, 2, 32, 2).mean((1, 3))
+    low = dctn(small, norm="ortho")[:8, :8]
+    expected = np.packbits((low > np.median(low)).ravel()).view(np.uint64)[0]
+    assert perceptual_hash(thumb[None])[0] == expected
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=30), st.integers(0, 40))
+@settings(max_examples=40, deadline=None)
+def test_near_pairs_are_all_pairs_within_the_limit(values, limit):
+    hashes = np.array(values, np.uint64)
+    brute = {(a, b) for a in range(len(values)) for b in range(len(values))
+             if a != b and (values[a] ^ values[b]).bit_count() <= limit}  # fmt: skip
+    assert {tuple(pair) for pair in near_pairs(hashes, hashes, limit=limit, per_row=99).tolist()} == brute
+
+
+def test_near_pairs_keep_the_nearest():
+    hashes = np.array([0, 1, 3, 7, 15], np.uint64)
+    assert near_pairs(hashes[:1], hashes, limit=64, per_row=2).tolist() == [[0, 1], [0, 2]]
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    generator = torch.Generator().manual_seed(0)
+    return torch.nn.functional.normalize(torch.randn(400, 32, generator=generator), dim=1)
+
+
+def test_neighbours_are_those_of_a_plain_sort(vectors):
+    values, indices = nearest(vectors, vectors, k=3, skip_self=True)
+    similarity = vectors @ vectors.T
+    similarity.fill_diagonal_(-2)
+    assert indices.tolist() == similarity.argsort(dim=1, descending=True)[:, :3].tolist()
+    assert values[:, 0] == pytest.approx(similarity.max(1).values.numpy())
+
+
+def test_more_neighbours_than_there_are(vectors):
+    values, indices = nearest(vectors[:2], vectors[:2], k=5, skip_self=True)
+    assert indices.tolist() == [[1, -1], [0, -1]]
+    assert np.isneginf(values[:, 1]).all()
+
+
+def test_the_approximate_index_finds_close_neighbours(vectors):
+    pytest.importorskip("faiss", reason="beyond 50,000 images only")
+    close = torch.nn.functional.normalize(vectors + 0.05 * torch.randn(vectors.shape), dim=1)
+    _, indices = nearest(close, vectors, k=1, exact=False)
+    assert (indices[:, 0] == np.arange(len(vectors))).mean() > 0.95
+
+
+def test_what_does_not_fit_together_is_refused(vectors):
+    with pytest.raises(ValueError, match="do not fit"):
+        nearest(vectors, vectors[:, :5], k=1)
+
+
+def test_a_chain_does_not_tie_strangers_together():
+    """a-b-c-d-e, each like the next only: nothing two links away ends up in one group with it."""
+    links = [(n, n + 1) for n in range(6)]
+
+    def near(centre, others):
+        return [abs(centre - other) <= 1 for other in others]
+
+    found = stars(links, near, [(0,)] * 7)
+    assert all(max(members) - min(members) <= 2 for members in found)
+    assert sum(map(len, found)) >= 6
+
+
+def test_a_component_without_links_left_ends():
+    assert stars([], lambda centre, others: [], []) == []
+
+
+def test_the_representative_has_the_most_pixels(scanned, pairs):
+    (group,) = find_groups(scanned, pairs)
+    kept = scanned.items[group.representative]
+    assert kept.file_name == "e stretch.png"
+    assert group.reason == "no frame and the most pixels (250 x 192)"

@@ -1,0 +1,110 @@
+"""The page in a real browser, offline: hostile names stay text, filters filter, a refusal becomes an allow-list."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import ImageOps
+
+from basinguard.curation.actions import AllowList, read_allow_list
+from basinguard.curation.commands import curate
+
+BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+ATTACK = "<script>document.title='hacked'<!script>"
+NAME = '"><img src=x onerror="document.title=\'hacked\'">.png'
+
+PROBE = """
+<script>
+const seen = {};
+URL.createObjectURL = (blob) => { seen.blob = blob; return "blob:test"; };
+HTMLAnchorElement.prototype.click = function () { seen.file = this.download; };
+const shown = () => [...document.querySelectorAll("article")].filter((a) => !a.hidden).length;
+const set = (id, value) => { find(id).value = value; find(id).dispatchEvent(new Event("input", { bubbles: true })); };
+window.addEventListener("load", async () => {
+  const result = { title: document.title, all: shown(), images: [...document.images].map((i) => i.naturalWidth) };
+  result.foreign = performance.getEntriesByType("resource").map((r) => r.name).filter((n) => !n.startsWith("data:"));
+  set("action", "drop"); result.drop = shown();
+  set("action", ""); set("words", "NUMBER 2"); result.words = shown();
+  set("words", ""); set("code", "copies"); result.copies = shown(); set("code", "");
+  const controls = [...document.querySelectorAll("input,select,button")];
+  result.unlabelled = controls.filter((e) => !e.labels?.length && !e.textContent).length;
+  result.unnamed = [...document.images].filter((i) => !i.alt).length;
+  find("download").click(); result.none = await seen.blob.text();
+  const box = document.querySelector('article[data-action="drop"] .say input');
+  box.click(); result.status = find("status").textContent;
+  find("download").click(); result.one = await seen.blob.text(); result.file = seen.file;
+  const out = document.createElement("pre"); out.id = "probe"; out.textContent = JSON.stringify(result);
+  document.body.append(out);
+});
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, pictures):
+    directory = tmp_path_factory.mktemp("report") / "photos & <b>more"
+    directory.mkdir()
+    for number, picture in enumerate(pictures[:6]):
+        picture.save(directory / f"{number}.png")
+        (directory / f"{number}.txt").write_text(f"number {number} {ATTACK}")
+    ImageOps.mirror(pictures[0]).save(directory / NAME)
+    (directory / "empty<i>.png").write_bytes(b"")
+    outcome = curate(directory)
+    return next(path for path in outcome.written if path.name == "report.html"), outcome.curation
+
+
+def test_everything_from_outside_is_escaped(page):
+    text = page[0].read_text("utf-8")
+    assert "<script>document" not in text
+    assert "<img src=x" not in text
+    assert "empty<i>" not in text
+    assert html.escape(ATTACK, quote=False).split("'")[0] in text
+
+
+def test_the_page_is_one_file_that_loads_nothing(page):
+    text = page[0].read_text("utf-8")
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:)""", text)
+    assert "default-src 'none'" in text
+
+
+def test_notes_without_risk_are_listed_too(page):
+    text = page[0].read_text("utf-8")
+    assert "<summary>small: 7</summary>" in text
+    assert "192 x 192: a side below 256" in text
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+def test_in_a_browser(page, tmp_path):
+    path, curation = page
+    probe = tmp_path / "probe.html"
+    probe.write_text(path.read_text("utf-8").replace("</body>", PROBE + "</body>"), "utf-8")
+    result = browse(probe, tmp_path)
+    assert result["title"].startswith("Curation of ")
+    assert result["foreign"] == []
+    assert min(result["images"]) > 0
+    assert result["drop"] == sum(d.action == "drop" for d in curation.decisions) == 1
+    assert result["words"] == 1
+    assert result["copies"] == 2
+    assert result["unlabelled"] == result["unnamed"] == 0
+    assert AllowList.model_validate_json(result["none"]).allowed == ()
+    assert result["file"] == "allow-list.json"
+    assert result["status"].endswith("1 refused")
+    (tmp_path / "allow.json").write_text(result["one"])
+    (refusal,) = read_allow_list(tmp_path / "allow.json").allowed
+    dropped = next(d for d in curation.decisions if d.action == "drop")
+    assert (refusal.sha256, refusal.action, refusal.file_name) == (dropped.sha256, "drop", dropped.file_name)
+
+
+def browse(page: Path, scratch: Path) -> dict:
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+             "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=4000",
+             f"--user-data-dir={scratch / 'profile'}", "--dump-dom", page.as_uri()]  # fmt: skip
+    done = subprocess.run([BROWSER, *flags], capture_output=True, text=True, timeout=120, check=True)
+    (found,) = re.findall(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
+    return json.loads(html.unescape(found))

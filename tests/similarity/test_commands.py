@@ -1,0 +1,89 @@
+import json
+
+import pytest
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+from basinguard.similarity.commands import compare_images, metrics
+from basinguard.tinyworld.scenes import all_captions, draw_scene
+
+CAPTIONS = all_captions()
+
+
+@pytest.fixture
+def world(tmp_path):
+    """Five training scenes; two prompts with three seeds each, of which one is a mirrored copy."""
+    for part in ("train", "heldout", "samples/p0", "samples/p1"):
+        (tmp_path / part).mkdir(parents=True)
+    for i in range(5):
+        draw_scene(CAPTIONS[i * 17], i).save(tmp_path / "train" / f"{i}.png")
+        draw_scene(CAPTIONS[i * 17], 500 + i).save(tmp_path / "heldout" / f"{i}.png")
+    for prompt in (0, 1):
+        for seed in range(3):
+            drawn = draw_scene(CAPTIONS[prompt * 17], 100 + seed)
+            if (prompt, seed) == (1, 2):
+                remembered = draw_scene(CAPTIONS[17], 1).filter(ImageFilter.GaussianBlur(0.7))
+                drawn = ImageOps.mirror(ImageEnhance.Color(remembered).enhance(1.8))
+            drawn.save(tmp_path / "samples" / f"p{prompt}" / f"{seed}.png")
+    return tmp_path
+
+
+def test_the_copy_is_found_and_counted(world):
+    found = metrics(world / "samples", world / "train", heldout=world / "heldout", cache=world / "cache")
+    json.dumps(found)  # plain types only
+    assert found["aggregates"]["share"]["value"] == pytest.approx(1 / 6)
+    assert found["aggregates"]["share_any"]["value"] == 0.5
+    last = found["nearest"][-1]
+    assert last["training_image"].endswith("1.png")
+    assert last["mirrored"]
+    assert set(found["nulls"]) == {"train-train", "held-out"}
+    assert "0.17 of 5 images" in found["nulls"]["held-out"]["metric"]["source"]
+    assert found["nulls"]["held-out"]["share"]["value"] >= 1 / 6
+    assert found["metric"]["embedder"] == "structure-colour-v1"
+    assert 0 < found["likeness_to_heldout"]["value"] < 1
+    assert "at least 20 of each" in found["quality"]
+    assert metrics(world / "samples", world / "train", cache=world / "cache")["nearest"] == found["nearest"]
+
+
+def test_a_copy_and_no_copy(world):
+    train, copy = world / "train" / "1.png", world / "samples" / "p1" / "2.png"
+    found = compare_images(copy, train, picture=world / "overlay.png")
+    json.dumps(found)
+    assert found["copy"]
+    assert found["mirrored"]
+    assert found["kind"] == "verbatim"
+    with Image.open(world / "overlay.png") as overlay:
+        assert overlay.size == (64, 64)
+    other = compare_images(world / "samples" / "p1" / "0.png", train)
+    assert not other["copy"]
+    assert not other["tiled_l2_copy"]
+    assert other["kind"] == "none"
+
+
+def test_the_same_file_is_the_same_image(world):
+    found = compare_images(world / "train" / "0.png", world / "train" / "0.png")
+    assert found["similarity"] == pytest.approx(1, abs=1e-5)
+    assert found["tiled_l2"] == 0.0
+    assert found["tiled_l2_copy"]
+
+
+def test_no_file_is_ever_overwritten(world):
+    train = world / "train" / "0.png"
+    before = train.read_bytes()
+    with pytest.raises(ValueError, match="already exists"):
+        compare_images(train, train, picture=train)
+    assert train.read_bytes() == before
+
+
+def test_empty_folders_and_tiny_pictures_are_refused(world):
+    (world / "empty").mkdir()
+    with pytest.raises(ValueError, match="no picture in it"):
+        metrics(world / "samples", world / "empty")
+    Image.new("RGB", (1, 1)).save(world / "dot.png")
+    with pytest.raises(ValueError, match="1x1 pixels"):
+        compare_images(world / "dot.png", world / "train" / "0.png")
+
+
+def test_sizes_and_modes_may_differ(world):
+    with Image.open(world / "train" / "0.png") as first:
+        first.resize((150, 130)).convert("RGBA").save(world / "large.png")
+    assert compare_images(world / "large.png", world / "train" / "0.png")["copy"]

@@ -1,0 +1,130 @@
+from dataclasses import replace
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision.transforms.v2 import functional as edit
+
+from basinguard.records import Metric
+from basinguard.similarity.embed import Embedder
+from basinguard.similarity.networks import clip_network, onnx_network, timm_network
+from basinguard.similarity.prepare import IMAGENET, Preprocessing
+
+SQUARE = Preprocessing((32, 32), "squash", None, *IMAGENET)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory):
+    """Mean colour of each quarter of the picture, as an ONNX graph."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    node = onnx.helper.make_node("AveragePool", ["image"], ["cells"], kernel_shape=[16, 16], strides=[16, 16])
+    flat = onnx.helper.make_node("Flatten", ["cells"], ["vector"])
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("image", ["B", 3, 32, 32]), ("vector", ["B", 12]))
+    ]
+    graph = onnx.helper.make_graph([node, flat], "quarters", ends[:1], ends[1:])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    path = tmp_path_factory.mktemp("onnx") / "quarters.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    return path
+
+
+def test_onnx_gives_what_its_graph_says(onnx_file, images):
+    embedder = onnx_network(onnx_file, SQUARE)
+    assert isinstance(embedder, Embedder)
+    quarters = torch.nn.functional.avg_pool2d(SQUARE(images), 16).flatten(1)
+    torch.testing.assert_close(embedder(images), torch.nn.functional.normalize(quarters), atol=1e-5, rtol=0)
+    assert embedder.metric.threshold == 1.0
+    assert "measure one" in embedder.metric.source
+
+
+def test_onnx_refuses_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such ONNX file"):
+        onnx_network(tmp_path / "no.onnx", SQUARE)
+
+
+def test_a_threshold_of_another_embedder_is_refused(onnx_file):
+    embedder = onnx_network(onnx_file, SQUARE)
+    own = Metric(embedder=embedder.name, threshold=0.4, source="measured")
+    assert embedder.with_threshold(own).metric.threshold == 0.4
+    with pytest.raises(ValueError, match="belongs to another eye"):
+        embedder.with_threshold(own.model_copy(update={"embedder": "another eye"}))
+
+
+def test_damaged_weights_do_not_return_nan(onnx_file, images):
+    embedder = replace(onnx_network(onnx_file, SQUARE), network=lambda x: x.flatten(1) * float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        embedder(images)
+
+
+@pytest.fixture(scope="module")
+def timm_file(tmp_path_factory):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("timm") / "weights.safetensors"
+    save_file(timm.create_model("resnet10t", num_classes=0).state_dict(), path)
+    return path
+
+
+def test_timm_equals_its_own_transform_and_model(timm_file):
+    import timm
+
+    embedder = timm_network("resnet10t", weights=timm_file)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 260, 3), dtype=np.uint8))
+    model = timm.create_model("resnet10t", num_classes=0, checkpoint_path=str(timm_file)).eval()
+    prepared = timm.data.create_transform(**timm.data.resolve_model_data_config(model))(picture)[None]
+    with torch.no_grad():
+        expected = torch.nn.functional.normalize(model(prepared))
+    image = edit.to_dtype(edit.to_image(picture), torch.float32, scale=True)[None]
+    assert float((embedder(image) * expected).sum()) > 0.9999
+    assert "resnet10t" in embedder.name
+
+
+def test_timm_refuses_an_unknown_model_and_a_file_of_another(timm_file, tmp_path):
+    with pytest.raises(ValueError, match="no model 'dino-of-my-dreams'"):
+        timm_network("dino-of-my-dreams")
+    with pytest.raises(ValueError, match="resnet14t by timm"):
+        timm_network("resnet14t", weights=timm_file)
+    with pytest.raises(FileNotFoundError, match="no such weight file"):
+        timm_network("resnet10t", weights=tmp_path / "no.safetensors")
+
+
+@pytest.mark.parametrize("mode", ["squash", "shortest"])
+def test_clip_preprocessing_equals_open_clips_own(mode):
+    rows, columns = np.mgrid[:90, :120]
+    colours = np.stack([rows * 2, columns * 2, rows + columns], -1).astype(np.uint8)
+    config = {"size": 48, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25), "resize_mode": mode}
+
+    class Tower:
+        preprocess_cfg = config
+
+    theirs = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**config), is_train=False)
+    image = torch.from_numpy(colours).permute(2, 0, 1)[None].float() / 255
+    ours = Preprocessing.of_open_clip(Tower)(image)[0]
+    expected = theirs(Image.fromarray(colours))
+    assert float((ours - expected).abs().max()) < 3 / 255 / 0.2  # their pixels are rounded to bytes on the way
+
+
+def test_longest_pads_and_keeps_everything():
+    prepared = Preprocessing((32, 32), "longest", (32, 32), (0.0,) * 3, (1.0,) * 3)(torch.ones(1, 3, 20, 40))
+    assert prepared.shape == (1, 3, 32, 32)
+    assert float(prepared[0, 0, 16].min()) == pytest.approx(1.0)
+    assert float(prepared[0, 0, 0].max()) == 0.0
+
+
+def test_clip_image_tower_is_the_one_of_the_score(tiny_clip, images):
+    from basinguard.similarity.alignment import ClipScore
+
+    tower = clip_network(tiny_clip)
+    torch.testing.assert_close(tower(images), ClipScore.load(tiny_clip).embed_images(images))
+    assert tower.name.endswith("image")

@@ -1,0 +1,73 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from basinguard.similarity.embed import unit
+from basinguard.similarity.null import best_outside, from_neighbours, from_samples, null
+
+
+def vectors(n: int, *, seed: int) -> torch.Tensor:
+    return unit(torch.randn(n, 8, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_the_threshold_is_exceeded_by_the_share_asked_for():
+    found = null(np.arange(1, 1000) / 1000, name="x", gallery=32, false_positives=0.01)
+    assert found.threshold.value == pytest.approx(0.99)
+    assert found.threshold.n == 999
+    assert found.false_positives == 0.01
+
+
+def test_the_interval_covers_the_quantile_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = [
+        e.low <= 0.95 <= e.high
+        for e in (null(rng.uniform(size=400), name="u", gallery=1, false_positives=0.05).threshold for _ in range(400))
+    ]
+    assert 0.93 <= np.mean(covered) <= 0.99
+
+
+def test_too_few_images_are_said_to_be_too_few():
+    found = null([0.1, 0.5, 0.3], name="x", gallery=5)
+    assert found.false_positives == 1 / 4
+    assert found.threshold.value == 0.5
+    assert "0.25 of 3 images" in found.metric("eye").source
+    assert found.metric("eye").threshold == found.threshold.high
+
+
+@pytest.mark.parametrize("bad", [[], [0.5], [0.5, math.nan], [[0.1, 0.2]]])
+def test_refuses_what_is_no_null(bad):
+    with pytest.raises(ValueError, match="at least 2 finite"):
+        null(bad, name="x", gallery=1)
+
+
+def test_refuses_a_share_that_is_none():
+    with pytest.raises(ValueError, match="false_positives=0"):
+        null([0.1, 0.2], name="x", gallery=1, false_positives=0)
+
+
+def test_samples_take_the_better_of_both_sides():
+    train, samples, mirrored = vectors(9, seed=0), vectors(20, seed=1), vectors(20, seed=2)
+    expected = torch.maximum((samples @ train.T).max(1).values, (mirrored @ train.T).max(1).values)
+    found = from_samples(samples, train, mirrored=mirrored)
+    assert found.threshold.value == pytest.approx(float(expected.max()))
+    assert found.gallery == 9
+
+
+def test_neighbours_leave_out_the_duplicate_group():
+    base = vectors(6, seed=3)
+    train = torch.cat([base, base[:2]])  # two duplicates
+    groups = [0, 1, 2, 3, 4, 5, 0, 1]
+    expected = (base @ base.T).fill_diagonal_(-2).max(1).values
+    found = best_outside(train, train, groups, groups)
+    assert found == pytest.approx([*expected.tolist(), *expected[:2].tolist()], abs=1e-6)
+    assert from_neighbours(train, groups).threshold.value == pytest.approx(float(expected.max()), abs=1e-6)
+    assert from_neighbours(train, range(8)).threshold.value == pytest.approx(1.0)
+
+
+def test_one_group_leaves_nothing():
+    with pytest.raises(ValueError, match="one duplicate group"):
+        from_neighbours(vectors(4, seed=0), [1, 1, 1, 1])
+    with pytest.raises(ValueError, match="3 groups given for 4"):
+        from_neighbours(vectors(4, seed=0), [1, 2, 3])
