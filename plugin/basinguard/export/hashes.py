@@ -91,7 +91,7 @@ def _tensor_sha256(name: str, tensor: Tensor) -> str:
         raise ValueError(f"{name!r} has no data (meta device); load the weights before fingerprinting them")
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
