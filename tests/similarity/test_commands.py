@@ -1,9 +1,11 @@
 import json
+import shutil
 
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from basinguard.similarity.commands import compare_images, metrics
+from basinguard.similarity.commands import compare_images
+from basinguard.similarity.folders import metrics
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 CAPTIONS = all_captions()
@@ -35,9 +37,11 @@ def test_the_copy_is_found_and_counted(world):
     last = found["nearest"][-1]
     assert last["training_image"].endswith("1.png")
     assert last["mirrored"]
-    assert set(found["nulls"]) == {"train-train", "held-out"}
-    assert "0.17 of 5 images" in found["nulls"]["held-out"]["metric"]["source"]
-    assert found["nulls"]["held-out"]["share"]["value"] >= 1 / 6
+    assert "null train-train" in found["null_train"]["metric"]["source"]
+    assert "0.17 of 5 images" in found["null_heldout"]["metric"]["source"]
+    assert found["null_heldout"]["share"]["value"] >= 1 / 6
+    assert found["ratio"]["duplicate_groups_known"] is False
+    assert 1 < found["diversity"]["vendi"]["value"] <= 3
     assert found["metric"]["embedder"] == "structure-colour-v1"
     assert 0 < found["likeness_to_heldout"]["value"] < 1
     assert "at least 20 of each" in found["quality"]
@@ -87,3 +91,25 @@ def test_sizes_and_modes_may_differ(world):
     with Image.open(world / "train" / "0.png") as first:
         first.resize((150, 130)).convert("RGBA").save(world / "large.png")
     assert compare_images(world / "large.png", world / "train" / "0.png")["copy"]
+
+
+def test_base_samples_are_the_floor(world):
+    shutil.copytree(world / "samples", world / "base")
+    draw_scene(CAPTIONS[17], 102).save(world / "base" / "p1" / "2.png")
+    found = metrics(world / "samples", world / "train", base=world / "base")
+    copied = found["nearest"][-1]["similarity"]
+    assert 0 < found["above_floor"]["value"] < copied / 6
+    assert found["null_base_samples"]["share"]["value"] >= 1 / 6
+    (world / "base" / "p1" / "2.png").unlink()
+    with pytest.raises(ValueError, match=r"lacks 1 of 6 samples, such as 2\.png"):
+        metrics(world / "samples", world / "train", base=world / "base")
+
+
+def test_what_cannot_be_measured_says_why(world):
+    for i in range(1, 5):
+        (world / "train" / f"{i}.png").unlink()
+    found = metrics(world / "samples" / "p0", world / "train")
+    assert found["ratio"].startswith("not measured: 1 training images")
+    assert "at least 2 samples" in found["diversity"]
+    assert found["null_train"].startswith("not measured")
+    assert found["aggregates"]["share"]["n"] == 3
