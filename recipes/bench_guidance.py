@@ -5,9 +5,11 @@
     python recipes/bench_guidance.py --model path/to/a/pipeline --device cuda --steps 50
 
 All variants run in turn inside every repeat, in an order that rotates, and each is divided by ordinary CFG of the same
-repeat; the table gives the median ratio with the lowest and highest, and the peak memory. `tiny` and `sd21` (the UNet
-of full Stable Diffusion 2.1 size at 256 px, 866 M parameters, bf16) are randomly initialised: a ratio of times does
-not depend on what the weights say. Expected: og and dtp <= 1.02, stp at 600 <= 0.83 (16 of 20 evaluations = 0.80).
+repeat; the table gives the median ratio with the lowest and highest, the same ratio in CPU time (which other work on
+the machine moves less; set OMP_NUM_THREADS=1 for it), and the peak memory of two steps, weights included. `tiny` and
+`sd21` (the UNet of full Stable Diffusion 2.1 size at 256 px, 866 M parameters, bf16) are randomly initialised: a ratio
+of times does not depend on what the weights say. Wanted: og and dtp <= 1.02, stp at 600 <= 0.83 (16 of 20 evaluations
+make 0.80), memory <= +1 %.
 Time: tiny under a minute, sd21 about 10 minutes on 2 CPU cores and 4 GB.
 
 `wen` is the prompt optimisation of Wen et al., arXiv 2407.21720: Adam (lr 0.05) on the prompt embedding lowers the
@@ -21,12 +23,15 @@ import json
 import platform
 import statistics
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from basinguard.adapters.pipelines import last_trace, protect, unprotect
 from basinguard.guidance import SwitchAfter, SwitchAt
@@ -132,42 +137,76 @@ def _sample(pipe: StableDiffusionPipeline, given: dict, rule: object) -> int | N
 
 
 def measured(run: Callable[[], object], cuda: bool) -> tuple[float, float]:
-    """Seconds, and peak memory in MiB above nothing (device memory, or resident set on the CPU)."""
-    if cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    start = time.perf_counter()
+    """Seconds by the wall clock, and of CPU time."""
+    start, busy = time.perf_counter(), time.process_time()
     run()
     if cuda:
         torch.cuda.synchronize()
-        return time.perf_counter() - start, torch.cuda.max_memory_allocated() / 2**20
-    seconds = time.perf_counter() - start
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return seconds, int(line.split()[1]) / 1024
+    return time.perf_counter() - start, time.process_time() - busy
+
+
+class TensorBytes(TorchDispatchMode):
+    """Counts the bytes of all living tensors made inside; the resident set hides them behind the allocator's reserve.
+
+    What a kernel allocates and frees within itself is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: weakref.WeakSet = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self.known:
+                storage = tensor.untyped_storage()
+                self.known.add(storage)
+                self.change(storage.nbytes())
+                weakref.finalize(storage, self.change, -storage.nbytes())
+        return made
+
+    def change(self, size: int) -> None:
+        """Adds the bytes of a tensor that was made, or takes off those of one that died."""
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def peak_bytes(pipe: StableDiffusionPipeline, run: Callable[[], object], cuda: bool) -> float:
+    """Weights and the highest sum of living tensors during `run`, in bytes."""
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated()
+    with TensorBytes() as count:
+        run()
+    return count.peak + sum(weight.nbytes for weight in pipe.unet.parameters())
 
 
 def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values), "n": len(values)}
 
 
-def bench(model: str, device: str, steps: int, batch: int, repeats: int) -> dict:
+def bench(model: str, device: str, steps: int, batch: int, repeats: int, only: list[str], warm_up: bool) -> dict:
     pipe = build(model, device)
     pipe.set_progress_bar_config(disable=True)
-    runs = variants(pipe, inputs(pipe, batch, steps))
-    names, seconds, memory = list(runs), {name: [] for name in runs}, {name: [] for name in runs}
-    for run in runs.values():
-        run()
+    runs = {name: run for name, run in variants(pipe, inputs(pipe, batch, steps)).items() if name in only or not only}
+    names, taken = list(runs), {name: [] for name in runs}
+    for name in names if warm_up else []:
+        runs[name]()
     for repeat in range(repeats):
         for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
-            took, peak = measured(runs[name], device == "cuda")
-            seconds[name].append(took)
-            memory[name].append(peak)
-    ratio = {name: [own / cfg for own, cfg in zip(seconds[name], seconds["cfg"], strict=True)] for name in names}
-    extra = {name: statistics.median(memory[name]) / statistics.median(memory["cfg"]) - 1 for name in names}
+            taken[name].append(measured(runs[name], device == "cuda"))
+    wall, busy = ({name: [row[i] for row in taken[name]] for name in names} for i in range(2))
+    short = variants(pipe, inputs(pipe, batch, 2))
+    memory = {name: peak_bytes(pipe, short[name], device == "cuda") for name in names}
     rows = {
-        name: {"ratio": spread(ratio[name]), "seconds": spread(seconds[name]), "extra_memory": extra[name]}
+        name: {
+            "ratio": spread([own / cfg for own, cfg in zip(wall[name], wall["cfg"], strict=True)]),
+            "cpu_ratio": spread([own / cfg for own, cfg in zip(busy[name], busy["cfg"], strict=True)]),
+            "seconds": spread(wall[name]),
+            "extra_memory": memory[name] / memory["cfg"] - 1,
+        }
         for name in names
     }
     about = {"torch": torch.__version__, "diffusers": diffusers.__version__, "threads": torch.get_num_threads()}
@@ -177,11 +216,12 @@ def bench(model: str, device: str, steps: int, batch: int, repeats: int) -> dict
 
 def show(result: dict) -> None:
     print(f"{result['model']} on {result['device']}, {result['steps']} steps, batch {result['batch']}")
-    print(f"{'':16}{'ratio to cfg':>14}{'lowest':>9}{'highest':>9}{'seconds':>10}{'memory':>9}")
+    heads = ("wall / cfg", "lowest", "highest", "CPU / cfg", "lowest", "highest", "seconds", "memory")
+    print(f"{'':14}" + "".join(f"{head:>11}" for head in heads))
     for name, row in result["rows"].items():
-        ratio = row["ratio"]
-        numbers = f"{ratio['median']:14.3f}{ratio['low']:9.3f}{ratio['high']:9.3f}{row['seconds']['median']:10.3f}"
-        print(f"{name:16}{numbers}{row['extra_memory']:+9.1%}")
+        numbers = [row[kind][end] for kind in ("ratio", "cpu_ratio") for end in ("median", "low", "high")]
+        numbers = "".join(f"{number:11.3f}" for number in [*numbers, row["seconds"]["median"]])
+        print(f"{name:14}{numbers}{row['extra_memory']:+11.1%}")
 
 
 if __name__ == "__main__":
@@ -191,9 +231,12 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--only", nargs="*", default=[], help="some of the variants; cfg must be among them")
+    parser.add_argument("--no-warm-up", dest="warm_up", action="store_false")
     parser.add_argument("--out", type=Path, help="write the numbers here as JSON")
     chosen = parser.parse_args()
-    result = bench(chosen.model, chosen.device, chosen.steps, chosen.batch, chosen.repeats)
+    numbers = {key: value for key, value in vars(chosen).items() if key != "out"}
+    result = bench(**numbers)
     show(result)
     if chosen.out:
         chosen.out.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ class RuleGuider(BaseGuidance):
 
     _input_predictions: ClassVar[list[str]] = list(BRANCHES)
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         *,  # diffusers takes a positional argument for a default and drops it from copies

@@ -87,7 +87,7 @@ def first_gap(pipe: Any, prompts: Sequence[str], seed: int = 0, **options: Any) 
     """
 
     def stop(pipe: Any, index: int, timestep: Any, values: dict) -> dict:
-        pipe._interrupt = bool((last_trace(pipe)[-1].gap > 0).all())
+        pipe._interrupt = min(_gaps(last_trace(pipe)[-1])) > 0
         return values
 
     scale = options.setdefault("guidance_scale", 7.5)
@@ -101,7 +101,11 @@ def first_gap(pipe: Any, prompts: Sequence[str], seed: int = 0, **options: Any) 
         unprotect(pipe)
         if before is not None:
             pipe.progress_bar = before
-    return seen.timestep, seen.gap.tolist()
+    return seen.timestep, _gaps(seen)
+
+
+def _gaps(seen: Observation) -> list[float]:
+    return [] if seen.gap is None else seen.gap.tolist()
 
 
 def contact_sheet(pairs: Sequence[tuple[Drawn, Drawn]], cell: int = 160, margin: int = 8) -> Image.Image:
@@ -147,7 +151,7 @@ def _numbers(plain: Drawn, drawn: Drawn, seeds: Sequence[int]) -> dict[str, Any]
         "prompt": plain.prompt,
         "seeds": list(seeds),
         "timestep": [seen.timestep for seen in plain.trace],
-        "gap": [seen.gap.tolist() for seen in plain.trace if seen.gap is not None],
+        "gap": [_gaps(seen) for seen in plain.trace],
         "scale": [seen.scale.tolist() for seen in drawn.trace],
         "unet_evals": {"cfg": sum(s.unet_evals for s in plain.trace), "rule": sum(s.unet_evals for s in drawn.trace)},
     }
