@@ -23,7 +23,7 @@ QUIET = (
     r"Found \d+ module\(s\) in eval mode",  # the frozen parts
     r"The 'train_dataloader' does not have many workers",  # small images are decoded faster than a worker starts
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
-    r"(?s).*(JSONARGPARSE_DEPRECATION_WARNINGS|(add_instantiator|instantiate_classes)`` was)",  # by Lightning
+    r"(?s).*(JSONARGPARSE_DEPRECATION_WARNINGS|was deprecated in v4\.\d+\.\d+ and will be)",  # by Lightning
     r"LightningCLI's args parameter is intended",  # `basinguard` has its own first word
     r"Found keys that are in the model state dict but not in the checkpoint",  # frozen weights are left out of it
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # small sets are the point
