@@ -6,7 +6,7 @@ small edits does not tie strangers together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,14 +59,15 @@ def required_similarity(share: float) -> float:
 
 
 def find_pairs(scan: Scan, embed: Embed | None = None) -> list[Pair]:
-    """All pairs of images that show the same picture.
+    """Pairs of images that show the same picture.
 
     Args:
         scan: thumbnails and content hashes.
         embed: proposes pairs that the hash misses (crops, borders, overlays); None leaves that stage out.
 
     Returns:
-        Pairs ordered by (first, second); of byte-identical images each is paired with the first of them only.
+        Pairs ordered by (first, second), enough of them to connect all copies of a picture, not all there are; of
+        byte-identical images each is paired with the first of them only.
     """
     same = exact_pairs(scan.sha256)
     copies = {pair.second for pair in same}
@@ -77,16 +78,57 @@ def find_pairs(scan: Scan, embed: Embed | None = None) -> list[Pair]:
     aspects = scan.aspects[unique]
     hashed = _hash_proposals(thumbs)
     embedded = _embedding_proposals(thumbs, embed) if embed else np.empty((0, 2), np.int64)
-    kinds: dict[tuple[int, int], Literal["hash", "embedding"]] = {}
-    for kind, proposals in (("embedding", embedded), ("hash", hashed)):
-        kinds.update(dict.fromkeys(_ordered(proposals), kind))  # type: ignore[arg-type]
-    pairs = sorted(kinds)
+    kinds: dict[tuple[int, int], Literal["hash", "embedding"]] = dict.fromkeys(_ordered(embedded), "embedding")
+    kinds.update(dict.fromkeys(_ordered(hashed), "hash"))
     near = [
         _pair(int(unique[a]), int(unique[b]), kinds[a, b], overlay)
-        for (a, b), overlay in zip(pairs, compare(thumbs, aspects, pairs), strict=True)
-        if overlay.similarity >= required_similarity(overlay.share)
+        for (a, b), overlay in _confirm(thumbs, aspects, [*_ordered(hashed), *_unordered(embedded)])
     ]
     return sorted([*same, *near], key=lambda pair: (pair.first, pair.second))
+
+
+def _confirm(
+    thumbs: NDArray[np.uint8], aspects: NDArray, proposals: Sequence[tuple[int, int]]
+) -> Iterator[tuple[tuple[int, int], Overlay]]:
+    """Proposals that registration confirms: first those that fit whole, then the rest in rounds, best first.
+
+    A proposal between pictures that confirmed pairs already connect is not looked at again; `find_groups` compares
+    what it still needs.
+    """
+    parent = list(range(len(thumbs)))
+    rest = list(dict.fromkeys(proposals))
+    for search in (False, True):
+        batches, rest = list(_rounds(rest)), []
+        for batch in batches:
+            apart = [pair for pair in batch if _root(parent, pair[0]) != _root(parent, pair[1])]
+            for pair, overlay in zip(apart, compare(thumbs, aspects, apart, search=search), strict=True):
+                if overlay.similarity >= required_similarity(overlay.share):
+                    _join(parent, *pair)
+                    yield pair, overlay
+                else:
+                    rest.append(pair)
+
+
+def _rounds(pairs: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """The first proposal of every image, then the second of every image, and so on."""
+    rounds: dict[int, list[tuple[int, int]]] = {}
+    seen: dict[int, int] = {}
+    for first, second in pairs:
+        turn = max(seen.get(first, 0), seen.get(second, 0))
+        seen[first], seen[second] = seen.get(first, 0) + 1, seen.get(second, 0) + 1
+        rounds.setdefault(turn, []).append((first, second))
+    yield from (rounds[turn] for turn in sorted(rounds))
+
+
+def _root(parent: list[int], node: int) -> int:
+    while parent[node] != node:
+        parent[node] = parent[parent[node]]
+        node = parent[node]
+    return node
+
+
+def _join(parent: list[int], one: int, two: int) -> None:
+    parent[_root(parent, one)] = _root(parent, two)
 
 
 def exact_pairs(sha256: Sequence[str]) -> list[Pair]:
@@ -96,10 +138,12 @@ def exact_pairs(sha256: Sequence[str]) -> list[Pair]:
     return [Pair(a, b, "exact", 1.0, 1.0, False) for a, b in rows if a != b]
 
 
-def compare(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: Iterable[tuple[int, int]]) -> list[Overlay]:
-    """The best overlay of each pair of thumbnails."""
+def compare(
+    thumbs: NDArray[np.uint8], aspects: NDArray, pairs: Iterable[tuple[int, int]], *, search: bool = True
+) -> list[Overlay]:
+    """The best overlay of each pair of thumbnails; see `register.register`."""
     listed = np.array(list(pairs), np.int64).reshape(-1, 2)
-    return register(thumbs, aspects, listed)
+    return register(thumbs, aspects, listed, search=search)
 
 
 def embed_thumbs(thumbs: NDArray[np.uint8], embed: Embed, *, mirrored: bool = False) -> Tensor:
@@ -157,3 +201,8 @@ def _galleries(thumbs: NDArray[np.uint8], whole: Tensor, embed: Embed) -> Iterab
 
 def _ordered(pairs: NDArray[np.int64]) -> list[tuple[int, int]]:
     return sorted({(min(a, b), max(a, b)) for a, b in pairs.tolist()})
+
+
+def _unordered(pairs: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """The same, but in the order of the proposals: the best of each image first."""
+    return list(dict.fromkeys((min(a, b), max(a, b)) for a, b in pairs.tolist()))

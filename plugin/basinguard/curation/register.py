@@ -55,13 +55,15 @@ class Overlay:
     mirrored: bool
 
 
-def register(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray) -> list[Overlay]:
+def register(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray, *, search: bool = True) -> list[Overlay]:
     """The best overlay of each pair.
 
     Args:
         thumbs: uint8 [N, 64, 64, 3], squashed to a square.
         aspects: width / height of each original, [N].
         pairs: indices, [P, 2].
+        search: also look for one picture inside the other; without it both are laid over each other whole, which costs
+            a fiftieth and is all that most copies need.
 
     Returns:
         One `Overlay` for each pair, in order; similarity 0 for a picture without structure.
@@ -69,7 +71,7 @@ def register(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray) -> lis
     best: list[Overlay] = [Overlay(0.0, 1.0, False)] * len(pairs)
     batches = list(_batches(aspects, pairs))
     with _one_thread_each() as mapped:
-        found = mapped(lambda batch: _overlays(thumbs, pairs[batch[0]], batch[1]), batches)
+        found = mapped(lambda batch: _overlays(thumbs, pairs[batch[0]], batch[1], search), batches)
         for (rows, _), overlays in zip(batches, found, strict=True):
             for row, overlay in zip(rows, overlays, strict=True):
                 best[row] = overlay
@@ -89,10 +91,10 @@ def _one_thread_each() -> Iterator[Callable[..., Iterator[list[Overlay]]]]:
 
 
 @torch.no_grad()
-def _overlays(thumbs: NDArray[np.uint8], pairs: NDArray, skew: float) -> list[Overlay]:
+def _overlays(thumbs: NDArray[np.uint8], pairs: NDArray, skew: float, search: bool) -> list[Overlay]:
     first, second = (_colour(thumbs[pairs[:, side]]) for side in (0, 1))
     best = _squarely(first, second)
-    unsure = [place for place, overlay in enumerate(best) if overlay.similarity < CERTAIN]
+    unsure = [place for place, overlay in enumerate(best) if search and overlay.similarity < CERTAIN]
     if unsure:
         for place, overlay in zip(unsure, _lay_over(first[unsure], second[unsure], skew), strict=True):
             best[place] = overlay
