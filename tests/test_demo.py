@@ -30,7 +30,7 @@ def test_folder_keeps_what_is_there(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["verify", "no such export", "--data", "."], "no such export"),
+        (["verify", "no such export", "."], "no such export"),
         (["inspect", "no such file"], "no such file"),
         (["fit", "--config", "no such config.yaml"], "no such config.yaml"),
     ],

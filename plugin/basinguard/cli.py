@@ -137,7 +137,7 @@ def metrics(samples: Path, data: Path, heldout: Path | None = None, cache: Path 
         heldout: folder of like images that were not trained on.
         cache: folder in which the training images' embeddings are kept.
     """
-    from .similarity.commands import metrics
+    from .similarity.folders import metrics
 
     print(json.dumps(metrics(samples, data, heldout=heldout, cache=cache), indent=2, default=str))
 

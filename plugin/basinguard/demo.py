@@ -122,8 +122,8 @@ def rules_for(record: Record, frontier: list[Candidate]) -> dict[str, Rule]:
 
 def prove(out: Path, train: Path, per_caption: int) -> dict[str, Row]:
     """Samples the export in a process that shares nothing with this one but files."""
-    command = [sys.executable, "-m", "basinguard", "verify", str(out / "export")]
-    command += ["--data", str(train), "--rules", str(out / "rules.json"), "--out", str(out)]
+    command = [sys.executable, "-m", "basinguard", "verify", str(out / "export"), str(train)]
+    command += ["--rules", str(out / "rules.json"), "--out", str(out)]
     command += ["--per_caption", str(per_caption)]
     subprocess.run(command, check=True)
     rows = json.loads((out / "verification.json").read_text())

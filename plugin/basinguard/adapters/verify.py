@@ -1,4 +1,4 @@
-"""`basinguard verify EXPORT --data DIR`: does the exported checkpoint keep its promise, sampled as a user would?"""
+"""`basinguard verify EXPORT DIR`: does the exported checkpoint keep its promise, sampled as a user would?"""
 
 from __future__ import annotations
 
