@@ -146,7 +146,7 @@ class MemorizationGuard(pl.Callback):
         if self.guard is None or not trainer.is_global_zero:
             return
         try:
-            with _untouched(pl_module):
+            with _untouched(pl_module), pl_module.averaged_weights():
                 model = LatentModel(pl_module.pipe, dtype=self.dtype)
                 report = self.guard.measure(model, epoch=epoch, train_step=trainer.global_step)
                 self._show(trainer, model, report)
