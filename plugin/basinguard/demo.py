@@ -26,9 +26,9 @@ from .tinyworld.folder import write_demo_folder
 
 SCALE = 3.0  # TinyWorld's usual CFG: 7.5 saturates images this small
 TIMESTEPS = 16
-EPOCHS = 320  # 32 images in batches of 16: 640 updates
+EPOCHS = 200  # 32 images in batches of 16: 400 updates
 PROBES = 5
-TRANSITIONS = [400.0, 470.0, 530.0, 590.0, 660.0, 720.0, 780.0]
+TRANSITIONS = [470.0, 590.0, 690.0, 750.0, 815.0, 875.0]
 METHODS = {
     "base": "base model, plain CFG",
     "cfg": "fine-tuned, plain CFG",
