@@ -204,10 +204,10 @@ def width(exits: Sequence[Exit]) -> Estimate:
 
 def median_exit(exits: Sequence[Exit]) -> Estimate | None:
     """Median exit timestep of the pairs that memorize; None when none does."""
-    inside = [e for e in exits if e.timestep is not None]
+    inside = [(e.timestep, e.caption) for e in exits if e.timestep is not None]
     if not inside:
         return None
-    return stats.cluster_bootstrap([e.timestep for e in inside], [e.caption for e in inside], np.median)
+    return stats.cluster_bootstrap([t for t, _ in inside], [caption for _, caption in inside], np.median)
 
 
 def static_transition(exits: Sequence[Exit], timesteps: Tensor, budget: float) -> float | None:

@@ -86,8 +86,18 @@ def curate(
     """
     from .curation.commands import curate
 
-    options = {"out": out, "heldout": heldout, "allow_list": allow_list, "apply": apply}
-    print(curate(source, **options, repeats=repeats, resolution=resolution, workers=workers, progress=True))
+    outcome = curate(
+        source,
+        out=out,
+        heldout=heldout,
+        allow_list=allow_list,
+        apply=apply,
+        repeats=repeats,
+        resolution=resolution,
+        workers=workers,
+        progress=True,
+    )
+    print(outcome)
 
 
 def sample(

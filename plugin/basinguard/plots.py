@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +24,9 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
-def contact_sheet(columns: dict[str, Tensor], captions: Sequence[str], marks: dict[str, Sequence[bool]]) -> Image.Image:
+def contact_sheet(
+    columns: Mapping[str, Tensor], captions: Sequence[str], marks: Mapping[str, Sequence[bool]]
+) -> Image.Image:
     """One row a caption, one column a method; samples that reproduce a training image get a thick frame.
 
     Args:
@@ -68,9 +70,11 @@ def curve_figure(reports: Sequence[Report]) -> Figure:
         look = {"color": GREY, "linestyle": "--", "label": "base model"} if report.epoch < 0 else {"color": BLUE}
         axes.step(t, values, where="post", alpha=float(shade), **look)
     last = reports[-1]
-    t, low, high = zip(*((point, e.low, e.high) for point, e in last.curve), strict=True)
+    low, high = [e.low for _, e in last.curve], [e.high for _, e in last.curve]
     band = f"epoch {last.epoch}, 95% band"
-    axes.fill_between(t, low, high, step="post", color=BLUE, alpha=0.15, linewidth=0, label=band)
+    axes.fill_between(
+        [point for point, _ in last.curve], low, high, step="post", color=BLUE, alpha=0.15, linewidth=0, label=band
+    )
     axes.set(xlim=(0, 999), ylim=(-0.02, 1.02))
     axes.legend(frameon=False, loc="upper left")
     return figure
