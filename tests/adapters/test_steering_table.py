@@ -19,7 +19,7 @@ from basinguard.adapters.pipelines import BATCHED, last_trace, protect, unprotec
 from basinguard.guidance import Constant, LocalMinimum, SwitchAfter, SwitchAt, resolve
 from basinguard.schedules import SHAPES, Interval, Schedule, Triage
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own, numpy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # diffusers with numpy 2
 TABLE = Path(__file__).with_name("steering_table.json")
 STEPS = 6
 MAIN = {
