@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import basin, stats
-from .calibrate import Candidate, best, calibration_pairs, frontier, shortfall
+from .calibrate import Align, Candidate, best, calibration_pairs, frontier, shortfall
 from .guard import Guard, Model
 from .records import Guidance, Record, Sampler
 
@@ -140,7 +140,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _aligner(guard: Guard, model: Model):  # type: ignore[no-untyped-def]
+def _aligner(guard: Guard, model: Model) -> Align | None:
     if guard.align is None:
         return None
     score = guard.align
