@@ -59,7 +59,7 @@ def test_mirrored_and_cropped_are_said(scanned):
 
 
 def test_twins_are_rarely_merged():
-    """One caption, other layouts: the same subject, not the same picture. One pair in 45 is known to be taken for one."""
+    """One caption, other layouts: not the same picture. One pair in 45 is known to be taken for one all the same."""
     scenes = [draw_scene(Caption("star", "striped", "with eyes"), seed) for seed in range(10)]
     thumbs = np.stack([np.asarray(scene) for scene in scenes])
     listed = np.array([(a, b) for a in range(10) for b in range(a)])
