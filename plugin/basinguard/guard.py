@@ -129,10 +129,10 @@ class Guard:
         threshold = self.embedder.metric.threshold
         return torch.tensor([match.similarity >= threshold for match in self.matches(images)], dtype=torch.bool)
 
-    def is_own_copy(self, images: Tensor, captions: Sequence[str]) -> Tensor:
+    def is_own_copy(self, matches: Sequence[Match], captions: Sequence[str]) -> Tensor:
         """Whether each sample reproduces the training image of its own caption (or a duplicate of it), [B] bool."""
         threshold, known = self.embedder.metric.threshold, self.training.captions
-        found = zip(self.matches(images), captions, strict=True)
+        found = zip(matches, captions, strict=True)
         return torch.tensor([m.similarity >= threshold and known[m.index] == text for m, text in found])
 
     def probe(self, model: Model, prompts: Sequence[str], timesteps: int | None = None) -> basin.Probe:
@@ -212,7 +212,7 @@ class _Look:
         matches = self.guard.matches(images)
         similarity = [match.similarity for match in matches]
         copied = torch.tensor([s >= self.guard.embedder.metric.threshold for s in similarity])
-        exits = self._exits(self.guard.is_own_copy(images, [self.captions[k] for k in self.pairs.prompt.tolist()]))
+        exits = self._exits(self.guard.is_own_copy(matches, [self.captions[k] for k in self.pairs.prompt.tolist()]))
         clusters = self.pairs.prompt.tolist()
         heldout = self._heldout()
         return Report(
@@ -244,7 +244,8 @@ class _Look:
         """Exit of every pair; `first` is the outcome of ordinary CFG, which is known already."""
 
         def judge(latents: Tensor, prompt: Tensor) -> Tensor:
-            return self.guard.is_own_copy(self.model.decode(latents), [self.captions[k] for k in prompt.tolist()])
+            matches = self.guard.matches(self.model.decode(latents))
+            return self.guard.is_own_copy(matches, [self.captions[k] for k in prompt.tolist()])
 
         exits, cost = basin.find_exits(self.probe, self.pairs, judge, first=first)
         self.evals += cost

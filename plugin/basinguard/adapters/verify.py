@@ -8,7 +8,7 @@ from pathlib import Path
 from diffusers import StableDiffusionPipeline
 
 from ..guard import Guard, Plan, TrainingSet
-from ..guidance import Rule, SwitchAt, from_dict
+from ..guidance import Rule, from_dict, from_record
 from ..plots import contact_sheet
 from ..records import read_record
 from ..similarity.structure import Structure
@@ -48,7 +48,7 @@ def verify(
     training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))
     plan = Plan(captions=1, timesteps=record.sampler.timesteps, scale=record.sampler.scale)
     guard = Guard(training, eye, plan, alignment_for(record.base))
-    named = _rules(rules) if rules else {"guarded": _own(record.guidance.model_dump())}
+    named = _rules(rules) if rules else {"guarded": from_record(record.model_dump())}
     pipes: list[tuple[str, StableDiffusionPipeline, Rule | None]] = [("base", load_pipeline(record.base), None)]
     tuned = load_pipeline(export)
     pipes += [("cfg", tuned, None), *((name, tuned, rule) for name, rule in named.items())]
@@ -76,7 +76,3 @@ def _rows(training: TrainingSet) -> list[int]:
 
 def _rules(path: Path) -> dict[str, Rule]:
     return {name: from_dict(form) for name, form in json.loads(path.read_text()).items()}
-
-
-def _own(guidance: dict[str, float]) -> SwitchAt:
-    return SwitchAt(guidance["transition"], guidance["before"], guidance["after"])
