@@ -131,12 +131,16 @@ class Guidance(Noun):
         sigma: noise level at `transition`; what transfers between schedulers.
         before: scale above the transition: 0 unconditional, negative opposite, 1 conditional.
         after: scale at and below it; None = whatever the caller asks for.
+        refined: sampling steps at and below the transition; None = as many as the sampler's own grid has there.
+        anchor: the unconditional prediction comes from the base model, with the adapter off (LoRA only).
     """
 
     transition: Timestep
     sigma: Finite
     before: Finite
     after: Finite | None = None
+    refined: Annotated[int, Field(ge=1)] | None = None
+    anchor: bool = False
 
 
 class Sampler(Noun):
@@ -147,6 +151,62 @@ class Sampler(Noun):
     prediction_type: str
     resolution: Annotated[int, Field(ge=1)]
     scale: Finite
+
+
+class Strength(Noun):
+    """How much of a fine-tune *ordinary CFG* can take: protects people who sample without the rule.
+
+    Attributes:
+        kind: "lora": `value` multiplies the adapter; "interpolation": weights are base + value * (tuned - base).
+        value: the largest strength that keeps the promise, in [0, 1]; without a promise, the smallest tried.
+        risk: of ordinary CFG at that strength, on the calibration pairs.
+        alignment: agreement of image and caption there; None where it was not measured.
+        promise: as in `Record`, or "" when none can be made.
+    """
+
+    kind: Literal["lora", "interpolation"]
+    value: Annotated[float, Field(ge=0, le=1)]
+    risk: Estimate
+    alignment: Estimate | None = None
+    promise: Annotated[str, Field(max_length=500)]
+
+
+class Transfer(Noun):
+    """What the chosen transition is worth under another sampler: measured, not promised.
+
+    Attributes:
+        scheduler: its name, such as "Euler" or "DPM-Solver++ 2M, Karras sigmas".
+        timesteps: sampling steps.
+        transition, sigma: the first timestep of that sampler's grid with guidance, and its noise level; None where
+            the grid has none at or below the record's transition, so that guidance never comes on.
+        risk: share of samples that reproduce a training image.
+        alignment: agreement of image and caption; None where it was not measured.
+    """
+
+    scheduler: Annotated[str, Field(max_length=200)]
+    timesteps: Annotated[int, Field(ge=1)]
+    transition: Timestep | None
+    sigma: Finite | None
+    risk: Estimate
+    alignment: Estimate | None = None
+
+
+class TriageResult(Noun):
+    """A calibrated threshold on the first gap: which prompts pull at all.
+
+    Attributes:
+        threshold: root-mean-square gap in epsilon; a prompt at or below it keeps ordinary CFG.
+        timestep: where the gap was read.
+        false_alarm: share of harmless (prompt, seed) pairs above the threshold, on prompts not used to choose it.
+        miss: share of pulling pairs at or below it, likewise.
+        wanted_miss: the miss rate that was asked for.
+    """
+
+    threshold: Annotated[float, Field(gt=0)]
+    timestep: Finite
+    false_alarm: Estimate
+    miss: Estimate
+    wanted_miss: Finite
 
 
 class Report(Noun):
@@ -183,6 +243,9 @@ class Record(Noun):
         promise: P(risk > alpha) <= delta over `population`, or "" when n was too small to promise anything.
         verified: the same risk on fresh seeds through the exported files; None until that was done.
         plain: risk of ordinary CFG, which a user who ignores the rule gets.
+        strength: how much of the fine-tune ordinary CFG can take; None where it was not calibrated.
+        transfer: what the rule is worth under other samplers.
+        triage: which prompts need the rule; None where it was not calibrated, so that all do.
         history: one report per epoch.
     """
 
@@ -203,7 +266,15 @@ class Record(Noun):
     weights_sha256: str
     dataset_sha256: str
     versions: dict[str, str]
+    strength: Strength | None = None
+    transfer: tuple[Transfer, ...] = ()
+    triage: TriageResult | None = None
     history: tuple[Report, ...] = ()
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a promise is made; `verified` says separately whether it was checked through the exported files."""
+        return bool(self.promise)
 
 
 @dataclass(frozen=True)

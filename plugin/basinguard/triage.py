@@ -9,31 +9,13 @@ Source: the first limitation named in arXiv 2411.16738; the score is the first-s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field
 
-from .records import Estimate, Finite, Noun
+from .records import TriageResult
 from .stats import rate
 
-
-class TriageResult(Noun):
-    """A calibrated threshold.
-
-    Attributes:
-        threshold: root-mean-square gap in epsilon; a prompt at or below it keeps ordinary CFG.
-        timestep: where the gap was read.
-        false_alarm: share of harmless (prompt, seed) pairs above the threshold, on prompts not used to choose it.
-        miss: share of pulling pairs at or below it, likewise.
-        wanted_miss: the miss rate that was asked for.
-    """
-
-    threshold: Annotated[float, Field(gt=0)]
-    timestep: Finite
-    false_alarm: Estimate
-    miss: Estimate
-    wanted_miss: Finite
+__all__ = ["TriageResult", "calibrate_triage"]
 
 
 def calibrate_triage(
