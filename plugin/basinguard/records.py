@@ -131,7 +131,7 @@ class Guidance(Noun):
         sigma: noise level at `transition`; what transfers between schedulers.
         before: scale above the transition: 0 unconditional, negative opposite, 1 conditional.
         after: scale at and below it; None = whatever the caller asks for.
-        refined: sampling steps at and below the transition; None = as many as the sampler's own grid has there.
+        refine: how many times finer than the sampler's own grid the steps at and below the transition are.
         anchor: the unconditional prediction comes from the base model, with the adapter off (LoRA only).
     """
 
@@ -139,7 +139,7 @@ class Guidance(Noun):
     sigma: Finite
     before: Finite
     after: Finite | None = None
-    refined: Annotated[int, Field(ge=1)] | None = None
+    refine: Annotated[int, Field(ge=1)] = 1
     anchor: bool = False
 
 
