@@ -190,6 +190,17 @@ def pairs_needed(alpha: float, delta: float, hits: int = 0) -> int:
     return n
 
 
+def largest_proven(alpha: float, delta: float, n: int) -> int:
+    """The most hits among n outcomes that still prove a risk of at most alpha with confidence 1 - delta; -1 for none.
+
+    Example:
+        >>> largest_proven(0.1, 0.05, 96), largest_proven(0.05, 0.05, 20)
+        (4, -1)
+    """
+    passing = [hits for hits in range(int(n * alpha) + 1) if binomial_p_value(hits, n, alpha) <= delta]
+    return max(passing, default=-1)
+
+
 def auc(positives: ArrayLike, negatives: ArrayLike) -> float:
     """Chance that a positive scores above a negative, ties counting half (Mann-Whitney U / (n m))."""
     p, q = np.asarray(positives, float), np.asarray(negatives, float)
