@@ -159,7 +159,7 @@ def test_an_anchor_replaces_the_unconditional_branch_and_cures_one_that_memorize
     pairs = calibration_pairs(1, 40, (8,), 0)
     given = Trial(replace(PROBE, denoise=leaky), pairs, judge, anchored=TOY)
     plain, cured = (explore(given, [Setting(anchor=a)], alpha=0.2, positions=[11])[0] for a in (False, True))
-    assert plain.risk.value == 1.0
+    assert plain.risk.value > 0.9
     assert cured.risk.value < 0.3
     with pytest.raises(ValueError, match="needs a LoRA"):
         explore(trial(40), [Setting(anchor=True)], alpha=0.2)
