@@ -28,7 +28,7 @@ from .calibrate import (
     shortfall,
 )
 from .guard import Guard, Model
-from .records import Guidance, Record, Sampler
+from .records import Estimate, Guidance, Record, Sampler
 
 FIRST_SEED = 1_000_000  # never used by the probes, so what was tuned on is not what is promised
 PILOT_SEED = 1_500_000  # what decides which settings are tested is not what they are tested on
@@ -127,7 +127,7 @@ def certify(
         for candidate in frontier(trial, setting, alpha=terms.alpha, delta=terms.share, positions=positions)
     ]
     chosen = best(tested)
-    return _record(guard, model, terms, provenance, trial, chosen, chosen or tested[0]), tested + pilot
+    return _record(guard, terms, provenance, trial, chosen, chosen or tested[0]), tested + pilot
 
 
 def trial_of(guard: Guard, model: Model, pairs: int, first_seed: int, anchored: Model | None = None) -> Trial:
@@ -142,18 +142,32 @@ def trial_of(guard: Guard, model: Model, pairs: int, first_seed: int, anchored: 
     )
 
 
+@dataclass(frozen=True)
+class Ordinary:
+    """What ordinary CFG gives on a trial's pairs: which copy, [N] bool, and the agreement with the captions."""
+
+    hits: Tensor
+    alignment: Estimate | None
+
+
+def ordinary(trial: Trial) -> Ordinary:
+    """Samples with ordinary CFG from the start."""
+    prompt = trial.pairs.prompt
+    ends, _ = basin.branch(trial.probe, trial.pairs.noise, prompt, torch.zeros_like(prompt))
+    alignment = stats.cluster_bootstrap(trial.align(ends, prompt), prompt) if trial.align else None
+    return Ordinary(trial.judge(ends, prompt), alignment)
+
+
 def _record(
     guard: Guard,
-    model: Model,
     terms: Terms,
     provenance: Provenance,
     trial: Trial,
     chosen: Candidate | None,
     shipped: Candidate,
 ) -> Record:
-    pairs = trial.pairs
-    plain, _ = basin.branch(trial.probe, pairs.noise, pairs.prompt, torch.zeros_like(pairs.prompt))
-    scale = guard.plan.scale
+    pairs, scale = trial.pairs, guard.plan.scale
+    plain = ordinary(trial)
     return Record(
         guidance=Guidance(
             transition=shipped.transition,
@@ -164,8 +178,9 @@ def _record(
             anchor=shipped.setting.anchor,
         ),
         risk=shipped.risk,
-        plain=stats.rate(guard.is_copy(model.decode(plain)), pairs.prompt),
+        plain=stats.rate(plain.hits, pairs.prompt),
         alignment=shipped.alignment,
+        plain_alignment=plain.alignment,
         alpha=terms.alpha,
         delta=terms.delta,
         promise=promise(terms.alpha, terms.delta) if chosen else "",

@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import stats
 from ..guard import Guard
 from ..guidance import Rule
-from ..records import Estimate, Noun
+from ..records import Estimate, Noun, Record
 from .pipelines import last_trace, protect, unprotect
 
 FIRST_SEED = 2_000_000  # never used by probes (thousands) or calibration (millions)
@@ -83,7 +83,13 @@ def evaluate(
 
 
 def draw(
-    pipe: Any, captions: Sequence[str], seeds: Sequence[int], rule: Rule | None, *, scale: float, timesteps: int
+    pipe: Any,
+    captions: Sequence[str],
+    seeds: Sequence[int],
+    rule: Rule | Record | None,
+    *,
+    scale: float,
+    timesteps: int,
 ) -> tuple[Tensor, int]:
     """Images [N, 3, H, W] in [0, 1] of captions and seeds, and the UNet sample-evaluations they took."""
     if rule is not None:
