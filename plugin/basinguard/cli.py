@@ -145,7 +145,9 @@ def calibrate(
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
         out: new folder for record.json, calibration.json and plots.
     """
-    from .adapters.calibration import TRIED, Terms, calibrate
+    from .adapters.calibration import calibrate
+    from .certify import Terms
+    from .strength import TRIED
 
     terms = Terms(
         alpha, delta, pairs, tuple(before or (0.0, -1.0)), tuple(transitions or ()), tuple(after or ()),
@@ -194,7 +196,8 @@ def audit(
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
         out: new folder for audit.html, audit.json and the calibration.
     """
-    from .adapters.auditing import Terms, audit
+    from .adapters.auditing import audit
+    from .certify import Terms
 
     terms = Terms(alpha, delta, pairs, transitions=tuple(transitions or ()))
     print(

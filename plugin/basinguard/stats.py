@@ -75,7 +75,11 @@ def cluster_bootstrap(
         groups = list(v[:, None])  # one cluster has no spread between clusters; its members are all there is to draw
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(groups), size=(BOOTSTRAP_DRAWS, len(groups)))
-    replicas = np.array([statistic(np.concatenate([groups[i] for i in row])) for row in draws])
+    if statistic is np.mean:  # most calls; a hundred times faster than drawing every value
+        sums, sizes = np.array([group.sum() for group in groups]), np.array([len(group) for group in groups])
+        replicas = sums[draws].sum(1) / sizes[draws].sum(1)
+    else:
+        replicas = np.array([statistic(np.concatenate([groups[i] for i in row])) for row in draws])
     low, high = np.quantile(replicas, [(1 - level) / 2, (1 + level) / 2])
     point = float(statistic(v))
     return Estimate(

@@ -16,7 +16,7 @@ from .evaluate import draw
 
 FIRST_SEED = 3_000_000  # neither the promise's nor verification's
 STEPS = (20, 30, 50)
-SCHEDULERS: Mapping[str, tuple[type, Mapping[str, Any]]] = {
+SCHEDULERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "DDIM": (DDIMScheduler, {}),
     "Euler": (EulerDiscreteScheduler, {}),
     "DPM-Solver++ 2M": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
