@@ -127,22 +127,17 @@ def record_of(model: str | Path) -> Record | None:
 
 
 def require_same(record: Record, opened: Opened) -> None:
-    """Refuses a record that was made for another model, another training set or another eye.
+    """Refuses a record that was made for another model or another eye.
 
     Raises:
         ValueError: which of them, and both values.
     """
-    here = opened.provenance
-    metric = opened.guard.embedder.metric
-    for what, has, needs in (
-        ("weights", here.weights_sha256, record.weights_sha256),
-        ("training images", here.dataset_sha256, record.dataset_sha256),
-    ):
-        if needs not in ("", has):
-            raise ValueError(
-                f"the record was made for {what} {needs[:12]}..., these are {has[:12]}...: give the ones it belongs "
-                "to, or calibrate these"
-            )
+    weights, metric = opened.provenance.weights_sha256, opened.guard.embedder.metric
+    if record.weights_sha256 not in ("", weights):
+        raise ValueError(
+            f"the record was made for weights {record.weights_sha256[:12]}..., these are {weights[:12]}...: give the "
+            "model it belongs to, or calibrate this one"
+        )
     if (metric.embedder, metric.threshold) != (record.metric.embedder, record.metric.threshold):
         raise ValueError(
             f"the record's threshold {record.metric.threshold:g} belongs to {record.metric.embedder!r}, this is "

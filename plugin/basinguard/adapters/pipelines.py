@@ -18,6 +18,7 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from ..guidance import Observation, Rule, SwitchAt, epsilon_factor, from_record, steer
 from ..records import Record, read_record
+from .resolution import watched
 
 RECORD_FILE = "basinguard.json"
 RECORD_KEY = "basinguard"  # in scheduler_config.json: survives a scheduler swap and a re-save
@@ -48,12 +49,13 @@ def protect(pipe: Any, rule: Rule | Record) -> Any:
         `protect(pipe, SwitchAt(600, before=-2.0, after=None))("a red circle", guidance_scale=7.5)`
     """
     _check(pipe)
+    resolution = None
     if isinstance(rule, Record):
-        rule = _fitting(pipe, rule)
+        resolution, rule = rule.sampler.resolution, _fitting(pipe, rule)
     if not callable(getattr(rule, "scale", None)):
         raise TypeError(f"protect(pipe, {rule!r}): expected a rule from basinguard.guidance or a basinguard Record")
     unprotect(pipe)
-    pipe.progress_bar = _steered(pipe, pipe.progress_bar, rule)
+    pipe.progress_bar = _steered(pipe, pipe.progress_bar, rule, resolution)
     return pipe
 
 
@@ -106,7 +108,7 @@ def load(source: str | Path, **options: Any) -> Any:
     return protect(pipe, _find_record(source, pipe, options))
 
 
-def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
+def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule, resolution: int | None) -> Callable[..., Any]:
     trace: list[Observation] = []
 
     @contextmanager
@@ -120,7 +122,7 @@ def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule) -> Callable[..., An
             helper=getattr(pipe, "controlnet", None),
         ) as steering:
             steering.trace = trace
-            with bar(iterable=iterable, total=total) as shown:
+            with watched(pipe, _denoiser(pipe), resolution), bar(iterable=iterable, total=total) as shown:
                 yield shown
 
     progress_bar.before = pipe.__dict__.get("progress_bar")  # type: ignore[attr-defined]
