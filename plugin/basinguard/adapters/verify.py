@@ -10,11 +10,12 @@ from diffusers import StableDiffusionPipeline
 from ..guard import Guard, Plan, TrainingSet
 from ..guidance import Rule, from_dict, from_record
 from ..plots import contact_sheet
-from ..records import read_record
+from ..records import Record, read_record
 from ..similarity.structure import Structure
 from .evaluate import Row, evaluate
 from .images import ImageFolder
 from .loading import load_pipeline
+from .pipelines import RECORD_FILE
 from .shipping import alignment_for
 
 SHOWN = 6  # rows of the contact sheet
@@ -39,15 +40,8 @@ def verify(
         FileNotFoundError: no record in the directory, no such data.
         ValueError: the images cannot be used, or the embedder of the record is another one.
     """
-    record = read_record(export / "basinguard.json")
-    images = ImageFolder(str(data), resolution=record.sampler.resolution)
-    images.setup("verify")
-    eye = Structure()
-    if eye.metric.embedder != record.metric.embedder:
-        raise ValueError(f"the record was measured with {record.metric.embedder!r}, this is {eye.metric.embedder!r}")
-    training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))
-    plan = Plan(captions=1, timesteps=record.sampler.timesteps, scale=record.sampler.scale)
-    guard = Guard(training, eye, plan, alignment_for(record.base))
+    record, guard = guard_for(export, data)
+    training = guard.training
     named = _rules(rules) if rules else {"guarded": from_record(record.model_dump())}
     pipes: list[tuple[str, StableDiffusionPipeline, Rule | None]] = [("base", load_pipeline(record.base), None)]
     tuned = load_pipeline(export)
@@ -56,7 +50,7 @@ def verify(
     marks = {}
     for name, pipe, rule in pipes:
         pipe.set_progress_bar_config(desc=f"sampling {name}", leave=False)
-        rows[name], drawn = evaluate(pipe, guard, rule, per_caption=per_caption, timesteps=plan.timesteps)
+        rows[name], drawn = evaluate(pipe, guard, rule, per_caption=per_caption, timesteps=guard.plan.timesteps)
         shown[name] = drawn[[row * per_caption for row in _rows(training)]]
         marks[name] = guard.is_copy(shown[name]).tolist()
     target = out or Path()
@@ -67,6 +61,34 @@ def verify(
         json.dumps({k: json.loads(r.to_json()) for k, r in rows.items()}, indent=2)
     )
     return rows
+
+
+def guard_for(export: Path, data: Path, heldout: Path | None = None) -> tuple[Record, Guard]:
+    """The record of an exported directory, and a guard that sees as its calibration did.
+
+    Args:
+        export: a directory that basinguard exported.
+        data: the training images.
+        heldout: captioned images that were not trained on.
+
+    Raises:
+        FileNotFoundError, ValueError: see `verify`.
+    """
+    record = read_record(export / RECORD_FILE)
+    images = _folder(data, record)
+    eye = Structure()
+    if eye.metric.embedder != record.metric.embedder:
+        raise ValueError(f"the record was measured with {record.metric.embedder!r}, this is {eye.metric.embedder!r}")
+    others = tuple(caption for _, caption in _folder(heldout, record).items) if heldout else ()
+    training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items), others)
+    plan = Plan(captions=1, timesteps=record.sampler.timesteps, scale=record.sampler.scale)
+    return record, Guard(training, eye, plan, alignment_for(record.base))
+
+
+def _folder(path: Path, record: Record) -> ImageFolder:
+    images = ImageFolder(str(path), resolution=record.sampler.resolution)
+    images.setup("verify")
+    return images
 
 
 def _rows(training: TrainingSet) -> list[int]:
