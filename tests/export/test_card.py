@@ -196,7 +196,7 @@ def test_paths_are_cut_and_hub_ids_are_kept(exported, tmp_path, monkeypatch, rec
 def test_plots_are_drawn_for_what_was_measured(tmp_path, record):
     assert write_plots(tmp_path, record) == ["basin.png", "history.png"]
     with Image.open(tmp_path / "basin.png") as drawn:
-        assert drawn.size == (1440, 800)
+        assert drawn.size == (1280, 760)
     only = record.history[-1].model_copy(update={"curve": ()})
     assert write_plots(tmp_path, record.model_copy(update={"history": (only,)})) == ["history.png"]
     assert write_plots(tmp_path, record.model_copy(update={"history": ()})) == []

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..guidance import Constant, Observation, Rule
 from ..plots import contact_sheet
+from .loading import locate
 from .pipelines import last_trace, load, protect, rule_of
 from .triage import gaps
 
@@ -66,7 +67,7 @@ def sample(
     if rule is None:
         pipe = load(model, triage=triage)
     else:
-        pipe = protect(DiffusionPipeline.from_pretrained(model), rule, triage=triage)
+        pipe = protect(DiffusionPipeline.from_pretrained(locate(model)), rule, triage=triage)
     rule = rule_of(pipe)
     options = {"num_inference_steps": timesteps, "guidance_scale": guidance_scale}
     pairs = []
