@@ -45,6 +45,7 @@ def _run(given: list[str]) -> None:
 def commands() -> dict[str, Callable[..., Any]]:
     """Verb -> function, in the order of the story; `fit` is LightningCLI's and handled before."""
     from .adapters.exporting import export
+    from .adapters.triaging import triage
     from .adapters.verify import verify
     from .demo import demo
     from .export.commands import check, inspect
@@ -55,6 +56,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "calibrate": calibrate,
         "audit": audit,
         "verify": verify,
+        "triage": triage,
         "export": export,
         "inspect": inspect,
         "check": check,
@@ -215,6 +217,7 @@ def sample(
     seeds: list[int] | None = None,
     timesteps: int = 50,
     guidance_scale: float = 7.5,
+    triage: bool = False,
     out: Path = Path("samples"),
 ) -> None:
     """Draws prompts by ordinary CFG and by the model's own rule; writes a contact sheet and the gap curve.
@@ -225,13 +228,13 @@ def sample(
         seeds: one image of each prompt for each; 0 to 3 by default.
         timesteps: sampling steps.
         guidance_scale: of ordinary CFG, above 1.
+        triage: let prompts that the record's triage takes for harmless keep ordinary CFG.
         out: folder that is created for the results.
     """
     from .adapters.sample import sample
 
-    print(
-        sample(model, prompts, seeds=seeds or (0, 1, 2, 3), timesteps=timesteps, guidance_scale=guidance_scale, out=out)
-    )
+    options = {"timesteps": timesteps, "guidance_scale": guidance_scale, "triage": triage}
+    print(sample(model, prompts, seeds=seeds or (0, 1, 2, 3), out=out, **options))
 
 
 def compare_images(a: Path, b: Path, picture: Path | None = None) -> None:

@@ -231,18 +231,27 @@ def from_dict(form: Mapping[str, Any], known: Mapping[str, type] = RULES) -> Rul
     return rule
 
 
+BEYOND = {"refine": 1, "anchor": False}  # how a record's guidance may go beyond a choice of scales
+
+
 def from_record(record: Mapping[str, Any]) -> SwitchAt:
     """The rule in a record's JSON form (`{"guidance": {"transition": ..., "before": ..., "after": ...}, ...}`).
 
     Raises:
-        ValueError: a number is missing or out of range; the record is repeated.
+        ValueError: a number is missing or out of range, or more was measured than a choice of scales; says what.
     """
     try:
         numbers = record["guidance"]
-        after = numbers.get("after")
-        return SwitchAt(float(numbers["transition"]), float(numbers["before"]), None if after is None else float(after))
+        after, beyond = numbers.get("after"), [key for key, usual in BEYOND.items() if numbers.get(key, usual) != usual]
+        rule = SwitchAt(float(numbers["transition"]), float(numbers["before"]), None if after is None else float(after))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"not a basinguard record, no usable 'guidance': {error!r} in {str(record)[:120]}") from None
+    if beyond:
+        raise ValueError(
+            f"the record was measured with {', '.join(f'{key}={numbers[key]}' for key in beyond)}, which a rule inside "
+            "a stock pipeline cannot do; calibrate again without it, or sample with the package's own sampler"
+        )
+    return rule
 
 
 def epsilon_factor(scheduler: Any) -> Callable[[float], float]:

@@ -43,7 +43,7 @@ def contact_sheet(
         pen.text((x, 8), title, fill="black", font=ImageFont.load_default(size=15))
         for row, pixels in enumerate(images):
             y = head + row * (TILE + foot + gap)
-            sheet.paste(to_image(pixels).resize((TILE, TILE), Image.Resampling.NEAREST), (x, y))
+            sheet.paste(_tile(pixels), (x, y))
             if title in marks and marks[title][row]:
                 pen.rectangle((x - 3, y - 3, x + TILE + 2, y + TILE + 2), outline=VERMILLION, width=4)
     for row, caption in enumerate(captions):
@@ -51,6 +51,12 @@ def contact_sheet(
             (gap, head + row * (TILE + foot + gap) + TILE + 4), _fit(caption, width, font), fill="#333333", font=font
         )
     return sheet
+
+
+def _tile(pixels: Tensor) -> Image.Image:
+    """Small images keep their pixels, large ones are averaged."""
+    image = to_image(pixels)
+    return image.resize((TILE, TILE), Image.Resampling.NEAREST if image.width <= TILE else Image.Resampling.LANCZOS)
 
 
 def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
