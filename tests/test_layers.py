@@ -9,12 +9,15 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "plugin" / "basinguard"
 ORDER = (
-    ("records", "guidance"),
+    ("records", "guidance", "solvers", "batching"),
     ("sampling", "stats", "schedules"),
-    ("toy", "basin", "triage"),
+    ("toy", "basin", "triage", "budget"),
+    ("plan",),
     ("calibrate", "tinyworld", "plots"),
     ("similarity",),
     ("curation",),
+    ("eye",),
+    ("look",),
     ("guard",),
     ("certify", "export"),
     ("strength",),

@@ -101,6 +101,7 @@ class Exit(Noun):
         lower: the next grid timestep below, where it no longer does; None when every one reproduces it
             (`always`): the true exit then lies below the grid.
         monotone: False when some candidate contradicted the order (reproduced below one that did not).
+        reproduces: all grid timesteps that reproduce the image, where they are not ordered; every one was tried.
     """
 
     caption: int
@@ -109,6 +110,7 @@ class Exit(Noun):
     sigma: Finite | None
     lower: Timestep | None
     monotone: bool = True
+    reproduces: tuple[Timestep, ...] = ()
 
     @property
     def censored(self) -> Literal["never", "always", ""]:
@@ -121,6 +123,12 @@ class Exit(Noun):
     def width(self) -> float:
         """Basin width as a share of [0, T]: from t = T down to the exit. Never memorized: 0."""
         return 0.0 if self.timestep is None else 1 - self.timestep / 999
+
+    def reproduced_from(self, timestep: float) -> bool:
+        """Whether guidance switched on at this grid timestep reproduces the image."""
+        if self.reproduces:
+            return timestep in self.reproduces
+        return self.timestep is not None and self.timestep <= timestep
 
 
 class Guidance(Noun):
@@ -209,10 +217,63 @@ class TriageResult(Noun):
     wanted_miss: Finite
 
 
+class Group(Noun):
+    """One kind of caption in one report.
+
+    Attributes:
+        name: "unique" and "duplicated" training captions, or "heldout", which the model was never trained on.
+        captions: how many were sampled.
+        risk: share of samples that reproduce a training image.
+        width: mean basin width; of held-out captions, of the basin of whichever training image they fall into.
+    """
+
+    name: Annotated[str, Field(max_length=40)]
+    captions: Annotated[int, Field(ge=1)]
+    risk: Estimate
+    width: Estimate
+
+
+class ImageResult(Noun):
+    """What one report found about one training image; None stands where that was not measured.
+
+    Attributes:
+        index: of the image in the training set.
+        width: mean basin width over the seeds of its caption.
+        gap_since_base: rise of its caption's gap since the base model, same noise.
+        sigma_c, sigma_c_uncond: critical scale with its caption and without.
+    """
+
+    index: Annotated[int, Field(ge=0)]
+    width: Finite | None = None
+    gap_since_base: Finite | None = None
+    sigma_c: Finite | None = None
+    sigma_c_uncond: Finite | None = None
+
+
 class Report(Noun):
     """What the guard saw at one epoch. Epoch -1 is the untouched base model.
 
     `None` stands where something could not be measured; it never stands for zero.
+
+    Attributes:
+        risk: share of samples of ordinary CFG that reproduce a training image.
+        width, log_width: basin width as a share of [0, T], and in log sigma.
+        exit: median exit of the pairs that memorize.
+        transition: estimate of the boldest transition whose risk stays within the plan's.
+        gap, gap_heldout: gap at the noisiest timestep, of training and of held-out captions.
+        gap_since_base: mean rise of the training captions' gap since the base model, same noise.
+        gap_excess: that rise less the held-out captions' own; above 0, the gap raises the alarm.
+        gap_auc: chance that a training caption's gap rose more than a held-out one's.
+        sigma_c, sigma_c_uncond: critical scale of training images with their caption and without (geometric means).
+        sigma_c_since_base: mean rise of log sigma_c since the base model.
+        sigma_c_excess: that rise less the held-out images' own.
+        caption_gap: mean of log sigma_c less log sigma_c without the caption.
+        risk_uncond: share of samples of the empty prompt that reproduce a training image.
+        curve: P(reproduced | transition = t), with a band that holds for the whole curve.
+        probed: training captions that were sampled; what `exits` count in.
+        images: the training images that were looked at, those whose caption's gap rose most first.
+        precision: what the probe's budget bought.
+        note: what the reader should know before acting on the numbers.
     """
 
     epoch: int
@@ -232,6 +293,20 @@ class Report(Noun):
     unet_evals: int
     seconds: Finite
     problem: str = ""
+    log_width: Estimate | None = None
+    gap_since_base: Estimate | None = None
+    gap_excess: Estimate | None = None
+    gap_auc: Estimate | None = None
+    sigma_c: Estimate | None = None
+    sigma_c_uncond: Estimate | None = None
+    sigma_c_since_base: Estimate | None = None
+    sigma_c_excess: Estimate | None = None
+    caption_gap: Estimate | None = None
+    groups: tuple[Group, ...] = ()
+    images: tuple[ImageResult, ...] = ()
+    probed: tuple[int, ...] = ()
+    precision: str = ""
+    note: str = ""
 
 
 class Record(Noun):
@@ -294,6 +369,7 @@ class Step:
         denoised: predicted clean latents, [B, ...].
         x_next: latents at the next timestep, [B, ...].
         unet_evals: sample-evaluations of the network this step took.
+        state: x_next with what a multistep sampler remembers, see `solvers.Path`.
     """
 
     index: int
@@ -307,6 +383,7 @@ class Step:
     denoised: torch.Tensor
     x_next: torch.Tensor
     unet_evals: int
+    state: torch.Tensor
 
 
 def read_record(path: Path) -> Record:

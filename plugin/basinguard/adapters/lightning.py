@@ -42,7 +42,8 @@ class MemorizationGuard(pl.Callback):
         seeds: samples for each of them.
         timesteps: sampling steps.
         scale: guidance scale of ordinary CFG.
-        budget: risk that the estimated transition may leave.
+        risk: risk that the estimated transition may leave.
+        budget: what a probe may cost: "5%" of the training time, or a number of UNet evaluations; no limit if None.
         precision: "32" keeps the modules' own precision in probes, "bf16" runs them under autocast.
         on_error: "warn" records a failed probe as a gap and lets training go on, "raise" stops.
         export_to: directory for the calibrated, guarded checkpoint, written when training ends.
@@ -67,7 +68,8 @@ class MemorizationGuard(pl.Callback):
         seeds: int = 2,
         timesteps: int = 20,
         scale: float = 7.5,
-        budget: float = 0.1,
+        risk: float = 0.1,
+        budget: str | int | None = None,
         precision: Literal["32", "bf16"] = "32",
         on_error: Literal["warn", "raise"] = "warn",
         export_to: str | None = None,
@@ -81,7 +83,7 @@ class MemorizationGuard(pl.Callback):
         if every_n_epochs < 1:
             raise ValueError(f"MemorizationGuard(every_n_epochs={every_n_epochs}): expected at least 1")
         self.heldout, self.every_n_epochs, self.on_error = tuple(heldout or ()), every_n_epochs, on_error
-        self.plan = Plan(captions, seeds, timesteps, scale, budget)
+        self.plan = Plan(captions, seeds, timesteps, scale, risk, budget=budget)
         self.dtype = torch.bfloat16 if precision == "bf16" else None
         self.export_to = Path(export_to) if export_to else None
         self.terms = Terms(alpha, delta, pairs, tuple(before or (0.0, -1.0)), tuple(transitions or ()))
@@ -149,6 +151,8 @@ class MemorizationGuard(pl.Callback):
             with _untouched(pl_module), pl_module.averaged_weights():
                 model = LatentModel(pl_module.pipe, dtype=self.dtype)
                 report = self.guard.measure(model, epoch=epoch, train_step=trainer.global_step)
+                if report is None:  # the budget is being saved
+                    return
                 self._show(trainer, model, report)
         except Exception as error:
             if self.on_error == "raise":
