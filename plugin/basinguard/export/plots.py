@@ -5,6 +5,7 @@ Source: Okabe and Ito, "Color Universal Design" (2008).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ def write_plots(folder: Path, record: Record) -> list[str]:
         if any(report.curve for report in record.history):
             _save(_basin(record), folder / BASIN)
             names.append(BASIN)
-        if record.history:
-            _save(_history(record.history), folder / HISTORY)
+        measured = [report for report in record.history if not report.problem]
+        if measured:
+            _save(_history(record.history, measured[0].risk), folder / HISTORY)
             names.append(HISTORY)
     return names
 
@@ -89,7 +91,7 @@ def _mark(axes: Any, record: Record) -> None:
     )  # fmt: skip
 
 
-def _history(history: Sequence[Report]) -> Any:
+def _history(history: Sequence[Report], first: Estimate | None) -> Any:
     figure, (risk, width) = _figure(5.0, 2)
     epochs = [report.epoch for report in history]
     _series(risk, epochs, [r.risk for r in history], color=RED, marker="o", label="ordinary guidance from the start")
@@ -97,7 +99,7 @@ def _history(history: Sequence[Report]) -> Any:
     _series(risk, epochs, empty, color=GREY, marker="s", linestyle="--", label="no prompt at all")
     _series(width, epochs, [r.width for r in history], color=BLUE, marker="o", label=None)
     risk.set(ylim=(-0.03, 1.03), ylabel="share of copies")
-    risk.set_title(f"Copies of training images (bars: {_level(history[0].risk)})")
+    risk.set_title(f"Copies of training images (bars: {_level(first)})")
     risk.legend(loc="best")
     width.set(ylim=(-0.03, 1.03), ylabel="basin width (0 to 1)", xlabel="epoch")
     width.set_title("Width of the basin they pull from")
@@ -106,10 +108,11 @@ def _history(history: Sequence[Report]) -> Any:
     return figure
 
 
-def _series(axes: Any, epochs: list[int], estimates: Sequence[Estimate], **style: Any) -> None:
-    values = [e.value for e in estimates]
-    below = [max(0.0, e.value - e.low) for e in estimates]
-    above = [max(0.0, e.high - e.value) for e in estimates]
+def _series(axes: Any, epochs: list[int], estimates: Sequence[Estimate | None], **style: Any) -> None:
+    """Points with error bars; there is none where a probe failed."""
+    values = [e.value if e else math.nan for e in estimates]
+    below = [max(0.0, e.value - e.low) if e else math.nan for e in estimates]
+    above = [max(0.0, e.high - e.value) if e else math.nan for e in estimates]
     axes.errorbar(epochs, values, yerr=[below, above], capsize=3, elinewidth=1.2, markersize=5, **style)
 
 
@@ -117,5 +120,5 @@ def _epoch(report: Report) -> str:
     return "base model" if report.epoch < 0 else f"epoch {report.epoch}"
 
 
-def _level(estimate: Estimate) -> str:
-    return f"{estimate.level:.0%} interval"
+def _level(estimate: Estimate | None) -> str:
+    return f"{estimate.level:.0%} interval" if estimate else "intervals"
