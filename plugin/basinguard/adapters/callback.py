@@ -148,15 +148,23 @@ class GuardHooks:
             self.watch.load_state_dict(self._state)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Measures the base model once; a resumed run already has it."""
-        if self.watch is None or self.history or trainer.fast_dev_run:
+        """Measures the base model; a resumed run measures what the interrupted one was about to."""
+        if self.watch is None or trainer.fast_dev_run:
             return
-        if trainer.global_step > 0:
+        if trainer.global_step == 0 and not self.history:
+            self._probe(trainer, pl_module, epoch=-1, log_now=True)
+        elif not self.history:
             told = f"resumed at train step {trainer.global_step} without a history: the base model was not measured"
             self.history.append(Report.missed(-1, trainer.global_step, told))
             self.watch.complain("the history has no base model", ValueError(told))
-        else:
-            self._probe(trainer, pl_module, epoch=-1)
+        elif self._is_owed(trainer, trainer.current_epoch - 1):
+            self._probe(trainer, pl_module, epoch=trainer.current_epoch - 1, log_now=True)
+
+    def _is_owed(self, trainer: Any, epoch: int) -> bool:
+        """Whether a checkpoint was made after an epoch's last batch and before its end, which Lightning then skips."""
+        known = {report.epoch for report in self.history}
+        at_the_end = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        return at_the_end and epoch >= 0 and epoch not in known and self.should_probe(epoch)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measures the model as this epoch left it and logs what moved."""
@@ -218,8 +226,11 @@ class GuardHooks:
             weights = stored["weights"] or _trainable(pl_module)
             self._kept = Kept(stored["epoch"], stored["train_step"], weights)
 
-    def _probe(self, trainer: Any, pl_module: Any, epoch: int) -> None:
-        """Measures, shows, and remembers the weights while a transition still protects them."""
+    def _probe(self, trainer: Any, pl_module: Any, epoch: int, log_now: bool = False) -> None:
+        """Measures, shows, and remembers the weights while a transition still protects them.
+
+        `log_now` sends scalars to the loggers; at the end of an epoch Lightning does.
+        """
         watch = self.watch
         if watch is None:
             return
@@ -231,15 +242,14 @@ class GuardHooks:
                 self._kept = Kept(epoch, trainer.global_step, _trainable(pl_module))
             try:
                 with untouched(pl_module):
+                    for logger in trainer.loggers if log_now else ():
+                        logger.log_metrics(scalars(self.history), step=trainer.global_step)
                     self._show(trainer, LatentModel(pl_module.pipe, dtype=self.dtype), report)
             except Exception as error:
                 watch.complain(f"pictures and scalars of epoch {epoch} could not be logged", error)
 
     def _show(self, trainer: Any, model: LatentModel, report: Report) -> None:
-        """Curves and a contact sheet for loggers that take pictures; the base row's scalars for every logger."""
-        if report.epoch < 0:
-            for logger in trainer.loggers:
-                logger.log_metrics(scalars(self.history), step=trainer.global_step)
+        """Curves and a contact sheet for loggers that take pictures."""
         boards = [logger.experiment for logger in trainer.loggers if hasattr(logger.experiment, "add_figure")]
         albums = [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
         if not (boards or albums) or self.watch is None:

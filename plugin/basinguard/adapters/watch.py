@@ -143,7 +143,7 @@ def untouched(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def same_streams() -> Iterator[None]:
-    """Gives torch, numpy and python their random streams back, after errors too (Lightning's `isolate_rng` does not)."""
+    """Gives torch, numpy, python their random streams back, after errors too (Lightning's `isolate_rng` does not)."""
     on_cpu, in_numpy, in_python = torch.get_rng_state(), np.random.get_state(), random.getstate()
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
