@@ -19,7 +19,7 @@ from ..records import Estimate, Record, Report
 from ..similarity.structure import Structure
 from .diffusers import LatentModel
 from .shipping import alignment_for, ship
-from .watch import OnError, Watch, same_streams, untouched
+from .watch import OnError, Watch, holding, same_streams, trained_weights, untouched
 
 MEASURED = (
     *("risk", "width", "exit", "gap", "gap_heldout", "similarity_p95", "similarity_heldout"),
@@ -190,7 +190,7 @@ class GuardHooks:
             return
         try:
             pl_module.to(trainer.strategy.root_device)
-            with untouched(pl_module), _weights(pl_module, self._kept):
+            with untouched(pl_module), _as_kept(pl_module, self._kept):
                 self.record, self.frontier = ship(
                     self.watch.guard, pl_module, self.terms, self.export_to, dtype=self.dtype
                 )
@@ -223,7 +223,7 @@ class GuardHooks:
         """Takes them back; the module's weights have been restored already."""
         stored = checkpoint.get(KEPT)
         if stored:
-            weights = stored["weights"] or _trainable(pl_module)
+            weights = stored["weights"] or trained_weights(pl_module)
             self._kept = Kept(stored["epoch"], stored["train_step"], weights)
 
     def _probe(self, trainer: Any, pl_module: Any, epoch: int, log_now: bool = False) -> None:
@@ -239,7 +239,7 @@ class GuardHooks:
             if report.problem or not trainer.is_global_zero:
                 return
             if report.transition is not None:
-                self._kept = Kept(epoch, trainer.global_step, _trainable(pl_module))
+                self._kept = Kept(epoch, trainer.global_step, trained_weights(pl_module))
             try:
                 with untouched(pl_module):
                     for logger in trainer.loggers if log_now else ():
@@ -322,30 +322,18 @@ def _excuse_monitors(trainer: Any) -> None:
             stop.strict = False
 
 
-def _trainable(pl_module: Any) -> dict[str, torch.Tensor]:
-    return {name: p.detach().cpu().clone() for name, p in pl_module.named_parameters() if p.requires_grad}
-
-
 @contextmanager
-def _weights(pl_module: Any, kept: Kept | None) -> Iterator[None]:
-    """Puts kept weights in for a while, in place of any average; the trained ones come back whatever happens."""
+def _as_kept(pl_module: Any, kept: Kept | None) -> Iterator[None]:
+    """Inside, the module holds the kept weights, in place of any average."""
+    average = getattr(pl_module, "ema", None)
     if kept is None:
         yield
         return
-    trained, average = _trainable(pl_module), getattr(pl_module, "ema", None)
-    try:
-        _load(pl_module, kept.weights)
+    with holding(pl_module, kept.weights):
         if average is not None:
             pl_module.ema = None
-        yield
-    finally:
-        _load(pl_module, trained)
-        if average is not None:
-            pl_module.ema = average
-
-
-@torch.no_grad()
-def _load(pl_module: Any, weights: dict[str, torch.Tensor]) -> None:
-    for name, parameter in pl_module.named_parameters():
-        if name in weights:
-            parameter.copy_(weights[name])
+        try:
+            yield
+        finally:
+            if average is not None:
+                pl_module.ema = average

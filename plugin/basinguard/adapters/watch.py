@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..export.hashes import dataset_sha256
 from ..guard import Guard
@@ -153,6 +153,29 @@ def same_streams() -> Iterator[None]:
         torch.cuda.set_rng_state_all(on_gpus)
         np.random.set_state(in_numpy)
         random.setstate(in_python)
+
+
+def trained_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of a module's trained parameters, by name, on the CPU."""
+    return {name: p.detach().cpu().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+
+@contextmanager
+def holding(module: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
+    """Inside, the module holds these weights; the trained ones come back whatever happens."""
+    trained = trained_weights(module)
+    try:
+        _load(module, weights)
+        yield
+    finally:
+        _load(module, trained)
+
+
+@torch.no_grad()
+def _load(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    for name, parameter in module.named_parameters():
+        if name in weights:
+            parameter.copy_(weights[name])
 
 
 def describe(error: Exception) -> str:
