@@ -28,7 +28,7 @@ ORDER = (
     ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-FRAMEWORKS = {"diffusers", "lightning", "accelerate", "transformers", "peft", "datasets"}
+FRAMEWORKS = {"diffusers", "lightning", "pytorch_lightning", "accelerate", "transformers", "peft", "datasets"}
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py" and "assets" not in p.parts)
 
 

@@ -54,6 +54,7 @@ class Guard:
         self.eye = Eye(training, embedder)
         self.history: list[Report] = []
         self.budget, self.account, self.null = Budget.parse(self.plan.budget), Account(), Null()
+        self.agree: Callable[[int], int] = int  # what several processes that measure together can all pay
         self._turn = 0
         self._left_at: float | None = None
 
@@ -118,7 +119,7 @@ class Guard:
         evals = self.budget.evals or 0
         if self.budget.share is not None:
             self.account.pay_in(self.budget.share, now - self._left_at if self._left_at else 0.0)
-            evals = self.account.affordable()
+            evals = self.agree(self.account.affordable())
         bought = self._bought(evals)
         if bought is None:
             return None

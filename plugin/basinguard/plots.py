@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,10 @@ def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFo
 def curve_figure(reports: Sequence[Report]) -> Figure:
     """P(memorized | transition = t), the base in grey, later epochs ever darker, the last with its band."""
     figure, axes = _canvas("guidance switched on at timestep t (999 = from the start)", "share that copies")
-    shades = np.linspace(0.25, 1.0, max(1, len(reports)))
+    reports = [report for report in reports if report.curve]
+    if not reports:
+        return figure
+    shades = np.linspace(0.25, 1.0, len(reports))
     for shade, report in zip(shades, reports, strict=True):
         t, values = [point for point, _ in report.curve], [estimate.value for _, estimate in report.curve]
         look = {"color": GREY, "linestyle": "--", "label": "base model"} if report.epoch < 0 else {"color": BLUE}
@@ -98,9 +102,11 @@ def history_figure(reports: Sequence[Report]) -> Figure:
     return figure
 
 
-def _line(axes: Axes, x: Sequence[int], y: Sequence[Estimate], colour: str, label: str) -> None:
-    axes.plot(x, [e.value for e in y], color=colour, marker="o", markersize=4, label=label)
-    axes.fill_between(x, [e.low for e in y], [e.high for e in y], color=colour, alpha=0.15, linewidth=0)
+def _line(axes: Axes, x: Sequence[int], y: Sequence[Estimate | None], colour: str, label: str) -> None:
+    """A line with its band; it breaks where a probe failed."""
+    value, low, high = zip(*((e.value, e.low, e.high) if e else (math.nan,) * 3 for e in y), strict=True)
+    axes.plot(x, value, color=colour, marker="o", markersize=4, label=label)
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _canvas(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:

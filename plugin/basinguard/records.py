@@ -253,7 +253,8 @@ class ImageResult(Noun):
 class Report(Noun):
     """What the guard saw at one epoch. Epoch -1 is the untouched base model.
 
-    `None` stands where something could not be measured; it never stands for zero.
+    `None` stands where something could not be measured; it never stands for zero. A report with a `problem` is a gap:
+    the probe of that epoch failed, and nothing was measured.
 
     Attributes:
         risk: share of samples of ordinary CFG that reproduce a training image.
@@ -278,21 +279,21 @@ class Report(Noun):
 
     epoch: int
     train_step: int
-    risk: Estimate
-    width: Estimate
+    risk: Estimate | None
+    width: Estimate | None
     exit: Estimate | None
     transition: Finite | None
-    gap: Estimate
+    gap: Estimate | None
     gap_heldout: Estimate | None
-    similarity_p95: Estimate
+    similarity_p95: Estimate | None
     similarity_heldout: Estimate | None
-    risk_uncond: Estimate
+    risk_uncond: Estimate | None
     alignment: Estimate | None
     curve: tuple[tuple[Finite, Estimate], ...] = ()
     exits: tuple[Exit, ...] = ()
     unet_evals: int
     seconds: Finite
-    problem: str = ""
+    problem: Annotated[str, Field(max_length=500)] = ""
     log_width: Estimate | None = None
     gap_since_base: Estimate | None = None
     gap_excess: Estimate | None = None
@@ -307,6 +308,18 @@ class Report(Noun):
     probed: tuple[int, ...] = ()
     precision: str = ""
     note: str = ""
+
+    @classmethod
+    def missed(cls, epoch: int, train_step: int, problem: str) -> Report:
+        """The gap that a failed probe leaves.
+
+        Example:
+            >>> Report.missed(3, 120, "out of memory").risk is None
+            True
+        """
+        nothing = {name: None for name, field in cls.model_fields.items() if field.is_required()}
+        told = {"epoch": epoch, "train_step": train_step, "unet_evals": 0, "seconds": 0.0, "problem": problem[:500]}
+        return cls.model_validate(nothing | told)
 
 
 class Record(Noun):

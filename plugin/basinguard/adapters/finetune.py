@@ -247,8 +247,8 @@ class FineTune(LightningModule):
             return
         parameters = list(self.trained().values())
         self.ema.store(parameters)
-        self.ema.copy_to(parameters)
         try:
+            self.ema.copy_to(parameters)
             yield
         finally:
             self.ema.restore(parameters)

@@ -22,7 +22,7 @@ def write_plots(folder: Path, record: Record) -> list[str]:
     """
     curves = [report for report in record.history if report.curve]
     figures = {BASIN: _marked(curve_figure(curves), record)} if curves else {}
-    if record.history:
+    if any(not report.problem for report in record.history):
         figures[HISTORY] = history_figure(record.history)
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=200, facecolor="white", metadata={"Software": None})
