@@ -237,31 +237,48 @@ def sample(
     print(sample(model, prompts, seeds=seeds or (0, 1, 2, 3), out=out, **options))
 
 
-def compare_images(a: Path, b: Path, picture: Path | None = None) -> None:
+def compare_images(a: Path, b: Path, picture: Path | None = None, embedder: str = "structure") -> None:
     """Are these two images the same, and which part of one is in the other?
 
     Args:
         a: an image, such as a sample.
         b: another, such as the training image it may come from.
         picture: where to write A with the copied part marked (PNG).
+        embedder: the eye: structure (no weights), sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
     """
+    from .similarity.choose import choose_embedder
     from .similarity.commands import compare_images
 
-    print(json.dumps(compare_images(a, b, picture=picture), indent=2, default=str))
+    print(json.dumps(compare_images(a, b, embedder=choose_embedder(embedder), picture=picture), indent=2))
 
 
-def metrics(samples: Path, data: Path, heldout: Path | None = None, cache: Path | None = None) -> None:
+def metrics(
+    samples: Path,
+    data: Path,
+    heldout: Path | None = None,
+    base: Path | None = None,
+    groups: Path | None = None,
+    embedder: str = "structure",
+    cache: Path | None = None,
+) -> None:
     """How many of these samples are copies of these training images?
 
     Args:
         samples: folder of generated images; those of one prompt in one subfolder.
         data: folder of training images.
-        heldout: folder of like images that were not trained on.
+        heldout: folder of like images that were not trained on: a threshold of their own, and likeness.
+        base: folder of the base model's samples under the same names: another threshold, and the floor.
+        groups: curation.json of `basinguard curate`, so that duplicates are known.
+        embedder: the eye: structure (no weights), sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
         cache: folder in which the training images' embeddings are kept.
     """
-    from .similarity.folders import metrics
+    from .similarity.choose import choose_embedder
+    from .similarity.folders import groups_of, metrics
 
-    print(json.dumps(metrics(samples, data, heldout=heldout, cache=cache), indent=2, default=str))
+    owner = groups_of(data, groups) if groups else None
+    eye = choose_embedder(embedder)
+    found = metrics(samples, data, embedder=eye, heldout=heldout, base=base, groups=owner, cache=cache)
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":
