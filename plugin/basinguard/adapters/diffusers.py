@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..sampling import EMPTY, Denoiser, NoiseSchedule
 
-DECODE_CHUNK = 32
+DECODE_PIXELS = 32 * 64 * 64  # decoded at once: 32 images of 64 px, one of 512 px (0.75 GB in float32)
 
 
 class LatentModel:
@@ -65,8 +65,8 @@ class LatentModel:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images in [0, 1], [B, 3, H, W], on the CPU in float32."""
-        images = []
-        for chunk in (latents / self.pipe.vae.config.scaling_factor).split(DECODE_CHUNK):
+        images, rows = [], max(1, DECODE_PIXELS // (latents.shape[-1] * self.pipe.vae_scale_factor) ** 2)
+        for chunk in (latents / self.pipe.vae.config.scaling_factor).split(rows):
             with self._precision():
                 images.append(self.pipe.vae.decode(chunk.to(self._device, self.pipe.vae.dtype)).sample.float().cpu())
         return (torch.cat(images) / 2 + 0.5).clamp(0, 1)

@@ -52,6 +52,7 @@ class MemorizationGuard(pl.Callback):
         before: scales to try above the transition; 0 is none, negative is opposite guidance.
         transitions: timesteps to try as the transition; every one of the sampler's grid when not given.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
+        chunk: most (caption, seed) pairs sampled at once; fewer take less memory and change no result.
 
     Example:
         >>> guard = MemorizationGuard(heldout=["a red kite"], captions=8, seeds=2)
@@ -77,11 +78,12 @@ class MemorizationGuard(pl.Callback):
         before: list[float] | None = None,
         transitions: list[float] | None = None,
         alignment: str = "auto",
+        chunk: int = 64,
     ) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"MemorizationGuard(every_n_epochs={every_n_epochs}): expected at least 1")
         self.heldout, self.every_n_epochs, self.on_error = tuple(heldout or ()), every_n_epochs, on_error
-        self.plan = Plan(captions, seeds, timesteps, scale, budget)
+        self.plan = Plan(captions, seeds, timesteps, scale, budget, chunk)
         self.dtype = torch.bfloat16 if precision == "bf16" else None
         self.export_to = Path(export_to) if export_to else None
         self.terms = Terms(alpha, delta, pairs, tuple(before or (0.0, -1.0)), tuple(transitions or ()))
