@@ -13,7 +13,7 @@ from torch import Tensor
 from ..batching import Batched
 from ..sampling import EMPTY, Denoiser, NoiseSchedule, to_epsilon
 
-DECODE_CHUNK = 32
+DECODE_PIXELS = 32 * 64 * 64  # decoded at once: 32 images of 64 px, one of 512 px (0.75 GB in float32)
 SAMPLERS = {  # diffusers' class -> ours, and the settings that would make it another sampler
     "DDIMScheduler": ("ddim", {}),
     "EulerDiscreteScheduler": ("euler", {"use_karras_sigmas": False, "use_exponential_sigmas": False}),
@@ -107,7 +107,8 @@ class LatentModel:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images in [0, 1], [B, 3, H, W], on the CPU in float32."""
-        return Batched(self._decoded, DECODE_CHUNK)(latents / self.pipe.vae.config.scaling_factor)
+        rows = max(1, DECODE_PIXELS // (latents.shape[-1] * self.pipe.vae_scale_factor) ** 2)
+        return Batched(self._decoded, rows)(latents / self.pipe.vae.config.scaling_factor)
 
     def _decoded(self, latents: Tensor) -> Tensor:
         with self._precision():
