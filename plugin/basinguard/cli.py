@@ -61,6 +61,7 @@ def commands() -> dict[str, Callable[..., Any]]:
         "inspect": inspect,
         "check": check,
         "sample": sample,
+        "compare": compare,
         "compare-images": compare_images,
         "metrics": metrics,
     }
@@ -235,6 +236,58 @@ def sample(
 
     options = {"timesteps": timesteps, "guidance_scale": guidance_scale, "triage": triage}
     print(sample(model, prompts, seeds=seeds or (0, 1, 2, 3), out=out, **options))
+
+
+def compare(
+    model: str,
+    data: Path | None = None,
+    methods: str = "all",
+    base: str | None = None,
+    heldout: Path | None = None,
+    checkpoints: list[Path] | None = None,
+    captions: int | None = None,
+    per_caption: int = 4,
+    timesteps: int = 50,
+    scale: float = 7.5,
+    align: str = "auto",
+    out: Path = Path("comparison"),
+) -> None:
+    """Every mitigation of the field beside ours, on the same prompts and noise: a table, a trade-off plot, JSON.
+
+    Args:
+        model: the fine-tuned model: a directory, a hub id or "tinyworld".
+        data: the training images it must not reproduce, with captions.
+        methods: names with commas between them, or "all".
+        base: what was fine-tuned; methods that need it are skipped, with the reason, when it is not known.
+        heldout: images of the same subject that were not trained on, with captions: is the subject still learnt?
+        checkpoints: a JSON list of earlier states of the run, most trained first.
+        captions: how many training captions, spread evenly; all by default.
+        per_caption: seeds for each caption.
+        timesteps: sampling steps.
+        scale: guidance scale of ordinary CFG, above 1.
+        align: an open_clip model that scores captions; "auto" has one for TinyWorld alone, "none" leaves it out.
+        out: folder of the results; a run that was stopped goes on there.
+    """
+    from .rivals.compare import Plans, command_line, table
+    from .rivals.compare import compare as run
+
+    if data is None:
+        raise ValueError("compare needs the training images: --data DIR")
+    plans = Plans(captions=captions, per_caption=per_caption, timesteps=timesteps, scale=scale)
+    result = run(
+        model,
+        data,
+        methods=methods.split(","),
+        base=base,
+        heldout=heldout,
+        checkpoints=checkpoints or (),
+        plans=plans,
+        align=align,
+        out=out,
+        command=command_line(sys.argv[1:]),
+    )
+    print(table(result))
+    print(f"\n{out / 'comparison.html'}   {out / 'comparison.json'}")
 
 
 def compare_images(a: Path, b: Path, picture: Path | None = None, embedder: str = "structure") -> None:

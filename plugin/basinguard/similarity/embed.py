@@ -94,7 +94,7 @@ def check_images(images: Tensor, *, smallest: int = SMALLEST_SIDE) -> Tensor:
         raise ValueError(
             f"images of {images.shape[3]}x{images.shape[2]} pixels given; each side needs at least {smallest}"
         )
-    low, high = (float(v) for v in torch.aminmax(images))
+    low, high = (float(v) for v in torch.aminmax(images.detach()))
     if not (low >= -1e-3 and high <= 1 + 1e-3):  # also catches NaN, which compares false
         raise ValueError(f"pixel values from {low} to {high} given; expected finite values in [0, 1]")
     exact = images.float()
