@@ -76,6 +76,7 @@ class GuardHooks:
         delta: chance that this promise is broken.
         pairs: (caption, seed) pairs the promise rests on.
         before: scales to try above the transition; 0 is none, negative is opposite guidance.
+        after: scales to try at and below it; `scale` alone when not given.
         transitions: timesteps to try as the transition; every one of the sampler's grid when not given.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
         chunk: most (caption, seed) pairs sampled at once; fewer take less memory and change no result.
@@ -104,6 +105,7 @@ class GuardHooks:
         delta: float = 0.05,
         pairs: int = 128,
         before: list[float] | None = None,
+        after: list[float] | None = None,
         transitions: list[float] | None = None,
         alignment: str = "auto",
         chunk: int = 64,
@@ -114,7 +116,8 @@ class GuardHooks:
         self.plan = Plan(captions, seeds, timesteps, scale, risk, chunk, budget=budget)
         self.dtype = torch.bfloat16 if precision == "bf16" else None
         self.export_to = Path(export_to) if export_to else None
-        self.terms = Terms(alpha, delta, pairs, tuple(before or (0.0, -1.0)), tuple(transitions or ()))
+        scales = {"before": tuple(before or (0.0, -1.0)), "after": tuple(after or ())}
+        self.terms = Terms(alpha, delta, pairs, transitions=tuple(transitions or ()), **scales)
         self.alignment = alignment
         self.watch: Watch | None = None
         self.record: Record | None = None
