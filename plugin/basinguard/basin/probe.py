@@ -132,9 +132,7 @@ def _unique(seed: Tensor) -> tuple[Tensor, Tensor]:
     return first, inverse
 
 
-def branch(
-    probe: Probe, x: Tensor, prompt: Tensor, index: Tensor, watch: Watch | None = None
-) -> tuple[Tensor, int]:
+def branch(probe: Probe, x: Tensor, prompt: Tensor, index: Tensor, watch: Watch | None = None) -> tuple[Tensor, int]:
     """Ordinary CFG from grid position `index` of each row to the end: clean latents [N, ...], and the cost.
 
     Args:

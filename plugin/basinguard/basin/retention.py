@@ -26,7 +26,8 @@ class Retention:
     """Critical scale of each image, with its caption and without.
 
     Attributes:
-        with_caption, without: sigma_c, [N]; the smallest sigma where even that is not borne.
+        with_caption, without: sigma_c, [N]; never outside the schedule: its smallest sigma where even that is not
+            borne, its largest where all are.
         evals: sample-evaluations of the network.
     """
 
@@ -75,9 +76,7 @@ def critical_scale(
     return Retention(sigma[: len(latents)], sigma[len(latents) :], evals)
 
 
-def _kept(
-    probe: Probe, x: Tensor, prompt: Tensor, timestep: Tensor, steps: int, radius: float
-) -> tuple[Tensor, int]:
+def _kept(probe: Probe, x: Tensor, prompt: Tensor, timestep: Tensor, steps: int, radius: float) -> tuple[Tensor, int]:
     """Whether each row stays within the radius for all steps, [N]; rows that left are not evaluated again."""
     y, inside, evals = x.clone(), torch.ones_like(prompt, dtype=torch.bool), 0
     signal, sigma = probe.schedule.signal(timestep), probe.schedule.sigma(timestep)
