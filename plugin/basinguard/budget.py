@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .stats import wilson
 
-LEAST_PAIRS = 2  # below this a probe says nothing about exits, and only the gaps are measured
+LEAST_PAIRS = 2  # below this a probe says nothing about exits
 GUESSED_RATE = 50.0  # evaluations a second before anything was timed; replaced by the first probe
 
 
@@ -111,18 +111,15 @@ class Purchase:
             >>> Purchase(30, 8, 2, 2).precision(timesteps=20, total=30)
             'gap of 30 of 30 captions; 16 samples of 8 captions: risk within 0.22, exits within 100 timesteps'
         """
-        gaps = f"gap of {self.gaps} of {total} captions"
-        if not self.pairs:
-            return f"{gaps}; no samples: too little for an exit"
         half = wilson(self.pairs // 2, self.pairs)
         return (
-            f"{gaps}; {self.pairs} samples of {self.captions} captions: risk within "
+            f"gap of {self.gaps} of {total} captions; {self.pairs} samples of {self.captions} captions: risk within "
             f"{(half.high - half.low) / 2:.2f}, exits within {round(self.resolution * 1000 / timesteps)} timesteps"
         )
 
 
 def buy(evals: int, *, captions: int, gap_captions: int, seeds: int, timesteps: int, heldout: int) -> Purchase | None:
-    """The best measurement for `evals` evaluations; None when not even two gaps can be paid.
+    """The best measurement for `evals` evaluations; None when they cannot pay for two samples and their exits.
 
     The gap of every caption comes first, because it warns earliest and costs one evaluation each; the rest is spent on
     exits, more captions before more seeds, and on a finer search last.
@@ -146,7 +143,7 @@ def buy(evals: int, *, captions: int, gap_captions: int, seeds: int, timesteps: 
         if pairs >= min(LEAST_PAIRS * 2, captions) or (resolution == 8 and pairs >= LEAST_PAIRS):
             sampled = min(captions, pairs)
             return Purchase(gaps, sampled, max(1, min(seeds, pairs // sampled)), resolution)
-    return Purchase(gaps, 0, 0, 1)
+    return None
 
 
 def rotated(total: int, count: int, turn: int) -> list[int]:

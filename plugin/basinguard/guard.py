@@ -20,7 +20,7 @@ from torch import Tensor
 from . import basin
 from .budget import Account, Budget, Purchase, buy, rotated
 from .eye import Eye
-from .look import Look, Null, Scope
+from .look import Look, Scope, Table
 from .plan import FIRST_SEED, Model, Plan, TrainingSet, pairs_of
 from .records import Match, Report
 from .similarity.embed import Embedder
@@ -53,7 +53,8 @@ class Guard:
             )
         self.eye = Eye(training, embedder)
         self.history: list[Report] = []
-        self.budget, self.account, self.null = Budget.parse(self.plan.budget), Account(), Null()
+        self.budget, self.account = Budget.parse(self.plan.budget), Account()
+        self.null, self.latest = Table(), Table()  # what the base model and the last measured one were found to do
         self.agree: Callable[[int], int] = int  # what several processes that measure together can all pay
         self._turn = 0
         self._left_at: float | None = None
@@ -103,8 +104,9 @@ class Guard:
         scope = self._scope(epoch, start)
         report = None
         if scope is not None:
-            look = Look(self.eye, self.plan, model, scope, self.null, epoch < 0, self.align)
+            look = Look(self.eye, self.plan, model, scope, None if epoch < 0 else self.null, self.align)
             report = look.report(epoch, train_step, start)
+            self.null, self.latest = look.null, look.now
             self.history.append(report)
             self._turn += epoch >= 0
             self.account.pay_out(time.monotonic() - start, report.unet_evals, charged=epoch >= 0)
@@ -181,6 +183,10 @@ class Guard:
         if "history" not in state:
             raise ValueError(f"guard state has no 'history'; its keys are {sorted(state)}")
         self.history = [Report.from_json(text) for text in state["history"]]
+        kept = json.loads(state.get("kept", "{}"))
+        tables = kept.get("null", {})
+        self.null = Table(**{name: {int(i): float(v) for i, v in table.items()} for name, table in tables.items()})
+        self.account, self._turn = Account(**kept.get("account", {})), int(kept.get("turn", 0))
 
 
 def _check_size(training: TrainingSet, model: Model) -> None:

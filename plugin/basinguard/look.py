@@ -25,8 +25,10 @@ WORST = 10  # captions named in a report
 
 
 @dataclass
-class Null:
-    """What the base model measured, which every later report is compared with; plain numbers, so it can be saved.
+class Table:
+    """What one measurement found for every caption and image; plain numbers, so it can be saved.
+
+    The base model's is the null that every later one is compared with.
 
     Attributes:
         gaps, heldout: gap of every training and every held-out caption.
@@ -68,16 +70,16 @@ class Look:
         plan: sampler, scale and limits.
         model: what is measured.
         scope: what is covered.
-        null: what the base model measured; filled in when `base`.
-        base: whether this is the base model.
+        null: what the base model measured; None when this is the base model.
         align: agreement of images and captions.
     """
 
     def __init__(
-        self, eye: Eye, plan: Plan, model: Model, scope: Scope, null: Null, base: bool, align: Align | None
+        self, eye: Eye, plan: Plan, model: Model, scope: Scope, null: Table | None, align: Align | None
     ) -> None:
-        self.eye, self.plan, self.model, self.scope, self.null, self.base = eye, plan, model, scope, null, base
-        self.align, self.evals, self.training = align, 0, eye.training
+        self.eye, self.plan, self.model, self.scope, self.align = eye, plan, model, scope, align
+        self.training, self.evals, self.now = eye.training, 0, Table()
+        self.null = self.now if null is None else null
         self.captions = [self.training.captions[i] for i in scope.sampled]
         self.probe = self.probe_of(self.captions)
         self.pairs = pairs_of(scope.sampled, self.seeds, scope.seeds, model.latent_shape)
@@ -185,8 +187,7 @@ class Look:
                 gaps, cost = basin.caption_gaps(probe, len(numbers), GAP_SEEDS, shape)
                 values, self.evals = dict(zip(numbers, gaps.mean(1).tolist(), strict=True)), self.evals + cost
             found.append(values)
-        if self.base:
-            self.null.gaps, self.null.heldout = found
+        self.now.gaps, self.now.heldout = found
         return (found[0], found[1]), _alarm(found[0], self.null.gaps, found[1], self.null.heldout)
 
     def _since(self, now: dict[int, float], base: dict[int, float]) -> Estimate | None:
@@ -262,10 +263,9 @@ class Look:
             self.evals += scale.evals
             values = zip(scale.with_caption.tolist(), scale.without.tolist(), strict=True)
             found[name] = dict(zip(rows, values, strict=True))
-        if self.base:
-            self.null.sigma_c, self.null.heldout_sigma_c = (
-                {i: float(np.log(told)) for i, (told, _) in found[name].items()} for name in ("train", "heldout")
-            )
+        self.now.sigma_c, self.now.heldout_sigma_c = (
+            {i: float(np.log(told)) for i, (told, _) in found[name].items()} for name in ("train", "heldout")
+        )
         return found
 
     def _scales(self, found: dict[str, dict[int, tuple[float, float]]]) -> dict[str, Estimate | None]:
@@ -273,14 +273,14 @@ class Look:
         if not found["train"]:
             return {}
         told, empty = (np.log([pair[k] for pair in found["train"].values()]) for k in (0, 1))
-        now = [{i: float(np.log(v[0])) for i, v in found[name].items()} for name in ("train", "heldout")]
-        alarm = _alarm(now[0], self.null.sigma_c, now[1], self.null.heldout_sigma_c)
+        now, null = self.now, self.null
+        alarm = _alarm(now.sigma_c, null.sigma_c, now.heldout_sigma_c, null.heldout_sigma_c)
         each = list(found["train"])
         return {
             "sigma_c": stats.cluster_bootstrap(np.exp(told), each, _geometric),
             "sigma_c_uncond": stats.cluster_bootstrap(np.exp(empty), each, _geometric),
             "caption_gap": stats.cluster_bootstrap(told - empty, each),
-            "sigma_c_since_base": self._since(now[0], self.null.sigma_c),
+            "sigma_c_since_base": self._since(now.sigma_c, null.sigma_c),
             "sigma_c_excess": alarm.excess if alarm else None,
         }
 

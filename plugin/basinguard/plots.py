@@ -102,6 +102,36 @@ def history_figure(reports: Sequence[Report]) -> Figure:
     return figure
 
 
+def warning_figure(reports: Sequence[Report]) -> Figure:
+    """What warns before the first copy: risk, width, gap and critical scale over the updates, each with its interval.
+
+    Gap and critical scale are shown as the rise since the base model less that of held-out captions; an alarm is
+    raised where the interval leaves 0. A dotted line marks the first report with a copied sample.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, 5.2), dpi=120, layout="constrained")
+    panels = {
+        "risk under plain CFG": ("risk", VERMILLION),
+        "basin width": ("width", BLUE),
+        "gap: rise beyond held-out captions": ("gap_excess", GREEN),
+        "log critical scale: rise beyond held-out images": ("sigma_c_excess", BLUE),
+    }
+    copied = (r.train_step for r in reports if r.risk is not None and r.risk.value > 0)
+    first = next(copied, None)
+    for axes, (title, (name, colour)) in zip(figure.subplots(2, 2, sharex=True).flat, panels.items(), strict=True):
+        known = [(r.train_step, getattr(r, name)) for r in reports if getattr(r, name) is not None]
+        _line(axes, [step for step, _ in known], [estimate for _, estimate in known], colour, "")
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        if first is not None:
+            axes.axvline(first, color=GREY, linestyle=":", linewidth=1.2)
+        axes.set_title(title, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25, linewidth=0.6)
+    figure.supxlabel("updates (0 = base model; dotted: first copied sample)", fontsize=9)
+    return figure
+
+
 def _line(axes: Axes, x: Sequence[int], y: Sequence[Estimate | None], colour: str, label: str) -> None:
     """A line with its band; it breaks where a probe failed."""
     value, low, high = zip(*((e.value, e.low, e.high) if e else (math.nan,) * 3 for e in y), strict=True)

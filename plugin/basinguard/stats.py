@@ -51,6 +51,8 @@ def cluster_bootstrap(
 ) -> Estimate:
     """A statistic of clustered values; whole clusters are drawn again, so seeds of one prompt stay together.
 
+    The percentiles are taken further out for few clusters, where plain ones cover too rarely.
+
     Args:
         values: observations, shape [N].
         clusters: which cluster each belongs to, shape [N].
@@ -64,7 +66,8 @@ def cluster_bootstrap(
     Raises:
         ValueError: no values, different lengths, non-finite values.
 
-    Source: Davison and Hinkley, "Bootstrap Methods" (1997), section 3.8 (percentile interval).
+    Source: Davison and Hinkley, "Bootstrap Methods" (1997), section 3.8; expanded percentile interval: Hesterberg,
+    The American Statistician 69 (2015), section 5.3.
     """
     v, c = np.asarray(values, float), np.asarray(clusters)
     _require(v.ndim == 1 and v.shape == c.shape, f"values {v.shape} and clusters {c.shape} must be equally long lists")
@@ -80,11 +83,20 @@ def cluster_bootstrap(
         replicas = sums[draws].sum(1) / sizes[draws].sum(1)
     else:
         replicas = np.array([statistic(np.concatenate([groups[i] for i in row])) for row in draws])
-    low, high = np.quantile(replicas, [(1 - level) / 2, (1 + level) / 2])
+    tail = _expanded_tail(level, len(groups))
+    low, high = np.quantile(replicas, [tail, 1 - tail])
     point = float(statistic(v))
     return Estimate(
         value=point, low=min(low, point), high=max(high, point), level=level, n=len(groups), method="cluster-bootstrap"
     )
+
+
+def _expanded_tail(level: float, n: int) -> float:
+    """Tail probability of a percentile interval for n units, so that it is as wide as Student's t asks for."""
+    if n < 2:
+        return (1 - level) / 2
+    t = float(scipy_stats.t.ppf((1 + level) / 2, n - 1))
+    return float(scipy_stats.norm.cdf(-math.sqrt(n / (n - 1)) * t))
 
 
 def rate(hits: ArrayLike, clusters: ArrayLike, level: float = 0.95) -> Estimate:

@@ -80,7 +80,7 @@ def two_points(distance: float, leak: float, dim: int = 4, seed: int = 0) -> Mem
     return Memorizer(torch.stack([half, -half]), leak, stable_diffusion_schedule())
 
 
-def exact_exits(toy: Memorizer, noise: Tensor, scale: float, steps: int = 1000) -> Tensor:
+def exact_exits(toy: Memorizer, noise: Tensor, scale: float, steps: int = 300) -> Tensor:
     """Exact exit of prompt 0 of a two-point memorizer for each noise, as a noise level, [B].
 
     Between two points only the position q along the line that joins them matters (0 at the other point, 1 at the

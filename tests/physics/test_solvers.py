@@ -83,7 +83,11 @@ def test_rows_at_different_places_of_one_batch_keep_their_own_history():
 
 @pytest.mark.parametrize(("name", "evals"), [("ddim", 10), ("euler", 10), ("dpm++2m", 10), ("pndm", 11), ("heun", 19)])
 def test_evaluations_of_each_sampler(name, evals):
-    steps = list(sample(TOY, draw_noise([0], (8,)).double(), PROMPT[:1], TOY.schedule, TOY.schedule.grid(10), Constant(1.0), name))
+    steps = list(
+        sample(
+            TOY, draw_noise([0], (8,)).double(), PROMPT[:1], TOY.schedule, TOY.schedule.grid(10), Constant(1.0), name
+        )
+    )
     assert sum(step.unet_evals for step in steps) == evals
 
 
@@ -125,7 +129,17 @@ def test_every_parametrisation_becomes_epsilon(kind):
 
 def test_what_cannot_be_branched_is_named():
     with pytest.raises(ValueError, match="'euler_a' cannot be branched.*accepted: ddim, euler"):
-        list(sample(TOY, draw_noise([0], (8,)).double(), PROMPT[:1], TOY.schedule, TOY.schedule.grid(4), Constant(1.0), "euler_a"))
+        list(
+            sample(
+                TOY,
+                draw_noise([0], (8,)).double(),
+                PROMPT[:1],
+                TOY.schedule,
+                TOY.schedule.grid(4),
+                Constant(1.0),
+                "euler_a",
+            )
+        )
     with pytest.raises(ValueError, match="'nonsense' is not supported"):
         to_epsilon("nonsense", torch.zeros(1), torch.zeros(1), torch.ones(1), torch.ones(1))
 

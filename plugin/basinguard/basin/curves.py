@@ -24,9 +24,18 @@ def curve(exits: Sequence[Exit], timesteps: Tensor) -> list[tuple[float, Estimat
 def width(exits: Sequence[Exit]) -> Estimate:
     """Mean basin width over all pairs, as a share of [0, T]; clusters are the captions.
 
-    A pair that is never memorized counts 0, one that always is counts from the lowest timestep tried.
+    A pair that is never memorized counts 0. The value counts every other pair from the timestep that was seen to
+    reproduce; the interval's upper end counts it from the one below, which was seen not to (0 for a pair that always
+    is reproduced), because the true exit lies between the two.
     """
-    return stats.cluster_bootstrap([e.width for e in exits], [e.caption for e in exits])
+    captions = [e.caption for e in exits]
+    seen = stats.cluster_bootstrap([e.width for e in exits], captions)
+    widest = stats.cluster_bootstrap([_widest(e) for e in exits], captions)
+    return seen.model_copy(update={"high": widest.high, "method": "cluster-bootstrap over interval-censored exits"})
+
+
+def _widest(found: Exit) -> float:
+    return 0.0 if found.timestep is None else 1 - (found.lower or 0.0) / 999
 
 
 def log_sigma_width(exits: Sequence[Exit], largest: float) -> Estimate:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-HOLD = 3  # evaluations in a row that must agree
+NEAR_FOR = 3  # evaluations in a row that must be near
+FAR_FOR = 6  # evaluations in a row that must be far; a branch that is caught late approaches slowly at first
+STILL = 0.998  # share of its distance that it must have kept over them to count as going nowhere
 LEAST = 3  # outcomes of each kind below which nothing is read off them
 
 
@@ -70,8 +72,9 @@ class Limits:
 def learn(trail: Tensor, ends: Tensor, outcomes: Tensor, unguided: Tensor) -> Limits:
     """Limits from guided trajectories and from unguided ends, both looked at.
 
-    A limit lies well inside what was seen of its own kind (the median of the images reproduced, the lower quartile of
-    the others) and a quarter clear of the other kind.
+    Near is what half of the images reproduced reach, or a quarter of the distance to the nearest other end; far is a
+    quarter further than any image reproduced, and no less than three quarters of that distance. In between, nothing is
+    decided.
 
     Args:
         trail: distance of the predicted clean latents at every evaluation of the guided trajectories, [K, N].
@@ -82,9 +85,10 @@ def learn(trail: Tensor, ends: Tensor, outcomes: Tensor, unguided: Tensor) -> Li
     yes, no = ends[outcomes], torch.cat([ends[~outcomes], unguided])
     near, far = 0.0, float("inf")
     if len(yes) >= LEAST:
-        near = min(float(yes.median()), 0.8 * float(no.min()) if len(no) else float("inf"))
+        nearest_no = float(no.min()) if len(no) else 0.0
+        near = min(max(float(yes.median()), 0.25 * nearest_no), 0.8 * nearest_no)
     if len(no) >= LEAST and len(yes) >= LEAST:
-        far = max(float(no.quantile(0.25)), 1.25 * float(yes.max()))
+        far = max(0.75 * float(no.min()), 1.25 * float(yes.max()))
     return Limits(
         near,
         far,
@@ -105,12 +109,11 @@ class Watcher:
         limits: from `learn`.
         anchors: the training images' latents.
         prompt: of each branch, [N].
-        evaluations: of a whole trajectory.
     """
 
-    def __init__(self, limits: Limits, anchors: Anchors, prompt: Tensor, evaluations: int) -> None:
-        self.limits, self.anchors, self.prompt, self.evaluations = limits, anchors, prompt, evaluations
-        self.seen = torch.full((HOLD, len(prompt)), float("nan"))
+    def __init__(self, limits: Limits, anchors: Anchors, prompt: Tensor) -> None:
+        self.limits, self.anchors, self.prompt = limits, anchors, prompt
+        self.seen = torch.full((FAR_FOR, len(prompt)), float("nan"))
         self.outcome = torch.full((len(prompt),), -1)  # 1 reproduced, 0 not, -1 undecided
 
     def __call__(self, rows: Tensor, index: Tensor, denoised: Tensor) -> Tensor:
@@ -118,9 +121,8 @@ class Watcher:
         self.seen[:, rows] = self.seen[:, rows].roll(-1, 0)
         self.seen[-1, rows] = self.anchors.distance(denoised, self.prompt[rows])
         last = self.seen[:, rows]
-        trend = (last[-1] - last[0]) / (HOLD - 1)
-        ahead = last[-1] + trend.clamp(max=0) * (self.evaluations - index)
-        yes = (last <= self.limits.near).all(0) & (index - HOLD + 1 >= self.limits.yes_from)
-        no = (last >= self.limits.far).all(0) & (ahead >= self.limits.far) & (index >= self.limits.no_from)
+        going_nowhere = (last[-1] >= STILL * last[0]) & (last[-1] >= STILL * last[-2])
+        yes = (last[-NEAR_FOR:] <= self.limits.near).all(0) & (index - NEAR_FOR + 1 >= self.limits.yes_from)
+        no = (last >= self.limits.far).all(0) & going_nowhere & (index >= self.limits.no_from)
         self.outcome[rows] = torch.where(yes, 1, torch.where(no, 0, -1))
         return yes | no

@@ -91,14 +91,14 @@ def find_exits(
     if anchors is not None and start is not None and start.trail is not None:
         finder.learn(anchors, start, first, unguided)
     last = search(finder.reproduces, first, finder.count, guess=finder.guess(before, first), resolution=resolution)
-    strange = unguided.clone()  # reproduced without any guidance: no order can be assumed
+    strange = unguided & (last < finder.count - 1)  # reproduced without any guidance, but not with late guidance
     for _ in range(checks):
         strange |= finder.contradicts(last, resolution)
     swept = finder.sweep(strange.nonzero().squeeze(1))
     exits = [
         _swept(probe, int(p), int(s), swept[row], bool(unguided[row]))
         if row in swept
-        else _ordered(probe, int(p), int(s), int(last[row]), resolution)
+        else _ordered(probe, int(p), int(s), int(last[row]), resolution, bool(unguided[row]))
         for row, (p, s) in enumerate(zip(pairs.prompt, pairs.seed, strict=True))
     ]
     return exits, finder.evals
@@ -126,7 +126,7 @@ class _Finder:
         """Outcome of guidance from grid position `index` of each row, [len(rows)] bool."""
         prompt, watcher = self.pairs.prompt[rows], None
         if early and self.limits is not None and self.anchors is not None:
-            watcher = Watcher(self.limits, self.anchors, prompt, len(self.probe.path.nodes))
+            watcher = Watcher(self.limits, self.anchors, prompt)
         ends, cost = branch(self.probe, self.trunk.at(rows, index), prompt, index, watcher)
         self.evals += cost
         if watcher is None:
@@ -169,12 +169,12 @@ class _Finder:
         return dict(zip(rows.tolist(), torch.stack(outcomes, 1), strict=True))
 
 
-def _ordered(probe: Probe, caption: int, seed: int, index: int, resolution: int) -> Exit:
-    """Exit of a pair that reproduces down to grid position `index` and no further."""
+def _ordered(probe: Probe, caption: int, seed: int, index: int, resolution: int, unguided: bool) -> Exit:
+    """Exit of a pair that reproduces down to grid position `index` and no further, or (unguided) even below it."""
     if index < 0:
         return Exit(caption=caption, seed=seed, timestep=None, sigma=None, lower=None)
     timestep, below = _timestep(probe, index), index + resolution
-    lower = _timestep(probe, below) if below < len(probe.timesteps) else 0.0
+    lower = None if unguided else _timestep(probe, below) if below < len(probe.timesteps) else 0.0
     return Exit(caption=caption, seed=seed, timestep=timestep, sigma=_sigma(probe, timestep), lower=lower)
 
 

@@ -26,7 +26,8 @@ class Retention:
     """Critical scale of each image, with its caption and without.
 
     Attributes:
-        with_caption, without: sigma_c, [N]; the smallest sigma where even that is not borne.
+        with_caption, without: sigma_c, [N]; never outside the schedule: its smallest sigma where even that is not
+            borne, its largest where all are.
         evals: sample-evaluations of the network.
     """
 
