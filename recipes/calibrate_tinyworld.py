@@ -1,7 +1,7 @@
 """Calibrates and audits fine-tunes of TinyWorld, and publishes what was found.
 
 Copy this file, do not import it. It fine-tunes TinyWorld on the demo's 32 images (`--method full` or `lora`), then
-runs the two verbs on the result as anybody would on a model of theirs, and checks the promise on fresh seeds.
+calibrates and audits the result as the verbs of those names do, and checks the promise on fresh seeds.
 
     python recipes/calibrate_tinyworld.py --method full --updates 520 --run runs/full --out recipes/results
 
@@ -18,33 +18,35 @@ import shutil
 import subprocess
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
 
 from basinguard import FineTune, ImageFolder
-from basinguard.adapters.auditing import Audited, audit
-from basinguard.adapters.calibration import EVERYTHING, calibrate
+from basinguard.adapters.auditing import audit_opened
+from basinguard.adapters.auditing import write as write_audit
+from basinguard.adapters.calibration import Calibration, calibrate_opened, write
 from basinguard.adapters.evaluate import evaluate
 from basinguard.adapters.opening import open_model
-from basinguard.certify import Terms, versions
+from basinguard.adapters.transfer import transfer_table
+from basinguard.certify import Terms
 from basinguard.guidance import from_record
-from basinguard.records import Record
 from basinguard.tinyworld.folder import write_demo_folder
 
 SCALE, TIMESTEPS = 3.0, 16
-SAMPLER = {"scale": SCALE, "timesteps": TIMESTEPS}
 METHODS = {"full": {"learning_rate": 8e-4}, "lora": {"learning_rate": 3e-3, "rank": 32}}
 TERMS = Terms(
     alpha=0.1,
     delta=0.05,
-    pairs=128,
-    before=(0.0, -1.0, -2.0),
-    after=(3.0, 4.5, 6.0),
-    transitions=(560.0, 690.0, 750.0, 815.0, 875.0),
+    pairs=96,
+    before=(0.0, -1.0),
+    after=(3.0, 4.5),
+    transitions=(690.0, 750.0, 815.0),
     pilot_pairs=32,
 )
+STRENGTHS = (0.3, 0.5, 0.6, 0.7, 0.8, 1.0)
 
 
 def main() -> None:
@@ -56,18 +58,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
+    torch.set_grad_enabled(False)
     start = time.monotonic()
     data, _ = write_demo_folder(args.run / "data")
     model = args.model or fine_tune(args.method, args.updates, data, args.run / "model")
-    found = calibrate(
-        str(model), data, base="tinyworld", terms=TERMS, transfer=True, out=args.run / "calibration", **SAMPLER
-    )
+    opened = open_model(str(model), data, base="tinyworld", scale=SCALE, timesteps=TIMESTEPS)
+    found = calibrate_opened(opened, TERMS, tried=STRENGTHS)
     print(found, flush=True)
-    fresh = verified(str(model), data, found.record)
-    print("fresh seeds:", fresh["risk"], flush=True)
-    page = audit(str(model), data, base="tinyworld", terms=Terms(0.1, pairs=96), out=args.run / "audit", **SAMPLER)
-    print(page)
-    publish(args, fresh, page, seconds=time.monotonic() - start)
+    publish(args, found, {}, seconds=time.monotonic() - start)
+    row, _ = evaluate(opened.pipe, opened.guard, from_record(found.record.model_dump()), timesteps=TIMESTEPS)
+    publish(args, found, {"fresh_seeds": row.model_dump()}, seconds=time.monotonic() - start)
+    page = audit_opened(str(args.method), opened, found, per_caption=2)
+    write_audit(page, args.run / "audit")
+    print(page, flush=True)
+    more = {"fresh_seeds": row.model_dump(), "audit": page.audit.model_dump(exclude={"record", "images"})}
+    publish(args, found, more, seconds=time.monotonic() - start)
+    table = tuple(transfer_table(opened.guard, opened.pipe, found.record, per_caption=1))
+    found = replace(found, record=found.record.model_copy(update={"transfer": table}))
+    publish(args, found, more, seconds=time.monotonic() - start)
 
 
 def fine_tune(method: str, updates: int, data: Path, out: Path) -> Path:
@@ -76,30 +84,22 @@ def fine_tune(method: str, updates: int, data: Path, out: Path) -> Path:
     trainer = pl.Trainer(
         max_steps=updates, accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False
     )
-    trainer.fit(module, datamodule=ImageFolder(str(data), resolution=64, batch_size=16))
+    with torch.enable_grad():
+        trainer.fit(module, datamodule=ImageFolder(str(data), resolution=64, batch_size=16))
     module.export_pipeline().save_pretrained(out)
     return out
 
 
-@torch.no_grad()
-def verified(model: str, data: Path, record: Record) -> dict:
-    """The shipped rule on seeds that calibration never saw, through the stock pipeline."""
-    opened = open_model(model, data, base="tinyworld", **SAMPLER)
-    row, _ = evaluate(opened.pipe, opened.guard, from_record(record.model_dump()), timesteps=TIMESTEPS)
-    return json.loads(row.to_json())
-
-
-def publish(args: argparse.Namespace, fresh: dict, found: Audited, seconds: float) -> None:
-    """Numbers and plots, with how they were made."""
+def publish(args: argparse.Namespace, found: Calibration, more: dict, seconds: float) -> None:
+    """Numbers and plots so far, with how they were made."""
+    write(found, args.run / "calibration")
     args.out.mkdir(parents=True, exist_ok=True)
-    result = json.loads((args.run / "calibration" / EVERYTHING).read_text()) | {
-        "fresh_seeds": fresh,
-        "audit": {name: json.loads(found.audit.to_json())[name] for name in ("plain", "uncond", "base", "advice")},
+    result = found.to_dict() | more
+    result |= {
         "command": f"python recipes/calibrate_tinyworld.py --method {args.method} --updates {args.updates}",
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
         ).stdout.strip(),
-        "versions": versions(),
         "seconds": round(seconds),
     }
     (args.out / f"calibration_{args.method}.json").write_text(json.dumps(result, indent=2) + "\n")
