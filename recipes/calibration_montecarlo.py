@@ -1,13 +1,14 @@
 """Is the promise kept, and how timid is it? Many calibrations of a model whose true risk is known.
 
-Copy this file, do not import it. The model is the closed-form memorizer of `basinguard.toy`. Each calibration draws
-fresh pairs, lets pilot pairs choose the settings, tests them and ships the best proven rule, exactly as
+Copy this file, do not import it. The model is the closed-form memorizer of `basinguard.toy`. Each calibration has
+pairs of its own, lets pilot pairs choose the settings, tests them in sequence and ships the best proven rule, as
 `basinguard calibrate` does; then the true risk of what it shipped is looked up. A promise is broken where that is
-above alpha. Timidity is measured against the best rule that is truly safe.
+above alpha. Timidity is measured against the best rule that is truly safe. The pairs of all calibrations are sampled
+in one go, because a small batch is no faster than a large one.
 
     python recipes/calibration_montecarlo.py --out recipes/results/calibration_montecarlo.json
 
-Expected: broken in at most delta of the calibrations. Time: about 3 minutes on one CPU core. Memory: 1 GB.
+Expected: broken in at most delta of the calibrations. Time: about 4 minutes on one CPU core. Memory: 2 GB.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import argparse
 import json
 import subprocess
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from basinguard import basin, stats
-from basinguard.calibrate import Candidate, Setting, Trial, best, calibration_pairs, explore, finalists, frontier
+from basinguard.calibrate import Candidate, Setting, Trial, best, calibration_pairs, explore, finalists
 from basinguard.certify import versions
 from basinguard.toy import gaussian_memorizer
 
@@ -34,6 +35,7 @@ CAPTIONS = 4
 SETTINGS = [Setting(before, after) for before in (0.0, -1.0) for after in (2.0, 4.0)]
 POSITIONS = [index for index, timestep in enumerate(GRID.tolist()) if timestep < 600]
 FINALISTS = 2
+PILOT_PAIRS = 40
 TRUE_PAIRS = 40_000  # the true risk of a rule is known to about 0.1 %
 
 
@@ -48,41 +50,84 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_grad_enabled(False)
     start = time.monotonic()
-    truth = {key(c): c for c in explore(trial(args.true_pairs, 10**9), SETTINGS, alpha=args.alpha, positions=POSITIONS)}
-    shipped = [calibrate(n, args) for n in range(args.calibrations)]
+    truth = {key(c): c for c in sample(1, args.true_pairs, 10**9, args.alpha).shared}
+    pilot = sample(args.calibrations, PILOT_PAIRS, 2 * 10**9, args.alpha)
+    tested = sample(args.calibrations, args.pairs, 3 * 10**9, args.alpha)
+    shipped = [calibrate(pilot.of(n), tested.of(n), args) for n in range(args.calibrations)]
     result = summary(shipped, truth, args) | {"seconds": round(time.monotonic() - start, 1)}
     args.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps({name: result[name] for name in ("broken", "promised", "timidity")}, indent=2))
 
 
-def trial(count: int, first_seed: int) -> Trial:
-    """Pairs of their own; agreement with the caption is nearness to what it names."""
-    return Trial(PROBE, calibration_pairs(CAPTIONS, count, (8,), first_seed), judge, align)
+@dataclass(frozen=True)
+class Samples:
+    """Every rule on the pairs of all calibrations.
+
+    Attributes:
+        shared: each rule on all of the pairs.
+        hits, scores: of each rule and pair, [rules, calibrations, pairs].
+        prompt: of each pair, [pairs]; the same for every calibration.
+        alpha: the risk that may not be exceeded.
+    """
+
+    shared: list[Candidate]
+    hits: torch.Tensor
+    scores: torch.Tensor
+    prompt: torch.Tensor
+    alpha: float
+
+    def of(self, number: int) -> list[Candidate]:
+        """What one calibration sees."""
+        n = len(self.prompt)
+        return [
+            replace(
+                rule,
+                risk=stats.rate(hits, self.prompt),
+                p_value=stats.binomial_p_value(int(hits.sum()), n, self.alpha),
+                alignment=stats.cluster_bootstrap(scores, self.prompt),
+            )
+            for rule, hits, scores in zip(self.shared, self.hits[:, number], self.scores[:, number], strict=True)
+        ]
 
 
-def judge(latents: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
-    return TOY.nearest(latents) == prompt
+def sample(calibrations: int, each: int, first_seed: int, alpha: float) -> Samples:
+    """Draws every rule on `each` pairs for each calibration, every caption equally often."""
+    pairs = calibration_pairs(CAPTIONS, calibrations * each, (8,), first_seed)
+    hits, scores = [], []
 
+    def judge(latents: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+        hits.append(TOY.nearest(latents) == prompt)
+        return hits[-1]
 
-def align(latents: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
-    return -(latents - TOY.points[prompt]).norm(dim=1)
+    def align(latents: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+        scores.append(-(latents - TOY.points[prompt]).norm(dim=1))  # nearness to what the caption names
+        return scores[-1]
 
+    shared = explore(Trial(PROBE, pairs, judge, align), SETTINGS, alpha=alpha, positions=POSITIONS)
 
-def calibrate(number: int, args: argparse.Namespace) -> Candidate | None:
-    """One calibration: pilot, finalists, tests, choice."""
-    first = 10_000 * (number + 1)
-    pilot = explore(trial(40, first + 5_000), SETTINGS, alpha=args.alpha, positions=POSITIONS)
-    tested, share = trial(args.pairs, first), args.delta / FINALISTS
-    allowed = stats.largest_proven(args.alpha, share, len(tested.pairs)) / len(tested.pairs)
-    return best(
-        candidate
-        for setting in finalists(pilot, FINALISTS, allowed)
-        for candidate in frontier(tested, setting, alpha=args.alpha, delta=share, positions=POSITIONS)
+    def split(rows: list[torch.Tensor]) -> torch.Tensor:
+        parts = torch.stack(rows).reshape(len(rows), CAPTIONS, calibrations, -1)
+        return parts.transpose(1, 2).flatten(2)
+
+    return Samples(
+        shared, split(hits), split(scores), torch.arange(CAPTIONS).repeat_interleave(each // CAPTIONS), alpha
     )
 
 
+def calibrate(pilot: list[Candidate], tested: list[Candidate], args: argparse.Namespace) -> Candidate | None:
+    """One calibration: the pilot names the finalists, each is tested from its safest transition on, the best ships."""
+    share = args.delta / FINALISTS
+    allowed = stats.largest_proven(args.alpha, share, args.pairs) / args.pairs
+    proven = []
+    for setting in finalists(pilot, FINALISTS, allowed):
+        chain = [candidate for candidate in tested if candidate.setting == setting]
+        count = stats.fixed_sequence([candidate.p_value for candidate in chain], share)
+        proven += [replace(candidate, kept=True) for candidate in chain[:count]]
+    return best(proven)
+
+
 def key(candidate: Candidate) -> tuple[Setting, float]:
-    return replace(candidate.setting), candidate.transition
+    return candidate.setting, candidate.transition
 
 
 def summary(shipped: list[Candidate | None], truth: dict, args: argparse.Namespace) -> dict:

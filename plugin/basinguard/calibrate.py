@@ -48,6 +48,11 @@ class Setting:
         if self.refine < 1:
             raise ValueError(f"Setting(refine={self.refine}): expected 1 (the sampler's own grid) or more")
 
+    @property
+    def stock(self) -> bool:
+        """Whether an unmodified pipeline can apply it."""
+        return self.refine == 1 and not self.anchor
+
     def __str__(self) -> str:
         after = "" if self.after is None else f", after {self.after:g}"
         finer = f", {self.refine} times finer" if self.refine > 1 else ""

@@ -1,8 +1,9 @@
 """From a guarded model to its `Record`: which rule it ships with, what that rule was measured to do, and on what.
 
 Every setting that is tested gets its own sequence of transitions and its share of delta; among all that are proven,
-the one with the best alignment is shipped. With more settings than `Terms.finalists`, pilot pairs decide which are
-tested. If none is proven, the record says so in `promise` and carries the safest one tried.
+the one with the best alignment is shipped, one that a stock pipeline can apply if there is any. With more settings
+than `Terms.finalists`, pilot pairs decide which are tested. If none is proven, the record says so in `promise` and
+carries the safest one tried.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Terms:
         transitions: timesteps to try, each taken as the next grid timestep below; every grid timestep when empty.
         finalists: settings that are tested for the promise; with more of them, pilot pairs choose.
         pilot_pairs: pairs that choose, besides those of the promise.
+        strengths: of the fine-tune, to test with ordinary CFG, see `strength.strengths`; none when empty.
     """
 
     alpha: float = 0.05
@@ -62,6 +64,7 @@ class Terms:
     anchor: bool = False
     finalists: int = 2
     pilot_pairs: int = 64
+    strengths: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.before or not self.refine or self.finalists < 1:
@@ -126,7 +129,7 @@ def certify(
         for setting in settings
         for candidate in frontier(trial, setting, alpha=terms.alpha, delta=terms.share, positions=positions)
     ]
-    chosen = best(tested)
+    chosen = best(c for c in tested if c.setting.stock) or best(tested)
     return _record(guard, terms, provenance, trial, chosen, chosen or tested[0]), tested + pilot
 
 

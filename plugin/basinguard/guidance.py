@@ -294,9 +294,6 @@ def from_dict(form: Mapping[str, Any], known: Mapping[str, type] = RULES) -> Rul
     return rule
 
 
-BEYOND = {"refine": 1, "anchor": False}  # how a record's guidance may go beyond a choice of scales
-
-
 def _detector(form: Mapping[str, Any]) -> LocalMinimum | Drop:
     """A detector from its JSON form; one without a name is the paper's."""
     numbers = dict(form)
@@ -305,6 +302,9 @@ def _detector(form: Mapping[str, Any]) -> LocalMinimum | Drop:
         raise ValueError(f"unknown detector {kind!r}; known: {', '.join(DETECTORS)}")
     found: LocalMinimum | Drop = DETECTORS[kind](**numbers)
     return found
+
+
+BEYOND = {"refine": 1, "anchor": False}  # how a record's guidance may go beyond a choice of scales
 
 
 def from_record(record: Mapping[str, Any]) -> SwitchAt:

@@ -34,7 +34,7 @@ def frontier_figure(tried: Sequence[Candidate], record: Record) -> Figure:
     if record.plain_alignment is not None:
         _cross(axes, record.plain_alignment, record.plain, VERMILLION, "ordinary guidance")
     axes.set(ylim=(-0.03, 1.03))
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(fontsize=8, loc="best")
     axes.set_title("What each rule copies, and what it keeps", loc="left", fontsize=11)
     return figure
 
@@ -73,7 +73,7 @@ def strength_figure(tried: Sequence[StrengthTried], alpha: float) -> Figure:
     if kept:
         axes.axvline(max(kept), color=GREEN, linewidth=2, label=f"safe strength {max(kept):g}")
     axes.set(xlim=(0, 1.02), ylim=(-0.03, 1.03))
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(fontsize=8, loc="best")
     return figure
 
 

@@ -1,6 +1,10 @@
 """The promise: on a model whose true risk is known, it is broken in at most delta of the calibrations."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,3 +173,25 @@ def test_an_anchor_replaces_the_unconditional_branch_and_cures_one_that_memorize
 def test_nothing_to_sample_is_refused(captions, count):
     with pytest.raises(ValueError, match="at least 1 of each"):
         calibration_pairs(captions, count, (8,), 0)
+
+
+def montecarlo(tmp_path, *arguments):
+    """Whole calibrations (pilot, finalists, tests, choice) on the toy, by the recipe that publishes them."""
+    recipe, out = Path(__file__).parents[2] / "recipes" / "calibration_montecarlo.py", tmp_path / "montecarlo.json"
+    subprocess.run([sys.executable, str(recipe), "--out", str(out), *arguments], check=True, capture_output=True)
+    return json.loads(out.read_text())
+
+
+def test_whole_calibrations_promise_something_and_keep_it(tmp_path):
+    found = montecarlo(tmp_path, "--calibrations", "16", "--true-pairs", "2000")
+    assert found["promised"]["value"] > 0.8
+    assert found["broken"]["low"] <= found["delta"]
+    assert found["timidity"]["grid_steps_below_the_boldest_safe_transition_of_its_setting"]["value"] < 3
+
+
+@pytest.mark.long
+def test_the_promise_of_whole_calibrations_is_broken_in_at_most_delta_of_500(tmp_path):
+    found = montecarlo(tmp_path, "--calibrations", "500")
+    assert found["broken"]["n"] == 500
+    assert found["broken"]["value"] <= found["delta"] + 3 * (found["delta"] * (1 - found["delta"]) / 500) ** 0.5
+    assert found["promised"]["value"] > 0.95

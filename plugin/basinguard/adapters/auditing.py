@@ -81,13 +81,15 @@ def audit(
     if out is not None and (out / PAGE).exists():
         raise FileExistsError(f"{out / PAGE}: exists already; name another folder")
     opened = open_model(model, data, base=base, lora=lora, scale=scale, timesteps=timesteps, alignment=alignment)
-    found = _look(model, opened, per_caption, terms)
+    found = audit_opened(model, opened, calibrate_opened(opened, terms), per_caption)
     if out is not None:
         write(found, out)
     return found
 
 
-def _look(model: str, opened: Opened, per_caption: int, terms: Terms) -> Audited:
+@torch.no_grad()
+def audit_opened(model: str, opened: Opened, calibration: Calibration, per_caption: int) -> Audited:
+    """Looks for copies in a model that is open and calibrated already; see `audit`."""
     guard, captions = opened.guard, opened.guard.training.captions
     pairs = calibration_pairs(
         len(captions), per_caption * len(captions), opened.model.latent_shape, first_seed=FIRST_SEED
@@ -98,7 +100,6 @@ def _look(model: str, opened: Opened, per_caption: int, terms: Terms) -> Audited
     images = rank(matches, prompt, opened.files, captions, threshold)
     plain = stats.rate([match.similarity >= threshold for match in matches], prompt)
     uncond, null = _without_prompt(guard, opened.model, pairs), _null(opened, pairs)
-    calibration = calibrate_opened(opened, terms)
     record = calibration.record
     audit = Audit(
         model=model,

@@ -83,7 +83,9 @@ def open_model(
     images.setup("open")
     captions = tuple(caption for _, caption in images.items)
     training = TrainingSet(images.all_pixels(), captions)
-    guard = Guard(training, Structure(), Plan(1, 1, timesteps, scale), alignment_for(base, alignment))
+    guard = Guard(
+        training, Structure(), Plan(captions=1, timesteps=timesteps, scale=scale), alignment_for(base, alignment)
+    )
     provenance = Provenance(
         base=base,
         weights_sha256=weights_sha256(pipe),

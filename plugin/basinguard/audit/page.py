@@ -68,7 +68,7 @@ def _numbers(audit: Audit) -> list[tuple[str, str, str]]:
         ("copies with ordinary guidance", audit.plain),
         ("copies without a prompt", audit.uncond),
         ("copies of the base model (null)", audit.base),
-        ("copies by the rule", audit.record.risk),
+        ("copies by the rule" + ("" if audit.record.promise else ", not proven safe"), audit.record.risk),
     ]
     numbers = [(f"{e.value:.1%}", label, f"{e.low:.1%} to {e.high:.1%}, n = {e.n}") for label, e in rows if e]
     return [(f"{len(audit.images)} of {audit.images_total}", "training images came back", ""), *numbers]
