@@ -77,6 +77,10 @@ def test_no_file_is_ever_overwritten(world):
     with pytest.raises(ValueError, match="already exists"):
         compare_images(train, train, picture=train)
     assert train.read_bytes() == before
+    with pytest.raises(ValueError, match=r"end the name in \.png"):
+        compare_images(train, train, picture=world / "overlay.jpg")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        compare_images(train, train, picture=world / "no" / "overlay.png")
 
 
 def test_empty_folders_and_tiny_pictures_are_refused(world):
@@ -180,7 +184,10 @@ def test_awkward_names_and_hidden_files(world, capsys):
     draw_scene(CAPTIONS[0], 8).save(odd / "-x.png")
     (odd / "._#1 ü.PNG").write_bytes(b"what macOS leaves beside a file on a foreign disk")
     main(["metrics", str(odd.parent), str(world / "train")])
-    found = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert "structure-colour-v1 at 0.69 (published)" in printed.err
+    assert "(null_train)" in printed.err
     assert found["aggregates"]["share_any"]["n"] == 1
     assert {entry["sample"] for entry in found["nearest"]} == {str(odd / "#1 ü.PNG"), str(odd / "-x.png")}
     main(["compare-images", str(odd / "#1 ü.PNG"), str(world / "train" / "0.png"), "--embedder", "structure"])

@@ -2,9 +2,8 @@
 
 Sample and match are laid over each other and compared window by window: the correlation of luminance and colour inside
 a window (of luminance alone where one image is gray), the best over small shifts, so that neither exposure nor
-saturation counts. Windows that correlate more than
-unrelated images do are copied. Almost all: verbatim. A connected part, the rest different: template (the fixed
-background of a product photo, say).
+saturation counts. Windows that correlate more than unrelated images do are copied. Almost all: verbatim. A connected
+part, the rest different: template (the fixed background of a product photo, say).
 """
 
 from __future__ import annotations
