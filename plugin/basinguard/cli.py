@@ -314,7 +314,7 @@ def metrics(
     embedder: str = "structure",
     cache: Path | None = None,
 ) -> None:
-    """How many of these samples are copies of these training images?
+    """How many of these samples are copies of these training images? JSON; a summary for people goes to stderr.
 
     Args:
         samples: folder of generated images; those of one prompt in one subfolder.
@@ -326,11 +326,12 @@ def metrics(
         cache: folder in which the training images' embeddings are kept.
     """
     from .similarity.choose import choose_embedder
-    from .similarity.folders import groups_of, metrics
+    from .similarity.folders import groups_of, metrics, spoken
 
     owner = groups_of(data, groups) if groups else None
     eye = choose_embedder(embedder)
     found = metrics(samples, data, embedder=eye, heldout=heldout, base=base, groups=owner, cache=cache)
+    print("\n".join(spoken(found)), file=sys.stderr)
     print(json.dumps(found, indent=2))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..records import Estimate
 from ..stats import cluster_bootstrap, rate
-from .aggregate import above_floor, summarise
+from .aggregate import above_floor, lines, summarise
 from .diversity import pairwise, vendi_per_prompt
 from .embed import Embedder
 from .files import image_paths, sha256_of
@@ -86,6 +87,21 @@ def metrics(
             for f, i, s, m in zip(files, index, best.tolist(), mirrored, strict=True)
         ],
     }
+
+
+def spoken(found: Mapping[str, Any]) -> list[str]:
+    """What `metrics` found, for people: the aggregates, and the share of copies by every threshold."""
+    embedder = found["metric"]["embedder"]
+    aggregates = {name: Estimate.model_validate(e) for name, e in found["aggregates"].items()}
+    rows = lines(aggregates, metric=f"{embedder} at {found['metric']['threshold']:.3g} (published)")
+    for part in ("null_train", "null_heldout", "null_base_samples"):
+        null = found.get(part)
+        if isinstance(null, str):
+            rows.append(f"{part}: {null}")
+        elif null:
+            share = {"share": Estimate.model_validate(null["share"])}
+            rows += lines(share, metric=f"{embedder} at {null['metric']['threshold']:.3g} ({part})")
+    return rows
 
 
 def groups_of(data: Path, curation: Path) -> list[int]:
