@@ -183,13 +183,12 @@ def run_ours(directory: Path, workers: int) -> dict:
     from basinguard.curation.folder import read_folder
     from basinguard.curation.groups import find_groups
     from basinguard.curation.scan import scan_images
-    from basinguard.similarity.structure import Structure
 
     cpu, marks = cpu_seconds(), [time.perf_counter()]
     folder = read_folder(directory, decode=False)
     scan = scan_images(folder.items, workers=workers)
     marks.append(time.perf_counter())
-    pairs = find_pairs(scan, Structure())
+    pairs = find_pairs(scan)
     marks.append(time.perf_counter())
     groups = find_groups(scan, pairs)
     marks.append(time.perf_counter())
@@ -280,7 +279,6 @@ def one_size(args: argparse.Namespace) -> dict:
     from basinguard.curation.duplicates import find_pairs
     from basinguard.curation.folder import read_folder
     from basinguard.curation.scan import scan_images
-    from basinguard.similarity.structure import Structure
 
     (size,) = args.sizes
     with tempfile.TemporaryDirectory() as name:
@@ -292,7 +290,7 @@ def one_size(args: argparse.Namespace) -> dict:
         marks = [time.perf_counter()]
         scan = scan_images(read_folder(directory, decode=False).items, workers=args.workers)
         marks.append(time.perf_counter())
-        pairs = find_pairs(scan, Structure())
+        pairs = find_pairs(scan)
         marks.append(time.perf_counter())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {

@@ -9,12 +9,13 @@ from ..similarity.structure import Structure
 from .actions import AllowList, propose
 from .agreement import Scorer, caption_scores
 from .captions import clip_token_counter, lint_captions
-from .duplicates import SIMILAR_PART, SIMILAR_WHOLE, Pair, embed_thumbs, find_pairs
+from .duplicates import Pair, embed_thumbs, find_pairs
 from .findings import Finding, about_copies, about_file
 from .folder import printable
 from .groups import Group, find_groups
 from .manifest import Curation, GroupRecord, LeakRecord, ProblemRecord, Settings
 from .outliers import find_disagreements, find_leaks, find_outliers
+from .register import SIMILAR_PART, SIMILAR_WHOLE
 from .scan import Scan
 
 
@@ -32,7 +33,7 @@ def look(
     """
     embed = Structure()
     both = _joined(scan, other) if other else scan
-    pairs = find_pairs(both, embed)
+    pairs = find_pairs(both)
     leaks = find_leaks(pairs, len(scan.items)) if other else []
     groups = find_groups(scan, [pair for pair in pairs if pair.second < len(scan.items)])
     findings, notes = _findings(scan, groups, leaks, both, embed)
