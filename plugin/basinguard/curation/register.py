@@ -80,7 +80,7 @@ def required_similarity(share: float) -> float:
 def register(
     thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray, sketches: Sketches | None = None
 ) -> list[Overlay]:
-    """The best overlay of each pair, for a group to rest on: whole where that is beyond doubt, else what a search finds.
+    """The best overlay of each pair, for a group to rest on: whole where that is certain, else what a search finds.
 
     Strangers that happen to agree when laid over each other whole seldom agree at the place that a search prefers.
 
