@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torchvision.transforms.v2 import functional as edit
 
 from basinguard.records import Metric
-from basinguard.similarity.embed import Embedder
+from basinguard.similarity.embed import Embedder, WithThreshold
 from basinguard.similarity.networks import clip_network, onnx_network, timm_network
 from basinguard.similarity.prepare import IMAGENET, Preprocessing
 
@@ -56,9 +56,9 @@ def test_onnx_refuses_a_missing_file(tmp_path):
 def test_a_threshold_of_another_embedder_is_refused(onnx_file):
     embedder = onnx_network(onnx_file, SQUARE)
     own = Metric(embedder=embedder.name, threshold=0.4, source="measured")
-    assert embedder.with_threshold(own).metric.threshold == 0.4
+    assert WithThreshold(embedder, own).metric.threshold == 0.4
     with pytest.raises(ValueError, match="belongs to another eye"):
-        embedder.with_threshold(own.model_copy(update={"embedder": "another eye"}))
+        WithThreshold(embedder, own.model_copy(update={"embedder": "another eye"}))
 
 
 def test_damaged_weights_do_not_return_nan(onnx_file, images):
