@@ -68,7 +68,7 @@ def find_pairs(scan: Scan, *, views: bool = True) -> list[Pair]:
     if len(unique) < 2:
         return same
     thumbs = scan.thumbs if len(unique) == len(scan.thumbs) else scan.thumbs[unique]
-    hashed = _once(_hash_proposals(thumbs))
+    hashed = _once(hash_proposals(thumbs))
     viewed = _once(_view_proposals(thumbs)) if views else []
     by_hash = set(hashed)
     near = [
@@ -146,7 +146,8 @@ def _pair(first: int, second: int, kind: Literal["hash", "embedding"], overlay: 
     return Pair(first, second, kind, round(overlay.similarity, 4), round(overlay.share, 4), overlay.mirrored)
 
 
-def _hash_proposals(thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
+def hash_proposals(thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Pairs near by hash, upright or with one mirrored, [P, 2]; for most copies that is all it takes."""
     hashes, mirrored = perceptual_hashes(thumbs).T
     return np.concatenate([near_pairs(hashes, hashes), near_pairs(mirrored, hashes)])
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.fft import dct
 
 CELLS = 8  # low frequencies on a side: 64 bits
-BLOCK = 512  # rows compared at once: 512 x N distances in memory
+BLOCK = 128  # rows compared at once: 128 x N distances in memory, 8 bytes each on the way
 LIMIT = 12  # bits; looser than the usual 10, because a proposal is checked by registration afterwards
 PER_ROW = 8  # nearest proposals kept for an image, so that a thousand near-copies do not make a million pairs
 MIRROR = np.float32((-1) ** np.arange(CELLS))  # mirroring a row turns the sign of its odd frequencies
