@@ -76,6 +76,7 @@ def curate(
     repeats: int = 1,
     resolution: int = 768,
     workers: int | None = None,
+    from_run: Path | None = None,
 ) -> None:
     """Looks for what a fine-tune would memorize, and writes proposals beside the sources, never into them.
 
@@ -88,6 +89,7 @@ def curate(
         repeats: how often an epoch shows an image.
         resolution: training resolution for the trainer configs, in pixels.
         workers: processes that read images; all cores by default.
+        from_run: a guarded run, export or audit of a model trained on this folder: acts on what it memorized.
     """
     from .curation.commands import curate
 
@@ -100,6 +102,7 @@ def curate(
         repeats=repeats,
         resolution=resolution,
         workers=workers,
+        from_run=from_run,
         progress=True,
     )
     print(outcome)
