@@ -8,8 +8,8 @@ All variants run in turn inside every repeat, in an order that rotates, and each
 repeat; the table gives the median ratio with the lowest and highest, the same ratio in CPU time (which other work on
 the machine moves less; set OMP_NUM_THREADS=1 for it), and the peak memory of two steps, weights included. `tiny` (of
 TinyWorld's size) and `sd21` (the UNet of full Stable Diffusion 2.1 size at 256 px, 866 M parameters, bf16) are randomly
-initialised: a ratio of times does not depend on what the weights say. Wanted: og and dtp <= 1.02, stp at 600 <= 0.83 (16 of 20 evaluations
-make 0.80), memory <= +1 %.
+initialised: a ratio of times does not depend on what the weights say. Wanted: og and dtp <= 1.02, stp at 600 <= 0.83
+(16 of 20 evaluations make 0.80), memory <= +1 %.
 Time: tiny under a minute, sd21 about 10 minutes on 2 CPU cores and 4 GB.
 
 `wen` is the prompt optimisation of Wen et al., arXiv 2407.21720: Adam (lr 0.05) on the prompt embedding lowers the
@@ -219,7 +219,9 @@ def bench(model: str, device: str, steps: int, batch: int, repeats: int, only: l
         for name in names
     }
     about = {"torch": torch.__version__, "diffusers": diffusers.__version__, "threads": torch.get_num_threads()}
-    about |= {"machine": torch.cuda.get_device_name() if device == "cuda" else platform.processor()}
+    about |= {
+        "machine": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    }
     about |= {"load_average": [load, os.getloadavg()[0]], "commit": commit(), "command": shlex.join(sys.argv)}
     about |= {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     return {"model": model, "device": device, "steps": steps, "batch": batch, "rows": rows, **about}
