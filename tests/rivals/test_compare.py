@@ -145,11 +145,11 @@ def test_a_rival_wins_only_at_no_less_alignment_and_says_how_sure_that_is():
     assert best == {"ours": 1, "stp": 2, "ren": 4, "wen": None}
 
 
-def test_figure_needs_alignment():
+def test_figure_needs_a_utility():
     from basinguard.rivals.figure import tradeoff
 
     blind = [p.model_copy(update={"alignment": None}) for p in [point("stp", 650, 3, 0.5)]]
-    with pytest.raises(ValueError, match="no alignment was measured"):
+    with pytest.raises(ValueError, match="neither alignment nor fidelity"):
         tradeoff(blind)
     figure = tradeoff([point("stp", 650, 3, 0.5), point("ours", 0.1, 1, 0.6)])
     assert len(figure.axes) == 2

@@ -75,7 +75,7 @@ def _row(result: Comparison, name: str, index: int | None, costs: dict[str, Cost
 def _figure(result: Comparison) -> str:
     from .figure import tradeoff
 
-    if not any(point.alignment for point in result.points):
+    if not any(point.utility for point in result.points):
         return ""
     buffer = io.BytesIO()
     tradeoff(result.points).savefig(buffer, format="png")
