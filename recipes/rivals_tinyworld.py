@@ -45,8 +45,8 @@ class Scenario:
 
     train: Path
     protected: Path  # what must not come back: the training set, or the part of it that is memorized
-    heldout: Path
     updates: int
+    heldout: Path | None = None  # only art has a subject to be faithful to: the base draws this world's scenes already
     metric: Path | None = None
     align: str = "auto"
 
@@ -74,8 +74,8 @@ def main() -> None:
 
 def s1(data: Path) -> Scenario:
     """A small set with a caption of its own for each image, two of them stored twice."""
-    train, heldout = write_demo_folder(data)
-    return Scenario(train, train, heldout, updates=400)
+    train, _ = write_demo_folder(data)
+    return Scenario(train, train, updates=400)
 
 
 def s2(data: Path) -> Scenario:
@@ -83,9 +83,8 @@ def s2(data: Path) -> Scenario:
     kinds = list(KINDS)[:8]
     scenes = [(kind, Caption(kind, *words)) for kind in kinds for words in WORDS]
     train = [(f"{i}.png", f"a {kind}", draw_scene(scene, seed=i)) for i, (kind, scene) in enumerate(scenes)]
-    apart = [(f"{i}.png", f"the {kind}", draw_scene(scene, seed=9000 + i)) for i, (kind, scene) in enumerate(scenes)]
     folder = write(data / "train", train)
-    return Scenario(folder, folder, write(data / "heldout", apart), updates=400)
+    return Scenario(folder, folder, updates=400)
 
 
 WORDS = (("plain", ""), ("striped", "with eyes"), ("dotted", "with a hat"), ("checkered", "with a flag"))
@@ -93,18 +92,15 @@ WORDS = (("plain", ""), ("striped", "with eyes"), ("dotted", "with a hat"), ("ch
 
 def s3(data: Path, planted: int = 8, copies: int = 32, others: int = 256, updates: int = 1000) -> Scenario:
     """A few images many times among many that are there once; only the repeated ones must not come back."""
-    captions = random.Random(1).sample(all_captions(), planted + 16)
-    few = [(f"planted {i}.png", str(c), draw_scene(c, seed=i)) for i, c in enumerate(captions[:planted])]
+    captions = random.Random(1).sample(all_captions(), planted)
+    few = [(f"planted {i}.png", str(c), draw_scene(c, seed=i)) for i, c in enumerate(captions)]
     rest = [c for c in all_captions() if c not in captions]
     crowd = [
         (f"other {i}.png", str(rest[i % len(rest)]), draw_scene(rest[i % len(rest)], seed=5000 + i))
         for i in range(others)
     ]
     repeated = [(f"copy {k} of {name}", text, picture) for name, text, picture in few for k in range(copies)]
-    apart = [(f"{i}.png", str(c), draw_scene(c, seed=9000 + i)) for i, c in enumerate(captions[planted:])]
-    return Scenario(
-        write(data / "train", crowd + repeated), write(data / "planted", few), write(data / "heldout", apart), updates
-    )
+    return Scenario(write(data / "train", crowd + repeated), write(data / "planted", few), updates)
 
 
 def s4(data: Path) -> Scenario:
@@ -126,7 +122,7 @@ def art(data: Path, openmoji: Path | None) -> Scenario:
     foreign = write(data / "others", [emoji(openmoji, e) for e in others])
     metric = data / "metric.json"
     metric.write_text(threshold(train, foreign), encoding="utf-8")
-    return Scenario(train, train, heldout, updates=600, metric=metric, align="none")
+    return Scenario(train, train, updates=600, heldout=heldout, metric=metric, align="none")
 
 
 def emoji(openmoji: Path, entry: dict) -> tuple[str, str, Image.Image]:
@@ -199,13 +195,13 @@ def compare(scenario: Scenario, args: argparse.Namespace) -> None:
     """All methods beside ours, by the command a user would run."""
     kept = sorted((args.out / "checkpoints").glob("update-*"), key=lambda p: -int(p.name.split("-")[1]))
     command = [sys.executable, "-m", "basinguard", "compare", str(args.out / "model")]
-    command += ["--data", str(scenario.protected), "--heldout", str(scenario.heldout), "--base", "tinyworld"]
+    command += ["--data", str(scenario.protected), "--base", "tinyworld"]
     command += ["--checkpoints", json.dumps([str(path) for path in kept]), "--methods", args.methods]
     command += ["--captions", args.captions, "--per_caption", args.per_caption]
     command += ["--scale", SCALE, "--timesteps", TIMESTEPS, "--align", scenario.align]
     command += ["--out", str(args.out / "comparison")]
-    if scenario.metric is not None:
-        command += ["--metric", str(scenario.metric)]
+    for option, path in (("--metric", scenario.metric), ("--heldout", scenario.heldout)):
+        command += [option, str(path)] if path is not None else []
     subprocess.run(command, check=True)
 
 

@@ -36,7 +36,7 @@ from .registry import METHODS, named
 from .verdict import Beaten, beaten, within
 
 SHOWN = 6  # samples of each point that are kept as a strip
-COST_PAIRS = 4
+COST_PAIRS = 2
 
 
 class Settings(Noun):
