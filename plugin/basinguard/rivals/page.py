@@ -39,6 +39,8 @@ def render(result: Comparison, samples: Path) -> str:
         settings=result.settings,
         methods=METHODS,
         figure=_figure(result),
+        subject=any(point.fidelity for point in result.points),
+        scored=any(point.alignment for point in result.points),
         budget=BUDGET,
         best=[_row(result, entry.method, entry.point, costs, samples) for entry in within(result.points, BUDGET)],
         points=result.points,
