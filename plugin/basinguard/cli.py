@@ -168,7 +168,7 @@ def compare(
     result = run(
         model,
         data,
-        methods=methods.split(","),
+        methods=[name.strip() for name in methods.split(",")],
         base=base,
         heldout=heldout,
         checkpoints=checkpoints or (),
