@@ -253,6 +253,7 @@ def compare(
     timesteps: int = 50,
     scale: float = 7.5,
     align: str = "auto",
+    metric: Path | None = None,
     out: Path = Path("comparison"),
 ) -> None:
     """Every mitigation of the field beside ours, on the same prompts and noise: a table, a trade-off plot, JSON.
@@ -269,8 +270,10 @@ def compare(
         timesteps: sampling steps.
         scale: guidance scale of ordinary CFG, above 1.
         align: an open_clip model that scores captions; "auto" has one for TinyWorld alone, "none" leaves it out.
+        metric: JSON file that says what a copy is, for images that need a threshold of their own.
         out: folder of the results; a run that was stopped goes on there.
     """
+    from .records import Metric
     from .rivals.compare import Plans, command_line, table
     from .rivals.compare import compare as run
 
@@ -280,12 +283,13 @@ def compare(
     result = run(
         model,
         data,
-        methods=methods.split(","),
+        methods=[name.strip() for name in methods.split(",")],
         base=base,
         heldout=heldout,
         checkpoints=checkpoints or (),
         plans=plans,
         align=align,
+        metric=Metric.from_json(metric.read_text(encoding="utf-8")) if metric else None,
         out=out,
         command=command_line(sys.argv[1:]),
     )

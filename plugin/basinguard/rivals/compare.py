@@ -36,7 +36,7 @@ from .registry import METHODS, named
 from .verdict import Beaten, beaten, within
 
 SHOWN = 6  # samples of each point that are kept as a strip
-COST_PAIRS = 4
+COST_PAIRS = 2
 
 
 class Settings(Noun):
@@ -122,6 +122,7 @@ def compare(
     checkpoints: Sequence[Path] = (),
     plans: Plans | None = None,
     align: str = "auto",
+    metric: Metric | None = None,
     out: Path = Path("comparison"),
     command: str = "",
 ) -> Comparison:
@@ -136,6 +137,8 @@ def compare(
         checkpoints: earlier states of the run, most trained first.
         plans: how much to sample.
         align: an open_clip model; "auto" takes TinyWorld's own for TinyWorld and none otherwise.
+        metric: what a copy is, when the embedder's own threshold was measured on another kind of image
+            (`similarity.null`).
         out: folder of the results; a run that was stopped goes on there.
         command: how the run was started, for the page.
 
@@ -146,9 +149,9 @@ def compare(
     start = time.monotonic()
     wanted = named(methods)
     plans = plans or Plans()
-    bench, base = _bench(model, data, base, checkpoints, plans, align)
+    bench, base = _bench(model, data, base, checkpoints, plans, align, metric)
     pairs, clusters, prompts = _pairs(bench, plans, heldout)
-    settings = _settings(bench, model, base, data, heldout, plans, len(prompts), align)
+    settings = _settings(bench, model, base, data, heldout, plans, len(prompts))
     out.mkdir(parents=True, exist_ok=True)
     _same_settings(out / "settings.json", settings)
     points, skipped = _points(bench, wanted, pairs, out)
@@ -178,7 +181,13 @@ def write(result: Comparison, out: Path) -> None:
 
 
 def _bench(
-    model: str, data: Path, base: str | None, checkpoints: Sequence[Path], plans: Plans, align: str
+    model: str,
+    data: Path,
+    base: str | None,
+    checkpoints: Sequence[Path],
+    plans: Plans,
+    align: str,
+    metric: Metric | None,
 ) -> tuple[Bench, str | None]:
     record = Path(model) / "basinguard.json"
     if base is None and record.is_file():
@@ -188,7 +197,10 @@ def _bench(
     images.setup("compare")
     training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))
     plan = Plan(captions=1, timesteps=plans.timesteps, scale=plans.scale)
-    guard = Guard(training, Structure(), plan, alignment_for(base or model, align))
+    eye = Structure() if metric is None else Structure(metric)
+    if eye.name != Structure().name:
+        raise ValueError(f"the metric belongs to {eye.name!r}, the embedder here is {Structure().name!r}")
+    guard = Guard(training, eye, plan, alignment_for(base or model, align))
     return Bench(pipe, guard, load_pipeline(base) if base else None, tuple(checkpoints)), base
 
 
@@ -214,7 +226,7 @@ def _spread(items: tuple[str, ...], count: int | None) -> tuple[str, ...]:
 
 
 def _settings(
-    bench: Bench, model: str, base: str | None, data: Path, heldout: Path | None, plans: Plans, count: int, align: str
+    bench: Bench, model: str, base: str | None, data: Path, heldout: Path | None, plans: Plans, count: int
 ) -> Settings:
     training, scorer = bench.guard.training, bench.guard.align
     return Settings(
@@ -329,16 +341,16 @@ def command_line(arguments: Sequence[str]) -> str:
 
 def table(result: Comparison, budget: float = 0.1) -> str:
     """The best point of each method within a risk budget, for a terminal."""
-    lines = [f"{'':15} {'strength':>8} {'risk [95% interval]':24} {'sim p95':>8} {'alignment':>10} {'UNet/img':>9}"]
+    lines = [f"{'':15} {'strength':>8} {'risk [95% interval]':24} {'sim p95':>8} {'utility':>10} {'UNet/img':>9}"]
     for entry in within(result.points, budget):
         if entry.point is None:
             lines.append(f"{entry.method:15} no strength has a risk of at most {budget:.0%}")
             continue
         point = result.points[entry.point]
         risk = f"{point.risk.value:.3f} [{point.risk.low:.3f}, {point.risk.high:.3f}]"
-        alignment = f"{point.alignment.value:.3f}" if point.alignment else "-"
+        utility = f"{point.utility.value:.3f}" if point.utility else "-"
         lines.append(
-            f"{point.method:15} {point.strength:8g} {risk:24} {point.similarity_p95.value:8.3f} {alignment:>10} "
+            f"{point.method:15} {point.strength:8g} {risk:24} {point.similarity_p95.value:8.3f} {utility:>10} "
             f"{point.unet_evals:9.1f}"
         )
     lines += [f"{entry.method:15} not run: {entry.reason}" for entry in result.skipped]

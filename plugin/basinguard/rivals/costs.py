@@ -54,9 +54,9 @@ def costs(
     for turn in range(ROUNDS + 1):
         for method in applying:
             report(method.name)
-            reference, _ = _timed(bench, plain, batch)
+            reference = _timed(bench, plain, batch)[0] if turn else 1.0  # the first turn is for warming up
             seconds, rows[method.name] = _timed(bench, method, batch)
-            if turn:  # the first is for warming up
+            if turn:
                 ratios[method.name].append(seconds / reference)
     reference_bytes = peak_bytes(bench, plain, batch)
     return [

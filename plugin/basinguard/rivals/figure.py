@@ -1,4 +1,4 @@
-"""The trade-off: risk, and similarity, against alignment; one curve a method, ours on top."""
+"""The trade-off: risk, and similarity, against utility (alignment, else fidelity); one curve a method, ours on top."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ MARKERS = "osv^<>DPX*ph"
 
 
 def tradeoff(points: Sequence[Point]) -> Figure:
-    """Two panels over alignment: the share that copies, and the 95th percentile of similarity.
+    """Two panels over utility: the share that copies, and the 95th percentile of similarity.
 
     Raises:
-        ValueError: no point has an alignment.
+        ValueError: no point has an alignment or a fidelity.
     """
     from matplotlib.figure import Figure
 
-    scored = [point for point in points if point.alignment is not None]
+    scored = [point for point in points if point.utility is not None]
     if not scored:
-        raise ValueError("no alignment was measured, so there is no trade-off to draw; name a model with --align")
+        raise ValueError(
+            "neither alignment nor fidelity was measured, so there is no trade-off to draw; give --align or --heldout"
+        )
     figure = Figure(figsize=(12, 6), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
     _panel(left, scored, lambda p: p.risk, "share that copies a training image")
@@ -44,8 +46,8 @@ def _panel(axes: Axes, points: Sequence[Point], pick: Callable[[Point], Estimate
     names = list(dict.fromkeys(point.method for point in points))
     rivals = [name for name in names if not OURS.get(name)]
     for name in [*rivals, *(name for name in names if OURS.get(name))]:
-        curve = [p for p in points if p.method == name and p.alignment]
-        x, y = [p.alignment.value for p in curve if p.alignment], [pick(p) for p in curve]
+        curve = [p for p in points if p.method == name and p.utility]
+        x, y = [p.utility.value for p in curve if p.utility], [pick(p) for p in curve]
         rank = rivals.index(name) if name in rivals else 0
         look = (
             {"color": OURS[name], "linewidth": 2.4, "zorder": 5, "marker": "o", "markersize": 6}
@@ -68,6 +70,7 @@ def _panel(axes: Axes, points: Sequence[Point], pick: Callable[[Point], Estimate
                 ecolor=OURS[name],
                 alpha=0.35,
             )
-    axes.set(xlabel="alignment of image and caption → better", ylabel=f"{label} → worse")
+    utility = "alignment of image and caption" if points[0].alignment else "fidelity to held-out images of the subject"
+    axes.set(xlabel=f"{utility} → better", ylabel=f"{label} → worse")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)

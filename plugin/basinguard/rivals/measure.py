@@ -50,6 +50,11 @@ class Point(Noun):
     similarities: tuple[Finite, ...]
     alignments: tuple[Finite, ...]
 
+    @property
+    def utility(self) -> Estimate | None:
+        """What must not be lost: alignment; without a model for it, fidelity to the subject."""
+        return self.alignment or self.fidelity
+
     def copied(self, threshold: float) -> np.ndarray:
         """Whether each sample reproduces a training image, [N] bool."""
         return np.array(self.similarities) >= threshold

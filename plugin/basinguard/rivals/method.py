@@ -37,7 +37,7 @@ class Batch:
 
 @dataclass
 class Bench:
-    """The model under test and what a method may use of it.
+    """The model under test and what a method may use of it. Freezes the pipelines it is given.
 
     Attributes:
         pipe: the fine-tuned `StableDiffusionPipeline`, as it stands.

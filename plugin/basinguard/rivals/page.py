@@ -39,6 +39,8 @@ def render(result: Comparison, samples: Path) -> str:
         settings=result.settings,
         methods=METHODS,
         figure=_figure(result),
+        subject=any(point.fidelity for point in result.points),
+        scored=any(point.alignment for point in result.points),
         budget=BUDGET,
         best=[_row(result, entry.method, entry.point, costs, samples) for entry in within(result.points, BUDGET)],
         points=result.points,
@@ -75,7 +77,7 @@ def _row(result: Comparison, name: str, index: int | None, costs: dict[str, Cost
 def _figure(result: Comparison) -> str:
     from .figure import tradeoff
 
-    if not any(point.alignment for point in result.points):
+    if not any(point.utility for point in result.points):
         return ""
     buffer = io.BytesIO()
     tradeoff(result.points).savefig(buffer, format="png")

@@ -37,10 +37,11 @@ def insert_words(prompt: str, words: list[str], count: int, seed: int) -> str:
 
 
 def whole_words(tokenizer: Any) -> list[str]:
-    """Every token that is a word of at least two letters, in order of its id."""
+    """Every token that is a word, in order of its id; single letters only when there is nothing longer."""
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
     words = (token.removesuffix(END) for token, _ in tokens if token.endswith(END))
-    return [word for word in words if len(word) > 1 and word.isascii() and word.isalpha()]
+    letters = [word for word in words if word.isascii() and word.isalpha()]
+    return [word for word in letters if len(word) > 1] or letters
 
 
 def _tokens(bench: Bench, batch: Batch, count: float) -> Tensor:

@@ -1,4 +1,7 @@
-"""Who wins, said plainly: every rival point that is safer than ours at no less alignment, with a paired interval."""
+"""Who wins, said plainly: every rival point that is safer than ours at no less utility, with a paired interval.
+
+Utility is alignment; where no model scores it, fidelity to the subject (`Point.utility`).
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from .registry import METHODS
 
 
 class Beaten(Noun):
-    """A rival point that copies less than any of ours which follows captions as well.
+    """A rival point that copies less than any of ours of at least its utility.
 
     Attributes:
         rival, strength: which.
-        ours, our_strength: our safest point among those with at least the rival's alignment; None when there is none.
+        ours, our_strength: our safest point among those with at least the rival's utility; None when there is none.
         difference: our risk minus the rival's on the same pairs, clustered by prompt; above 0 the rival is safer.
         certain: whether the whole interval is above 0.
     """
@@ -31,7 +34,7 @@ class Beaten(Noun):
 
 
 class Best(Noun):
-    """The point of one method with the most alignment among those whose risk is within the budget; None without one."""
+    """The point of one method with the most utility among those whose risk is within the budget; None without one."""
 
     method: str
     point: int | None
@@ -43,14 +46,14 @@ def is_ours(point: Point) -> bool:
 
 
 def beaten(points: Sequence[Point], clusters: Sequence[int], threshold: float) -> list[Beaten]:
-    """Every rival point below our risk at equal or more alignment, worst first.
+    """Every rival point below our risk at equal or more utility, worst first.
 
     Args:
-        points: all of one comparison, with alignment.
+        points: all of one comparison.
         clusters: prompt of each pair.
         threshold: similarity from which a sample is a copy.
     """
-    scored = [point for point in points if point.alignment is not None]
+    scored = [point for point in points if point.utility is not None]
     ours = [point for point in scored if is_ours(point)]
     found = [_against(rival, ours, clusters, threshold) for rival in scored if not is_ours(rival)]
     kept = [entry for entry in found if entry is not None]
@@ -58,7 +61,7 @@ def beaten(points: Sequence[Point], clusters: Sequence[int], threshold: float) -
 
 
 def _against(rival: Point, ours: Sequence[Point], clusters: Sequence[int], threshold: float) -> Beaten | None:
-    able = [p for p in ours if p.alignment and rival.alignment and p.alignment.value >= rival.alignment.value]
+    able = [p for p in ours if p.utility and rival.utility and p.utility.value >= rival.utility.value]
     if not able:
         return Beaten(
             rival=rival.method, strength=rival.strength, ours=None, our_strength=None, difference=None, certain=False
@@ -79,7 +82,7 @@ def _against(rival: Point, ours: Sequence[Point], clusters: Sequence[int], thres
 
 
 def within(points: Sequence[Point], budget: float) -> list[Best]:
-    """For each method, its point with the most alignment (else the most similar to plain CFG) at risk <= `budget`."""
+    """For each method, its point with the most utility (else the most similar to plain CFG) at risk <= `budget`."""
     found = []
     for name in dict.fromkeys(point.method for point in points):
         able = [i for i, p in enumerate(points) if p.method == name and p.risk.value <= budget]
@@ -89,4 +92,4 @@ def within(points: Sequence[Point], budget: float) -> list[Best]:
 
 
 def _merit(point: Point) -> float:
-    return point.alignment.value if point.alignment else point.similarity_p95.value
+    return point.utility.value if point.utility else point.similarity_p95.value
