@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from ..guard import Guard, Plan, TrainingSet
 from ..guidance import Rule, from_dict, from_record
 from ..plots import contact_sheet
-from ..records import read_record
+from ..records import MAX_BYTES, read_record
 from ..similarity.structure import Structure
 from .evaluate import Row, evaluate
 from .images import ImageFolder
@@ -75,4 +75,10 @@ def _rows(training: TrainingSet) -> list[int]:
 
 
 def _rules(path: Path) -> dict[str, Rule]:
-    return {name: from_dict(form) for name, form in json.loads(path.read_text()).items()}
+    try:
+        forms = json.loads(path.read_bytes()[: MAX_BYTES + 1])
+    except (ValueError, RecursionError):
+        forms = None
+    if not isinstance(forms, dict):
+        raise ValueError(f"{path}: not a JSON object of at most {MAX_BYTES} bytes; expected a rule by each name")
+    return {name: from_dict(form) for name, form in forms.items()}
