@@ -16,6 +16,7 @@ transition although the paper says "without CFG", here `before` says which.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, Self
@@ -279,18 +280,23 @@ def from_dict(form: Mapping[str, Any], known: Mapping[str, type] = RULES) -> Rul
         >>> from_dict(to_dict(SwitchAt(600.0, -2.0, 7.5)))
         SwitchAt(transition=600.0, before=-2.0, after=7.5)
     """
+    if not isinstance(form, Mapping):
+        raise ValueError(f"a rule is an object such as {to_dict(SwitchAt(600.0))}, given {form!r:.80}")
     numbers = dict(form)
     name = numbers.pop("rule", None)
-    if name not in known:
-        raise ValueError(f"unknown rule {name!r}; known: {', '.join(known)}")
-    if isinstance(numbers.get("transition"), list):
-        numbers["transition"] = tuple(numbers["transition"])
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"unknown rule {name!r:.80}; known: {', '.join(known)}")
     try:
+        if isinstance(numbers.get("transition"), list):
+            numbers["transition"] = tuple(map(_number, numbers["transition"]))
         if isinstance(numbers.get("detector"), Mapping):
             numbers["detector"] = _detector(numbers["detector"])
+        for value in numbers.values():
+            if not isinstance(value, tuple | LocalMinimum | Drop | None):
+                _number(value)
         rule: Rule = known[name](**numbers)
     except TypeError as error:
-        raise ValueError(f"rule {name!r}: {error}") from None
+        raise ValueError(f"rule {name!r}: {error!s:.200}") from None
     return rule
 
 
@@ -298,10 +304,18 @@ def _detector(form: Mapping[str, Any]) -> LocalMinimum | Drop:
     """A detector from its JSON form; one without a name is the paper's."""
     numbers = dict(form)
     kind = numbers.pop("detector", "local_minimum")
-    if kind not in DETECTORS:
-        raise ValueError(f"unknown detector {kind!r}; known: {', '.join(DETECTORS)}")
-    found: LocalMinimum | Drop = DETECTORS[kind](**numbers)
+    if not isinstance(kind, str) or kind not in DETECTORS:
+        raise ValueError(f"unknown detector {kind!r:.80}; known: {', '.join(DETECTORS)}")
+    found: LocalMinimum | Drop = DETECTORS[kind](
+        **{key: None if value is None else _number(value) for key, value in numbers.items()}
+    )
     return found
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f"{value!r:.80} is no finite number")
+    return value
 
 
 BEYOND = {"refine": 1, "anchor": False}  # how a record's guidance may go beyond a choice of scales

@@ -117,6 +117,7 @@ class Sharded:
 
     def __init__(self, model: Model, team: Team) -> None:
         self.model, self.team, self.schedule = model, team, model.schedule
+        self.turn = 0  # whose turn the next group is: calls of few rows must not all fall to the first process
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -141,10 +142,11 @@ class Sharded:
 
     def _share(self, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """`compute` of all rows of `x`, [B, ...], of which this process computes every `size`-th group."""
-        groups, team = torch.arange(len(x)).split(ROWS), self.team
+        groups, team, turn = torch.arange(len(x)).split(ROWS), self.team, self.turn
+        self.turn = (turn + len(groups)) % team.size
         own, error = [], None
         try:
-            own = [compute(rows) for rows in groups[team.rank :: team.size]]
+            own = [compute(rows) for rows in groups[(team.rank - turn) % team.size :: team.size]]
         except Exception as caught:  # the others must hear of it, or they wait for ever
             error = caught
         if team.size == 1 and error is None:
@@ -155,5 +157,5 @@ class Sharded:
         for slot, part in enumerate(own):
             mine[slot, : len(part)] = part
         everyone = team.gather(mine)
-        parts = [everyone[k % team.size][k // team.size, : len(rows)] for k, rows in enumerate(groups)]
+        parts = [everyone[(turn + k) % team.size][k // team.size, : len(rows)] for k, rows in enumerate(groups)]
         return torch.cat(parts).to(x.device)

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from ..guard import TrainingSet
 from ..guidance import Rule, from_dict, from_record
 from ..plots import contact_sheet
-from ..records import Record, read_record
+from ..records import MAX_BYTES, Record, read_record
 from .evaluate import Row, evaluate
 from .loading import load_pipeline
 from .opening import Opened, open_model, require_same
@@ -110,7 +110,13 @@ def _rows(training: TrainingSet) -> list[int]:
 
 
 def _rules(path: Path) -> dict[str, Rule]:
-    return {name: from_dict(form) for name, form in json.loads(path.read_text()).items()}
+    try:
+        forms = json.loads(path.read_bytes()[: MAX_BYTES + 1])
+    except (ValueError, RecursionError):
+        forms = None
+    if not isinstance(forms, dict):
+        raise ValueError(f"{path}: not a JSON object of at most {MAX_BYTES} bytes; expected a rule by each name")
+    return {name: from_dict(form) for name, form in forms.items()}
 
 
 def _prompts(path: Path) -> Sequence[str]:
