@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol, Self
 
 import torch
@@ -291,8 +291,9 @@ def from_dict(form: Mapping[str, Any], known: Mapping[str, type] = RULES) -> Rul
             numbers["transition"] = tuple(map(_number, numbers["transition"]))
         if isinstance(numbers.get("detector"), Mapping):
             numbers["detector"] = _detector(numbers["detector"])
-        for value in numbers.values():
-            if not isinstance(value, tuple | LocalMinimum | Drop | None):
+        words = {known_field.name for known_field in fields(known[name]) if known_field.type == "str"}
+        for key, value in numbers.items():
+            if key not in words and not isinstance(value, tuple | LocalMinimum | Drop | None):
                 _number(value)
         rule: Rule = known[name](**numbers)
     except TypeError as error:
