@@ -65,9 +65,11 @@ class Study(pl.Callback):
 
     def look(self, pl_module: FineTune, epoch: int, train_step: int) -> None:
         """Measures, and keeps every value behind the report."""
+        modes = {module: module.training for module in pl_module.modules()}
         pl_module.eval()
         report = self.guard.measure(LatentModel(pl_module.pipe), epoch=epoch, train_step=train_step)
-        pl_module.train()
+        for module, mode in modes.items():
+            module.training = mode
         self.tables.append(self.guard.latest)
         print(line(report), flush=True)
 
