@@ -24,7 +24,8 @@ from .shipping import alignment_for, ship
 
 MEASURED = (
     *("risk", "width", "exit", "gap", "gap_heldout", "similarity_p95", "similarity_heldout"),
-    *("risk_uncond", "alignment"),
+    *("risk_uncond", "alignment", "log_width", "gap_excess", "gap_auc"),
+    *("sigma_c", "sigma_c_excess", "caption_gap"),
 )
 
 
