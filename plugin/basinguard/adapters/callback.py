@@ -23,7 +23,8 @@ from .watch import OnError, Watch, holding, same_streams, trained_weights, untou
 
 MEASURED = (
     *("risk", "width", "exit", "gap", "gap_heldout", "similarity_p95", "similarity_heldout"),
-    *("risk_uncond", "alignment"),
+    *("risk_uncond", "alignment", "log_width", "gap_excess", "gap_auc"),
+    *("sigma_c", "sigma_c_excess", "caption_gap"),
 )
 WHOLE = ("SingleDevice", "DDP")  # strategies that keep every weight in every process
 KEPT = "basinguard"  # key of a checkpoint
