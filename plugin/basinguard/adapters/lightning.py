@@ -51,6 +51,8 @@ class MemorizationGuard(pl.Callback):
         pairs: (caption, seed) pairs the promise rests on.
         before: scales to try above the transition; 0 is none, negative is opposite guidance.
         transitions: timesteps to try as the transition; every one of the sampler's grid when not given.
+        after: scales to try at and below the transition; `scale` when not given.
+        strengths: of the fine-tune, in [0, 1], to test with ordinary CFG for people who sample without the rule.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
 
     Example:
@@ -76,6 +78,8 @@ class MemorizationGuard(pl.Callback):
         pairs: int = 128,
         before: list[float] | None = None,
         transitions: list[float] | None = None,
+        after: list[float] | None = None,
+        strengths: list[float] | None = None,
         alignment: str = "auto",
     ) -> None:
         if every_n_epochs < 1:
@@ -84,7 +88,15 @@ class MemorizationGuard(pl.Callback):
         self.plan = Plan(captions, seeds, timesteps, scale, budget)
         self.dtype = torch.bfloat16 if precision == "bf16" else None
         self.export_to = Path(export_to) if export_to else None
-        self.terms = Terms(alpha, delta, pairs, tuple(before or (0.0, -1.0)), tuple(transitions or ()))
+        self.terms = Terms(
+            alpha,
+            delta,
+            pairs,
+            tuple(before or (0.0, -1.0)),
+            tuple(transitions or ()),
+            tuple(after or ()),
+            strengths=tuple(strengths or ()),
+        )
         self.alignment = alignment
         self.guard: Guard | None = None
         self.record: Record | None = None
