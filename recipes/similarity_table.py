@@ -222,7 +222,7 @@ def noisy(x: Tensor) -> Tensor:
     return x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(int(x.sum() * 1000) % 2**31))
 
 
-EDITS: dict[str, Callable[[Tensor], Tensor]] = {
+ONE_BY_ONE: dict[str, Callable[[Tensor], Tensor]] = {
     "resize to 40 px": lambda x: edit.resize(edit.resize(x, [40, 40], antialias=True), [SIDE, SIDE], antialias=True),
     "JPEG quality 20": lambda x: jpeg(x, 20),
     "blur, sigma 2.5 px": lambda x: edit.gaussian_blur(x, [15, 15], [2.5, 2.5]),
@@ -237,8 +237,19 @@ EDITS: dict[str, Callable[[Tensor], Tensor]] = {
     "noise, sigma 0.1": noisy,
     "overlay 11 %": overlaid,
     "over-saturation (CFG)": guided,
-    "over-saturation, blur and shift": lambda x: EDITS["shift 4 %"](guided(EDITS["blur, sigma 2.5 px"](x))),
+    "over-saturation, blur and shift": lambda x: ONE_BY_ONE["shift 4 %"](guided(ONE_BY_ONE["blur, sigma 2.5 px"](x))),
 }
+
+
+def each(way: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda images: torch.stack([way(image) for image in images])
+
+
+def in_parts(way: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda images: torch.cat([way(part) for part in images.split(32)])
+
+
+EDITS = {name: each(way) for name, way in ONE_BY_ONE.items()}
 
 
 def model_edits(folder: Path) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -253,28 +264,28 @@ def model_edits(folder: Path) -> dict[str, Callable[[Tensor], Tensor]]:
 
     @torch.no_grad()
     def encode(x: Tensor) -> Tensor:
-        small = F.interpolate(x[None], (64, 64), mode="bilinear", antialias=True)
+        small = F.interpolate(x, (64, 64), mode="bilinear", antialias=True)
         return vae.encode(small * 2 - 1).latent_dist.mean * vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(z: Tensor) -> Tensor:
-        return edit.resize((vae.decode(z / vae.config.scaling_factor).sample[0] / 2 + 0.5).clamp(0, 1), [SIDE, SIDE])
+        return edit.resize((vae.decode(z / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1), [SIDE, SIDE])
 
     @torch.no_grad()
     def redrawn(x: Tensor, strength: float) -> Tensor:
         z = encode(x)
         scheduler.set_timesteps(20)
         steps = scheduler.timesteps[-int(20 * strength) :]
-        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(int(x.sum() * 1000) % 2**31))
-        z = scheduler.add_noise(z, noise, steps[:1])
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+        z = scheduler.add_noise(z, noise, steps[:1].expand(len(z)))
         for step in steps:
-            z = scheduler.step(unet(z, step, empty).sample, step, z).prev_sample
+            z = scheduler.step(unet(z, step, empty.expand(len(z), -1, -1)).sample, step, z).prev_sample
         return decode(z)
 
     return {
-        "VAE round trip (TinyWorld)": lambda x: decode(encode(x)),
-        "re-draw 25 % (TinyWorld)": lambda x: redrawn(x, 0.25),
-        "re-draw 50 % (TinyWorld)": lambda x: redrawn(x, 0.5),
+        "VAE round trip (TinyWorld)": in_parts(lambda x: decode(encode(x))),
+        "re-draw 25 % (TinyWorld)": in_parts(lambda x: redrawn(x, 0.25)),
+        "re-draw 50 % (TinyWorld)": in_parts(lambda x: redrawn(x, 0.5)),
     }
 
 
@@ -319,7 +330,7 @@ def table(images: Tensor, edits: dict[str, Callable[[Tensor], Tensor]], eyes: di
     """
     half = len(images) // 2
     tuning, testing = images[:half], images[half : 2 * half]
-    changed = {name: torch.stack([way(x).clamp(0, 1) for x in testing]) for name, way in edits.items()}
+    changed = {name: way(testing).clamp(0, 1) for name, way in edits.items()}
     found: dict = {"images": len(images), "eyes": {}}
     for name, (see, compare) in eyes.items():
         print(f"  {name}", flush=True)
