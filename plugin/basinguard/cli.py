@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-MISTAKES = (ValueError, TypeError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError)
+MISTAKES = (ValueError, TypeError, OSError)  # OSError: missing, existing, forbidden, read-only, full
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
