@@ -17,6 +17,8 @@ ORDER = (
     ("curation",),
     ("guard",),
     ("certify", "export"),
+    ("strength",),
+    ("tradeoff", "audit"),
     ("adapters", "rivals"),
     ("demo",),
     ("cli",),

@@ -53,6 +53,8 @@ def commands() -> dict[str, Callable[..., Any]]:
     return {
         "demo": demo,
         "curate": curate,
+        "calibrate": calibrate,
+        "audit": audit,
         "verify": verify,
         "triage": triage,
         "export": export,
@@ -100,6 +102,113 @@ def curate(
         progress=True,
     )
     print(outcome)
+
+
+def calibrate(
+    model: str,
+    *,
+    data: Path,
+    base: str = "",
+    lora: Path | None = None,
+    alpha: float = 0.05,
+    delta: float = 0.05,
+    pairs: int = 128,
+    before: list[float] | None = None,
+    after: list[float] | None = None,
+    refine: list[int] | None = None,
+    anchor: bool = False,
+    transitions: list[float] | None = None,
+    strengths: list[float] | None = None,
+    transfer: bool = False,
+    scale: float = 7.5,
+    timesteps: int = 20,
+    alignment: str = "auto",
+    out: Path = Path("calibration"),
+) -> None:
+    """Finds the rule, and the strength for ordinary samplers, that keep a promise for any fine-tune; trains nothing.
+
+    Args:
+        model: a directory or hub id of a Stable Diffusion pipeline.
+        data: folder of the captioned images it was trained on.
+        base: what it was fine-tuned from; without it there is no safe strength.
+        lora: a LoRA file on `model`, which is then the base.
+        alpha: risk that may not be exceeded.
+        delta: chance that the promise is broken.
+        pairs: (caption, seed) pairs the promise rests on.
+        before: scales above the transition to try; 0 and -1 by default.
+        after: scales below it to try; `scale` by default.
+        refine: how many times finer the steps below it may be; 1 by default.
+        anchor: also try the base model's unconditional prediction; needs `lora`.
+        transitions: timesteps to try; every one of the sampler's grid by default.
+        strengths: strengths to test with ordinary guidance; 0.1 to 1 by default, [] for none.
+        transfer: also measure the rule under other schedulers and step counts.
+        scale: of ordinary guidance.
+        timesteps: sampling steps.
+        alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
+        out: new folder for record.json, calibration.json and plots.
+    """
+    from .adapters.calibration import calibrate
+    from .certify import Terms
+    from .strength import TRIED
+
+    terms = Terms(
+        alpha, delta, pairs, tuple(before or (0.0, -1.0)), tuple(transitions or ()), tuple(after or ()),
+        tuple(refine or (1,)), anchor,
+    )  # fmt: skip
+    tried = TRIED if strengths is None else strengths
+    print(
+        calibrate(
+            model, data, base=base, lora=lora, terms=terms, scale=scale, timesteps=timesteps, tried=tried,
+            transfer=transfer, alignment=alignment, out=out,
+        )
+    )  # fmt: skip
+    print(f"\nwritten to {out}; ship it: basinguard export {model} {out / 'record.json'} DIRECTORY")
+
+
+def audit(
+    model: str,
+    *,
+    data: Path,
+    base: str = "",
+    lora: Path | None = None,
+    alpha: float = 0.05,
+    delta: float = 0.05,
+    pairs: int = 128,
+    per_caption: int = 4,
+    transitions: list[float] | None = None,
+    scale: float = 7.5,
+    timesteps: int = 20,
+    alignment: str = "auto",
+    out: Path = Path("audit"),
+) -> None:
+    """Does this model copy these images, which ones, and what would make it safe? Trains nothing.
+
+    Args:
+        model: a directory or hub id of a Stable Diffusion pipeline.
+        data: folder of the captioned images it was trained on.
+        base: what it was fine-tuned from; without it there is no null and no safe strength.
+        lora: a LoRA file on `model`, which is then the base.
+        alpha: risk that may not be exceeded.
+        delta: chance that the promise is broken.
+        pairs: (caption, seed) pairs the promise rests on.
+        per_caption: samples of each caption that are searched for copies.
+        transitions: timesteps to try; every one of the sampler's grid by default.
+        scale: of ordinary guidance.
+        timesteps: sampling steps.
+        alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
+        out: new folder for audit.html, audit.json and the calibration.
+    """
+    from .adapters.auditing import audit
+    from .certify import Terms
+
+    terms = Terms(alpha, delta, pairs, transitions=tuple(transitions or ()))
+    print(
+        audit(
+            model, data, base=base, lora=lora, per_caption=per_caption, terms=terms, scale=scale, timesteps=timesteps,
+            alignment=alignment, out=out,
+        )
+    )  # fmt: skip
+    print(f"\nthe page with pictures and plots: {out / 'audit.html'}")
 
 
 def sample(

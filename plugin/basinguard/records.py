@@ -243,6 +243,7 @@ class Record(Noun):
         promise: P(risk > alpha) <= delta over `population`, or "" when n was too small to promise anything.
         verified: the same risk on fresh seeds through the exported files; None until that was done.
         plain: risk of ordinary CFG, which a user who ignores the rule gets.
+        alignment, plain_alignment: agreement of image and caption under the rule and under ordinary CFG.
         strength: how much of the fine-tune ordinary CFG can take; None where it was not calibrated.
         transfer: what the rule is worth under other samplers.
         triage: which prompts need the rule; None where it was not calibrated, so that all do.
@@ -259,6 +260,7 @@ class Record(Noun):
     population: str
     verified: Estimate | None = None
     alignment: Estimate | None = None
+    plain_alignment: Estimate | None = None
     metric: Metric
     sampler: Sampler
     seeds: tuple[int, ...]

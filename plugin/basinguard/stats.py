@@ -75,7 +75,11 @@ def cluster_bootstrap(
         groups = list(v[:, None])  # one cluster has no spread between clusters; its members are all there is to draw
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(groups), size=(BOOTSTRAP_DRAWS, len(groups)))
-    replicas = np.array([statistic(np.concatenate([groups[i] for i in row])) for row in draws])
+    if statistic is np.mean:  # most calls; a hundred times faster than drawing every value
+        sums, sizes = np.array([group.sum() for group in groups]), np.array([len(group) for group in groups])
+        replicas = sums[draws].sum(1) / sizes[draws].sum(1)
+    else:
+        replicas = np.array([statistic(np.concatenate([groups[i] for i in row])) for row in draws])
     low, high = np.quantile(replicas, [(1 - level) / 2, (1 + level) / 2])
     point = float(statistic(v))
     return Estimate(
@@ -188,6 +192,17 @@ def pairs_needed(alpha: float, delta: float, hits: int = 0) -> int:
     while binomial_p_value(hits, n, alpha) > delta:
         n += 1
     return n
+
+
+def largest_proven(alpha: float, delta: float, n: int) -> int:
+    """The most hits among n outcomes that still prove a risk of at most alpha with confidence 1 - delta; -1 for none.
+
+    Example:
+        >>> largest_proven(0.1, 0.05, 96), largest_proven(0.05, 0.05, 20)
+        (4, -1)
+    """
+    passing = [hits for hits in range(int(n * alpha) + 1) if binomial_p_value(hits, n, alpha) <= delta]
+    return max(passing, default=-1)
 
 
 def auc(positives: ArrayLike, negatives: ArrayLike) -> float:

@@ -21,6 +21,7 @@ from ..guidance import Observation, Rule, SwitchAt, epsilon_factor, from_record,
 from ..records import Record, read_record
 from ..schedules import Triage
 from .loading import locate
+from .resolution import watched
 
 RECORD_FILE = "basinguard.json"
 RECORD_KEY = "basinguard"  # in scheduler_config.json: survives a scheduler swap and a re-save
@@ -54,6 +55,7 @@ def protect(pipe: Any, rule: Rule | Record, *, triage: bool = False) -> Any:
         `protect(pipe, SwitchAt(600, before=-2.0, after=None))("a red circle", guidance_scale=7.5)`
     """
     _check(pipe)
+    resolution = rule.sampler.resolution if isinstance(rule, Record) else None
     if triage:
         rule = _triaged(pipe, rule)
     elif isinstance(rule, Record):
@@ -61,7 +63,7 @@ def protect(pipe: Any, rule: Rule | Record, *, triage: bool = False) -> Any:
     if not callable(getattr(rule, "scale", None)):
         raise TypeError(f"protect(pipe, {rule!r}): expected a rule from basinguard.guidance or a basinguard Record")
     unprotect(pipe)
-    pipe.progress_bar = _steered(pipe, pipe.progress_bar, rule)
+    pipe.progress_bar = _steered(pipe, pipe.progress_bar, rule, resolution)
     return pipe
 
 
@@ -137,7 +139,7 @@ def _without_notice() -> Iterator[None]:
         told.removeFilter(other)
 
 
-def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
+def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule, resolution: int | None) -> Callable[..., Any]:
     trace: list[Observation] = []
 
     @contextmanager
@@ -151,7 +153,7 @@ def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule) -> Callable[..., An
             helper=getattr(pipe, "controlnet", None),
         ) as steering:
             steering.trace = trace
-            with bar(iterable=iterable, total=total) as shown:
+            with watched(pipe, _denoiser(pipe), resolution), bar(iterable=iterable, total=total) as shown:
                 yield shown
 
     progress_bar.before = pipe.__dict__.get("progress_bar")  # type: ignore[attr-defined]
@@ -192,6 +194,11 @@ def _fitting(pipe: Any, record: Record) -> SwitchAt:
     has, needs = pipe.scheduler.config.get("prediction_type", "flow"), record.sampler.prediction_type
     if has != needs:
         raise ValueError(f"the record was made for a model that predicts {needs!r}, this pipeline's predicts {has!r}")
+    if record.guidance.anchor or record.guidance.refine > 1:
+        raise ValueError(
+            "the record's rule takes its unconditional prediction from the base model or finer steps below the "
+            "transition (anchor, refine), which a stock pipeline cannot apply; calibrate without them"
+        )
     squared = getattr(pipe.scheduler, "alphas_cumprod", None)
     if squared is not None:
         signal = float(squared[round(record.guidance.transition)])

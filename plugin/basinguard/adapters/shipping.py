@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -19,13 +19,15 @@ from ..export.provenance import Origin
 from ..guard import Guard
 from ..guidance import from_record
 from ..plots import to_image
-from ..records import Record
+from ..records import Record, Strength
+from ..strength import safe_strength, strengths
+from .blend import Blend
 from .diffusers import LatentModel
 from .evaluate import draw
-from .loading import TINYWORLD, locate, model_file
+from .loading import TINYWORLD, load_pipeline, locate, model_file
 
 SHOWN = 4  # generated samples in the card
-CARD_SEED = 4_000_000  # of their own, like those of probes, calibration, verification and triage
+CARD_SEED = 6_000_000  # not those of anything that is measured
 
 
 def ship(
@@ -35,7 +37,7 @@ def ship(
 
     Args:
         guard: knows the training images.
-        pl_module: has `export_pipeline()` and `base_id`.
+        pl_module: has `export_pipeline()`, `base_id` and the `pipe` in training.
         terms: what is to be promised.
         out: directory to write; an earlier export there is replaced only once the new one is complete.
         dtype: precision of the calibration runs.
@@ -52,13 +54,28 @@ def ship(
         prediction_type=model.prediction_type,
         resolution=model.resolution,
     )
-    record, tried = certify(guard, model, terms, provenance)
+    anchored = LatentModel(pl_module.pipe, dtype=dtype, anchor=True) if terms.anchor else None
+    record, tried = certify(guard, model, terms, provenance, anchored=anchored)
+    if terms.strengths:
+        record = record.model_copy(update={"strength": _strength(guard, pl_module, pipe, terms, dtype)})
     samples, prompts = guarded_samples(guard, pipe, record)
     origin = origin_of(
         str(pl_module.base_id), {**pl_module.hparams, "probe": asdict(guard.plan), "terms": asdict(terms)}
     )
     export_directory(pipe, record, out, overwrite=True, samples=samples, prompts=prompts, origin=origin)
     return record, tried
+
+
+def _strength(guard: Guard, pl_module: Any, pipe: Any, terms: Terms, dtype: torch.dtype | None) -> Strength:
+    """The largest share of what was trained that ordinary CFG can take."""
+    blend = Blend(pipe, load_pipeline(pl_module.base_id), dtype=dtype)
+    found = strengths(guard, blend.at, alpha=terms.alpha, delta=terms.delta, pairs=terms.pairs, tried=terms.strengths)
+    kind: Literal["lora", "interpolation"] = "lora" if _has_adapter(pl_module.pipe) else "interpolation"
+    return safe_strength(list(found), kind=kind, alpha=terms.alpha, delta=terms.delta)
+
+
+def _has_adapter(pipe: Any) -> bool:
+    return bool(getattr(pipe.unet, "peft_config", None))
 
 
 def guarded_samples(guard: Guard, pipe: Any, record: Record) -> tuple[list[Image.Image], list[str]]:

@@ -16,7 +16,7 @@ from ..records import TriageResult
 from ..triage import calibrate_triage
 from .pipelines import last_trace, protect, unprotect
 
-FIRST_SEED = 3_000_000  # never used by probes (thousands), calibration (millions) or verification (two millions)
+FIRST_SEED = 5_000_000  # not those of probes, promises, verification, transfer or audits
 BATCH = 32
 
 

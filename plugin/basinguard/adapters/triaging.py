@@ -1,14 +1,15 @@
-"""`basinguard triage EXPORT DIR HELDOUT OUT`: which prompts need the rule at all, measured on the exported files."""
+"""`basinguard triage EXPORT DIR PROMPTS OUT`: which prompts need the rule at all, measured on the exported files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ..export.card import triage_text
-from ..records import TriageResult
-from .loading import load_pipeline
+from ..records import TriageResult, read_record
+from .opening import open_model, require_same
+from .pipelines import RECORD_FILE
 from .triage import calibrate_by_sampling
-from .verify import guard_for
+from .verify import read_prompts
 
 
 def triage(
@@ -19,26 +20,32 @@ def triage(
     Args:
         export: a directory that basinguard exported.
         data: the training images.
-        heldout: captioned images that were not trained on: the harmless prompts.
+        heldout: text file of prompts, one a line, that were not trained on: the harmless ones.
         out: JSON file to write the record to, as `basinguard export` takes it; nothing is overwritten.
         per_prompt: fresh seeds for each prompt.
         wanted_miss: share of the pulling pairs that may be taken for harmless; they get ordinary guidance.
 
     Raises:
         FileExistsError: `out` exists.
-        ValueError: fewer than two prompts that pull, or that do not.
+        FileNotFoundError: no record in the directory, no such data or prompts.
+        ValueError: the record belongs to other weights, or fewer than two prompts pull, or do not.
     """
     if out.exists():
         raise FileExistsError(f"{out}: exists already; name another file, nothing is overwritten")
-    record, guard = guard_for(export, data, heldout)
+    record, prompts = read_record(export / RECORD_FILE), read_prompts(heldout)
+    sampler = record.sampler
+    opened = open_model(
+        str(export), data, base=record.base, scale=sampler.scale, timesteps=sampler.timesteps, alignment="none"
+    )
+    require_same(record, opened)
     result = calibrate_by_sampling(
-        load_pipeline(export),
-        [*guard.training.captions, *guard.training.heldout],
-        guard.is_copy,
+        opened.pipe,
+        [*opened.guard.training.captions, *prompts],
+        opened.guard.is_copy,
         per_prompt=per_prompt,
         wanted_miss=wanted_miss,
-        num_inference_steps=record.sampler.timesteps,
-        guidance_scale=record.sampler.scale,
+        num_inference_steps=sampler.timesteps,
+        guidance_scale=sampler.scale,
     )
     record = record.model_copy(update={"triage": result})
     out.write_text(record.to_json() + "\n", encoding="utf-8")
