@@ -233,8 +233,16 @@ def sample(
     """
     from .adapters.sample import sample
 
-    options = {"timesteps": timesteps, "guidance_scale": guidance_scale, "triage": triage}
-    print(sample(model, prompts, seeds=seeds or (0, 1, 2, 3), out=out, **options))
+    sheet = sample(
+        model,
+        prompts,
+        seeds=seeds or (0, 1, 2, 3),
+        timesteps=timesteps,
+        guidance_scale=guidance_scale,
+        triage=triage,
+        out=out,
+    )
+    print(sheet)
 
 
 def compare_images(a: Path, b: Path, picture: Path | None = None) -> None:

@@ -244,7 +244,7 @@ def test_a_record_of_other_weights_or_another_prediction_is_refused(tmp_path, pi
     with pytest.raises(ValueError, match="predicts 'epsilon'"):
         export_directory(pipe, brief.model_copy(update={"sampler": sampler}), tmp_path / "out")
     finer = brief.model_copy(update={"guidance": brief.guidance.model_copy(update={"refine": 4})})
-    with pytest.raises(ValueError, match="refine=4, which a rule inside a stock pipeline cannot do"):
+    with pytest.raises(ValueError, match="refine=4, which a stock pipeline cannot apply"):
         export_directory(pipe, finer, tmp_path / "out")
     with pytest.raises(TypeError, match="cannot export a str"):
         export_directory("a pipeline", brief, tmp_path / "out")

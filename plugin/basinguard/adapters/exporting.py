@@ -56,7 +56,6 @@ def export(
     if kind == "directory":
         export_directory(merged(pipe), known, out, overwrite=overwrite, share_private=share_private)
     else:
-        options = {"overwrite": overwrite, "share_private": share_private}
-        export_lora(pipe, known, out, format=kind, strength=strength, **options)
+        export_lora(pipe, known, out, format=kind, strength=strength, overwrite=overwrite, share_private=share_private)
     if push_to:
         print(push_to_hub(out, push_to))

@@ -194,11 +194,6 @@ def _fitting(pipe: Any, record: Record) -> SwitchAt:
     has, needs = pipe.scheduler.config.get("prediction_type", "flow"), record.sampler.prediction_type
     if has != needs:
         raise ValueError(f"the record was made for a model that predicts {needs!r}, this pipeline's predicts {has!r}")
-    if record.guidance.anchor or record.guidance.refine > 1:
-        raise ValueError(
-            "the record's rule takes its unconditional prediction from the base model or finer steps below the "
-            "transition (anchor, refine), which a stock pipeline cannot apply; calibrate without them"
-        )
     squared = getattr(pipe.scheduler, "alphas_cumprod", None)
     if squared is not None:
         signal = float(squared[round(record.guidance.transition)])

@@ -88,10 +88,11 @@ def _ordinary(
     pipe: Any, prompts: Sequence[str], seeds: Sequence[int], options: dict[str, Any]
 ) -> tuple[Tensor, Observation]:
     """Images (or latents) by ordinary CFG on the CPU, and the first evaluation at which every gap was above zero."""
-    options = {"guidance_scale": 7.5, "output_type": "pt"} | options
+    options = {"output_type": "pt", **options}
+    scale = options.setdefault("guidance_scale", 7.5)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     try:
-        images = protect(pipe, Constant(options["guidance_scale"]))(list(prompts), generator=generators, **options)
+        images = protect(pipe, Constant(scale))(list(prompts), generator=generators, **options)
         trace = last_trace(pipe)
     finally:
         unprotect(pipe)
