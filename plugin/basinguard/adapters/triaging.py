@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..export.card import triage_text
+from ..export.card import triage_line
 from ..records import TriageResult, read_record
 from .opening import open_model, require_same
 from .pipelines import RECORD_FILE
@@ -49,5 +49,5 @@ def triage(
     )
     record = record.model_copy(update={"triage": result})
     out.write_text(record.to_json() + "\n", encoding="utf-8")
-    print(f"{triage_text(record)}\n{out}: export again with this record to ship it")
+    print(f"{triage_line(record)}\n{out}: export again with this record to ship it")
     return result
