@@ -178,7 +178,7 @@ def test_a_broken_record_is_refused(form):
 def test_a_record_of_more_than_a_rule_can_do_is_refused(more):
     usual = {"transition": 500.0, "before": 0.0, "after": None, "refine": 1, "anchor": False}
     assert from_record({"guidance": usual}) == SwitchAt(500.0, 0.0, None)
-    with pytest.raises(ValueError, match=r"measured with (refine=4|anchor=True), which a rule inside"):
+    with pytest.raises(ValueError, match=r"measured with (refine=4|anchor=True), which a stock pipeline cannot apply"):
         from_record({"guidance": usual | more})
 
 
