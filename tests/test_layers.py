@@ -9,21 +9,27 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "plugin" / "basinguard"
 ORDER = (
-    ("records", "guidance"),
+    ("records", "guidance", "solvers", "batching"),
     ("sampling", "stats", "schedules"),
-    ("toy", "basin", "triage"),
+    ("toy", "basin", "triage", "budget"),
+    ("plan",),
     ("calibrate", "tinyworld", "plots"),
     ("similarity",),
     ("curation",),
+    ("eye",),
+    ("look",),
     ("guard",),
     ("certify", "export"),
-    ("adapters", "rivals"),
+    ("strength",),
+    ("tradeoff", "audit"),
+    ("adapters",),
+    ("rivals",),
     ("demo",),
     ("cli",),
     ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-FRAMEWORKS = {"diffusers", "lightning", "accelerate", "transformers", "peft", "datasets"}
+FRAMEWORKS = {"diffusers", "lightning", "pytorch_lightning", "accelerate", "transformers", "peft", "datasets"}
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py" and "assets" not in p.parts)
 
 

@@ -105,7 +105,10 @@ def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, fol
         warnings.simplefilter("always")
         trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard)
     assert trainer.current_epoch == 2
-    assert any("probe of epoch 0 failed" in str(w.message) for w in seen)
+    told = [str(w.message) for w in seen if "probe of epoch" in str(w.message)]
+    assert len(told) == 1, "the same problem is reported once"
+    assert "epoch -1 failed and is missing; training goes on: ZeroDivisionError" in told[0]
+    assert [report.problem[:17] for report in guard.history] == ["ZeroDivisionError"] * 3
 
 
 def test_every_n_epochs():
@@ -125,7 +128,7 @@ def test_what_cannot_be_measured_is_said_before_training(tiny_pipeline_dir, fold
         fit(tiny_pipeline_dir, folder, tmp_path, make_guard(**settings))
 
 
-@pytest.mark.parametrize("settings", [{"every_n_epochs": 0}, {"seeds": 0}, {"budget": 0.0}])
+@pytest.mark.parametrize("settings", [{"every_n_epochs": 0}, {"seeds": 0}, {"risk": 0.0}, {"budget": 0.1}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match="expected"):
         make_guard(**settings)

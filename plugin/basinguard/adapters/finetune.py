@@ -14,6 +14,8 @@ from diffusers.training_utils import EMAModel
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
+from basinguard.curation.relief import add_noise
+
 from .architecture import Architecture
 from .encoding import encode_captions, encode_images
 from .interrupt import InterruptCheckpoint
@@ -152,6 +154,8 @@ class FineTune(LightningModule):
         """Draws noise and timesteps from torch's generator and returns the denoising loss, a scalar."""
         latents = self.encode_images(batch)
         embeddings = self.encode_captions(self._dropped(batch["caption"]))
+        if "embedding_noise" in batch:  # asked for by the data module's relief
+            embeddings = add_noise(embeddings, float(batch["embedding_noise"][0]))
         noise = torch.randn_like(latents)
         timesteps = random_timesteps(self.forward_process, len(latents), latents.device)
         loss = self.denoising_loss(latents, embeddings, noise, timesteps)

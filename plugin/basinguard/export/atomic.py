@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -23,6 +24,7 @@ def whole_directory(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         NotADirectoryError: `out` is a file.
         PermissionError: the directory above `out` cannot be written.
     """
+    _heal(out)
     _check_free(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
@@ -54,6 +56,14 @@ def whole_file(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _flush(partial)
         partial.replace(out)
         _flush(out.parent)
+
+
+def _heal(out: Path) -> None:
+    """Gives an export its name back that a process killed between the two renames of `_swap` left without one."""
+    left = sorted(out.parent.glob(f".{glob.escape(out.name)}.previous-*/{glob.escape(out.name)}"))
+    if left and not out.exists():
+        left[-1].rename(out)
+        left[-1].parent.rmdir()
 
 
 def _check_free(out: Path, overwrite: bool) -> None:

@@ -1,0 +1,346 @@
+"""The hooks of `MemorizationGuard`, for either of Lightning's two import roots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torchvision.transforms.functional import pil_to_tensor
+
+from ..calibrate import Candidate
+from ..certify import Terms
+from ..guard import Guard, Plan, TrainingSet
+from ..plots import contact_sheet, curve_figure, history_figure
+from ..records import Estimate, Record, Report
+from ..similarity.structure import Structure
+from .diffusers import LatentModel
+from .shipping import alignment_for, ship
+from .watch import OnError, Watch, holding, same_streams, trained_weights, untouched
+
+MEASURED = (
+    *("risk", "width", "exit", "gap", "gap_heldout", "similarity_p95", "similarity_heldout"),
+    *("risk_uncond", "alignment"),
+)
+WHOLE = ("SingleDevice", "DDP")  # strategies that keep every weight in every process
+KEPT = "basinguard"  # key of a checkpoint
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Weights that a transition could still protect.
+
+    Attributes:
+        epoch, train_step: when they were measured.
+        weights: trained parameters by name, as measured: averaged ones where training averages.
+    """
+
+    epoch: int
+    train_step: int
+    weights: dict[str, torch.Tensor]
+
+
+class GuardHooks:
+    """Measures, before training and after each epoch, how far the model has fallen into its training images.
+
+    Scalars `guard/...` can be monitored by `EarlyStopping` and `ModelCheckpoint` in the same epoch. A logger that takes
+    figures also gets the basin curve and a contact sheet; other loggers get the scalars; no logger works too.
+
+    Training is the same to the bit with and without it, whatever a probe meets becomes a gap in the history, and a
+    resumed run has the history of an uninterrupted one. With DDP all processes share the work of a probe; strategies
+    that split weights are refused.
+
+        torchrun --nproc_per_node 4 train.py                  # Trainer(devices=4, strategy="ddp")
+        srun --ntasks-per-node 4 --gpus-per-node 4 python train.py    # Trainer(devices=4, num_nodes=$SLURM_NNODES, ...)
+
+    The LightningModule holds `pipe`, a `StableDiffusionPipeline` around the modules in training; with `export_to` also
+    `base_id` and `export_pipeline()`; where it averages weights, a context `averaged_weights()` puts them in. The
+    datamodule has `items`, (name, caption) of each image, and `all_pixels()`, [N, 3, H, W] in 0..1.
+
+    Args:
+        heldout: prompts the model is not trained on, the control group.
+        every_n_epochs: probe after every n-th epoch.
+        captions: how many training captions to sample at each probe.
+        seeds: samples for each of them.
+        timesteps: sampling steps.
+        scale: guidance scale of ordinary CFG.
+        risk: risk that the estimated transition may leave.
+        budget: what a probe may cost: "5%" of the training time, or a number of UNet evaluations; no limit if None.
+        precision: "32" keeps the modules' own precision in probes, "bf16" runs them under autocast.
+        on_error: "warn" records a failed probe as a gap and lets training go on, "raise" stops.
+        export_to: directory for the calibrated, guarded checkpoint, written when training ends.
+        alpha: risk the exported checkpoint promises not to exceed.
+        delta: chance that this promise is broken.
+        pairs: (caption, seed) pairs the promise rests on.
+        before: scales to try above the transition; 0 is none, negative is opposite guidance.
+        after: scales to try at and below it; `scale` alone when not given.
+        transitions: timesteps to try as the transition; every one of the sampler's grid when not given.
+        alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
+        chunk: most (caption, seed) pairs sampled at once; fewer take less memory and change no result.
+
+    Example:
+        >>> from basinguard import MemorizationGuard
+        >>> guard = MemorizationGuard(heldout=["a red kite"], captions=8, seeds=2)
+        >>> guard.should_probe(epoch=0)
+        True
+    """
+
+    def __init__(
+        self,
+        heldout: list[str] | None = None,
+        every_n_epochs: int = 1,
+        captions: int = 16,
+        seeds: int = 2,
+        timesteps: int = 20,
+        scale: float = 7.5,
+        risk: float = 0.1,
+        budget: str | int | None = None,
+        precision: Literal["32", "bf16"] = "32",
+        on_error: OnError = "warn",
+        export_to: str | None = None,
+        alpha: float = 0.05,
+        delta: float = 0.05,
+        pairs: int = 128,
+        before: list[float] | None = None,
+        after: list[float] | None = None,
+        transitions: list[float] | None = None,
+        alignment: str = "auto",
+        chunk: int = 64,
+    ) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"MemorizationGuard(every_n_epochs={every_n_epochs}): expected at least 1")
+        self.heldout, self.every_n_epochs, self.on_error = tuple(heldout or ()), every_n_epochs, on_error
+        self.plan = Plan(captions, seeds, timesteps, scale, risk, chunk, budget=budget)
+        self.dtype = torch.bfloat16 if precision == "bf16" else None
+        self.export_to = Path(export_to) if export_to else None
+        scales = {"before": tuple(before or (0.0, -1.0)), "after": tuple(after or ())}
+        self.terms = Terms(alpha, delta, pairs, transitions=tuple(transitions or ()), **scales)
+        self.alignment = alignment
+        self.watch: Watch | None = None
+        self.record: Record | None = None
+        self.frontier: list[Candidate] = []
+        self._state: dict[str, Any] = {}
+        self._kept: Kept | None = None
+
+    @property
+    def guard(self) -> Guard | None:
+        """What measures; None until a fit begins."""
+        return self.watch.guard if self.watch else None
+
+    @property
+    def history(self) -> list[Report]:
+        """Every report so far; epoch -1 is the untouched base model, a report with a `problem` is a gap."""
+        return self.watch.history if self.watch else []
+
+    def should_probe(self, epoch: int) -> bool:
+        """Whether to measure after this epoch, counted from 0."""
+        return (epoch + 1) % self.every_n_epochs == 0
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Reads the training images; anything wrong with them is said here, before training starts."""
+        if stage != "fit" or self.watch is not None:
+            return
+        require_whole_weights(trainer.strategy)
+        require_parts(trainer.datamodule, pl_module)
+        data = trainer.datamodule
+        with same_streams():
+            training = TrainingSet(data.all_pixels(), tuple(caption for _, caption in data.items), self.heldout)
+            align = alignment_for(str(getattr(pl_module, "base_id", "")), self.alignment)
+            guard = Guard(training, Structure(), self.plan, align)
+        self.watch = Watch(guard, dtype=self.dtype, on_error=self.on_error)
+        if self._state:
+            self.watch.load_state_dict(self._state)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Measures the base model; a resumed run measures what the interrupted one was about to."""
+        if self.watch is None or trainer.fast_dev_run:
+            return
+        if trainer.global_step == 0 and not self.history:
+            self._probe(trainer, pl_module, epoch=-1, log_now=True)
+        elif not self.history:
+            told = f"resumed at train step {trainer.global_step} without a history: the base model was not measured"
+            self.history.append(Report.missed(-1, trainer.global_step, told))
+            self.watch.complain("the history has no base model", ValueError(told))
+        elif self._is_owed(trainer, trainer.current_epoch - 1):
+            self._probe(trainer, pl_module, epoch=trainer.current_epoch - 1, log_now=True)
+
+    def _is_owed(self, trainer: Any, epoch: int) -> bool:
+        """Whether a checkpoint was made after an epoch's last batch and before its end, which Lightning then skips."""
+        known = {report.epoch for report in self.history}
+        at_the_end = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        return at_the_end and epoch >= 0 and epoch not in known and self.should_probe(epoch)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Measures the model as this epoch left it and logs what moved."""
+        if self.watch is None or trainer.fast_dev_run:
+            return
+        if self.should_probe(trainer.current_epoch):
+            self._probe(trainer, pl_module, epoch=trainer.current_epoch)
+        if not self.watch.measured:
+            _excuse_monitors(trainer)
+            return
+        # every process logs the same numbers; taking the largest keeps them exact
+        pl_module.log_dict(scalars(self.history), sync_dist=True, reduce_fx="max")
+        last = self.watch.measured[-1].risk
+        if last is not None:
+            pl_module.log("risk", last.value, prog_bar=True, logger=False, sync_dist=True, reduce_fx="max")
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Calibrates and exports the last weights that delayed guidance can still protect.
+
+        Everything of the user's is saved by now; a run that was killed here and resumed comes here again.
+        """
+        if self.export_to is None or self.watch is None or not self.watch.measured or not trainer.is_global_zero:
+            return
+        try:
+            pl_module.to(trainer.strategy.root_device)
+            with untouched(pl_module), _as_kept(pl_module, self._kept):
+                self.record, self.frontier = ship(
+                    self.watch.guard, pl_module, self.terms, self.export_to, dtype=self.dtype
+                )
+        except Exception as error:
+            self.watch.complain(f"nothing was exported to {self.export_to}; resume the last checkpoint to retry", error)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history, so that a resumed run goes on where it stopped."""
+        return self.watch.state_dict() if self.watch else self._state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the history of the interrupted run."""
+        self._state = state_dict
+        if self.watch is not None:
+            self.watch.load_state_dict(state_dict)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Adds the weights to export, unless the checkpoint's own are those."""
+        if self._kept is None:
+            return
+        kept, averaged = self._kept, getattr(pl_module, "ema", None) is not None
+        same = kept.train_step == trainer.global_step and not averaged
+        checkpoint[KEPT] = {
+            "epoch": kept.epoch,
+            "train_step": kept.train_step,
+            "weights": {} if same else kept.weights,
+        }
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Takes them back; the module's weights have been restored already."""
+        stored = checkpoint.get(KEPT)
+        if stored:
+            weights = stored["weights"] or trained_weights(pl_module)
+            self._kept = Kept(stored["epoch"], stored["train_step"], weights)
+
+    def _probe(self, trainer: Any, pl_module: Any, epoch: int, log_now: bool = False) -> None:
+        """Measures, shows, and remembers the weights while a transition still protects them.
+
+        `log_now` sends scalars to the loggers; at the end of an epoch Lightning does.
+        """
+        watch = self.watch
+        if watch is None:
+            return
+        with getattr(pl_module, "averaged_weights", nullcontext)():
+            report = watch.probe(pl_module.pipe, epoch=epoch, train_step=trainer.global_step)
+            if report is None or report.problem or not trainer.is_global_zero:
+                return
+            if report.transition is not None:
+                self._kept = Kept(epoch, trainer.global_step, trained_weights(pl_module))
+            try:
+                with untouched(pl_module):
+                    for logger in trainer.loggers if log_now else ():
+                        logger.log_metrics(scalars(self.history), step=trainer.global_step)
+                    self._show(trainer, LatentModel(pl_module.pipe, dtype=self.dtype), report)
+            except Exception as error:
+                watch.complain(f"pictures and scalars of epoch {epoch} could not be logged", error)
+
+    def _show(self, trainer: Any, model: LatentModel, report: Report) -> None:
+        """Curves and a contact sheet for loggers that take pictures."""
+        boards = [logger.experiment for logger in trainer.loggers if hasattr(logger.experiment, "add_figure")]
+        albums = [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
+        if not (boards or albums) or self.watch is None:
+            return
+        sheet = contact_sheet(*self.watch.guard.show(model, report.transition))
+        for board in boards:
+            board.add_figure("guard/curve", curve_figure(self.history), trainer.global_step)
+            board.add_figure("guard/history", history_figure(self.history), trainer.global_step)
+            board.add_image("guard/contact_sheet", pil_to_tensor(sheet), trainer.global_step)
+        for album in albums:
+            album.log_image(key="guard/contact_sheet", images=[sheet], step=trainer.global_step)
+
+
+def scalars(history: list[Report]) -> dict[str, float]:
+    """What is logged of the last measured report: every estimate and its ends, and how far it moved since the base."""
+    measured = [report for report in history if not report.problem]
+    last, base = measured[-1], history[0]
+    values: dict[str, float] = {}
+    for name in MEASURED:
+        estimate: Estimate | None = getattr(last, name)
+        if estimate is None:
+            continue
+        values |= {
+            f"guard/{name}": estimate.value,
+            f"guard/{name}_low": estimate.low,
+            f"guard/{name}_high": estimate.high,
+        }
+        before = getattr(base, name)
+        if before is not None:
+            values[f"guard/{name}_since_base"] = estimate.value - before.value
+    if last.transition is not None:
+        values["guard/transition"] = last.transition
+    return values
+
+
+def require_whole_weights(strategy: Any) -> None:
+    """Refuses a strategy that keeps a part of the weights in each process.
+
+    Raises:
+        ValueError: names the strategy and what to use.
+    """
+    kinds = [kind.__name__ for kind in type(strategy).__mro__]
+    if not any(name.startswith(WHOLE) for name in kinds):
+        raise ValueError(
+            f"MemorizationGuard cannot probe under {kinds[0]}, which may keep only a part of the weights in each "
+            'process; use strategy="ddp" (a LoRA of Stable Diffusion fits one device), or measure saved checkpoints '
+            "with basinguard.adapters.accelerate.LoopGuard"
+        )
+
+
+def require_parts(datamodule: Any, pl_module: Any) -> None:
+    """Refuses what the guard cannot measure.
+
+    Raises:
+        TypeError: names every part that is missing.
+    """
+    sought = ((datamodule, ("items", "all_pixels"), "the datamodule"), (pl_module, ("pipe",), "the LightningModule"))
+    lacking = [f"{what} has no {name}" for part, names, what in sought for name in names if not hasattr(part, name)]
+    if lacking:
+        raise TypeError(
+            f"MemorizationGuard: {', '.join(lacking)}; train FineTune on an ImageFolder, or give yours these parts "
+            "(see the class's description)"
+        )
+
+
+def _excuse_monitors(trainer: Any) -> None:
+    """Nothing has been measured yet: `EarlyStopping` on a guard's number waits for it instead of ending the run."""
+    for stop in trainer.early_stopping_callbacks:
+        if str(stop.monitor).startswith("guard/"):
+            stop.strict = False
+
+
+@contextmanager
+def _as_kept(pl_module: Any, kept: Kept | None) -> Iterator[None]:
+    """Inside, the module holds the kept weights, in place of any average."""
+    average = getattr(pl_module, "ema", None)
+    if kept is None:
+        yield
+        return
+    with holding(pl_module, kept.weights):
+        if average is not None:
+            pl_module.ema = None
+        try:
+            yield
+        finally:
+            if average is not None:
+                pl_module.ema = average

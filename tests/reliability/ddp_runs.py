@@ -1,0 +1,143 @@
+"""What several processes do together; started by torchrun, it writes what each of them saw.
+
+torchrun --standalone --nproc_per_node 2 tests/reliability/ddp_runs.py BASE PICTURES OUT [fit]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from guarded_runs import GUARD, fit, make_guard, untimed
+
+from basinguard.adapters.diffusers import LatentModel
+from basinguard.adapters.images import ImageFolder
+from basinguard.adapters.loading import load_pipeline
+from basinguard.adapters.sharding import Sharded, Team, TeamFailure
+from basinguard.adapters.watch import Watch
+from basinguard.guard import Guard, Plan, TrainingSet
+from basinguard.similarity.structure import Structure
+
+PLAN = Plan(captions=4, seeds=5, timesteps=2, scale=3.0)
+
+
+def make_watch(pictures: str) -> Watch:
+    images = ImageFolder(pictures, resolution=32)
+    images.setup("fit")
+    captions = tuple(caption for _, caption in images.items)
+    return Watch(Guard(TrainingSet(images.all_pixels(), captions, tuple(GUARD["heldout"])), Structure(), PLAN))
+
+
+def failing_at(call: int, error: Exception):
+    """A denoiser that fails at its n-th call."""
+    inner, calls = LatentModel.denoiser, 0
+
+    def denoiser(self, prompts):
+        denoise = inner(self, prompts)
+
+        def fail(x, timestep, prompt):
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                raise error
+            return denoise(x, timestep, prompt)
+
+        return fail
+
+    return denoiser
+
+
+def problem_of(watch: Watch, pipe, **replaced) -> str:
+    """The problem that a probe records while methods of `LatentModel` or `Guard` are replaced, in this process only."""
+    owners = {name: (Guard if name == "matches" else LatentModel) for name in replaced}
+    before = {name: getattr(owner, name) for name, owner in owners.items()}
+    for name, method in replaced.items():
+        setattr(owners[name], name, method)
+    try:
+        return watch.probe(pipe, epoch=5, train_step=5).problem
+    finally:
+        for name, method in before.items():
+            setattr(owners[name], name, method)
+
+
+def raising(error: Exception):
+    def fail(*args, **kwargs):
+        raise error
+
+    return fail
+
+
+def sharded(base: str, pictures: str, rank: int) -> dict[str, object]:
+    """Probes of one model by one process, and by both together; with failures of either."""
+    pipe, seen = load_pipeline(base), {}
+    watch = make_watch(pictures)
+    together, watch.team = watch.team, Team()
+    seen["alone"] = untimed([watch.probe(pipe, epoch=0, train_step=0)])[0].to_json()
+    watch.team = together
+    calls = []
+    inner = LatentModel._forward
+    LatentModel._forward = lambda self, x, *rest: calls.append(len(x)) or inner(self, x, *rest)
+    seen["together"] = untimed([watch.probe(pipe, epoch=0, train_step=0)])[0].to_json()
+    LatentModel._forward = inner
+    seen["rows"] = sum(calls)
+    model = Sharded(LatentModel(pipe), together)
+    seen["few rows"] = [list(model.decode(torch.zeros(n, 4, 16, 16)).shape) for n in (1, 8, 9)]
+    full, empty = torch.OutOfMemoryError("CUDA out of memory"), {}
+    seen["network fails in 1"] = problem_of(watch, pipe, **(empty if rank == 0 else {"denoiser": failing_at(2, full)}))
+    bug = {"matches": raising(ValueError("only here"))}
+    seen["something else fails in 0"] = problem_of(watch, pipe, **(bug if rank == 0 else empty))
+    seen["both fail"] = problem_of(watch, pipe, **bug)
+    seen["afterwards"] = untimed([watch.probe(pipe, epoch=0, train_step=0)])[0].to_json()
+    try:
+        model.decode(torch.zeros(3 + rank, 4, 16, 16))
+    except TeamFailure as error:
+        seen["other rows"] = str(error)
+    seen["history"] = [report.problem for report in watch.history]
+    return seen
+
+
+def trained(base: str, pictures: str, out: Path) -> dict[str, object]:
+    """A Lightning fit with DDP; the probe of epoch 1 fails in process 1."""
+    measure = Guard.measure
+
+    def sometimes(self, model, *, epoch, train_step):
+        if epoch == 1 and dist.get_rank() == 1:
+            raise RuntimeError("only in process 1")
+        return measure(self, model, epoch=epoch, train_step=train_step)
+
+    Guard.measure = sometimes
+    guard = make_guard(on_error="warn", captions=4, seeds=3)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trainer, module = fit(
+            base, pictures, out, guard, epochs=3, logger=True, trainer={"devices": 2, "strategy": "ddp"}
+        )
+    weights = torch.cat([p.detach().flatten() for p in module.trained().values()])
+    return {
+        "history": [report.to_json() for report in untimed(guard.history)],
+        "weights": weights.double().sum().item(),
+        "logged": {key: float(value) for key, value in trainer.logged_metrics.items() if key.startswith("guard/")},
+        "said": [str(w.message) for w in said if "training goes on" in str(w.message)],
+    }
+
+
+def main(base: str, pictures: str, out: str, what: str = "probe") -> None:
+    """Runs one of the two stories."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    if what == "fit":
+        seen = trained(base, pictures, Path(out))
+    else:
+        dist.init_process_group("gloo")
+        seen = sharded(base, pictures, dist.get_rank())
+    import os
+
+    (Path(out) / f"{os.environ['RANK']}.json").write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

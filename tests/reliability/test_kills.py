@@ -1,0 +1,44 @@
+"""SIGKILL at any moment loses nothing; `kill_runs.py` says how it is tried."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from basinguard.export import atomic
+
+
+@pytest.mark.long
+def test_fifty_kills_lose_nothing(tmp_path):
+    out = tmp_path / "kills.json"
+    script = Path(__file__).with_name("kill_runs.py")
+    subprocess.run([sys.executable, str(script), "--kills", "50", "--out", str(out)], check=True)
+    result = json.loads(out.read_text())
+    assert result["kills"] >= 50
+    assert result["lost"] == []
+    assert min(result["killed_in"].values()) > 0, "every phase must have been hit"
+
+
+def test_a_kill_between_the_two_renames_of_an_export_is_healed_by_the_next(tmp_path, monkeypatch):
+    """The one moment at which neither export bears its name."""
+    out = tmp_path / "shipped"
+    for text in ("old", "new"):
+        with atomic.whole_directory(out, overwrite=True) as folder:
+            (folder / "a").write_text(text)
+            (folder / atomic.SUMS).write_text(f"{'0' * 64}  a\n")
+        if text == "old":
+            child = os.fork()
+            if child == 0:  # dies like a process that is killed after the first rename
+                monkeypatch.setattr(atomic, "_flush", lambda path: None)
+                monkeypatch.setattr(Path, "rename", lambda self, to: (os.rename(self, to), os._exit(9)))
+                with atomic.whole_directory(out, overwrite=True) as folder:
+                    (folder / "a").write_text("killed")
+            os.waitpid(child, 0)
+            assert not out.exists()
+            with pytest.raises(FileExistsError), atomic.whole_directory(out):
+                pass
+            assert (out / "a").read_text() == "old", "the export that was there is back"
+    assert (out / "a").read_text() == "new"

@@ -1,0 +1,124 @@
+"""A run that was stopped anywhere and resumed has the history, the baseline and the export of one that was not."""
+
+import pytest
+import torch
+from guarded_runs import SHIP, digest, fit, make_guard, picture_folder, untimed
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from basinguard.guard import Guard
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
+EPOCHS = 2  # of two batches each
+
+
+def saver(directory, **when):
+    return ModelCheckpoint(directory, filename="{step}", save_top_k=-1, **when)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return picture_folder(tmp_path / "pictures")
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_pipeline_dir, tmp_path_factory):
+    """An uninterrupted run with a checkpoint after every batch, and its guard."""
+    root = tmp_path_factory.mktemp("whole")
+    guard = make_guard(export_to=str(root / "shipped"), **SHIP)
+    keep = saver(root / "kept", every_n_train_steps=1)
+    _, module = fit(tiny_pipeline_dir, picture_folder(root / "pictures"), root, guard, keep, epochs=EPOCHS)
+    return root, guard, digest(dict(module.named_parameters()))
+
+
+@pytest.mark.parametrize("step", [1, 2, 4], ids=["within an epoch", "before an epoch's probe", "before the last probe"])
+def test_a_resumed_run_equals_the_whole_one(tiny_pipeline_dir, folder, tmp_path, whole, step):
+    root, guard, weights = whole
+    again = make_guard(export_to=str(tmp_path / "shipped"), **SHIP)
+    checkpoint = root / "kept" / f"step={step}.ckpt"
+    _, module = fit(tiny_pipeline_dir, folder, tmp_path, again, epochs=EPOCHS, ckpt=checkpoint)
+    assert untimed(again.history) == untimed(guard.history)
+    assert digest(dict(module.named_parameters())) == weights
+    bare = [g.record.model_copy(update={"history": ()}) for g in (guard, again)]
+    assert bare[0] == bare[1]
+
+
+def test_checkpoints_load_without_pickle_and_hold_kept_weights_once(whole):
+    root, *_ = whole
+    kept = [
+        torch.load(root / "kept" / f"step={step}.ckpt", weights_only=True)["basinguard"]
+        for step in range(1, 2 * EPOCHS)
+    ]
+    assert [part["train_step"] for part in kept] == [0, 0, 2]
+    assert all(part["weights"] for part in kept), "weights older than the checkpoint's own must be in it"
+
+
+def test_a_finished_run_is_exported_when_it_is_resumed(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    keep = saver(tmp_path / "kept", every_n_epochs=1)
+    first = make_guard(export_to=str(tmp_path / "shipped"), on_error="warn", **SHIP)
+    with monkeypatch.context() as broken:
+        broken.setattr("basinguard.adapters.callback.ship", lambda *args, **kwargs: 1 / 0)
+        fit(tiny_pipeline_dir, folder, tmp_path, first, keep, epochs=1)
+    assert not (tmp_path / "shipped").exists()
+    second = make_guard(export_to=str(tmp_path / "shipped"), **SHIP)
+    fit(tiny_pipeline_dir, folder, tmp_path, second, epochs=1, ckpt=keep.best_model_path)
+    assert (tmp_path / "shipped" / "basinguard.json").is_file()
+    assert untimed(second.history) == untimed(first.history)
+
+
+def test_what_is_exported_are_the_weights_that_could_be_protected(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    """The last epoch's cannot be: the export has the averaged weights of the one before, across a resume."""
+    measure, seen = Guard.measure, {}
+
+    def hopeless_at_the_end(self, model, *, epoch, train_step):
+        report = measure(self, model, epoch=epoch, train_step=train_step)
+        seen[epoch] = digest({n: p for n, p in model.pipe.unet.named_parameters() if p.requires_grad})
+        if epoch == 1:
+            self.history[-1] = report.model_copy(update={"transition": None})
+        return self.history[-1]
+
+    def shipped(guard, pl_module, *args, **kwargs):
+        assert pl_module.ema is None, "averaging would replace the kept weights"
+        seen["shipped"] = digest({n: p for n, p in pl_module.unet.named_parameters() if p.requires_grad})
+        return None, []
+
+    monkeypatch.setattr(Guard, "measure", hopeless_at_the_end)
+    monkeypatch.setattr("basinguard.adapters.callback.ship", shipped)
+    keep = saver(tmp_path / "kept", every_n_epochs=1)
+    settings = {"model": {"ema_decay": 0.5}}
+    fit(tiny_pipeline_dir, folder, tmp_path, make_guard(), keep, epochs=1, **settings)
+    guard = make_guard(export_to=str(tmp_path / "shipped"))
+    _, module = fit(tiny_pipeline_dir, folder, tmp_path, guard, epochs=2, ckpt=keep.best_model_path, **settings)
+    assert seen["shipped"] == seen[0] != seen[1]
+    assert module.ema is not None
+
+
+def test_a_run_that_began_without_a_guard_has_no_baseline_and_says_so(tiny_pipeline_dir, folder, tmp_path):
+    keep = saver(tmp_path / "kept", every_n_epochs=1)
+    fit(tiny_pipeline_dir, folder, tmp_path, keep, epochs=1)
+    guard = make_guard(on_error="warn")
+    with pytest.warns(UserWarning, match="resumed at train step 2 without a history: the base model was not measured"):
+        fit(tiny_pipeline_dir, folder, tmp_path, guard, epochs=2, ckpt=keep.best_model_path)
+    assert [(report.epoch, report.risk is None) for report in guard.history] == [(-1, True), (1, False)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seeds": 2}, "seeds was 1, is 2"),
+        ({"scale": 4.0}, "scale was 3.0, is 4.0"),
+        ({"heldout": ["a green cone"]}, "heldout was ['a blue box'], is ['a green cone']"),
+    ],
+)
+def test_other_settings_do_not_continue_a_history(tiny_pipeline_dir, folder, tmp_path, whole, changes, told):
+    with pytest.raises(ValueError, match="resume with the settings of that run") as caught:
+        fit(tiny_pipeline_dir, folder, tmp_path, make_guard(**changes), ckpt=whole[0] / "kept" / "step=1.ckpt")
+    assert told in str(caught.value)
+
+
+def test_a_state_of_something_else_is_refused():
+    from types import SimpleNamespace
+
+    from basinguard.adapters.watch import Watch
+
+    with pytest.raises(ValueError, match=r"keys \['history'\]; expected guard and settings"):
+        Watch.load_state_dict(SimpleNamespace(), {"history": []})
