@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +37,33 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=200, help="pictures that are edited")
     parser.add_argument("--strangers", type=int, default=600, help="pictures that are not")
     parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--folder", type=Path, help="of one-size")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 5000, 20000, 50000])
     parser.add_argument("--vectors", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="of recall: how often both are timed, in turn")
+    parser.add_argument("--out", type=Path, help="write the result here, with the command, commit and time")
     args = parser.parse_args()
     import torch  # here and below, not above: every worker process imports this file, and none needs torch
 
     torch.set_num_threads(args.workers)
     parts = {"recall": recall, "scale": scale, "one-size": one_size, "vectors": vectors}
-    print(json.dumps(parts[args.part](args), indent=2))
+    result = parts[args.part](args)
+    if args.out:
+        args.out.write_text(json.dumps(provenance(args) | result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+def provenance(args: argparse.Namespace) -> dict:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    said = [given for given in sys.argv[1:] if given not in ("--out", str(args.out))]
+    return {
+        "command": " ".join(["python recipes/bench_curate.py", *said]),
+        "commit": commit,
+        "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average_before": os.getloadavg()[0],
+    }
 
 
 # pictures and edits
@@ -103,6 +122,11 @@ def tint(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.merge("RGB", bands)
 
 
+def enlarged(seed: int, side: int) -> Image.Image:
+    """A picture of a quarter of the side, enlarged: a tenth of the time to make, and as much for a hash to read."""
+    return picture(seed, side // 4).resize((side, side), Image.Resampling.BICUBIC)
+
+
 Edit = Callable[[Image.Image, np.random.Generator], Image.Image]
 EDITS: dict[str, Edit] = {
     "half size": lambda im, rng: im.resize((im.width // 2, im.height // 2)),
@@ -153,29 +177,42 @@ def recall(args: argparse.Namespace) -> dict:
         directory = Path(name)
         make_folder(directory, pictures=args.pictures, strangers=args.strangers, side=args.side, workers=args.workers)
         count = len(list(directory.iterdir()))
-        ours = run_ours(directory, args.workers)
-        theirs = run_imagededup(directory, args.workers)
-    ours_scored = score(ours["pairs"], args.pictures)
+        rounds = [
+            (run_ours(directory, args.workers), run_imagededup(directory, args.workers)) for _ in range(args.rounds)
+        ]
+        sweep = sweep_imagededup(directory, args.workers)
+    ours, theirs = zip(*rounds, strict=True)
+    ours_scored = score(ours[0]["pairs"], args.pictures)
     floor = ours_scored["precision"]["value"]
-    sweep = {limit: score(pairs, args.pictures) for limit, pairs in theirs["pairs"].items()}
-    equal = [limit for limit, scored in sweep.items() if scored["precision"]["value"] >= floor]
+    scored = {limit: score(pairs, args.pictures) for limit, pairs in sweep.items()}
+    equal = [limit for limit, found in scored.items() if found["precision"]["value"] >= floor]
+    cpu = [one["cpu_seconds"] / two["cpu_seconds"] for one, two in rounds]
+    clock = [one["seconds"] / two["seconds"] for one, two in rounds]
     return {
         "images": count,
         "side": args.side,
+        "workers": args.workers,
+        "rounds": args.rounds,
+        "cpu_ratio": spread(cpu),
+        "clock_ratio": spread(clock),
         "basinguard": {
-            "ms_per_image": 1000 * ours["seconds"] / count,
-            "cpu_ms_per_image": 1000 * ours["cpu_seconds"] / count,
-            "stages": ours["stages"],
+            "cpu_ms_per_image": spread([1000 * run["cpu_seconds"] / count for run in ours]),
+            "ms_per_image": spread([1000 * run["seconds"] / count for run in ours]),
+            "stages": [run["stages"] for run in ours],
             **ours_scored,
         },
         "imagededup": {
-            "ms_per_image": 1000 * theirs["seconds"] / count,
-            "cpu_ms_per_image": 1000 * theirs["cpu_seconds"] / count,
-            "at_its_default_distance_10": sweep[10],
+            "cpu_ms_per_image": spread([1000 * run["cpu_seconds"] / count for run in theirs]),
+            "ms_per_image": spread([1000 * run["seconds"] / count for run in theirs]),
+            "at_its_default_distance_10": scored[10],
             "largest_distance_with_equal_precision": max(equal, default=None),
-            "at_equal_precision": sweep[max(equal)] if equal else None,
+            "at_equal_precision": scored[max(equal)] if equal else None,
         },
     }
+
+
+def spread(values: list[float]) -> dict:
+    return {"median": round(float(np.median(values)), 3), "all": [round(value, 3) for value in values]}
 
 
 def run_ours(directory: Path, workers: int) -> dict:
@@ -183,13 +220,12 @@ def run_ours(directory: Path, workers: int) -> dict:
     from basinguard.curation.folder import read_folder
     from basinguard.curation.groups import find_groups
     from basinguard.curation.scan import scan_images
-    from basinguard.similarity.structure import Structure
 
     cpu, marks = cpu_seconds(), [time.perf_counter()]
     folder = read_folder(directory, decode=False)
     scan = scan_images(folder.items, workers=workers)
     marks.append(time.perf_counter())
-    pairs = find_pairs(scan, Structure())
+    pairs = find_pairs(scan)
     marks.append(time.perf_counter())
     groups = find_groups(scan, pairs)
     marks.append(time.perf_counter())
@@ -218,12 +254,19 @@ def run_imagededup(directory: Path, workers: int) -> dict:
     method = PHash(verbose=False)
     encodings = method.encode_images(image_dir=directory, num_enc_workers=workers)
     method.find_duplicates(encoding_map=encodings, max_distance_threshold=10, num_dist_workers=workers)
-    seconds, used = time.perf_counter() - started, cpu_seconds() - cpu
-    pairs = {}
+    return {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - cpu}
+
+
+def sweep_imagededup(directory: Path, workers: int) -> dict[int, list[tuple[str, str]]]:
+    """Pairs within each distance, for the largest that is as precise."""
+    from imagededup.methods import PHash
+
+    method = PHash(verbose=False)
+    encodings, pairs = method.encode_images(image_dir=directory, num_enc_workers=workers), {}
     for limit in range(0, 17, 2):
         found = method.find_duplicates(encoding_map=encodings, max_distance_threshold=limit, num_dist_workers=workers)
         pairs[limit] = sorted({(min(a, b), max(a, b)) for a, others in found.items() for b in others})
-    return {"pairs": pairs, "seconds": seconds, "cpu_seconds": used}
+    return pairs
 
 
 def score(pairs: list[tuple[str, str]], pictures: int) -> dict:
@@ -260,48 +303,56 @@ def score(pairs: list[tuple[str, str]], pictures: int) -> dict:
 # growth
 
 
+def save_enlarged(number: int, directory: Path, side: int) -> None:
+    enlarged(FIRST_SEED + number, side).save(directory / f"{number:06d}.jpg", quality=90)
+
+
 def scale(args: argparse.Namespace) -> dict:
-    """Every size in a process of its own, so that peak memory is that size's."""
+    """Every size in a process of its own, so that peak memory is that size's; each set holds the smaller ones."""
     results = []
-    for size in args.sizes:
-        command = [sys.executable, __file__, "one-size", "--sizes", str(size), "--side", str(args.side)]
-        done = subprocess.run([*command, "--workers", str(args.workers)], capture_output=True, text=True, check=True)
-        results.append(json.loads(done.stdout))
-        print(json.dumps(results[-1]), file=sys.stderr)
+    with tempfile.TemporaryDirectory() as name:
+        made = 0
+        for size in sorted(args.sizes):
+            with ProcessPoolExecutor(args.workers) as pool:
+                save = partial(save_enlarged, directory=Path(name), side=args.side)
+                list(pool.map(save, range(made, size), chunksize=16))
+            made = size
+            command = [sys.executable, __file__, "one-size", "--folder", name, "--workers", str(args.workers)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            results.append(json.loads(done.stdout))
+            print(json.dumps(results[-1]), file=sys.stderr, flush=True)
     first = results[0]
     for result in results:
         grown = result["images"] / first["images"]
         allowed = grown * np.log(result["images"]) / np.log(first["images"])
-        result["hashing_against_n_log_n"] = result["hashing_seconds"] / first["hashing_seconds"] / allowed
-    return {"sizes": results}
+        for kind in ("seconds", "cpu_seconds"):
+            used = result["hashing"][kind] / first["hashing"][kind]
+            result["hashing"][f"{kind}_against_n_log_n"] = round(used / allowed, 3)
+    return {"side": args.side, "sizes": results}
 
 
 def one_size(args: argparse.Namespace) -> dict:
-    from basinguard.curation.duplicates import find_pairs
+    """Hashing: files read, thumbnails, hashes and the pairs near by hash. Pairwise: everything after it."""
+    from basinguard.curation.duplicates import find_pairs, hash_proposals
     from basinguard.curation.folder import read_folder
+    from basinguard.curation.groups import find_groups
     from basinguard.curation.scan import scan_images
-    from basinguard.similarity.structure import Structure
 
-    (size,) = args.sizes
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        make = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
-                "import bench_curate as b, pathlib; b.make_folder(pathlib.Path(sys.argv[1]), pictures=0, "
-                f"strangers={size}, side={args.side}, workers={args.workers})", name]  # fmt: skip
-        subprocess.run(make, check=True)
-        marks = [time.perf_counter()]
-        scan = scan_images(read_folder(directory, decode=False).items, workers=args.workers)
-        marks.append(time.perf_counter())
-        pairs = find_pairs(scan, Structure())
-        marks.append(time.perf_counter())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    marks = [(time.perf_counter(), cpu_seconds())]
+    scan = scan_images(read_folder(args.folder, decode=False).items, workers=args.workers)
+    hash_proposals(scan.thumbs)
+    marks.append((time.perf_counter(), cpu_seconds()))
+    pairs = find_pairs(scan)
+    find_groups(scan, pairs)
+    marks.append((time.perf_counter(), cpu_seconds()))
+    spent = [{"seconds": round(b[0] - a[0], 2), "cpu_seconds": round(b[1] - a[1], 2)} for a, b in pairwise(marks)]
     return {
-        "images": size,
-        "hashing_seconds": marks[1] - marks[0],
-        "pairwise_seconds": marks[2] - marks[1],
-        "peak_gib": peak,
+        "images": len(scan.items),
+        "hashing": spent[0],
+        "pairwise": spent[1],
+        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
+        "peak_gib_of_a_worker": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 3),
         "pairs_found_among_strangers": len(pairs),
-        "cores": os.cpu_count(),
     }
 
 

@@ -1,15 +1,15 @@
 """What a rule costs at sampling time, as a ratio to the same stock pipeline with ordinary CFG.
 
-    python recipes/bench_guidance.py --model tiny --repeats 30
+    python recipes/bench_guidance.py --model plugin/basinguard/tinyworld/model --repeats 15
     python recipes/bench_guidance.py --model sd21 --repeats 5 --out runs/bench_sd21.json
     python recipes/bench_guidance.py --model path/to/a/pipeline --device cuda --steps 50
 
 All variants run in turn inside every repeat, in an order that rotates, and each is divided by ordinary CFG of the same
 repeat; the table gives the median ratio with the lowest and highest, the same ratio in CPU time (which other work on
-the machine moves less; set OMP_NUM_THREADS=1 for it), and the peak memory of two steps, weights included. `tiny` and
-`sd21` (the UNet of full Stable Diffusion 2.1 size at 256 px, 866 M parameters, bf16) are randomly initialised: a ratio
-of times does not depend on what the weights say. Wanted: og and dtp <= 1.02, stp at 600 <= 0.83 (16 of 20 evaluations
-make 0.80), memory <= +1 %.
+the machine moves less; set OMP_NUM_THREADS=1 for it), and the peak memory of two steps, weights included. `tiny` (of
+TinyWorld's size) and `sd21` (the UNet of full Stable Diffusion 2.1 size at 256 px, 866 M parameters, bf16) are randomly
+initialised: a ratio of times does not depend on what the weights say. Wanted: og and dtp <= 1.02, stp at 600 <= 0.83
+(16 of 20 evaluations make 0.80), memory <= +1 %.
 Time: tiny under a minute, sd21 about 10 minutes on 2 CPU cores and 4 GB.
 
 `wen` is the prompt optimisation of Wen et al., arXiv 2407.21720: Adam (lr 0.05) on the prompt embedding lowers the
@@ -20,8 +20,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import shlex
 import statistics
+import subprocess
+import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -187,8 +191,13 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values), "n": len(values)}
 
 
+def commit() -> str:
+    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
 def bench(model: str, device: str, steps: int, batch: int, repeats: int, only: list[str], warm_up: bool) -> dict:
-    pipe = build(model, device)
+    load, pipe = os.getloadavg()[0], build(model, device)
     pipe.set_progress_bar_config(disable=True)
     runs = {name: run for name, run in variants(pipe, inputs(pipe, batch, steps)).items() if name in only or not only}
     names, taken = list(runs), {name: [] for name in runs}
@@ -210,7 +219,11 @@ def bench(model: str, device: str, steps: int, batch: int, repeats: int, only: l
         for name in names
     }
     about = {"torch": torch.__version__, "diffusers": diffusers.__version__, "threads": torch.get_num_threads()}
-    about |= {"machine": torch.cuda.get_device_name() if device == "cuda" else platform.processor()}
+    about |= {
+        "machine": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    }
+    about |= {"load_average": [load, os.getloadavg()[0]], "commit": commit(), "command": shlex.join(sys.argv)}
+    about |= {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     return {"model": model, "device": device, "steps": steps, "batch": batch, "rows": rows, **about}
 
 

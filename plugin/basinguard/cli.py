@@ -45,6 +45,7 @@ def _run(given: list[str]) -> None:
 def commands() -> dict[str, Callable[..., Any]]:
     """Verb -> function, in the order of the story; `fit` is LightningCLI's and handled before."""
     from .adapters.exporting import export
+    from .adapters.triaging import triage
     from .adapters.verify import verify
     from .demo import demo
     from .export.commands import check, inspect
@@ -52,11 +53,15 @@ def commands() -> dict[str, Callable[..., Any]]:
     return {
         "demo": demo,
         "curate": curate,
+        "calibrate": calibrate,
+        "audit": audit,
         "verify": verify,
+        "triage": triage,
         "export": export,
         "inspect": inspect,
         "check": check,
         "sample": sample,
+        "compare": compare,
         "compare-images": compare_images,
         "metrics": metrics,
     }
@@ -71,6 +76,7 @@ def curate(
     repeats: int = 1,
     resolution: int = 768,
     workers: int | None = None,
+    from_run: Path | None = None,
 ) -> None:
     """Looks for what a fine-tune would memorize, and writes proposals beside the sources, never into them.
 
@@ -83,6 +89,7 @@ def curate(
         repeats: how often an epoch shows an image.
         resolution: training resolution for the trainer configs, in pixels.
         workers: processes that read images; all cores by default.
+        from_run: a guarded run, export or audit of a model trained on this folder: acts on what it memorized.
     """
     from .curation.commands import curate
 
@@ -95,9 +102,117 @@ def curate(
         repeats=repeats,
         resolution=resolution,
         workers=workers,
+        from_run=from_run,
         progress=True,
     )
     print(outcome)
+
+
+def calibrate(
+    model: str,
+    *,
+    data: Path,
+    base: str = "",
+    lora: Path | None = None,
+    alpha: float = 0.05,
+    delta: float = 0.05,
+    pairs: int = 128,
+    before: list[float] | None = None,
+    after: list[float] | None = None,
+    refine: list[int] | None = None,
+    anchor: bool = False,
+    transitions: list[float] | None = None,
+    strengths: list[float] | None = None,
+    transfer: bool = False,
+    scale: float = 7.5,
+    timesteps: int = 20,
+    alignment: str = "auto",
+    out: Path = Path("calibration"),
+) -> None:
+    """Finds the rule, and the strength for ordinary samplers, that keep a promise for any fine-tune; trains nothing.
+
+    Args:
+        model: a directory or hub id of a Stable Diffusion pipeline.
+        data: folder of the captioned images it was trained on.
+        base: what it was fine-tuned from; without it there is no safe strength.
+        lora: a LoRA file on `model`, which is then the base.
+        alpha: risk that may not be exceeded.
+        delta: chance that the promise is broken.
+        pairs: (caption, seed) pairs the promise rests on.
+        before: scales above the transition to try; 0 and -1 by default.
+        after: scales below it to try; `scale` by default.
+        refine: how many times finer the steps below it may be; 1 by default.
+        anchor: also try the base model's unconditional prediction; needs `lora`.
+        transitions: timesteps to try; every one of the sampler's grid by default.
+        strengths: strengths to test with ordinary guidance; 0.1 to 1 by default, [] for none.
+        transfer: also measure the rule under other schedulers and step counts.
+        scale: of ordinary guidance.
+        timesteps: sampling steps.
+        alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
+        out: new folder for record.json, calibration.json and plots.
+    """
+    from .adapters.calibration import calibrate
+    from .certify import Terms
+    from .strength import TRIED
+
+    terms = Terms(
+        alpha, delta, pairs, tuple(before or (0.0, -1.0)), tuple(transitions or ()), tuple(after or ()),
+        tuple(refine or (1,)), anchor,
+    )  # fmt: skip
+    tried = TRIED if strengths is None else strengths
+    print(
+        calibrate(
+            model, data, base=base, lora=lora, terms=terms, scale=scale, timesteps=timesteps, tried=tried,
+            transfer=transfer, alignment=alignment, out=out,
+        )
+    )  # fmt: skip
+    print(f"\nwritten to {out}; ship it: basinguard export {model} {out / 'record.json'} DIRECTORY")
+
+
+def audit(
+    model: str,
+    *,
+    data: Path,
+    base: str = "",
+    lora: Path | None = None,
+    alpha: float = 0.05,
+    delta: float = 0.05,
+    pairs: int = 128,
+    per_caption: int = 4,
+    transitions: list[float] | None = None,
+    scale: float = 7.5,
+    timesteps: int = 20,
+    alignment: str = "auto",
+    out: Path = Path("audit"),
+) -> None:
+    """Does this model copy these images, which ones, and what would make it safe? Trains nothing.
+
+    Args:
+        model: a directory or hub id of a Stable Diffusion pipeline.
+        data: folder of the captioned images it was trained on.
+        base: what it was fine-tuned from; without it there is no null and no safe strength.
+        lora: a LoRA file on `model`, which is then the base.
+        alpha: risk that may not be exceeded.
+        delta: chance that the promise is broken.
+        pairs: (caption, seed) pairs the promise rests on.
+        per_caption: samples of each caption that are searched for copies.
+        transitions: timesteps to try; every one of the sampler's grid by default.
+        scale: of ordinary guidance.
+        timesteps: sampling steps.
+        alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
+        out: new folder for audit.html, audit.json and the calibration.
+    """
+    from .adapters.auditing import audit
+    from .certify import Terms
+
+    terms = Terms(alpha, delta, pairs, transitions=tuple(transitions or ()))
+    print(
+        audit(
+            model, data, base=base, lora=lora, per_caption=per_caption, terms=terms, scale=scale, timesteps=timesteps,
+            alignment=alignment, out=out,
+        )
+    )  # fmt: skip
+    print(f"\nthe page with pictures and plots: {out / 'audit.html'}")
 
 
 def sample(
@@ -106,6 +221,7 @@ def sample(
     seeds: list[int] | None = None,
     timesteps: int = 50,
     guidance_scale: float = 7.5,
+    triage: bool = False,
     out: Path = Path("samples"),
 ) -> None:
     """Draws prompts by ordinary CFG and by the model's own rule; writes a contact sheet and the gap curve.
@@ -116,40 +232,114 @@ def sample(
         seeds: one image of each prompt for each; 0 to 3 by default.
         timesteps: sampling steps.
         guidance_scale: of ordinary CFG, above 1.
+        triage: let prompts that the record's triage takes for harmless keep ordinary CFG.
         out: folder that is created for the results.
     """
     from .adapters.sample import sample
 
-    print(
-        sample(model, prompts, seeds=seeds or (0, 1, 2, 3), timesteps=timesteps, guidance_scale=guidance_scale, out=out)
+    options = {"timesteps": timesteps, "guidance_scale": guidance_scale, "triage": triage}
+    print(sample(model, prompts, seeds=seeds or (0, 1, 2, 3), out=out, **options))
+
+
+def compare(
+    model: str,
+    data: Path | None = None,
+    methods: str = "all",
+    base: str | None = None,
+    heldout: Path | None = None,
+    checkpoints: list[Path] | None = None,
+    captions: int | None = None,
+    per_caption: int = 4,
+    timesteps: int = 50,
+    scale: float = 7.5,
+    align: str = "auto",
+    metric: Path | None = None,
+    out: Path = Path("comparison"),
+) -> None:
+    """Every mitigation of the field beside ours, on the same prompts and noise: a table, a trade-off plot, JSON.
+
+    Args:
+        model: the fine-tuned model: a directory, a hub id or "tinyworld".
+        data: the training images it must not reproduce, with captions.
+        methods: names with commas between them, or "all".
+        base: what was fine-tuned; methods that need it are skipped, with the reason, when it is not known.
+        heldout: images of the same subject that were not trained on, with captions: is the subject still learnt?
+        checkpoints: a JSON list of earlier states of the run, most trained first.
+        captions: how many training captions, spread evenly; all by default.
+        per_caption: seeds for each caption.
+        timesteps: sampling steps.
+        scale: guidance scale of ordinary CFG, above 1.
+        align: an open_clip model that scores captions; "auto" has one for TinyWorld alone, "none" leaves it out.
+        metric: JSON file that says what a copy is, for images that need a threshold of their own.
+        out: folder of the results; a run that was stopped goes on there.
+    """
+    from .records import Metric
+    from .rivals.compare import Plans, command_line, table
+    from .rivals.compare import compare as run
+
+    if data is None:
+        raise ValueError("compare needs the training images: --data DIR")
+    plans = Plans(captions=captions, per_caption=per_caption, timesteps=timesteps, scale=scale)
+    result = run(
+        model,
+        data,
+        methods=[name.strip() for name in methods.split(",")],
+        base=base,
+        heldout=heldout,
+        checkpoints=checkpoints or (),
+        plans=plans,
+        align=align,
+        metric=Metric.from_json(metric.read_text(encoding="utf-8")) if metric else None,
+        out=out,
+        command=command_line(sys.argv[1:]),
     )
+    print(table(result))
+    print(f"\n{out / 'comparison.html'}   {out / 'comparison.json'}")
 
 
-def compare_images(a: Path, b: Path, picture: Path | None = None) -> None:
+def compare_images(a: Path, b: Path, picture: Path | None = None, embedder: str = "structure") -> None:
     """Are these two images the same, and which part of one is in the other?
 
     Args:
         a: an image, such as a sample.
         b: another, such as the training image it may come from.
         picture: where to write A with the copied part marked (PNG).
+        embedder: the eye: structure (no weights), sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
     """
+    from .similarity.choose import choose_embedder
     from .similarity.commands import compare_images
 
-    print(json.dumps(compare_images(a, b, picture=picture), indent=2, default=str))
+    print(json.dumps(compare_images(a, b, embedder=choose_embedder(embedder), picture=picture), indent=2))
 
 
-def metrics(samples: Path, data: Path, heldout: Path | None = None, cache: Path | None = None) -> None:
-    """How many of these samples are copies of these training images?
+def metrics(
+    samples: Path,
+    data: Path,
+    heldout: Path | None = None,
+    base: Path | None = None,
+    groups: Path | None = None,
+    embedder: str = "structure",
+    cache: Path | None = None,
+) -> None:
+    """How many of these samples are copies of these training images? JSON; a summary for people goes to stderr.
 
     Args:
         samples: folder of generated images; those of one prompt in one subfolder.
         data: folder of training images.
-        heldout: folder of like images that were not trained on.
+        heldout: folder of like images that were not trained on: a threshold of their own, and likeness.
+        base: folder of the base model's samples under the same names: another threshold, and the floor.
+        groups: curation.json of `basinguard curate`, so that duplicates are known.
+        embedder: the eye: structure (no weights), sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
         cache: folder in which the training images' embeddings are kept.
     """
-    from .similarity.folders import metrics
+    from .similarity.choose import choose_embedder
+    from .similarity.folders import groups_of, metrics, spoken
 
-    print(json.dumps(metrics(samples, data, heldout=heldout, cache=cache), indent=2, default=str))
+    owner = groups_of(data, groups) if groups else None
+    eye = choose_embedder(embedder)
+    found = metrics(samples, data, embedder=eye, heldout=heldout, base=base, groups=owner, cache=cache)
+    print("\n".join(spoken(found)), file=sys.stderr)
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

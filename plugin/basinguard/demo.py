@@ -20,7 +20,7 @@ from .adapters.images import ImageFolder
 from .adapters.lightning import MemorizationGuard
 from .calibrate import Candidate, best
 from .certify import versions
-from .guidance import LocalMinimum, Rule, SwitchAfter, SwitchAt, to_dict
+from .guidance import Drop, LocalMinimum, Rule, SwitchAfter, SwitchAt, to_dict
 from .records import Record
 from .tinyworld.folder import write_demo_folder
 
@@ -29,12 +29,14 @@ TIMESTEPS = 16
 EPOCHS = 200  # 32 images in batches of 16: 400 updates
 PROBES = 5
 TRANSITIONS = [470.0, 590.0, 690.0, 750.0, 815.0, 875.0]
+AFTER = [3.0, 4.5, 6.0]  # guidance that starts late may be stronger: what to copy is decided by then
 METHODS = {
     "base": "base model, plain CFG",
     "cfg": "fine-tuned, plain CFG",
     "stp": "fine-tuned, no guidance before the transition",
     "og": "fine-tuned, opposite guidance before the transition",
-    "dtp": "fine-tuned, dynamic transition",
+    "dtp": "fine-tuned, dynamic transition, the paper's rule",
+    "drop": "fine-tuned, dynamic transition, robust rule",
 }
 
 
@@ -81,6 +83,7 @@ def fine_tune(out: Path, train: Path, heldout: Path, epochs: int) -> Memorizatio
         alpha=0.1,
         pairs=96,
         before=[0.0, -1.0],
+        after=AFTER,
         transitions=TRANSITIONS,
     )
     trainer = pl.Trainer(
@@ -110,13 +113,16 @@ def _hush() -> None:
 
 
 def rules_for(record: Record, frontier: list[Candidate]) -> dict[str, Rule]:
-    """The rules of the table: the best proven static and opposite ones, else the safest tried; and the paper's DTP."""
+    """The rules of the table: the best proven static and opposite ones, else the safest tried; and two dynamic ones."""
     rules: dict[str, Rule] = {}
     for name, opposite in (("stp", False), ("og", True)):
         chain = [c for c in frontier if (c.before < 0) == opposite]
-        chosen = best(chain) or chain[0]
-        rules[name] = SwitchAt(chosen.transition, chosen.before, record.guidance.after)
-    rules["dtp"] = SwitchAfter(LocalMinimum(), before=0.0, after=record.guidance.after)
+        tested = [c for c in chain if not c.pilot]
+        chosen = best(tested) or min(tested or chain, key=lambda c: c.risk.value)
+        rules[name] = SwitchAt(chosen.transition, chosen.before, chosen.after or SCALE)
+    after = record.guidance.after
+    rules["dtp"] = SwitchAfter(LocalMinimum(), before=0.0, after=after)
+    rules["drop"] = SwitchAfter(Drop(latest=record.guidance.transition), before=0.0, after=after)
     return rules
 
 
@@ -171,6 +177,8 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
     return {
         "transition": candidate.transition,
         "before": candidate.before,
+        "after": candidate.after,
+        "pilot": candidate.pilot,
         "risk": candidate.risk.model_dump(),
         "p_value": candidate.p_value,
         "alignment": candidate.alignment.model_dump() if candidate.alignment else None,

@@ -2,96 +2,30 @@
 
 A `Guard` is given the training images and captions once; `measure` looks at a model and returns a `Report`. Every
 epoch uses the same captions, seeds and noise (common random numbers), so a difference between two reports is a
-difference between two models.
+difference between two models; a budget that cannot pay for all captions takes them in turns.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import basin, stats
-from .records import Estimate, Exit, Match, Report
-from .sampling import Denoiser, NoiseSchedule, draw_noise
+from . import basin
+from .budget import Account, Budget, Purchase, buy, rotated
+from .eye import Eye
+from .look import Look, Scope, Table
+from .plan import FIRST_SEED, Model, Plan, TrainingSet, pairs_of
+from .records import Match, Report
 from .similarity.embed import Embedder
-from .similarity.match import nearest
 
-FIRST_SEED = 1_000  # probe seeds are 1000, 1001, ...; calibration and verification use other thousands
-
-
-class Model(Protocol):
-    """A text-to-image model as the guard sees it; `adapters.diffusers.LatentModel` is one."""
-
-    schedule: NoiseSchedule
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of one sample's latents."""
-        ...
-
-    def denoiser(self, prompts: Sequence[str]) -> Denoiser:
-        """A denoiser whose prompt k is `prompts[k]`."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1]."""
-        ...
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """The images that must not come back, and what they are called.
-
-    Attributes:
-        images: [N, 3, H, W] in [0, 1], as the model sees them.
-        captions: one for each image.
-        heldout: prompts the model was not trained on: the control group.
-    """
-
-    images: Tensor
-    captions: tuple[str, ...]
-    heldout: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if len(self.images) != len(self.captions) or not self.captions:
-            raise ValueError(f"{len(self.images)} images and {len(self.captions)} captions: need one caption an image")
-        leaked = sorted(set(self.heldout) & set(self.captions))
-        if leaked:
-            raise ValueError(f"held-out prompts must not be training captions; {leaked[0]!r} is one")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much to measure at each epoch.
-
-    Attributes:
-        captions: how many training captions to sample, spread evenly over the set.
-        seeds: samples for each of them.
-        timesteps: sampling steps.
-        scale: guidance scale of ordinary CFG.
-        budget: risk that the estimated transition may leave, in (0, 1).
-        chunk: most rows at once.
-    """
-
-    captions: int = 16
-    seeds: int = 2
-    timesteps: int = 20
-    scale: float = 7.5
-    budget: float = 0.1
-    chunk: int = 64
-
-    def __post_init__(self) -> None:
-        for name in ("captions", "seeds", "timesteps", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Plan({name}={getattr(self, name)}): expected at least 1")
-        if not 0 < self.budget < 1:
-            raise ValueError(f"Plan(budget={self.budget}): expected a share in (0, 1)")
+__all__ = ["FIRST_SEED", "Guard", "Model", "Plan", "TrainingSet", "pairs_of"]
 
 
 class Guard:
@@ -117,42 +51,99 @@ class Guard:
                 f"the probe asks for {self.plan.captions} captions, but the training set has {len(training.captions)}; "
                 f"set captions={len(training.captions)} or less"
             )
-        self.gallery = embedder(training.images)
+        self.eye = Eye(training, embedder)
         self.history: list[Report] = []
+        self.budget, self.account = Budget.parse(self.plan.budget), Account()
+        self.null, self.latest = Table(), Table()  # what the base model and the last measured one were found to do
+        self.agree: Callable[[int], int] = int  # what several processes that measure together can all pay
+        self._turn = 0
+        self._left_at: float | None = None
+
+    @property
+    def gallery(self) -> Tensor:
+        """Embeddings of the training images, [N, D]."""
+        return self.eye.gallery
 
     def matches(self, images: Tensor) -> list[Match]:
         """The nearest training image of each sample."""
-        return nearest(images, self.gallery, self.embedder)
+        return self.eye.matches(images)
 
     def is_copy(self, images: Tensor) -> Tensor:
         """Whether each sample reproduces some training image, [B] bool."""
-        threshold = self.embedder.metric.threshold
-        return torch.tensor([match.similarity >= threshold for match in self.matches(images)], dtype=torch.bool)
+        return self.eye.is_copy(images)
 
     def is_own_copy(self, matches: Sequence[Match], captions: Sequence[str]) -> Tensor:
         """Whether each sample reproduces the training image of its own caption (or a duplicate of it), [B] bool."""
-        threshold, known = self.embedder.metric.threshold, self.training.captions
-        found = zip(matches, captions, strict=True)
-        return torch.tensor([m.similarity >= threshold and known[m.index] == text for m, text in found])
+        return self.eye.is_own_copy(matches, captions)
 
     def probe(self, model: Model, prompts: Sequence[str], timesteps: int | None = None) -> basin.Probe:
         """The model as `basin` sees it, with these prompts."""
         grid = model.schedule.grid(timesteps or self.plan.timesteps)
-        return basin.Probe(model.denoiser(prompts), model.schedule, grid, self.plan.scale, self.plan.chunk)
+        denoise = model.denoiser(prompts)
+        return basin.Probe(denoise, model.schedule, grid, self.plan.scale, self.plan.chunk, self.plan.solver)
 
     def probed_captions(self) -> list[str]:
-        """The training captions that are sampled every epoch, spread evenly over the set."""
-        every = np.linspace(0, len(self.training.captions) - 1, self.plan.captions).round().astype(int)
-        return [self.training.captions[i] for i in every]
+        """The training captions that a probe without a budget samples, spread evenly over the set."""
+        return [self.training.captions[i] for i in self._spread()]
 
     @torch.no_grad()
-    def measure(self, model: Model, *, epoch: int, train_step: int) -> Report:
-        """Looks at the model once and appends the report to `history`. Epoch -1 is the untouched base."""
+    def measure(self, model: Model, *, epoch: int, train_step: int) -> Report | None:
+        """Looks at the model once and appends the report to `history`. Epoch -1 is the untouched base.
+
+        The base model is measured in full, whatever the budget; every later probe is paid from it.
+
+        Returns:
+            The report; None when the budget cannot pay for a useful probe yet. What is left then is saved for the next.
+
+        Raises:
+            ValueError: training images smaller than the model's.
+            FloatingPointError: the model returned a value that is not finite.
+        """
         start = time.monotonic()
-        look = _Look(self, model)
-        report = look.report(epoch, train_step, start)
-        self.history.append(report)
+        _check_size(self.training, model)
+        scope = self._scope(epoch, start)
+        report = None
+        if scope is not None:
+            look = Look(self.eye, self.plan, model, scope, None if epoch < 0 else self.null, self.align)
+            report = look.report(epoch, train_step, start)
+            self.null, self.latest = look.null, look.now
+            self.history.append(report)
+            self._turn += epoch >= 0
+            self.account.pay_out(time.monotonic() - start, report.unet_evals, charged=epoch >= 0)
+        self._left_at = time.monotonic()
         return report
+
+    def _scope(self, epoch: int, now: float) -> Scope | None:
+        """What this probe covers, or None when it cannot be paid."""
+        everything = tuple(range(len(self.training.captions)))
+        if self.budget is None or epoch < 0:
+            return Scope(tuple(self._spread()), everything, self.plan.seeds)
+        evals = self.budget.evals or 0
+        if self.budget.share is not None:
+            self.account.pay_in(self.budget.share, now - self._left_at if self._left_at else 0.0)
+            evals = self.agree(self.account.affordable())
+        bought = self._bought(evals)
+        if bought is None:
+            return None
+        gaps = (
+            everything if bought.gaps == len(everything) else tuple(rotated(len(everything), bought.gaps, self._turn))
+        )
+        sampled = tuple(rotated(len(everything), bought.captions, self._turn))
+        words = bought.precision(self.plan.timesteps, len(everything))
+        return Scope(sampled, gaps, bought.seeds, bought.resolution, thorough=False, precision=words)
+
+    def _bought(self, evals: int) -> Purchase | None:
+        return buy(
+            evals,
+            captions=self.plan.captions,
+            gap_captions=len(self.training.captions),
+            seeds=self.plan.seeds,
+            timesteps=self.plan.timesteps,
+            heldout=len(self.training.heldout),
+        )
+
+    def _spread(self) -> list[int]:
+        return np.linspace(0, len(self.training.captions) - 1, self.plan.captions).round().astype(int).tolist()
 
     @torch.no_grad()
     def show(
@@ -162,6 +153,7 @@ class Guard:
 
         The guarded column has no guidance above `transition`; it is left out when that is None.
         """
+        begun = time.monotonic()
         rows = list(range(min(count, len(self.training.captions))))
         captions = [self.training.captions[i] for i in rows]
         probe, pairs = self.probe(model, captions), pairs_of(len(rows), [FIRST_SEED], 1, model.latent_shape)
@@ -173,11 +165,14 @@ class Guard:
             states, _ = basin.prefix(probe, pairs, before=0.0)
             columns["guarded"] = model.decode(basin.branch(probe, states[index, rows], pairs.prompt, index)[0])
         marks = {name: self.is_copy(images).tolist() for name, images in columns.items() if name != "training image"}
+        self._left_at = time.monotonic()
+        self.account.spent += self._left_at - begun  # pictures are paid from the same account
         return columns, captions, marks
 
     def state_dict(self) -> dict[str, Any]:
-        """The history, as plain JSON text."""
-        return {"history": [report.to_json() for report in self.history]}
+        """The history and what it is compared with, as plain JSON text."""
+        kept = {"null": asdict(self.null), "account": asdict(self.account), "turn": self._turn}
+        return {"history": [report.to_json() for report in self.history], "kept": json.dumps(kept)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes the history of an interrupted run.
@@ -188,98 +183,17 @@ class Guard:
         if "history" not in state:
             raise ValueError(f"guard state has no 'history'; its keys are {sorted(state)}")
         self.history = [Report.from_json(text) for text in state["history"]]
+        kept = json.loads(state.get("kept", "{}"))
+        tables = kept.get("null", {})
+        self.null = Table(**{name: {int(i): float(v) for i, v in table.items()} for name, table in tables.items()})
+        self.account, self._turn = Account(**kept.get("account", {})), int(kept.get("turn", 0))
 
 
-def pairs_of(captions: int, seeds: Sequence[int], per_caption: int, shape: Sequence[int]) -> basin.Pairs:
-    """Every caption with `per_caption` of the seeds, going round; equal seeds share their noise."""
-    prompt = torch.arange(captions).repeat_interleave(per_caption)
-    seed = torch.tensor([seeds[i % len(seeds)] for i in range(captions * per_caption)])
-    return basin.Pairs(prompt, seed, draw_noise(seed.tolist(), shape))
-
-
-class _Look:
-    """One measurement in progress: its samples, matches and cost."""
-
-    def __init__(self, guard: Guard, model: Model) -> None:
-        self.guard, self.model, self.evals = guard, model, 0
-        self.captions = guard.probed_captions()
-        self.probe = guard.probe(model, self.captions)
-        seeds = range(FIRST_SEED, FIRST_SEED + max(8, guard.plan.seeds))
-        self.pairs = pairs_of(len(self.captions), seeds, guard.plan.seeds, model.latent_shape)
-
-    def report(self, epoch: int, train_step: int, start: float) -> Report:
-        images = self.model.decode(self._guided(self.probe, self.pairs))
-        matches = self.guard.matches(images)
-        similarity = [match.similarity for match in matches]
-        copied = torch.tensor([s >= self.guard.embedder.metric.threshold for s in similarity])
-        exits = self._exits(self.guard.is_own_copy(matches, [self.captions[k] for k in self.pairs.prompt.tolist()]))
-        clusters = self.pairs.prompt.tolist()
-        heldout = self._heldout()
-        return Report(
-            epoch=epoch,
-            train_step=train_step,
-            risk=stats.rate(copied, clusters),
-            width=basin.width(exits),
-            exit=basin.median_exit(exits),
-            transition=basin.static_transition(exits, self.probe.timesteps, self.guard.plan.budget),
-            gap=self._gap(self.guard.training.captions),
-            gap_heldout=self._gap(self.guard.training.heldout) if self.guard.training.heldout else None,
-            similarity_p95=stats.cluster_bootstrap(similarity, clusters, _p95),
-            similarity_heldout=heldout,
-            risk_uncond=self._uncond(),
-            alignment=self._alignment(images, clusters),
-            curve=tuple(basin.curve(exits, self.probe.timesteps)),
-            exits=tuple(exits),
-            unet_evals=self.evals,
-            seconds=time.monotonic() - start,
+def _check_size(training: TrainingSet, model: Model) -> None:
+    side = getattr(model, "resolution", None)
+    if side is not None and min(training.images.shape[-2:]) < side:
+        height, width = training.images.shape[-2:]
+        raise ValueError(
+            f"training images of {width}x{height} pixels for a model that draws {side}x{side}: a sample could not be "
+            f"compared with them. Load them at {side} pixels, or measure with LatentModel(pipe, resolution={width})"
         )
-
-    def _guided(self, probe: basin.Probe, pairs: basin.Pairs) -> Tensor:
-        """Ordinary CFG from the very start."""
-        ends, cost = basin.branch(probe, pairs.noise, pairs.prompt, torch.zeros_like(pairs.prompt))
-        self.evals += cost
-        return ends
-
-    def _exits(self, first: Tensor) -> list[Exit]:
-        """Exit of every pair; `first` is the outcome of ordinary CFG, which is known already."""
-
-        def judge(latents: Tensor, prompt: Tensor) -> Tensor:
-            matches = self.guard.matches(self.model.decode(latents))
-            return self.guard.is_own_copy(matches, [self.captions[k] for k in prompt.tolist()])
-
-        exits, cost = basin.find_exits(self.probe, self.pairs, judge, first=first)
-        self.evals += cost
-        return exits
-
-    def _gap(self, captions: Sequence[str]) -> Estimate:
-        pairs = pairs_of(len(captions), range(FIRST_SEED, FIRST_SEED + 2), 2, self.model.latent_shape)
-        gaps, cost = basin.top_gap(self.guard.probe(self.model, captions), pairs)
-        self.evals += cost
-        return stats.cluster_bootstrap(gaps, pairs.prompt)
-
-    def _heldout(self) -> Estimate | None:
-        prompts = self.guard.training.heldout
-        if not prompts:
-            return None
-        pairs = pairs_of(len(prompts), self.pairs.seed.unique().tolist(), 1, self.model.latent_shape)
-        images = self.model.decode(self._guided(self.guard.probe(self.model, prompts), pairs))
-        similarity = [match.similarity for match in self.guard.matches(images)]
-        return stats.cluster_bootstrap(similarity, pairs.prompt, _p95)
-
-    def _uncond(self) -> Estimate:
-        """Does the empty prompt alone reproduce training images? Then guidance at scale 0 cannot help."""
-        seed = self.pairs.seed.unique()
-        pairs = basin.Pairs(torch.zeros_like(seed), seed, draw_noise(seed.tolist(), self.model.latent_shape))
-        states, cost = basin.prefix(self.probe, pairs, before=0.0)
-        self.evals += cost
-        return stats.rate(self.guard.is_copy(self.model.decode(states[-1])), seed)
-
-    def _alignment(self, images: Tensor, clusters: Sequence[int]) -> Estimate | None:
-        if self.guard.align is None:
-            return None
-        scores = self.guard.align(images, [self.captions[k] for k in clusters])
-        return stats.cluster_bootstrap(scores, clusters)
-
-
-def _p95(values: np.ndarray) -> float:
-    return float(np.quantile(values, 0.95))

@@ -126,6 +126,26 @@ class SwitchAt:
 
 
 @dataclass(frozen=True)
+class Past:
+    """What a detector remembers of each sample's gaps, all [B].
+
+    Attributes:
+        older, last: the last two; NaN before there were two.
+        peak: the largest so far.
+        trough: the smallest since that peak.
+    """
+
+    older: Tensor
+    last: Tensor
+    peak: Tensor
+    trough: Tensor
+
+    def extremes(self, gap: Tensor) -> tuple[Tensor, Tensor]:
+        """Peak and trough with this gap, [B] each; a new peak forgets the trough before it."""
+        return torch.maximum(self.peak, gap), torch.where(gap >= self.peak, gap, torch.minimum(self.trough, gap))
+
+
+@dataclass(frozen=True)
 class LocalMinimum:
     """The paper's detector: the gap had fallen and now rises, d[i-2] > d[i-1] < d[i].
 
@@ -141,9 +161,44 @@ class LocalMinimum:
         if not 0 <= self.depth < 1:
             raise ValueError(f"LocalMinimum(depth={self.depth}): expected a share of the peak in [0, 1)")
 
-    def fires(self, older: Tensor, last: Tensor, gap: Tensor, peak: Tensor) -> Tensor:
-        """Whether `last` was a local minimum, deep enough below `peak`. All [B]; comparisons with NaN are False."""
-        return (older > last) & (gap > last) & (last <= (1 - self.depth) * peak)
+    def fires(self, past: Past, gap: Tensor, timestep: Tensor) -> Tensor:
+        """Whether the last gap was a local minimum, deep enough below the peak, [B]; NaN compares False."""
+        return (past.older > past.last) & (gap > past.last) & (past.last <= (1 - self.depth) * past.peak)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """The robust detector: the gap has fallen well below its running peak, and has turned.
+
+    A ripple on the way is not deep enough, and a minimum that is not strict at three neighbouring points still counts.
+
+    Attributes:
+        depth: share of the running peak by which the gap must have fallen, in (0, 1).
+        rise: share of the lowest gap since that peak by which it must have risen again; 0 fires on the fall itself.
+        latest: timestep at and below which guidance comes on in any case, so that a sample whose gap never falls is
+            not left without guidance; None leaves it so.
+
+    Source: the sharp fall of d_t on leaving the basin, arXiv 2411.16738, section 4.3; this criterion is ours.
+    """
+
+    depth: float = 0.3
+    rise: float = 0.0
+    latest: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.depth < 1 or self.rise < 0:
+            raise ValueError(f"Drop(depth={self.depth}, rise={self.rise}): expected a depth in (0, 1), rise >= 0")
+        if self.latest is not None and not 0 <= self.latest <= 999:
+            raise ValueError(f"Drop(latest={self.latest}): expected a training timestep in [0, 999]")
+
+    def fires(self, past: Past, gap: Tensor, timestep: Tensor) -> Tensor:
+        """Whether the gap lies deep enough below its peak and has turned, or it is late enough. [B]."""
+        peak, trough = past.extremes(gap)
+        fallen = (trough <= (1 - self.depth) * peak) & (gap >= (1 + self.rise) * trough)
+        return fallen if self.latest is None else fallen | (timestep <= self.latest)
+
+
+DETECTORS: dict[str, type] = {"local_minimum": LocalMinimum, "drop": Drop}
 
 
 @dataclass(frozen=True)
@@ -155,23 +210,24 @@ class SwitchAfter:
     Source: arXiv 2411.16738, section 4.3 (DTP); with a negative `before`, section 4.4 (OG + DTP).
     """
 
-    detector: LocalMinimum = LocalMinimum()
+    detector: LocalMinimum | Drop = LocalMinimum()
     before: float = 0.0
     after: float | None = 7.5
 
     reads_gap = True
 
     def init(self, batch: int) -> Tensor:
-        """Columns: the last two gaps, the running peak, whether the detector has fired. [B, 4]."""
-        return torch.tensor([float("nan"), float("nan"), 0.0, 0.0]).repeat(batch, 1)
+        """Columns: the last two gaps, the running peak, the lowest gap since, whether the detector fired. [B, 5]."""
+        return torch.tensor([float("nan"), float("nan"), 0.0, float("inf"), 0.0]).repeat(batch, 1)
 
     def scale(self, timestep: Tensor, gap: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-        """`after` for every sample whose gap has passed its first local minimum."""
+        """`after` for every sample for which the detector has fired."""
         if gap is None:
             raise ValueError("SwitchAfter needs the gap, but only one branch was evaluated")
-        older, last, peak, fired = state.to(gap.device).unbind(1)
-        on = fired.bool() | self.detector.fires(older, last, gap, peak)
-        state = torch.stack([last, gap, torch.maximum(peak, gap), on.float()], 1)
+        older, last, peak, trough, fired = state.to(gap.device).unbind(1)
+        past = Past(older, last, peak, trough)
+        on = fired.bool() | self.detector.fires(past, gap, timestep.to(gap.device))
+        state = torch.stack([last, gap, *past.extremes(gap), on.float()], 1)
         return torch.where(on, known_scale(self.after), self.before).float(), state
 
 
@@ -204,7 +260,14 @@ def to_dict(rule: Rule, known: Mapping[str, type] = RULES) -> dict[str, Any]:
     name = next((name for name, kind in known.items() if type(rule) is kind), None)
     if name is None:
         raise TypeError(f"{rule!r} has no JSON form; rules that do: {', '.join(known)}")
-    return {"rule": name, **asdict(rule)}  # type: ignore[call-overload]
+    form = {"rule": name, **asdict(rule)}  # type: ignore[call-overload]
+    detector = getattr(rule, "detector", None)
+    if detector is not None and type(detector) is not LocalMinimum:
+        kind = next((kind for kind, known_type in DETECTORS.items() if type(detector) is known_type), None)
+        if kind is None:
+            raise TypeError(f"{detector!r} has no JSON form; detectors that do: {', '.join(DETECTORS)}")
+        form["detector"] = {"detector": kind, **form["detector"]}
+    return form
 
 
 def from_dict(form: Mapping[str, Any], known: Mapping[str, type] = RULES) -> Rule:
@@ -227,7 +290,7 @@ def from_dict(form: Mapping[str, Any], known: Mapping[str, type] = RULES) -> Rul
         if isinstance(numbers.get("transition"), list):
             numbers["transition"] = tuple(map(_number, numbers["transition"]))
         if isinstance(numbers.get("detector"), Mapping):
-            numbers["detector"] = LocalMinimum(**{key: _number(value) for key, value in numbers["detector"].items()})
+            numbers["detector"] = _detector(numbers["detector"])
         for key in NUMBERS & numbers.keys():
             if not isinstance(numbers[key], tuple | None):
                 _number(numbers[key])
@@ -237,24 +300,45 @@ def from_dict(form: Mapping[str, Any], known: Mapping[str, type] = RULES) -> Rul
     return rule
 
 
+def _detector(form: Mapping[str, Any]) -> LocalMinimum | Drop:
+    """A detector from its JSON form; one without a name is the paper's."""
+    numbers = dict(form)
+    kind = numbers.pop("detector", "local_minimum")
+    if not isinstance(kind, str) or kind not in DETECTORS:
+        raise ValueError(f"unknown detector {kind!r:.80}; known: {', '.join(DETECTORS)}")
+    found: LocalMinimum | Drop = DETECTORS[kind](
+        **{key: None if value is None else _number(value) for key, value in numbers.items()}
+    )
+    return found
+
+
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
         raise TypeError(f"{value!r:.80} is no finite number")
     return value
 
 
+BEYOND = {"refine": 1, "anchor": False}  # how a record's guidance may go beyond a choice of scales
+
+
 def from_record(record: Mapping[str, Any]) -> SwitchAt:
     """The rule in a record's JSON form (`{"guidance": {"transition": ..., "before": ..., "after": ...}, ...}`).
 
     Raises:
-        ValueError: a number is missing or out of range; the record is repeated.
+        ValueError: a number is missing or out of range, or more was measured than a choice of scales; says what.
     """
     try:
         numbers = record["guidance"]
-        after = numbers.get("after")
-        return SwitchAt(float(numbers["transition"]), float(numbers["before"]), None if after is None else float(after))
+        after, beyond = numbers.get("after"), [key for key, usual in BEYOND.items() if numbers.get(key, usual) != usual]
+        rule = SwitchAt(float(numbers["transition"]), float(numbers["before"]), None if after is None else float(after))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"not a basinguard record, no usable 'guidance': {error!r} in {str(record)[:120]}") from None
+    if beyond:
+        raise ValueError(
+            f"the record was measured with {', '.join(f'{key}={numbers[key]}' for key in beyond)}, which a rule inside "
+            "a stock pipeline cannot do; calibrate again without it, or sample with the package's own sampler"
+        )
+    return rule
 
 
 def epsilon_factor(scheduler: Any) -> Callable[[float], float]:

@@ -44,7 +44,7 @@ def contact_sheet(
         pen.text((x, 8), title, fill="black", font=ImageFont.load_default(size=15))
         for row, pixels in enumerate(images):
             y = head + row * (TILE + foot + gap)
-            sheet.paste(to_image(pixels).resize((TILE, TILE), Image.Resampling.NEAREST), (x, y))
+            sheet.paste(_tile(pixels), (x, y))
             if title in marks and marks[title][row]:
                 pen.rectangle((x - 3, y - 3, x + TILE + 2, y + TILE + 2), outline=VERMILLION, width=4)
     for row, caption in enumerate(captions):
@@ -52,6 +52,12 @@ def contact_sheet(
             (gap, head + row * (TILE + foot + gap) + TILE + 4), _fit(caption, width, font), fill="#333333", font=font
         )
     return sheet
+
+
+def _tile(pixels: Tensor) -> Image.Image:
+    """Small images keep their pixels, large ones are averaged."""
+    image = to_image(pixels)
+    return image.resize((TILE, TILE), Image.Resampling.NEAREST if image.width <= TILE else Image.Resampling.LANCZOS)
 
 
 def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
@@ -93,6 +99,36 @@ def history_figure(reports: Sequence[Report]) -> Figure:
     _line(axes, epochs, [r.risk_uncond for r in reports], GREEN, "risk of the empty prompt")
     axes.set(ylim=(-0.02, 1.02), xticks=epochs)
     axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def warning_figure(reports: Sequence[Report]) -> Figure:
+    """What warns before the first copy: risk, width, gap and critical scale over the updates, each with its interval.
+
+    Gap and critical scale are shown as the rise since the base model less that of held-out captions; an alarm is
+    raised where the interval leaves 0. A dotted line marks the first report with a copied sample.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, 5.2), dpi=120, layout="constrained")
+    panels = {
+        "risk under plain CFG": ("risk", VERMILLION),
+        "basin width": ("width", BLUE),
+        "gap: rise beyond held-out captions": ("gap_excess", GREEN),
+        "log critical scale: rise beyond held-out images": ("sigma_c_excess", BLUE),
+    }
+    copied = (r.train_step for r in reports if r.risk is not None and r.risk.value > 0)
+    first = next(copied, None)
+    for axes, (title, (name, colour)) in zip(figure.subplots(2, 2, sharex=True).flat, panels.items(), strict=True):
+        known = [(r.train_step, getattr(r, name)) for r in reports if getattr(r, name) is not None]
+        _line(axes, [step for step, _ in known], [estimate for _, estimate in known], colour, "")
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        if first is not None:
+            axes.axvline(first, color=GREY, linestyle=":", linewidth=1.2)
+        axes.set_title(title, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25, linewidth=0.6)
+    figure.supxlabel("updates (0 = base model; dotted: first copied sample)", fontsize=9)
     return figure
 
 

@@ -101,6 +101,7 @@ class Exit(Noun):
         lower: the next grid timestep below, where it no longer does; None when every one reproduces it
             (`always`): the true exit then lies below the grid.
         monotone: False when some candidate contradicted the order (reproduced below one that did not).
+        reproduces: all grid timesteps that reproduce the image, where they are not ordered; every one was tried.
     """
 
     caption: int
@@ -109,6 +110,7 @@ class Exit(Noun):
     sigma: Finite | None
     lower: Timestep | None
     monotone: bool = True
+    reproduces: tuple[Timestep, ...] = ()
 
     @property
     def censored(self) -> Literal["never", "always", ""]:
@@ -122,6 +124,12 @@ class Exit(Noun):
         """Basin width as a share of [0, T]: from t = T down to the exit. Never memorized: 0."""
         return 0.0 if self.timestep is None else 1 - self.timestep / 999
 
+    def reproduced_from(self, timestep: float) -> bool:
+        """Whether guidance switched on at this grid timestep reproduces the image."""
+        if self.reproduces:
+            return timestep in self.reproduces
+        return self.timestep is not None and self.timestep <= timestep
+
 
 class Guidance(Noun):
     """The rule a checkpoint ships with, in numbers.
@@ -131,12 +139,16 @@ class Guidance(Noun):
         sigma: noise level at `transition`; what transfers between schedulers.
         before: scale above the transition: 0 unconditional, negative opposite, 1 conditional.
         after: scale at and below it; None = whatever the caller asks for.
+        refine: how many times finer than the sampler's own grid the steps at and below the transition are.
+        anchor: the unconditional prediction comes from the base model, with the adapter off (LoRA only).
     """
 
     transition: Timestep
     sigma: Finite
     before: Finite
     after: Finite | None = None
+    refine: Annotated[int, Field(ge=1)] = 1
+    anchor: bool = False
 
 
 class Sampler(Noun):
@@ -149,11 +161,120 @@ class Sampler(Noun):
     scale: Finite
 
 
+class Strength(Noun):
+    """How much of a fine-tune *ordinary CFG* can take: protects people who sample without the rule.
+
+    Attributes:
+        kind: "lora": `value` multiplies the adapter; "interpolation": weights are base + value * (tuned - base).
+        value: the largest strength that keeps the promise, in [0, 1]; without a promise, the smallest tried.
+        risk: of ordinary CFG at that strength, on the calibration pairs.
+        alignment: agreement of image and caption there; None where it was not measured.
+        promise: as in `Record`, or "" when none can be made.
+    """
+
+    kind: Literal["lora", "interpolation"]
+    value: Annotated[float, Field(ge=0, le=1)]
+    risk: Estimate
+    alignment: Estimate | None = None
+    promise: Annotated[str, Field(max_length=500)]
+
+
+class Transfer(Noun):
+    """What the chosen transition is worth under another sampler: measured, not promised.
+
+    Attributes:
+        scheduler: its name, such as "Euler" or "DPM-Solver++ 2M, Karras sigmas".
+        timesteps: sampling steps.
+        transition, sigma: the first timestep of that sampler's grid with guidance, and its noise level; None where
+            the grid has none at or below the record's transition, so that guidance never comes on.
+        risk: share of samples that reproduce a training image.
+        alignment: agreement of image and caption; None where it was not measured.
+    """
+
+    scheduler: Annotated[str, Field(max_length=200)]
+    timesteps: Annotated[int, Field(ge=1)]
+    transition: Timestep | None
+    sigma: Finite | None
+    risk: Estimate
+    alignment: Estimate | None = None
+
+
+class TriageResult(Noun):
+    """A calibrated threshold on the first gap: which prompts pull at all.
+
+    Attributes:
+        threshold: root-mean-square gap in epsilon; a prompt at or below it keeps ordinary CFG.
+        timestep: where the gap was read.
+        false_alarm: share of harmless (prompt, seed) pairs above the threshold, on prompts not used to choose it.
+        miss: share of pulling pairs at or below it, likewise.
+        wanted_miss: the miss rate that was asked for.
+    """
+
+    threshold: Annotated[float, Field(gt=0)]
+    timestep: Finite
+    false_alarm: Estimate
+    miss: Estimate
+    wanted_miss: Finite
+
+
+class Group(Noun):
+    """One kind of caption in one report.
+
+    Attributes:
+        name: "unique" and "duplicated" training captions, or "heldout", which the model was never trained on.
+        captions: how many were sampled.
+        risk: share of samples that reproduce a training image.
+        width: mean basin width; of held-out captions, of the basin of whichever training image they fall into.
+    """
+
+    name: Annotated[str, Field(max_length=40)]
+    captions: Annotated[int, Field(ge=1)]
+    risk: Estimate
+    width: Estimate
+
+
+class ImageResult(Noun):
+    """What one report found about one training image; None stands where that was not measured.
+
+    Attributes:
+        index: of the image in the training set.
+        width: mean basin width over the seeds of its caption.
+        gap_since_base: rise of its caption's gap since the base model, same noise.
+        sigma_c, sigma_c_uncond: critical scale with its caption and without.
+    """
+
+    index: Annotated[int, Field(ge=0)]
+    width: Finite | None = None
+    gap_since_base: Finite | None = None
+    sigma_c: Finite | None = None
+    sigma_c_uncond: Finite | None = None
+
+
 class Report(Noun):
     """What the guard saw at one epoch. Epoch -1 is the untouched base model.
 
     `None` stands where something could not be measured; it never stands for zero. A report with a `problem` is a gap:
     the probe of that epoch failed, and nothing was measured.
+
+    Attributes:
+        risk: share of samples of ordinary CFG that reproduce a training image.
+        width, log_width: basin width as a share of [0, T], and in log sigma.
+        exit: median exit of the pairs that memorize.
+        transition: estimate of the boldest transition whose risk stays within the plan's.
+        gap, gap_heldout: gap at the noisiest timestep, of training and of held-out captions.
+        gap_since_base: mean rise of the training captions' gap since the base model, same noise.
+        gap_excess: that rise less the held-out captions' own; above 0, the gap raises the alarm.
+        gap_auc: chance that a training caption's gap rose more than a held-out one's.
+        sigma_c, sigma_c_uncond: critical scale of training images with their caption and without (geometric means).
+        sigma_c_since_base: mean rise of log sigma_c since the base model.
+        sigma_c_excess: that rise less the held-out images' own.
+        caption_gap: mean of log sigma_c less log sigma_c without the caption.
+        risk_uncond: share of samples of the empty prompt that reproduce a training image.
+        curve: P(reproduced | transition = t), with a band that holds for the whole curve.
+        probed: training captions that were sampled; what `exits` count in.
+        images: the training images that were looked at, those whose caption's gap rose most first.
+        precision: what the probe's budget bought.
+        note: what the reader should know before acting on the numbers.
     """
 
     epoch: int
@@ -173,6 +294,20 @@ class Report(Noun):
     unet_evals: int
     seconds: Finite
     problem: Annotated[str, Field(max_length=500)] = ""
+    log_width: Estimate | None = None
+    gap_since_base: Estimate | None = None
+    gap_excess: Estimate | None = None
+    gap_auc: Estimate | None = None
+    sigma_c: Estimate | None = None
+    sigma_c_uncond: Estimate | None = None
+    sigma_c_since_base: Estimate | None = None
+    sigma_c_excess: Estimate | None = None
+    caption_gap: Estimate | None = None
+    groups: tuple[Group, ...] = ()
+    images: tuple[ImageResult, ...] = ()
+    probed: tuple[int, ...] = ()
+    precision: str = ""
+    note: str = ""
 
     @classmethod
     def missed(cls, epoch: int, train_step: int, problem: str) -> Report:
@@ -196,6 +331,10 @@ class Record(Noun):
         promise: P(risk > alpha) <= delta over `population`, or "" when n was too small to promise anything.
         verified: the same risk on fresh seeds through the exported files; None until that was done.
         plain: risk of ordinary CFG, which a user who ignores the rule gets.
+        alignment, plain_alignment: agreement of image and caption under the rule and under ordinary CFG.
+        strength: how much of the fine-tune ordinary CFG can take; None where it was not calibrated.
+        transfer: what the rule is worth under other samplers.
+        triage: which prompts need the rule; None where it was not calibrated, so that all do.
         history: one report per epoch.
     """
 
@@ -209,6 +348,7 @@ class Record(Noun):
     population: str
     verified: Estimate | None = None
     alignment: Estimate | None = None
+    plain_alignment: Estimate | None = None
     metric: Metric
     sampler: Sampler
     seeds: tuple[int, ...]
@@ -216,7 +356,15 @@ class Record(Noun):
     weights_sha256: str
     dataset_sha256: str
     versions: dict[str, str]
+    strength: Strength | None = None
+    transfer: tuple[Transfer, ...] = ()
+    triage: TriageResult | None = None
     history: tuple[Report, ...] = ()
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a promise is made; `verified` says separately whether it was checked through the exported files."""
+        return bool(self.promise)
 
 
 @dataclass(frozen=True)
@@ -234,6 +382,7 @@ class Step:
         denoised: predicted clean latents, [B, ...].
         x_next: latents at the next timestep, [B, ...].
         unet_evals: sample-evaluations of the network this step took.
+        state: x_next with what a multistep sampler remembers, see `solvers.Path`.
     """
 
     index: int
@@ -247,6 +396,7 @@ class Step:
     denoised: torch.Tensor
     x_next: torch.Tensor
     unet_evals: int
+    state: torch.Tensor
 
 
 def read_record(path: Path) -> Record:

@@ -2,14 +2,14 @@
 
 One normal form for every model: `denoise(x, timestep, prompt) -> eps`, each row at its own timestep with its own
 prompt (an index into whatever table the denoiser was built on; `EMPTY` is the unconditional branch). Adapters convert
-foreign models at the border, so nothing here learns what v-prediction or a text encoder is.
+foreign models at the border (`to_epsilon`), so nothing here learns what v-prediction or a text encoder is.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from .guidance import Rule, combine
 from .guidance import gap as gap_of
 from .records import Step
+from .solvers import Path, make_path
 
 EMPTY = -1  # the row of the prompt table that stands for "no prompt"
 
@@ -83,25 +84,65 @@ class NoiseSchedule:
         return torch.where(t < 0, torch.ones_like(known), known)
 
 
+@dataclass(frozen=True)
+class FlowSchedule(NoiseSchedule):
+    """A rectified flow: x_t = (1 - sigma) * x_0 + sigma * eps with sigma = t / 1000.
+
+    The noisiest state is sigma = 0.999 instead of 1: at 1 an epsilon prediction says nothing about the image.
+
+    Attributes:
+        shift: bends the grid towards high noise, sigma' = shift * sigma / (1 + (shift - 1) * sigma).
+
+    Source: Esser et al., arXiv 2403.03206, section 2 and eq. 23.
+    """
+
+    alphas_cumprod: Tensor = field(default_factory=lambda: (1 - torch.arange(1000, dtype=torch.float64) / 1000) ** 2)
+    shift: float = 1.0
+
+    def signal(self, timestep: Tensor) -> Tensor:
+        """1 - sigma."""
+        return 1 - self.noise(timestep)
+
+    def noise(self, timestep: Tensor) -> Tensor:
+        """sigma, from 0 (clean, also below timestep 0) to 0.999."""
+        return (torch.as_tensor(timestep).double() / 1000).clamp(0, 0.999)
+
+    def grid(self, count: int) -> Tensor:
+        """`count` timesteps from 999 downwards, evenly spaced before the shift, [count], float64."""
+        super().grid(count)
+        sigma = torch.arange(count, 0, -1, dtype=torch.float64) / count
+        return (1000 * self.shift * sigma / (1 + (self.shift - 1) * sigma)).clamp(max=999)
+
+
+def to_epsilon(kind: str, output: Tensor, x: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+    """The epsilon prediction in what a network of another parametrisation returned, [B, ...].
+
+    Args:
+        kind: "epsilon", "v_prediction", "sample" (x_0) or "flow_prediction" (velocity eps - x_0).
+        output: of the network, [B, ...].
+        x: what it was given, [B, ...].
+        signal, noise: factors of each row, [B].
+
+    Raises:
+        ValueError: an unknown kind.
+
+    Source: Salimans and Ho, arXiv 2202.00512, appendix D.
+    """
+    a, s = (factor.to(x).reshape(-1, *[1] * (x.ndim - 1)) for factor in (signal, noise))
+    forms = {
+        "epsilon": lambda: output,
+        "v_prediction": lambda: a * output + s * x,
+        "sample": lambda: (x - a * output) / s,
+        "flow_prediction": lambda: (x + a * output) / (a + s),
+    }
+    if kind not in forms:
+        raise ValueError(f"prediction type {kind!r} is not supported; accepted: {', '.join(forms)}")
+    return forms[kind]()
+
+
 def draw_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Initial noise [len(seeds), *shape], one generator for each seed: batch size never changes a sample."""
     return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds])
-
-
-def ddim(x: Tensor, eps: Tensor, now: Tensor, then: Tensor, schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
-    """One deterministic DDIM step of every row from timestep `now` [B] to `then` [B]; below 0 means clean.
-
-    Returns:
-        The predicted clean latents and the latents at `then`, both [B, ...].
-
-    Source: Song et al., arXiv 2010.02502, eq. 12 with sigma = 0.
-    """
-    denoised = (x - _rows(schedule.noise(now), x) * eps) / _rows(schedule.signal(now), x)
-    return denoised, _rows(schedule.signal(then), x) * denoised + _rows(schedule.noise(then), x) * eps
-
-
-def _rows(factor: Tensor, like: Tensor) -> Tensor:
-    return factor.to(like.dtype).to(like.device).reshape(-1, *[1] * (like.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -117,19 +158,28 @@ class Prediction:
 
 
 def predict(
-    denoise: Denoiser, x: Tensor, timestep: Tensor, prompt: Tensor, rule: Rule, state: object
+    denoise: Denoiser,
+    x: Tensor,
+    timestep: Tensor,
+    prompt: Tensor,
+    rule: Rule,
+    state: object,
+    scale: Tensor | None = None,
 ) -> tuple[Prediction, object]:
     """The guided prediction of every row, evaluating only the branches that row's scale needs.
 
     Where the scale is 0 the conditional branch, where it is 1 the unconditional one is not evaluated: a prefix without
-    guidance costs one evaluation, not two. A rule that reads the gap always needs both.
+    guidance costs one evaluation, not two. A rule that reads the gap always needs both. `scale` [B], where given, is
+    used instead of asking the rule.
     """
     every = torch.ones_like(prompt, dtype=torch.bool)
     if rule.reads_gap:
         u, c = _branches(denoise, x, timestep, prompt, every, every)
-        scale, state = rule.scale(timestep, gap_of(u, c), state)
+        if scale is None:
+            scale, state = rule.scale(timestep, gap_of(u, c), state)
         return _prediction(u, c, scale, every, every), state
-    scale, state = rule.scale(timestep, None, state)
+    if scale is None:
+        scale, state = rule.scale(timestep, None, state)
     needs_u, needs_c = scale != 1, scale != 0
     u, c = _branches(denoise, x, timestep, prompt, needs_u, needs_c)
     return _prediction(u, c, scale, needs_u, needs_c), state
@@ -160,44 +210,62 @@ def _prediction(u: Tensor, c: Tensor, scale: Tensor, needs_u: Tensor, needs_c: T
     )
 
 
+def path_of(schedule: NoiseSchedule, timesteps: Tensor, solver: str = "ddim") -> Path:
+    """A sampler on a grid of this schedule; see `solvers.make_path`."""
+    ends = torch.cat([timesteps.double(), torch.tensor([-1.0], dtype=torch.float64)])
+    return make_path(solver, timesteps, schedule.signal(ends).tolist(), schedule.noise(ends).tolist())
+
+
 def sample(
-    denoise: Denoiser, x: Tensor, prompt: Tensor, schedule: NoiseSchedule, timesteps: Tensor, rule: Rule
+    denoise: Denoiser,
+    x: Tensor,
+    prompt: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Tensor,
+    rule: Rule,
+    solver: str = "ddim",
 ) -> Iterator[Step]:
-    """Denoises `x` along `timesteps`, yielding every step; the last one's `x_next` is the sample.
+    """Denoises `x` along `timesteps`, yielding every evaluation; the last one's `x_next` is the sample.
 
     Args:
         denoise: the model, see `Denoiser`.
-        x: latents at `timesteps[0]`, [B, ...]; see `draw_noise`.
+        x: unit noise, [B, ...]; see `draw_noise`.
         prompt: index of each row's prompt, [B].
         schedule: the model's noise schedule.
-        timesteps: training timesteps, descending; [N] for all rows, or [N, B] with each row at its own.
-        rule: decides the guidance scale.
+        timesteps: training timesteps, descending, [N].
+        rule: decides the guidance scale; a timestep that is evaluated twice in a row keeps its scale, so a detector
+            sees every noise level once.
+        solver: one of `solvers.SOLVERS`.
 
     Raises:
         FloatingPointError: the model returned a value that is not finite; names the timestep.
     """
-    grid = timesteps if timesteps.ndim == 2 else timesteps[:, None].expand(-1, len(x))
-    state: object = rule.init(len(x))
-    for index, now in enumerate(grid):
-        then = grid[index + 1] if index + 1 < len(grid) else torch.full_like(now, -1)
-        guided, state = predict(denoise, x, now, prompt, rule, state)
-        denoised, x_next = ddim(x, guided.eps, now, then, schedule)
-        if not bool(torch.isfinite(x_next).all()):
-            raise FloatingPointError(f"the model's prediction at timestep {int(now[0])} is not finite")
+    path = path_of(schedule, timesteps, solver)
+    state, memory = path.begin(x), rule.init(len(x))
+    scale: Tensor | None = None
+    for index, node in enumerate(path.nodes):
+        now = node.expand(len(x))
+        again = index > 0 and bool(node == path.nodes[index - 1])
+        guided, memory = predict(denoise, path.latents(state), now, prompt, rule, memory, scale if again else None)
+        scale, where = guided.scale, torch.full((len(x),), index)
+        after = path.step(state, guided.eps, where)
+        if not bool(torch.isfinite(after).all()):
+            raise FloatingPointError(f"the model's prediction at timestep {int(node)} is not finite")
         yield Step(
             index=index,
             timestep=now,
             sigma=schedule.sigma(now),
-            x=x,
+            x=path.latents(state),
             eps_uncond=guided.eps_uncond,
             eps_cond=guided.eps_cond,
             gap=guided.gap,
             scale=guided.scale,
-            denoised=denoised,
-            x_next=x_next,
+            denoised=path.denoised(state, guided.eps, where),
+            x_next=path.latents(after),
             unet_evals=guided.unet_evals,
+            state=after,
         )
-        x = x_next
+        state = after
 
 
 def final(steps: Iterator[Step]) -> Tensor:

@@ -90,6 +90,9 @@ class Interval:
         return torch.where(inside, known_scale(self.after), 1.0).float(), None
 
 
+NEAR = 10  # timesteps; over that many near t = T the gap of a v-model changes by less than a tenth
+
+
 @dataclass(frozen=True)
 class Triage:
     """Ordinary CFG for prompts whose first gap is at most `threshold`; `rule` for the others.
@@ -100,6 +103,8 @@ class Triage:
         rule: for prompts that pull.
         threshold: root-mean-square gap in epsilon, as `basinguard.triage` calibrates it on this model.
         after: scale of harmless prompts; None = the caller's own guidance scale.
+        timestep: where the threshold was calibrated. A gap that is read further than `NEAR` from there says nothing
+            of the threshold, and raises a ValueError; None = anywhere.
 
     Source: Wen et al., arXiv 2407.21720, section 4 (first-step magnitude); arXiv 2411.16738 names the need as its
     first limitation.
@@ -108,6 +113,7 @@ class Triage:
     rule: Rule
     threshold: float
     after: float | None = None
+    timestep: float | None = None
 
     reads_gap = True
 
@@ -124,10 +130,21 @@ class Triage:
         if gap is None:
             raise ValueError("Triage needs the gap, but only one branch was evaluated")
         inner, first = state[0], state[1].to(gap.device)
+        self._require_near(timestep, (first == 0) & (gap > 0))
         first = torch.where(first > 0, first, gap.float())
         scale, inner = self.rule.scale(timestep, gap, inner)
         harmless = (first > 0) & (first <= self.threshold)
         return torch.where(harmless, known_scale(self.after), scale.to(gap.device)), (inner, first)
+
+    def _require_near(self, timestep: Tensor, judged: Tensor) -> None:
+        if self.timestep is None or not bool(judged.any()):
+            return
+        now = float(timestep.flatten()[0])
+        if abs(now - self.timestep) > NEAR:
+            raise ValueError(
+                f"triage was calibrated at timestep {self.timestep:g}, this sampler shows its first gap at {now:g}: "
+                "take the number of steps and the timestep_spacing of the calibration, or leave triage off"
+            )
 
 
 ALL_RULES: dict[str, type] = RULES | {"schedule": Schedule, "interval": Interval, "triage": Triage}
@@ -136,7 +153,8 @@ ALL_RULES: dict[str, type] = RULES | {"schedule": Schedule, "interval": Interval
 def rule_to_dict(rule: Rule) -> dict[str, Any]:
     """The JSON form of any rule of the package; `guidance.to_dict` knows only those that ship."""
     if isinstance(rule, Triage):
-        return {"rule": "triage", "inner": rule_to_dict(rule.rule), "threshold": rule.threshold, "after": rule.after}
+        numbers = {"threshold": rule.threshold, "after": rule.after, "timestep": rule.timestep}
+        return {"rule": "triage", "inner": rule_to_dict(rule.rule), **numbers}
     return to_dict(rule, ALL_RULES)
 
 
@@ -152,7 +170,7 @@ def rule_from_dict(form: Mapping[str, Any]) -> Rule:
     """
     if form.get("rule") == "triage":
         try:
-            return Triage(rule_from_dict(form["inner"]), form["threshold"], form["after"])
+            return Triage(rule_from_dict(form["inner"]), form["threshold"], form["after"], form.get("timestep"))
         except (KeyError, TypeError) as error:
             raise ValueError(f"rule 'triage': {error!r} in {dict(form)}") from None
     return from_dict(form, ALL_RULES)

@@ -42,9 +42,9 @@ class Memorizer:
         """Epsilon prediction of each row, [B, D]; see `sampling.Denoiser`."""
         signal = self.schedule.signal(timestep).to(x.dtype)[:, None]
         noise = self.schedule.noise(timestep).to(x.dtype)[:, None]
-        square = torch.cdist(x / signal, self.points).square()
+        square = torch.cdist(x / signal, self.points.to(x)).square()
         weight = torch.softmax(self._log_prior(prompt).to(x.dtype) - square / (2 * (noise / signal) ** 2), dim=1)
-        return (x - signal * (weight @ self.points)) / noise
+        return (x - signal * (weight @ self.points.to(x))) / noise
 
     def _log_prior(self, prompt: Tensor) -> Tensor:
         n = len(self.points)
@@ -56,7 +56,7 @@ class Memorizer:
 
     def nearest(self, x: Tensor) -> Tensor:
         """Index of the point nearest to each row, [B]."""
-        return torch.cdist(x, self.points).argmin(1)
+        return torch.cdist(x, self.points.to(x)).argmin(1)
 
     def exit_sigma(self, prompt: int, near: Tensor) -> Tensor:
         """Noise level at which the prompt's prior stops outweighing a state near another point, in closed form, [B].
@@ -71,6 +71,56 @@ class Memorizer:
         """
         odds = math.log((1 - self.leak) * (len(self.points) - 1) / self.leak)
         return (near - self.points[prompt]).norm(dim=1) / math.sqrt(2 * odds)
+
+
+def two_points(distance: float, leak: float, dim: int = 4, seed: int = 0) -> Memorizer:
+    """A memorizer of two points: the one whose exits are known exactly, see `exact_exits`."""
+    direction = torch.randn(dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    half = direction / direction.norm() * distance / 2
+    return Memorizer(torch.stack([half, -half]), leak, stable_diffusion_schedule())
+
+
+def exact_exits(toy: Memorizer, noise: Tensor, scale: float, steps: int = 300) -> Tensor:
+    """Exact exit of prompt 0 of a two-point memorizer for each noise, as a noise level, [B].
+
+    Between two points only the position q along the line that joins them matters (0 at the other point, 1 at the
+    prompt's). With delta = |x_0 - x_1| / sigma the log-odds are l = delta^2 (q - 1/2), plus log((1 - leak) / leak) with
+    the prompt, the guided prediction is g = p_u + scale (p_c - p_u), p = 1 / (1 + exp(-l)), and dq / d(-log sigma) =
+    g - q. This integrates that line for guidance from every noise level on.
+
+    Returns:
+        The lowest noise level from which guidance ends at the prompt's point; infinite where even guidance from the
+        start does not, 0 where the unguided trajectory does.
+
+    Source: the probability-flow ODE of a finite set, Karras et al., arXiv 2206.00364, eq. 3 and appendix B.3.
+    """
+    if len(toy.points) != 2:
+        raise ValueError(f"exact_exits is for two points, the memorizer has {len(toy.points)}")
+    span = toy.points[0] - toy.points[1]
+    far, ends = float(span.norm()), toy.schedule.sigma(torch.tensor([999, 0]))
+    levels = torch.linspace(float(ends[0].log()), float(ends[1].log()), steps + 1, dtype=torch.float64)
+    top = torch.tensor(999)
+    y = noise.double() * toy.schedule.noise(top) / toy.schedule.signal(top)
+    odds = math.log((1 - toy.leak) / toy.leak)
+    begins = torch.arange(steps + 1)[:, None]  # guidance from this step on; the last row is never guided
+
+    def slope(q: Tensor, level: Tensor, on: Tensor) -> Tensor:
+        log_odds = (far / level.exp()) ** 2 * (q - 0.5)
+        p_u, p_c = torch.sigmoid(log_odds), torch.sigmoid(log_odds + odds)
+        return p_u + torch.where(on, scale, 0.0) * (p_c - p_u) - q
+
+    q = ((y - toy.points[1]) @ span / far**2).expand(steps + 1, -1)
+    for index in range(steps):
+        now, then = levels[index], levels[index + 1]
+        on, half, whole = begins <= index, (now - then) / 2, now - then
+        k1 = slope(q, now, on)
+        k2 = slope(q + half * k1, (now + then) / 2, on)
+        k3 = slope(q + half * k2, (now + then) / 2, on)
+        q = q + whole / 6 * (k1 + 2 * k2 + 2 * k3 + slope(q + whole * k3, then, on))
+    reached = q > 0.5
+    lowest = (reached * (begins + 1)).max(0).values - 1
+    exits = torch.where(lowest < 0, torch.inf, levels[lowest.clamp(min=0)].exp())
+    return torch.where(reached[-1], 0.0, exits)
 
 
 def stable_diffusion_schedule() -> NoiseSchedule:

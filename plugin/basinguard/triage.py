@@ -9,31 +9,13 @@ Source: the first limitation named in arXiv 2411.16738; the score is the first-s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field
 
-from .records import Estimate, Finite, Noun
+from .records import TriageResult
 from .stats import rate
 
-
-class TriageResult(Noun):
-    """A calibrated threshold.
-
-    Attributes:
-        threshold: root-mean-square gap in epsilon; a prompt at or below it keeps ordinary CFG.
-        timestep: where the gap was read.
-        false_alarm: share of harmless (prompt, seed) pairs above the threshold, on prompts not used to choose it.
-        miss: share of pulling pairs at or below it, likewise.
-        wanted_miss: the miss rate that was asked for.
-    """
-
-    threshold: Annotated[float, Field(gt=0)]
-    timestep: Finite
-    false_alarm: Estimate
-    miss: Estimate
-    wanted_miss: Finite
+__all__ = ["TriageResult", "calibrate_triage"]
 
 
 def calibrate_triage(
@@ -48,7 +30,7 @@ def calibrate_triage(
 
     Args:
         pulling: (prompt, first gap) of pairs that ordinary CFG reproduces; prompts are integers.
-        harmless: the same of pairs that it does not.
+        harmless: the same of pairs that it does not; a prompt may have pairs of both kinds.
         timestep: where the gaps were read.
         wanted_miss: in [0, 1).
         level: of both intervals.
@@ -61,10 +43,11 @@ def calibrate_triage(
         >>> result.threshold, str(result.miss)
         (0.9999999999999999, '0 [0, 0.161] (n=20)')
     """
-    fit, check = _halves(pulling, "pulling")
-    quiet = _halves(harmless, "harmless")[1]
     if not 0 <= wanted_miss < 1:
         raise ValueError(f"wanted_miss={wanted_miss}: expected a share in [0, 1)")
+    choosing = _half({p for p, _ in pulling}, {p for p, _ in harmless})
+    fit, check = ([pair for pair in pulling if (pair[0] in choosing) == side] for side in (True, False))
+    quiet = [pair for pair in harmless if pair[0] not in choosing]
     ordered = np.sort([gap for _, gap in fit])
     threshold = float(np.nextafter(ordered[int(wanted_miss * len(ordered))], 0))
     prompts, gaps = _columns(quiet)
@@ -74,14 +57,18 @@ def calibrate_triage(
     return TriageResult(threshold=threshold, timestep=timestep, false_alarm=alarm, miss=missed, wanted_miss=wanted_miss)
 
 
-def _halves(pairs: Sequence[tuple[int, float]], kind: str) -> tuple[list, list]:
-    prompts = sorted({prompt for prompt, _ in pairs})
-    if len(prompts) < 2:
-        raise ValueError(
-            f"{len(prompts)} {kind} prompts given: at least 2 are needed, one half to choose the threshold"
-        )
-    fit = set(prompts[::2])
-    return [pair for pair in pairs if pair[0] in fit], [pair for pair in pairs if pair[0] not in fit]
+def _half(pulling: set[int], harmless: set[int]) -> set[int]:
+    """Every other prompt, of those that pull at least once and of those that never do."""
+    for kind, prompts in (("pulling", pulling), ("harmless", harmless)):
+        if len(prompts) < 2:
+            raise ValueError(
+                f"{len(prompts)} {kind} prompts given: at least 2 are needed, one half to choose the threshold"
+            )
+    never = sorted(harmless - pulling)
+    chosen = {*sorted(pulling)[::2], *never[::2]}
+    if harmless <= chosen:
+        raise ValueError("every harmless prompt is needed to choose the threshold; give more harmless prompts")
+    return chosen
 
 
 def _columns(pairs: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,15 +1,25 @@
 """`basinguard fit`: every shipped config parses and fits its classes, and one command trains."""
 
 import re
+from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from basinguard.adapters import resources
+from basinguard.adapters.architecture import sd21_config
+from basinguard.adapters.diffusers import LatentModel
+from basinguard.adapters.dryrun import probe_evals
 from basinguard.adapters.finetune import FineTune
 from basinguard.adapters.finetune_cli import QUIET, FineTuneCLI, fit_cli
 from basinguard.adapters.images import ImageFolder
+from basinguard.adapters.loading import load_pipeline
+from basinguard.adapters.memory import footprint, footprint_of
+from basinguard.guard import Guard, Plan, TrainingSet
+from basinguard.similarity.structure import Structure
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -53,25 +63,127 @@ def test_a_config_parses_and_its_header_is_true(path, monkeypatch):
     assert not (config.model.init_args.cache and images.augments)
 
 
+SMALL = {"architecture": "any", "prediction_type": None}  # the tiny pipeline is no Stable Diffusion 2
+SIZES = ["--data.init_args.resolution=32", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+
+
+def on_small_model(config, base, folder, *more):
+    """What follows `basinguard fit` to run a shipped config on a tiny pipeline."""
+    options = [f"--model.init_args.{name}={value or 'null'}" for name, value in SMALL.items()]
+    return [
+        "--config", str(config), f"--model.init_args.base={base}", f"--data.init_args.directory={folder}", *options,
+        "--data.init_args.num_workers=0", *SIZES, *more,
+    ]  # fmt: skip
+
+
+def for_six_images(path, tmp_path):
+    """The config as shipped, with a probe that fits a set of six images."""
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["trainer"]["callbacks"][0]["init_args"] |= {"captions": 2}
+    (tmp_path / path.name).write_text(yaml.safe_dump(config))
+    return tmp_path / path.name
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_config_builds_on_a_small_model(path, tiny_pipeline_dir):
-    options = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"]
-    assert FineTune(**{**options, "base": str(tiny_pipeline_dir)}).trained()
+def test_a_config_is_dry_run(path, tiny_pipeline_dir, scene_folder, tmp_path, capsys):
+    cli = fit_cli(["--dry-run", *on_small_model(for_six_images(path, tmp_path), tiny_pipeline_dir, scene_folder)])
+    said = capsys.readouterr().out
+    assert cli.trainer.global_step == 0
+    config = yaml.safe_load(said[: said.index("\nmodel:  ")])
+    assert config["model"]["init_args"]["base"] == str(tiny_pipeline_dir)
+    assert config["trainer"]["callbacks"][0]["class_path"].endswith("MemorizationGuard")
+    updates = -(-6 // config["data"]["init_args"]["batch_size"])
+    assert f"6 images, batches of {config['data']['init_args']['batch_size']}: " in said
+    assert f"{-(-updates // config['trainer']['accumulate_grad_batches'])} updates an epoch" in said
+    assert re.search(r"memory: \d+\.\d GB at most \(weights ", said)
+    assert "2 captions x 2 seeds" in said
+    assert said.rstrip().endswith("no step was taken")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_header_says_the_memory_and_disk_of_the_real_model(path, monkeypatch):
+    """Stable Diffusion's from the packaged configuration, as no weights are at hand."""
+    config = parse(monkeypatch, path, "--data.init_args.directory", "photos")
+    if path.stem.startswith("sd21"):
+        configs = {name: sd21_config(f"{name}/config.json") for name in ("unet", "vae", "text_encoder")}
+        monkeypatch.setattr(
+            resources, "footprint_of", lambda base, asked: footprint(configs, replace(asked, gpu=True))
+        )
+    plan, text = resources.plan_of(config), path.read_text(encoding="utf-8")
+    assert re.search(r"Memory: +([\d.]+) GB", text)[1] == f"{plan.footprint.peak / 1e9:.1f}"
+    if path.stem.startswith("sd21"):
+        said = f"{plan.checkpoints} checkpoints of {plan.checkpoint_size / 1e9:.2f} GB"
+        assert f"{said}, export {plan.footprint.weights / 1e9:.1f} GB." in text
+
+
+def test_the_checkpoint_size_is_that_of_a_real_one(tiny_pipeline_dir, scene_folder, tmp_path):
+    path = for_six_images(next(path for path in CONFIGS if path.stem == "tinyworld_full"), tmp_path)
+    cli = fit_cli(["--dry-run", *on_small_model(path, tiny_pipeline_dir, scene_folder)])
+    told = resources.plan_of(cli.config).checkpoint_size
+    cli.trainer.strategy.connect(cli.model)
+    cli.model.trainer = cli.trainer
+    optimizer = torch.optim.AdamW(cli.model.trained().values())
+    for parameter in cli.model.trained().values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.save({"weights": cli.model.trained(), "optimizer": optimizer.state_dict()}, tmp_path / "real.pt")
+    assert (tmp_path / "real.pt").stat().st_size == pytest.approx(told, rel=0.05)
+
+
+Free = namedtuple("Free", "available")
+Disk = namedtuple("Disk", "free")
+
+
+def test_too_little_memory_or_disk_is_said_before_weights_are_loaded(
+    tiny_pipeline_dir, scene_folder, tmp_path, monkeypatch
+):
+    path = for_six_images(next(path for path in CONFIGS if path.stem == "tinyworld_full"), tmp_path)
+    monkeypatch.setattr(
+        "basinguard.adapters.finetune.load_pipeline", lambda *_, **__: pytest.fail("weights were loaded")
+    )
+    monkeypatch.setattr(resources.psutil, "virtual_memory", lambda: Free(1e8))
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: Disk(1e6))
+    with pytest.raises(ValueError, match="this machine is too small for the plan") as caught:
+        fit_cli(on_small_model(path, tiny_pipeline_dir, scene_folder))
+    memory, disk = str(caught.value).splitlines()[1:]
+    assert re.search(r"memory: the plan takes 0\.\d GB, 0\.1 GB are free on the CPU; try gradient_checkpointing", memory)
+    assert re.search(r"disk: 6 checkpoints of .* keep fewer \(save_top_k\), or set trainer\.default_root_dir", disk)
+    with pytest.raises(pytest.fail.Exception, match="weights were loaded"):
+        fit_cli([*on_small_model(path, tiny_pipeline_dir, scene_folder), "--anyway"])
+
+
+def test_a_config_for_stable_diffusion_2_refuses_another_base(tiny_pipeline_dir, scene_folder):
+    path = next(path for path in CONFIGS if path.stem == "sd21_lora")
+    with pytest.raises(ValueError, match="this plan is for Stable Diffusion 2.x; give such a base"):
+        fit_cli([
+            "--dry-run", "--config", str(path), f"--model.init_args.base={tiny_pipeline_dir}",
+            f"--data.init_args.directory={scene_folder}", *SIZES,
+        ])  # fmt: skip
+
+
+def test_a_probe_takes_no_more_evaluations_than_the_dry_run_says(tiny_pipeline_dir):
+    """With every sample a copy, every exit is searched for; with none, none is."""
+    images, captions = torch.rand(3, 3, 32, 32), ("a ball", "a box", "a cat")
+    model = LatentModel(load_pipeline(tiny_pipeline_dir))
+    told = probe_evals(captions=2, seeds=2, timesteps=6, images=3, heldout=1)
+    for threshold in (-1.0, 2.0):
+        eye = Structure(threshold=threshold)
+        guard = Guard(TrainingSet(images, captions, ("a hat",)), eye, Plan(captions=2, seeds=2, timesteps=6))
+        guard.is_own_copy = lambda matches, _, threshold=threshold: torch.full((len(matches),), threshold < 0)
+        spent = guard.measure(model, epoch=0, train_step=0).unet_evals
+        assert spent <= told
+    assert told < 4 * spent
 
 
 def test_one_command_trains(tiny_pipeline_dir, scene_folder, tmp_path):
-    config = next(path for path in CONFIGS if path.stem == "tinyworld_lora")
-    cli = fit_cli(
-        [
-            "--config", str(config), "--data.init_args.directory", str(scene_folder), "--data.init_args.resolution=32",
-            f"--model.init_args.base={tiny_pipeline_dir}", "--trainer.max_epochs=2", "--trainer.accelerator=cpu",
-            f"--trainer.default_root_dir={tmp_path}", "--trainer.enable_progress_bar=false",
-        ]
-    )  # fmt: skip
+    config = for_six_images(next(path for path in CONFIGS if path.stem == "tinyworld_lora"), tmp_path)
+    cli = fit_cli([
+        *on_small_model(config, tiny_pipeline_dir, scene_folder), "--trainer.max_epochs=2",
+        f"--trainer.default_root_dir={tmp_path}", "--trainer.logger=false",
+    ])  # fmt: skip
     assert cli.trainer.global_step == 2
     last = next(tmp_path.rglob("last.ckpt"))
     assert torch.load(last, weights_only=True)["global_step"] == 2
-    assert next(tmp_path.rglob("config.yaml")).is_file()
 
 
 def test_a_bad_plan_is_refused_before_weights_are_loaded(tiny_pipeline_dir, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """What people combine guidance with: each must behave under a rule as it does at a guidance scale of its own."""
 
+import shutil
+
 import pytest
 import tinypipes as tiny
 import torch
@@ -84,12 +86,20 @@ def test_ip_adapter(pipe):
     assert not close(stock, plain, 1e-3)
 
 
-def test_cpu_offload(pipe):
-    plain = sample(pipe)
-    cpu_offload(pipe.unet, execution_device=torch.device("cpu"))
-    assert next(pipe.unet.parameters()).is_meta
+@pytest.mark.parametrize("how", ["model", "sequential", "group"])
+def test_cpu_offload(pipe, how):
+    """diffusers' and accelerate's own machinery with the CPU as the accelerator: the hooks are real."""
+    plain, cpu = sample(pipe), torch.device("cpu")
+    if how == "model":
+        pipe.enable_model_cpu_offload(device="cpu")
+    elif how == "group":
+        pipe.enable_group_offload(cpu, offload_device=cpu, offload_type="leaf_level", exclude_modules=["vae"])
+    else:  # what enable_sequential_cpu_offload calls; itself it cannot take a CPU for an accelerator
+        cpu_offload(pipe.unet, execution_device=cpu)
+        assert next(pipe.unet.parameters()).is_meta
     assert torch.equal(assert_follows_the_rule(pipe), plain)
-    remove_hook_from_submodules(pipe.unet)
+    if how == "sequential":
+        remove_hook_from_submodules(pipe.unet)
 
 
 def test_attention_slicing(pipe):
@@ -139,14 +149,19 @@ def test_the_gap_is_the_same_in_half_precision(pipe):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
 @pytest.mark.parametrize("how", ["wrapped", "in place"])
-def test_a_compiled_unet(pipe, how):
+def test_a_compiled_unet(pipe, how, backend):
+    """`inductor` needs a C++ compiler; both halves of the batch and one of them are two shapes to compile."""
+    if backend == "inductor" and shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    torch._dynamo.reset()
     guarded = sample(protect(pipe, SwitchAt(600, 0.0, None)))
     stock = sample(unprotect(pipe))
     if how == "wrapped":
-        pipe.unet = torch.compile(pipe.unet, backend="eager", fullgraph=True)
+        pipe.unet = torch.compile(pipe.unet, backend=backend, fullgraph=True)
     else:
-        pipe.unet.compile(backend="eager", fullgraph=True)
+        pipe.unet.compile(backend=backend, fullgraph=True)
     assert close(sample(protect(pipe, SwitchAt(600, 0.0, None))), guarded)
     assert {seen.unet_evals for seen in last_trace(pipe)} == {2, 4}
     assert close(sample(unprotect(pipe)), stock)

@@ -13,7 +13,8 @@ import tinypipes as tiny
 import torch
 from tinypipes import make_record
 
-from basinguard.adapters.pipelines import is_protected, last_trace, load, protect, unprotect
+from basinguard.adapters import pipelines
+from basinguard.adapters.pipelines import is_protected, last_trace, load, protect, rule_of, unprotect
 from basinguard.guidance import Constant, SwitchAfter, SwitchAt
 
 PROMPTS = ["red circle", "blue square"]
@@ -287,6 +288,66 @@ def test_load_refuses_a_broken_record(exported, text):
 def test_load_runs_no_remote_code(exported):
     with pytest.raises(ValueError, match="no remote code"):
         load(exported, trust_remote_code=True)
+
+
+@pytest.fixture
+def cached(exported, tmp_path, monkeypatch):
+    """A hub cache that holds `owner/name`, and no network."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "hub" / "models--owner--name"
+    shutil.copytree(exported, repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return repo / "snapshots" / commit
+
+
+def test_load_takes_a_hub_id_from_the_cache_without_a_network(pipe, cached, tmp_path):
+    other = make_record(transition=200.0)
+    (cached / "basinguard.json").write_text(other.to_json())
+    loaded = load("owner/name", cache_dir=tmp_path / "hub", local_files_only=True)
+    assert torch.equal(sample(quiet(loaded)), sample(protect(pipe, other)))
+
+
+def test_a_hub_copy_that_diffusers_fetched_lacks_our_file_and_is_guarded_all_the_same(pipe, cached, record, tmp_path):
+    loaded = load("owner/name", cache_dir=tmp_path / "hub", local_files_only=True)
+    assert torch.equal(sample(quiet(loaded)), sample(protect(pipe, record)))
+
+
+def test_load_fetches_the_record_of_the_revision_asked_for(exported, monkeypatch, tmp_path):
+    (tmp_path / "fetched.json").write_text(make_record(transition=200.0).to_json())
+    asked = []
+
+    def download(repo, name, **options):
+        asked.append((repo, name, options))
+        return str(tmp_path / "fetched.json")
+
+    local = pipelines.DiffusionPipeline.from_pretrained(exported)
+    monkeypatch.setattr(pipelines.DiffusionPipeline, "from_pretrained", lambda source, **options: local)
+    monkeypatch.setattr(pipelines, "hf_hub_download", download)
+    assert rule_of(load("owner/name", revision="v2", dtype=torch.float32)) == SwitchAt(200.0, -2.0, None)
+    assert asked == [("owner/name", "basinguard.json", {"revision": "v2"})]
+
+
+@pytest.mark.parametrize("source", ["owner/absent", "no such folder"])
+def test_what_cannot_be_found_is_one_clear_line(cached, source, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=source) as refused:
+        load(source, cache_dir=tmp_path / "hub", local_files_only=True)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_damaged_model_is_one_clear_line(exported):
+    (exported / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="cannot be loaded as a diffusers pipeline"):
+        load(exported)
+
+
+def test_a_pickle_is_never_opened(pipe, exported):
+    unet = exported / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(pipe.unet.state_dict(), unet.with_suffix(".bin"))
+    unet.unlink()
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load(exported)
 
 
 SCRIPT = """

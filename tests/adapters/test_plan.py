@@ -114,12 +114,7 @@ def test_a_hub_id_without_network(monkeypatch):
 
 
 def test_neither_a_directory_nor_a_hub_id():
-    assert "base './nowhere': no such directory, and not a hub id" in complaint("./nowhere")
-
-
-def test_a_single_file(tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    assert "is a single file; give a diffusers directory" in complaint(tmp_path / "model.safetensors")
+    assert "base './nowhere': no such directory or file, and not a hub id" in complaint("./nowhere")
 
 
 def test_another_kind_of_pipeline(base):

@@ -12,6 +12,7 @@ from PIL import Image
 from basinguard.adapters.images import ImageFolder
 from basinguard.adapters.ordering import EpochOrder, ResumableLoader
 from basinguard.adapters.sources import fitted, to_rgb
+from basinguard.curation.relief import Relief
 
 
 def gradient(width, height):
@@ -217,3 +218,61 @@ def test_exactly_one_source_is_asked_for(tmp_path):
 def test_numbers_out_of_range_are_named():
     with pytest.raises(ValueError, match="resolution=4, batch_size=0, num_workers=0; expected at least 8, 1 and 0"):
         ImageFolder("x", resolution=4, batch_size=0)
+
+
+@pytest.fixture
+def curated(scene_folder):
+    """A manifest beside the images: two of them, one shown three times, one with two captions."""
+    names = sorted(path.name for path in scene_folder.glob("*.png"))
+    rows = [
+        {"file_name": names[0], "text": "one", "captions": ["one", "uno"], "repeats": 1},
+        {"file_name": names[2], "text": "two", "captions": ["two"], "repeats": 3},
+    ]
+    (scene_folder / "metadata.curated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"directory": str(scene_folder), "manifest": "metadata.curated.jsonl", "resolution": 8, "batch_size": 4}
+
+
+def test_a_manifest_says_which_images_how_often_and_with_which_captions(curated):
+    images = ImageFolder(**curated)
+    assert [caption for _, caption in images.items] == ["one", "two"]
+    batch = load_all(images)[0]
+    assert sorted(batch["index"].tolist()) == [0, 1, 1, 1]
+    assert sorted(batch["caption"]) == ["one", "two", "two", "two"]
+    assert "embedding_noise" not in batch
+
+
+def test_relief_draws_captions_caps_repeats_and_asks_for_noise(curated):
+    images = ImageFolder(**curated, relief=Relief(draw=True, most_repeats=2, noise=0.1))
+    loader, seen = images.train_dataloader(), set()
+    for epoch in range(20):
+        loader.sampler.set_epoch(epoch)
+        (batch,) = loader
+        assert sorted(batch["index"].tolist()) == [0, 1, 1]
+        assert batch["embedding_noise"].tolist() == [0.1] * 3
+        seen.update(batch["caption"])
+    assert seen == {"one", "uno", "two"}
+
+
+def test_relief_depends_on_seed_and_epoch_alone(curated):
+    noisy = Relief(draw=True, replace_words=0.5, insert_words=0.5, repeat_words=0.5, dropout=0.2, replace=0.2)
+    one, two, other = (
+        [batch["caption"] for batch in load_all(ImageFolder(**curated, relief=noisy, seed=seed))] for seed in (0, 0, 1)
+    )
+    assert one == two
+    assert one != other
+
+
+@pytest.mark.parametrize("wrong", [{"dropout": 1.5}, {"replace_words": -1}, {"noise": -0.1}, {"most_repeats": 0}])
+def test_relief_out_of_range_is_refused(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        Relief(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("{", "line 1"), ('{"file_name": "gone.png", "text": "", "captions": ["x"], "repeats": 1}', "no such image")],
+)
+def test_a_manifest_that_does_not_fit_is_refused(curated, scene_folder, line, said):
+    (scene_folder / "metadata.curated.jsonl").write_text(line)
+    with pytest.raises(ValueError, match=said):
+        ImageFolder(**curated).setup("fit")

@@ -8,7 +8,6 @@ import pytest
 from basinguard.curation.actions import (
     AllowList,
     propose,
-    propose_from_run,
     read_allow_list,
     to_allow_list,
 )
@@ -16,6 +15,7 @@ from basinguard.curation.findings import Finding
 from basinguard.curation.folder import Item
 from basinguard.curation.groups import Group
 from basinguard.curation.images import Facts
+from basinguard.curation.remedies import propose_from_run
 from basinguard.curation.scan import Scan
 from basinguard.stats import wilson
 

@@ -12,9 +12,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from basinguard.curation import commands, manifest, scan
-from basinguard.curation.commands import curate, curate_from_run
+from basinguard.curation.commands import curate
 from basinguard.curation.manifest import MANIFEST, Curation, write_bytes
-from basinguard.stats import wilson
 
 KOHYA_GENERAL, KOHYA_DATASET = {"enable_wildcard"}, {"resolution", "enable_bucket", "subsets"}
 KOHYA_SUBSET = {"image_dir", "metadata_file", "num_repeats"}
@@ -258,12 +257,6 @@ def test_a_caption_that_disagrees_is_named(folder_of, pictures):
     found = [d.file_name for d in decisions for f in d.findings if f.code == "caption-disagrees"]
     assert "dark.png" in found
     assert len(found) < 4
-
-
-def test_what_a_run_measured_becomes_actions(photos):
-    curation = curate(photos, repeats=4, workers=1).curation
-    remedies = curate_from_run({"05.png": wilson(4, 8), "00.png": wilson(0, 100)}, curation)
-    assert [(r.file_name, r.action) for r in remedies] == [("05.png", "fewer-repeats"), ("00.png", "keep")]
 
 
 def test_pictures_of_any_size_and_colour_go_through(folder_of):

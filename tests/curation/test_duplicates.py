@@ -6,16 +6,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from picture_edits import EDITS
+from PIL import Image
 from scipy.fft import dctn
 
-from basinguard.curation.duplicates import Pair, exact_pairs, find_pairs, required_similarity
+from basinguard.curation import neighbours
+from basinguard.curation.duplicates import Pair, exact_pairs, find_pairs
+from basinguard.curation.fit import sketch
 from basinguard.curation.folder import read_folder
 from basinguard.curation.groups import find_groups, stars
-from basinguard.curation.hashing import near_pairs, perceptual_hash
-from basinguard.curation.neighbours import nearest
-from basinguard.curation.register import register
+from basinguard.curation.hashing import near_pairs, perceptual_hashes
+from basinguard.curation.neighbours import nearest, nearest_views
+from basinguard.curation.register import _back, register, whole_overlays
 from basinguard.curation.scan import scan_images
-from basinguard.similarity.structure import Structure
+from basinguard.curation.views import CELLS, SIDE, SPANS, WINDOW, describe
 from basinguard.tinyworld.scenes import Caption, draw_scene
 
 
@@ -32,7 +35,7 @@ def scanned(pictures, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs(scanned):
-    return find_pairs(scanned, Structure())
+    return find_pairs(scanned)
 
 
 @pytest.mark.parametrize("edit", EDITS)
@@ -63,7 +66,7 @@ def test_twins_are_rarely_merged():
     scenes = [draw_scene(Caption("star", "striped", "with eyes"), seed) for seed in range(10)]
     thumbs = np.stack([np.asarray(scene) for scene in scenes])
     listed = np.array([(a, b) for a in range(10) for b in range(a)])
-    merged = [o.similarity >= required_similarity(o.share) for o in register(thumbs, np.ones(10), listed)]
+    merged = [o.fits for o in register(thumbs, np.ones(10), listed)]
     assert sum(merged) <= 1
 
 
@@ -84,7 +87,49 @@ def test_the_hash_is_the_sign_of_a_cosine_transform(pictures):
     small = thumb.mean(-1).reshape(32, 2, 32, 2).mean((1, 3))
     low = dctn(small, norm="ortho")[:8, :8]
     expected = np.packbits((low > np.median(low)).ravel()).view(np.uint64)[0]
-    assert perceptual_hash(thumb[None])[0] == expected
+    assert perceptual_hashes(thumb[None])[0, 0] == expected
+
+
+def test_the_mirrored_hash_is_that_of_the_mirror_image(pictures):
+    thumbs = np.stack([np.asarray(picture.resize((64, 64))) for picture in pictures])
+    both, flipped = perceptual_hashes(thumbs), perceptual_hashes(thumbs[:, :, ::-1])
+    assert (np.bitwise_count(both[:, 1] ^ flipped[:, 0]) <= 1).all()  # a frequency at the median may round either way
+    assert (both[:, 0] != both[:, 1]).all()
+
+
+def test_a_window_is_seen_as_the_crop_alone_would_be(pictures):
+    """A crop enlarged to a whole thumbnail is described like the window that it was cut from, up to resampling."""
+    thumb = np.asarray(pictures[2].resize((SIDE, SIDE)))
+    crops = [
+        thumb[top : top + high, left : left + wide]
+        for (top, high), (left, wide) in [(SPANS[r], SPANS[c]) for r, c in ((1, 1), (1, 3), (2, 2))]
+    ]
+    alone = np.stack(
+        [np.asarray(Image.fromarray(crop).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for crop in crops]
+    )
+    windows = describe(thumb[None]).seen
+    for crop, window in zip(describe(alone).seen[0], (windows[1], windows[2], windows[5]), strict=True):
+        assert float(crop @ window[0]) > 0.97
+    assert describe(thumb[None]).mirrored.numpy() == pytest.approx(
+        describe(np.ascontiguousarray(thumb[None, :, ::-1])).seen[0].numpy(), abs=1e-4
+    )
+    assert windows[0].shape == (1, 3 * CELLS**2)
+    assert WINDOW < SIDE
+
+
+def test_only_the_asked_corner_of_an_inverse_transform_is_made():
+    values = torch.randn(3, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    corner = _back(torch.fft.rfft2(values), 5, 7)
+    assert corner.numpy() == pytest.approx(values[:, :, :5, :7].numpy(), abs=1e-5)
+
+
+def test_a_picture_fits_itself_and_its_mirror_image(pictures):
+    thumbs = np.stack([np.asarray(picture.resize((64, 64))) for picture in pictures[:2]])
+    both = np.concatenate([thumbs, thumbs[:, :, ::-1]])
+    same, mirror, other = whole_overlays(sketch(both), np.array([[0, 0], [0, 2], [0, 1]]))
+    assert (same.similarity, same.mirrored) == (pytest.approx(1, abs=0.02), False)
+    assert (mirror.similarity, mirror.mirrored) == (pytest.approx(1, abs=0.02), True)
+    assert not other.fits
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=30), st.integers(0, 40))
@@ -115,6 +160,19 @@ def test_neighbours_are_those_of_a_plain_sort(vectors):
     assert values[:, 0] == pytest.approx(similarity.max(1).values.numpy())
 
 
+@pytest.mark.parametrize("exact_up_to", [50_000, 10])
+def test_the_best_way_to_see_an_image_counts(vectors, monkeypatch, exact_up_to):
+    if exact_up_to < len(vectors):
+        pytest.importorskip("faiss", reason="beyond 50,000 images only")
+        monkeypatch.setattr(neighbours, "EXACT_UP_TO", exact_up_to)
+    queries, known = (vectors, vectors.flip(0)), (vectors,)
+    values, indices = nearest_views(queries, known, k=3)
+    best = torch.maximum(vectors @ vectors.T, vectors.flip(0) @ vectors.T).fill_diagonal_(-2)
+    right = indices == best.argsort(dim=1, descending=True)[:, :3].numpy()
+    assert right[:, 0].mean() == 1 if exact_up_to > len(vectors) else right[:, 0].mean() > 0.9
+    assert values[right] == pytest.approx(best.gather(1, torch.from_numpy(indices)).numpy()[right], abs=1e-5)
+
+
 def test_more_neighbours_than_there_are(vectors):
     values, indices = nearest(vectors[:2], vectors[:2], k=5, skip_self=True)
     assert indices.tolist() == [[1, -1], [0, -1]]
@@ -137,8 +195,8 @@ def test_a_chain_does_not_tie_strangers_together():
     """a-b-c-d-e, each like the next only: nothing two links away ends up in one group with it."""
     links = [(n, n + 1) for n in range(6)]
 
-    def near(centre, others):
-        return [abs(centre - other) <= 1 for other in others]
+    def near(pairs):
+        return [abs(one - two) <= 1 for one, two in pairs]
 
     found = stars(links, near, [(0,)] * 7)
     assert all(max(members) - min(members) <= 2 for members in found)
@@ -146,7 +204,7 @@ def test_a_chain_does_not_tie_strangers_together():
 
 
 def test_a_component_without_links_left_ends():
-    assert stars([], lambda centre, others: [], []) == []
+    assert stars([], lambda pairs: [], []) == []
 
 
 def test_the_representative_has_the_most_pixels(scanned, pairs):

@@ -10,7 +10,6 @@ from basinguard.curation.folder import read_folder
 from basinguard.curation.groups import find_groups
 from basinguard.curation.outliers import find_leaks
 from basinguard.curation.scan import scan_images
-from basinguard.similarity.structure import Structure
 from basinguard.stats import wilson
 from basinguard.tinyworld.scenes import Caption, all_captions, draw_scene
 
@@ -35,7 +34,7 @@ def test_planted_edits_are_found_and_twins_are_not_merged(tmp_path):
     edited = {f"{n:03d} {name}": edit(scenes[f"{n:03d}"]) for name, edit in PLANTED.items() for n in range(12)}
     scan = scan_of(tmp_path, scenes | edited)
     names = [item.file_name[:-4] for item in scan.items]
-    groups = find_groups(scan, find_pairs(scan, Structure()))
+    groups = find_groups(scan, find_pairs(scan))
     together = {frozenset((names[a], names[b])) for g in groups for a in g.members for b in g.members if a < b}
     right = sum(len({name[:3] for name in pair}) == 1 for pair in together)
     found = sum(frozenset((name, name[:3])) in together for name in edited)
@@ -51,7 +50,7 @@ def test_planted_leaks_are_found_and_held_out_twins_are_none(tmp_path):
     heldout |= {f"l{n:03d}": jpeg(train[f"{n:03d}"], 50) for n in range(8)}
     scan = scan_of(tmp_path, train | heldout)
     assert [item.file_name[0] for item in scan.items] == ["0"] * 30 + ["l"] * 8 + ["t"] * 16
-    leaks = find_leaks(find_pairs(scan, Structure()), 30)
+    leaks = find_leaks(find_pairs(scan), 30)
     assert {(scan.items[p.first].file_name, scan.items[p.second].file_name) for p in leaks} == {
         (f"{n:03d}.png", f"l{n:03d}.png") for n in range(8)
     }

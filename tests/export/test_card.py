@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from exporting import build_record
+from exporting import build_record, rate
 from huggingface_hub import ModelCard
 from PIL import Image
 
@@ -16,6 +16,7 @@ from basinguard.export.directory import export_directory
 from basinguard.export.plots import write_plots
 from basinguard.export.private import hub_id, public
 from basinguard.export.provenance import Origin, without_paths
+from basinguard.records import Strength, Transfer, TriageResult
 
 EVIL = [
     "<script>alert(1)</script>",
@@ -126,6 +127,31 @@ def test_the_card_says_what_was_measured_and_what_is_not_protected(text):
     assert {"h1", "h2", "table", "img", "pre"} <= page.tags
 
 
+def test_the_card_tells_strength_triage_and_transfer_where_they_were_calibrated(record, text):
+    some, evil = rate(0.04), "<script>x</script> | y"
+    told = record.model_copy(
+        update={
+            "strength": Strength(kind="lora", value=0.6, risk=some, promise=evil),
+            "triage": TriageResult(threshold=0.12, timestep=981, false_alarm=rate(0.2), miss=some, wanted_miss=0.05),
+            "transfer": (
+                Transfer(scheduler="Euler", timesteps=50, transition=481, sigma=1.5, risk=some),
+                Transfer(scheduler=evil, timesteps=2, transition=None, sigma=None, risk=rate(0.0), alignment=rate(0.3)),
+            ),
+        }
+    )
+    page = rendered(render(told, name="x"))
+    shown = re.sub(r"\s+", " ", page.text)
+    for phrase in (
+        "at 0.6 of the LoRA, ordinary guidance copies 4.0 %", "a first gap of at most 0.12 at timestep 981",
+        "wrong for 4.0 % [0.0, 12.0] (n = 64) of the pulling pairs and 20.0 %", "triage=True", evil,
+        "Euler, 50 steps 481 4.0 % [0.0, 12.0] (n = 64) not measured", "2 steps never 0.0 %",
+    ):  # fmt: skip
+        assert phrase in shown, phrase
+    assert "script" not in page.tags
+    for word in ("Strength", "Triage", "other samplers"):
+        assert word not in text.split("---", 2)[2]
+
+
 def test_with_scale_zero_the_card_gives_a_prompt_for_each_schedule(pipe):
     text = render(build_record(pipe, before=0.0), name="x")
     assert "| Simple | `[:your prompt:9]` |" in text
@@ -170,7 +196,7 @@ def test_paths_are_cut_and_hub_ids_are_kept(exported, tmp_path, monkeypatch, rec
 def test_plots_are_drawn_for_what_was_measured(tmp_path, record):
     assert write_plots(tmp_path, record) == ["basin.png", "history.png"]
     with Image.open(tmp_path / "basin.png") as drawn:
-        assert drawn.size == (1440, 800)
+        assert drawn.size == (1280, 760)
     only = record.history[-1].model_copy(update={"curve": ()})
     assert write_plots(tmp_path, record.model_copy(update={"history": (only,)})) == ["history.png"]
     assert write_plots(tmp_path, record.model_copy(update={"history": ()})) == []

@@ -223,6 +223,9 @@ def test_a_record_of_other_weights_or_another_prediction_is_refused(tmp_path, pi
     sampler = brief.sampler.model_copy(update={"prediction_type": "epsilon"})
     with pytest.raises(ValueError, match="predicts 'epsilon'"):
         export_directory(pipe, brief.model_copy(update={"sampler": sampler}), tmp_path / "out")
+    finer = brief.model_copy(update={"guidance": brief.guidance.model_copy(update={"refine": 4})})
+    with pytest.raises(ValueError, match="refine=4, which a rule inside a stock pipeline cannot do"):
+        export_directory(pipe, finer, tmp_path / "out")
     with pytest.raises(TypeError, match="cannot export a str"):
         export_directory("a pipeline", brief, tmp_path / "out")
     with pytest.raises(ValueError, match="1 samples and 2 prompts"):

@@ -7,19 +7,20 @@ import json
 
 import pytest
 import torch
-from exporting import build_pipe, build_record, with_lora
+from exporting import build_pipe, build_record, rate, with_lora
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from basinguard.export import lora
 from basinguard.export.check import check
 from basinguard.export.hashes import weights_sha256
-from basinguard.export.lora import export_lora, layers_in, lora_layers, lora_sha256
+from basinguard.export.lora import export_lora, layers_in, lora_layers, lora_sha256, safe_strength
 from basinguard.export.merge import merged
 from basinguard.export.reading import inspect_file
-from basinguard.records import Record
+from basinguard.records import Record, Strength
 
 CALL = {"prompt": "a", "guidance_scale": 4.0, "num_inference_steps": 4, "output_type": "latent"}
+SAFE = Strength(kind="lora", value=0.5, risk=rate(0.04), promise="the risk is at most 10%")
 
 
 def draw(pipe) -> torch.Tensor:
@@ -65,18 +66,33 @@ def test_alpha_is_the_one_that_acts(tmp_path, kind, options):
     torch.testing.assert_close(draw(fresh), draw(pipe), rtol=1e-4, atol=1e-4)
 
 
-def test_a_safe_strength_becomes_the_default_one(tmp_path, tuned, known):
-    out = export_lora(tuned, known, tmp_path / "half.safetensors", strength=0.5)
+@pytest.mark.parametrize("told", ["by the record", "by hand"])
+def test_a_safe_strength_becomes_the_default_one(tmp_path, tuned, known, told):
+    safe = known.model_copy(update={"strength": SAFE})
+    if told == "by the record":
+        out = export_lora(tuned, safe, tmp_path / "half.safetensors")
+    else:
+        out = export_lora(tuned, known, tmp_path / "half.safetensors", strength=0.5)
     fresh = build_pipe()
     fresh.load_lora_weights(str(tmp_path), weight_name="half.safetensors")
     half = build_pipe()
-    export_lora(tuned, known, tmp_path / "full.safetensors")
+    export_lora(tuned, safe, tmp_path / "full.safetensors", strength=1.0)
     half.load_lora_weights(str(tmp_path), weight_name="full.safetensors", adapter_name="full")
     half.set_adapters("full", 0.5)
     torch.testing.assert_close(draw(fresh), draw(half), rtol=1e-4, atol=1e-4)
     found = inspect_file(out)
     assert found.header["basinguard.strength"] == "0.5"
-    assert "Saved at 0.5 of the strength" in found.header["modelspec.usage_hint"]
+    hint = found.header["modelspec.usage_hint"]
+    assert "Strength 1 of this file is 0.5 of the trained one" in hint
+    assert hint.endswith("the numbers before are those of strength 2.")
+    assert ("where ordinary CFG copied 4.0 %" in hint) == (told == "by the record")
+
+
+@pytest.mark.parametrize("change", [{"promise": ""}, {"kind": "interpolation"}, {"value": 0.0}])
+def test_a_strength_that_promises_nothing_is_no_default(known, change):
+    assert safe_strength(known) == 1
+    assert safe_strength(known.model_copy(update={"strength": SAFE})) == 0.5
+    assert safe_strength(known.model_copy(update={"strength": SAFE.model_copy(update=change)})) == 1
 
 
 def test_the_header_says_what_managers_and_interfaces_look_for(tmp_path, tuned, known):

@@ -109,6 +109,7 @@ def test_a_transition_out_of_range_is_refused(transition):
         Schedule("a", 3.0),
         Interval(10.0, 20.0),
         Triage(SwitchAt(600.0), 0.1, 7.5),
+        Triage(SwitchAt(600.0), 0.1, None, 999.0),
         Triage(Triage(SwitchAfter(), 0.1), 0.2),
     ],
 )
@@ -133,6 +134,14 @@ def test_a_rule_of_ones_own_has_no_form():
 def test_a_broken_record_is_refused(form):
     with pytest.raises(ValueError, match="not a basinguard record"):
         from_record(form)
+
+
+@pytest.mark.parametrize("more", [{"refine": 4}, {"anchor": True}])
+def test_a_record_of_more_than_a_rule_can_do_is_refused(more):
+    usual = {"transition": 500.0, "before": 0.0, "after": None, "refine": 1, "anchor": False}
+    assert from_record({"guidance": usual}) == SwitchAt(500.0, 0.0, None)
+    with pytest.raises(ValueError, match=r"measured with (refine=4|anchor=True), which a rule inside"):
+        from_record({"guidance": usual | more})
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -174,6 +183,13 @@ def test_triage_waits_for_a_gap_that_is_not_zero():
     rule = Triage(SwitchAt(600, -2.0, 7.5), threshold=1.0, after=7.5)
     scales = run(rule, [[0.0, 0.0], [0.5, 1.5], [0.5, 1.5]], [999, 900, 800])
     assert scales.T.tolist() == [[-2.0, 7.5, 7.5], [-2.0, -2.0, -2.0]]
+
+
+def test_triage_knows_where_its_threshold_holds():
+    rule = Triage(SwitchAt(600, -2.0, 7.5), threshold=1.0, after=7.5, timestep=981)
+    assert run(rule, [[0.5], [0.5]], [975, 500]).T.tolist() == [[7.5, 7.5]]
+    with pytest.raises(ValueError, match=r"calibrated at timestep 981, .* first gap at 900"):
+        run(rule, [[0.5]], [900])
 
 
 class FakeScheduler:

@@ -25,6 +25,14 @@ def test_separable_prompts_are_told_apart():
     assert result.miss.low <= 0.05 <= result.miss.high
 
 
+def test_a_prompt_that_pulls_now_and_then_is_on_one_side_only():
+    pulling = [(prompt, 1.0 + prompt) for prompt in (0, 1, 2, 3)]
+    harmless = [(prompt, 0.1) for prompt in (0, 1, 2, 3)] + [(9, 9.0), (10, 9.0)]
+    result = calibrate_triage(pulling, harmless, timestep=999, wanted_miss=0.0)
+    assert result.false_alarm.n == 3, "prompts 1, 3 and 10; the others chose the threshold"
+    assert result.false_alarm.value == pytest.approx(1 / 3)
+
+
 def test_it_survives_json():
     rng = np.random.default_rng(1)
     result = calibrate_triage(pairs(rng, 8, 2.0), pairs(rng, 8, -1.0), timestep=981)
@@ -36,3 +44,5 @@ def test_too_few_prompts_are_refused():
         calibrate_triage([(0, 1.0), (1, 1.0)], [(0, 1.0)], timestep=999)
     with pytest.raises(ValueError, match="wanted_miss"):
         calibrate_triage([(0, 1.0), (1, 1.0)], [(0, 1.0), (1, 1.0)], timestep=999, wanted_miss=1.0)
+    with pytest.raises(ValueError, match="every harmless prompt is needed"):
+        calibrate_triage([(0, 1.0), (1, 1.0), (2, 1.0)], [(0, 1.0), (2, 1.0)], timestep=999)

@@ -1,11 +1,27 @@
 """The promise: on a model whose true risk is known, it is broken in at most delta of the calibrations."""
 
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from basinguard import basin, stats
-from basinguard.calibrate import best, calibration_pairs, frontier, shortfall
+from basinguard.calibrate import (
+    Setting,
+    Trial,
+    best,
+    calibration_pairs,
+    explore,
+    finalists,
+    frontier,
+    refined_grid,
+    shortfall,
+)
 from basinguard.sampling import draw_noise
 from basinguard.toy import gaussian_memorizer
 
@@ -16,6 +32,10 @@ PROBE = basin.Probe(TOY, TOY.schedule, GRID, 4.0, chunk=4096)
 
 def judge(latents, prompt):
     return TOY.nearest(latents) == prompt
+
+
+def trial(count=400, first_seed=0, **options):
+    return Trial(PROBE, calibration_pairs(4, count, (8,), first_seed), judge, **options)
 
 
 def outcomes(pairs):
@@ -64,20 +84,20 @@ def test_the_promise_is_kept_over_many_calibrations():
 
 
 def test_frontier_goes_from_safe_to_bold_and_stops_at_the_first_failure():
-    tried = list(frontier(PROBE, calibration_pairs(4, 400, (8,), 0), judge, alpha=0.2, delta=0.1))
+    tried = list(frontier(trial(), Setting(), alpha=0.2, delta=0.1))
     transitions = [candidate.transition for candidate in tried]
     assert transitions == sorted(transitions)
     assert [c.kept for c in tried] == [True] * (len(tried) - 1) + [tried[-1].kept]
     assert all(c.p_value <= 0.1 for c in tried if c.kept)
+    assert all(not c.pilot for c in tried)
     costs = [c.evals_per_sample for c in tried]
     assert costs == [12 + k + 1 for k in range(len(tried))], "one pass for each step before the transition, two after"
 
 
 def test_best_is_the_boldest_without_and_the_best_aligned_with_a_score():
-    pairs = calibration_pairs(4, 400, (8,), 0)
-    plain = list(frontier(PROBE, pairs, judge, alpha=0.2, delta=0.1))
+    plain = list(frontier(trial(), Setting(), alpha=0.2, delta=0.1))
     assert best(plain).transition == max(c.transition for c in plain if c.kept)
-    scored = list(frontier(PROBE, pairs, judge, alpha=0.2, delta=0.1, align=lambda x, p: -x.norm(dim=1)))
+    scored = list(frontier(trial(align=lambda x, p: -x.norm(dim=1)), Setting(), alpha=0.2, delta=0.1))
     assert best(scored).alignment.value == max(c.alignment.value for c in scored if c.kept)
     assert best([]) is None
 
@@ -98,4 +118,80 @@ def test_too_few_pairs_says_how_many_more():
 @pytest.mark.parametrize("wrong", [{"alpha": 0.0}, {"alpha": 1.0}, {"delta": -0.1}])
 def test_alpha_and_delta_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="strictly between 0 and 1"):
-        next(frontier(PROBE, calibration_pairs(4, 8, (8,), 0), judge, **{"alpha": 0.1, "delta": 0.1, **wrong}))
+        next(frontier(trial(), Setting(), **{"alpha": 0.1, "delta": 0.1, **wrong}))
+
+
+def test_finer_steps_cost_what_they_cost_and_end_where_they_should():
+    assert refined_grid(GRID, 8, 1).tolist() == GRID[8:].tolist()
+    fine = refined_grid(GRID, 8, 3).tolist()
+    assert fine[::3] == GRID[8:].tolist()
+    assert sorted(set(fine), reverse=True) == fine
+    once, thrice = (next(frontier(trial(), Setting(refine=r), alpha=0.2, delta=0.1)) for r in (1, 3))
+    assert (once.evals_per_sample, thrice.evals_per_sample) == (11 + 2, 11 + 6)
+
+
+def test_the_whole_frontier_is_measured_before_anything_is_chosen():
+    settings = [Setting(0.0), Setting(0.0, after=1.0), Setting(-1.0)]
+    pilot = explore(trial(80), settings, alpha=0.2, positions=[2, 6, 10])
+    assert [(c.setting, c.transition) for c in pilot] == [
+        (setting, float(GRID[position])) for setting in settings for position in (10, 6, 2)
+    ]
+    assert all(c.pilot and not c.kept for c in pilot)
+    alone = explore(trial(80), settings[1:2], alpha=0.2, positions=[2, 6, 10])
+    assert alone == pilot[3:6], "sharing what comes before the transition changes nothing"
+
+
+def test_finalists_are_those_that_align_best_where_they_copy_little():
+    def toward(x, p):
+        return -(x - TOY.points[p]).norm(dim=1)
+
+    pilot = explore(trial(80, align=toward), [Setting(0.0, after=s) for s in (0.0, 2.0, 4.0)], alpha=0.2)
+    first, second = finalists(pilot, 2, allowed=0.2)
+
+    def reach(setting):
+        return max(c.alignment.value for c in pilot if c.setting == setting and c.risk.value <= 0.2)
+
+    assert reach(first) >= reach(second)
+    assert first != Setting(0.0, after=0.0), "no guidance at all does not align best"
+    assert finalists(pilot, 3, allowed=-1.0)[0] == Setting(0.0, after=0.0), "none is safe enough: the least dangerous"
+
+
+def test_an_anchor_replaces_the_unconditional_branch_and_cures_one_that_memorizes():
+    def leaky(x, timestep, prompt):
+        return TOY(x, timestep, prompt.clamp(min=0))  # its unconditional branch draws point 0, whatever the prompt
+
+    pairs = calibration_pairs(1, 40, (8,), 0)
+    given = Trial(replace(PROBE, denoise=leaky), pairs, judge, anchored=TOY)
+    plain, cured = (explore(given, [Setting(anchor=a)], alpha=0.2, positions=[11])[0] for a in (False, True))
+    assert plain.risk.value > 0.9
+    assert cured.risk.value < 0.3
+    with pytest.raises(ValueError, match="needs a LoRA"):
+        explore(trial(40), [Setting(anchor=True)], alpha=0.2)
+
+
+@pytest.mark.parametrize(("captions", "count"), [(0, 4), (4, 0)])
+def test_nothing_to_sample_is_refused(captions, count):
+    with pytest.raises(ValueError, match="at least 1 of each"):
+        calibration_pairs(captions, count, (8,), 0)
+
+
+def montecarlo(tmp_path, *arguments):
+    """Whole calibrations (pilot, finalists, tests, choice) on the toy, by the recipe that publishes them."""
+    recipe, out = Path(__file__).parents[2] / "recipes" / "calibration_montecarlo.py", tmp_path / "montecarlo.json"
+    subprocess.run([sys.executable, str(recipe), "--out", str(out), *arguments], check=True, capture_output=True)
+    return json.loads(out.read_text())
+
+
+def test_whole_calibrations_promise_something_and_keep_it(tmp_path):
+    found = montecarlo(tmp_path, "--calibrations", "16", "--true-pairs", "2000")
+    assert found["promised"]["value"] > 0.8
+    assert found["broken"]["low"] <= found["delta"]
+    assert found["timidity"]["grid_steps_below_the_boldest_safe_transition_of_its_setting"]["value"] < 3
+
+
+@pytest.mark.long
+def test_the_promise_of_whole_calibrations_is_broken_in_at_most_delta_of_500(tmp_path):
+    found = montecarlo(tmp_path, "--calibrations", "500")
+    assert found["broken"]["n"] == 500
+    assert found["broken"]["value"] <= found["delta"] + 3 * (found["delta"] * (1 - found["delta"]) / 500) ** 0.5
+    assert found["promised"]["value"] > 0.95

@@ -101,3 +101,20 @@ def test_auc_counts_pairs():
 def test_too_little_or_wrong_input_is_an_error_with_the_count(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_fast_bootstrap_of_a_mean_is_the_slow_one():
+    rng = np.random.default_rng(5)
+    clusters = rng.integers(7, size=60)
+    values = rng.normal(size=60) + clusters
+    fast, slow = (stats.cluster_bootstrap(values, clusters, f) for f in (np.mean, lambda v: float(v.mean())))
+    assert (fast.value, fast.low, fast.high) == pytest.approx((slow.value, slow.low, slow.high))
+
+
+@pytest.mark.parametrize(
+    ("alpha", "delta", "n"), [(0.05, 0.05, 59), (0.05, 0.05, 58), (0.1, 0.05, 96), (0.3, 0.01, 200)]
+)
+def test_largest_proven_is_the_last_that_passes(alpha, delta, n):
+    most = stats.largest_proven(alpha, delta, n)
+    assert most < 0 or stats.binomial_p_value(most, n, alpha) <= delta
+    assert stats.binomial_p_value(most + 1, n, alpha) > delta

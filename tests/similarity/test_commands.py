@@ -4,8 +4,9 @@ import shutil
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from basinguard.cli import main
 from basinguard.similarity.commands import compare_images
-from basinguard.similarity.folders import metrics
+from basinguard.similarity.folders import groups_of, merged, metrics
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 CAPTIONS = all_captions()
@@ -76,6 +77,10 @@ def test_no_file_is_ever_overwritten(world):
     with pytest.raises(ValueError, match="already exists"):
         compare_images(train, train, picture=train)
     assert train.read_bytes() == before
+    with pytest.raises(ValueError, match=r"end the name in \.png"):
+        compare_images(train, train, picture=world / "overlay.jpg")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        compare_images(train, train, picture=world / "no" / "overlay.png")
 
 
 def test_empty_folders_and_tiny_pictures_are_refused(world):
@@ -113,3 +118,80 @@ def test_what_cannot_be_measured_says_why(world):
     assert "at least 2 samples" in found["diversity"]
     assert found["null_train"].startswith("not measured")
     assert found["aggregates"]["share"]["n"] == 3
+
+
+def test_each_threshold_is_shown_beside_the_published_one(world):
+    found = metrics(world / "samples", world / "train", heldout=world / "heldout")
+    for part in ("null_train", "null_heldout"):
+        advised = found[part]["advised"]
+        assert advised["metric"]["threshold"] == 0.69  # five images are too few to go below it
+        assert "because 5 images are few" in advised["metric"]["source"]
+        assert advised["share"]["value"] == pytest.approx(1 / 6)
+
+
+def test_samples_among_the_training_images_are_refused(world):
+    with pytest.raises(ValueError, match=r"3 of 3 samples.*are in the training folder too"):
+        metrics(world / "samples" / "p0", world)
+
+
+def test_a_training_image_among_the_heldout_ones_is_refused(world):
+    shutil.copy(world / "train" / "1.png", world / "heldout" / "another name.png")
+    with pytest.raises(ValueError, match=r"1 of 6 held-out images, such as .*another name\.png, are training images"):
+        metrics(world / "samples", world / "train", heldout=world / "heldout")
+
+
+def test_equal_files_are_one_group_and_near_ones_must_be_named(world):
+    train = world / "train"
+    shutil.copy(train / "0.png", train / "again.png")
+    assert "null train-train" in metrics(world / "samples", train)["null_train"]["metric"]["source"]
+    with Image.open(train / "1.png") as one:
+        one.save(train / "near.jpg", quality=90)
+    found = metrics(world / "samples", train)
+    assert found["null_train"].startswith("not measured: two training images")
+    curation = world / "curation.json"
+    curation.write_text(json.dumps({"groups": [{"files": ["1.png", "near.jpg"], "reason": "copies"}]}))
+    known = metrics(world / "samples", train, groups=groups_of(train, curation))
+    assert "null train-train" in known["null_train"]["metric"]["source"]
+    assert known["ratio"]["duplicate_groups_known"] is True
+    assert known["ratio"]["share"]["value"] >= found["ratio"]["share"]["value"]
+
+
+def test_groups_of_another_folder_are_refused(world, tmp_path):
+    other = tmp_path / "curation.json"
+    other.write_text(json.dumps({"groups": [{"files": ["strange.png"]}]}))
+    with pytest.raises(ValueError, match=r"names 'strange\.png', which is not in"):
+        groups_of(world / "train", other)
+    other.write_text("[]")
+    with pytest.raises(ValueError, match=r"not a curation\.json"):
+        groups_of(world / "train", other)
+    with pytest.raises(FileNotFoundError, match="basinguard curate"):
+        groups_of(world / "train", tmp_path / "no.json")
+
+
+def test_groups_are_joined_by_content(world):
+    files = [world / "train" / f"{i}.png" for i in (0, 1, 2)]
+    shutil.copy(files[0], files[2])
+    assert merged([0, 1, 2], files) == [0, 1, 0]
+    assert merged([0, 1, 1], files) == [0, 0, 0]
+    with pytest.raises(ValueError, match="2 groups given for 3 training images"):
+        merged([0, 1], files)
+
+
+def test_awkward_names_and_hidden_files(world, capsys):
+    odd = world / "sämples, 100% [new]" / "a red ball, 'quoted'"
+    odd.mkdir(parents=True)
+    draw_scene(CAPTIONS[0], 7).save(odd / "#1 ü.PNG")
+    draw_scene(CAPTIONS[0], 8).save(odd / "-x.png")
+    (odd / "._#1 ü.PNG").write_bytes(b"what macOS leaves beside a file on a foreign disk")
+    main(["metrics", str(odd.parent), str(world / "train")])
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert "structure-colour-v1 at 0.69 (published)" in printed.err
+    assert "(null_train)" in printed.err
+    assert found["aggregates"]["share_any"]["n"] == 1
+    assert {entry["sample"] for entry in found["nearest"]} == {str(odd / "#1 ü.PNG"), str(odd / "-x.png")}
+    main(["compare-images", str(odd / "#1 ü.PNG"), str(world / "train" / "0.png"), "--embedder", "structure"])
+    assert json.loads(capsys.readouterr().out)["metric"]["threshold"] == 0.69
+    with pytest.raises(SystemExit):
+        main(["compare-images", str(odd / "#1 ü.PNG"), str(world / "train" / "0.png"), "--embedder", "dino"])
+    assert "expected one of structure" in capsys.readouterr().err

@@ -70,3 +70,15 @@ def test_refuses_damaged_embeddings():
 def test_refuses_a_zero_embedding():
     with pytest.raises(ValueError, match="image 1 is zero"):
         unit(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+
+
+def test_faiss_finds_what_the_product_finds(monkeypatch):
+    pytest.importorskip("faiss")
+    generator = torch.Generator().manual_seed(0)
+    queries, known = (unit(torch.randn(n, 12, generator=generator)) for n in (23, 300))
+    expected = search(queries, known, k=3)
+    monkeypatch.setattr(match, "FAISS_FROM", 300)
+    monkeypatch.setattr(match, "_by_product", lambda *_: pytest.fail("faiss was not asked"))
+    values, indices = search(queries, known, k=3)
+    torch.testing.assert_close(values, expected[0])
+    assert torch.equal(indices, expected[1])

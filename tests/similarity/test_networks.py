@@ -1,4 +1,6 @@
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -9,9 +11,9 @@ from safetensors.torch import save_file
 from torchvision.transforms.v2 import functional as edit
 
 from basinguard.records import Metric
-from basinguard.similarity.embed import Embedder
-from basinguard.similarity.networks import clip_network, onnx_network, timm_network
-from basinguard.similarity.prepare import IMAGENET, Preprocessing
+from basinguard.similarity.embed import Embedder, WithThreshold
+from basinguard.similarity.networks import clip_network, image_input, onnx_network, timm_network
+from basinguard.similarity.prepare import IMAGENET, RAW, Preprocessing
 
 SQUARE = Preprocessing((32, 32), "squash", None, *IMAGENET)
 
@@ -48,17 +50,83 @@ def test_onnx_gives_what_its_graph_says(onnx_file, images):
     assert "measure one" in embedder.metric.source
 
 
-def test_onnx_refuses_a_missing_file(tmp_path):
+@pytest.fixture(scope="module")
+def bytes_file(tmp_path_factory):
+    """The same, for bytes [1, 32, 32, 3]: as files that normalise themselves and know one image at a time."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    nodes = [
+        onnx.helper.make_node("Cast", ["image"], ["floats"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+        onnx.helper.make_node("AveragePool", ["planes"], ["cells"], kernel_shape=[16, 16], strides=[16, 16]),
+        onnx.helper.make_node("Flatten", ["cells"], ["vector"]),
+    ]
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, [1, 32, 32, 3])
+    vector = onnx.helper.make_tensor_value_info("vector", onnx.TensorProto.FLOAT, [1, 12])
+    graph = onnx.helper.make_graph(nodes, "quarters", [image], [vector])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    path = tmp_path_factory.mktemp("onnx") / "bytes.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    return path
+
+
+def test_onnx_that_takes_bytes_gets_bytes_laid_out_its_way(bytes_file, images):
+    raw = Preprocessing((32, 32), "squash", None, *RAW)
+    quarters = torch.nn.functional.avg_pool2d((raw(images) * 255).round(), 16).flatten(1)
+    found = onnx_network(bytes_file, raw)(images)
+    torch.testing.assert_close(found, torch.nn.functional.normalize(quarters), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="would do it twice"):
+        onnx_network(bytes_file, SQUARE)
+
+
+def test_onnx_refuses_a_missing_file_and_one_of_another_kind(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such ONNX file"):
         onnx_network(tmp_path / "no.onnx", SQUARE)
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(ValueError, match=r"text\.onnx: not a readable ONNX file"):
+        onnx_network(tmp_path / "text.onnx", SQUARE)
+
+
+class Session:
+    """An ONNX session's inputs, without onnxruntime."""
+
+    def __init__(self, *shapes, kind="tensor(float)"):
+        self.inputs = [SimpleNamespace(name="x", shape=shape, type=kind) for shape in shapes]
+
+    def get_inputs(self):
+        return self.inputs
+
+
+def test_how_an_onnx_file_wants_its_images():
+    first = image_input(Session(["B", 3, 32, 32]), Path("a.onnx"))
+    last = image_input(Session([1, "h", "w", 3], kind="tensor(uint8)"), Path("a.onnx"))
+    assert (first.channels_last, first.takes_bytes, first.one_by_one) == (False, False, False)
+    assert (last.channels_last, last.takes_bytes, last.one_by_one) == (True, True, True)
+    assert last.lay_out(torch.ones(1, 3, 4, 5)).shape == (1, 4, 5, 3)
+    assert last.lay_out(torch.full((1, 3, 4, 5), 0.5)).max() == 128
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        Session(["B", 12]),
+        Session(["B", 3, 8, 8], ["B", 3]),
+        Session([7, 3, 8, 8]),
+        Session([1] * 4, kind="tensor(int64)"),
+    ],
+)
+def test_what_does_not_take_one_image_is_refused(session):
+    with pytest.raises(ValueError, match=r"expected one image, float or bytes"):
+        image_input(session, Path("a.onnx"))
 
 
 def test_a_threshold_of_another_embedder_is_refused(onnx_file):
     embedder = onnx_network(onnx_file, SQUARE)
     own = Metric(embedder=embedder.name, threshold=0.4, source="measured")
-    assert embedder.with_threshold(own).metric.threshold == 0.4
+    assert WithThreshold(embedder, own).metric.threshold == 0.4
     with pytest.raises(ValueError, match="belongs to another eye"):
-        embedder.with_threshold(own.model_copy(update={"embedder": "another eye"}))
+        WithThreshold(embedder, own.model_copy(update={"embedder": "another eye"}))
 
 
 def test_damaged_weights_do_not_return_nan(onnx_file, images):

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from basinguard.similarity.embed import unit
-from basinguard.similarity.null import best_outside, from_neighbours, from_samples, null
+from basinguard.guard import Guard, Plan, TrainingSet
+from basinguard.records import Metric
+from basinguard.similarity.embed import Embedder, unit
+from basinguard.similarity.null import best_outside, calibrated, from_neighbours, from_samples, null
+from basinguard.similarity.structure import Structure
 
 
 def vectors(n: int, *, seed: int) -> torch.Tensor:
@@ -71,3 +74,41 @@ def test_one_group_leaves_nothing():
         from_neighbours(vectors(4, seed=0), [1, 1, 1, 1])
     with pytest.raises(ValueError, match="3 groups given for 4"):
         from_neighbours(vectors(4, seed=0), [1, 2, 3])
+
+
+def noise(n: int, *, seed: int) -> torch.Tensor:
+    return torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def bright(n: int, *, seed: int) -> torch.Tensor:
+    """Pictures that are nearly one picture: the published threshold takes every one for a copy."""
+    return (0.9 * noise(1, seed=99) + 0.1 * noise(n, seed=seed)).clamp(0, 1)
+
+
+def test_a_guard_can_be_given_an_eye_with_a_threshold_of_its_own_images():
+    eye = calibrated(Structure(), bright(30, seed=0), fresh=bright(40, seed=1), name="base samples")
+    assert isinstance(eye, Embedder)
+    assert eye.metric.threshold > 0.9 > Structure().metric.threshold
+    assert "null base samples" in eye.metric.source
+    assert "beside the published 0.69" in eye.metric.source
+    guard = Guard(TrainingSet(bright(30, seed=0), tuple(map(str, range(30)))), eye, Plan(captions=1))
+    copies = guard.is_copy(torch.cat([bright(4, seed=2), bright(3, seed=0)]))
+    assert copies.tolist() == [False] * 4 + [True] * 3
+
+
+def test_a_small_null_does_not_undercut_the_published_threshold_and_a_large_one_may():
+    few, many = (null(np.linspace(0.1, 0.3, n), name="x", gallery=9, false_positives=0.01) for n in (20, 2000))
+    published = Metric(embedder="eye", threshold=0.69, source="there")
+    assert few.beside(published).threshold == 0.69
+    assert "because 20 images are few" in few.beside(published).source
+    assert many.beside(published).threshold < 0.31
+    assert few.beside(published.model_copy(update={"threshold": 1.0})).threshold == pytest.approx(0.3)
+
+
+def test_without_fresh_images_the_training_images_are_compared_with_each_other():
+    train = noise(20, seed=0)
+    assert "null train-train" in calibrated(Structure(), train).metric.source
+    doubled = torch.cat([train, train[:1]])
+    with pytest.raises(ValueError, match="near-duplicates leave nothing"):
+        calibrated(Structure(), doubled)
+    assert calibrated(Structure(), doubled, groups=[*range(20), 0]).metric.threshold < 0.98

@@ -101,3 +101,25 @@ def test_refuses_too_few_and_what_does_not_fit():
     with pytest.raises(ValueError, match="expected \\[N, D\\] and \\[M, D\\]"):
         compare_features(normal(30, seed=0)[:, :2], normal(30, seed=0), name="x")
     assert module.RELIABLE >= 2048
+
+
+def test_fid_and_kid_equal_torch_fidelity():
+    fidelity_fid = pytest.importorskip("torch_fidelity.metric_fid")
+    fidelity_kid = pytest.importorskip("torch_fidelity.metric_kid")
+    x, y = normal(300, seed=0), normal(300, seed=1, mean=0.5)
+    statistics = [fidelity_fid.fid_features_to_statistics(features) for features in (x, y)]
+    theirs = fidelity_fid.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert fid(x, y) == pytest.approx(theirs, rel=1e-6)
+    assert kid(x, y) == pytest.approx(float(fidelity_kid.kernel_mmd(x.numpy(), y.numpy(), verbose=False)), rel=1e-6)
+
+
+def test_precision_and_recall_equal_balls_drawn_by_hand():
+    pytest.importorskip("torch_fidelity")
+    samples, data = normal(60, seed=0, mean=0.8), normal(50, seed=1)
+
+    def inside(points, centres):
+        radius = torch.cdist(centres, centres).sort(1).values[:, 3]  # the centre itself, then 3 neighbours
+        return float((torch.cdist(points, centres) <= radius).any(1).float().mean())
+
+    assert precision(samples, data) == pytest.approx(inside(samples, data))
+    assert recall(samples, data) == pytest.approx(inside(data, samples))

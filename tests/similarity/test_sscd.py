@@ -139,3 +139,39 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
     torch.save(Bomb(), path)
     with pytest.raises(ValueError, match=re.escape("expected a state dict")):
         load_sscd(path)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """An ONNX file with SSCD's ends, bytes in and 512 numbers out, and next to nothing between them."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    weight = torch.randn(3, 512, generator=torch.Generator().manual_seed(0)).numpy()
+    nodes = [
+        onnx.helper.make_node("Cast", ["image"], ["floats"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("ReduceMean", ["floats"], ["colour"], axes=[1, 2], keepdims=0),
+        onnx.helper.make_node("MatMul", ["colour", "weight"], ["embedding"]),
+    ]
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, ["B", "h", "w", 3])
+    vector = onnx.helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, ["B", 512])
+    graph = onnx.helper.make_graph(nodes, "g", [image], [vector], [onnx.numpy_helper.from_array(weight, "weight")])
+    path = tmp_path_factory.mktemp("sscd") / "sscd.onnx"
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    return path, torch.from_numpy(weight)
+
+
+def test_onnx_gets_the_size_of_the_protocol_and_no_second_normalisation(exported, images):
+    path, weight = exported
+    eye = load_sscd(path, "disc_mixup_288")
+    seen = (eye.preprocessing(images) * 255).round()
+    assert seen.shape == (2, 3, 432, 288)
+    expected = torch.nn.functional.normalize(seen.mean((2, 3)) @ weight)
+    torch.testing.assert_close(eye(images), expected, atol=1e-4, rtol=0)
+    assert eye.metric.threshold == 0.75
+    assert eye.name.endswith("onnx")
+
+
+def test_onnx_of_another_protocol_is_refused(exported):
+    with pytest.raises(ValueError, match=r"gives 512 numbers an image, sscd_disc_large\.classy\.pt gives 1024"):
+        load_sscd(exported[0], "disc_large_224")

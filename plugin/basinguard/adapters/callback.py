@@ -67,7 +67,8 @@ class GuardHooks:
         seeds: samples for each of them.
         timesteps: sampling steps.
         scale: guidance scale of ordinary CFG.
-        budget: risk that the estimated transition may leave.
+        risk: risk that the estimated transition may leave.
+        budget: what a probe may cost: "5%" of the training time, or a number of UNet evaluations; no limit if None.
         precision: "32" keeps the modules' own precision in probes, "bf16" runs them under autocast.
         on_error: "warn" records a failed probe as a gap and lets training go on, "raise" stops.
         export_to: directory for the calibrated, guarded checkpoint, written when training ends.
@@ -75,8 +76,10 @@ class GuardHooks:
         delta: chance that this promise is broken.
         pairs: (caption, seed) pairs the promise rests on.
         before: scales to try above the transition; 0 is none, negative is opposite guidance.
+        after: scales to try at and below it; `scale` alone when not given.
         transitions: timesteps to try as the transition; every one of the sampler's grid when not given.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
+        chunk: most (caption, seed) pairs sampled at once; fewer take less memory and change no result.
 
     Example:
         >>> from basinguard import MemorizationGuard
@@ -93,7 +96,8 @@ class GuardHooks:
         seeds: int = 2,
         timesteps: int = 20,
         scale: float = 7.5,
-        budget: float = 0.1,
+        risk: float = 0.1,
+        budget: str | int | None = None,
         precision: Literal["32", "bf16"] = "32",
         on_error: OnError = "warn",
         export_to: str | None = None,
@@ -101,16 +105,19 @@ class GuardHooks:
         delta: float = 0.05,
         pairs: int = 128,
         before: list[float] | None = None,
+        after: list[float] | None = None,
         transitions: list[float] | None = None,
         alignment: str = "auto",
+        chunk: int = 64,
     ) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"MemorizationGuard(every_n_epochs={every_n_epochs}): expected at least 1")
         self.heldout, self.every_n_epochs, self.on_error = tuple(heldout or ()), every_n_epochs, on_error
-        self.plan = Plan(captions, seeds, timesteps, scale, budget)
+        self.plan = Plan(captions, seeds, timesteps, scale, risk, chunk, budget=budget)
         self.dtype = torch.bfloat16 if precision == "bf16" else None
         self.export_to = Path(export_to) if export_to else None
-        self.terms = Terms(alpha, delta, pairs, tuple(before or (0.0, -1.0)), tuple(transitions or ()))
+        scales = {"before": tuple(before or (0.0, -1.0)), "after": tuple(after or ())}
+        self.terms = Terms(alpha, delta, pairs, transitions=tuple(transitions or ()), **scales)
         self.alignment = alignment
         self.watch: Watch | None = None
         self.record: Record | None = None
@@ -236,7 +243,7 @@ class GuardHooks:
             return
         with getattr(pl_module, "averaged_weights", nullcontext)():
             report = watch.probe(pl_module.pipe, epoch=epoch, train_step=trainer.global_step)
-            if report.problem or not trainer.is_global_zero:
+            if report is None or report.problem or not trainer.is_global_zero:
                 return
             if report.transition is not None:
                 self._kept = Kept(epoch, trainer.global_step, trained_weights(pl_module))

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 from transformers import CLIPTokenizer
 
+from .architecture import Architecture, misfit, sd21_tokenizer, wrong_architecture
+from .headers import read_header
 from .images import ImageFolder
 from .loading import locate, model_config, model_file, require_scheduler, require_stable_diffusion
 from .objective import PREDICTION_TYPES
+from .singlefile import told_prediction_type
 
 Found = tuple[list[str], list[str]]
 
 
 def check_plan(
-    base: str | Path, images: ImageFolder | None = None, *, probe_images: int = 0, scheduler: str | None = None
+    base: str | Path,
+    images: ImageFolder | None = None,
+    *,
+    probe_images: int = 0,
+    scheduler: str | None = None,
+    architecture: Architecture = "any",
+    prediction_type: str | None = None,
+    more: Iterable[str] = (),
 ) -> None:
     """Looks at everything a fit needs without loading weights; warns of oddities.
 
@@ -26,11 +36,14 @@ def check_plan(
         images: the training set.
         probe_images: how many training captions the guard wants to probe.
         scheduler: the sampler asked for, by diffusers' class name; None: the model's own.
+        architecture: what the plan is written for.
+        prediction_type: what the plan is written for; None: whatever the base predicts.
+        more: problems that the caller found, told together with these.
 
     Raises:
         ValueError: one line for each problem, naming the file or value and what to do.
     """
-    problems = list(base_problems(base))
+    problems = list(base_problems(base, architecture, prediction_type))
     if scheduler is not None:
         problems += _complaint(require_scheduler, scheduler)
     if images is not None:
@@ -45,13 +58,16 @@ def check_plan(
             problems += refused
             for line in (*warned, *images.source.oddities):
                 rank_zero_warn(line)
+    problems += more
     if problems:
         lines = "\n".join(f"- {problem}" for problem in dict.fromkeys(problems))
         raise ValueError(f"nothing was trained; {len(set(problems))} problem(s) to solve first:\n{lines}")
 
 
-def base_problems(base: str | Path) -> Iterator[str]:
-    """What is wrong with a model, as far as its configuration files tell."""
+def base_problems(
+    base: str | Path, architecture: Architecture = "any", prediction_type: str | None = None
+) -> Iterator[str]:
+    """What is wrong with a model, as far as its configuration files and the headers of its weights tell."""
     fatal = _complaint(require_stable_diffusion, base)
     if fatal:
         yield from fatal
@@ -59,8 +75,33 @@ def base_problems(base: str | Path) -> Iterator[str]:
     names = ("scheduler/scheduler_config.json", "unet/config.json", "vae/config.json", "text_encoder/config.json")
     unreadable = [line for name in names for line in _complaint(model_config, base, name)]
     yield from unreadable
-    if not unreadable:
-        yield from _scheduler_problems(base, model_config(base, names[0]))
+    if unreadable:
+        return
+    source, unet = locate(base), model_config(base, names[1])
+    yield from wrong_architecture(str(base), unet, architecture)
+    if isinstance(source, Path) and source.is_file():
+        said = told_prediction_type(read_header(source))  # None: measured when it is loaded
+    else:
+        scheduler = model_config(base, names[0])
+        yield from _scheduler_problems(base, scheduler)
+        said = scheduler.get("prediction_type", "epsilon")
+    if prediction_type and said and said != prediction_type:
+        yield (
+            f"base {str(base)!r} predicts {said}, this plan is for {prediction_type}; give such a base, or set "
+            f"model.init_args.prediction_type to {said}"
+        )
+    if isinstance(source, Path) and source.is_dir():
+        yield from _weight_problems(base, source, unet)
+
+
+def _weight_problems(base: str | Path, folder: Path, unet_config: dict[str, Any]) -> Iterator[str]:
+    """Weights that end too early, or that belong to another configuration."""
+    for part in ("unet", "vae", "text_encoder"):
+        for path in sorted((folder / part).glob("*.safetensors")):
+            damaged = _complaint(read_header, path)
+            yield from (f"base {str(base)!r}: {line}" for line in damaged)
+            if part == "unet" and not damaged and (why := misfit(read_header(path), unet_config)):
+                yield f"base {str(base)!r}: {path.name} does not fit: {why}; download or copy it again"
 
 
 def _scheduler_problems(base: str | Path, config: dict[str, Any]) -> Iterator[str]:
@@ -90,9 +131,14 @@ def _fit_between(base: str | Path, images: ImageFolder) -> Found:
 
 def _token_counts(base: str | Path, captions: list[str]) -> tuple[int, list[int]]:
     """The most tokens a caption may have, and how many each has, with their start and end marks."""
-    model_file(base, "tokenizer/tokenizer_config.json")
     source = locate(base)
-    tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", local_files_only=isinstance(source, Path))
+    if isinstance(source, Path) and source.is_file():
+        tokenizer = sd21_tokenizer()
+    else:
+        model_file(base, "tokenizer/tokenizer_config.json")
+        tokenizer = CLIPTokenizer.from_pretrained(
+            source, subfolder="tokenizer", local_files_only=isinstance(source, Path)
+        )
     positions = int(model_config(base, "text_encoder/config.json")["max_position_embeddings"])
     limit = min(int(tokenizer.model_max_length), positions)
     ids = tokenizer(captions, truncation=False, verbose=False).input_ids if captions else []

@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import stats
 from ..guard import Guard
 from ..guidance import Rule
-from ..records import Estimate, Noun
+from ..records import Estimate, Noun, Record
 from .pipelines import last_trace, protect, unprotect
 
 FIRST_SEED = 2_000_000  # never used by probes (thousands) or calibration (millions)
@@ -50,9 +50,15 @@ def fresh_pairs(captions: int, per_caption: int) -> tuple[list[int], list[int]]:
 
 @torch.no_grad()
 def evaluate(
-    pipe: Any, guard: Guard, rule: Rule | None, *, per_caption: int = 4, timesteps: int = 20
+    pipe: Any,
+    guard: Guard,
+    rule: Rule | None,
+    *,
+    per_caption: int = 4,
+    timesteps: int = 20,
+    prompts: Sequence[str] = (),
 ) -> tuple[Row, Tensor]:
-    """Samples every training caption with fresh seeds through the pipeline.
+    """Samples every training caption, or other prompts, with fresh seeds through the pipeline.
 
     Args:
         pipe: a stock pipeline, unprotected.
@@ -60,11 +66,12 @@ def evaluate(
         rule: to protect the pipeline with; None samples with the pipeline's own CFG.
         per_caption: seeds for each caption.
         timesteps: sampling steps.
+        prompts: to sample instead of the training captions.
 
     Returns:
         The row, and the images [N, 3, H, W] in [0, 1].
     """
-    captions = guard.training.captions
+    captions = prompts or guard.training.captions
     prompt, seeds = fresh_pairs(len(captions), per_caption)
     start = time.monotonic()
     images, evals = draw(pipe, [captions[k] for k in prompt], seeds, rule, scale=guard.plan.scale, timesteps=timesteps)
@@ -83,7 +90,13 @@ def evaluate(
 
 
 def draw(
-    pipe: Any, captions: Sequence[str], seeds: Sequence[int], rule: Rule | None, *, scale: float, timesteps: int
+    pipe: Any,
+    captions: Sequence[str],
+    seeds: Sequence[int],
+    rule: Rule | Record | None,
+    *,
+    scale: float,
+    timesteps: int,
 ) -> tuple[Tensor, int]:
     """Images [N, 3, H, W] in [0, 1] of captions and seeds, and the UNet sample-evaluations they took."""
     if rule is not None:

@@ -21,6 +21,7 @@ def export(
     out: Path,
     kind: Literal["directory", "kohya", "diffusers", "comfyui"] = "directory",
     lora: Path | None = None,
+    strength: float | None = None,
     steps: int | None = None,
     scheduler: str = "simple",
     overwrite: bool = False,
@@ -35,6 +36,8 @@ def export(
         out: a directory, a `.safetensors` file for a LoRA, a `.json` file for a workflow.
         kind: `directory`, `kohya` or `diffusers` (a LoRA in that format), `comfyui`.
         lora: a LoRA file to put on the model first; it is merged into a directory.
+        strength: share of the trained strength that a LoRA file has at strength 1; by default the one that the record
+            promises to be safe with ordinary guidance, and all of it where there is none.
         steps: sampling steps of the workflow; those of the calibration by default.
         scheduler: scheduler of the workflow.
         overwrite: replace an earlier export.
@@ -53,6 +56,7 @@ def export(
     if kind == "directory":
         export_directory(merged(pipe), known, out, overwrite=overwrite, share_private=share_private)
     else:
-        export_lora(pipe, known, out, format=kind, overwrite=overwrite, share_private=share_private)
+        options = {"overwrite": overwrite, "share_private": share_private}
+        export_lora(pipe, known, out, format=kind, strength=strength, **options)
     if push_to:
         print(push_to_hub(out, push_to))

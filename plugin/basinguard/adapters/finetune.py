@@ -14,11 +14,17 @@ from diffusers.training_utils import EMAModel
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
+from basinguard.curation.relief import add_noise
+
+from .architecture import Architecture
+from .encoding import encode_captions, encode_images
 from .interrupt import InterruptCheckpoint
 from .loading import load_pipeline
 from .lora import TEXT_TARGETS, UNET_TARGETS, add_lora, merged
 from .memo import Memo
 from .objective import min_snr_weights, random_timesteps, target, training_schedule, weighted_mse
+from .options import averaged, checkpoint_activations, moments_of, optimizer_class, parked, require_ranges
+from .prediction import require_prediction_type
 from .seeds import stream
 
 Batch = dict[str, Any]
@@ -33,7 +39,7 @@ class FineTune(LightningModule):
     Checkpoints hold trained weights only (a LoRA's few megabytes), load with `weights_only=True`, and resume.
 
     Args:
-        base: a diffusers directory, a hub id, or "tinyworld".
+        base: a diffusers directory, a .safetensors file (Stable Diffusion 2), a hub id, or "tinyworld".
         method: "lora" trains a low-rank adapter; "full" trains every weight of the UNet.
         rank: of the adapter; its capacity. Higher memorizes sooner.
         alpha: the adapter's update is multiplied by alpha / rank; the rank itself when not given.
@@ -56,7 +62,14 @@ class FineTune(LightningModule):
         weights: how weights are held. "float32" also widens a base stored in half precision; "bfloat16" halves the
             memory of what is frozen (an adapter stays in float32) or, with "full", of everything.
         cache: encode every image and caption once, keep the result in memory. Needs pictures without random crop or
-            flip; a trained text encoder is still run every time.
+            flip; a trained text encoder is still run every time. Captions that relief varies are encoded whenever they
+            are new, and all kept (308 KB each with Stable Diffusion 2).
+        optimizer: "adamw", or "adamw8bit" with its moments in 8 bits (the extra `eightbit`): 2 bytes a trained
+            parameter instead of 8.
+        offload_in_probes: keep the optimizer's moments in main memory while the guard probes.
+        architecture: refuse a base of another one: "sd1", "sd2", or "any".
+        prediction_type: refuse a base that predicts something else; whatever it predicts when not given. For a single
+            file that does not say it, this does.
         seed: of noise, timesteps, dropout and the adapter's start.
 
     Example:
@@ -85,14 +98,19 @@ class FineTune(LightningModule):
         gradient_checkpointing: bool = False,
         weights: Literal["float32", "bfloat16"] = "float32",
         cache: bool = False,
+        optimizer: Literal["adamw", "adamw8bit"] = "adamw",
+        offload_in_probes: bool = False,
+        architecture: Architecture = "any",
+        prediction_type: Literal["epsilon", "v_prediction"] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        _require_ranges(self.hparams)
+        require_ranges(self.hparams)
         self.base_id = base
         self.strict_loading = False  # checkpoints leave out frozen weights; `on_load_checkpoint` checks the rest
-        self.pipe: StableDiffusionPipeline = load_pipeline(base, dtype=DTYPES[weights])
+        self.pipe: StableDiffusionPipeline = load_pipeline(base, dtype=DTYPES[weights], prediction_type=prediction_type)
+        require_prediction_type(self.pipe, base)
         self.unet, self.vae, self.text_encoder = self.pipe.unet, self.pipe.vae, self.pipe.text_encoder
         self.forward_process = training_schedule(self.pipe.scheduler)
         self._prepare()
@@ -118,7 +136,7 @@ class FineTune(LightningModule):
                     add_lora(module, rank=asked.rank, alpha=alpha, dropout=asked.dropout, targets=targets)
             module.train()
             if asked.gradient_checkpointing:
-                _checkpoint_activations(module)
+                checkpoint_activations(module)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that are trained, by their name in the checkpoint."""
@@ -136,6 +154,8 @@ class FineTune(LightningModule):
         """Draws noise and timesteps from torch's generator and returns the denoising loss, a scalar."""
         latents = self.encode_images(batch)
         embeddings = self.encode_captions(self._dropped(batch["caption"]))
+        if "embedding_noise" in batch:  # asked for by the data module's relief
+            embeddings = add_noise(embeddings, float(batch["embedding_noise"][0]))
         noise = torch.randn_like(latents)
         timesteps = random_timesteps(self.forward_process, len(latents), latents.device)
         loss = self.denoising_loss(latents, embeddings, noise, timesteps)
@@ -184,28 +204,13 @@ class FineTune(LightningModule):
         return weighted_mse(prediction, target(self.forward_process, latents, noise, timesteps), weights)
 
     def encode_images(self, batch: Batch) -> Tensor:
-        """Draws scaled latents, [B, 4, h, w] in float32, from the encoder's posterior of every image."""
-
-        def moments(rows: list[int]) -> Tensor:
-            pixels = batch["pixel_values"][rows].to(self.vae.encoder.conv_in.weight.dtype)
-            with torch.no_grad():
-                return self.vae.encode(pixels).latent_dist.parameters.float()
-
-        keys = batch["index"].tolist() if self.memo is not None else list(range(len(batch["caption"])))
-        stored = self.memo.images(keys, moments) if self.memo is not None else moments(keys)
-        # contiguous, because randn_like fills in memory order: noise must not depend on a tensor's strides
-        mean, log_variance = (half.contiguous() for half in stored.to(self.device).chunk(2, dim=1))
-        spread = torch.exp(0.5 * log_variance.clamp(-30, 20))
-        return (mean + spread * torch.randn_like(mean)) * self.vae.config.scaling_factor
+        """Draws scaled latents, [B, 4, h, w] in float32; see `encoding`."""
+        return encode_images(self.pipe, batch, self.memo, self.device)
 
     def encode_captions(self, captions: list[str]) -> Tensor:
-        """Embeddings [B, tokens, width], exactly as the pipeline makes them when it samples."""
-        if self.hparams.train_text_encoder:
-            return self.pipe.encode_prompt(captions, self.device, 1, False)[0]
-        with torch.no_grad():
-            if self.memo is None:
-                return self.pipe.encode_prompt(captions, self.device, 1, False)[0]
-            return self.memo.captions(captions, lambda texts: self.pipe.encode_prompt(texts, self.device, 1, False)[0])
+        """Embeddings [B, tokens, width]; see `encoding`."""
+        trained = self.hparams.train_text_encoder
+        return encode_captions(self.pipe, captions, self.memo, self.device, trained=trained)
 
     def _dropped(self, captions: list[str]) -> list[str]:
         share = self.hparams.caption_dropout
@@ -216,7 +221,8 @@ class FineTune(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over the trained parameters, with diffusers' learning-rate schedules."""
         asked = self.hparams
-        optimizer = torch.optim.AdamW(self.trained().values(), lr=asked.learning_rate, weight_decay=asked.weight_decay)
+        build = optimizer_class(asked.optimizer)
+        optimizer = build(self.trained().values(), lr=asked.learning_rate, weight_decay=asked.weight_decay)
         name = "constant_with_warmup" if asked.schedule == "constant" else asked.schedule
         updates = self.trainer.estimated_stepping_batches if asked.schedule != "constant" else None
         schedule = get_scheduler(name, optimizer, num_warmup_steps=asked.warmup, num_training_steps=updates)
@@ -225,6 +231,12 @@ class FineTune(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Whatever stops a fit, a checkpoint stays behind."""
         return [InterruptCheckpoint()]
+
+    def setup(self, stage: str) -> None:
+        """From here on the model's own size is that of its training images: probes, calibration and export use it."""
+        resolution = getattr(self.trainer.datamodule, "resolution", None)
+        if resolution is not None:
+            self.unet.register_to_config(sample_size=resolution // self.pipe.vae_scale_factor)
 
     def on_fit_start(self) -> None:
         """Refuses to cache pictures that change from epoch to epoch."""
@@ -241,17 +253,11 @@ class FineTune(LightningModule):
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Inside, the averaged weights are in place; without `ema_decay`, nothing changes."""
-        if self.ema is None:
+        """Inside is what is measured and exported: averaged weights, if any, and with `offload_in_probes` no moments."""
+        trainer = getattr(self, "_trainer", None)
+        held = moments_of(trainer.optimizers) if trainer is not None and self.hparams.offload_in_probes else []
+        with parked(held), averaged(self.ema, list(self.trained().values())):
             yield
-            return
-        parameters = list(self.trained().values())
-        self.ema.store(parameters)
-        try:
-            self.ema.copy_to(parameters)
-            yield
-        finally:
-            self.ema.restore(parameters)
 
     def export_pipeline(self) -> StableDiffusionPipeline:
         """A pipeline of its own: adapters merged, averaged weights if there are any, frozen. Training can go on."""
@@ -289,36 +295,9 @@ class FineTune(LightningModule):
             self.ema.load_state_dict(checkpoint["ema"])
 
 
-def _checkpoint_activations(module: Any) -> None:
-    enable = getattr(module, "enable_gradient_checkpointing", None) or module.gradient_checkpointing_enable
-    enable()
-
-
 @contextmanager
 def _seeded(seed: int, device: torch.device, *counts: int) -> Iterator[None]:
     """Inside, torch draws from (seed, counts); outside, its generators are as they were."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(stream(seed, *counts))
         yield
-
-
-def _require_ranges(asked: Any) -> None:
-    """Raises one ValueError for every number that is out of range."""
-    problems = [
-        f"{name}={asked[name]} ({accepted})"
-        for name, good, accepted in (
-            ("rank", asked.rank >= 1, "at least 1"),
-            ("dropout", 0 <= asked.dropout < 1, "0 to below 1"),
-            ("learning_rate", asked.learning_rate > 0, "above 0"),
-            ("weight_decay", asked.weight_decay >= 0, "0 or more"),
-            ("warmup", asked.warmup >= 0, "0 or more"),
-            ("min_snr_gamma", asked.min_snr_gamma is None or asked.min_snr_gamma > 0, "above 0, or null"),
-            ("caption_dropout", 0 <= asked.caption_dropout <= 1, "0 to 1"),
-            ("keep_unconditional", asked.keep_unconditional >= 0, "0 or more"),
-            ("ema_decay", asked.ema_decay is None or 0 < asked.ema_decay < 1, "between 0 and 1, or null"),
-            ("seed", 0 <= asked.seed < 2**31, "0 to 2147483647"),
-        )
-        if not good
-    ]
-    if problems:
-        raise ValueError(f"FineTune: out of range: {', '.join(problems)}")

@@ -3,7 +3,8 @@
     basinguard fit --config configs/tinyworld_lora.yaml --data.init_args.directory photos
 
 Everything in a config can be changed on the command line (`--model.init_args.rank 4`,
-`--trainer.callbacks+=module.Class`); `--print_config` shows the whole of it, `--ckpt_path` resumes.
+`--trainer.callbacks+=module.Class`); `--print_config` shows the whole of it, `--ckpt_path` resumes. `--dry-run` builds
+everything, takes no step and says what would happen; `--anyway` starts although memory or disk look too small.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from .checks import check_plan
 from .finetune import FineTune
 from .images import ImageFolder
+from .resources import guard_of, plan_of
 
+FLAGS = ("--dry-run", "--anyway")
 # each is said about something that is meant to be as it is
 QUIET = (
     r"Found \d+ module\(s\) in eval mode",  # the frozen parts
@@ -33,13 +36,24 @@ QUIET = (
 class FineTuneCLI(LightningCLI):
     """LightningCLI that refuses a bad plan first."""
 
+    anyway = False  # start although memory or disk look too small
+
     def before_instantiate_classes(self) -> None:
         """Checks the model and the images named in the config."""
         asked = self.config[self.subcommand] if self.subcommand else self.config
         if not (_is(asked.model, FineTune) and _is(asked.data, ImageFolder)):
             return
-        images = ImageFolder(**asked.data.init_args.as_dict())
-        check_plan(asked.model.init_args.base, images, probe_images=_probe_images(asked.trainer.callbacks))
+        model, images = asked.model.init_args, ImageFolder(**asked.data.init_args.as_dict())
+        check_plan(
+            model.base,
+            images,
+            probe_images=(guard_of(asked.trainer.callbacks) or {}).get("captions", 0),
+            architecture=model.architecture,
+            prediction_type=model.prediction_type,
+        )
+        short = [] if self.anyway else list(plan_of(asked).problems())
+        if short:
+            raise ValueError("nothing was trained; this machine is too small for the plan:\n- " + "\n- ".join(short))
 
 
 def fit_cli(args: Sequence[str]) -> FineTuneCLI:
@@ -55,12 +69,20 @@ def fit_cli(args: Sequence[str]) -> FineTuneCLI:
         ValueError: the plan cannot work; lists every problem.
     """
     quiet_lightning()
-    return build_cli(["fit", *args], run=True)
+    given = [word for word in args if word not in FLAGS]
+    if "--dry-run" in args:
+        from .dryrun import report
+
+        cli = build_cli(given, run=False, anyway=True)
+        print(report(cli))
+        return cli
+    return build_cli(["fit", *given], run=True, anyway="--anyway" in args)
 
 
-def build_cli(args: Sequence[str], *, run: bool) -> FineTuneCLI:
+def build_cli(args: Sequence[str], *, run: bool, anyway: bool = False) -> FineTuneCLI:
     """The CLI; with `run=False` it parses and builds everything, but trains nothing (and takes no subcommand)."""
-    return FineTuneCLI(
+    kind = type("FineTuneCLI", (FineTuneCLI,), {"anyway": True}) if anyway else FineTuneCLI
+    return kind(
         FineTune,
         ImageFolder,
         subclass_mode_model=True,
@@ -81,10 +103,3 @@ def quiet_lightning() -> None:
 
 def _is(part: Any, kind: type) -> bool:
     return part is not None and part.get("class_path", "").split(".")[-1] == kind.__name__
-
-
-def _probe_images(callbacks: Any) -> int:
-    """How many training captions the configured guard probes; 0 without one."""
-    listed = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
-    asked = [c.init_args.get("captions", 0) for c in listed if c.class_path.endswith("MemorizationGuard")]
-    return max(asked, default=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal
@@ -12,6 +13,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from basinguard.curation.relief import Relief, vocabulary_of
+
 from .ordering import EpochOrder, ResumableLoader
 from .seeds import stream
 from .sources import DatasetSource, FolderSource, Named, Source, fitted
@@ -20,7 +23,8 @@ from .sources import DatasetSource, FolderSource, Named, Source, fitted
 class ImageFolder(LightningDataModule):
     """Captioned images, resized on the short side and cropped square.
 
-    Batches are {"pixel_values": [B, 3, H, W] in -1..1, "caption": B texts, "index": [B]}. Their order, crops and flips
+    Batches are {"pixel_values": [B, 3, H, W] in -1..1, "caption": B texts, "index": [B]}, and "embedding_noise" [B]
+    where relief asks for it. Their order, crops and flips
     depend on `seed` and the epoch alone, whatever `num_workers` is, and resume where a checkpoint left them.
 
     Args:
@@ -40,7 +44,10 @@ class ImageFolder(LightningDataModule):
         split: of the Hugging Face dataset.
         image_column: of the Hugging Face dataset.
         caption_column: of the Hugging Face dataset.
-        relief: called on each caption whenever it is trained on; returns the caption to use.
+        relief: what is done to captions and repeats while training, see `basinguard.curation.relief`; or a function
+            that is called on each caption whenever it is trained on and returns the caption to use.
+        manifest: name of a curated manifest in `directory`, such as metadata.curated.jsonl: only its images are
+            trained on, with its captions and repeats.
 
     Example:
         >>> images = ImageFolder("photos", resolution=512, batch_size=4)              # doctest: +SKIP
@@ -65,7 +72,8 @@ class ImageFolder(LightningDataModule):
         split: str = "train",
         image_column: str = "image",
         caption_column: str = "text",
-        relief: Callable[[str], str] | None = None,
+        relief: Relief | Callable[[str], str] | None = None,
+        manifest: str | None = None,
     ) -> None:
         super().__init__()
         if resolution < 8 or batch_size < 1 or num_workers < 0:
@@ -76,6 +84,7 @@ class ImageFolder(LightningDataModule):
         self.skip_bad, self.long_captions, self.keep_in_memory = skip_bad, long_captions, keep_in_memory
         self.subset, self.split = subset, split
         self.image_column, self.caption_column, self.relief = image_column, caption_column, relief
+        self.manifest = manifest
 
     @cached_property
     def source(self) -> Source:
@@ -84,7 +93,7 @@ class ImageFolder(LightningDataModule):
             given = f"directory={self.directory!r}, dataset={self.dataset!r}"
             return FolderSource((), (f"{given}; give exactly one of them",), ())
         if self.directory is not None:
-            return FolderSource.read(self.directory, skip_bad=self.skip_bad)
+            return FolderSource.read(self.directory, skip_bad=self.skip_bad, manifest=self.manifest)
         return DatasetSource.read(
             str(self.dataset),
             subset=self.subset,
@@ -125,10 +134,11 @@ class ImageFolder(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """One epoch of shuffled batches; the last one may be smaller."""
+        pictures = Pictures(self)
         loader = ResumableLoader(
-            Pictures(self),
+            pictures,
             batch_size=self.batch_size,
-            sampler=EpochOrder(len(self.items), self.seed),
+            sampler=EpochOrder(len(pictures), self.seed),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -144,21 +154,33 @@ class Pictures(Dataset[dict[str, Any]]):
         self.source, self.resolution = images.source, images.resolution
         self.random_crop, self.flip, self.seed = images.crop == "random", images.flip, images.seed
         self.relief = images.relief
+        repeats = self.source.repeats
+        if isinstance(self.relief, Relief):
+            repeats = self.relief.repeats(repeats)
+            self.vocabulary = vocabulary_of([text for texts in self.source.captions for text in texts])
+        self.shown = [index for index, count in enumerate(repeats) for _ in range(count)]
         self.kept: dict[int, Tensor] | None = {} if images.keep_in_memory and not self.random_crop else None
 
     def __len__(self) -> int:
-        return len(self.source.items)
+        return len(self.shown)
 
     def __getitem__(self, key: int) -> dict[str, Any]:
-        index = key % len(self)
+        index = self.shown[key % len(self)]
         generator = torch.Generator().manual_seed(stream(self.seed, key))
         pixels = self._pixels(index, generator)
         if self.flip and torch.rand((), generator=generator) < 0.5:
             pixels = pixels.flip(-1)
+        example = {"pixel_values": pixels * 2 - 1, "caption": self._caption(index, key), "index": index}
+        if isinstance(self.relief, Relief) and self.relief.noise:
+            example["embedding_noise"] = self.relief.noise
+        return example
+
+    def _caption(self, index: int, key: int) -> str:
         caption = self.source.items[index][1]
-        if self.relief is not None:
-            caption = self.relief(caption)
-        return {"pixel_values": pixels * 2 - 1, "caption": caption, "index": index}
+        if isinstance(self.relief, Relief):
+            rng = random.Random(stream(self.seed, key))
+            return self.relief.caption(self.source.captions[index], self.vocabulary, rng)
+        return caption if self.relief is None else self.relief(caption)
 
     def _pixels(self, index: int, generator: torch.Generator) -> Tensor:
         if self.kept is None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
 from diffusers.training_utils import cast_training_params
-from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+
+from ..export.merge import folded
 
 UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -43,12 +42,4 @@ def add_lora(module: Any, *, rank: int, alpha: float, dropout: float, targets: S
 
 def merged(module: M) -> M:
     """A frozen copy in evaluation mode with its adapters added to the weights; the module itself is untouched."""
-    plain: Any = copy.deepcopy(module).eval().requires_grad_(False)
-    for layer in plain.modules():
-        if isinstance(layer, BaseTunerLayer):
-            layer.merge(safe_merge=True)
-    recurse_remove_peft_layers(plain)
-    if hasattr(plain, "peft_config"):
-        del plain.peft_config
-        plain._hf_peft_config_loaded = False  # what diffusers' own unload_lora resets
-    return plain
+    return folded(module).eval().requires_grad_(False)

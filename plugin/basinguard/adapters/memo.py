@@ -12,7 +12,7 @@ class Memo:
     """Stores what frozen encoders return.
 
     Images are stored as the posterior's moments, not as a sample, so that a cached run draws the same latents as one
-    that encodes every time. Memory: 8 * h * w floats an image (128 KB at 512 px), 77 * 1024 a caption (308 KB, SD 2.1).
+    that encodes every time. Memory: 8 * h * w floats an image (128 KB at 512 px), 77 * 1024 a caption (308 KB, SD 2.1), both in main memory.
     """
 
     def __init__(self) -> None:
@@ -30,5 +30,5 @@ class Memo:
         """Embeddings [B, tokens, width] of `texts`; `encode` gets the texts that are new."""
         new = [text for text in dict.fromkeys(texts) if text not in self._captions]
         if new:
-            self._captions.update(zip(new, encode(new).detach(), strict=True))
+            self._captions.update(zip(new, encode(new).detach().cpu(), strict=True))
         return torch.stack([self._captions[text] for text in texts])

@@ -18,6 +18,9 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from ..guidance import Observation, Rule, SwitchAt, epsilon_factor, from_record, steer
 from ..records import Record, read_record
+from ..schedules import Triage
+from .loading import locate
+from .resolution import watched
 
 RECORD_FILE = "basinguard.json"
 RECORD_KEY = "basinguard"  # in scheduler_config.json: survives a scheduler swap and a re-save
@@ -31,7 +34,7 @@ BATCHED = frozenset(
 )
 
 
-def protect(pipe: Any, rule: Rule | Record) -> Any:
+def protect(pipe: Any, rule: Rule | Record, *, triage: bool = False) -> Any:
     """Makes `pipe` sample by `rule`; returns the same object, changed in place. Protecting again replaces the rule.
 
     Call the pipeline as before, with a `guidance_scale` above 1: it is what `after=None` stands for.
@@ -39,21 +42,27 @@ def protect(pipe: Any, rule: Rule | Record) -> Any:
     Args:
         pipe: a diffusers pipeline whose class (or a base of it) is in `BATCHED`.
         rule: a rule, or the record of a calibration made on this model.
+        triage: prompts that the record's triage takes for harmless keep ordinary CFG; the share of pulling ones among
+            them, its miss rate, comes on top of the risk that the record promises.
 
     Raises:
         TypeError: not a pipeline that evaluates both branches of its guidance in one batch.
-        ValueError: a guidance-distilled model, or a record made for another prediction type or noise schedule.
+        ValueError: a guidance-distilled model, a record made for another prediction type or noise schedule, or
+            `triage` without a record that has it.
 
     Example:
         `protect(pipe, SwitchAt(600, before=-2.0, after=None))("a red circle", guidance_scale=7.5)`
     """
     _check(pipe)
-    if isinstance(rule, Record):
+    resolution = rule.sampler.resolution if isinstance(rule, Record) else None
+    if triage:
+        rule = _triaged(pipe, rule)
+    elif isinstance(rule, Record):
         rule = _fitting(pipe, rule)
     if not callable(getattr(rule, "scale", None)):
         raise TypeError(f"protect(pipe, {rule!r}): expected a rule from basinguard.guidance or a basinguard Record")
     unprotect(pipe)
-    pipe.progress_bar = _steered(pipe, pipe.progress_bar, rule)
+    pipe.progress_bar = _steered(pipe, pipe.progress_bar, rule, resolution)
     return pipe
 
 
@@ -87,26 +96,33 @@ def _attached(pipe: Any) -> tuple[Rule, list[Observation]]:
     return pipe.progress_bar.basinguard
 
 
-def load(source: str | Path, **options: Any) -> Any:
+def load(source: str | Path, *, triage: bool = False, **options: Any) -> Any:
     """A protected pipeline from a directory or hub id that carries a record; no remote code is run.
 
     Args:
         source: a directory, or a hub id `owner/name`.
+        triage: see `protect`.
         options: as `DiffusionPipeline.from_pretrained` takes them.
 
     Raises:
-        FileNotFoundError: neither `basinguard.json` nor a record in the scheduler's config.
-        ValueError: the record cannot be read, or does not fit the pipeline.
+        FileNotFoundError: no such directory, or neither `basinguard.json` nor a record in the scheduler's config.
+        ValueError: the pipeline or its record cannot be read, or they do not fit each other.
     """
     if options.pop("trust_remote_code", False) or "custom_pipeline" in options:
         raise ValueError("basinguard.load runs no remote code: leave out custom_pipeline and trust_remote_code")
-    if Path(source).expanduser().is_dir():
-        source = Path(source).expanduser()
-    pipe = DiffusionPipeline.from_pretrained(source, **options)
-    return protect(pipe, _find_record(source, pipe, options))
+    place = locate(source)
+    try:
+        pipe = DiffusionPipeline.from_pretrained(place, **{"use_safetensors": True} | options)
+    except Exception as error:  # a loader meets every kind of damage, a hub every kind of refusal
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{source}: cannot be loaded as a diffusers pipeline ({type(error).__name__}: {said}); "
+            "download or copy it again, or check the hub id and the network"
+        ) from error
+    return protect(pipe, _find_record(place, pipe, options), triage=triage)
 
 
-def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
+def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule, resolution: int | None) -> Callable[..., Any]:
     trace: list[Observation] = []
 
     @contextmanager
@@ -120,7 +136,7 @@ def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule) -> Callable[..., An
             helper=getattr(pipe, "controlnet", None),
         ) as steering:
             steering.trace = trace
-            with bar(iterable=iterable, total=total) as shown:
+            with watched(pipe, _denoiser(pipe), resolution), bar(iterable=iterable, total=total) as shown:
                 yield shown
 
     progress_bar.before = pipe.__dict__.get("progress_bar")  # type: ignore[attr-defined]
@@ -147,10 +163,25 @@ def _check(pipe: Any) -> None:
         raise ValueError("this model is guidance-distilled: it has no unconditional branch, so no rule can act on it")
 
 
+def _triaged(pipe: Any, record: Any) -> Triage:
+    found = record.triage if isinstance(record, Record) else None
+    if found is None:
+        raise ValueError(
+            "triage=True needs a record with a calibrated triage, and this has none: `basinguard triage` makes one, "
+            "or protect(pipe, Triage(rule, threshold)) with a threshold of your own"
+        )
+    return Triage(_fitting(pipe, record), found.threshold, record.guidance.after, found.timestep)
+
+
 def _fitting(pipe: Any, record: Record) -> SwitchAt:
     has, needs = pipe.scheduler.config.get("prediction_type", "flow"), record.sampler.prediction_type
     if has != needs:
         raise ValueError(f"the record was made for a model that predicts {needs!r}, this pipeline's predicts {has!r}")
+    if record.guidance.anchor or record.guidance.refine > 1:
+        raise ValueError(
+            "the record's rule takes its unconditional prediction from the base model or finer steps below the "
+            "transition (anchor, refine), which a stock pipeline cannot apply; calibrate without them"
+        )
     squared = getattr(pipe.scheduler, "alphas_cumprod", None)
     if squared is not None:
         signal = float(squared[round(record.guidance.transition)])

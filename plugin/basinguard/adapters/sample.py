@@ -11,20 +11,24 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+from torch import Tensor
 
 from ..guidance import Constant, Observation, Rule
-from .pipelines import last_trace, load, protect, rule_of, unprotect
+from ..plots import contact_sheet
+from .loading import locate
+from .pipelines import last_trace, load, protect, rule_of
+from .triage import gaps
 
 FILES = ("contact_sheet.png", "gap.png", "samples.json")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Images of one prompt under one rule, one for each seed, and the trace of each evaluation."""
+    """Images [N, 3, H, W] in [0, 1] of one prompt under one rule, one for each seed, and what the rule saw."""
 
     prompt: str
-    images: list[Image.Image]
+    images: Tensor
     trace: list[Observation]
 
 
@@ -36,6 +40,7 @@ def sample(
     timesteps: int = 50,
     guidance_scale: float = 7.5,
     rule: Rule | None = None,
+    triage: bool = False,
     out: Path = Path("samples"),
 ) -> Path:
     """Draws every prompt with every seed, by ordinary CFG and by the rule; writes a contact sheet and the gap curve.
@@ -47,6 +52,7 @@ def sample(
         timesteps: sampling steps.
         guidance_scale: of ordinary CFG, above 1.
         rule: instead of the one in the model's record.
+        triage: let prompts that the record's triage takes for harmless keep ordinary CFG.
         out: folder that is created for `contact_sheet.png`, `gap.png` and `samples.json`.
 
     Returns:
@@ -58,7 +64,10 @@ def sample(
         FileNotFoundError: no rule given, and the model carries no record.
     """
     _check(prompts, seeds, guidance_scale, out)
-    pipe = load(model) if rule is None else protect(DiffusionPipeline.from_pretrained(model), rule)
+    if rule is None:
+        pipe = load(model, triage=triage)
+    else:
+        pipe = protect(DiffusionPipeline.from_pretrained(locate(model)), rule, triage=triage)
     rule = rule_of(pipe)
     options = {"num_inference_steps": timesteps, "guidance_scale": guidance_scale}
     pairs = []
@@ -66,7 +75,7 @@ def sample(
         plain = draw(protect(pipe, Constant(guidance_scale)), prompt, seeds, **options)
         pairs.append((plain, draw(protect(pipe, rule), prompt, seeds, **options)))
     out.mkdir(parents=True, exist_ok=True)
-    contact_sheet(pairs).save(out / FILES[0])
+    sheet(pairs, seeds).save(out / FILES[0])
     gap_figure([plain for plain, _ in pairs], getattr(rule, "transition", None)).savefig(out / FILES[1], dpi=120)
     (out / FILES[2]).write_text(json.dumps([_numbers(plain, drawn, seeds) for plain, drawn in pairs], indent=2))
     return out / FILES[0]
@@ -75,55 +84,17 @@ def sample(
 def draw(pipe: Any, prompt: str, seeds: Sequence[int], **options: Any) -> Drawn:
     """One image of `prompt` for each seed from a protected pipeline; batch size never changes an image's noise."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    images = pipe([prompt] * len(seeds), generator=generators, **options).images
-    return Drawn(prompt, images, list(last_trace(pipe)))
+    images = pipe([prompt] * len(seeds), generator=generators, output_type="pt", **options).images
+    return Drawn(prompt, images.float().cpu(), list(last_trace(pipe)))
 
 
-def first_gap(pipe: Any, prompts: Sequence[str], seed: int = 0, **options: Any) -> tuple[float, list[float]]:
-    """How strongly each prompt pulls at the start: one evaluation a prompt, for `triage.calibrate_triage`.
-
-    Returns:
-        The timestep, and the gap of each prompt there: the first that is not zero, as `schedules.Triage` reads it.
-    """
-
-    def stop(pipe: Any, index: int, timestep: Any, values: dict) -> dict:
-        pipe._interrupt = min(_gaps(last_trace(pipe)[-1])) > 0
-        return values
-
-    scale = options.setdefault("guidance_scale", 7.5)
-    options |= {"output_type": "latent", "callback_on_step_end": stop}
-    generators = [torch.Generator().manual_seed(seed) for _ in prompts]
-    before = pipe.__dict__.get("progress_bar")
-    try:
-        protect(pipe, Constant(scale))(list(prompts), generator=generators, **options)
-        seen = last_trace(pipe)[-1]
-    finally:
-        unprotect(pipe)
-        if before is not None:
-            pipe.progress_bar = before
-    return seen.timestep, _gaps(seen)
-
-
-def _gaps(seen: Observation) -> list[float]:
-    return [] if seen.gap is None else seen.gap.tolist()
-
-
-def contact_sheet(pairs: Sequence[tuple[Drawn, Drawn]], cell: int = 160, margin: int = 8) -> Image.Image:
-    """Two rows a prompt, ordinary CFG above the rule, one column a seed."""
-    columns, label, title = len(pairs[0][0].images), 90, 26
-    block = title + 2 * (cell + margin)
-    sheet = Image.new("RGB", (label + columns * (cell + margin), len(pairs) * block), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for number, (plain, drawn) in enumerate(pairs):
-        top = number * block
-        pen.text((margin, top + 5), plain.prompt[:120], fill="black", font=font)
-        for row, (name, images) in enumerate((("CFG", plain.images), ("guarded", drawn.images))):
-            y = top + title + row * (cell + margin)
-            pen.text((margin, y + cell // 2 - 8), name, fill="#555555", font=font)
-            for column, image in enumerate(images):
-                tile = image.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS)
-                sheet.paste(tile, (label + column * (cell + margin), y))
-    return sheet
+def sheet(pairs: Sequence[tuple[Drawn, Drawn]], seeds: Sequence[int]) -> Image.Image:
+    """One row a prompt; for each seed two columns, ordinary CFG and the rule."""
+    columns = {}
+    for number, seed in enumerate(seeds):
+        for kind, column in (("CFG", 0), ("guarded", 1)):
+            columns[f"{kind}, seed {seed}"] = torch.stack([pair[column].images[number] for pair in pairs])
+    return contact_sheet(columns, [plain.prompt for plain, _ in pairs], {})
 
 
 def gap_figure(plain: Sequence[Drawn], transition: float | Sequence[float] | None) -> Figure:
@@ -132,9 +103,9 @@ def gap_figure(plain: Sequence[Drawn], transition: float | Sequence[float] | Non
     axes = figure.subplots()
     for drawn in plain:
         timesteps = [seen.timestep for seen in drawn.trace]
-        gaps = torch.stack([seen.gap for seen in drawn.trace if seen.gap is not None]).float().cpu()
-        (line,) = axes.plot(timesteps, gaps.median(1).values, label=drawn.prompt[:40])
-        axes.fill_between(timesteps, gaps.amin(1), gaps.amax(1), color=line.get_color(), alpha=0.15, linewidth=0)
+        rows = torch.stack([seen.gap for seen in drawn.trace if seen.gap is not None]).float().cpu()
+        (line,) = axes.plot(timesteps, rows.median(1).values, label=drawn.prompt[:40])
+        axes.fill_between(timesteps, rows.amin(1), rows.amax(1), color=line.get_color(), alpha=0.15, linewidth=0)
     for point in [transition] if isinstance(transition, int | float) else transition or []:
         axes.axvline(point, color="black", linestyle="--", linewidth=1)
         axes.annotate(f"transition {point:g}", (point, 1), xycoords=("data", "axes fraction"), va="bottom", ha="center")
@@ -151,7 +122,7 @@ def _numbers(plain: Drawn, drawn: Drawn, seeds: Sequence[int]) -> dict[str, Any]
         "prompt": plain.prompt,
         "seeds": list(seeds),
         "timestep": [seen.timestep for seen in plain.trace],
-        "gap": [_gaps(seen) for seen in plain.trace],
+        "gap": [gaps(seen) for seen in plain.trace],
         "scale": [seen.scale.tolist() for seen in drawn.trace],
         "unet_evals": {"cfg": sum(s.unet_evals for s in plain.trace), "rule": sum(s.unet_evals for s in drawn.trace)},
     }

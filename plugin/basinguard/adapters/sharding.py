@@ -79,6 +79,10 @@ class Team:
             self._fail(error, worst)
         return largest[: len(numbers)]
 
+    def least(self, number: int) -> int:
+        """The smallest of a number that each process knows its own of, such as what its clock says can be paid."""
+        return min(int(other) for other in self.gather(torch.tensor(number)))
+
     def gather(self, own: Tensor) -> list[Tensor]:
         """The same-shaped tensor of every process, in their order."""
         if self.size == 1:

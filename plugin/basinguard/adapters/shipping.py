@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..calibrate import Candidate
 from ..certify import Provenance, Terms, certify
 from ..export.directory import export_directory
 from ..export.hashes import dataset_sha256, weights_sha256
+from ..export.provenance import Origin
 from ..guard import Guard
+from ..guidance import from_record
 from ..plots import to_image
-from ..records import Record
+from ..records import Record, Strength
+from ..strength import safe_strength, strengths
+from .blend import Blend
 from .diffusers import LatentModel
-from .loading import TINYWORLD
+from .evaluate import draw
+from .loading import TINYWORLD, load_pipeline, locate, model_file
 
 SHOWN = 4  # generated samples in the card
+CARD_SEED = 4_000_000  # of their own, like those of probes, calibration, verification and triage
 
 
 def ship(
@@ -29,7 +37,7 @@ def ship(
 
     Args:
         guard: knows the training images.
-        pl_module: has `export_pipeline()` and `base_id`.
+        pl_module: has `export_pipeline()`, `base_id` and the `pipe` in training.
         terms: what is to be promised.
         out: directory to write; an earlier export there is replaced only once the new one is complete.
         dtype: precision of the calibration runs.
@@ -46,15 +54,54 @@ def ship(
         prediction_type=model.prediction_type,
         resolution=model.resolution,
     )
-    record, tried = certify(guard, model, terms, provenance)
-    export_directory(pipe, record, out, overwrite=True, samples=guarded_samples(guard, model, record))
+    anchored = LatentModel(pl_module.pipe, dtype=dtype, anchor=True) if terms.anchor else None
+    record, tried = certify(guard, model, terms, provenance, anchored=anchored)
+    if terms.strengths:
+        record = record.model_copy(update={"strength": _strength(guard, pl_module, pipe, terms, dtype)})
+    samples, prompts = guarded_samples(guard, pipe, record)
+    origin = origin_of(
+        str(pl_module.base_id), {**pl_module.hparams, "probe": asdict(guard.plan), "terms": asdict(terms)}
+    )
+    export_directory(pipe, record, out, overwrite=True, samples=samples, prompts=prompts, origin=origin)
     return record, tried
 
 
-def guarded_samples(guard: Guard, model: LatentModel, record: Record) -> list[Any]:
-    """A few generated pictures for the card: guarded, and never one that reproduces a training image."""
-    columns, _, marks = guard.show(model, record.guidance.transition, SHOWN)
-    return [to_image(p) for p, copy in zip(columns["guarded"], marks["guarded"], strict=True) if not copy]
+def _strength(guard: Guard, pl_module: Any, pipe: Any, terms: Terms, dtype: torch.dtype | None) -> Strength:
+    """The largest share of what was trained that ordinary CFG can take."""
+    blend = Blend(pipe, load_pipeline(pl_module.base_id), dtype=dtype)
+    found = strengths(guard, blend.at, alpha=terms.alpha, delta=terms.delta, pairs=terms.pairs, tried=terms.strengths)
+    kind: Literal["lora", "interpolation"] = "lora" if _has_adapter(pl_module.pipe) else "interpolation"
+    return safe_strength(list(found), kind=kind, alpha=terms.alpha, delta=terms.delta)
+
+
+def _has_adapter(pipe: Any) -> bool:
+    return bool(getattr(pipe.unet, "peft_config", None))
+
+
+def guarded_samples(guard: Guard, pipe: Any, record: Record) -> tuple[list[Image.Image], list[str]]:
+    """A few pictures for the card, drawn as people will draw them, and their prompts.
+
+    Held-out prompts if there are any; training captions otherwise, which are then not told. Never a picture that
+    reproduces a training image.
+    """
+    heldout = list(guard.training.heldout[:SHOWN])
+    texts = heldout or list(guard.training.captions[:SHOWN])
+    seeds, rule = range(CARD_SEED, CARD_SEED + len(texts)), from_record(record.model_dump())
+    how = {"scale": record.sampler.scale, "timesteps": record.sampler.timesteps}
+    images, _ = draw(pipe, texts, seeds, rule, **how)
+    kept = [k for k, copied in enumerate(guard.is_copy(images).tolist()) if not copied]
+    return [to_image(images[k]) for k in kept], [texts[k] for k in kept] if heldout else []
+
+
+def origin_of(base: str, config: Mapping[str, Any]) -> Origin:
+    """Commit and fingerprint of the base model, as far as its files tell, and the settings of the run."""
+    folder = model_file(base, "model_index.json").parent
+    revision = folder.name if isinstance(locate(base), str) else ""  # the hub's cache has a folder for each commit
+    try:
+        known = weights_sha256(folder)
+    except (FileNotFoundError, ValueError):  # weights in several precisions side by side: which were meant is not known
+        known = ""
+    return Origin(base_revision=revision, base_sha256=known, config=dict(config))
 
 
 def alignment_for(base: str, model: str = "auto") -> Callable[[Tensor, Sequence[str]], Tensor] | None:

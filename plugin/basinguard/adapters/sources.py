@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as T
 
 from basinguard.curation.folder import Problem, read_folder
 from basinguard.curation.images import open_image
+from basinguard.curation.manifest import read_manifest
 
 REFUSED = frozenset(
     {"caption-missing", "caption-unreadable", "caption-too-long", "metadata-unreadable", "row-unusable"}
@@ -39,6 +40,16 @@ class Source(Protocol):
         """What is worth a warning, one line each."""
         ...
 
+    @property
+    def captions(self) -> tuple[tuple[str, ...], ...]:
+        """All captions of each image, the one of `items` first."""
+        ...
+
+    @property
+    def repeats(self) -> tuple[int, ...]:
+        """How often an epoch shows each image."""
+        ...
+
     def open(self, index: int) -> Image.Image:
         """The image, upright, in RGB."""
         ...
@@ -51,21 +62,46 @@ class FolderSource:
     items: tuple[Named, ...]
     problems: tuple[str, ...]
     oddities: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...] = ()
+    repeats: tuple[int, ...] = ()
 
     @classmethod
-    def read(cls, directory: str | Path, *, skip_bad: bool = False) -> FolderSource:
-        """Reads the folder; with `skip_bad`, what cannot be used is left out with a warning instead of refused."""
+    def read(cls, directory: str | Path, *, skip_bad: bool = False, manifest: str | None = None) -> FolderSource:
+        """Reads the folder; with `skip_bad`, what cannot be used is left out with a warning instead of refused.
+
+        Args:
+            directory: the folder.
+            skip_bad: leave out what cannot be used.
+            manifest: name of a curated manifest in it: only its rows are used, with its captions and repeats.
+        """
         try:
             folder = read_folder(Path(directory).expanduser())
-        except OSError as error:
+            rows = read_manifest(folder.directory / manifest) if manifest else None
+        except (OSError, ValueError) as error:
             return cls((), (f"directory: {error}",), ())
         bad = [str(p) for p in folder.problems if _refused(p)]
         odd = [str(p) for p in folder.problems if not _refused(p)]
-        items = tuple((str(item.path), item.caption) for item in folder.items if item.caption)
+        if rows is None:
+            used = [(item, item.captions, 1) for item in folder.items if item.caption]
+        else:
+            known = {item.file_name: item for item in folder.items}
+            bad = [
+                f"{manifest}: {row.file_name}: no such image; curate again"
+                for row in rows
+                if row.file_name not in known
+            ]
+            used = [(known[row.file_name], row.captions, row.repeats) for row in rows if row.file_name in known]
+        items = tuple((str(item.path), texts[0]) for item, texts, _ in used)
         if not items:
             bad.append(f"{directory}: no captioned image; add images, each named in metadata.jsonl or with a .txt")
         keep_going = skip_bad and bool(items)
-        return cls(items, () if keep_going else tuple(bad), (*odd, *(bad if keep_going else ())))
+        return cls(
+            items,
+            () if keep_going else tuple(bad),
+            (*odd, *(bad if keep_going else ())),
+            tuple(texts for _, texts, _ in used),
+            tuple(repeats for _, _, repeats in used),
+        )
 
     def open(self, index: int) -> Image.Image:
         """The image, upright, in RGB."""
@@ -82,6 +118,16 @@ class DatasetSource:
     oddities: tuple[str, ...] = ()
     rows: Any = field(default=None, repr=False)
     image_column: str = "image"
+
+    @property
+    def captions(self) -> tuple[tuple[str, ...], ...]:
+        """One caption for each image."""
+        return tuple((caption,) for _, caption in self.items)
+
+    @property
+    def repeats(self) -> tuple[int, ...]:
+        """Every image once."""
+        return (1,) * len(self.items)
 
     @classmethod
     def read(

@@ -44,6 +44,7 @@ class Watch:
     def __init__(self, guard: Guard, *, dtype: torch.dtype | None = None, on_error: OnError = "warn") -> None:
         self.guard, self.dtype, self.on_error = guard, dtype, on_error
         self.team = Team.current()
+        guard.agree = self.team.least  # processes that share a probe must buy the same one
         self._told: set[str] = set()
 
     @property
@@ -56,7 +57,7 @@ class Watch:
         """The reports that are no gaps."""
         return [report for report in self.history if not report.problem]
 
-    def probe(self, pipe: Any, *, epoch: int, train_step: int) -> Report:
+    def probe(self, pipe: Any, *, epoch: int, train_step: int) -> Report | None:
         """Measures the pipeline's modules as they stand, and appends to the history.
 
         Args:
@@ -65,7 +66,7 @@ class Watch:
             train_step: updates so far.
 
         Returns:
-            What was measured, or the gap that stands in its place.
+            What was measured, or the gap that stands in its place; None while the budget is being saved.
         """
         before = len(self.history)
         try:
@@ -75,7 +76,7 @@ class Watch:
             del self.history[before:]
             self.history.append(Report.missed(epoch, train_step, describe(error)))
             self.complain(f"the probe of epoch {epoch} failed and is missing", error)
-        return self.history[-1]
+        return self.history[-1] if len(self.history) > before else None
 
     def _measure(self, model: LatentModel, epoch: int, train_step: int) -> None:
         """Measures together with the other processes; whoever fails, all of them raise."""

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from ..records import Estimate, Noun
+from ..records import Noun
 from .captions import general_caption, word_counts
 from .findings import Finding, Findings, risk_index
 from .groups import Group
@@ -161,82 +161,6 @@ def _merged_captions(scan: Scan, group: Group, refused: Mapping[str, set[Action]
     going = [m for m in group.members[1:] if "drop" not in refused.get(scan.sha256[m], set())]
     texts = [text for member in (group.representative, *going) for text in scan.items[member].captions]
     return tuple(dict.fromkeys(texts))
-
-
-class Remedy(Noun):
-    """What the evidence of a training run supports for one image, most memorized first.
-
-    Attributes:
-        file_name: the image.
-        risk: share of samples that reproduced it, as the guard measured it.
-        verdict: "memorized" (even the low end is above what is tolerated), "clear" (even the high end is below) or
-            "undecided" (the interval holds both).
-        action: what to do; "keep" unless memorized.
-        reason: why, in words, with the numbers.
-    """
-
-    file_name: str
-    risk: Estimate
-    verdict: Literal["memorized", "clear", "undecided"]
-    action: Literal["keep", "fewer-repeats", "more-captions", "drop"]
-    reason: str
-
-
-def propose_from_run(
-    risks: Mapping[str, Estimate],
-    *,
-    repeats: Mapping[str, int] | None = None,
-    captions: Mapping[str, int] | None = None,
-    tolerated: float = 0.05,
-    hopeless: float = 0.5,
-) -> list[Remedy]:
-    """Turns per-image memorization, measured after training, into actions.
-
-    The gentlest action that has not been used up is proposed: show the image less often; else give it more captions;
-    else, or when even the low end of its risk is above `hopeless`, leave it out.
-
-    Args:
-        risks: for each image file the share of samples that reproduced it, with its interval.
-        repeats: how often an epoch showed it; 1 where nothing is said.
-        captions: how many captions it had; 1 where nothing is said.
-        tolerated: risk that is accepted, in (0, 1).
-        hopeless: risk from which gentler actions are not tried, in (0, 1).
-
-    Returns:
-        One remedy for each image, by the low end of its risk, highest first.
-
-    Example:
-        >>> risk = Estimate(value=0.6, low=0.2, high=0.9, level=0.95, n=8, method="wilson")
-        >>> propose_from_run({"a.png": risk}, repeats={"a.png": 10})[0].action
-        'fewer-repeats'
-    """
-    if not 0 < tolerated <= hopeless < 1:
-        raise ValueError(f"tolerated={tolerated}, hopeless={hopeless}: expected 0 < tolerated <= hopeless < 1")
-    ranked = sorted(risks, key=lambda name: (-risks[name].low, -risks[name].value, name))
-    shown, told = repeats or {}, captions or {}
-    return [_remedy(name, risks[name], shown.get(name, 1), told.get(name, 1), tolerated, hopeless) for name in ranked]
-
-
-def _remedy(name: str, risk: Estimate, repeats: int, captions: int, tolerated: float, hopeless: float) -> Remedy:
-    seen = f"reproduced by {risk.value:.0%} of samples [{risk.low:.0%}, {risk.high:.0%}] (n={risk.n})"
-    if risk.low <= tolerated:
-        clear = risk.high < tolerated
-        why = f"{seen}: " + (
-            "below what is tolerated" if clear else f"not enough samples to say if above {tolerated:.0%}"
-        )
-        verdict: Literal["clear", "undecided"] = "clear" if clear else "undecided"
-        return Remedy(file_name=name, risk=risk, verdict=verdict, action="keep", reason=why)
-    if risk.low >= hopeless:
-        action, why = "drop", f"{seen}: even the low end is above {hopeless:.0%}"
-    elif repeats > 1:
-        action, why = "fewer-repeats", f"{seen}, shown {repeats} times an epoch: try {max(1, repeats // 2)}"
-    elif captions <= 1:
-        action, why = "more-captions", f"{seen}, shown once with one caption: write more captions for it"
-    else:
-        action, why = "drop", f"{seen}, although shown once and with {captions} captions"
-    return Remedy.model_validate(
-        {"file_name": name, "risk": risk, "verdict": "memorized", "action": action, "reason": why}
-    )
 
 
 def to_allow_list(decisions: Sequence[Decision], keep: Sequence[str]) -> AllowList:

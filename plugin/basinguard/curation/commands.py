@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..records import Estimate
-from .actions import Remedy, propose_from_run, read_allow_list
+from .actions import read_allow_list
 from .agreement import Scorer
 from .dataset import export_dataset
 from .folder import Folder, Problem, printable, read_folder
 from .look import look
 from .manifest import MANIFEST, Curation, kohya_files, manifest_lines, simpletuner_files, write_bytes
 from .report import render_report
+from .runs import read_run
 from .scan import Scan, scan_images
 from .summary import summarize
 
@@ -52,6 +52,7 @@ def curate(
     workers: int | None = None,
     progress: bool = False,
     scorer: Scorer | None = None,
+    from_run: Path | None = None,
 ) -> Outcome:
     """Looks for what a fine-tune would memorize, and writes proposals beside the sources, never into them.
 
@@ -69,6 +70,8 @@ def curate(
         progress: say how far it is on standard error.
         scorer: a CLIP model that looks for captions which do not say what the image shows, such as
             `similarity.alignment.ClipScore`; None leaves that out.
+        from_run: a guarded run, export or audit of a model that was trained on this folder: images that it memorized
+            get the action which that evidence supports, see `remedies`.
 
     Returns:
         An `Outcome`; printing it gives the summary for a terminal.
@@ -87,22 +90,10 @@ def curate(
     cache = out / "cache.sqlite"
     scan = _scan(folder, cache, workers, tell)
     other = _scan(read_folder(Path(heldout), decode=False), cache, workers, tell) if heldout else None
-    curation = look(scan, other, repeats=repeats, allow=allow, scorer=scorer)
+    evidence = read_run(Path(from_run), scan.items) if from_run else None
+    curation = look(scan, other, repeats=repeats, allow=allow, scorer=scorer, evidence=evidence)
     written, failed = _write(directory, out, curation, scan, apply=apply, resolution=resolution)
     return Outcome(curation, tuple(written), tuple(failed))
-
-
-def curate_from_run(
-    risks: Mapping[str, Estimate], curation: Curation | None = None, *, tolerated: float = 0.05
-) -> list[Remedy]:
-    """What the memorization that a guard measured asks for; `curation` tells repeats and captions of each image."""
-    known = {d.file_name: d for d in curation.decisions} if curation else {}
-    return propose_from_run(
-        risks,
-        repeats={name: max(1, d.repeats) for name, d in known.items()},
-        captions={name: len(d.captions) for name, d in known.items()},
-        tolerated=tolerated,
-    )
 
 
 def _places(source: str | Path | Any, out: Path | None) -> tuple[Path, Path]:

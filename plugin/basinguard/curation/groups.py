@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from .duplicates import Pair, compare, required_similarity
+import numpy as np
+
+from .duplicates import Pair
 from .folder import Item
+from .register import CERTAIN, register
 from .scan import Scan
 
 UNFRAMED = 0.98  # share of a file inside its frame from which there is none
 
-Same = Callable[[int, Sequence[int]], list[bool]]  # does the first show the same picture as each of the others?
+Same = Callable[[Sequence[tuple[int, int]]], Sequence[bool]]  # does each pair show the same picture?
 
 
 @dataclass(frozen=True)
@@ -34,49 +37,56 @@ class Group:
 
 def find_groups(scan: Scan, pairs: Sequence[Pair]) -> list[Group]:
     """Groups of a scan, ordered by their first image; see `stars` for what a group is."""
-    exact = {frozenset((p.first, p.second)) for p in pairs if p.kind == "exact"}
+    first = {digest: row for row, digest in reversed(list(enumerate(scan.sha256)))}
 
-    def same(centre: int, others: Sequence[int]) -> list[bool]:
-        overlays = compare(scan.thumbs, scan.aspects, [(centre, other) for other in others])
-        return [
-            frozenset((centre, other)) in exact or overlay.similarity >= required_similarity(overlay.share)
-            for other, overlay in zip(others, overlays, strict=True)
-        ]
+    def same(asked: Sequence[tuple[int, int]]) -> list[bool]:
+        alike = np.array([[first[scan.sha256[row]] for row in pair] for pair in asked], np.int64).reshape(-1, 2)
+        overlays = register(scan.thumbs, scan.aspects, alike)
+        return [one == two or overlay.fits for (one, two), overlay in zip(alike.tolist(), overlays, strict=True)]
 
     quality = [_quality(item, float(inside)) for item, inside in zip(scan.items, scan.inside, strict=True)]
-    found = stars([(p.first, p.second) for p in pairs], same, quality)
+    sure = {(p.first, p.second) for p in pairs if p.share < 1 or p.similarity >= CERTAIN}
+    found = stars([(p.first, p.second) for p in pairs], same, quality, sure)
     return [_group(members, scan.items, quality) for members in found]
 
 
-def stars(links: Sequence[tuple[int, int]], same: Same, quality: Sequence[tuple]) -> list[list[int]]:
+def stars(
+    links: Sequence[tuple[int, int]],
+    same: Same,
+    quality: Sequence[tuple],
+    sure: Collection[tuple[int, int]] | None = None,
+) -> list[list[int]]:
     """Connected components whose every member shows the same picture as one centre of it.
+
+    `same` decides, besides for links that are `sure` (smaller index first), which by default all are.
 
     A component of a chain a-b-c where a and c are strangers becomes [a, b] and, c having nobody left, nothing more:
     the centre is the member with most links, then the best quality, and what does not match it starts again.
 
     Example:
-        >>> stars([(0, 1), (1, 2)], lambda centre, others: [True for _ in others], [(0,), (0,), (0,)])
+        >>> stars([(0, 1), (1, 2)], lambda pairs: [True for _ in pairs], [(0,), (0,), (0,)])
         [[0, 1, 2]]
-        >>> stars([(0, 1), (1, 2), (2, 3)], lambda c, others: [abs(c - o) < 2 for o in others], [(0,)] * 4)
+        >>> stars([(0, 1), (1, 2), (2, 3)], lambda pairs: [abs(a - b) < 2 for a, b in pairs], [(0,)] * 4)
         [[0, 1, 2]]
     """
     found = []
-    left = _neighbours(links)
-    while left:
-        component = _component(min(left), left)
-        if len(component) < 2:
-            left.pop(component[0])
-            continue
-        centre = max(component, key=lambda member: (len(left[member]), quality[member], -member))
-        others = [member for member in component if member != centre]
-        unsure = [member for member in others if member not in left[centre]]
-        fits = dict(zip(unsure, same(centre, unsure), strict=True)) if unsure else {}
-        members = [member for member in component if member == centre or fits.get(member, True)]
-        found.append(members)
-        for member in members:
-            for other in left.pop(member):
-                if other in left:
-                    left[other].discard(member)
+    left, known = _neighbours(links), set(links if sure is None else sure)
+    while components := _components(left):  # all of them at once, because many comparisons together cost less
+        centres = [max(c, key=lambda member: (len(left[member]), quality[member], -member)) for c in components]
+        unsure = [
+            (centre, member)
+            for centre, component in zip(centres, components, strict=True)
+            for member in component
+            if member != centre and (min(centre, member), max(centre, member)) not in known
+        ]
+        strangers = {member for (_, member), fits in zip(unsure, same(unsure), strict=True) if not fits}
+        for component in components:
+            members = [member for member in component if member not in strangers]
+            found += [members] if len(members) > 1 else []
+            for member in members:
+                for other in left.pop(member):
+                    if other in left:
+                        left[other].discard(member)
     return sorted(found)
 
 
@@ -86,6 +96,17 @@ def _neighbours(links: Sequence[tuple[int, int]]) -> dict[int, set[int]]:
         neighbours.setdefault(one, set()).add(two)
         neighbours.setdefault(two, set()).add(one)
     return neighbours
+
+
+def _components(neighbours: dict[int, set[int]]) -> list[list[int]]:
+    """Members of each connected component of at least two, by the smallest member."""
+    components, known = [], set()
+    for start in sorted(neighbours):
+        if start not in known:
+            component = _component(start, neighbours)
+            known.update(component)
+            components.append(component)
+    return [component for component in components if len(component) > 1]
 
 
 def _component(start: int, neighbours: dict[int, set[int]]) -> list[int]:

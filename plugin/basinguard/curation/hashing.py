@@ -12,30 +12,40 @@ from numpy.typing import NDArray
 from scipy.fft import dct
 
 CELLS = 8  # low frequencies on a side: 64 bits
-BLOCK = 512  # rows compared at once: 512 x N distances in memory
+BLOCK = 128  # rows compared at once: 128 x N distances in memory, 8 bytes each on the way
 LIMIT = 12  # bits; looser than the usual 10, because a proposal is checked by registration afterwards
 PER_ROW = 8  # nearest proposals kept for an image, so that a thousand near-copies do not make a million pairs
+MIRROR = np.float32((-1) ** np.arange(CELLS))  # mirroring a row turns the sign of its odd frequencies
 
 
-def perceptual_hash(thumbs: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """The 64-bit DCT hash of each thumbnail, uint64 [N], from uint8 [N, S, S, 3] with S divisible by 32.
+def perceptual_hashes(thumbs: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """The 64-bit DCT hash of each thumbnail and of its mirror image, uint64 [N, 2].
+
+    Args:
+        thumbs: uint8 [N, S, S, 3] with S divisible by 32.
 
     Example:
         >>> flat = np.full((1, 64, 64, 3), 7, np.uint8)
-        >>> bool(perceptual_hash(flat) == perceptual_hash(flat + np.uint8(1)))
+        >>> bool((perceptual_hashes(flat) == perceptual_hashes(flat + np.uint8(1))).all())
         True
     """
-    basis = dct(np.eye(32), axis=0, norm="ortho")[:CELLS].astype(np.float32)
-    hashes = np.empty(len(thumbs), np.uint64)
+    side = thumbs.shape[1]
+    down = dct(np.eye(32), axis=0, norm="ortho")[:CELLS].repeat(side // 32, axis=1).astype(np.float32) * 32 / side
+    across = (down / 3).repeat(3, axis=1).T  # of grey: a third of each colour
+    hashes = np.empty((len(thumbs), 2), np.uint64)
     for start in range(0, len(thumbs), BLOCK):
-        grey = thumbs[start : start + BLOCK].astype(np.float32).mean(-1)
-        step = grey.shape[1] // 32
-        small = grey.reshape(len(grey), 32, step, 32, step).mean((2, 4))
-        low = (basis @ small @ basis.T).reshape(len(grey), -1)
+        part = thumbs[start : start + BLOCK]
+        rows = (part.reshape(-1, side * 3).astype(np.float32) @ across).reshape(len(part), side, CELLS)
+        low = down @ rows
         low[np.abs(low) < 1e-3] = 0  # a flat picture's frequencies are rounding errors
-        bits = low > np.median(low, axis=1, keepdims=True)
-        hashes[start : start + BLOCK] = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
+        hashes[start : start + BLOCK] = np.stack([_signs(low), _signs(low * MIRROR)], 1)
     return hashes
+
+
+def _signs(low: NDArray[np.float32]) -> NDArray[np.uint64]:
+    flat = low.reshape(len(low), -1)
+    bits = flat > np.median(flat, axis=1, keepdims=True)
+    return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 
 
 def near_pairs(

@@ -9,17 +9,26 @@ from ..similarity.structure import Structure
 from .actions import AllowList, propose
 from .agreement import Scorer, caption_scores
 from .captions import clip_token_counter, lint_captions
-from .duplicates import SIMILAR_PART, SIMILAR_WHOLE, Pair, embed_thumbs, find_pairs
+from .duplicates import Pair, embed_thumbs, find_pairs
 from .findings import Finding, about_copies, about_file
 from .folder import printable
 from .groups import Group, find_groups
 from .manifest import Curation, GroupRecord, LeakRecord, ProblemRecord, Settings
 from .outliers import find_disagreements, find_leaks, find_outliers
+from .register import SIMILAR_PART, SIMILAR_WHOLE
+from .remedies import follow
+from .runs import Evidence
 from .scan import Scan
 
 
 def look(
-    scan: Scan, other: Scan | None, *, repeats: int, allow: AllowList | None, scorer: Scorer | None = None
+    scan: Scan,
+    other: Scan | None,
+    *,
+    repeats: int,
+    allow: AllowList | None,
+    scorer: Scorer | None = None,
+    evidence: Evidence | None = None,
 ) -> Curation:
     """Everything found about a set, and what is proposed.
 
@@ -29,10 +38,11 @@ def look(
         repeats: how often an epoch shows an image.
         allow: refusals of earlier runs.
         scorer: looks for captions that do not say what the image shows; None leaves that out.
+        evidence: what a training run memorized.
     """
     embed = Structure()
     both = _joined(scan, other) if other else scan
-    pairs = find_pairs(both, embed)
+    pairs = find_pairs(both)
     leaks = find_leaks(pairs, len(scan.items)) if other else []
     groups = find_groups(scan, [pair for pair in pairs if pair.second < len(scan.items)])
     findings, notes = _findings(scan, groups, leaks, both, embed)
@@ -40,6 +50,7 @@ def look(
         for row, finding in find_disagreements(caption_scores(scan, scorer), name=scorer.name).items():
             findings[row].append(finding)
     decisions = propose(scan, groups, findings, repeats=repeats, allow=allow)
+    decisions, remedies = follow(decisions, evidence.risks) if evidence else (decisions, [])
     settings = Settings(
         embedder=embed.name,
         thresholds={"whole": SIMILAR_WHOLE, "part": SIMILAR_PART},
@@ -51,6 +62,8 @@ def look(
         decisions=tuple(decisions),
         groups=tuple(_group_record(group, scan) for group in groups),
         leaks=tuple(_leak_record(pair, both) for pair in leaks),
+        run=evidence.source if evidence else "",
+        remedies=tuple(remedies),
         notes=tuple(notes),
         problems=tuple(
             ProblemRecord(code=p.code, file=p.file, message=p.message, skipped=p.skipped)

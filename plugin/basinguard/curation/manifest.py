@@ -11,11 +11,14 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from ..records import Noun
 from .actions import Decision
 from .folder import Item
+from .remedies import Remedy
 
 MANIFEST = "metadata.curated.jsonl"
 
@@ -54,13 +57,18 @@ class ProblemRecord(Noun):
 
 
 class Curation(Noun):
-    """A whole curation, as in curation.json; no absolute paths and no dates, so that two runs compare."""
+    """A whole curation, as in curation.json; no absolute paths and no dates, so that two runs compare.
+
+    `run` says where evidence of a training run was read, and `remedies` what it calls for, most memorized first.
+    """
 
     schema_version: Literal[1] = 1
     settings: Settings
     decisions: tuple[Decision, ...]
     groups: tuple[GroupRecord, ...]
     leaks: tuple[LeakRecord, ...]
+    run: str = ""
+    remedies: tuple[Remedy, ...] = ()
     notes: tuple[str, ...]
     problems: tuple[ProblemRecord, ...]
 
@@ -100,6 +108,36 @@ def manifest_lines(decisions: Iterable[Decision]) -> bytes:
         if decision.action != "drop"
     )
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+class ManifestRow(Noun):
+    """One line of a manifest: an image that is kept, the captions it is trained with, and how often an epoch shows it.
+
+    `text` is the first caption again, for readers that take one only.
+    """
+
+    file_name: str
+    text: str
+    captions: Annotated[tuple[str, ...], Field(min_length=1)]
+    repeats: Annotated[int, Field(ge=1)]
+
+
+def read_manifest(path: Path) -> list[ManifestRow]:
+    """Rows of a manifest that `manifest_lines` made.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line that is none of a manifest; names it and the key.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(ManifestRow.from_json(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}; write it with `basinguard curate --apply`") from None
+    return rows
 
 
 def kohya_files(directory: Path, out: Path, decisions: Sequence[Decision], *, resolution: int) -> dict[str, bytes]:

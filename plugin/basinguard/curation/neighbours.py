@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -36,25 +38,58 @@ def nearest(
             f"nearest: queries {list(queries.shape)}, known {list(known.shape)}, k={k} do not fit together"
         )
     if exact if exact is not None else len(known) <= EXACT_UP_TO:
-        return _exact(queries, known, k, skip_self)
+        return _top([queries], [known], k, skip_self)
     return _approximate(queries, known, k, skip_self)
 
 
-def _exact(queries: Tensor, known: Tensor, k: int, skip_self: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    count = min(k, len(known))
-    values = np.full((len(queries), count), -np.inf, np.float32)
-    indices = np.full((len(queries), count), -1, np.int64)
-    step = max(1, BLOCK_VALUES // max(1, len(known)))
-    for start in range(0, len(queries), step):
-        block = queries[start : start + step] @ known.T
+def nearest_views(
+    queries: Sequence[Tensor], known: Sequence[Tensor], *, k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The `k` images that look most like each image, when either may be seen in several ways, best first.
+
+    Args:
+        queries: unit vectors [N, D] of the same images, one tensor for each way to see them.
+        known: likewise; the first is used alone beyond 50,000 images.
+        k: how many; an image is never its own neighbour.
+
+    Returns:
+        The best similarity over all ways, and indices, both [N, k], -1 where there was no further neighbour.
+    """
+    if len(known[0]) <= EXACT_UP_TO:
+        return _top(queries, known, k, skip_self=True)
+    found = [_approximate(query, known[0], k, skip_self=True) for query in queries]
+    values, indices = (np.concatenate(parts, 1) for parts in zip(*found, strict=True))
+    order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(values, order, 1), np.take_along_axis(indices, order, 1)
+
+
+@torch.no_grad()
+def _top(
+    queries: Sequence[Tensor], known: Sequence[Tensor], k: int, skip_self: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    count, rows = min(k, len(known[0])), len(queries[0])
+    values = np.full((rows, count), -np.inf, np.float32)
+    indices = np.full((rows, count), -1, np.int64)
+    step = max(1, BLOCK_VALUES // max(1, len(known[0])))
+    for start in range(0, rows, step):
+        block = _best(queries, known, slice(start, start + step))
         if skip_self:
             own = torch.arange(start, start + len(block), device=block.device)
-            inside = own < len(known)
+            inside = own < block.shape[1]
             block[torch.arange(len(block), device=block.device)[inside], own[inside]] = -torch.inf
         top = block.topk(count, dim=1)
         values[start : start + step], indices[start : start + step] = top.values.cpu(), top.indices.cpu()
     indices[np.isneginf(values)] = -1
     return values, indices
+
+
+def _best(queries: Sequence[Tensor], known: Sequence[Tensor], rows: slice) -> Tensor:
+    """For each of these rows and each known image the similarity under the best pair of views."""
+    ways = [(query[rows], seen) for query in queries for seen in known]
+    best = ways[0][0] @ ways[0][1].T
+    for query, seen in ways[1:]:
+        torch.maximum(best, query @ seen.T, out=best)
+    return best
 
 
 def _approximate(

@@ -1,20 +1,18 @@
 """Is one picture a piece of the other? Thumbnails laid over each other at every place, several sizes, and mirrored.
 
 A hash or an embedding proposes pairs; this decides. Two photographs of one subject share colours and layout and so
-resemble each other to any global descriptor, but only copies agree detail by detail once one is laid over the other.
+resemble each other to any global descriptor, but only copies agree detail by detail once one is laid over the other
+(`fit`). The best place is where the normalized cross-correlation of band-passed pictures peaks; it is searched at half
+resolution first, and only a promising peak is looked at closely.
 
-Both pictures are band-passed (a blurred self subtracted), which removes what exposure, tint and sky have in common.
-The best place is where the normalized cross-correlation peaks. There, two kinds of evidence count equally: detail, the
-median correlation over blocks, so that a caption or a logo, which spoils a few, does not decide; and the coarse
-pattern of light and of colour, which strangers that share an edge or two do not share.
-
-Source: Lewis, "Fast Template Matching", Vision Interface (1995): normalized cross-correlation by FFT and running sums.
+Source: Lewis, "Fast Template Matching", Vision Interface (1995): normalized cross-correlation in the frequency domain
+and running sums. Only the few places where a piece lies inside the picture are transformed back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,16 +24,27 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .fit import (
+    BLOCK,
+    BLUR,
+    SIDE,
+    Sketches,
+    agreement,
+    coarse,
+    detail,
+    fit_whole,
+    joined,
+    median_vote,
+    sketch,
+    to_tensor,
+)
+
+SIMILAR_WHOLE, SIMILAR_PART = 0.65, 0.85  # what an overlay must reach at share 1, and towards share 0
 SCALES = (1.0, 0.93, 0.87, 0.81, 0.75, 0.7, 0.65, 0.6)  # share of the larger picture's height
-BLUR = 4.0  # pixels of the thumbnail; coarser structure is what strangers share
-FLAT = 1.0  # grey levels of band-passed contrast below which there is nothing to compare
-SOFT = 1.0  # detail is compressed above this many times its root mean square
-QUIET = 0.02  # mean square of a block's detail below which it does not vote
-VOTERS = 6  # blocks that must have a say
-COARSE = 5  # cells on a side of the grid on which light and colour are compared
-GREY = 3.0  # levels of colour contrast below which there is no colour to compare
-BLOCK = 8  # pixels; a block is the unit that an overlay spoils
-CERTAIN = 0.9  # a plain fit this good needs no search
+NEAR = (-2, -1, 0, 1, 2)  # pixels of height around a promising size that are looked at closely
+PROMISING = 0.36  # peak at half resolution: of 645 right pairs of generated pictures all had more, of wrong ones 1 in 4
+CERTAIN = 0.9  # a whole fit this good needs no search
+LEAST = 0.02  # mean square of detail that is reckoned with at least, so that a flat piece fits nowhere
 BATCH = 256
 ASPECT_STEP = 0.05  # pairs whose log aspect ratios differ by this much are laid over each other in one batch
 
@@ -54,24 +63,60 @@ class Overlay:
     share: float
     mirrored: bool
 
+    @property
+    def fits(self) -> bool:
+        """Whether this is one picture."""
+        return self.similarity >= required_similarity(self.share)
 
-def register(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray, *, search: bool = True) -> list[Overlay]:
-    """The best overlay of each pair.
+
+def required_similarity(share: float) -> float:
+    """What an overlay of this share must reach: a smaller piece was searched in more places, so it must fit better.
+
+    Source: chosen on generated pictures with seeds of its own; `recipes/bench_curate.py` measures it on others.
+    """
+    return SIMILAR_PART + (SIMILAR_WHOLE - SIMILAR_PART) * share
+
+
+def register(
+    thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray, sketches: Sketches | None = None
+) -> list[Overlay]:
+    """The best overlay of each pair, for a group to rest on: whole where that is certain, else what a search finds.
+
+    Strangers that happen to agree when laid over each other whole seldom agree at the place that a search prefers.
 
     Args:
         thumbs: uint8 [N, 64, 64, 3], squashed to a square.
         aspects: width / height of each original, [N].
         pairs: indices, [P, 2].
-        search: also look for one picture inside the other; without it both are laid over each other whole, which costs
-            a fiftieth and is all that most copies need.
+        sketches: of the same thumbnails, where they are at hand already.
 
     Returns:
         One `Overlay` for each pair, in order; similarity 0 for a picture without structure.
     """
+    if sketches is None:
+        used, pairs = np.unique(pairs, return_inverse=True)
+        pairs = pairs.reshape(-1, 2)
+        thumbs, aspects = thumbs[used], aspects[used]
+        sketches = sketch(thumbs)
+    best = whole_overlays(sketches, pairs)
+    rest = [row for row, overlay in enumerate(best) if overlay.similarity < CERTAIN]
+    for row, overlay in zip(rest, search(thumbs, aspects, pairs[rest]), strict=True):
+        best[row] = overlay
+    return best
+
+
+def whole_overlays(sketches: Sketches, pairs: NDArray[np.int64]) -> list[Overlay]:
+    """Each pair laid over each other whole: a thousandth of the work of a search, and all that most copies need."""
+    similarity, mirrored = fit_whole(sketches, pairs)
+    return [Overlay(s, 1.0, m) for s, m in zip(similarity.tolist(), mirrored.tolist(), strict=True)]
+
+
+def search(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray[np.int64]) -> list[Overlay]:
+    """The best overlay of each pair with one picture inside the other; similarity 0 where no place is promising."""
     best: list[Overlay] = [Overlay(0.0, 1.0, False)] * len(pairs)
     batches = list(_batches(aspects, pairs))
     with _one_thread_each() as mapped:
-        found = mapped(lambda batch: _overlays(thumbs, pairs[batch[0]], batch[1], search), batches)
+        found = mapped(lambda batch: _lay_over(thumbs, pairs[batch[0]], batch[1]), batches)
         for (rows, _), overlays in zip(batches, found, strict=True):
             for row, overlay in zip(rows, overlays, strict=True):
                 best[row] = overlay
@@ -90,17 +135,6 @@ def _one_thread_each() -> Iterator[Callable[..., Iterator[list[Overlay]]]]:
         torch.set_num_threads(threads)
 
 
-@torch.no_grad()
-def _overlays(thumbs: NDArray[np.uint8], pairs: NDArray, skew: float, search: bool) -> list[Overlay]:
-    first, second = (_colour(thumbs[pairs[:, side]]) for side in (0, 1))
-    best = _squarely(first, second)
-    unsure = [place for place, overlay in enumerate(best) if search and overlay.similarity < CERTAIN]
-    if unsure:
-        for place, overlay in zip(unsure, _lay_over(first[unsure], second[unsure], skew), strict=True):
-            best[place] = overlay
-    return best
-
-
 def _batches(aspects: NDArray, pairs: NDArray) -> Iterator[tuple[NDArray, float]]:
     """Rows of `pairs` that share one ratio of aspects, and that ratio (second over first)."""
     steps = np.round(np.log(aspects[pairs[:, 1]] / aspects[pairs[:, 0]]) / ASPECT_STEP).astype(int)
@@ -110,143 +144,158 @@ def _batches(aspects: NDArray, pairs: NDArray) -> Iterator[tuple[NDArray, float]
             yield rows[start : start + BATCH], math.exp(step * ASPECT_STEP)
 
 
-def _colour(thumbs: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(thumbs).permute(0, 3, 1, 2).float()
+@dataclass(frozen=True)
+class _Option:
+    """One way to lay a pair over each other: which is the piece, its height and width, and whether it is mirrored."""
+
+    swap: bool
+    size: tuple[int, int]
+    mirrored: bool
 
 
-def _squarely(first: Tensor, second: Tensor) -> list[Overlay]:
-    """Both laid over each other whole, upright or mirrored: what most copies need."""
-    corner = torch.zeros(len(first), 2, dtype=torch.long)
-    canvas, template = _detail(first.mean(1)), _detail(second.mean(1))
-    upright = _agreement(first, second, canvas, template, corner)
-    mirrored = _agreement(first, second.flip(-1), canvas, template.flip(-1), corner)
-    flip = mirrored > upright
-    best = torch.where(flip, mirrored, upright)
-    return [Overlay(s, 1.0, m) for s, m in zip(best.tolist(), flip.tolist(), strict=True)]
-
-
-def _lay_over(first: Tensor, second: Tensor, skew: float) -> list[Overlay]:
-    """Searches all sizes and places at half resolution, then looks closely around the best; images [B, 3, 64, 64]."""
-    small = [F.avg_pool2d(image.mean(1, keepdim=True), 2) for image in (first, second)]
-    options, peaks = [], []
-    for swap in (False, True):
-        whole, part = _ordered(small, swap)
-        canvas = _detail(whole[:, 0])
-        for size in _sizes(first.shape[-1], 1 / skew if swap else skew):
-            template = _detail(_resize(part, (size[0] // 2, size[1] // 2))[:, 0], BLUR / 2)
-            for mirrored in (False, True):
-                options.append((swap, mirrored, size))
-                peaks.append(_correlate(canvas, template.flip(-1) if mirrored else template)[0])
-    chosen = torch.stack(peaks).argmax(0)
-    found: list[Overlay] = [Overlay(0.0, 1.0, False)] * len(first)
-    for number in chosen.unique().tolist():
-        rows = torch.nonzero(chosen == number)[:, 0]
-        swap, mirrored, size = options[number]
-        closely = _look_closely(*_ordered((first[rows], second[rows]), swap), mirrored, size)
-        share = size[0] * size[1] / first.shape[-1] ** 2
-        for row, similarity in zip(rows.tolist(), closely.tolist(), strict=True):
-            found[row] = Overlay(similarity, share, mirrored)
+@torch.no_grad()
+def _lay_over(thumbs: NDArray[np.uint8], pairs: NDArray[np.int64], skew: float) -> list[Overlay]:
+    used, places = np.unique(pairs, return_inverse=True)
+    images = to_tensor(thumbs[used])
+    ends = torch.from_numpy(places.reshape(-1, 2))
+    options, peaks = _peaks(F.avg_pool2d(images.mean(1), 2), ends, skew)
+    best, chosen = peaks.max(0)
+    chosen[best < PROMISING] = -1
+    found: list[Overlay] = [Overlay(0.0, 1.0, False)] * len(pairs)
+    for number in chosen[chosen >= 0].unique().tolist():
+        option, rows = options[number], torch.nonzero(chosen == number)[:, 0]
+        whole, part = (images[ends[rows, side]] for side in ((1, 0) if option.swap else (0, 1)))
+        similarity = _look_closely(whole, part.flip(-1) if option.mirrored else part, option.size)
+        share = option.size[0] * option.size[1] / SIDE**2
+        for row, value in zip(rows.tolist(), similarity.tolist(), strict=True):
+            found[row] = Overlay(value, share, option.mirrored)
     return found
 
 
-def _ordered(images: Sequence[Tensor], swap: bool) -> tuple[Tensor, Tensor]:
-    return (images[1], images[0]) if swap else (images[0], images[1])
+def _peaks(small: Tensor, ends: Tensor, skew: float) -> tuple[list[_Option], Tensor]:
+    """How well each pair fits under each option at half resolution, [options, P]; `small` is grey, [U, 32, 32].
+
+    The canvas is mirrored, not the piece: its spectrum serves every size.
+    """
+    canvas = detail(small, BLUR / 2)
+    pictures = _Canvas(torch.stack([canvas, canvas.flip(-1)], 1))
+    pieces: dict[tuple[int, int], Tensor] = {}
+    options, peaks = [], []
+    for swap in (False, True):
+        whole, part = ends.flip(1).unbind(1) if swap else ends.unbind(1)
+        for size in _sizes(1 / skew if swap else skew):
+            half = size[0] // 2, size[1] // 2
+            if half not in pieces:
+                pieces[half] = detail(_resize(small, half), BLUR / 2)
+            values = pictures.correlate(whole, pieces[half], part)
+            options += [_Option(swap, size, mirrored) for mirrored in (False, True)]
+            peaks += values.flatten(2).amax(2).unbind(1)
+    return options, torch.stack(peaks)
 
 
-def _sizes(side: int, skew: float) -> list[tuple[int, int]]:
+def _sizes(skew: float) -> list[tuple[int, int]]:
     """Heights and widths, in pixels of the larger picture, that the smaller may take; always also a plain squash."""
     tallest = min(1.0, 1 / skew)
-    sizes = {(round(side * s * tallest), round(side * s * tallest * skew)) for s in SCALES} | {(side, side)}
-    return sorted(size for size in sizes if min(size) >= side // 4)
+    sizes = {(round(SIDE * s * tallest), round(SIDE * s * tallest * skew)) for s in SCALES} | {(SIDE, SIDE)}
+    return sorted(size for size in sizes if min(size) >= SIDE // 4)
 
 
-def _look_closely(whole: Tensor, part: Tensor, mirrored: bool, size: tuple[int, int]) -> Tensor:
-    """The similarity at full resolution, over sizes near `size`, [B]."""
-    side = whole.shape[-1]
-    part = part.flip(-1) if mirrored else part
-    canvas, best = _detail(whole.mean(1)), torch.full((len(whole),), -1.0)
-    for step in (-2, -1, 0, 1, 2):
-        near = min(side, size[0] + step), min(side, round(size[1] * (size[0] + step) / size[0]))
-        resized = _resize(part, near)
-        template = _detail(resized.mean(1), BLUR)
-        _, place = _correlate(canvas, template)
-        best = torch.maximum(best, _agreement(whole, resized, canvas, template, place))
+def _look_closely(whole: Tensor, part: Tensor, size: tuple[int, int]) -> Tensor:
+    """The similarity at full resolution, [B], of pictures [B, 3, 64, 64]: the best over sizes near `size`."""
+    grey, patterns, every = part.mean(1), coarse(part), torch.arange(len(whole))
+    canvas, best = detail(whole.mean(1)), torch.full((len(whole),), -1.0)
+    colours, pictures = whole.permute(0, 2, 3, 1), _Canvas(canvas[:, None])
+    for step in NEAR:
+        near = min(SIDE, size[0] + step), min(SIDE, round(size[1] * (size[0] + step) / size[0]))
+        piece = detail(_resize(grey, near), BLUR)
+        at = _window(pictures.correlate(every, piece, every).flatten(1).argmax(1), near)
+        agreed = median_vote(_blocks(canvas[at]), _blocks(piece))
+        patterns_under = coarse(colours[at].permute(0, 3, 1, 2))
+        best = torch.maximum(best, joined(agreed, agreement(patterns_under, patterns)))
     return best
 
 
-def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(images, size, mode="bilinear", antialias=True)
+def _window(place: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Index of each picture's window of this size at its place, which is counted row by row, [B, H, W]."""
+    columns = SIDE - size[1] + 1
+    down = (place // columns)[:, None] + torch.arange(size[0])
+    across = (place % columns)[:, None] + torch.arange(size[1])
+    return torch.arange(len(place))[:, None, None], down[:, :, None], across[:, None, :]
 
 
-def _agreement(whole: Tensor, part: Tensor, canvas: Tensor, template: Tensor, place: Tensor) -> Tensor:
-    """Mean of the agreement in detail and in the coarse pattern where `part` lies at `place`, [B]."""
-    under = _cut(whole, place, part.shape[2:])
-    detail = _median_block(_cut(canvas[:, None], place, part.shape[2:])[:, 0], template)
-    return torch.where(detail > 0, (detail + _coarse(under, part)) / 2, detail)
+def _blocks(images: Tensor) -> Tensor:
+    """Whole blocks of images [B, H, W], [B, blocks, pixels]."""
+    return F.unfold(images[:, None], BLOCK, stride=BLOCK).transpose(1, 2)
 
 
-def _cut(images: Tensor, place: Tensor, size: Sequence[int]) -> Tensor:
-    rows = (place[:, :1] + torch.arange(size[0]))[:, None, :, None]
-    columns = (place[:, 1:] + torch.arange(size[1]))[:, None, None, :]
-    return images[
-        torch.arange(len(images))[:, None, None, None], torch.arange(images.shape[1])[:, None, None], rows, columns
-    ]
-
-
-def _coarse(one: Tensor, two: Tensor) -> Tensor:
-    """Correlation of light, and of colour unless one of them is grey, over a coarse grid, averaged, [B]."""
-    light, colour, known = [], [], []
-    for image in (one, two):
-        grid = F.adaptive_avg_pool2d(image, COARSE)
-        grid = grid - grid.mean((2, 3), keepdim=True)
-        light.append(grid.mean(1).flatten(1))
-        colour.append((grid - grid.mean(1, keepdim=True)).flatten(1))
-        known.append(colour[-1].pow(2).mean(1) > GREY**2)
-    both = known[0] & known[1]
-    of_light, of_colour = F.cosine_similarity(light[0], light[1]), F.cosine_similarity(colour[0], colour[1])
-    return torch.where(both, (of_light + of_colour) / 2, of_light)
-
-
-def _detail(grey: Tensor, blur: float = 0) -> Tensor:
-    """Grey levels minus their blurred self, compressed so that no edge outvotes the rest, in [-1, 1], [B, H, W]."""
-    blur = blur or BLUR * grey.shape[-1] / 64
-    blurred = _blur(grey.shape[1], blur) @ grey @ _blur(grey.shape[2], blur).T
-    band = grey - blurred
-    contrast = band.pow(2).mean((1, 2), keepdim=True).sqrt()
-    return torch.where(contrast > FLAT, torch.tanh(band / (SOFT * contrast).clamp(min=1e-6)), 0.0)
+def _resize(grey: Tensor, size: tuple[int, int]) -> Tensor:
+    """Square images [B, S, S] at another size, antialiased, as two products with small matrices."""
+    tall, wide = (_shrinking(grey.shape[1], length) for length in size)
+    return tall @ (grey @ wide.T)
 
 
 @cache
-def _blur(side: int, width: float) -> Tensor:
-    """A Gaussian average over `width` pixels, [side, side]; weights that would lie outside go to those inside."""
-    distance = torch.arange(side)[:, None] - torch.arange(side)[None, :]
-    weights = torch.exp(-0.5 * (distance / width) ** 2)
-    return weights / weights.sum(1, keepdim=True)
+def _shrinking(side: int, length: int) -> Tensor:
+    """Weights of `side` pixels for each of `length`, [length, side]: linear, and averaging where it shrinks."""
+    rows = torch.eye(side)[None, None]
+    return F.interpolate(rows, (side, length), mode="bilinear", antialias=True)[0, 0].T.contiguous()
 
 
-def _correlate(canvas: Tensor, template: Tensor) -> tuple[Tensor, Tensor]:
-    """Peak of the normalized cross-correlation over all places that fit, [B], and that place, [B, 2]."""
-    side, (height, width) = canvas.shape[-1], template.shape[1:]
-    spectra = torch.fft.rfft2(canvas) * torch.fft.rfft2(template, s=(side, side)).conj()
-    rows, columns = side - height + 1, side - width + 1
-    products = torch.fft.irfft2(spectra, s=(side, side))[:, :rows, :columns]
-    energy = _running_sum(canvas**2, height, width).clamp(min=0.02 * height * width)
-    length = template.pow(2).sum((1, 2)).clamp(min=0.02 * height * width)
-    peak, place = (products / (energy * length[:, None, None]).sqrt()).flatten(1).max(1)
-    return peak, torch.stack([place // columns, place % columns], 1)
+class _Canvas:
+    """Pictures [U, V, S, S] that pieces are searched in, V views of each, with what every search needs of them."""
+
+    def __init__(self, pictures: Tensor) -> None:
+        self.side = pictures.shape[-1]
+        self.spectra = torch.fft.rfft2(pictures)
+        self.sums = F.pad((pictures**2).cumsum(2).cumsum(3), (1, 0, 1, 0))
+        self.scales: dict[tuple[int, int], Tensor] = {}
+
+    def correlate(self, whole: Tensor, pieces: Tensor, part: Tensor) -> Tensor:
+        """Normalized cross-correlation of pieces [U, H, W] with pictures, at every place that fits.
+
+        Args:
+            whole: which picture, [P].
+            pieces: to be found.
+            part: which piece, [P].
+
+        Returns:
+            Correlations [P, V, S - H + 1, S - W + 1].
+        """
+        height, width = pieces.shape[1:]
+        spectra = torch.fft.rfft2(pieces, s=(self.side, self.side)).conj()
+        length = _inverse_root(pieces.pow(2).sum((1, 2)), height * width)
+        products = self.spectra[whole] * spectra[part][:, None]
+        values = _back(products, self.side - height + 1, self.side - width + 1)
+        return values.mul_(self._scale(height, width)[whole]).mul_(length[part][:, None, None, None])
+
+    def _scale(self, height: int, width: int) -> Tensor:
+        if (height, width) not in self.scales:
+            upper, lower = self.sums[:, :, :-height], self.sums[:, :, height:]
+            energy = lower[..., width:] - lower[..., :-width] - upper[..., width:] + upper[..., :-width]
+            self.scales[height, width] = _inverse_root(energy, height * width)
+        return self.scales[height, width]
 
 
-def _running_sum(values: Tensor, height: int, width: int) -> Tensor:
-    total = F.pad(values.cumsum(1).cumsum(2), (1, 0, 1, 0))
-    upper, lower = total[:, :-height], total[:, height:]
-    return lower[:, :, width:] - lower[:, :, :-width] - upper[:, :, width:] + upper[:, :, :-width]
+def _inverse_root(energy: Tensor, pixels: int) -> Tensor:
+    return energy.clamp(min=LEAST * pixels).rsqrt()
 
 
-def _median_block(under: Tensor, template: Tensor) -> Tensor:
-    """Median over blocks of their correlation, [B]; flat blocks do not vote."""
-    one, two = (F.unfold(image[:, None], BLOCK, stride=BLOCK) for image in (under, template))
-    power = one.pow(2).sum(1), two.pow(2).sum(1)
-    votes = (one * two).sum(1) / (power[0] * power[1]).clamp(min=1e-6).sqrt()
-    seen = torch.maximum(*power) > QUIET * BLOCK**2
-    median = torch.where(seen, votes, torch.nan).nanmedian(1).values
-    return torch.where(seen.sum(1) >= VOTERS, median, 0.0).nan_to_num(0.0)
+def _back(spectra: Tensor, rows: int, columns: int) -> Tensor:
+    """The first rows and columns of an inverse transform of half spectra [..., S, S / 2 + 1], as two small products."""
+    side = spectra.shape[-2]
+    across, down = _waves(side, rows, columns)
+    partly = torch.view_as_real(spectra).flatten(-2) @ across
+    return down @ partly.unflatten(-1, (2, columns)).flatten(-3, -2)
+
+
+@cache
+def _waves(side: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Matrices of an inverse transform: [2 * (S / 2 + 1), 2 * columns] and [rows, 2 * S], real and imaginary parts."""
+    angle = 2 * math.pi / side
+    wide = angle * torch.arange(side // 2 + 1)[:, None] * torch.arange(columns)
+    twice = torch.full((side // 2 + 1, 1), 2.0 / side**2)  # what half a spectrum leaves out, but for its two ends
+    twice[0] = twice[-1] = 1.0 / side**2
+    cosine, sine = twice * wide.cos(), twice * wide.sin()
+    across = torch.stack([torch.cat([cosine, sine], 1), torch.cat([-sine, cosine], 1)], 1).flatten(0, 1)
+    tall = angle * torch.arange(rows)[:, None] * torch.arange(side)
+    return across, torch.stack([tall.cos(), -tall.sin()], 2).flatten(1)

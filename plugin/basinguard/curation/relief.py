@@ -16,9 +16,65 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Relief:
+    """What the data module may do to captions and repeats while training; nothing of it by default.
+
+    Args:
+        draw: one of an image's captions at random each time, instead of always the first (MC).
+        dropout: share of captions replaced by "" (Ho and Salimans, arXiv 2207.12598); see the module's warning.
+        replace: share of captions replaced by random words (RC).
+        replace_words: share of words replaced by random ones (RT).
+        insert_words: share of words that a random one follows (RT).
+        repeat_words: share of words that are said twice (CWR).
+        noise: standard deviation of Gaussian noise on the text embeddings (GN; the paper uses 0.1).
+        most_repeats: no image is shown more often in an epoch; None for no cap.
+
+    Example:
+        >>> Relief(draw=True).caption(["a cat", "a tabby"], (), random.Random(1))
+        'a cat'
+    """
+
+    draw: bool = False
+    dropout: float = 0.0
+    replace: float = 0.0
+    replace_words: float = 0.0
+    insert_words: float = 0.0
+    repeat_words: float = 0.0
+    noise: float = 0.0
+    most_repeats: int | None = None
+
+    def __post_init__(self) -> None:
+        for rate in (self.dropout, self.replace, self.replace_words, self.insert_words, self.repeat_words):
+            _require_rate(rate)
+        _require_scale(self.noise)
+        if self.most_repeats is not None:
+            cap_repeats((), self.most_repeats)
+
+    def caption(self, captions: Sequence[str], vocabulary: Sequence[str], rng: random.Random) -> str:
+        """The caption to train on this time.
+
+        Args:
+            captions: of the image; the first is the one used without relief.
+            vocabulary: where random words come from, see `vocabulary_of`.
+            rng: all randomness.
+        """
+        text = draw_caption(captions, rng) if self.draw else next(iter(captions), "")
+        text = replace_caption(text, self.replace, vocabulary, rng)
+        text = replace_words(text, self.replace_words, vocabulary, rng)
+        text = insert_words(text, self.insert_words, vocabulary, rng)
+        text = repeat_words(text, self.repeat_words, rng)
+        return drop_caption(text, self.dropout, rng)
+
+    def repeats(self, asked: Sequence[int]) -> list[int]:
+        """How often an epoch shows each image, of how often was asked for."""
+        return list(asked) if self.most_repeats is None else cap_repeats(asked, self.most_repeats)
 
 
 def draw_caption(captions: Sequence[str], rng: random.Random) -> str:
@@ -78,8 +134,7 @@ def repeat_words(caption: str, rate: float, rng: random.Random) -> str:
 
 def add_noise(embeddings: Tensor, scale: float, generator: torch.Generator | None = None) -> Tensor:
     """Text embeddings [B, T, D] plus Gaussian noise of standard deviation `scale` (GN; the paper uses 0.1)."""
-    if not scale >= 0:
-        raise ValueError(f"add_noise(scale={scale}): expected a standard deviation of at least 0")
+    _require_scale(scale)
     noise = torch.randn(embeddings.shape, generator=generator, device=generator.device if generator else None)
     return embeddings + scale * noise.to(embeddings)
 
@@ -104,3 +159,8 @@ def vocabulary_of(captions: Sequence[str]) -> tuple[str, ...]:
 def _require_rate(rate: float) -> None:
     if not 0 <= rate <= 1:
         raise ValueError(f"rate {rate} given; expected a probability in [0, 1]")
+
+
+def _require_scale(scale: float) -> None:
+    if not scale >= 0:
+        raise ValueError(f"noise {scale} given; expected a standard deviation of at least 0")

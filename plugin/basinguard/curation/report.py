@@ -77,6 +77,7 @@ def render_report(curation: Curation, paths: Mapping[str, Path], *, title: str) 
         leaks=[(printable(a.file_name), printable(a.heldout), a.similarity) for a in curation.leaks],
         problems=curation.problems,
         noticed=_noticed(curation),
+        memorized=[(printable(r.file_name), r.reason) for r in curation.remedies if r.verdict == "memorized"],
         counts=[(action, TITLES[action], counts[action]) for action in TITLES if counts[action]],
         codes=sorted({f.code for section in shown for card in section.cards for f in card.decision.findings}),
         proposals=_proposals(shown),

@@ -109,11 +109,11 @@ def shrink(path: Path) -> tuple[NDArray[np.uint8], float, float]:
         BadImage: see `images.open_image`.
     """
     with open_image(path) as image:
-        image.draft(
-            "RGB", (2 * SIDE, 2 * SIDE)
-        )  # JPEG only: decodes at the smallest scale that is still twice as large
-        upright = ImageOps.exif_transpose(image)
-        small = opaque(upright.reduce(max(1, min(upright.size) // (4 * SIDE))) if _reducible(upright) else upright)
+        # JPEG only: decodes at the smallest scale that is still twice as large
+        image.draft("RGB", (2 * SIDE, 2 * SIDE))
+        ImageOps.exif_transpose(image, in_place=True)
+        factor = min(image.size) // (4 * SIDE)
+        small = opaque(image.reduce(factor) if factor > 1 and _reducible(image) else image)
         left, top, right, bottom = _inside_frame(np.asarray(small))
         shown = small.resize((SIDE, SIDE), Image.Resampling.BOX, box=(left, top, right, bottom))
         width, height = right - left, bottom - top
@@ -133,6 +133,8 @@ def _inside_frame(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
 
 def _margins(pixels: NDArray[np.uint8]) -> tuple[int, int]:
     first, last = pixels[0].astype(np.int16), pixels[-1].astype(np.int16)
+    if (first.max(0) - first.min(0)).max() > 2 * EVEN:  # so some pixel is too far from the median: most images end here
+        return 0, 0
     colour = np.median(first, axis=0)
     if max(np.abs(first - colour).max(), np.abs(last - colour).max()) > EVEN:
         return 0, 0
@@ -152,7 +154,7 @@ def opaque(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         grey = Image.new("RGBA", layer.size, (128, 128, 128, 255))
         return Image.alpha_composite(grey, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _hash_file(path: str) -> str | BadImage:

@@ -26,6 +26,12 @@ def summarize(curation: Curation) -> str:
     codes = Counter(finding.code for decision in curation.decisions for finding in decision.findings)
     lines += [f"noticed: {', '.join(f'{count} {code}' for code, count in sorted(codes.items()))}"] if codes else []
     lines += [f"note: {_short(note)}" for note in curation.notes]
+    if curation.run:
+        memorized = [remedy for remedy in curation.remedies if remedy.verdict == "memorized"]
+        lines.append(f"the run memorized {len(memorized)} of {len(curation.remedies)} images ({curation.run})")
+        lines += _section(
+            "memorized, surest first", [_line(r.risk.value, r.action, r.file_name, r.reason) for r in memorized]
+        )
     risky = sorted((d for d in curation.decisions if d.action != "keep"), key=lambda d: (-d.risk, d.file_name))
     lines += _section(
         "proposals, highest risk index first", [_line(d.risk, d.action, d.file_name, d.reason) for d in risky]

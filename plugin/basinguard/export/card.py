@@ -65,6 +65,7 @@ def render(
         template_str=files(__package__).joinpath("assets/card.md").read_text("utf-8"),
         **_numbers(record),
         **_texts(record, name),
+        transfer=_transfer(record),
         shown=_gallery(samples, prompts),
         basin=BASIN in pictures,
         history=HISTORY in pictures,
@@ -112,6 +113,39 @@ def percent(estimate: Estimate | None) -> str:
         return UNKNOWN
     value, low, high = (f"{100 * number:.1f}" for number in (estimate.value, estimate.low, estimate.high))
     return f"{value} % [{low}, {high}] (n = {estimate.n})"
+
+
+def strength_text(record: Record) -> str:
+    """What ordinary guidance does at the calibrated strength; "" where there is none."""
+    found = record.strength
+    if found is None:
+        return ""
+    what = "of the LoRA" if found.kind == "lora" else "of the way from the base model's weights to these"
+    return f"at {found.value:g} {what}, ordinary guidance copies {percent(found.risk)}"
+
+
+def triage_text(record: Record) -> str:
+    """How well the first gap tells prompts apart; "" where that was not calibrated."""
+    found = record.triage
+    if found is None:
+        return ""
+    return (
+        f"a first gap of at most {found.threshold:.4g} at timestep {found.timestep:g} means harmless; wrong for "
+        f"{percent(found.miss)} of the pulling pairs and {percent(found.false_alarm)} of the harmless ones"
+    )
+
+
+def _transfer(record: Record) -> list[tuple[str, str, str, str]]:
+    """Rows of what the rule was worth under other samplers."""
+    return [
+        (
+            f"{plain(row.scheduler)}, {row.timesteps} steps",
+            "never" if row.transition is None else f"{row.transition:g}",
+            percent(row.risk),
+            UNKNOWN if row.alignment is None else str(row.alignment),
+        )
+        for row in record.transfer
+    ]
 
 
 def _results(record: Record) -> list[EvalResult]:
@@ -168,6 +202,9 @@ def _texts(record: Record, name: str) -> dict[str, Any]:
         "sampler": f"{plain(sampler.scheduler)}, {sampler.timesteps} steps, {sampler.resolution} px",
         "seeds": _seeds(record.seeds),
         "versions": kinds or UNKNOWN,
+        "strength": strength_text(record),
+        "strength_promise": plain(record.strength.promise) if record.strength else "",
+        "triage": triage_text(record),
         "comfyui": comfyui_text(record),
         "a1111": a1111_text(record),
     }

@@ -20,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..guidance import from_record
 from ..records import Record
 from . import plots
 from .atomic import SUMS, whole_directory
@@ -70,10 +71,12 @@ def export_directory(
     Raises:
         FileExistsError: `out` is not free; see `overwrite`.
         TypeError: not a Stable Diffusion pipeline.
-        ValueError: the record belongs to other weights or another prediction type, or the pipeline has adapters.
+        ValueError: the record belongs to other weights or another prediction type, its rule is more than a pipeline
+            can do, or the pipeline has adapters.
     """
     out = Path(out).expanduser()
     check_exportable(pipe)
+    from_record(record.model_dump())  # what cannot be sampled by must not be shipped
     record = belonging(record, weights_sha256(pipe), pipe.scheduler.config.get("prediction_type", "epsilon"))
     if prompts and len(prompts) != len(samples):
         raise ValueError(f"{len(samples)} samples and {len(prompts)} prompts: give one prompt a sample, or none")

@@ -48,7 +48,18 @@ def usage_hint(record: Record, *, strength: float = 1.0) -> str:
     if fits(rule):
         hint += _typed(rule.before, steps_before(rule, "simple", steps), steps)
     hint += f"Copies of training images: {percent(record.risk)} so, {percent(record.plain)} with ordinary CFG."
-    return hint if strength == 1 else f"{hint} Saved at {strength:g} of the strength these were measured at."
+    return hint if strength == 1 else f"{hint} {_weaker(record, strength)}"
+
+
+def _weaker(record: Record, strength: float) -> str:
+    """What strength 1 of the file is, and what was measured there."""
+    found = record.strength
+    known = found is not None and found.kind == "lora" and found.value == strength
+    safe = f", where ordinary CFG copied {percent(found.risk)}" if known and found else ""
+    return (
+        f"Strength 1 of this file is {strength:g} of the trained one{safe}; the numbers before are those of "
+        f"strength {1 / strength:.3g}."
+    )
 
 
 def _typed(before: float, switch: int, steps: int) -> str:

@@ -39,7 +39,7 @@ def export_lora(
     *,
     format: Literal["kohya", "diffusers"] = "kohya",
     overwrite: bool = False,
-    strength: float = 1.0,
+    strength: float | None = None,
     adapter: str = "default",
     share_private: bool = False,
 ) -> Path:
@@ -53,8 +53,9 @@ def export_lora(
         format: "kohya" for the user interfaces and diffusers; "diffusers" for `load_lora_weights` alone, and for a
             text encoder trained without its out_proj, whose kohya form diffusers 0.42 cannot read.
         overwrite: replace an existing file.
-        strength: share of the trained strength to save as this file's strength 1, in (0, 1]: a calibrated safe
-            strength becomes the one that people get by default. The record's numbers are those at full strength.
+        strength: share of the trained strength to save as this file's strength 1, in (0, 1]. By default the one at
+            which the record promises that ordinary guidance is safe too, so that people who ignore the rule get it;
+            1 where there is none. The record's other numbers are those at full strength.
         adapter: the peft adapter's name.
         share_private: also write local paths and error texts.
 
@@ -67,21 +68,31 @@ def export_lora(
         raise ValueError(
             f"export_lora(out={out.name!r}, format={format!r}): expected *.safetensors, kohya or diffusers"
         )
-    if not 0 < strength <= 1:
+    share = safe_strength(record) if strength is None else strength
+    if not 0 < share <= 1:
         raise ValueError(f"export_lora(strength={strength}): expected a share in (0, 1]")
     layers = lora_layers(pipe, adapter)
     record = _checked(record, pipe, layers)
-    layers = {name: (down, up, alpha * strength) for name, (down, up, alpha) in layers.items()}
+    layers = {name: (down, up, alpha * share) for name, (down, up, alpha) in layers.items()}
     layers = even(layers) if format == "kohya" else layers
     tensors = kohya_state(layers) if format == "kohya" else diffusers_state(layers)
     rank, alpha = usual(layers.values())
-    facts = LoraFacts(lora_sha256(layers), rank, alpha, strength, second=second_generation(layers))
+    facts = LoraFacts(lora_sha256(layers), rank, alpha, share, second=second_generation(layers))
     header = lora_header(record if share_private else public(record), facts, title=out.stem)
     if format == "diffusers":
         header[ADAPTER_METADATA] = json.dumps(adapter_metadata(layers), sort_keys=True)
     with whole_file(out, overwrite=overwrite) as partial:
         save_file(tensors, partial, metadata=header)
     return out
+
+
+def safe_strength(record: Record) -> float:
+    """The share of a LoRA at which ordinary guidance is promised to be safe; 1 where no such promise was made.
+
+    A promised strength of 0 would be the base model, so it is no strength to save a LoRA at.
+    """
+    found = record.strength
+    return found.value if found and found.kind == "lora" and found.promise and found.value > 0 else 1.0
 
 
 def lora_layers(pipe: Any, adapter: str = "default") -> Layers:

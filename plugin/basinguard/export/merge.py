@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, TypeVar
+
+M = TypeVar("M")
 
 
 def merged(pipe: Any) -> Any:
@@ -15,22 +17,25 @@ def merged(pipe: Any) -> Any:
         pipe: a diffusers pipeline whose UNet or text encoder may carry peft adapters.
     """
     parts = {
-        name: _folded(part) if getattr(part, "peft_config", None) else part for name, part in pipe.components.items()
+        name: folded(part) if getattr(part, "peft_config", None) else part for name, part in pipe.components.items()
     }
     options = {key: value for key, value in pipe.config.items() if key == "requires_safety_checker"}
     return type(pipe)(**parts, **options)
 
 
-def _folded(module: Any) -> Any:
-    """A copy without adapter layers: each is replaced by its base layer after merging."""
-    module = copy.deepcopy(module)
-    layers = [(name, part) for name, part in module.named_modules() if hasattr(part, "get_base_layer")]
+def folded(module: M) -> M:
+    """A copy of a module without adapter layers: each is replaced by its base layer after merging.
+
+    Raises:
+        ValueError: an adapter's weights are not finite; peft says which.
+    """
+    plain: Any = copy.deepcopy(module)
+    layers = [(name, part) for name, part in plain.named_modules() if hasattr(part, "get_base_layer")]
     for name, layer in layers:
-        layer.merge()
+        layer.merge(safe_merge=True)
         parent, _, last = name.rpartition(".")
-        setattr(module.get_submodule(parent), last, layer.get_base_layer())
-    del module.peft_config
-    for flag in ("_hf_peft_config_loaded",):
-        if hasattr(module, flag):
-            setattr(module, flag, False)
-    return module
+        setattr(plain.get_submodule(parent), last, layer.get_base_layer())
+    if hasattr(plain, "peft_config"):
+        del plain.peft_config
+        plain._hf_peft_config_loaded = False  # what diffusers' own unload_lora resets
+    return plain  # type: ignore[no-any-return]

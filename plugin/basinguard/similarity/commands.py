@@ -32,10 +32,10 @@ def compare_images(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a readable picture, too small, or `picture` already exists.
+        ValueError: not a readable picture, too small, or `picture` already exists or is no PNG.
     """
-    if picture is not None and picture.exists():
-        raise ValueError(f"{picture} already exists; give a new name")
+    if picture is not None:
+        _check_new(picture)
     eye = embedder or Structure()
     first, second = load_image(a), load_image(b)
     known = eye(second[None])[0]
@@ -66,6 +66,15 @@ def _tiled(a: Tensor, b: Tensor) -> float:
         for x in (a, b)
     ]
     return float(tiled_l2(*resized)[0])
+
+
+def _check_new(picture: Path) -> None:
+    if picture.exists():
+        raise ValueError(f"{picture} already exists; give a new name")
+    if picture.suffix.lower() != ".png":
+        raise ValueError(f"{picture} given for the marked picture; it is written as PNG: end the name in .png")
+    if not picture.parent.is_dir():
+        raise FileNotFoundError(f"{picture.parent}: no such folder for the marked picture")
 
 
 def _save(image: Tensor, path: Path) -> None:

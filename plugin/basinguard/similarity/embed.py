@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -37,6 +38,37 @@ class Embedder(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class WithThreshold:
+    """The same eye with another threshold, such as one measured on the user's own images.
+
+    Attributes:
+        eye: the embedder.
+        metric: the threshold, measured with this embedder.
+
+    Raises:
+        ValueError: the threshold was measured for another embedder.
+    """
+
+    eye: Embedder
+    metric: Metric
+
+    def __post_init__(self) -> None:
+        if self.metric.embedder != self.eye.name:
+            raise ValueError(
+                f"the threshold belongs to {self.metric.embedder}, this is {self.eye.name}: measure one for it"
+            )
+
+    @property
+    def name(self) -> str:
+        """Embedder, weights and version."""
+        return self.eye.name
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Unit vectors [B, D] of images [B, 3, H, W] in [0, 1]."""
+        return self.eye(images)
+
+
 def check_images(images: Tensor, *, smallest: int = SMALLEST_SIDE) -> Tensor:
     """Returns `images` as float32 if an embedder can look at them.
 
@@ -62,10 +94,11 @@ def check_images(images: Tensor, *, smallest: int = SMALLEST_SIDE) -> Tensor:
         raise ValueError(
             f"images of {images.shape[3]}x{images.shape[2]} pixels given; each side needs at least {smallest}"
         )
-    low, high = (float(v) for v in torch.aminmax(images))
+    low, high = (float(v) for v in torch.aminmax(images.detach()))
     if not (low >= -1e-3 and high <= 1 + 1e-3):  # also catches NaN, which compares false
         raise ValueError(f"pixel values from {low} to {high} given; expected finite values in [0, 1]")
-    return images.float().clamp(0, 1)
+    exact = images.float()
+    return exact if low >= 0 and high <= 1 else exact.clamp(0, 1)  # a copy of a batch costs as much as describing it
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 def image_paths(folder: Path) -> list[Path]:
-    """Every picture under a folder, in the order of their names.
+    """Every picture under a folder, in the order of their names; hidden files and folders are left out.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -24,7 +24,8 @@ def image_paths(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    seen = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = sorted(p for p in seen if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     if not found:
         raise ValueError(f"{folder}: no picture in it; read are {', '.join(SUFFIXES)}")
     return found

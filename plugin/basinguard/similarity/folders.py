@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..records import Metric
+from ..records import Estimate
 from ..stats import cluster_bootstrap, rate
-from .aggregate import above_floor, summarise
-from .cache import Cache, embed_files
+from .aggregate import above_floor, lines, summarise
 from .diversity import pairwise, vendi_per_prompt
 from .embed import Embedder
-from .files import image_paths
-from .match import search
-from .null import Null, from_neighbours, from_samples
-from .quality import compare_features
+from .files import image_paths, sha256_of
+from .null import DUPLICATE, Null, from_neighbours, from_samples
+from .quality import compare_features, doubt
 from .ratio import COPY_RATIO, distance_ratio
 from .structure import Structure
+from .views import Views, best_match, look
 
 
 def metrics(
@@ -45,36 +46,42 @@ def metrics(
         heldout: folder of like images that were not trained on: for a null and for likeness to the subject.
         base: folder of the base model's samples on the same prompts and noise, under the same names: for a null and as
             the floor.
-        groups: duplicate group of each training image in the order of their names; None when all are different.
+        groups: duplicate group of each training image in the order of their names (see `groups_of`); None when all
+            are different. Files with equal content are in one group either way.
         cache: folder in which the training images' embeddings are kept.
 
     Returns:
-        "metric" (name, threshold, source), "aggregates" as estimates, "null_train" (a threshold measured on this
-        very set, and the share of samples above it), "ratio" (the test without a threshold), "diversity", with base
-        samples "null_base_samples" and "above_floor", with held-out images "null_heldout", "likeness_to_heldout" and
-        "quality", and "nearest" (for each sample its training image, similarity and whether mirrored).
-        What could not be measured says why.
+        "metric" (name, published threshold, source) with "aggregates" as estimates; "null_train" (a threshold measured
+        on this very set, and the share of samples above it), "ratio" (the test without a threshold), "diversity", with
+        base samples "null_base_samples" and "above_floor", with held-out images "null_heldout",
+        "likeness_to_heldout" and "quality", and "nearest" (for each sample its training image, similarity and whether
+        mirrored). What could not be measured says why.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: a folder without pictures, a picture that cannot be read, or base samples under other names.
+        ValueError: a folder without pictures, a picture that cannot be read, samples or held-out images that are
+            training images, or base samples under other names.
     """
     eye = embedder or Structure()
     files, known_files = image_paths(samples), image_paths(data)
-    known = embed_files(known_files, eye, cache=Cache(cache) if cache else None)
+    _refuse_overlap(files, known_files)
+    known = look(known_files, eye, cache=cache)
+    owner = merged(range(len(known_files)) if groups is None else groups, known_files)
     views = look(files, eye)
-    best, index, mirrored = best_match(views, known)
+    best, index, mirrored = best_match(views, known.straight)
     prompts = [str(f.parent.relative_to(samples)) if f.parent != samples else f.name for f in files]
+    judged = Judged(eye, known, best, prompts)
     return {
         "metric": eye.metric.model_dump(),
         "samples": len(files),
+        "prompts": len(set(prompts)),
         "training_images": len(known_files),
         "aggregates": {k: e.model_dump() for k, e in summarise(best, prompts, threshold=eye.metric.threshold).items()},
-        "null_train": _or_why_not(lambda: _train_null(known_files, known, groups, eye, best, prompts)),
-        "ratio": _or_why_not(lambda: _ratio(views, known, groups, prompts)),
+        "null_train": _or_why_not(lambda: judged.by(_train_null(known, owner))),
+        "ratio": _or_why_not(lambda: _ratio(views, known.straight, owner, prompts, known=groups is not None)),
         "diversity": _or_why_not(lambda: _diversity(views.straight, prompts, eye)),
-        **_against_base(base, samples, files, known, eye, best, prompts),
-        **_against_heldout(heldout, known, eye, views, best, prompts),
+        **_against_base(base, samples, files, judged),
+        **_against_heldout(heldout, known_files, judged, views),
         "nearest": [
             {"sample": str(f), "training_image": str(known_files[i]), "similarity": s, "mirrored": m}
             for f, i, s, m in zip(files, index, best.tolist(), mirrored, strict=True)
@@ -82,69 +89,133 @@ def metrics(
     }
 
 
-class Views(NamedTuple):
-    """Embeddings [N, D] of images and of their mirror images."""
-
-    straight: Tensor
-    turned: Tensor
-
-
-def look(files: list[Path], eye: Embedder) -> Views:
-    """Both views of picture files."""
-    return Views(embed_files(files, eye), embed_files(files, _Mirrored(eye)))
-
-
-def best_match(views: Views, known: Tensor) -> tuple[np.ndarray, list[int], list[bool]]:
-    """Similarity to the nearest known image either way round, its index, and whether mirrored."""
-    (value, index), (other, other_index) = search(views.straight, known), search(views.turned, known)
-    mirrored = (other > value)[:, 0]
-    indices = torch.where(other > value, other_index, index)[:, 0]
-    return torch.maximum(value, other)[:, 0].double().numpy(), indices.tolist(), mirrored.tolist()
+def spoken(found: Mapping[str, Any]) -> list[str]:
+    """What `metrics` found, for people: the aggregates, and the share of copies by every threshold."""
+    embedder = found["metric"]["embedder"]
+    aggregates = {name: Estimate.model_validate(e) for name, e in found["aggregates"].items()}
+    rows = lines(aggregates, metric=f"{embedder} at {found['metric']['threshold']:.3g} (published)")
+    for part in ("null_train", "null_heldout", "null_base_samples"):
+        null = found.get(part)
+        if isinstance(null, str):
+            rows.append(f"{part}: {null}")
+        elif null:
+            share = {"share": Estimate.model_validate(null["share"])}
+            rows += lines(share, metric=f"{embedder} at {null['metric']['threshold']:.3g} ({part})")
+    return rows
 
 
-class _Mirrored:
-    """The same eye, looking at the mirror image."""
+def groups_of(data: Path, curation: Path) -> list[int]:
+    """Duplicate group of each training image, as `basinguard curate` found them.
 
-    def __init__(self, eye: Embedder):
-        self.eye = eye
+    Args:
+        data: folder of training images.
+        curation: its curation.json.
 
-    @property
-    def name(self) -> str:
-        return f"{self.eye.name} mirrored"
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a curation.json, or one of another folder.
+    """
+    if not curation.is_file():
+        raise FileNotFoundError(f"{curation}: no such file; `basinguard curate {data}` writes one")
+    try:
+        groups = [group["files"] for group in json.loads(curation.read_text())["groups"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{curation}: not a curation.json ({type(error).__name__}: {error})") from None
+    names = {path.relative_to(data).as_posix(): number for number, path in enumerate(image_paths(data))}
+    owner = list(range(len(names)))
+    for files in groups:
+        strange = [name for name in files if name not in names]
+        if strange:
+            raise ValueError(
+                f"{curation} names {strange[0]!r}, which is not in {data}: was it made for another folder?"
+            )
+        for name in files:
+            owner[names[name]] = names[files[0]]
+    return owner
 
-    @property
-    def metric(self) -> Metric:
-        return self.eye.metric
 
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.eye(images.flip(-1))
+def merged(groups: Sequence[int], files: Sequence[Path]) -> list[int]:
+    """Groups of files, with those of equal content brought together.
+
+    Raises:
+        ValueError: another number of groups than files.
+    """
+    if len(groups) != len(files):
+        raise ValueError(f"{len(groups)} groups given for {len(files)} training images; expected one each")
+    first: dict[str, int] = {}
+    renamed: dict[int, int] = {}
+    for path, group in zip(files, groups, strict=True):
+        target = _root(renamed, group)
+        renamed[target] = _root(renamed, first.setdefault(sha256_of(path), target))
+    return [_root(renamed, group) for group in groups]
 
 
-def _or_why_not(measure: Any) -> Any:
+def _root(renamed: dict[int, int], group: int) -> int:
+    while renamed.get(group, group) != group:
+        group = renamed[group]
+    return group
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Samples with their best matches, ready to be judged by any threshold.
+
+    Attributes:
+        eye: the embedder.
+        known: the training images, both ways.
+        best: best-match similarity of each sample, [N].
+        prompts: which prompt each sample was drawn for.
+    """
+
+    eye: Embedder
+    known: Views
+    best: np.ndarray
+    prompts: list[str]
+
+    def by(self, null: Null) -> dict[str, Any]:
+        """A null's threshold, the share of samples at or above it, and what to judge by beside a published one."""
+        own, advised = null.metric(self.eye.name), null.beside(self.eye.metric)
+        return {
+            "metric": own.model_dump(),
+            "share": rate(self.best >= own.threshold, self.prompts).model_dump(),
+            "advised": {
+                "metric": advised.model_dump(),
+                "share": rate(self.best >= advised.threshold, self.prompts).model_dump(),
+            },
+        }
+
+
+def _refuse_overlap(samples: Sequence[Path], data: Sequence[Path]) -> None:
+    training = {path.resolve() for path in data}
+    shared = [path for path in samples if path.resolve() in training]
+    if shared:
+        raise ValueError(
+            f"{len(shared)} of {len(samples)} samples, such as {shared[0]}, are in the training folder too: give two "
+            "folders, neither inside the other"
+        )
+
+
+def _or_why_not(measure: Callable[[], Any]) -> Any:
     try:
         return measure()
     except (ImportError, ValueError) as error:
         return f"not measured: {error}"
 
 
-def _train_null(
-    files: list[Path], known: Tensor, groups: Sequence[int] | None, eye: Embedder, best: np.ndarray, prompts: list[str]
-) -> dict[str, Any]:
-    turned = embed_files(files, _Mirrored(eye))
-    own = list(groups) if groups is not None else list(range(len(known)))
-    return _shared(from_neighbours(known, own, mirrored=turned), eye, best, prompts)
+def _train_null(known: Views, owner: Sequence[int]) -> Null:
+    found = from_neighbours(known.straight, owner, mirrored=known.turned)
+    if found.threshold.value > DUPLICATE:
+        raise ValueError(
+            f"two training images are {found.threshold.value:.3f} alike and not known as duplicates; run "
+            "`basinguard curate` and give its curation.json as --groups"
+        )
+    return found
 
 
-def _shared(null: Null, eye: Embedder, best: np.ndarray, prompts: list[str]) -> dict[str, Any]:
-    """A null's threshold and the share of samples at or above it."""
-    metric = null.metric(eye.name)
-    return {"metric": metric.model_dump(), "share": rate(best >= metric.threshold, prompts).model_dump()}
-
-
-def _ratio(views: Views, known: Tensor, groups: Sequence[int] | None, prompts: list[str]) -> dict[str, Any]:
-    ratios = torch.minimum(*(distance_ratio(view, known, groups) for view in views))
+def _ratio(views: Views, train: Tensor, groups: Sequence[int], prompts: list[str], *, known: bool) -> dict[str, Any]:
+    ratios = torch.minimum(*(distance_ratio(view, train, groups) for view in views))
     share = rate((ratios < COPY_RATIO).tolist(), prompts)
-    return {"below": COPY_RATIO, "share": share.model_dump(), "duplicate_groups_known": groups is not None}
+    return {"below": COPY_RATIO, "share": share.model_dump(), "duplicate_groups_known": known}
 
 
 def _diversity(straight: Tensor, prompts: list[str], eye: Embedder) -> dict[str, Any]:
@@ -153,15 +224,7 @@ def _diversity(straight: Tensor, prompts: list[str], eye: Embedder) -> dict[str,
     return {"embedder": eye.name, **{name: estimate.model_dump() for name, estimate in found.items()}}
 
 
-def _against_base(
-    base: Path | None,
-    samples: Path,
-    files: list[Path],
-    known: Tensor,
-    eye: Embedder,
-    best: np.ndarray,
-    prompts: list[str],
-) -> dict[str, Any]:
+def _against_base(base: Path | None, samples: Path, files: list[Path], judged: Judged) -> dict[str, Any]:
     """The base model's samples on the same prompts and noise: a null, and the floor under every similarity."""
     if base is None:
         return {}
@@ -171,28 +234,33 @@ def _against_base(
         raise ValueError(
             f"{base} lacks {len(absent)} of {len(files)} samples, such as {absent[0].name}: same names needed"
         )
-    views = look(same, eye)
-    floor = best_match(views, known)[0]
-    null = _or_why_not(lambda: _shared(from_samples(views.straight, known, mirrored=views.turned), eye, best, prompts))
-    return {"null_base_samples": null, "above_floor": above_floor(best, floor, prompts).model_dump()}
+    views = look(same, judged.eye)
+    floor = best_match(views, judged.known.straight)[0]
+    null = _or_why_not(lambda: judged.by(from_samples(views.straight, judged.known.straight, mirrored=views.turned)))
+    return {"null_base_samples": null, "above_floor": above_floor(judged.best, floor, judged.prompts).model_dump()}
 
 
-def _against_heldout(
-    heldout: Path | None, known: Tensor, eye: Embedder, views: Views, best: np.ndarray, prompts: list[str]
-) -> dict[str, Any]:
+def _against_heldout(heldout: Path | None, known_files: Sequence[Path], judged: Judged, views: Views) -> dict[str, Any]:
     """Images of the subject that were not trained on: a null, and likeness, which a guard that undoes all lowers."""
     if heldout is None:
         return {}
-    fresh = look(image_paths(heldout), eye)
-    likeness = cluster_bootstrap((views.straight @ fresh.straight.T).mean(1).tolist(), prompts)
+    files = image_paths(heldout)
+    trained = {sha256_of(path) for path in known_files}
+    leaked = [path for path in files if sha256_of(path) in trained]
+    if leaked:
+        raise ValueError(f"{len(leaked)} of {len(files)} held-out images, such as {leaked[0]}, are training images")
+    fresh = look(files, judged.eye)
+    likeness = cluster_bootstrap((views.straight @ fresh.straight.T).mean(1).tolist(), judged.prompts)
 
     def null() -> dict[str, Any]:
-        found = from_samples(fresh.straight, known, mirrored=fresh.turned, name="held-out")
-        return _shared(found, eye, best, prompts)
+        known = judged.known.straight
+        return judged.by(from_samples(fresh.straight, known, mirrored=fresh.turned, name="held-out"))
 
     def quality() -> dict[str, Any]:
-        found = compare_features(views.straight, fresh.straight, name=eye.name)
-        return {name: estimate.model_dump() for name, estimate in found.items()}
+        found = compare_features(views.straight, fresh.straight, name=judged.eye.name)
+        return {name: estimate.model_dump() for name, estimate in found.items()} | {
+            "note": doubt(min(len(files), len(judged.best)))
+        }
 
     return {
         "null_heldout": _or_why_not(null),

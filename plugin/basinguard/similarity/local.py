@@ -1,9 +1,9 @@
 """Which part of a sample is copied? Verbatim copies and template copies are told apart, and shown.
 
 Sample and match are laid over each other and compared window by window: the correlation of luminance and colour inside
-a window, the best over small shifts, so that neither exposure nor saturation counts. Windows that correlate more than
-unrelated images do are copied. Almost all: verbatim. A connected part, the rest different: template (the fixed
-background of a product photo, say).
+a window (of luminance alone where one image is gray), the best over small shifts, so that neither exposure nor
+saturation counts. Windows that correlate more than unrelated images do are copied. Almost all: verbatim. A connected
+part, the rest different: template (the fixed background of a product photo, say).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ WINDOW = 16
 STRIDE = 4
 SHIFT = 2  # pixels in each direction
 FLAT = 0.04  # windows with less contrast (root-mean-square, after smoothing) than this in both images cannot tell
+GRAY = 0.005  # mean size of the opponent colours below which an image counts as gray
 COPIED = 0.80  # correlation above which a window is copied; its null is in recipes/results/similarity_table.json
 VERBATIM = 0.75  # share of telling windows
 TEMPLATE = 0.25
@@ -72,11 +73,11 @@ def window_correlation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Correlations [B, n, n] in -1..1, and whether either image has contrast there, [B, n, n].
     """
-    x, y = (to_opponent(_resized(check_images(images))) for images in (a, b))
+    x, y = _comparable(*(to_opponent(_resized(check_images(images))) for images in (a, b)))
     wide = F.pad(y, (SHIFT,) * 4, mode="replicate")
     spread_x = _spread(x, x)
-    best = torch.full_like(spread_x, -1.0)
     telling = torch.maximum(spread_x, _spread(y, y)) > FLAT**2
+    best = torch.full_like(spread_x, -1.0)
     for top in range(2 * SHIFT + 1):
         for left in range(2 * SHIFT + 1):
             shifted = wide[..., top : top + SIDE, left : left + SIDE]
@@ -87,10 +88,11 @@ def window_correlation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def overlay(sample: Tensor, copied: Copied) -> Tensor:
-    """The sample with what is not copied greyed out and the copied part framed in red, [3, H, W]."""
+    """The sample with what no copied window covers greyed out and the copied part framed in red, [3, H, W]."""
     height, width = sample.shape[1:]
-    known = torch.nan_to_num(copied.mask, nan=0.0)[None, None]
-    weight = F.interpolate(known, (height, width), mode="nearest")[0]
+    windows = torch.nan_to_num(copied.mask, nan=0.0)[None, None]
+    covered = (F.conv_transpose2d(windows, torch.ones(1, 1, WINDOW, WINDOW), stride=STRIDE) > 0).float()
+    weight = F.interpolate(covered, (height, width), mode="nearest")[0]
     grey = sample.mean(0, keepdim=True).expand_as(sample) * 0.5 + 0.25
     shown = weight * sample + (1 - weight) * grey
     thick = max(1, height // 128)
@@ -112,6 +114,13 @@ def largest_region(copied: Tensor) -> float:
     return (
         float(ndimage.sum_labels(copied.numpy(), labels, range(1, count + 1)).max() / copied.numel()) if count else 0.0
     )
+
+
+def _comparable(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Without colour where either image has none: a gray copy is a copy."""
+    colour = torch.minimum(*(image[:, 1:].abs().mean((1, 2, 3)) for image in (x, y))) > GRAY
+    keep = torch.stack([torch.ones_like(colour), colour, colour], 1).to(x)[..., None, None]
+    return x * keep, y * keep
 
 
 def _resized(images: Tensor) -> Tensor:

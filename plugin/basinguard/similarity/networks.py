@@ -7,9 +7,9 @@ a published copy threshold, so theirs is 1 (nothing is a copy) until `similarity
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ..records import Metric
 from .embed import check_images, unit
 from .extras import optional
 from .files import sha256_of
-from .prepare import Preprocessing
+from .prepare import RAW, Preprocessing
 
 NO_THRESHOLD = "no threshold is published for this embedder: measure one with basinguard.similarity.null"
 
@@ -46,16 +46,6 @@ class Network:
     def __call__(self, images: Tensor) -> Tensor:
         """Unit vectors [B, D] of images [B, 3, H, W] in [0, 1]."""
         return unit(self.network(self.preprocessing(check_images(images))).float().cpu())
-
-    def with_threshold(self, metric: Metric) -> Network:
-        """The same eye with another threshold.
-
-        Raises:
-            ValueError: the threshold was measured for another embedder.
-        """
-        if metric.embedder != self.name:
-            raise ValueError(f"the threshold belongs to {metric.embedder}, this is {self.name}: measure one for it")
-        return replace(self, metric=metric)
 
 
 def on_device(module: torch.nn.Module, device: str) -> Callable[[Tensor], Tensor]:
@@ -99,32 +89,84 @@ def clip_network(model: str | Path, pretrained: str | None = None, *, device: st
 
 
 def onnx_network(path: Path, preprocessing: Preprocessing, *, metric: Metric | None = None) -> Network:
-    """Any ONNX file with one image input and one vector output, such as an exported SSCD.
+    """Any ONNX file with one image input and one vector output; for SSCD, `sscd.load_sscd` knows size and threshold.
+
+    Args:
+        path: the file. Its input may be floats or bytes, [B, 3, h, w] or [B, h, w, 3], B open or 1.
+        preprocessing: what its input wants; a file that takes bytes normalises them itself and wants mean 0, std 1.
+        metric: name and threshold; by default the file's name and hash, and no threshold.
 
     Raises:
         FileNotFoundError: no such file.
         ImportError: onnxruntime is not installed; says how to get it.
-        ValueError: the file does not take one image tensor.
+        ValueError: not an ONNX file, one that does not take one image tensor, or bytes that would be normalised twice.
     """
-    session = _onnx_session(path)
-    inputs = session.get_inputs()
-    if len(inputs) != 1 or len(inputs[0].shape) != 4:
-        shapes = [list(i.shape) for i in inputs]
-        raise ValueError(f"{path} takes inputs of shape {shapes}; expected one image tensor [B, 3, h, w]")
+    session = onnx_session(path)
+    wanted = image_input(session, path)
+    if wanted.takes_bytes and (preprocessing.mean, preprocessing.std) != RAW:
+        raise ValueError(
+            f"{path} takes bytes and normalises them itself; mean={preprocessing.mean}, std={preprocessing.std} would "
+            f"do it twice: expected mean={RAW[0]}, std={RAW[1]}"
+        )
     label = f"onnx {path.stem} sha256:{sha256_of(path)[:12]}"
     metric = metric or Metric(embedder=label, threshold=1.0, source=NO_THRESHOLD)
 
     def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {inputs[0].name: images.numpy()})[0])
+        parts = images.split(1 if wanted.one_by_one else len(images))
+        return torch.cat([torch.from_numpy(session.run(None, {wanted.name: wanted.lay_out(p)})[0]) for p in parts])
 
     return Network(metric, preprocessing, run)
 
 
-def _onnx_session(path: Path) -> Any:
+class ImageInput(NamedTuple):
+    """How an ONNX file wants to be handed images."""
+
+    name: str
+    takes_bytes: bool
+    channels_last: bool
+    one_by_one: bool
+
+    def lay_out(self, images: Tensor) -> Any:
+        """Prepared images [B, 3, h, w] as the array it takes."""
+        ordered = images.permute(0, 2, 3, 1) if self.channels_last else images
+        if self.takes_bytes:
+            ordered = (ordered * 255).round().byte()
+        return ordered.cpu().contiguous().numpy()
+
+
+def image_input(session: Any, path: Path) -> ImageInput:
+    """The one image input of an ONNX session.
+
+    Raises:
+        ValueError: none or several inputs, another shape or type, or a fixed batch above 1.
+    """
+    inputs = session.get_inputs()
+    if len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].type in ("tensor(float)", "tensor(uint8)"):
+        batch, first, _, last = inputs[0].shape
+        one = batch == 1
+        if one or not isinstance(batch, int):
+            return ImageInput(inputs[0].name, inputs[0].type == "tensor(uint8)", last == 3 and first != 3, one)
+    found = [(i.type, list(i.shape)) for i in inputs]
+    raise ValueError(
+        f"{path} takes {found}; expected one image, float or bytes, [B, 3, h, w] or [B, h, w, 3], B open or 1"
+    )
+
+
+def onnx_session(path: Path) -> Any:
+    """Opens an ONNX file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: onnxruntime is not installed; says how to get it.
+        ValueError: not an ONNX file, or one that this onnxruntime cannot read.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such ONNX file")
     runtime = optional("onnxruntime", install="onnxruntime", gives="an ONNX embedder")
-    return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base but this
+        raise ValueError(f"{path}: not a readable ONNX file ({' '.join(str(error).split())[:200]})") from None
 
 
 def _load(module: torch.nn.Module, path: Path, *, wanted: str) -> None:

@@ -19,9 +19,13 @@ from scipy import stats as scipy_stats
 from torch import Tensor
 
 from ..records import Estimate, Metric
+from .embed import Embedder, WithThreshold
 from .match import search
+from .views import look_at
 
 FALSE_POSITIVES = 1e-3
+DUPLICATE = 0.98  # a train-train null above this is a pair of near-duplicates, not a threshold
+NO_COPY = 1.0  # the threshold of an embedder for which none is published
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,14 @@ class Null:
         threshold: similarity that the share `false_positives` of them exceeds, with its interval.
         false_positives: the share asked for, or 1 / (n + 1) when n was too small to see it.
         gallery: how many images each was compared to.
+        enough: whether n was large enough for the share asked for.
     """
 
     name: str
     threshold: Estimate
     false_positives: float
     gallery: int
+    enough: bool
 
     def metric(self, embedder: str) -> Metric:
         """This threshold as the one of an embedder; the interval's upper end, so that doubt means no copy."""
@@ -47,6 +53,20 @@ class Null:
             f"{self.threshold} against {self.gallery} images; upper end taken"
         )
         return Metric(embedder=embedder, threshold=self.threshold.high, source=source)
+
+    def beside(self, published: Metric) -> Metric:
+        """The threshold to judge by when another one is published: this one, measured on the images at hand.
+
+        A null of too few images cannot see the share asked for. Then the published threshold, where there is one, is
+        not undercut. The source names both.
+        """
+        own = self.metric(published.embedder)
+        if published.threshold >= NO_COPY:
+            return own
+        threshold = own.threshold if self.enough else max(own.threshold, published.threshold)
+        why = "" if self.enough else f" as a lower bound, because {self.threshold.n} images are few"
+        source = f"{own.source}; beside the published {published.threshold:g}{why}"
+        return own.model_copy(update={"threshold": threshold, "source": source})
 
 
 def null(
@@ -80,10 +100,64 @@ def null(
     threshold = Estimate(
         value=values[rank - 1], low=min(low, values[rank - 1]), high=high, level=level, n=n, method="order statistics"
     )
-    return Null(name=name, threshold=threshold, false_positives=share, gallery=gallery)
+    enough = share == false_positives
+    return Null(name=name, threshold=threshold, false_positives=share, gallery=gallery, enough=enough)
 
 
-def from_samples(samples: Tensor, train: Tensor, *, mirrored: Tensor | None = None, name: str = "base samples") -> Null:
+def calibrated(
+    eye: Embedder,
+    train: Tensor,
+    *,
+    fresh: Tensor | None = None,
+    groups: Sequence[int] | None = None,
+    name: str = "held-out",
+    false_positives: float = FALSE_POSITIVES,
+) -> WithThreshold:
+    """The same eye with a threshold measured on these very images, for a guard or any other judge.
+
+    Args:
+        eye: the embedder.
+        train: training images, [M, 3, H, W] in [0, 1].
+        fresh: images that cannot be copies, [N, 3, h, w]: the base model's samples, or held-out images. None compares
+            the training images with each other.
+        groups: duplicate group of each training image, for None; all different by default.
+        name: what `fresh` is, "base samples" or "held-out".
+        false_positives: share of images that are no copies which the threshold may take for one.
+
+    Raises:
+        ValueError: fewer than 2 images, or duplicates that `groups` does not name.
+
+    Example:
+        >>> from basinguard.similarity.structure import Structure
+        >>> images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        >>> calibrated(Structure(), images).metric.threshold >= Structure().metric.threshold
+        True
+    """
+    known = look_at(train, eye)
+    if fresh is None:
+        owner = range(len(train)) if groups is None else groups
+        found = from_neighbours(known.straight, owner, mirrored=known.turned, false_positives=false_positives)
+        if found.threshold.value > DUPLICATE:
+            raise ValueError(
+                f"two training images of different groups are {found.threshold.value:.3f} alike: near-duplicates leave "
+                "nothing to tell a copy by; give their groups (`basinguard curate` finds them)"
+            )
+    else:
+        seen = look_at(fresh, eye)
+        found = from_samples(
+            seen.straight, known.straight, mirrored=seen.turned, name=name, false_positives=false_positives
+        )
+    return WithThreshold(eye, found.beside(eye.metric))
+
+
+def from_samples(
+    samples: Tensor,
+    train: Tensor,
+    *,
+    mirrored: Tensor | None = None,
+    name: str = "base samples",
+    false_positives: float = FALSE_POSITIVES,
+) -> Null:
     """From embeddings [N, D] of images that cannot be copies: the base model's samples, or held-out images.
 
     Args:
@@ -91,27 +165,34 @@ def from_samples(samples: Tensor, train: Tensor, *, mirrored: Tensor | None = No
         train: embeddings of the training images, [M, D].
         mirrored: embeddings of the mirrored samples, when matching will be mirror-aware too.
         name: "base samples" or "held-out".
+        false_positives: as in `null`.
     """
     best = search(samples, train)[0][:, 0]
     if mirrored is not None:
         best = torch.maximum(best, search(mirrored, train)[0][:, 0])
-    return null(best.tolist(), name=name, gallery=len(train))
+    return null(best.tolist(), name=name, gallery=len(train), false_positives=false_positives)
 
 
-def from_neighbours(train: Tensor, groups: Sequence[int], *, mirrored: Tensor | None = None) -> Null:
+def from_neighbours(
+    train: Tensor,
+    groups: Sequence[int],
+    *,
+    mirrored: Tensor | None = None,
+    false_positives: float = FALSE_POSITIVES,
+) -> Null:
     """From the training images themselves: each one's best match outside its own duplicate group.
 
     Args:
         train: embeddings, [M, D].
         groups: duplicate group of each; all different when there are no duplicates.
         mirrored: embeddings of the mirrored training images.
+        false_positives: as in `null`.
 
     Raises:
         ValueError: one group holds every image, so nothing is left to compare to.
     """
-    return null(
-        best_outside(train, train, groups, groups, mirrored=mirrored), name="train-train", gallery=len(train) - 1
-    )
+    best = best_outside(train, train, groups, groups, mirrored=mirrored)
+    return null(best, name="train-train", gallery=len(train) - 1, false_positives=false_positives)
 
 
 def best_outside(

@@ -11,6 +11,7 @@ from .extras import optional
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+RAW = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # for networks that normalise themselves
 
 
 @dataclass(frozen=True)

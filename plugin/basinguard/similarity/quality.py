@@ -62,14 +62,17 @@ def compare_features(samples: Tensor, data: Tensor, *, name: str) -> dict[str, E
     smaller = min(len(samples), len(data))
     if smaller < 2 * GROUPS:
         raise ValueError(f"{len(samples)} samples and {len(data)} images given; need at least {2 * GROUPS} of each")
-    if smaller < RELIABLE:
-        warnings.warn(
-            f"FID and MIFID from {smaller} images are biased upwards and not comparable: use {RELIABLE} or more",
-            UserWarning,
-            stacklevel=2,
-        )
+    if doubt(smaller):
+        warnings.warn(doubt(smaller), UserWarning, stacklevel=2)
     ways: dict[str, Statistic] = {"kid": kid, "fid": fid, "mifid": mifid, "precision": precision, "recall": recall}
     return {key: jackknife(way, samples, data, name=name) for key, way in ways.items()}
+
+
+def doubt(images: int) -> str:
+    """What a reader must know about numbers from so few images, or ""."""
+    if images >= RELIABLE:
+        return ""
+    return f"FID and MIFID from {images} images are biased upwards and not comparable: use {RELIABLE} or more"
 
 
 def kid(samples: Tensor, data: Tensor) -> float:

@@ -9,6 +9,7 @@ sscd-copy-detection; the second protocol: Somepalli et al., arXiv 2212.03860, an
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 
 from ..records import Metric
 from .files import sha256_of
-from .networks import Network, on_device
-from .prepare import HALF, IMAGENET, Preprocessing
+from .networks import Network, image_input, on_device, onnx_network, onnx_session
+from .prepare import HALF, IMAGENET, RAW, Preprocessing
 
 PUBLISHED = "https://dl.fbaipublicfiles.com/sscd-copy-detection/"
 GEM_POWER = 3.0
@@ -58,14 +59,15 @@ def load_sscd(
     """SSCD under one of the protocols.
 
     Args:
-        path: Meta's state dict (`.torchvision.pt` or `.classy.pt`) or the same as safetensors. Not TorchScript, which
-            is a program.
+        path: Meta's state dict (`.torchvision.pt` or `.classy.pt`), the same as safetensors, or any ONNX export of it
+            (`.onnx`, which runs on the CPU). Not TorchScript, which is a program.
         protocol: "disc_mixup_320", "disc_mixup_288" (what Meta recommends) or "disc_large_224" (DCR and who followed).
         sha256: what the file must hash to, at least 12 digits; the hash found is part of the name either way.
         device: where to run it.
 
     Raises:
         FileNotFoundError: no such file; says which one and where it is published.
+        ImportError: an ONNX file without onnxruntime; says how to get it.
         ValueError: unknown protocol, another hash, or a file of another model.
     """
     if protocol not in PROTOCOLS:
@@ -78,10 +80,22 @@ def load_sscd(
     found = sha256_of(path)
     if sha256 is not None and not (len(sha256) >= 12 and found.startswith(sha256.lower())):
         raise ValueError(f"{path} has sha256 {found}, expected {sha256}: download {PUBLISHED}{wanted.file} again")
+    metric = Metric(embedder=f"sscd {protocol} sha256:{found[:12]}", threshold=wanted.threshold, source=wanted.source)
+    if path.suffix == ".onnx":
+        return _from_onnx(path, wanted, metric)
     module = Sscd(wanted)
     _fill(module, path, wanted)
-    metric = Metric(embedder=f"sscd {protocol} sha256:{found[:12]}", threshold=wanted.threshold, source=wanted.source)
     return Network(metric, wanted.preprocessing, on_device(module, device))
+
+
+def _from_onnx(path: Path, wanted: Protocol, metric: Metric) -> Network:
+    session = onnx_session(path)
+    length = session.get_outputs()[0].shape[-1]
+    if isinstance(length, int) and length != wanted.dimensions:
+        raise ValueError(f"{path} gives {length} numbers an image, {wanted.file} gives {wanted.dimensions}")
+    raw = image_input(session, path).takes_bytes
+    preprocessing = replace(wanted.preprocessing, mean=RAW[0], std=RAW[1]) if raw else wanted.preprocessing
+    return onnx_network(path, preprocessing, metric=metric.model_copy(update={"embedder": f"{metric.embedder} onnx"}))
 
 
 class Sscd(nn.Module):

@@ -1,0 +1,71 @@
+"""From exits to numbers that can be compared: the curve with its band, width, median exit, estimated transition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from .. import stats
+from ..records import Estimate, Exit
+
+
+def curve(exits: Sequence[Exit], timesteps: Tensor) -> list[tuple[float, Estimate]]:
+    """P(memorized | transition = t) at every grid timestep, ascending, with a band over the whole curve.
+
+    Exits that the search left open by more than one grid step count from the timestep that was seen to reproduce.
+    """
+    grid = sorted(float(t) for t in timesteps)
+    hits = [[e.reproduced_from(t) for t in grid] for e in exits]
+    return list(zip(grid, stats.simultaneous_rates(hits, [e.caption for e in exits]), strict=True))
+
+
+def width(exits: Sequence[Exit]) -> Estimate:
+    """Mean basin width over all pairs, as a share of [0, T]; clusters are the captions.
+
+    A pair that is never memorized counts 0. The value counts every other pair from the timestep that was seen to
+    reproduce; the interval's upper end counts it from the one below, which was seen not to (0 for a pair that always
+    is reproduced), because the true exit lies between the two.
+    """
+    captions = [e.caption for e in exits]
+    seen = stats.cluster_bootstrap([e.width for e in exits], captions)
+    widest = stats.cluster_bootstrap([_widest(e) for e in exits], captions)
+    return seen.model_copy(update={"high": widest.high, "method": "cluster-bootstrap over interval-censored exits"})
+
+
+def _widest(found: Exit) -> float:
+    return 0.0 if found.timestep is None else 1 - (found.lower or 0.0) / 999
+
+
+def log_sigma_width(exits: Sequence[Exit], largest: float) -> Estimate:
+    """Mean of log sigma(T) - log sigma(exit), 0 where nothing is memorized: the width that transfers between grids.
+
+    Args:
+        exits: from `find_exits`.
+        largest: sigma at the noisiest timestep.
+    """
+    values = [0.0 if e.sigma is None else float(np.log(largest / e.sigma)) for e in exits]
+    return stats.cluster_bootstrap(values, [e.caption for e in exits])
+
+
+def median_exit(exits: Sequence[Exit]) -> Estimate | None:
+    """Median exit timestep of the pairs that memorize; None when none does."""
+    inside = [(e.timestep, e.caption) for e in exits if e.timestep is not None]
+    if not inside:
+        return None
+    return stats.cluster_bootstrap([t for t, _ in inside], [caption for _, caption in inside], np.median)
+
+
+def static_transition(exits: Sequence[Exit], timesteps: Tensor, budget: float) -> float | None:
+    """The largest grid timestep up to which the share of memorized pairs stays within `budget`; 999 if it always does.
+
+    A point estimate for following a run; the promise that holds is made by `calibrate`. None when no transition is
+    low enough.
+    """
+    allowed: float | None = None
+    for t, rate in curve(exits, timesteps):
+        if rate.value > budget:
+            return allowed
+        allowed = t
+    return 999.0

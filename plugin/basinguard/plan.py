@@ -1,0 +1,134 @@
+"""What the guard is given: a model, a training set, and how much to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .basin import Pairs
+from .budget import Budget
+from .sampling import Denoiser, NoiseSchedule, draw_noise
+from .solvers import SOLVERS
+
+FIRST_SEED = 1_000  # probe seeds are 1000, 1001, ...; calibration and verification use other thousands
+
+
+class Model(Protocol):
+    """A text-to-image model as the guard sees it; `adapters.diffusers.LatentModel` is one.
+
+    One that also has `encode(images [B, 3, H, W] in [0, 1]) -> latents` lets probes stop branches early and measure
+    critical scales.
+    """
+
+    schedule: NoiseSchedule
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of one sample's latents."""
+        ...
+
+    def denoiser(self, prompts: Sequence[str]) -> Denoiser:
+        """A denoiser whose prompt k is `prompts[k]`."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The images that must not come back, and what they are called.
+
+    Attributes:
+        images: [N, 3, H, W] in [0, 1], as the model sees them.
+        captions: one for each image.
+        heldout: prompts the model was not trained on: the control group.
+        heldout_images: their images, [M, 3, H, W], where there are any: the control of critical scales.
+    """
+
+    images: Tensor
+    captions: tuple[str, ...]
+    heldout: tuple[str, ...] = ()
+    heldout_images: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.captions) or not self.captions:
+            raise ValueError(f"{len(self.images)} images and {len(self.captions)} captions: need one caption an image")
+        if self.heldout_images is not None and len(self.heldout_images) != len(self.heldout):
+            raise ValueError(
+                f"{len(self.heldout_images)} held-out images and {len(self.heldout)} prompts: need one prompt an image"
+            )
+        leaked = sorted(set(self.heldout) & set(self.captions))
+        if leaked:
+            raise ValueError(f"held-out prompts must not be training captions; {leaked[0]!r} is one")
+
+    def count(self, caption: str) -> int:
+        """How many images carry this caption."""
+        return self.captions.count(caption)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to measure at each epoch.
+
+    Attributes:
+        captions: how many training captions to sample: spread evenly over the set, or as many as the budget pays for,
+            in turns.
+        seeds: samples for each of them.
+        timesteps: sampling steps.
+        scale: guidance scale of ordinary CFG.
+        risk: risk that the estimated transition may leave, in (0, 1).
+        chunk: most rows at once.
+        budget: what a probe may cost: a share of the training time ("5%") or a number of UNet evaluations; no limit
+            when None.
+        solver: the sampler, one of `solvers.SOLVERS`.
+        retention: how many training (and held-out) images get their critical scale measured, up to 320 evaluations
+            each.
+        checks: candidates tried beyond each search, to see whether outcomes are ordered.
+    """
+
+    captions: int = 16
+    seeds: int = 2
+    timesteps: int = 20
+    scale: float = 7.5
+    risk: float = 0.1
+    chunk: int = 64
+    budget: str | int | None = None
+    solver: str = "ddim"
+    retention: int = 0
+    checks: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("captions", "seeds", "timesteps", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Plan({name}={getattr(self, name)}): expected at least 1")
+        for name in ("retention", "checks"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Plan({name}={getattr(self, name)}): expected 0 or more")
+        if not 0 < self.risk < 1:
+            raise ValueError(f"Plan(risk={self.risk}): expected a share in (0, 1)")
+        if self.solver not in SOLVERS:
+            raise ValueError(f"Plan(solver={self.solver!r}): expected one of {', '.join(SOLVERS)}")
+        Budget.parse(self.budget)
+
+
+def pairs_of(captions: int | Sequence[int], seeds: Sequence[int], per_caption: int, shape: Sequence[int]) -> Pairs:
+    """Every caption with `per_caption` of the seeds, going round; equal seeds share their noise.
+
+    Args:
+        captions: how many, or which of the training set: a caption keeps its seeds whatever is measured beside it.
+        seeds: to choose from.
+        per_caption: seeds of each caption.
+        shape: of one sample's latents.
+    """
+    numbers = range(captions) if isinstance(captions, int) else captions
+    prompt = torch.arange(len(numbers)).repeat_interleave(per_caption)
+    seed = [seeds[(number * per_caption + k) % len(seeds)] for number in numbers for k in range(per_caption)]
+    if not seed:
+        raise ValueError(f"{len(numbers)} captions with {per_caption} seeds each: there is nothing to sample")
+    return Pairs(prompt, torch.tensor(seed), draw_noise(seed, shape))

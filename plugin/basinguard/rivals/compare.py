@@ -1,0 +1,357 @@
+"""`basinguard compare`: every method of the field beside ours, on the same prompts and the same noise, in one run.
+
+Each point is written as soon as it is measured, so a run that is stopped goes on where it was; points of other
+settings are refused, never mixed in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..adapters.evaluate import FIRST_SEED
+from ..adapters.images import ImageFolder
+from ..adapters.loading import load_pipeline
+from ..adapters.shipping import alignment_for
+from ..certify import versions
+from ..export.hashes import dataset_sha256, weights_sha256
+from ..guard import Guard, Plan, TrainingSet
+from ..plots import to_image
+from ..records import Metric, Noun, read_record
+from ..similarity.structure import Structure
+from .costs import Cost, costs
+from .measure import Pairs, Point, measure
+from .method import Batch, Bench, Method
+from .registry import METHODS, named
+from .verdict import Beaten, beaten, within
+
+SHOWN = 6  # samples of each point that are kept as a strip
+COST_PAIRS = 2
+
+
+class Settings(Noun):
+    """What two points must share to stand in one table."""
+
+    model: str
+    base: str | None
+    data: str
+    heldout: str | None
+    weights_sha256: str
+    dataset_sha256: str
+    metric: Metric
+    aligned_by: str
+    captions: int
+    per_caption: int
+    first_seed: int
+    timesteps: int
+    scale: float
+
+
+class Skipped(Noun):
+    """A method that could not run on this model, and why."""
+
+    method: str
+    reason: str
+
+
+class Comparison(Noun):
+    """The whole table, one JSON object.
+
+    Attributes:
+        settings: of the run.
+        points: every method at every strength.
+        skipped: methods that do not apply, with the reason.
+        costs: of each method at its default strength.
+        prompts: the caption of each cluster.
+        clusters: prompt of each pair.
+        beaten: rival points that are safer than ours at no less alignment.
+        versions, command, seconds, machine: of the run.
+    """
+
+    settings: Settings
+    points: tuple[Point, ...]
+    skipped: tuple[Skipped, ...]
+    costs: tuple[Cost, ...]
+    prompts: tuple[str, ...]
+    clusters: tuple[int, ...]
+    beaten: tuple[Beaten, ...]
+    versions: dict[str, str]
+    command: str
+    seconds: float
+    machine: str
+
+
+@dataclass(frozen=True)
+class Plans:
+    """How much to sample.
+
+    Attributes:
+        captions: how many training captions, spread evenly over the set; None for all.
+        per_caption: seeds for each.
+        timesteps: sampling steps.
+        scale: guidance scale of ordinary CFG.
+    """
+
+    captions: int | None = None
+    per_caption: int = 4
+    timesteps: int = 50
+    scale: float = 7.5
+
+    def __post_init__(self) -> None:
+        if self.per_caption < 1 or self.timesteps < 1 or (self.captions is not None and self.captions < 1):
+            raise ValueError(f"{self}: expected at least 1 caption, 1 seed each and 1 sampling step")
+
+
+def compare(
+    model: str,
+    data: Path,
+    *,
+    methods: Sequence[str] = ("all",),
+    base: str | None = None,
+    heldout: Path | None = None,
+    checkpoints: Sequence[Path] = (),
+    plans: Plans | None = None,
+    align: str = "auto",
+    metric: Metric | None = None,
+    out: Path = Path("comparison"),
+    command: str = "",
+) -> Comparison:
+    """Measures every method at every strength and writes `comparison.json` and `comparison.html` to `out`.
+
+    Args:
+        model: the fine-tuned model: a directory, a hub id or "tinyworld".
+        data: the training images it must not reproduce.
+        methods: names of `registry.METHODS`, or "all".
+        base: what was fine-tuned; the model's own record says so if it carries one.
+        heldout: images of the same subject that were not trained on, with captions; for the fidelity column.
+        checkpoints: earlier states of the run, most trained first.
+        plans: how much to sample.
+        align: an open_clip model; "auto" takes TinyWorld's own for TinyWorld and none otherwise.
+        metric: what a copy is, when the embedder's own threshold was measured on another kind of image
+            (`similarity.null`).
+        out: folder of the results; a run that was stopped goes on there.
+        command: how the run was started, for the page.
+
+    Raises:
+        FileNotFoundError, ValueError: the model or the images cannot be used; an unknown method.
+        FileExistsError: `out` holds points of other settings.
+    """
+    start = time.monotonic()
+    wanted = named(methods)
+    plans = plans or Plans()
+    bench, base = _bench(model, data, base, checkpoints, plans, align, metric)
+    pairs, clusters, prompts = _pairs(bench, plans, heldout)
+    settings = _settings(bench, model, base, data, heldout, plans, len(prompts))
+    out.mkdir(parents=True, exist_ok=True)
+    _same_settings(out / "settings.json", settings)
+    points, skipped = _points(bench, wanted, pairs, out)
+    result = Comparison(
+        settings=settings,
+        points=tuple(points),
+        skipped=tuple(skipped),
+        costs=tuple(_costs(bench, wanted, pairs, out)),
+        prompts=prompts,
+        clusters=clusters,
+        beaten=tuple(beaten(points, clusters, bench.guard.embedder.metric.threshold)),
+        versions=versions(),
+        command=command,
+        seconds=round(time.monotonic() - start, 1),
+        machine=f"{bench.pipe.unet.device.type}, {torch.get_num_threads()} thread(s)",
+    )
+    write(result, out)
+    return result
+
+
+def write(result: Comparison, out: Path) -> None:
+    """Writes both forms of a comparison; the pictures are read from `out`."""
+    from .page import render
+
+    (out / "comparison.json").write_text(result.to_json(), encoding="utf-8")
+    (out / "comparison.html").write_text(render(result, out / "samples"), encoding="utf-8")
+
+
+def _bench(
+    model: str,
+    data: Path,
+    base: str | None,
+    checkpoints: Sequence[Path],
+    plans: Plans,
+    align: str,
+    metric: Metric | None,
+) -> tuple[Bench, str | None]:
+    record = Path(model) / "basinguard.json"
+    if base is None and record.is_file():
+        base = read_record(record).base
+    pipe = load_pipeline(model)
+    images = ImageFolder(str(data), resolution=pipe.unet.config.sample_size * pipe.vae_scale_factor)
+    images.setup("compare")
+    training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))
+    plan = Plan(captions=1, timesteps=plans.timesteps, scale=plans.scale)
+    eye = Structure() if metric is None else Structure(metric)
+    if eye.name != Structure().name:
+        raise ValueError(f"the metric belongs to {eye.name!r}, the embedder here is {Structure().name!r}")
+    guard = Guard(training, eye, plan, alignment_for(base or model, align))
+    return Bench(pipe, guard, load_pipeline(base) if base else None, tuple(checkpoints)), base
+
+
+def _pairs(bench: Bench, plans: Plans, heldout: Path | None) -> tuple[Pairs, tuple[int, ...], tuple[str, ...]]:
+    prompts = _spread(tuple(dict.fromkeys(bench.guard.training.captions)), plans.captions)
+    cluster = tuple(k for k in range(len(prompts)) for _ in range(plans.per_caption))
+    seeds = tuple(FIRST_SEED + i for i in range(len(cluster)))
+    batch = Batch(tuple(prompts[k] for k in cluster), seeds)
+    if heldout is None:
+        return Pairs(batch, cluster), cluster, prompts
+    others = ImageFolder(str(heldout), resolution=bench.model.resolution)
+    others.setup("compare")
+    texts = _spread(tuple(caption for _, caption in others.items), len(prompts))
+    apart = Batch(texts, tuple(FIRST_SEED + len(cluster) + i for i in range(len(texts))))
+    return Pairs(batch, cluster, apart, others.all_pixels()), cluster, prompts
+
+
+def _spread(items: tuple[str, ...], count: int | None) -> tuple[str, ...]:
+    """`count` of the items, evenly spread; all when there are no more."""
+    if count is None or count >= len(items):
+        return items
+    return tuple(items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int))
+
+
+def _settings(
+    bench: Bench, model: str, base: str | None, data: Path, heldout: Path | None, plans: Plans, count: int
+) -> Settings:
+    training, scorer = bench.guard.training, bench.guard.align
+    return Settings(
+        model=Path(model).name,
+        base=Path(base).name if base else None,
+        data=data.name,
+        heldout=heldout.name if heldout else None,
+        weights_sha256=weights_sha256(bench.pipe),
+        dataset_sha256=dataset_sha256(training.images, training.captions),
+        metric=bench.guard.embedder.metric,
+        aligned_by=getattr(getattr(scorer, "__self__", None), "name", "none"),
+        captions=count,
+        per_caption=plans.per_caption,
+        first_seed=FIRST_SEED,
+        timesteps=plans.timesteps,
+        scale=plans.scale,
+    )
+
+
+def _same_settings(path: Path, settings: Settings) -> None:
+    if not path.is_file():
+        path.write_text(settings.to_json(), encoding="utf-8")
+        return
+    there = Settings.from_json(path.read_text(encoding="utf-8"))
+    differing = [name for name in Settings.model_fields if getattr(there, name) != getattr(settings, name)]
+    if differing:
+        name = differing[0]
+        raise FileExistsError(
+            f"{path.parent} holds points of a run with {name}={getattr(there, name)!r}, now it is "
+            f"{getattr(settings, name)!r}: name another folder with --out, or start as before to go on"
+        )
+
+
+def _points(bench: Bench, wanted: Sequence[Method], pairs: Pairs, out: Path) -> tuple[list[Point], list[Skipped]]:
+    skipped = [Skipped(method=m.name, reason=reason) for m in wanted if (reason := m.why_not(bench))]
+    gone = {entry.method for entry in skipped}
+    todo = [(m, s) for m in wanted if m.name not in gone for s in strengths(bench, m)]
+    points = []
+    with tqdm(todo, desc="comparing", unit="point") as bar:
+        for method, strength in bar:
+            bar.set_postfix_str(f"{method.name} at {strength:g}")
+            points.append(_point(bench, method, strength, pairs, out))
+    return points, skipped
+
+
+def strengths(bench: Bench, method: Method) -> tuple[float, ...]:
+    """The points of a method's curve on this bench: no more checkpoints than there are."""
+    if method.name == "early-stopped":
+        return method.strengths[: len(bench.checkpoints)]
+    return method.strengths
+
+
+def _point(bench: Bench, method: Method, strength: float, pairs: Pairs, out: Path) -> Point:
+    path = out / "points" / f"{method.name}_{strength:g}.json"
+    if path.is_file():
+        return Point.from_json(path.read_text(encoding="utf-8"))
+    point, images = measure(bench, method, strength, pairs)
+    _strip(images, pairs.cluster).save(_strip_path(out / "samples", point))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(point.to_json(), encoding="utf-8")
+    return point
+
+
+def _strip_path(folder: Path, point: Point) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder / f"{point.method}_{point.strength:g}.png"
+
+
+def shown(clusters: Sequence[int]) -> list[int]:
+    """Which pairs are shown: the first of a few prompts, spread evenly."""
+    firsts = [clusters.index(k) for k in sorted(set(clusters))]
+    return [firsts[len(firsts) * k // min(SHOWN, len(firsts))] for k in range(min(SHOWN, len(firsts)))]
+
+
+def _strip(images: Tensor, clusters: Sequence[int]) -> Image.Image:
+    """The shown samples side by side, at most 128 pixels each."""
+    tiles = [to_image(images[i]) for i in shown(clusters)]
+    for tile in tiles:
+        tile.thumbnail((128, 128))
+    width, height = tiles[0].size
+    strip = Image.new("RGB", (width * len(tiles), height))
+    for k, tile in enumerate(tiles):
+        strip.paste(tile, (k * width, 0))
+    return strip
+
+
+def _costs(bench: Bench, wanted: Sequence[Method], pairs: Pairs, out: Path) -> list[Cost]:
+    path = out / "costs.json"
+    known = [Cost.model_validate(entry) for entry in json.loads(path.read_text())] if path.is_file() else []
+    if {c.method for c in known} >= {m.name for m in wanted if not m.why_not(bench)}:
+        return known
+    with tqdm(desc="timing, interleaved", unit="run") as bar:
+
+        def report(name: str) -> None:
+            bar.set_postfix_str(name)
+            bar.update()
+
+        found = costs(bench, wanted, METHODS["none"], pairs.batch[:COST_PAIRS], report)
+    path.write_text(json.dumps([entry.model_dump() for entry in found], indent=2))
+    return found
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """How a run was started, without the folders of one machine.
+
+    Example:
+        >>> command_line(["compare", "runs/export", "--data", "/home/me/images"])
+        'basinguard compare runs/export --data images'
+    """
+    return "basinguard " + " ".join(re.sub(r"^/.*/", "", argument) for argument in arguments)
+
+
+def table(result: Comparison, budget: float = 0.1) -> str:
+    """The best point of each method within a risk budget, for a terminal."""
+    lines = [f"{'':15} {'strength':>8} {'risk [95% interval]':24} {'sim p95':>8} {'utility':>10} {'UNet/img':>9}"]
+    for entry in within(result.points, budget):
+        if entry.point is None:
+            lines.append(f"{entry.method:15} no strength has a risk of at most {budget:.0%}")
+            continue
+        point = result.points[entry.point]
+        risk = f"{point.risk.value:.3f} [{point.risk.low:.3f}, {point.risk.high:.3f}]"
+        utility = f"{point.utility.value:.3f}" if point.utility else "-"
+        lines.append(
+            f"{point.method:15} {point.strength:8g} {risk:24} {point.similarity_p95.value:8.3f} {utility:>10} "
+            f"{point.unet_evals:9.1f}"
+        )
+    lines += [f"{entry.method:15} not run: {entry.reason}" for entry in result.skipped]
+    return "\n".join(lines)

@@ -1,0 +1,174 @@
+"""This package's own: a transition with a proven risk, a base-anchored branch, triage, and a base-led prefix.
+
+- `ours`: the boldest transition, with or without opposite guidance before it, whose risk is proven to be at most the
+  strength alpha with 95 % confidence (`basinguard.calibrate`), on pairs that are not those of the comparison.
+- `ours-anchored`: static transition, the unconditional branch from the base model, which never saw the images.
+- `ours-triage`: static transition for the prompts that pull most, ordinary CFG for the share `strength` that pulls
+  least by the first gap (`schedules.Triage`).
+- `ours-base-led`: above the transition the whole prediction, both branches under ordinary CFG, comes from the base
+  model, below it from the fine-tuned one. Layout from the base, details and style from the fine-tune: the prompt is
+  followed from the first step, so alignment need not be paid for, and what the base cannot know cannot be laid out.
+
+Cost: a static transition saves evaluations; base-led costs those of ordinary CFG and, for a full fine-tune, the memory
+of a second UNet; with a LoRA nothing, the base being the same network with its adapters off. `ours` needs its
+calibration once for each checkpoint, which the rows do not count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import stats
+from ..basin import top_gap
+from ..calibrate import Candidate, best, calibration_pairs, frontier
+from ..certify import FIRST_SEED
+from ..guard import pairs_of
+from ..guidance import SwitchAt
+from ..schedules import Triage
+from .method import Batch, Bench, Method, needs_base
+from .stock import empty, routed, run
+
+TRANSITIONS = (950.0, 850.0, 750.0, 650.0, 500.0)
+ALPHAS = (0.3, 0.2, 0.15, 0.1, 0.05)
+CONFIDENCE = 0.95
+PAIRS = 96
+SAME = 1e-2  # text states of one prompt differ in their last digits from batch to batch
+MIDDLE = 650.0  # transition of triage: what its strength does not vary
+
+
+def calibration(bench: Bench) -> list[list[Candidate]]:
+    """Chains of candidates, one for each scale before the transition, safest first; measured once for each bench."""
+    if "ours" not in bench.memory:
+        bench.memory["ours"] = [_chain(bench, before) for before in (0.0, -2.0 * bench.units)]
+    found: list[list[Candidate]] = bench.memory["ours"]
+    return found
+
+
+def _chain(bench: Bench, before: float) -> list[Candidate]:
+    guard, model = bench.guard, bench.model
+    captions = guard.training.captions
+    pairs = calibration_pairs(len(captions), PAIRS, model.latent_shape, FIRST_SEED)
+    probe = guard.probe(model, captions)
+    score = guard.align
+
+    def align(latents: Tensor, prompt: Tensor) -> Tensor:
+        assert score is not None
+        return score(model.decode(latents), [captions[k] for k in prompt.tolist()])
+
+    tried = frontier(
+        probe,
+        pairs,
+        lambda latents, prompt: guard.is_copy(model.decode(latents)),
+        alpha=max(ALPHAS),
+        delta=(1 - CONFIDENCE) / 2,
+        before=before,
+        positions=list(range(1, len(probe.timesteps), 2)),
+        align=align if score else None,
+    )
+    return list(tried)
+
+
+def chosen(chains: list[list[Candidate]], alpha: float) -> tuple[Candidate, bool]:
+    """The best candidate whose risk is at most `alpha`, and whether that is proven; else the safest one tried.
+
+    Each chain is a fixed sequence of its own at half the error, so the promise covers both: Learn-then-Test,
+    arXiv 2110.01052, section 3.2.
+    """
+    proven: list[Candidate] = []
+    for chain in chains:
+        p_values = [stats.binomial_p_value(round(c.risk.value * c.risk.n), c.risk.n, alpha) for c in chain]
+        count = stats.fixed_sequence(p_values, (1 - CONFIDENCE) / 2)
+        proven += [replace(c, kept=True) for c in chain[:count]]
+    found = best(proven)
+    return (found, True) if found else (chains[0][0], False)
+
+
+def _ours(bench: Bench, batch: Batch, alpha: float) -> Tensor:
+    found, _ = chosen(calibration(bench), alpha)
+    return run(bench, batch, SwitchAt(found.transition, found.before, None))
+
+
+def _ours_note(bench: Bench, alpha: float) -> str:
+    found, proven = chosen(calibration(bench), alpha)
+    promise = f"risk at most {alpha:.0%} proven" if proven else f"a risk of {alpha:.0%} could not be proven"
+    return f"transition {found.transition:g}, {found.before:g} before it; {promise} on {found.risk.n} other pairs"
+
+
+def _anchored(bench: Bench, batch: Batch, transition: float) -> Tensor:
+    nothing = empty(bench, 1)
+
+    def uncond(timestep: float, told: Tensor) -> Tensor:
+        return (told - nothing).abs().flatten(1).amax(1) < SAME
+
+    with routed(bench, uncond):
+        return run(bench, batch, SwitchAt(transition, 0.0, None))
+
+
+def _base_led(bench: Bench, batch: Batch, transition: float) -> Tensor:
+    def early(timestep: float, told: Tensor) -> Tensor:
+        return torch.full((len(told),), timestep > transition)
+
+    with routed(bench, early):
+        return run(bench, batch)
+
+
+def _triage(bench: Bench, batch: Batch, harmless: float) -> Tensor:
+    threshold = float(np.quantile(_first_gaps(bench), harmless))
+    return run(bench, batch, Triage(SwitchAt(MIDDLE, 0.0, None), max(threshold, 1e-9), None))
+
+
+def _first_gaps(bench: Bench) -> Tensor:
+    if "gaps" not in bench.memory:
+        captions = bench.guard.training.captions
+        pairs = pairs_of(len(captions), [FIRST_SEED], 1, bench.model.latent_shape)
+        bench.memory["gaps"] = top_gap(bench.guard.probe(bench.model, captions), pairs)[0]
+    gaps: Tensor = bench.memory["gaps"]
+    return gaps
+
+
+HERE = "basinguard"
+OURS = Method(
+    "ours",
+    f"{HERE}.calibrate",
+    "proven risk alpha",
+    ALPHAS,
+    0.1,
+    _ours,
+    note=_ours_note,
+    prepare=calibration,
+    ours=True,
+)
+ANCHORED = Method(
+    "ours-anchored",
+    f"{HERE}, base-anchored",
+    "transition, timestep",
+    TRANSITIONS,
+    650.0,
+    _anchored,
+    needs_base,
+    ours=True,
+)
+BASE_LED = Method(
+    "ours-base-led",
+    f"{HERE}, base-led prefix",
+    "transition, timestep",
+    TRANSITIONS,
+    650.0,
+    _base_led,
+    needs_base,
+    ours=True,
+)
+TRIAGE = Method(
+    "ours-triage",
+    f"{HERE}.schedules, transition {MIDDLE:g}",
+    "share of prompts left alone",
+    (0.75, 0.5, 0.25, 0.1, 0.0),
+    0.25,
+    _triage,
+    prepare=_first_gaps,
+    ours=True,
+)

@@ -1,0 +1,187 @@
+"""What a probe costs against the plain sweep it replaces, and whether it finds the same exits.
+
+    OMP_NUM_THREADS=1 python recipes/bench_probe.py --model toy
+    OMP_NUM_THREADS=1 python recipes/bench_probe.py --model tinyworld --out recipes/results/bench_probe.json
+
+The plain sweep samples every (caption, seed) once for every grid timestep as the transition. Its cost in network
+evaluations is counted twice: "stock" (two evaluations at every step, as pipelines do) and "thrifty" (one where the
+scale is 0). Exits agree when the smallest timestep that reproduces the image is the same one. Sweep outcomes for that
+are taken from branches off one shared trajectory, each run to its end and looked at; the time of the plain sweep is
+measured on `--timed` of its candidates, spread over the grid and interleaved with repeats of the probe, and scaled to
+all of them. Both sides use the same thrifty sampler, batch size, decoder and embedder, so the time ratio is against
+the thrifty sweep. `tinyworld` is fine-tuned for `--updates` first, as in `basinguard demo`, so that it memorizes.
+
+Wanted: at least 20 times fewer evaluations, at least 12 times less time, at least 99 % of exits the same.
+Time: toy half a minute; tinyworld with 16 captions, 4 seeds and 50 timesteps about 40 minutes on one idle core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from basinguard import basin, stats
+from basinguard.basin.exits import Judge
+from basinguard.certify import versions
+from basinguard.guard import pairs_of
+from basinguard.guidance import SwitchAt
+from basinguard.records import Exit
+from basinguard.sampling import final, sample
+from basinguard.toy import gaussian_memorizer
+
+FIRST_SEED = 30_000
+
+
+def toy(told: argparse.Namespace) -> tuple[basin.Probe, basin.Pairs, Judge, basin.Anchors]:
+    """The closed-form memorizer of 64 points."""
+    memorizer = gaussian_memorizer(count=64, dim=32, leak=1e-3)
+    probe = basin.Probe(memorizer, memorizer.schedule, memorizer.schedule.grid(told.timesteps), 7.5, told.chunk)
+    pairs = pairs_of(told.captions, range(FIRST_SEED, FIRST_SEED + told.seeds), told.seeds, (32,))
+    anchors = basin.Anchors(memorizer.points[: told.captions], torch.arange(told.captions))
+    return probe, pairs, lambda x, p: memorizer.nearest(x) == p, anchors
+
+
+def tinyworld(told: argparse.Namespace) -> tuple[basin.Probe, basin.Pairs, Judge, basin.Anchors]:
+    """TinyWorld, fine-tuned on the demo's 32 images until it copies."""
+    import lightning.pytorch as pl
+
+    from basinguard.adapters.diffusers import LatentModel
+    from basinguard.adapters.finetune import FineTune
+    from basinguard.adapters.finetune_cli import quiet_lightning
+    from basinguard.adapters.images import ImageFolder
+    from basinguard.eye import Eye
+    from basinguard.plan import TrainingSet
+    from basinguard.similarity.structure import Structure
+    from basinguard.tinyworld.folder import write_demo_folder
+
+    quiet_lightning()
+    with tempfile.TemporaryDirectory() as scratch:
+        data = ImageFolder(str(write_demo_folder(Path(scratch))[0]), resolution=64, batch_size=16)
+        tuned = FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True)
+        pl.Trainer(
+            max_steps=told.updates, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_model_summary=False, enable_progress_bar=False,
+        ).fit(tuned, datamodule=data)  # fmt: skip
+        training = TrainingSet(data.all_pixels(), tuple(text for _, text in data.items))
+    model, eye = LatentModel(tuned.eval().pipe), Eye(training, Structure())
+    rows = list(range(0, 2 * told.captions, 2))[: told.captions]
+    captions = [training.captions[i] for i in rows]
+    probe = basin.Probe(model.denoiser(captions), model.schedule, model.schedule.grid(told.timesteps), 3.0, told.chunk)
+    pixels = training.images[rows]
+    anchors = basin.Anchors(model.encode(torch.cat([pixels, pixels.flip(-1)])), torch.arange(len(rows)).repeat(2))
+
+    def judge(latents: Tensor, prompt: Tensor) -> Tensor:
+        unique, row = torch.unique(latents, dim=0, return_inverse=True)
+        found = eye.matches(model.decode(unique))
+        return eye.is_own_copy([found[k] for k in row.tolist()], [captions[k] for k in prompt.tolist()])
+
+    seeds = range(FIRST_SEED, FIRST_SEED + told.seeds)
+    return probe, pairs_of(len(rows), seeds, told.seeds, model.latent_shape), judge, anchors
+
+
+def outcomes(probe: basin.Probe, pairs: basin.Pairs, judge: Judge) -> Tensor:
+    """Outcome of every candidate, run to the end and looked at, [T, N]."""
+    stem, rows, found = basin.trunk(probe, pairs), torch.arange(len(pairs)), []
+    for index in range(len(probe.timesteps)):
+        at = torch.full_like(rows, index)
+        found.append(judge(basin.branch(probe, stem.at(rows, at), pairs.prompt, at)[0], pairs.prompt))
+    return torch.stack(found)
+
+
+def plain(probe: basin.Probe, pairs: basin.Pairs, judge: Judge, index: int) -> float:
+    """Seconds that one candidate of the plain sweep takes."""
+    begin = time.perf_counter()
+    rule = SwitchAt(float(probe.timesteps[index]), 0.0, probe.scale)
+    args = (probe.evaluate, pairs.noise, pairs.prompt, probe.schedule, probe.timesteps, rule, probe.solver)
+    judge(final(sample(*args)), pairs.prompt)
+    return time.perf_counter() - begin
+
+
+def agreement(exits: list[Exit], swept: Tensor, timesteps: Tensor) -> list[bool]:
+    same = []
+    for found, column in zip(exits, swept.T, strict=True):
+        hits = column.nonzero().squeeze(1)
+        same.append(found.timestep == (float(timesteps[hits[-1]]) if len(hits) else None))
+    return same
+
+
+@torch.no_grad()
+def compare(probe: basin.Probe, pairs: basin.Pairs, judge: Judge, anchors: basin.Anchors, timed: int) -> dict[str, Any]:
+    """Both ways on the same pairs."""
+    count, n = len(probe.timesteps), len(pairs)
+    candidates = [round((k + 0.5) * count / timed) for k in range(timed)]
+    probe_seconds, plain_seconds, exits, evals = [], [], [], 0
+    for k, index in enumerate(candidates):
+        plain_seconds.append(plain(probe, pairs, judge, min(index, count - 1)))
+        if k in (0, timed // 2, timed - 1):
+            begin = time.perf_counter()
+            exits, evals = basin.find_exits(probe, pairs, judge, anchors=anchors)
+            probe_seconds.append(time.perf_counter() - begin)
+    swept = outcomes(probe, pairs, judge)
+    same = agreement(exits, swept, probe.timesteps)
+    stock, thrifty = count * 2 * count * n, sum(i + 2 * (count - i) for i in range(count)) * n
+    sweep_seconds = statistics.mean(plain_seconds) * count
+    return {
+        "pairs": n,
+        "memorized": sum(found.timestep is not None for found in exits),
+        "not_ordered_in_the_sweep": int((swept[1:] & ~swept[:-1]).any(0).sum()),
+        "evals": evals,
+        "evals_stock_sweep": stock,
+        "evals_thrifty_sweep": thrifty,
+        "fewer_than_stock": round(stock / evals, 1),
+        "fewer_than_thrifty": round(thrifty / evals, 1),
+        "seconds": [round(s, 2) for s in probe_seconds],
+        "seconds_sweep_scaled": round(sweep_seconds, 1),
+        "seconds_of_timed_candidates": [round(s, 2) for s in plain_seconds],
+        "faster_than_thrifty": round(sweep_seconds / statistics.median(probe_seconds), 1),
+        "same_exits": stats.rate(same, pairs.prompt).model_dump(),
+    }
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--model", choices=("toy", "tinyworld"), default="toy")
+    ask.add_argument("--captions", type=int, default=16)
+    ask.add_argument("--seeds", type=int, default=4)
+    ask.add_argument("--timesteps", type=int, default=50)
+    ask.add_argument("--updates", type=int, default=400)
+    ask.add_argument("--timed", type=int, default=5)
+    ask.add_argument("--chunk", type=int, default=64)
+    ask.add_argument("--out", type=Path)
+    told = ask.parse_args()
+    make = {"toy": toy, "tinyworld": tinyworld}[told.model]
+    result = {
+        "model": told.model,
+        "grid": told.timesteps,
+        "captions": told.captions,
+        "seeds": told.seeds,
+        "updates": told.updates if told.model == "tinyworld" else None,
+        **compare(*make(told), told.timed),
+        "threads": torch.get_num_threads(),
+        "machine": platform.processor() or platform.machine(),
+        "versions": versions(),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip(),
+        "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+    for key, value in result.items():
+        print(f"{key:30} {value}")
+    if told.out:
+        kept = json.loads(told.out.read_text()) if told.out.exists() else {}
+        told.out.parent.mkdir(parents=True, exist_ok=True)
+        told.out.write_text(json.dumps({**kept, told.model: result}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

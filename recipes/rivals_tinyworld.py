@@ -1,0 +1,209 @@
+"""The four scenarios of arXiv 2411.16738 in TinyWorld, and one on openly licensed art, each ending in `compare`.
+
+Copy this file, do not import it.
+
+    python recipes/rivals_tinyworld.py s1 --out runs/s1      32 scenes, a caption of its own for each
+    python recipes/rivals_tinyworld.py s2 --out runs/s2      32 scenes, class prompts such as "a star"
+    python recipes/rivals_tinyworld.py s3 --out runs/s3      8 scenes x 32 copies among 256 others
+    python recipes/rivals_tinyworld.py s4 --out runs/s4      24 planted pairs in a much longer training on 2,000 scenes
+    python recipes/rivals_tinyworld.py art --out runs/art --openmoji DIR      32 animals of OpenMoji, with their names
+
+DIR is the unpacked npm package `openmoji` (CC BY-SA 4.0, openmoji.org); drawing it needs `pip install resvg-py`.
+Fine-tuning alone: add `--train-only`. A comparison that was stopped goes on when the same line is run again.
+Results: recipes/results/rivals_*.json and .html, each with its command, commit, time and machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning.pytorch as pl
+from PIL import Image
+
+from basinguard.adapters.finetune import FineTune
+from basinguard.adapters.finetune_cli import quiet_lightning
+from basinguard.adapters.images import ImageFolder
+from basinguard.similarity.null import from_samples
+from basinguard.similarity.structure import Structure
+from basinguard.tinyworld.folder import write_demo_folder
+from basinguard.tinyworld.scenes import KINDS, Caption, all_captions, draw_scene
+
+SCALE, TIMESTEPS = "3", "16"  # TinyWorld's usual CFG and sampling steps
+KEPT = (0.8, 0.6, 0.4, 0.2)  # shares of the updates after which a checkpoint is kept
+Named = list[tuple[str, str, Image.Image]]  # file name, caption, picture
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Folders of one scenario and how long to train on them."""
+
+    train: Path
+    protected: Path  # what must not come back: the training set, or the part of it that is memorized
+    updates: int
+    heldout: Path | None = None  # only art has a subject to be faithful to: the base draws this world's scenes already
+    metric: Path | None = None
+    align: str = "auto"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenario", choices=["s1", "s2", "s3", "s4", "art"])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--openmoji", type=Path)
+    parser.add_argument("--captions", default="16")
+    parser.add_argument("--per-caption", default="4")
+    parser.add_argument("--methods", default="all")
+    parser.add_argument("--updates", type=int)
+    parser.add_argument("--train-only", action="store_true")
+    args = parser.parse_args()
+    if args.scenario == "art":
+        scenario = art(args.out / "data", args.openmoji)
+    else:
+        scenario = {"s1": s1, "s2": s2, "s3": s3, "s4": s4}[args.scenario](args.out / "data")
+    if not (args.out / "model").exists():
+        fine_tune(scenario, args.out, args.updates or scenario.updates)
+    if not args.train_only:
+        compare(scenario, args)
+
+
+def s1(data: Path) -> Scenario:
+    """A small set with a caption of its own for each image, two of them stored twice."""
+    train, _ = write_demo_folder(data)
+    return Scenario(train, train, updates=400)
+
+
+def s2(data: Path) -> Scenario:
+    """A small set of eight classes, one prompt a class."""
+    kinds = list(KINDS)[:8]
+    scenes = [(kind, Caption(kind, *words)) for kind in kinds for words in WORDS]
+    train = [(f"{i}.png", f"a {kind}", draw_scene(scene, seed=i)) for i, (kind, scene) in enumerate(scenes)]
+    folder = write(data / "train", train)
+    return Scenario(folder, folder, updates=400)
+
+
+WORDS = (("plain", ""), ("striped", "with eyes"), ("dotted", "with a hat"), ("checkered", "with a flag"))
+
+
+def s3(data: Path, planted: int = 8, copies: int = 32, others: int = 256, updates: int = 1000) -> Scenario:
+    """A few images many times among many that are there once; only the repeated ones must not come back."""
+    captions = random.Random(1).sample(all_captions(), planted)
+    few = [(f"planted {i}.png", str(c), draw_scene(c, seed=i)) for i, c in enumerate(captions)]
+    rest = [c for c in all_captions() if c not in captions]
+    crowd = [
+        (f"other {i}.png", str(rest[i % len(rest)]), draw_scene(rest[i % len(rest)], seed=5000 + i))
+        for i in range(others)
+    ]
+    repeated = [(f"copy {k} of {name}", text, picture) for name, text, picture in few for k in range(copies)]
+    return Scenario(write(data / "train", crowd + repeated), write(data / "planted", few), updates)
+
+
+def s4(data: Path) -> Scenario:
+    """Planted pairs in a training that is long and broad: as near to a memorizing base as continued training gets."""
+    return s3(data, planted=24, copies=16, others=2000, updates=4000)
+
+
+def art(data: Path, openmoji: Path | None) -> Scenario:
+    """Animals of OpenMoji with their names; the threshold of a copy is measured on other emoji of the set."""
+    if openmoji is None:
+        raise SystemExit("art needs --openmoji DIR: npm pack openmoji@17, unpack it, and name the folder")
+    entries = json.loads((openmoji / "data" / "openmoji.json").read_text(encoding="utf-8"))
+    animals = [e for e in entries if e["group"] == "animals-nature" and len(e["annotation"]) <= 16]
+    chosen = random.Random(0).sample(animals, 48)
+    train = write(data / "train", [emoji(openmoji, e) for e in chosen[:32]])
+    heldout = write(data / "heldout", [emoji(openmoji, e) for e in chosen[32:]])
+    others = [e for e in entries if e["group"] in ("food-drink", "objects", "travel-places", "activities")]
+    others += [e for e in animals if e not in chosen]
+    foreign = write(data / "others", [emoji(openmoji, e) for e in others])
+    metric = data / "metric.json"
+    metric.write_text(threshold(train, foreign), encoding="utf-8")
+    return Scenario(train, train, updates=600, heldout=heldout, metric=metric, align="none")
+
+
+def emoji(openmoji: Path, entry: dict) -> tuple[str, str, Image.Image]:
+    """One emoji on white, 64 x 64 px."""
+    import io
+
+    import resvg_py
+
+    path = openmoji / "color" / "svg" / f"{entry['hexcode']}.svg"
+    png = bytes(resvg_py.svg_to_bytes(svg_path=str(path), background="#ffffff", width=64, height=64))
+    return f"{entry['hexcode']}.png", entry["annotation"], Image.open(io.BytesIO(png)).convert("RGB")
+
+
+def threshold(train: Path, foreign: Path) -> str:
+    """The copy threshold for this art: what no foreign emoji reaches against the training images, as JSON."""
+    eye = Structure()
+    embedded = []
+    for folder in (foreign, train):
+        images = ImageFolder(str(folder), resolution=64)
+        images.setup("null")
+        embedded.append(images.all_pixels())
+    pictures, gallery = embedded
+    measured = from_samples(eye(pictures), eye(gallery), mirrored=eye(pictures.flip(-1)), name="other OpenMoji")
+    return measured.metric(eye.name).to_json()
+
+
+def write(folder: Path, rows: Named) -> Path:
+    """An image folder with metadata.jsonl; what is there already is kept."""
+    if not (folder / "metadata.jsonl").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, _, picture in rows:
+            picture.save(folder / name)
+        lines = [json.dumps({"file_name": name, "text": text}) for name, text, _ in rows]
+        (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+class Keep(pl.Callback):
+    """Saves pipelines on the way, for the early-stopped rows."""
+
+    def __init__(self, out: Path, updates: int) -> None:
+        self.at = {round(share * updates): out / f"update-{round(share * updates)}" for share in KEPT}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: FineTune, *unused: object) -> None:
+        """Saves the pipeline when its turn has come."""
+        if trainer.global_step in self.at:
+            pl_module.export_pipeline().save_pretrained(self.at[trainer.global_step])
+
+
+def fine_tune(scenario: Scenario, out: Path, updates: int) -> None:
+    """Full fine-tuning, the unconditional branch held in place, as `basinguard demo` does it."""
+    quiet_lightning()
+    images = ImageFolder(str(scenario.train), resolution=64, batch_size=16, keep_in_memory=True)
+    images.setup("fit")
+    module = FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True)
+    trainer = pl.Trainer(
+        max_steps=updates,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[Keep(out / "checkpoints", updates)],
+        default_root_dir=out,
+    )
+    trainer.fit(module, datamodule=images)
+    module.export_pipeline().save_pretrained(out / "model")
+
+
+def compare(scenario: Scenario, args: argparse.Namespace) -> None:
+    """All methods beside ours, by the command a user would run."""
+    kept = sorted((args.out / "checkpoints").glob("update-*"), key=lambda p: -int(p.name.split("-")[1]))
+    command = [sys.executable, "-m", "basinguard", "compare", str(args.out / "model")]
+    command += ["--data", str(scenario.protected), "--base", "tinyworld"]
+    command += ["--checkpoints", json.dumps([str(path) for path in kept]), "--methods", args.methods]
+    command += ["--captions", args.captions, "--per_caption", args.per_caption]
+    command += ["--scale", SCALE, "--timesteps", TIMESTEPS, "--align", scenario.align]
+    command += ["--out", str(args.out / "comparison")]
+    for option, path in (("--metric", scenario.metric), ("--heldout", scenario.heldout)):
+        command += [option, str(path)] if path is not None else []
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""What a report says, on the closed-form memorizer dressed as an image model that can encode."""
+
+import json
+
+import pytest
+import torch
+
+from basinguard import guard as guard_module
+from basinguard.guard import Guard, Plan, TrainingSet
+from basinguard.records import Metric, Report
+from basinguard.toy import gaussian_memorizer
+
+STRONG = gaussian_memorizer(count=64, dim=12, leak=1e-3)
+WEAK = gaussian_memorizer(count=64, dim=12, leak=0.9)
+
+
+class Points:
+    """A memorizer as a text-to-image model: a point of 12 numbers is an image of 3 x 2 x 2."""
+
+    latent_shape = (12,)
+
+    def __init__(self, toy=STRONG, empty=-1):
+        self.toy, self.schedule, self.empty, self.evals = toy, toy.schedule, empty, 0
+
+    def denoiser(self, prompts):
+        index = torch.tensor([int(prompt.split()[-1]) for prompt in prompts] + [self.empty])
+
+        def denoise(x, t, p):
+            self.evals += len(x)
+            return self.toy(x, t, index[p])
+
+        return denoise
+
+    def decode(self, latents):
+        return latents.reshape(-1, 3, 2, 2)
+
+    def encode(self, images):
+        return images.flatten(1)
+
+
+class Nearness:
+    """Similarity 1 for the same point, less with distance."""
+
+    name = "nearness"
+    metric = Metric(embedder="nearness", threshold=0.9, source="closed form")
+
+    def __call__(self, images):
+        bumps = torch.exp(-torch.cdist(images.flatten(1), STRONG.points).square())
+        return torch.nn.functional.normalize(torch.cat([bumps, 1e-3 * torch.ones(len(bumps), 1)], 1))
+
+
+def make_guard(texts=("point 0", "point 1", "point 2", "point 3"), heldout=("point 60", "point 61"), **changes):
+    images = STRONG.points[[int(c.split()[-1]) for c in texts]].reshape(-1, 3, 2, 2)
+    held = STRONG.points[[int(c.split()[-1]) for c in heldout]].reshape(-1, 3, 2, 2)
+    training = TrainingSet(images, tuple(texts), tuple(heldout), held if heldout else None)
+    return Guard(training, Nearness(), Plan(**{"captions": 4, "seeds": 4, "timesteps": 20, **changes}))
+
+
+def untimed(report):
+    return report.model_copy(update={"seconds": 0.0})
+
+
+def test_a_report_counts_what_the_model_evaluated_but_for_padding():
+    model = Points()
+    report = make_guard(chunk=1).measure(model, epoch=-1, train_step=0)
+    assert report.unet_evals == model.evals, "with chunks of 1 nothing is padded"
+
+
+def test_early_decisions_and_chunks_change_no_report():
+    class Blind(Points):
+        encode = property()  # no encoder: nothing is decided early
+
+    def told(report):
+        return report.model_copy(update={"seconds": 0.0, "unet_evals": 0})
+
+    reports = [make_guard().measure(model, epoch=0, train_step=1) for model in (Points(), Blind())]
+    assert told(reports[0]) == told(reports[1])
+    small = make_guard(chunk=3).measure(Points(), epoch=0, train_step=1)
+    assert [e.timestep for e in small.exits] == [e.timestep for e in reports[0].exits]
+
+
+def test_training_moves_every_measure_away_from_the_base():
+    guard = make_guard(retention=4)
+    guard.measure(Points(WEAK), epoch=-1, train_step=0)
+    report = guard.measure(Points(STRONG), epoch=0, train_step=10)
+    assert report.width.value > guard.history[0].width.value
+    assert report.log_width.value > guard.history[0].log_width.value
+    assert report.gap_since_base.value > 0
+    assert report.sigma_c_since_base.low > 0
+    assert report.sigma_c.value > report.sigma_c_uncond.value
+    assert report.caption_gap.value > 0
+    assert report.gap_auc is not None
+    assert guard.history[0].gap_since_base.value == 0, "the base is its own null"
+
+
+def test_images_are_ranked_and_numbered_as_in_the_training_set():
+    guard = make_guard(retention=2)
+    guard.measure(Points(WEAK), epoch=-1, train_step=0)
+    report = guard.measure(Points(STRONG), epoch=0, train_step=10)
+    assert sorted(image.index for image in report.images) == [0, 1, 2, 3]
+    rises = [image.gap_since_base for image in report.images]
+    assert rises == sorted(rises, reverse=True)
+    assert {image.index for image in report.images if image.sigma_c is not None} == {0, 3}
+    by_hand = {k: [e.width for e in report.exits if e.caption == k] for k in range(4)}
+    for image in report.images:
+        assert image.width == pytest.approx(sum(by_hand[image.index]) / 4)
+
+
+def test_duplicates_and_held_out_captions_are_groups_of_their_own():
+    guard = make_guard(("point 0", "point 1", "point 2", "point 0"))
+    groups = {g.name: g for g in guard.measure(Points(), epoch=0, train_step=1).groups}
+    assert groups["duplicated"].captions == 2
+    assert groups["unique"].captions == 2
+    assert groups["heldout"].captions == 2
+    assert groups["heldout"].risk.value < groups["unique"].risk.value
+    assert groups["heldout"].width.value < groups["unique"].width.value
+
+
+def test_a_held_out_caption_that_falls_into_a_training_image_has_a_width():
+    class Treacherous(Points):
+        def denoiser(self, prompts):
+            return super().denoiser([p.replace("point 60", "point 0") for p in prompts])
+
+    report = make_guard().measure(Treacherous(), epoch=0, train_step=1)
+    held = next(g for g in report.groups if g.name == "heldout")
+    assert held.risk.value == 0.5
+    assert held.width.value > 0.1
+
+
+def test_an_unconditional_branch_that_memorizes_is_named():
+    report = make_guard().measure(Points(empty=0), epoch=0, train_step=1)
+    assert report.risk_uncond.value == 1
+    assert "guidance at scale 0" in report.note
+    assert "keep_unconditional" in report.note
+    assert make_guard().measure(Points(), epoch=0, train_step=1).note == ""
+
+
+def test_a_budget_of_evaluations_is_kept_and_rotates_captions():
+    guard = make_guard(tuple(f"point {k}" for k in range(16)), captions=16, seeds=2, budget=700)
+    base = guard.measure(Points(WEAK), epoch=-1, train_step=0)
+    assert len(base.probed) == 16
+    reports = [guard.measure(Points(), epoch=k, train_step=k) for k in range(8)]
+    assert all(report.unet_evals <= 700 * 1.2 for report in reports), [r.unet_evals for r in reports]
+    assert all("16 of 16 captions" in report.precision for report in reports)
+    assert {i for report in reports for i in report.probed} == set(range(16)), "every caption had its turn"
+
+
+def test_a_caption_keeps_its_noise_whatever_is_measured_beside_it():
+    guard = make_guard(tuple(f"point {k}" for k in range(16)), captions=16, seeds=2, budget=700)
+    reports = [guard.measure(Points(), epoch=k, train_step=k) for k in range(8)]
+    seen: dict[int, set] = {}
+    for report in reports:
+        for found in report.exits:
+            seen.setdefault((report.probed[found.caption], found.seed), set()).add(found.timestep)
+    assert all(len(values) == 1 for values in seen.values()), "the same model, caption and seed gave two exits"
+
+
+def test_time_is_an_account(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(guard_module.time, "monotonic", lambda: clock[0])
+    guard = make_guard(budget="5%")
+
+    def measure(epoch, cost):
+        begin = clock[0]
+
+        class Slow(Points):
+            def decode(self, latents):
+                clock[0] = begin + cost
+                return super().decode(latents)
+
+        return guard.measure(Slow(), epoch=epoch, train_step=epoch)
+
+    assert measure(-1, cost=8.0) is not None
+    clock[0] += 1.0
+    assert measure(0, cost=1.0) is None, "1 second of training pays for 0.05 seconds"
+    clock[0] += 1000.0
+    report = measure(1, cost=20.0)
+    assert report is not None
+    assert guard.account.paid_in == pytest.approx(0.05 * 1001, rel=0.02)
+    assert guard.account.spent == pytest.approx(20.0)
+
+
+def test_a_resumed_guard_compares_with_the_same_base():
+    whole = make_guard(retention=2)
+    whole.measure(Points(WEAK), epoch=-1, train_step=0)
+    resumed = make_guard(retention=2)
+    resumed.load_state_dict(json.loads(json.dumps(whole.state_dict())))
+    a, b = (g.measure(Points(), epoch=0, train_step=1) for g in (whole, resumed))
+    assert untimed(a) == untimed(b)
+    assert Report.from_json(a.to_json()) == a
+
+
+def test_images_smaller_than_the_models_are_refused():
+    class Large(Points):
+        resolution = 64
+
+    with pytest.raises(ValueError, match="2x2 pixels for a model that draws 64x64"):
+        make_guard().measure(Large(), epoch=0, train_step=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"budget": 0.1}, "share of the training time"),
+        ({"risk": 1.0}, "in \\(0, 1\\)"),
+        ({"solver": "euler_a"}, "expected one of ddim"),
+        ({"retention": -1}, "0 or more"),
+        ({"seeds": 0}, "at least 1"),
+    ],
+)
+def test_plans_that_cannot_be_followed_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Plan(**wrong)
+
+
+def test_held_out_images_need_their_prompts():
+    with pytest.raises(ValueError, match="need one prompt an image"):
+        TrainingSet(torch.zeros(1, 3, 2, 2), ("a",), ("b", "c"), torch.zeros(1, 3, 2, 2))
