@@ -118,9 +118,7 @@ def footprint(configs: Configs, asked: Request) -> Footprint:
     size = sum(_bytes(p) for p in trained)
     own = asked.optimizer == "adamw"
     moments = 2 * size if own else EIGHT_BIT * count
-    copies = (
-        sum(_bytes(p) for p in model["unet"].parameters()) if asked.keep_unconditional and asked.method == "full" else 0
-    )
+    copies = sum(_bytes(p) for p in model["unet"].parameters()) if asked.keep_unconditional and asked.method == "full" else 0
     weights = sum(_bytes(p) for part in model.values() for p in part.parameters()) + copies
     autocast = torch.bfloat16 if asked.precision == "bfloat16" else None
     update = _update(model["unet"], configs, asked, autocast)
