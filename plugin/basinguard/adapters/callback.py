@@ -116,8 +116,14 @@ class GuardHooks:
         self.plan = Plan(captions, seeds, timesteps, scale, risk, chunk, budget=budget)
         self.dtype = torch.bfloat16 if precision == "bf16" else None
         self.export_to = Path(export_to) if export_to else None
-        scales = {"before": tuple(before or (0.0, -1.0)), "after": tuple(after or ())}
-        self.terms = Terms(alpha, delta, pairs, transitions=tuple(transitions or ()), **scales)
+        self.terms = Terms(
+            alpha,
+            delta,
+            pairs,
+            before=tuple(before or (0.0, -1.0)),
+            after=tuple(after or ()),
+            transitions=tuple(transitions or ()),
+        )
         self.alignment = alignment
         self.watch: Watch | None = None
         self.record: Record | None = None
