@@ -4,10 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check format install clean
+.PHONY: help demo test test-long test-lowest test-newest check format install clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
 
 install: $(VENV)/installed ## create .venv and install basinguard with its development tools
 
@@ -26,6 +26,15 @@ test: install ## the default test tier: no network, under five minutes on two co
 test-long: install ## the slow proofs
 	$(BIN)/python -m pytest -m "long"
 
+test-lowest test-newest: test-%: $(VENV)-%/installed ## the default tier with the lowest (newest) versions we support
+	$(VENV)-$*/bin/python -m pytest
+
+$(VENV)-%/installed: constraints/%.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(VENV)-$*/bin/python -m pip install --quiet --editable . --group dev --constraint constraints/$*.txt
+	@touch $@
+
 check: install ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,4 +45,4 @@ format: install ## apply the formatter and safe fixes
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and everything runs have written
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest runs .pytest_cache .mypy_cache .ruff_cache

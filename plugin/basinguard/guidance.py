@@ -16,9 +16,8 @@ transition although the paper says "without CFG", here `before` says which.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, Self
 
 import torch
@@ -252,6 +251,7 @@ def resolve(rule: Rule, scale: float) -> Rule:
     return rule if inner is None else replace(rule, rule=resolve(inner, scale))  # type: ignore[type-var]
 
 
+NUMBERS = frozenset({"scale", "transition", "before", "after"})  # of a rule's JSON form; a stranger may write anything
 RULES: dict[str, type] = {"constant": Constant, "switch_at": SwitchAt, "switch_after": SwitchAfter}
 
 
@@ -291,10 +291,9 @@ def from_dict(form: Mapping[str, Any], known: Mapping[str, type] = RULES) -> Rul
             numbers["transition"] = tuple(map(_number, numbers["transition"]))
         if isinstance(numbers.get("detector"), Mapping):
             numbers["detector"] = _detector(numbers["detector"])
-        words = {known_field.name for known_field in fields(known[name]) if known_field.type == "str"}
-        for key, value in numbers.items():
-            if key not in words and not isinstance(value, tuple | LocalMinimum | Drop | None):
-                _number(value)
+        for key in NUMBERS & numbers.keys():
+            if not isinstance(numbers[key], tuple | None):
+                _number(numbers[key])
         rule: Rule = known[name](**numbers)
     except TypeError as error:
         raise ValueError(f"rule {name!r}: {error!s:.200}") from None
@@ -314,7 +313,7 @@ def _detector(form: Mapping[str, Any]) -> LocalMinimum | Drop:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
         raise TypeError(f"{value!r:.80} is no finite number")
     return value
 

@@ -407,6 +407,8 @@ def read_record(path: Path) -> Record:
         ValueError: not a record; names the key that is wrong, or the schema version it does not know.
     """
     text = path.read_bytes()[: MAX_BYTES + 1]
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"{path}: more than {MAX_BYTES} bytes, so not a basinguard record")
     try:
         version = json.loads(text).get("schema_version")
     except (ValueError, AttributeError, RecursionError):

@@ -39,17 +39,20 @@ def both(tiny_pipeline_dir, tmp_path_factory):
     return two_processes(tiny_pipeline_dir, tmp_path_factory.mktemp("both"))
 
 
+@pytest.mark.long
 def test_two_processes_report_what_one_does_to_the_bit(both):
     assert both[0]["alone"] == both[0]["together"] == both[1]["together"] == both[0]["afterwards"]
     assert json.loads(both[0]["alone"])["problem"] == ""
 
 
+@pytest.mark.long
 def test_both_do_their_share(both):
     rows = [seen["rows"] for seen in both]
     assert min(rows) > 0.3 * sum(rows), f"the network saw {rows} rows"
     assert both[0]["few rows"] == both[1]["few rows"] == [[n, 3, 32, 32] for n in (1, ROWS, ROWS + 1)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("case", "told"),
     [
@@ -63,6 +66,7 @@ def test_a_failure_anywhere_is_the_same_gap_everywhere(both, case, told):
     assert both[0]["history"] == both[1]["history"]
 
 
+@pytest.mark.long
 def test_processes_that_measure_different_things_stop(both):
     assert both[0]["other rows"] == both[1]["other rows"] == "the processes measured different things"
 

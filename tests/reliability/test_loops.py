@@ -53,6 +53,7 @@ def test_the_recipe_trains_the_same_with_and_without_the_guard(tiny_pipeline_dir
     assert [Report.from_json(json.dumps(row)) for row in rows] == guard.history
 
 
+@pytest.mark.long
 def test_the_recipe_resumes_and_exports(tiny_pipeline_dir, pictures, tmp_path):
     whole = run_recipe(tiny_pipeline_dir, pictures, tmp_path / "whole", "--num_train_epochs=2")
     run_recipe(tiny_pipeline_dir, pictures, tmp_path / "half", "--num_train_epochs=1")

@@ -66,7 +66,10 @@ def guarded_run(base, tmp_path, *callbacks, logger=None, **changes):
     return guard, [str(w.message) for w in seen if "training goes on" in str(w.message)]
 
 
-@pytest.mark.parametrize("kind", PROBES)
+QUICK = ("NaN", "out of memory")
+
+
+@pytest.mark.parametrize("kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.long) for k in PROBES])
 def test_a_failing_probe_is_one_warning_and_gaps(tiny_pipeline_dir, tmp_path, monkeypatch, kind):
     where, replacement, told = PROBES[kind]
     monkeypatch.setattr(where, replacement)
@@ -124,7 +127,7 @@ class FullAlbum(FullBoard):
     log_image = staticmethod(failing(NO_SPACE))
 
 
-@pytest.mark.parametrize("logger", [FullBoard, FullAlbum])
+@pytest.mark.parametrize("logger", [FullBoard, pytest.param(FullAlbum, marks=pytest.mark.long)])
 def test_a_full_disk_while_logging_costs_the_pictures_only(tiny_pipeline_dir, tmp_path, logger):
     guard, said = guarded_run(tiny_pipeline_dir, tmp_path, logger=logger())
     assert [report.problem for report in guard.history] == ["", "", ""]

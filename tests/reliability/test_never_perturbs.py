@@ -39,7 +39,7 @@ PROBES = {
     "pictures": {"pictures": True},
     "fails": {"on_error": "warn", "fails": True},
 }
-QUICK = [("full", "default"), ("average, accumulated", "fails")]
+QUICK = [("full", "default"), ("average, accumulated", "fails")]  # the others, and more, in the long tier
 EVERY = [(mode, "default") for mode in TRAINING] + [("full", probe) for probe in PROBES]
 LONG = [pytest.param(*pair, marks=pytest.mark.long) for pair in EVERY if pair not in QUICK]
 BARE = {}
@@ -119,6 +119,7 @@ def test_every_hook_leaves_weights_optimizer_gradients_modes_and_streams(tiny_pi
     assert (tmp_path / "shipped" / "basinguard.json").is_file()
 
 
+@pytest.mark.long
 def test_the_comparison_sees_one_flipped_bit(tiny_pipeline_dir, tmp_path):
     class Clumsy(pl.Callback):
         def on_train_epoch_end(self, trainer, pl_module):

@@ -30,7 +30,14 @@ def whole(tiny_pipeline_dir, tmp_path_factory):
     return root, guard, digest(dict(module.named_parameters()))
 
 
-@pytest.mark.parametrize("step", [1, 2, 4], ids=["within an epoch", "before an epoch's probe", "before the last probe"])
+STEPS = [
+    pytest.param(1, id="within an epoch", marks=pytest.mark.long),
+    pytest.param(2, id="before an epoch's probe"),
+    pytest.param(4, id="before the last probe", marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize("step", STEPS)
 def test_a_resumed_run_equals_the_whole_one(tiny_pipeline_dir, folder, tmp_path, whole, step):
     root, guard, weights = whole
     again = make_guard(export_to=str(tmp_path / "shipped"), **SHIP)
@@ -52,6 +59,7 @@ def test_checkpoints_load_without_pickle_and_hold_kept_weights_once(whole):
     assert all(part["weights"] for part in kept), "weights older than the checkpoint's own must be in it"
 
 
+@pytest.mark.long
 def test_a_finished_run_is_exported_when_it_is_resumed(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     keep = saver(tmp_path / "kept", every_n_epochs=1)
     first = make_guard(export_to=str(tmp_path / "shipped"), on_error="warn", **SHIP)
@@ -92,6 +100,7 @@ def test_what_is_exported_are_the_weights_that_could_be_protected(tiny_pipeline_
     assert module.ema is not None
 
 
+@pytest.mark.long
 def test_a_run_that_began_without_a_guard_has_no_baseline_and_says_so(tiny_pipeline_dir, folder, tmp_path):
     keep = saver(tmp_path / "kept", every_n_epochs=1)
     fit(tiny_pipeline_dir, folder, tmp_path, keep, epochs=1)
@@ -104,8 +113,8 @@ def test_a_run_that_began_without_a_guard_has_no_baseline_and_says_so(tiny_pipel
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"seeds": 2}, "seeds was 1, is 2"),
-        ({"scale": 4.0}, "scale was 3.0, is 4.0"),
+        pytest.param({"seeds": 2}, "seeds was 1, is 2", marks=pytest.mark.long),
+        pytest.param({"scale": 4.0}, "scale was 3.0, is 4.0", marks=pytest.mark.long),
         ({"heldout": ["a green cone"]}, "heldout was ['a blue box'], is ['a green cone']"),
     ],
 )

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import shutil
+from argparse import ArgumentError
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from basinguard.adapters.checks import base_problems
+from basinguard.adapters.finetune_cli import FineTuneCLI, build_cli
 from basinguard.adapters.loading import load_pipeline, model_config
 from basinguard.adapters.sources import FolderSource
 from basinguard.adapters.verify import _rules
@@ -35,6 +37,7 @@ from basinguard.records import Estimate, Guidance, Metric, Record, Report, Sampl
 from basinguard.similarity.files import load_image
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PIL's advice about damaged pictures
+PAGES = [30, pytest.param(10_000, marks=pytest.mark.long)]
 CASES = [100, pytest.param(10_000, marks=pytest.mark.long)]
 RATE = Estimate(value=0.1, low=0.05, high=0.2, level=0.95, n=64, method="wilson")
 REPORT = Report.missed(-1, 0, "out of memory").model_copy(update={"risk": RATE, "curve": ((999.0, RATE),)})
@@ -230,7 +233,7 @@ def curation(text: str) -> Curation:
     )
 
 
-@pytest.mark.parametrize("cases", CASES)
+@pytest.mark.parametrize("cases", PAGES)
 def test_a_report_page_shows_texts_and_obeys_none(cases):
     plain = tags(render_report(curation("plain"), {}, title="plain"))
 
@@ -240,10 +243,10 @@ def test_a_report_page_shows_texts_and_obeys_none(cases):
         assert found.active == plain.active
 
     extra = set(tags(render_report(curation(""), {}, title="")).seen)
-    assert try_all(TEXTS, page, cases) >= min(cases, 100)
+    assert try_all(TEXTS, page, cases) >= min(cases, 30)
 
 
-@pytest.mark.parametrize("cases", CASES)
+@pytest.mark.parametrize("cases", PAGES)
 def test_a_model_card_shows_texts_and_obeys_none(cases):
     from markdown_it import MarkdownIt
 
@@ -270,13 +273,43 @@ def test_a_model_card_shows_texts_and_obeys_none(cases):
         assert {t for t, _ in found.seen} <= {t for t, _ in plain.seen}
         assert [a for a in found.active if a not in plain.active] == []
 
-    assert try_all(st.tuples(TEXTS, TEXTS), card, cases) >= min(cases, 100)
+    assert try_all(st.tuples(TEXTS, TEXTS), card, cases) >= min(cases, 30)
 
 
 def test_rules_are_numbers_of_known_rules():
     for form in (None, [], "switch_at", {"rule": "os.system"}, {"rule": "constant", "scale": 1, "x": 2}):
         with pytest.raises(ValueError, match="rule"):
             from_dict(form)
+
+
+CONFIG = """
+seed_everything: 0
+model:
+  class_path: basinguard.adapters.finetune.FineTune
+  init_args: {base: tinyworld, method: lora, rank: 4, learning_rate: 1.0e-3, targets: [to_q], cache: true}
+data: {class_path: basinguard.adapters.images.ImageFolder, init_args: {directory: photos, resolution: 64}}
+trainer:
+  max_epochs: 2
+  callbacks: [{class_path: basinguard.adapters.lightning.MemorizationGuard, init_args: {captions: 2, heldout: [a]}}]
+"""
+
+
+@pytest.mark.parametrize("cases", [10, pytest.param(10_000, marks=pytest.mark.long)])
+def test_a_config_is_taken_or_refused_and_runs_nothing(tmp_path, monkeypatch, cases):
+    monkeypatch.setattr(FineTuneCLI, "before_instantiate_classes", lambda self: None)
+    monkeypatch.setattr(FineTuneCLI, "instantiate_classes", lambda self: None)
+    monkeypatch.setattr(os, "system", lambda *args: pytest.fail("a config ran a command"))
+    parser = build_cli(["--config", str(at(tmp_path / "good.yaml", CONFIG.encode()))], run=False).parser
+    parser.exit_on_error = False
+
+    def parse(content):
+        parser.parse_string(content.decode("utf-8", "replace"))
+
+    tokens = (b"!!python/object/apply:os.system [ls]", b"&a [*a]", b"class_path: os.system", b"- ", b"\n  ", b"${HOME}")
+    places = st.tuples(st.integers(0, len(CONFIG)), st.sampled_from(tokens))
+    spliced = places.map(lambda place: CONFIG.encode()[: place[0]] + place[1] + CONFIG.encode()[place[0] :])
+    strategy = st.one_of(hostile(CONFIG.encode(), yaml.safe_load(CONFIG)), spliced)
+    assert try_all(strategy, refuses(parse, ArgumentError, *MISTAKES), cases) >= cases
 
 
 @pytest.mark.parametrize(

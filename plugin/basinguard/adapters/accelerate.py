@@ -74,7 +74,7 @@ class LoopGuard:
         """Every report so far; epoch -1 is the untouched base model, a report with a `problem` is a gap."""
         return self.watch.history
 
-    def measure(self, pipe: Any, epoch: int, train_step: int = 0) -> Report:
+    def measure(self, pipe: Any, epoch: int, train_step: int = 0) -> Report | None:
         """Measures the modules of a pipeline as they stand now.
 
         Args:
@@ -85,13 +85,13 @@ class LoopGuard:
 
         Returns:
             The report, which is also in `history`; that of an earlier call for the same epoch and train step, if there
-            was one, so a resumed loop may call again.
+            was one, so a resumed loop may call again. None while the plan's budget is being saved.
         """
         known = [r for r in self.history if (r.epoch, r.train_step) == (epoch, train_step)]
         if known:
             return known[0]
         report = self.watch.probe(pipe, epoch=epoch, train_step=train_step)
-        if report.transition is not None:
+        if report is not None and report.transition is not None:
             self._kept = trained_weights(_parts(pipe))
         return report
 
@@ -109,7 +109,7 @@ class LoopGuard:
         """
         if self.watch.team.rank:
             return None
-        parts = SimpleNamespace(export_pipeline=lambda: merged(pipe), base_id=base)
+        parts = SimpleNamespace(export_pipeline=lambda: merged(pipe), base_id=base, pipe=pipe, hparams={})
         try:
             with untouched(pipe.unet, pipe.vae, pipe.text_encoder), self.kept_weights(pipe):
                 return ship(self.watch.guard, parts, terms, out, dtype=self.watch.dtype)[0]

@@ -119,9 +119,15 @@ class GuardHooks:
         self.plan = Plan(captions, seeds, timesteps, scale, risk, chunk, budget=budget)
         self.dtype = torch.bfloat16 if precision == "bf16" else None
         self.export_to = Path(export_to) if export_to else None
-        scales = {"before": tuple(before or (0.0, -1.0)), "after": tuple(after or ())}
-        more = {"transitions": tuple(transitions or ()), "strengths": tuple(strengths or ())}
-        self.terms = Terms(alpha, delta, pairs, **scales, **more)
+        self.terms = Terms(
+            alpha,
+            delta,
+            pairs,
+            before=tuple(before or (0.0, -1.0)),
+            after=tuple(after or ()),
+            transitions=tuple(transitions or ()),
+            strengths=tuple(strengths or ()),
+        )
         self.alignment = alignment
         self.watch: Watch | None = None
         self.record: Record | None = None

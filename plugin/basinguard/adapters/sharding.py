@@ -81,7 +81,7 @@ class Team:
 
     def least(self, number: int) -> int:
         """The smallest of a number that each process knows its own of, such as what its clock says can be paid."""
-        return min(int(other) for other in self.gather(torch.tensor(number)))
+        return -self.meet(numbers=[0, -number])[1]
 
     def gather(self, own: Tensor) -> list[Tensor]:
         """The same-shaped tensor of every process, in their order."""

@@ -68,15 +68,15 @@ class Watch:
         Returns:
             What was measured, or the gap that stands in its place; None while the budget is being saved.
         """
-        before = len(self.history)
+        before, seen = self.guard.state_dict(), len(self.history)
         try:
             with untouched(pipe.unet, pipe.vae, pipe.text_encoder):
                 self._measure(LatentModel(pipe, dtype=self.dtype), epoch, train_step)
         except Exception as error:
-            del self.history[before:]
+            self.guard.load_state_dict(before)  # in every process, so that their next probes are the same again
             self.history.append(Report.missed(epoch, train_step, describe(error)))
             self.complain(f"the probe of epoch {epoch} failed and is missing", error)
-        return self.history[-1] if len(self.history) > before else None
+        return self.history[-1] if len(self.history) > seen else None
 
     def _measure(self, model: LatentModel, epoch: int, train_step: int) -> None:
         """Measures together with the other processes; whoever fails, all of them raise."""

@@ -1,0 +1,207 @@
+"""Every bad input that is tried, and what the user sees: `bad_input.md` is that table, and this test keeps it true.
+
+Write it anew with `python tests/reliability/test_bad_input.py`.
+"""
+
+# ruff: noqa: E501 (a table with long rows)
+import json
+import os
+import pickle
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from guarded_runs import picture_folder
+from safetensors.torch import save_file
+
+from basinguard.adapters.accelerate import LoopGuard
+from basinguard.adapters.callback import require_parts, require_whole_weights
+from basinguard.adapters.images import ImageFolder
+from basinguard.adapters.lightning import MemorizationGuard
+from basinguard.adapters.loading import load_pipeline, require_stable_diffusion
+from basinguard.adapters.verify import _rules
+from basinguard.adapters.watch import Watch
+from basinguard.curation.actions import read_allow_list
+from basinguard.curation.images import read_facts
+from basinguard.export.atomic import whole_directory
+from basinguard.export.reading import inspect_file
+from basinguard.guard import Guard, Plan, TrainingSet
+from basinguard.records import MAX_BYTES, read_record
+from basinguard.similarity.structure import Structure
+
+TABLE = Path(__file__).with_name("bad_input.md")
+HEAD = """# Bad input, and what the user sees
+
+Kept by `tests/reliability/test_bad_input.py`; DIR stands for a folder.
+
+| input | what the user sees |
+|---|---|
+"""
+
+
+def write(root: Path, name: str, content: str | bytes) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def make_guard(plan=None, captions=("a ball", "a box"), heldout=("a kite",)):
+    return Guard(
+        TrainingSet(torch.full((len(captions), 3, 32, 32), 0.5), captions, heldout), Structure(), plan or Plan(2, 1)
+    )
+
+
+def failing_probe(error):
+    """A probe of a model that fails so; the user sees a warning."""
+
+    def run(root):
+        def fail(prompts):
+            raise error
+
+        guard = make_guard()
+        guard.measure = lambda model, **kwargs: fail(())
+        module = torch.nn.Identity()
+        schedule = SimpleNamespace(config=SimpleNamespace(prediction_type="epsilon"), alphas_cumprod=torch.rand(1000))
+        pipe = SimpleNamespace(unet=module, vae=module, text_encoder=module, scheduler=schedule)
+        LoopGuard(guard).measure(pipe, epoch=3)
+
+    return run
+
+
+def resumed_with(**changes):
+    def run(root):
+        state = Watch(make_guard()).state_dict()
+        Watch(make_guard(Plan(2, **{"seeds": 1, **changes}))).load_state_dict(state)
+
+    return run
+
+
+def strategy(name):
+    return lambda root: require_whole_weights(type(name, (), {})())
+
+
+def images(name, content):
+    """A training folder with one good picture and one bad file."""
+
+    def run(root):
+        write(picture_folder(root / "photos", 1), name, content)
+        ImageFolder(str(root / "photos")).setup("fit")
+
+    return run
+
+
+def pickled(root):
+    write(root / "model", "model_index.json", json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}))  # fmt: skip
+    write(root / "model", "unet/config.json", json.dumps({"_class_name": "UNet2DConditionModel"}))
+    write(root / "model", "unet/diffusion_pytorch_model.bin", pickle.dumps({"weight": 1}))
+    load_pipeline(root / "model")
+
+
+def full_export(root):
+    with whole_directory(root / "export") as folder:
+        (folder / "a").write_text("a")
+        raise OSError(28, "No space left on device")
+
+
+def foreign_export(root):
+    write(root, "export/mine.txt", "mine")
+    with whole_directory(root / "export", overwrite=True):
+        pass
+
+
+def lora_without_record(root):
+    save_file({"a": torch.zeros(1)}, root / "a.safetensors")
+    inspect_file(root / "a.safetensors")
+
+
+CASES = {
+    "MemorizationGuard(every_n_epochs=0)": lambda root: MemorizationGuard(every_n_epochs=0),
+    "MemorizationGuard(seeds=0)": lambda root: MemorizationGuard(seeds=0),
+    "MemorizationGuard(budget=0.0)": lambda root: MemorizationGuard(budget=0.0),
+    "a probe of 9 captions, a set of 2": lambda root: make_guard(Plan(captions=9)),
+    "a held-out prompt that is trained on": lambda root: make_guard(heldout=("a ball",)),
+    "2 images, 1 caption": lambda root: TrainingSet(torch.rand(2, 3, 8, 8), ("a",)),
+    "strategy: FSDP": strategy("FSDPStrategy"),
+    "strategy: DeepSpeed": strategy("DeepSpeedStrategy"),
+    "accelerate with FSDP": lambda root: LoopGuard(make_guard(), SimpleNamespace(distributed_type="FSDP")),
+    "a fit without a datamodule": lambda root: require_parts(None, SimpleNamespace(pipe=1)),
+    "a module without a pipeline": lambda root: require_parts(SimpleNamespace(items=1, all_pixels=1), object()),
+    "resumed with other seeds": resumed_with(seeds=2),
+    "resumed with a state of something else": lambda root: Watch(make_guard()).load_state_dict({"history": []}),
+    "an exception in a probe": failing_probe(ZeroDivisionError("division by zero")),
+    "NaN from the model": failing_probe(FloatingPointError("the model's prediction is not finite")),
+    "out of memory in a probe": failing_probe(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")),
+    "a full disk in a probe": failing_probe(OSError(28, "No space left on device")),
+    "a full disk while exporting": full_export,
+    "an export onto somebody's files": foreign_export,
+    "no such record": lambda root: read_record(root / "none.json"),
+    "a record that is no JSON": lambda root: read_record(write(root, "r.json", "{")),
+    "a record of another schema": lambda root: read_record(write(root, "r.json", '{"schema_version": 9}')),
+    "a record with an unknown key": lambda root: read_record(write(root, "r.json", '{"schema_version": 1, "x": 1}')),
+    "a record of 5 MB": lambda root: read_record(write(root, "r.json", b'{"a": "' + b"a" * MAX_BYTES)),
+    "brackets nested 100,000 deep": lambda root: read_record(write(root, "r.json", b"[" * 100_000)),
+    "a safetensors header of 2^60 bytes": lambda root: inspect_file(write(root, "a.safetensors", (2**60).to_bytes(8, "little"))),
+    "a safetensors file of zeros": lambda root: inspect_file(write(root, "a.safetensors", b"\0" * 64)),
+    "a LoRA without a record": lora_without_record,
+    "a scheduler config without a record": lambda root: inspect_file(write(root, "scheduler_config.json", "{}")),
+    "a rules file that is a list": lambda root: _rules(write(root, "rules.json", "[]")),
+    "an unknown rule": lambda root: _rules(write(root, "rules.json", '{"a": {"rule": "os.system"}}')),
+    "a rule whose scale is a text": lambda root: _rules(write(root, "rules.json", '{"a": {"rule": "constant", "scale": "7"}}')),
+    "a rule whose transition is NaN": lambda root: _rules(write(root, "rules.json", '{"a": {"rule": "switch_at", "transition": NaN}}')),
+    "an allow-list that is no JSON": lambda root: read_allow_list(write(root, "allow.json", "no")),
+    "an allow-list with a bad hash": lambda root: read_allow_list(write(root, "allow.json", '{"allowed": [{"sha256": "x", "action": "drop"}]}')),
+    "a model with pickled weights": pickled,
+    "a model of another kind": lambda root: require_stable_diffusion(write(root, "m/model_index.json", '{"_class_name": "FluxPipeline"}').parent),
+    "a model_index.json that is no JSON": lambda root: require_stable_diffusion(write(root, "m/model_index.json", "\xff").parent),
+    "a model that is a single file": lambda root: require_stable_diffusion(write(root, "m.safetensors", "")),
+    "an empty picture": images("bad.png", b""),
+    "a picture that is none": images("bad.png", b"GIF89a, or so it says"),
+    "a caption that is not UTF-8": images("0.txt", b"\xff\xfe"),
+    "a caption of 70 kB": images("0.txt", "a" * 70_000),
+    "a caption row that leads out of the folder": images("metadata.jsonl", '{"file_name": "../x.png", "text": "a"}'),
+    "a caption row that is no JSON": images("metadata.jsonl", "{"),
+    "a picture that is a pipe": lambda root: read_facts(root / "pipe") if not os.mkfifo(root / "pipe") else None,
+}  # fmt: skip
+
+
+def seen_by_user(name: str) -> str:
+    """The text of the error or warning, on one line, with temporary folders as DIR."""
+    root = Path(tempfile.mkdtemp())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            CASES[name](root)
+    except Exception as error:
+        kind = "warning" if isinstance(error, Warning) else type(error).__name__
+        text = " ".join(f"{kind}: {error}".split()).replace(str(root), "DIR")
+        return re.sub(r"0x[0-9a-f]+", "0x...", text).replace("|", "\\|")
+    finally:
+        shutil.rmtree(root)
+    raise AssertionError(f"{name}: nothing was said")
+
+
+def table_row(name: str) -> str:
+    return f"| {name} | {seen_by_user(name)} |"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_table_tells_what_the_user_sees(name):
+    told = {line.split(" | ")[0]: line for line in TABLE.read_text("utf-8").splitlines()}
+    assert told[f"| {name}"] == table_row(name)
+
+
+def test_the_table_has_no_other_rows():
+    rows = TABLE.read_text("utf-8").removeprefix(HEAD).splitlines()
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(CASES)
+
+
+if __name__ == "__main__":
+    TABLE.write_text(HEAD + "".join(f"{table_row(name)}\n" for name in CASES), "utf-8")
+    sys.stdout.write(TABLE.read_text("utf-8"))
