@@ -13,7 +13,7 @@ ORDER = (
     ("sampling", "stats", "schedules"),
     ("toy", "basin", "triage", "budget"),
     ("plan",),
-    ("calibrate", "tinyworld", "plots"),
+    ("calibrate", "tinyworld", "plots", "words"),
     ("similarity",),
     ("curation",),
     ("eye",),

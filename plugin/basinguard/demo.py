@@ -102,10 +102,13 @@ def fine_tune(out: Path, train: Path, heldout: Path, epochs: int) -> Memorizatio
 
 def _hush() -> None:
     """One progress bar is enough: the loaders' own, and Lightning's advice, are for other occasions."""
+    import logging
+
     import diffusers
     import transformers
 
     quiet_lightning()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from ..calibrate import Candidate
 from ..certify import Terms
+from ..export.atomic import whole_file
 from ..guard import Guard, Plan, TrainingSet
 from ..plots import contact_sheet, curve_figure, history_figure
 from ..records import Estimate, Record, Report
 from ..similarity.structure import Structure
+from ..words import moved
 from .diffusers import LatentModel
 from .shipping import alignment_for, ship
 from .watch import OnError, Watch, holding, same_streams, trained_weights, untouched
@@ -28,6 +31,7 @@ MEASURED = (
 )
 WHOLE = ("SingleDevice", "DDP")  # strategies that keep every weight in every process
 KEPT = "basinguard"  # key of a checkpoint
+HISTORY = "guard.json"  # in the run's log directory
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class GuardHooks:
 
     Scalars `guard/...` can be monitored by `EarlyStopping` and `ModelCheckpoint` in the same epoch. A logger that takes
     figures also gets the basin curve and a contact sheet; other loggers get the scalars; no logger works too.
+
+    `guard.json` in the log directory holds every report so far, whatever ends the run.
 
     Training is the same to the bit with and without it, whatever a probe meets becomes a gap in the history, and a
     resumed run has the history of an uninterrupted one. With DDP all processes share the work of a probe; strategies
@@ -253,7 +259,10 @@ class GuardHooks:
             return
         with getattr(pl_module, "averaged_weights", nullcontext)():
             report = watch.probe(pl_module.pipe, epoch=epoch, train_step=trainer.global_step)
-            if report is None or report.problem or not trainer.is_global_zero:
+            if report is None or not trainer.is_global_zero:
+                return
+            self._write(trainer, watch)
+            if report.problem:
                 return
             if report.transition is not None:
                 self._kept = Kept(epoch, trainer.global_step, trained_weights(pl_module))
@@ -264,6 +273,16 @@ class GuardHooks:
                     self._show(trainer, LatentModel(pl_module.pipe, dtype=self.dtype), report)
             except Exception as error:
                 watch.complain(f"pictures and scalars of epoch {epoch} could not be logged", error)
+
+    def _write(self, trainer: Any, watch: Watch) -> None:
+        """The reports so far, for people and programs: whatever ends the run, they stay."""
+        target = Path(trainer.log_dir or trainer.default_root_dir) / HISTORY
+        reports = [json.loads(report.to_json()) for report in self.history]
+        try:
+            with whole_file(target, overwrite=True) as partial:
+                partial.write_text(json.dumps(reports, indent=1), "utf-8")
+        except OSError as error:
+            watch.complain(f"{target} could not be written", error)
 
     def _show(self, trainer: Any, model: LatentModel, report: Report) -> None:
         """Curves and a contact sheet for loggers that take pictures."""
@@ -276,6 +295,7 @@ class GuardHooks:
             board.add_figure("guard/curve", curve_figure(self.history), trainer.global_step)
             board.add_figure("guard/history", history_figure(self.history), trainer.global_step)
             board.add_image("guard/contact_sheet", pil_to_tensor(sheet), trainer.global_step)
+            board.add_text("guard/report", moved(self.history), trainer.global_step)
         for album in albums:
             album.log_image(key="guard/contact_sheet", images=[sheet], step=trainer.global_step)
 

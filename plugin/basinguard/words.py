@@ -1,0 +1,61 @@
+"""How a run has moved, in words: what the newest report says, beside the one before it and the base model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .records import Estimate, Report
+
+SPOKEN = {
+    "risk": "risk under plain CFG",
+    "width": "basin width",
+    "gap": "gap, training captions",
+    "gap_heldout": "gap, held-out prompts",
+    "similarity_p95": "similarity to the nearest training image, 95th percentile",
+    "risk_uncond": "risk of the empty prompt",
+    "alignment": "alignment",
+}
+
+
+def moved(history: Sequence[Report]) -> str:
+    """A table in markdown: what was measured last, and how far it moved since the probe before and since the base.
+
+    Args:
+        history: reports in their order; gaps among them are passed over.
+
+    Raises:
+        ValueError: nothing has been measured.
+    """
+    measured = [report for report in history if not report.problem]
+    if not measured:
+        raise ValueError(f"{len(history)} reports and none that measured anything")
+    base, last = measured[0], measured[-1]
+    previous = measured[-2] if len(measured) > 1 else last
+    lines = [
+        f"**{_when(last)}**, {_transition(last)}",
+        "",
+        f"| | now, 95% interval | since {_when(previous)} | since {_when(base)} |",
+        "|---|---|---|---|",
+    ]
+    for name, spoken in SPOKEN.items():
+        now: Estimate | None = getattr(last, name)
+        if now is not None:
+            steps = [_step(now, getattr(earlier, name)) for earlier in (previous, base)]
+            lines.append(f"| {spoken} | {now} | {' | '.join(steps)} |")
+    return "\n".join([*lines, *(["", last.note] if last.note else [])])
+
+
+def _when(report: Report) -> str:
+    return "the base model" if report.epoch < 0 else f"epoch {report.epoch}"
+
+
+def _transition(report: Report) -> str:
+    if report.transition is None:
+        return "no transition on the grid leaves a risk within the plan's: delayed guidance comes too late"
+    if report.transition >= 999:
+        return "guidance may be on from the start"
+    return f"guidance may come on at timestep {report.transition:g}"
+
+
+def _step(now: Estimate, earlier: Estimate | None) -> str:
+    return "" if earlier is None else f"{now.value - earlier.value:+.3g}"
