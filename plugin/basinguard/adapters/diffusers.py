@@ -14,7 +14,9 @@ from ..batching import Batched
 from ..sampling import EMPTY, Denoiser, NoiseSchedule, to_epsilon
 
 DECODE_CHUNK = 32
-SAMPLERS = {  # diffusers' class -> ours, and the settings that would make it another sampler
+SAMPLERS: dict[
+    str, tuple[str, dict[str, Any]]
+] = {  # diffusers' class -> ours, and the settings that would make it another sampler
     "DDIMScheduler": ("ddim", {}),
     "EulerDiscreteScheduler": ("euler", {"use_karras_sigmas": False, "use_exponential_sigmas": False}),
     "HeunDiscreteScheduler": ("heun", {"use_karras_sigmas": False, "use_exponential_sigmas": False}),
