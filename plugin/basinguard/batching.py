@@ -34,7 +34,8 @@ class Batched:
 
     def __call__(self, *rows: Tensor) -> Tensor:
         """The function's value for every row, in order."""
-        parts, begin = [], 0
+        parts: list[Tensor] = []
+        begin = 0
         while begin < len(rows[0]):
             part = tuple(tensor[begin : begin + self.chunk] for tensor in rows)
             out = self._once(part)

@@ -114,7 +114,7 @@ class Look:
         similarity = [match.similarity for match in matches]
         largest = float(self.probe.schedule.sigma(self.probe.timesteps[0]))
         retention = self._retention()
-        return Report(
+        report = Report(
             epoch=epoch,
             train_step=train_step,
             risk=stats.rate(self.eye.copied(matches), clusters),
@@ -140,8 +140,8 @@ class Look:
             note=_helpless(uncond, self.plan.risk),
             unet_evals=self.evals,
             seconds=time.monotonic() - start,
-            **self._scales(retention),
         )
+        return report.model_copy(update=self._scales(retention))
 
     def _anchors(self) -> basin.Anchors | None:
         """Latents of every image that counts as a sampled caption's own, and of their mirror images."""

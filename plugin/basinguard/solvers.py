@@ -106,7 +106,8 @@ def _transfer(a: Sequence[float], s: Sequence[float], k: int) -> tuple[float, fl
 
 def _heun(a: Sequence[float], s: Sequence[float]) -> Recipe:
     """Karras et al., arXiv 2206.00364, algorithm 1 without noise, as diffusers orders it: predict, then correct."""
-    position, matrices = [], []
+    position: list[int] = []
+    matrices: list[Matrix] = []
     for k in range(len(a) - 1):
         if k > 0:  # the corrector of the step before, evaluated where that step arrived
             half = _transfer(a, s, k - 1)[1] / 2
@@ -120,7 +121,8 @@ def _heun(a: Sequence[float], s: Sequence[float]) -> Recipe:
 
 def _dpmpp_2m(a: Sequence[float], s: Sequence[float]) -> Recipe:
     """Lu et al., arXiv 2211.01095, algorithm 2 (midpoint), the first and last step of first order."""
-    steps, matrices = len(a) - 1, []
+    steps = len(a) - 1
+    matrices: list[Matrix] = []
     level = [math.log(a[k] / s[k]) for k in range(steps)]
     for k in range(steps):
         shrink = a[k] * s[k + 1] / (s[k] * a[k + 1])  # exp(-h); 0 at the clean end
@@ -142,7 +144,9 @@ def _pndm(a: Sequence[float], s: Sequence[float]) -> Recipe:
     """Liu et al., arXiv 2202.09778, as Stable Diffusion uses it (PLMS): the first step is taken twice."""
     steps = len(a) - 1
     x, eps = _transfer(a, s, 0)
-    position, matrices = [0], [[[x, 0, 0, 0, eps], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]]
+    position = [0]
+    once: Matrix = [[x, 0, 0, 0, eps], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+    matrices = [once]
     if steps > 1:  # once more to the same place, now with the mean of both predictions
         again: Matrix = [[1, -eps / 2, 0, 0, eps / 2], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0]]
         position.append(1)

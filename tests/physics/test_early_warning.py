@@ -139,3 +139,5 @@ def test_a_detector_without_exits_has_no_error():
     exits, _ = basin.find_exits(probe, pairs, lambda x, p: torch.zeros(len(x), dtype=torch.bool))
     with pytest.raises(ValueError, match="none of 2 pairs memorizes"):
         basin.detector_error(probe, pairs, exits, SwitchAfter())
+    with pytest.raises(ValueError, match="two different scales"):
+        basin.detector_error(probe, pairs, exits, SwitchAfter(after=0.0))

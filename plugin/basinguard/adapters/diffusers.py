@@ -14,7 +14,8 @@ from ..batching import Batched
 from ..sampling import EMPTY, Denoiser, NoiseSchedule, to_epsilon
 
 DECODE_PIXELS = 32 * 64 * 64  # decoded at once: 32 images of 64 px, one of 512 px (0.75 GB in float32)
-SAMPLERS = {  # diffusers' class -> ours, and the settings that would make it another sampler
+# diffusers' class -> ours, and the settings that would make it another sampler
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "DDIMScheduler": ("ddim", {}),
     "EulerDiscreteScheduler": ("euler", {"use_karras_sigmas": False, "use_exponential_sigmas": False}),
     "HeunDiscreteScheduler": ("heun", {"use_karras_sigmas": False, "use_exponential_sigmas": False}),

@@ -40,7 +40,8 @@ def caption_gaps(probe: Probe, captions: int, seeds: Sequence[int], shape: Seque
 
     Rows are taken a few hundred at a time, so memory does not grow with the number of captions.
     """
-    noise, parts, cost = draw_noise(seeds, shape), [], 0
+    noise, cost = draw_noise(seeds, shape), 0
+    parts: list[Tensor] = []
     size = max(1, 4 * probe.chunk // len(seeds))
     for some in torch.arange(captions).split(size):
         prompt = some.repeat_interleave(len(seeds))

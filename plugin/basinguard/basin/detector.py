@@ -46,8 +46,11 @@ def detector_error(probe: Probe, pairs: Pairs, exits: Sequence[Exit], rule: Swit
         rule: the detector, the scale before it fires and the one after.
 
     Raises:
-        ValueError: none of the pairs memorizes, so there is no exit to compare with.
+        ValueError: none of the pairs memorizes, so there is no exit to compare with; or the rule's two scales are the
+            same, so that its switch cannot be seen.
     """
+    if rule.after is None or rule.after == rule.before:
+        raise ValueError(f"{rule}: expected two different scales, before and after the switch")
     inside = [e.timestep is not None for e in exits]
     if not any(inside):
         raise ValueError(f"none of {len(exits)} pairs memorizes: there is no exit to compare the detector with")

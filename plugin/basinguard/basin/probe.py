@@ -70,7 +70,12 @@ class Probe:
     @cached_property
     def evaluate(self) -> Denoiser:
         """The denoiser for any number of rows; halves its chunk when memory runs out."""
-        return Batched(self.denoise, self.chunk)
+        batched = Batched(self.denoise, self.chunk)
+
+        def evaluate(x: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
+            return batched(x, timestep, prompt)
+
+        return evaluate
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,14 @@ def trunk(probe: Probe, pairs: Pairs, before: float = 0.0) -> Trunk:
     run = sample(
         probe.evaluate, ride.noise, ride.prompt, probe.schedule, probe.timesteps, Constant(before), probe.solver
     )
-    states, eps, evals = [probe.path.begin(ride.noise)], [], 0
+    states, evals = [probe.path.begin(ride.noise)], 0
+    eps: list[Tensor] = []
     kept = set(probe.path.first.tolist())
     for step in run:
         if step.index in kept:
-            eps.append(step.eps_cond if step.eps_uncond is None else step.eps_uncond)
+            known = step.eps_cond if step.eps_uncond is None else step.eps_uncond
+            assert known is not None  # a step without any prediction does not exist
+            eps.append(known)
         if step.index + 1 in kept:
             states.append(step.state)
         evals += step.unet_evals
