@@ -106,8 +106,9 @@ def _approximate(
     vectors, asked = known.cpu().numpy(), queries.cpu().numpy()
     cells = max(1, int(4 * len(vectors) ** 0.5))
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(vectors.shape[1]), vectors.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
-    index.cp.max_points_per_centroid = 64
+    index.cp.max_points_per_centroid = 32  # cells need not be exact, and learning them is most of the time
     index.cp.min_points_per_centroid = 1
+    index.cp.niter = 8
     index.train(vectors)
     index.add(vectors)
     index.nprobe = max(1, min(cells, 16))
