@@ -71,7 +71,11 @@ def main() -> None:
         command = [sys.executable, __file__, "--out", str(asked.out), "--size", asked.size, "--stage", group]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         stages |= json.loads(done.stdout.splitlines()[-1])
-        print(*(f"{name}: {told}" for name, told in json.loads(done.stdout.splitlines()[-1]).items()), sep="\n", flush=True)
+        print(
+            *(f"{name}: {told}" for name, told in json.loads(done.stdout.splitlines()[-1]).items()),
+            sep="\n",
+            flush=True,
+        )
         save(asked, stages)
 
 

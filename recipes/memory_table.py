@@ -32,7 +32,8 @@ ROWS = {
     "LoRA, 512 px, batch 4, checkpointing": LORA | {"gradient_checkpointing": True},
     "LoRA, 768 px, batch 4, checkpointing": LORA | {"resolution": 768, "gradient_checkpointing": True},
     "LoRA on float32 weights, 512 px, batch 4": LORA | {"weights": "float32"},
-    "full, 256 px, batch 16, checkpointing": FULL | {"resolution": 256, "batch_size": 16, "gradient_checkpointing": True},
+    "full, 256 px, batch 16, checkpointing": FULL
+    | {"resolution": 256, "batch_size": 16, "gradient_checkpointing": True},
     "full, 512 px, batch 4, checkpointing": FULL | {"gradient_checkpointing": True},
     "full, 512 px, batch 4, checkpointing, 8-bit AdamW": FULL
     | {"gradient_checkpointing": True, "optimizer": "adamw8bit"},

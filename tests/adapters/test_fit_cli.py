@@ -100,15 +100,18 @@ def test_a_config_is_dry_run(path, tiny_pipeline_dir, scene_folder, tmp_path, ca
     assert said.rstrip().endswith("no step was taken")
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+SLOW = {"sd21_full", "sd21_768_lora", "sd21_base_lora"}  # five seconds each
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=p.stem, marks=pytest.mark.long if p.stem in SLOW else ()) for p in CONFIGS]
+)
 def test_the_header_says_the_memory_and_disk_of_the_real_model(path, monkeypatch):
     """Stable Diffusion's from the packaged configuration, as no weights are at hand."""
     config = parse(monkeypatch, path, "--data.init_args.directory", "photos")
     if path.stem.startswith("sd21"):
         configs = {name: sd21_config(f"{name}/config.json") for name in ("unet", "vae", "text_encoder")}
-        monkeypatch.setattr(
-            resources, "footprint_of", lambda base, asked: footprint(configs, replace(asked, gpu=True))
-        )
+        monkeypatch.setattr(resources, "footprint_of", lambda base, asked: footprint(configs, replace(asked, gpu=True)))
     plan, text = resources.plan_of(config), path.read_text(encoding="utf-8")
     assert re.search(r"Memory: +([\d.]+) GB", text)[1] == f"{plan.footprint.peak / 1e9:.1f}"
     if path.stem.startswith("sd21"):
@@ -146,7 +149,9 @@ def test_too_little_memory_or_disk_is_said_before_weights_are_loaded(
     with pytest.raises(ValueError, match="this machine is too small for the plan") as caught:
         fit_cli(on_small_model(path, tiny_pipeline_dir, scene_folder))
     memory, disk = str(caught.value).splitlines()[1:]
-    assert re.search(r"memory: the plan takes 0\.\d GB, 0\.1 GB are free on the CPU; try gradient_checkpointing", memory)
+    assert re.search(
+        r"memory: the plan takes 0\.\d GB, 0\.1 GB are free on the CPU; try gradient_checkpointing", memory
+    )
     assert re.search(r"disk: 6 checkpoints of .* keep fewer \(save_top_k\), or set trainer\.default_root_dir", disk)
     with pytest.raises(pytest.fail.Exception, match="weights were loaded"):
         fit_cli([*on_small_model(path, tiny_pipeline_dir, scene_folder), "--anyway"])

@@ -165,7 +165,9 @@ def cached(small_dir, monkeypatch, cache, keep=lambda part: True):
     root = cache / "models--someone--model"
     (root / "refs").mkdir(parents=True)
     (root / "refs" / "main").write_text("0" * 40)
-    shutil.copytree(small_dir, root / "snapshots" / ("0" * 40), ignore=lambda _, names: [n for n in names if not keep(n)])
+    shutil.copytree(
+        small_dir, root / "snapshots" / ("0" * 40), ignore=lambda _, names: [n for n in names if not keep(n)]
+    )
     return root / "snapshots" / ("0" * 40)
 
 
@@ -261,10 +263,16 @@ def test_a_diffusers_lora_is_put_on(small_dir, tmp_path):
 @pytest.mark.parametrize(
     ("make", "word"),
     [
-        (lambda path: kohya_file(path, (1,), width=768), "is for Stable Diffusion 1.x, the base is Stable Diffusion 2.x"),
+        (
+            lambda path: kohya_file(path, (1,), width=768),
+            "is for Stable Diffusion 1.x, the base is Stable Diffusion 2.x",
+        ),
         (lambda path: kohya_file(path, (1,), width=2048), "is for Stable Diffusion XL"),
         (lambda path: save_file({"x.hada_w1_a": torch.zeros(2)}, path), "is a LoHa, which is not supported"),
-        (lambda path: save_file({"unet.conv_in.weight": torch.zeros(2)}, path), "is not a LoRA; a whole model is given"),
+        (
+            lambda path: save_file({"unet.conv_in.weight": torch.zeros(2)}, path),
+            "is not a LoRA; a whole model is given",
+        ),
         (lambda path: path.write_bytes(b"hello"), "not a safetensors file"),
         (lambda path: None, "no such file"),
     ],
