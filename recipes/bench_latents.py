@@ -117,7 +117,8 @@ def main() -> None:
     revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     result |= {
         "command": "python recipes/bench_latents.py", "commit": revision, "date": time.strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),
     }  # fmt: skip
     print(json.dumps(result, indent=2))

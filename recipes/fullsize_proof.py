@@ -1,4 +1,4 @@
-"""Everything at full size, without the weights: a Stable Diffusion 2.1 of random numbers is trained, guarded and shipped.
+"""Everything at full size without the weights: a Stable Diffusion 2.1 of random numbers is trained, guarded, shipped.
 
     python recipes/fullsize_proof.py --out runs/fullsize
     python recipes/fullsize_proof.py --size small --out runs/fullsize_small

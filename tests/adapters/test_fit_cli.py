@@ -13,11 +13,10 @@ from basinguard.adapters import resources
 from basinguard.adapters.architecture import sd21_config
 from basinguard.adapters.diffusers import LatentModel
 from basinguard.adapters.dryrun import probe_evals
-from basinguard.adapters.finetune import FineTune
 from basinguard.adapters.finetune_cli import QUIET, FineTuneCLI, fit_cli
 from basinguard.adapters.images import ImageFolder
 from basinguard.adapters.loading import load_pipeline
-from basinguard.adapters.memory import footprint, footprint_of
+from basinguard.adapters.memory import footprint
 from basinguard.guard import Guard, Plan, TrainingSet
 from basinguard.similarity.structure import Structure
 
@@ -159,7 +158,7 @@ def test_too_little_memory_or_disk_is_said_before_weights_are_loaded(
 
 def test_a_config_for_stable_diffusion_2_refuses_another_base(tiny_pipeline_dir, scene_folder):
     path = next(path for path in CONFIGS if path.stem == "sd21_lora")
-    with pytest.raises(ValueError, match="this plan is for Stable Diffusion 2.x; give such a base"):
+    with pytest.raises(ValueError, match=r"this plan is for Stable Diffusion 2\.x; give such a base"):
         fit_cli([
             "--dry-run", "--config", str(path), f"--model.init_args.base={tiny_pipeline_dir}",
             f"--data.init_args.directory={scene_folder}", *SIZES,

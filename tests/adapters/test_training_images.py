@@ -13,10 +13,10 @@ from basinguard.adapters.buckets import shapes
 from basinguard.adapters.images import ImageFolder
 from basinguard.adapters.ordering import EpochOrder, ResumableLoader
 from basinguard.adapters.sources import fitted, to_rgb
+from basinguard.curation.relief import Relief
 from basinguard.similarity.match import nearest as best_matches
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
-from basinguard.curation.relief import Relief
 
 
 def gradient(width, height):
