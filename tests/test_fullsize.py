@@ -1,4 +1,4 @@
-"""The whole path on random weights: trained, guarded, shipped, reloaded. At full size and small, in processes of its own."""
+"""The whole path on random weights, at full size and small: trained, guarded, shipped, reloaded."""
 
 import json
 import subprocess

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -180,7 +180,7 @@ class Pictures(Dataset[dict[str, Any]]):
         self.choice = {side: shapes(side, images.bucket_step) for side in self.resolutions} if images.buckets else {}
         self.random_crop, self.flip, self.seed = images.crop == "random", images.flip, images.seed
         self.relief = images.relief
-        repeats = self.source.repeats
+        repeats: Sequence[int] = self.source.repeats
         if isinstance(self.relief, Relief):
             repeats = self.relief.repeats(repeats)
             self.vocabulary = vocabulary_of([text for texts in self.source.captions for text in texts])
