@@ -4,10 +4,11 @@
     python recipes/bench_latents.py --model path/to/sd21 --resolution 512 --batch 4 --images 64
 
 Cache: updates with every image encoded anew and updates from the cache run in turn in one process, and the ratio of
-each pair is taken; the table gives the median with the lowest and highest. Loading: JPEGs of 512 px are read, resized
-and cropped by `ImageFolder` with `--workers` processes while the step takes as long as `--step` says (an update of a
-LoRA at 512 px, batch 4, takes longer than 0.2 s on any consumer card); the share of time spent waiting is told, and
-how short a step could be before it starves.
+each pair is taken; the table gives the median with the lowest and highest. What can be gained is the encoders' share of
+an update; for Stable Diffusion 2.1 it is computed, in floating-point operations. Loading: JPEGs of 512 px are read,
+resized and cropped by `ImageFolder` with `--workers` processes while the step takes as long as `--step` says, and the
+share of time spent waiting is told; beside it the processor time of an image, which other work on the machine moves
+less: a step of `batch * time / workers` seconds is the shortest that is never kept waiting.
 Time: about 3 minutes on one idle core, 1 GB.
 """
 
@@ -26,9 +27,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
+from basinguard.adapters.architecture import sd21_config
 from basinguard.adapters.finetune import FineTune
 from basinguard.adapters.images import ImageFolder
+from basinguard.adapters.lora import UNET_TARGETS, add_lora
+from basinguard.adapters.memory import empty_parts
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 
@@ -73,6 +78,33 @@ def cache(asked: argparse.Namespace, folder: Path) -> dict:
     }  # fmt: skip
 
 
+def computed(rows: int = 4, side: int = 512) -> dict:
+    """Share of the encoders in a LoRA update of Stable Diffusion 2.1, in floating-point operations."""
+    model = empty_parts({name: sd21_config(f"{name}/config.json") for name in ("unet", "vae", "text_encoder")})
+    for part in model.values():
+        part.requires_grad_(False)
+    add_lora(model["unet"], rank=16, alpha=16, dropout=0, targets=UNET_TARGETS)
+    x, words = torch.empty(rows, 4, side // 8, side // 8, device="meta"), torch.empty(rows, 77, 1024, device="meta")
+    with FlopCounterMode(display=False) as update:
+        model["unet"](x, torch.zeros(rows, device="meta"), words, return_dict=False)[0].sum().backward()
+    with FlopCounterMode(display=False) as encoders, torch.no_grad():
+        model["vae"].encode(torch.empty(rows, 3, side, side, device="meta"))
+        model["text_encoder"](torch.zeros(rows, 77, dtype=torch.int64, device="meta"))
+    ratio = 1 + encoders.get_total_flops() / update.get_total_flops()
+    return {
+        "model": "Stable Diffusion 2.1", "px": side, "batch": rows, "update_tflop": update.get_total_flops() / 1e12,
+        "encoders_tflop": encoders.get_total_flops() / 1e12, "most_ratio": ratio,
+    }  # fmt: skip
+
+
+def reading(folder: Path) -> dict:
+    """Processor time of one image: read, decoded, resized, cropped."""
+    images = ImageFolder(str(folder), resolution=512, batch_size=4)
+    start = time.process_time()
+    count = sum(len(batch["caption"]) for batch in images.train_dataloader())
+    return {"images": count, "cpu_seconds_per_image": (time.process_time() - start) / count}
+
+
 def loading(asked: argparse.Namespace, folder: Path) -> list[dict]:
     """Share of an epoch spent waiting for images, for steps of several lengths."""
     told = []
@@ -113,11 +145,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         small = write_images(Path(folder) / "small", asked.images, asked.resolution, "png")
         large = write_images(Path(folder) / "large", asked.images, 512, "jpg")
-        result = {"cache": cache(asked, small), "loading": loading(asked, large)}
+        result = {
+            "cache": cache(asked, small),
+            "computed": computed(),
+            "reading": reading(large),
+            "loading": loading(asked, large),
+        }
     revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     result |= {
         "command": "python recipes/bench_latents.py", "commit": revision, "date": time.strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),
     }  # fmt: skip
     print(json.dumps(result, indent=2))

@@ -1,4 +1,4 @@
-"""Everything at full size, without the weights: a Stable Diffusion 2.1 of random numbers is trained, guarded and shipped.
+"""Everything at full size without the weights: a Stable Diffusion 2.1 of random numbers is trained, guarded, shipped.
 
     python recipes/fullsize_proof.py --out runs/fullsize
     python recipes/fullsize_proof.py --size small --out runs/fullsize_small
@@ -71,7 +71,11 @@ def main() -> None:
         command = [sys.executable, __file__, "--out", str(asked.out), "--size", asked.size, "--stage", group]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         stages |= json.loads(done.stdout.splitlines()[-1])
-        print(*(f"{name}: {told}" for name, told in json.loads(done.stdout.splitlines()[-1]).items()), sep="\n", flush=True)
+        print(
+            *(f"{name}: {told}" for name, told in json.loads(done.stdout.splitlines()[-1]).items()),
+            sep="\n",
+            flush=True,
+        )
         save(asked, stages)
 
 

@@ -1,4 +1,4 @@
-"""What fits in 8, 12, 16, 24 and 80 GB: the memory of fine-tuning Stable Diffusion 2.1, computed from its configuration.
+"""What fits in 8, 12, 16, 24 and 80 GB: memory of fine-tuning Stable Diffusion 2.1, computed from its configuration.
 
     python recipes/memory_table.py --out recipes/results/memory_table.json
 
@@ -32,7 +32,8 @@ ROWS = {
     "LoRA, 512 px, batch 4, checkpointing": LORA | {"gradient_checkpointing": True},
     "LoRA, 768 px, batch 4, checkpointing": LORA | {"resolution": 768, "gradient_checkpointing": True},
     "LoRA on float32 weights, 512 px, batch 4": LORA | {"weights": "float32"},
-    "full, 256 px, batch 16, checkpointing": FULL | {"resolution": 256, "batch_size": 16, "gradient_checkpointing": True},
+    "full, 256 px, batch 16, checkpointing": FULL
+    | {"resolution": 256, "batch_size": 16, "gradient_checkpointing": True},
     "full, 512 px, batch 4, checkpointing": FULL | {"gradient_checkpointing": True},
     "full, 512 px, batch 4, checkpointing, 8-bit AdamW": FULL
     | {"gradient_checkpointing": True, "optimizer": "adamw8bit"},
@@ -57,7 +58,8 @@ def main() -> None:
     revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     result = {
         "model": "Stable Diffusion 2.1", "method": "computed, not measured", "cards_gb": CARDS, "usable": USABLE,
-        "rows": rows, "command": "python recipes/memory_table.py", "commit": revision, "date": time.strftime("%Y-%m-%d"),
+        "rows": rows, "command": "python recipes/memory_table.py", "commit": revision,
+        "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
     if asked.out:
         asked.out.write_text(json.dumps(result, indent=2) + "\n")

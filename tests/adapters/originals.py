@@ -5,9 +5,8 @@ import re
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel
-
 from tests.conftest import build_tiny_pipeline
+from transformers import CLIPTextConfig, CLIPTextModel
 
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
@@ -19,6 +18,7 @@ UNET = {
     "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
     "mid_block.resnets.1": "middle_block.2",
 }  # fmt: skip
+KEPT = ("vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id")
 MID_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 TEXT = {
     "embeddings.position_embedding.weight": "positional_embedding", "embeddings.token_embedding": "token_embedding",
@@ -35,12 +35,12 @@ def build_small_sd2(prediction_type="v_prediction", width=1024):
         torch.manual_seed(0)
         pipe.text_encoder = CLIPTextModel(
             CLIPTextConfig(**{
-                **{k: getattr(old, k) for k in ("vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id")},
+                **{name: getattr(old, name) for name in KEPT},
                 "hidden_size": width, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 16,
             })
         ).eval()  # fmt: skip
         pipe.unet = UNet2DConditionModel(
-            sample_size=16, block_out_channels=(32, 32, 32, 32), cross_attention_dim=width, attention_head_dim=(1, 1, 1, 1),
+            sample_size=16, block_out_channels=(32,) * 4, cross_attention_dim=width, attention_head_dim=(1,) * 4,
             use_linear_projection=True,
         ).eval()  # fmt: skip
         pipe.vae = AutoencoderKL(

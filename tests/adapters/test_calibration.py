@@ -127,7 +127,7 @@ def test_a_lora_file_can_be_calibrated_with_an_anchor(base_dir, scene_folder, tm
     with pytest.raises(FileNotFoundError, match="no such file"):
         open_model(str(base_dir), scene_folder, lora=tmp_path / "none.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"not a lora")
-    with pytest.raises(ValueError, match="not a LoRA that fits"):
+    with pytest.raises(ValueError, match="not a safetensors file"):
         open_model(str(base_dir), scene_folder, lora=tmp_path / "bad.safetensors")
 
 

@@ -13,11 +13,10 @@ from basinguard.adapters import resources
 from basinguard.adapters.architecture import sd21_config
 from basinguard.adapters.diffusers import LatentModel
 from basinguard.adapters.dryrun import probe_evals
-from basinguard.adapters.finetune import FineTune
 from basinguard.adapters.finetune_cli import QUIET, FineTuneCLI, fit_cli
 from basinguard.adapters.images import ImageFolder
 from basinguard.adapters.loading import load_pipeline
-from basinguard.adapters.memory import footprint, footprint_of
+from basinguard.adapters.memory import footprint
 from basinguard.guard import Guard, Plan, TrainingSet
 from basinguard.similarity.structure import Structure
 
@@ -100,15 +99,18 @@ def test_a_config_is_dry_run(path, tiny_pipeline_dir, scene_folder, tmp_path, ca
     assert said.rstrip().endswith("no step was taken")
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+SLOW = {"sd21_full", "sd21_768_lora", "sd21_base_lora"}  # five seconds each
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=p.stem, marks=pytest.mark.long if p.stem in SLOW else ()) for p in CONFIGS]
+)
 def test_the_header_says_the_memory_and_disk_of_the_real_model(path, monkeypatch):
     """Stable Diffusion's from the packaged configuration, as no weights are at hand."""
     config = parse(monkeypatch, path, "--data.init_args.directory", "photos")
     if path.stem.startswith("sd21"):
         configs = {name: sd21_config(f"{name}/config.json") for name in ("unet", "vae", "text_encoder")}
-        monkeypatch.setattr(
-            resources, "footprint_of", lambda base, asked: footprint(configs, replace(asked, gpu=True))
-        )
+        monkeypatch.setattr(resources, "footprint_of", lambda base, asked: footprint(configs, replace(asked, gpu=True)))
     plan, text = resources.plan_of(config), path.read_text(encoding="utf-8")
     assert re.search(r"Memory: +([\d.]+) GB", text)[1] == f"{plan.footprint.peak / 1e9:.1f}"
     if path.stem.startswith("sd21"):
@@ -146,7 +148,9 @@ def test_too_little_memory_or_disk_is_said_before_weights_are_loaded(
     with pytest.raises(ValueError, match="this machine is too small for the plan") as caught:
         fit_cli(on_small_model(path, tiny_pipeline_dir, scene_folder))
     memory, disk = str(caught.value).splitlines()[1:]
-    assert re.search(r"memory: the plan takes 0\.\d GB, 0\.1 GB are free on the CPU; try gradient_checkpointing", memory)
+    assert re.search(
+        r"memory: the plan takes 0\.\d GB, 0\.1 GB are free on the CPU; try gradient_checkpointing", memory
+    )
     assert re.search(r"disk: 6 checkpoints of .* keep fewer \(save_top_k\), or set trainer\.default_root_dir", disk)
     with pytest.raises(pytest.fail.Exception, match="weights were loaded"):
         fit_cli([*on_small_model(path, tiny_pipeline_dir, scene_folder), "--anyway"])
@@ -154,7 +158,7 @@ def test_too_little_memory_or_disk_is_said_before_weights_are_loaded(
 
 def test_a_config_for_stable_diffusion_2_refuses_another_base(tiny_pipeline_dir, scene_folder):
     path = next(path for path in CONFIGS if path.stem == "sd21_lora")
-    with pytest.raises(ValueError, match="this plan is for Stable Diffusion 2.x; give such a base"):
+    with pytest.raises(ValueError, match=r"this plan is for Stable Diffusion 2\.x; give such a base"):
         fit_cli([
             "--dry-run", "--config", str(path), f"--model.init_args.base={tiny_pipeline_dir}",
             f"--data.init_args.directory={scene_folder}", *SIZES,

@@ -13,10 +13,10 @@ from basinguard.adapters.buckets import shapes
 from basinguard.adapters.images import ImageFolder
 from basinguard.adapters.ordering import EpochOrder, ResumableLoader
 from basinguard.adapters.sources import fitted, to_rgb
+from basinguard.curation.relief import Relief
 from basinguard.similarity.match import nearest as best_matches
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
-from basinguard.curation.relief import Relief
 
 
 def gradient(width, height):
@@ -297,7 +297,9 @@ def mixed_folder(tmp_path):
 
 
 def bucketed(folder, **options):
-    return ImageFolder(str(folder), **{"resolution": 64, "batch_size": 2, "buckets": True, "bucket_step": 16, **options})
+    return ImageFolder(
+        str(folder), **{"resolution": 64, "batch_size": 2, "buckets": True, "bucket_step": 16, **options}
+    )
 
 
 def test_a_batch_holds_one_shape_and_an_epoch_every_picture(mixed_folder):
@@ -337,8 +339,9 @@ def test_epochs_take_turns_at_resolutions(mixed_folder):
     sides = [load_all(images, epoch)[0]["pixel_values"].shape[-1] for epoch in range(4)]
     assert sides == [64, 32, 64, 32]
     assert images.augments
-    small = {tuple(batch["pixel_values"].shape[-2:]) for batch in load_all(bucketed(mixed_folder, resolutions=[32]), 1)}
-    assert small == {(32, 48), (48, 32), (32, 32)}
+    large = load_all(bucketed(mixed_folder, resolutions=[96]), 1)
+    assert {tuple(batch["pixel_values"].shape[-2:]) for batch in large} == {(80, 112), (112, 80), (96, 96)}
+    assert len(large) == 9
 
 
 @pytest.mark.parametrize("resolution", [256, 512, 768])

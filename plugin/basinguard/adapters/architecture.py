@@ -22,8 +22,13 @@ SD21 = Path(__file__).parent / "assets" / "sd21"
 NAMES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 WIDTHS = {"sd1": 768, "sd2": 1024}
 SAMPLE_SIZES = {"v_prediction": 96, "epsilon": 64}  # latents of 2.1 (768 px) and 2.1-base (512 px)
-CONTEXT = ("attn2.to_k.weight", "attn2_to_k.lora_down.weight", "attn2.to_k.lora_A.weight", "attn2.to_k.lora.down.weight",
-           "attn2.processor.to_k_lora.down.weight")  # fmt: skip
+CONTEXT = (  # the layer that reads the text states, as each layout names it
+    "attn2.to_k.weight",
+    "attn2_to_k.lora_down.weight",
+    "attn2.to_k.lora_A.weight",
+    "attn2.to_k.lora.down.weight",
+    "attn2.processor.to_k_lora.down.weight",
+)
 VOCABULARY, BYTES, MARKS = 49_408, 256, 2  # CLIP's tokens: bytes, bytes that end a word, merges, start and end
 
 

@@ -29,10 +29,10 @@ def shapes(resolution: int, step: int = 64, longest: float = LONGEST) -> tuple[S
         ((384, 640), (512, 512), (640, 384))
     """
     found = {(resolution, resolution)}
-    for width in range(step, int(resolution * longest) + 1, step):
-        height = resolution**2 // width // step * step
-        if height and max(width, height) <= longest * min(width, height):
-            found.add((width, height))
+    for long in range(resolution // step * step + step, int(resolution * longest) + 1, step):
+        short = resolution**2 // long // step * step
+        if long <= longest * short:
+            found |= {(long, short), (short, long)}
     return tuple(sorted(found))
 
 
@@ -44,18 +44,9 @@ def nearest(size: Shape, among: Sequence[Shape]) -> int:
         2
     """
     wanted = log(size[0] / size[1])
-    return min(range(len(among)), key=lambda k: (abs(log(among[k][0] / among[k][1]) - wanted), -among[k][0] * among[k][1]))
-
-
-def scaled(shape: Shape, factor: float, step: int) -> Shape:
-    """A shape at another resolution, its sides multiples of `step` again.
-
-    Example:
-        >>> scaled((640, 384), 0.5, 64)
-        (320, 192)
-    """
-    width, height = (max(step, round(side * factor / step) * step) for side in shape)
-    return width, height
+    return min(
+        range(len(among)), key=lambda k: (abs(log(among[k][0] / among[k][1]) - wanted), -among[k][0] * among[k][1])
+    )
 
 
 class BucketBatches(Sampler[list[int]]):

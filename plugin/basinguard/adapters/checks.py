@@ -120,7 +120,9 @@ def _fit_between(base: str | Path, images: ImageFolder) -> Found:
         if side % factor:
             refused.append(f"resolution={side} is not a multiple of {factor}, the model's downsampling factor")
     if images.buckets and images.bucket_step % factor:
-        refused.append(f"bucket_step={images.bucket_step} is not a multiple of {factor}, the model's downsampling factor")
+        refused.append(
+            f"bucket_step={images.bucket_step} is not a multiple of {factor}, the model's downsampling factor"
+        )
     limit, counts = _token_counts(base, [caption for _, caption in images.items])
     long = [
         f"{label}: caption of {count} tokens, the model takes {limit}"

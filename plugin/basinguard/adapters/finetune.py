@@ -253,7 +253,7 @@ class FineTune(LightningModule):
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Inside is what is measured and exported: averaged weights, if any, and with `offload_in_probes` no moments."""
+        """Inside is what is measured and exported: averaged weights, if any; `offload_in_probes` parks the moments."""
         trainer = getattr(self, "_trainer", None)
         held = moments_of(trainer.optimizers) if trainer is not None and self.hparams.offload_in_probes else []
         with parked(held), averaged(self.ema, list(self.trained().values())):

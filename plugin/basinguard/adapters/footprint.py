@@ -24,9 +24,7 @@ LOWERED = {F.linear, F.conv2d, F.scaled_dot_product_attention, torch.matmul, tor
 RAISED = {F.group_norm, F.layer_norm, F.mse_loss, F.softmax}
 
 
-def peak_bytes(
-    forward: Callable[[], Tensor], *, backward: bool = False, autocast: torch.dtype | None = None
-) -> int:
+def peak_bytes(forward: Callable[[], Tensor], *, backward: bool = False, autocast: torch.dtype | None = None) -> int:
     """Most bytes that tensors made inside hold at one time.
 
     Args:

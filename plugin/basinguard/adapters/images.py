@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from basinguard.curation.relief import Relief, vocabulary_of
 
-from .buckets import BucketBatches, Shape, nearest, scaled, shapes
+from .buckets import BucketBatches, Shape, nearest, shapes
 from .ordering import EpochOrder, ResumableLoader
 from .seeds import stream
 from .sources import DatasetSource, FolderSource, Named, Source, fitted
@@ -176,10 +176,11 @@ class Pictures(Dataset[dict[str, Any]]):
 
     def __init__(self, images: ImageFolder) -> None:
         self.source, self.shapes = images.source, images.shapes
-        self.resolutions, self.step = images.resolutions, images.bucket_step if images.buckets else 1
+        self.resolutions = images.resolutions
+        self.choice = {side: shapes(side, images.bucket_step) for side in self.resolutions} if images.buckets else {}
         self.random_crop, self.flip, self.seed = images.crop == "random", images.flip, images.seed
         self.relief = images.relief
-        repeats = self.source.repeats
+        repeats: Sequence[int] = self.source.repeats
         if isinstance(self.relief, Relief):
             repeats = self.relief.repeats(repeats)
             self.vocabulary = vocabulary_of([text for texts in self.source.captions for text in texts])
@@ -211,8 +212,9 @@ class Pictures(Dataset[dict[str, Any]]):
         return caption if self.relief is None else self.relief(caption)
 
     def _pixels(self, index: int, epoch: int, generator: torch.Generator) -> Tensor:
-        side, turn = self.resolutions[0], self.resolutions[epoch % len(self.resolutions)]
-        size = self.shapes[index] if turn == side else scaled(self.shapes[index], turn / side, self.step)
+        side = self.resolutions[epoch % len(self.resolutions)]
+        choice = self.choice.get(side, ((side, side),))
+        size = choice[nearest(self.shapes[index], choice)]
         if self.kept is None:
             return fitted(self.source.open(index), size, generator=generator if self.random_crop else None)
         if index not in self.kept:

@@ -39,7 +39,7 @@ def require_lora(path: Path, unet_config: Mapping[str, Any]) -> None:
     found, wanted = context_width(shapes), unet_config.get("cross_attention_dim")
     if found is not None and found != wanted:
         raise ValueError(
-            f"LoRA {str(path)!r} is for {name_of(found)}, the base is {name_of(wanted)}; give the base it was trained on"
+            f"LoRA {str(path)!r} is for {name_of(found)}, the base is {name_of(wanted)}; give its own base"
         )
 
 

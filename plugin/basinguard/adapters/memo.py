@@ -12,7 +12,8 @@ class Memo:
     """Stores what frozen encoders return.
 
     Images are stored as the posterior's moments, not as a sample, so that a cached run draws the same latents as one
-    that encodes every time. Memory: 8 * h * w floats an image (128 KB at 512 px), 77 * 1024 a caption (308 KB, SD 2.1), both in main memory.
+    that encodes every time. Main memory: 8 * h * w floats an image (128 KB at 512 px), 77 * 1024 a caption (308 KB,
+    SD 2.1).
     """
 
     def __init__(self) -> None:

@@ -112,13 +112,16 @@ def footprint(configs: Configs, asked: Request) -> Footprint:
     """
     held, model = getattr(torch, asked.weights), empty_parts(configs)
     for part in model.values():
-        part.to(held).requires_grad_(False).eval()
+        nn.Module.to(part, held)  # diffusers' own warns of modules that it would keep in float32: there are none
+        part.requires_grad_(False).eval()
     trained = _opened(model, asked)
     count = sum(p.numel() for p in trained)
     size = sum(_bytes(p) for p in trained)
     own = asked.optimizer == "adamw"
     moments = 2 * size if own else EIGHT_BIT * count
-    copies = sum(_bytes(p) for p in model["unet"].parameters()) if asked.keep_unconditional and asked.method == "full" else 0
+    copies = (
+        sum(_bytes(p) for p in model["unet"].parameters()) if asked.keep_unconditional and asked.method == "full" else 0
+    )
     weights = sum(_bytes(p) for part in model.values() for p in part.parameters()) + copies
     autocast = torch.bfloat16 if asked.precision == "bfloat16" else None
     update = _update(model["unet"], configs, asked, autocast)

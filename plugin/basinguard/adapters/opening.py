@@ -71,10 +71,9 @@ def open_model(
     """
     if scale <= 1:
         raise ValueError(f"scale={scale}: ordinary guidance is above 1; 7.5 is usual")
-    pipe = load_pipeline(model)
+    pipe = load_pipeline(model, lora=lora)
     anchored = None
     if lora is not None:
-        put_lora(pipe, lora)
         anchored, base, pipe = LatentModel(pipe, dtype=dtype, anchor=True), base or model, merged(pipe)
     base = base or _recorded_base(model)
     pipe.set_progress_bar_config(disable=True)
@@ -94,23 +93,6 @@ def open_model(
         resolution=seen.resolution,
     )
     return Opened(pipe, seen, guard, provenance, tuple(Path(name).name for name, _ in images.items), anchored)
-
-
-def put_lora(pipe: Any, lora: Path) -> None:
-    """Loads a LoRA file onto a pipeline, as an adapter.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a LoRA for this model.
-    """
-    if not lora.is_file():
-        raise FileNotFoundError(f"{lora}: no such file; expected a LoRA's .safetensors")
-    try:
-        pipe.load_lora_weights(str(lora.parent), weight_name=lora.name, adapter_name="default", local_files_only=True)
-    except Exception as error:  # loaders meet every kind of damage; each must name the file
-        raise ValueError(f"{lora}: not a LoRA that fits this model ({' '.join(str(error).split())[:200]})") from None
-    if not getattr(pipe.unet, "peft_config", None):
-        raise ValueError(f"{lora}: it holds no weights for the UNet, so there is nothing to calibrate")
 
 
 def _recorded_base(model: str) -> str:
