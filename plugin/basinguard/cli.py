@@ -262,6 +262,7 @@ def compare(
     scale: float = 7.5,
     align: str = "auto",
     metric: Path | None = None,
+    first_look: bool = False,
     out: Path = Path("comparison"),
 ) -> None:
     """Every mitigation of the field beside ours, on the same prompts and noise: a table, a trade-off plot, JSON.
@@ -279,6 +280,7 @@ def compare(
         scale: guidance scale of ordinary CFG, above 1.
         align: an open_clip model that scores captions; "auto" has one for TinyWorld alone, "none" leaves it out.
         metric: JSON file that says what a copy is, for images that need a threshold of their own.
+        first_look: each method at its default strength alone, without the table of costs: a fifth of the time.
         out: folder of the results; a run that was stopped goes on there.
     """
     from .records import Metric
@@ -287,7 +289,7 @@ def compare(
 
     if data is None:
         raise ValueError("compare needs the training images: --data DIR")
-    plans = Plans(captions=captions, per_caption=per_caption, timesteps=timesteps, scale=scale)
+    plans = Plans(captions, per_caption, timesteps, scale, first_look)
     result = run(
         model,
         data,

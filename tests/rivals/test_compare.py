@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +98,17 @@ def test_goes_on_where_it_was_and_refuses_other_settings(done, arguments, monkey
     assert [p.similarities for p in again.points] == [p.similarities for p in result.points]
     with pytest.raises(FileExistsError, match=r"timesteps=4, now it is 3: name another folder with --out"):
         compare(**arguments, plans=Plans(2, 2, 3, 3.0), out=out)
+
+
+def test_a_first_look_is_the_default_points_of_the_same_run(done, arguments, monkeypatch, tmp_path):
+    result, there, plans = done
+    out = shutil.copytree(there, tmp_path / "copy")
+    monkeypatch.setattr(module, "alignment_for", lambda base, model: lambda images, texts: images.mean((1, 2, 3)))
+    look = compare(**arguments, plans=replace(plans, first_look=True), out=out, command="basinguard compare x")
+    assert [(p.method, p.strength) for p in look.points] == [("none", 1.0), ("stp", 650.0), ("interpolate", 0.5)]
+    assert {p.similarities for p in look.points} <= {p.similarities for p in result.points}
+    assert look.costs == ()
+    assert "Methods and costs" not in (out / "comparison.html").read_text()
 
 
 def test_mistakes_are_one_line(capsys, tmp_path):

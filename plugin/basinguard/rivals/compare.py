@@ -98,6 +98,7 @@ class Plans:
     Attributes:
         captions: how many training captions, spread evenly over the set; None for all.
         per_caption: seeds for each.
+        first_look: each method at its default strength alone, and no table of costs.
         timesteps: sampling steps.
         scale: guidance scale of ordinary CFG.
     """
@@ -106,6 +107,7 @@ class Plans:
     per_caption: int = 4
     timesteps: int = 50
     scale: float = 7.5
+    first_look: bool = False
 
     def __post_init__(self) -> None:
         if self.per_caption < 1 or self.timesteps < 1 or (self.captions is not None and self.captions < 1):
@@ -154,12 +156,12 @@ def compare(
     settings = _settings(bench, model, base, data, heldout, plans, len(prompts))
     out.mkdir(parents=True, exist_ok=True)
     _same_settings(out / "settings.json", settings)
-    points, skipped = _points(bench, wanted, pairs, out)
+    points, skipped = _points(bench, wanted, pairs, out, plans.first_look)
     result = Comparison(
         settings=settings,
         points=tuple(points),
         skipped=tuple(skipped),
-        costs=tuple(_costs(bench, wanted, pairs, out)),
+        costs=() if plans.first_look else tuple(_costs(bench, wanted, pairs, out)),
         prompts=prompts,
         clusters=clusters,
         beaten=tuple(beaten(points, clusters, bench.guard.embedder.metric.threshold)),
@@ -262,10 +264,12 @@ def _same_settings(path: Path, settings: Settings) -> None:
         )
 
 
-def _points(bench: Bench, wanted: Sequence[Method], pairs: Pairs, out: Path) -> tuple[list[Point], list[Skipped]]:
+def _points(
+    bench: Bench, wanted: Sequence[Method], pairs: Pairs, out: Path, first_look: bool
+) -> tuple[list[Point], list[Skipped]]:
     skipped = [Skipped(method=m.name, reason=reason) for m in wanted if (reason := m.why_not(bench))]
     gone = {entry.method for entry in skipped}
-    todo = [(m, s) for m in wanted if m.name not in gone for s in strengths(bench, m)]
+    todo = [(m, s) for m in wanted if m.name not in gone for s in ((m.default,) if first_look else strengths(bench, m))]
     points = []
     with tqdm(todo, desc="comparing", unit="point") as bar:
         for method, strength in bar:
