@@ -55,16 +55,21 @@ class Study(pl.Callback):
         self.guard, self.every, self.tables = guard, every, []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: FineTune) -> None:
+        """The base model, epoch -1."""
         self.look(pl_module, -1, 0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: FineTune) -> None:
+        """The model as this epoch left it."""
         if (trainer.current_epoch + 1) % self.every == 0:
             self.look(pl_module, trainer.current_epoch, trainer.global_step)
 
     def look(self, pl_module: FineTune, epoch: int, train_step: int) -> None:
+        """Measures, and keeps every value behind the report."""
+        modes = {module: module.training for module in pl_module.modules()}
         pl_module.eval()
         report = self.guard.measure(LatentModel(pl_module.pipe), epoch=epoch, train_step=train_step)
-        pl_module.train()
+        for module, mode in modes.items():
+            module.training = mode
         self.tables.append(self.guard.latest)
         print(line(report), flush=True)
 

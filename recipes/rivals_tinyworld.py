@@ -35,7 +35,7 @@ from basinguard.tinyworld.folder import write_demo_folder
 from basinguard.tinyworld.scenes import KINDS, Caption, all_captions, draw_scene
 
 SCALE, TIMESTEPS = "3", "16"  # TinyWorld's usual CFG and sampling steps
-KEPT = (0.8, 0.6, 0.4, 0.2)  # shares of the updates after which a checkpoint is kept
+KEPT = (10 / 13, 8 / 13)  # shares of the updates after which a checkpoint is kept
 Named = list[tuple[str, str, Image.Image]]  # file name, caption, picture
 
 
@@ -75,7 +75,7 @@ def main() -> None:
 def s1(data: Path) -> Scenario:
     """A small set with a caption of its own for each image, two of them stored twice."""
     train, _ = write_demo_folder(data)
-    return Scenario(train, train, updates=400)
+    return Scenario(train, train, updates=520)
 
 
 def s2(data: Path) -> Scenario:

@@ -5,8 +5,8 @@ The published table used four sources that anyone can unpack:
   clipart     Debian's openclipart-png, /usr/share/openclipart/png (public domain)
   emoji       the npm package emoji-datasource-google, img/google/64 (Noto emoji, Apache 2.0)
   stamps      Debian's tuxpaint-stamps-default, /usr/share/tuxpaint/stamps (cut-out photographs and drawings, GPL)
-  photographs Debian's lomiri-wallpapers-16.04 and -20.04, mate-backgrounds, ukui-wallpapers and
-              plasma-workspace-wallpapers, unpacked into one folder (photographs and renderings, free licences)
+  photographs Debian's lomiri-wallpapers-16.04 and -20.04 and the folder nature of mate-backgrounds, unpacked into one
+              folder (photographs, free licences); a picture's quarters are never each other's strangers
 
     python recipes/similarity_table.py null
     python recipes/similarity_table.py source clipart DIR --sscd sscd.onnx
@@ -56,7 +56,7 @@ from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 SIDE = 128
 GALLERY = 32
-SERIES = "icon|flag|card|gradient|symbol|screenshot|images_dark|/contents/images/(1080x1920|720x1440|1622x2880)"
+SERIES = "icon|flag|card|gradient|symbol"
 LARGEST = 400_000  # bytes; larger files take long to decode and show nothing more at 128 px
 CAPTIONS = all_captions()
 
@@ -83,13 +83,15 @@ def main() -> None:
     start, path = time.process_time(), args.results / "similarity_table.json"
     result = json.loads(path.read_text()) if path.is_file() else {"recipe": "similarity_table", "table": {}}
     if args.part == "null":
-        result |= {"null": scene_null(args.sets) | {"run": run(start)}, "local_null": local_null()}
+        nulls = {"null": scene_null(args.sets), "local_null": local_null(10 * args.sets)}
+        result |= nulls | {"null_run": run(start)}
     else:
-        images = read(args.folder, args.images, quarters=args.quarters, skip=args.skip)
+        images, owner = read(args.folder, args.images, quarters=args.quarters, skip=args.skip)
         edits = model_edits(args.model) if args.model else EDITS
-        found = table(images, edits, EYES)
+        found = table(images, owner, edits, EYES)
         if args.sscd:
-            found["eyes"] |= table(images[: args.sscd_images], edits, {"SSCD": sscd_eye(args.sscd)})["eyes"]
+            few = slice(args.sscd_images)
+            found["eyes"] |= table(images[few], owner[few], edits, {"SSCD": sscd_eye(args.sscd)})["eyes"]
         known = result["table"].get(args.name, {"runs": []})
         result["table"][args.name] = joined(known, found) | {"runs": [*known["runs"], run(start)]}
     args.results.mkdir(parents=True, exist_ok=True)
@@ -145,7 +147,7 @@ def draw(words: np.ndarray, first_seed: int) -> Tensor:
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 255
 
 
-def local_null(pairs: int = 2000) -> dict:
+def local_null(pairs: int) -> dict:
     """Correlation of windows of unrelated scenes with one caption: what `local.COPIED` must stand above."""
     words = np.arange(pairs) % len(CAPTIONS)
     correlation, telling = window_correlation(draw(words, 62_000_000), draw(words, 63_000_000))
@@ -157,14 +159,15 @@ def local_null(pairs: int = 2000) -> dict:
     }
 
 
-def read(folder: Path, most: int, *, quarters: bool, skip: str) -> Tensor:
-    """Pictures at 128 px, [N, 3, 128, 128]: no blank ones, one of each series; quarters of one picture in a row."""
+def read(folder: Path, most: int, *, quarters: bool, skip: str) -> tuple[Tensor, Tensor]:
+    """Pictures at 128 px, [N, 3, 128, 128], and which file each is from: no blank ones, one of each series."""
     series: dict[str, Path] = {}
     for path in sorted(image_paths(folder), key=lambda p: hashlib.sha256(str(p.relative_to(folder)).encode()).digest()):
         if not re.search(skip, str(path.relative_to(folder)), re.IGNORECASE):
             series.setdefault(series_of(path), path)
     kept: list[Tensor] = []
-    for path in series.values():
+    owner: list[int] = []
+    for number, path in enumerate(series.values()):
         if len(kept) >= most:
             break
         if path.stat().st_size > LARGEST and not quarters:
@@ -177,14 +180,13 @@ def read(folder: Path, most: int, *, quarters: bool, skip: str) -> Tensor:
             small = F.interpolate(part[None], (SIDE, SIDE), mode="bilinear", antialias=True).clamp(0, 1)
             if float(small.std()) > 0.08:
                 kept.append(small)
+                owner.append(number)
     print(f"{len(kept)} pictures from {len(series)} files of {folder.name}", flush=True)
-    return torch.cat(kept[:most])
+    return torch.cat(kept[:most]), torch.tensor(owner[:most])
 
 
 def series_of(path: Path) -> str:
-    """Equal for files that show one picture or one series: by name without numbers, or by the folder of a wallpaper."""
-    if "contents" in path.parts:  # wallpapers/NAME/contents/images/1920x1080.jpg
-        return path.parts[path.parts.index("contents") - 1]
+    """Equal for files that show one picture or one series: their names differ only by numbers."""
     if re.search(r"[g-zG-Z]", path.stem):
         return re.sub(r"[\W\d_]+", "", path.stem)[:8]
     return path.stem.split("-")[0]  # emoji are named by code point; after the first come skin tones and families
@@ -222,7 +224,7 @@ def noisy(x: Tensor) -> Tensor:
     return x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(int(x.sum() * 1000) % 2**31))
 
 
-EDITS: dict[str, Callable[[Tensor], Tensor]] = {
+ONE_BY_ONE: dict[str, Callable[[Tensor], Tensor]] = {
     "resize to 40 px": lambda x: edit.resize(edit.resize(x, [40, 40], antialias=True), [SIDE, SIDE], antialias=True),
     "JPEG quality 20": lambda x: jpeg(x, 20),
     "blur, sigma 2.5 px": lambda x: edit.gaussian_blur(x, [15, 15], [2.5, 2.5]),
@@ -237,8 +239,19 @@ EDITS: dict[str, Callable[[Tensor], Tensor]] = {
     "noise, sigma 0.1": noisy,
     "overlay 11 %": overlaid,
     "over-saturation (CFG)": guided,
-    "over-saturation, blur and shift": lambda x: EDITS["shift 4 %"](guided(EDITS["blur, sigma 2.5 px"](x))),
+    "over-saturation, blur and shift": lambda x: ONE_BY_ONE["shift 4 %"](guided(ONE_BY_ONE["blur, sigma 2.5 px"](x))),
 }
+
+
+def each(way: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda images: torch.stack([way(image) for image in images])
+
+
+def in_parts(way: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda images: torch.cat([way(part) for part in images.split(32)])
+
+
+EDITS = {name: each(way) for name, way in ONE_BY_ONE.items()}
 
 
 def model_edits(folder: Path) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -253,28 +266,28 @@ def model_edits(folder: Path) -> dict[str, Callable[[Tensor], Tensor]]:
 
     @torch.no_grad()
     def encode(x: Tensor) -> Tensor:
-        small = F.interpolate(x[None], (64, 64), mode="bilinear", antialias=True)
+        small = F.interpolate(x, (64, 64), mode="bilinear", antialias=True)
         return vae.encode(small * 2 - 1).latent_dist.mean * vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(z: Tensor) -> Tensor:
-        return edit.resize((vae.decode(z / vae.config.scaling_factor).sample[0] / 2 + 0.5).clamp(0, 1), [SIDE, SIDE])
+        return edit.resize((vae.decode(z / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1), [SIDE, SIDE])
 
     @torch.no_grad()
     def redrawn(x: Tensor, strength: float) -> Tensor:
         z = encode(x)
         scheduler.set_timesteps(20)
         steps = scheduler.timesteps[-int(20 * strength) :]
-        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(int(x.sum() * 1000) % 2**31))
-        z = scheduler.add_noise(z, noise, steps[:1])
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+        z = scheduler.add_noise(z, noise, steps[:1].expand(len(z)))
         for step in steps:
-            z = scheduler.step(unet(z, step, empty).sample, step, z).prev_sample
+            z = scheduler.step(unet(z, step, empty.expand(len(z), -1, -1)).sample, step, z).prev_sample
         return decode(z)
 
     return {
-        "VAE round trip (TinyWorld)": lambda x: decode(encode(x)),
-        "re-draw 25 % (TinyWorld)": lambda x: redrawn(x, 0.25),
-        "re-draw 50 % (TinyWorld)": lambda x: redrawn(x, 0.5),
+        "VAE round trip (TinyWorld)": in_parts(lambda x: decode(encode(x))),
+        "re-draw 25 % (TinyWorld)": in_parts(lambda x: redrawn(x, 0.25)),
+        "re-draw 50 % (TinyWorld)": in_parts(lambda x: redrawn(x, 0.5)),
     }
 
 
@@ -312,19 +325,21 @@ EYES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Ten
 PUBLISHED = {Structure().name: Structure().metric.threshold, "SSCD": PROTOCOLS["disc_mixup_288"].threshold}
 
 
-def table(images: Tensor, edits: dict[str, Callable[[Tensor], Tensor]], eyes: dict) -> dict:
+def table(images: Tensor, owner: Tensor, edits: dict[str, Callable[[Tensor], Tensor]], eyes: dict) -> dict:
     """Recall of each eye on each edit at 1 % false positives of the best match among 32, mirror-aware.
 
     The first half of a source sets each eye's threshold on images that are no copies; the second half tests it.
     """
     half = len(images) // 2
     tuning, testing = images[:half], images[half : 2 * half]
-    changed = {name: torch.stack([way(x).clamp(0, 1) for x in testing]) for name, way in edits.items()}
+    changed = {name: way(testing).clamp(0, 1) for name, way in edits.items()}
     found: dict = {"images": len(images), "eyes": {}}
     for name, (see, compare) in eyes.items():
         print(f"  {name}", flush=True)
-        own = null(others(tuning, see, compare), name="tuning half", gallery=GALLERY, false_positives=0.01)
-        fresh = others(testing, see, compare)
+        own = null(
+            others(tuning, owner[:half], see, compare), name="tuning half", gallery=GALLERY, false_positives=0.01
+        )
+        fresh = others(testing, owner[half : 2 * half], see, compare)
         original = see(testing)
         copies = {e: both_ways(x, original, see, compare).numpy() for e, x in changed.items()}
         found["eyes"][name] = {"images": 2 * half, "threshold_at_1_percent": own.threshold.model_dump()}
@@ -347,11 +362,13 @@ def above(values: np.ndarray, threshold: float) -> dict:
     return wilson(int((values > threshold).sum()), len(values)).model_dump()
 
 
-def others(images: Tensor, see: Callable, compare: Callable) -> np.ndarray:
-    """Each image's best match among 32 other ones, either way round."""
-    chosen = torch.rand(len(images), len(images), generator=torch.Generator().manual_seed(0)).fill_diagonal_(-1)
+def others(images: Tensor, owner: Tensor, see: Callable, compare: Callable) -> np.ndarray:
+    """Each image's best match among 32 from other files, either way round; few files give fewer."""
+    chosen = torch.rand(len(images), len(images), generator=torch.Generator().manual_seed(0))
+    chosen[owner[:, None] == owner] = -1
+    most = int((chosen >= 0).sum(1).min())
     views, best = (see(images), see(images.flip(-1))), []
-    for where in chosen.topk(min(GALLERY, len(images) - 1)).indices.T:
+    for where in chosen.topk(min(GALLERY, most)).indices.T:
         best.append(torch.maximum(*(compare(view, views[0][where]) for view in views)))
     return torch.stack(best).max(0).values.numpy()
 

@@ -29,6 +29,7 @@ _WHERE = {
     "SwitchAt": "guidance",
     "SwitchAfter": "guidance",
     "LocalMinimum": "guidance",
+    "Drop": "guidance",
 }
 __all__ = [*_WHERE, "__version__"]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-MISTAKES = (ValueError, TypeError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError)
+MISTAKES = (ValueError, TypeError, OSError)  # OSError: missing, existing, forbidden, read-only, full
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -237,8 +237,16 @@ def sample(
     """
     from .adapters.sample import sample
 
-    options = {"timesteps": timesteps, "guidance_scale": guidance_scale, "triage": triage}
-    print(sample(model, prompts, seeds=seeds or (0, 1, 2, 3), out=out, **options))
+    sheet = sample(
+        model,
+        prompts,
+        seeds=seeds or (0, 1, 2, 3),
+        timesteps=timesteps,
+        guidance_scale=guidance_scale,
+        triage=triage,
+        out=out,
+    )
+    print(sheet)
 
 
 def compare(

@@ -29,7 +29,6 @@ TIMESTEPS = 16
 EPOCHS = 200  # 32 images in batches of 16: 400 updates
 PROBES = 5
 TRANSITIONS = [470.0, 590.0, 690.0, 750.0, 815.0, 875.0]
-AFTER = [3.0, 4.5, 6.0]  # guidance that starts late may be stronger: what to copy is decided by then
 METHODS = {
     "base": "base model, plain CFG",
     "cfg": "fine-tuned, plain CFG",
@@ -83,7 +82,6 @@ def fine_tune(out: Path, train: Path, heldout: Path, epochs: int) -> Memorizatio
         alpha=0.1,
         pairs=96,
         before=[0.0, -1.0],
-        after=AFTER,
         transitions=TRANSITIONS,
     )
     trainer = pl.Trainer(
@@ -117,9 +115,8 @@ def rules_for(record: Record, frontier: list[Candidate]) -> dict[str, Rule]:
     rules: dict[str, Rule] = {}
     for name, opposite in (("stp", False), ("og", True)):
         chain = [c for c in frontier if (c.before < 0) == opposite]
-        tested = [c for c in chain if not c.pilot]
-        chosen = best(tested) or min(tested or chain, key=lambda c: c.risk.value)
-        rules[name] = SwitchAt(chosen.transition, chosen.before, chosen.after or SCALE)
+        chosen = best(chain) or chain[0]
+        rules[name] = SwitchAt(chosen.transition, chosen.before, record.guidance.after)
     after = record.guidance.after
     rules["dtp"] = SwitchAfter(LocalMinimum(), before=0.0, after=after)
     rules["drop"] = SwitchAfter(Drop(latest=record.guidance.transition), before=0.0, after=after)
@@ -177,8 +174,6 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
     return {
         "transition": candidate.transition,
         "before": candidate.before,
-        "after": candidate.after,
-        "pilot": candidate.pilot,
         "risk": candidate.risk.model_dump(),
         "p_value": candidate.p_value,
         "alignment": candidate.alignment.model_dump() if candidate.alignment else None,

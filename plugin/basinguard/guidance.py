@@ -334,9 +334,9 @@ def from_record(record: Mapping[str, Any]) -> SwitchAt:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"not a basinguard record, no usable 'guidance': {error!r} in {str(record)[:120]}") from None
     if beyond:
+        told = ", ".join(f"{key}={numbers[key]}" for key in beyond)
         raise ValueError(
-            f"the record was measured with {', '.join(f'{key}={numbers[key]}' for key in beyond)}, which a rule inside "
-            "a stock pipeline cannot do; calibrate again without it, or sample with the package's own sampler"
+            f"the record was measured with {told}, which a stock pipeline cannot apply; calibrate without it"
         )
     return rule
 

@@ -22,6 +22,7 @@ Align = Callable[[Tensor, Sequence[str]], Tensor]
 GAP_SEEDS = (FIRST_SEED,)
 SEEDS = 8  # seeds that captions share, going round: one unguided trajectory each
 WORST = 10  # captions named in a report
+ENCODED = 16  # images encoded at once
 
 
 @dataclass
@@ -148,7 +149,7 @@ class Look:
             return None
         own = [(i, k) for k, text in enumerate(self.captions) for i in self._images_of(text)]
         pixels = self.training.images[[i for i, _ in own]]
-        latents = torch.cat([self.model.encode(part) for part in torch.cat([pixels, pixels.flip(-1)]).split(16)])
+        latents = torch.cat([self.model.encode(part) for part in torch.cat([pixels, pixels.flip(-1)]).split(ENCODED)])
         return basin.Anchors(latents.cpu(), torch.tensor([k for _, k in own] * 2))
 
     def _images_of(self, caption: str) -> list[int]:
@@ -252,21 +253,28 @@ class Look:
         found: dict[str, dict[int, tuple[float, float]]] = {"train": {}, "heldout": {}}
         if not self.plan.retention or not hasattr(self.model, "encode"):
             return found
-        training = self.training
-        sets = [("train", training.images, training.captions)]
-        if training.heldout_images is not None:
-            sets.append(("heldout", training.heldout_images, training.heldout))
-        for name, images, texts in sets:
-            rows = np.linspace(0, len(texts) - 1, min(self.plan.retention, len(texts))).round().astype(int).tolist()
-            probe = self.probe_of([texts[i] for i in rows])
-            scale = basin.critical_scale(probe, self.model.encode(images[rows]).cpu(), torch.arange(len(rows)))
-            self.evals += scale.evals
-            values = zip(scale.with_caption.tolist(), scale.without.tolist(), strict=True)
-            found[name] = dict(zip(rows, values, strict=True))
+        training, held = self.training, self.training.heldout_images
+        rows = {
+            "train": self._evenly(len(training.captions)),
+            "heldout": self._evenly(0 if held is None else len(held)),
+        }
+        texts = [training.captions[i] for i in rows["train"]] + [training.heldout[i] for i in rows["heldout"]]
+        images = training.images[rows["train"]]
+        if held is not None:
+            images = torch.cat([images, held[rows["heldout"]]])
+        latents = torch.cat([self.model.encode(part).cpu() for part in images.split(ENCODED)])
+        scale = basin.critical_scale(self.probe_of(texts), latents, torch.arange(len(texts)))
+        self.evals += scale.evals
+        values = iter(zip(scale.with_caption.tolist(), scale.without.tolist(), strict=True))
+        found = {name: {i: next(values) for i in numbers} for name, numbers in rows.items()}
         self.now.sigma_c, self.now.heldout_sigma_c = (
             {i: float(np.log(told)) for i, (told, _) in found[name].items()} for name in ("train", "heldout")
         )
         return found
+
+    def _evenly(self, count: int) -> list[int]:
+        """Which of `count` images get their critical scale measured."""
+        return np.linspace(0, count - 1, min(self.plan.retention, count)).round().astype(int).tolist()
 
     def _scales(self, found: dict[str, dict[int, tuple[float, float]]]) -> dict[str, Estimate | None]:
         """The report's numbers about critical scales."""

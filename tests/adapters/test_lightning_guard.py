@@ -111,6 +111,15 @@ def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, fol
     assert [report.problem[:17] for report in guard.history] == ["ZeroDivisionError"] * 3
 
 
+def test_a_budget_too_small_skips_probes_and_says_what_a_larger_one_bought(tiny_pipeline_dir, folder, tmp_path):
+    small, large = make_guard(budget=5), make_guard(budget=200)
+    fit(tiny_pipeline_dir, folder, tmp_path / "small", small)
+    assert [report.epoch for report in small.history] == [-1]
+    fit(tiny_pipeline_dir, folder, tmp_path / "large", large)
+    assert [report.epoch for report in large.history] == [-1, 0, 1]
+    assert all("samples of" in report.precision and report.unet_evals <= 240 for report in large.history[1:])
+
+
 def test_every_n_epochs():
     guard = make_guard(every_n_epochs=3)
     assert [epoch for epoch in range(9) if guard.should_probe(epoch)] == [2, 5, 8]

@@ -9,9 +9,13 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageColumn
 from PIL import Image
 
+from basinguard.adapters.buckets import shapes
 from basinguard.adapters.images import ImageFolder
 from basinguard.adapters.ordering import EpochOrder, ResumableLoader
 from basinguard.adapters.sources import fitted, to_rgb
+from basinguard.similarity.match import nearest as best_matches
+from basinguard.similarity.structure import Structure
+from basinguard.tinyworld.scenes import all_captions, draw_scene
 from basinguard.curation.relief import Relief
 
 
@@ -22,8 +26,10 @@ def gradient(width, height):
 
 
 def load_all(images, epoch=0):
+    """Every batch of an epoch; Lightning sets the epoch in the same two places."""
     loader = images.train_dataloader()
-    loader.sampler.set_epoch(epoch)
+    order = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    order.set_epoch(epoch)
     return list(loader)
 
 
@@ -276,3 +282,79 @@ def test_a_manifest_that_does_not_fit_is_refused(curated, scene_folder, line, sa
     (scene_folder / "metadata.curated.jsonl").write_text(line)
     with pytest.raises(ValueError, match=said):
         ImageFolder(**curated).setup("fit")
+
+
+@pytest.fixture
+def mixed_folder(tmp_path):
+    """Wide, tall and square pictures, five of each."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for number in range(15):
+        size = ((120, 60), (60, 120), (90, 88))[number % 3]
+        gradient(*size).save(folder / f"{number:02}.png")
+        (folder / f"{number:02}.txt").write_text(f"picture {number}")
+    return folder
+
+
+def bucketed(folder, **options):
+    return ImageFolder(str(folder), **{"resolution": 64, "batch_size": 2, "buckets": True, "bucket_step": 16, **options})
+
+
+def test_a_batch_holds_one_shape_and_an_epoch_every_picture(mixed_folder):
+    images = bucketed(mixed_folder)
+    batches = load_all(images)
+    assert len(batches) == len(images.train_dataloader()) == 9  # three shapes, five pictures each
+    assert sorted(index for batch in batches for index in batch["index"].tolist()) == list(range(15))
+    seen = {tuple(batch["pixel_values"].shape[-2:]) for batch in batches}
+    assert seen == {(48, 80), (80, 48), (64, 64)}  # height, width
+    for batch in batches:
+        for row, index in enumerate(batch["index"].tolist()):
+            width, height = images.shapes[index]
+            expected = fitted(images.source.open(index), (width, height)) * 2 - 1
+            assert torch.equal(batch["pixel_values"][row], expected)
+
+
+def test_less_is_cropped_away_than_from_a_square(mixed_folder):
+    """A picture of 2:1 loses half of itself as a square; the gradient's red says how much of its width is left."""
+    image = bucketed(mixed_folder).source.open(0)
+    square, kept = fitted(image, 64), fitted(image, (80, 48))
+    spans = [float(pixels[0].max() - pixels[0].min()) * 255 for pixels in (square, kept)]
+    assert spans[0] == pytest.approx(60, abs=2)
+    assert spans[1] == pytest.approx(100, abs=2)
+
+
+def test_bucketed_batches_resume_where_they_stopped(mixed_folder):
+    whole = [batch["index"].tolist() for batch in load_all(bucketed(mixed_folder))]
+    loader = bucketed(mixed_folder).train_dataloader()
+    loader.load_state_dict({"processed": 4})
+    assert [batch["index"].tolist() for batch in loader] == whole[4:]
+    assert [batch["index"].tolist() for batch in loader] == whole
+    assert [b["index"].tolist() for b in load_all(bucketed(mixed_folder), epoch=1)] != whole
+
+
+def test_epochs_take_turns_at_resolutions(mixed_folder):
+    images = bucketed(mixed_folder, resolutions=[32], buckets=False, keep_in_memory=True)
+    sides = [load_all(images, epoch)[0]["pixel_values"].shape[-1] for epoch in range(4)]
+    assert sides == [64, 32, 64, 32]
+    assert images.augments
+    small = {tuple(batch["pixel_values"].shape[-2:]) for batch in load_all(bucketed(mixed_folder, resolutions=[32]), 1)}
+    assert small == {(32, 48), (48, 32), (32, 32)}
+
+
+@pytest.mark.parametrize("resolution", [256, 512, 768])
+def test_shapes_have_no_more_pixels_than_the_square(resolution):
+    found = shapes(resolution)
+    assert (resolution, resolution) in found
+    assert all(w * h <= resolution**2 and w % 64 == h % 64 == 0 and max(w, h) <= 2 * min(w, h) for w, h in found)
+    assert {(h, w) for w, h in found} == set(found)
+    assert all(w * h > 0.7 * resolution**2 for w, h in found)
+
+
+def test_the_guard_finds_mirrored_copies():
+    """`flip` teaches a model both sides of a picture, so a mirrored copy is a copy."""
+    eye = Structure()
+    pictures = torch.stack([torch.from_numpy(np.asarray(draw_scene(c, seed=0)).copy()) for c in all_captions()[:3]])
+    known = pictures.permute(0, 3, 1, 2) / 255
+    found = best_matches(known.flip(-1), eye(known), eye)
+    assert [match.index for match in found] == [0, 1, 2]
+    assert min(match.similarity for match in found) > eye.metric.threshold

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,8 @@ from basinguard.adapters.shipping import ship
 from basinguard.adapters.verify import GUARDED, HELDOUT, PARAPHRASED, verify
 from basinguard.certify import Terms
 from basinguard.export.directory import export_directory
+from basinguard.export.hashes import weights_sha256
+from basinguard.guard import Guard
 from basinguard.records import read_record
 
 TERMS = Terms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transitions=(700.0,))
@@ -88,3 +91,20 @@ def test_shipping_calibrates_the_safe_strength_when_asked(tiny_pipeline_dir, sce
     assert record.strength.value == 1.0
     assert record.strength.kind == "interpolation"
     assert read_record(tmp_path / "shipped" / "basinguard.json").strength == record.strength
+
+
+def test_shipping_says_where_the_base_is_from_and_shows_heldout_prompts_only(tiny_pipeline_dir, scene_folder, tmp_path):
+    opened = open_model(str(tiny_pipeline_dir), scene_folder, base=str(tiny_pipeline_dir), scale=3.0, timesteps=2)
+    training = replace(opened.guard.training, heldout=("a kite", "a house"))
+    guard = Guard(training, opened.guard.embedder, opened.guard.plan)
+    module = SimpleNamespace(
+        export_pipeline=lambda: opened.pipe, pipe=opened.pipe, base_id=str(tiny_pipeline_dir), hparams={"rank": 4}
+    )
+    ship(guard, module, TERMS, tmp_path / "shipped")
+    told = json.loads((tmp_path / "shipped" / "provenance.json").read_text())
+    assert told["base"]["weights_sha256"] == weights_sha256(tiny_pipeline_dir)
+    assert (told["config"]["rank"], told["config"]["terms"]["pairs"], told["config"]["probe"]["scale"]) == (4, 12, 3.0)
+    card = (tmp_path / "shipped" / "README.md").read_text()
+    assert "a kite" in card
+    assert "samples/01.png" in card
+    assert not [caption for caption in training.captions if caption in card]

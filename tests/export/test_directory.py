@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from exporting import build_pipe
 from PIL import Image, PngImagePlugin
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from basinguard.adapters.pipelines import load, protect, unprotect
@@ -106,8 +108,16 @@ def test_the_rule_survives_a_scheduler_swap_and_a_save_by_a_stock_pipeline(elsew
     assert torch.equal(draw(load(second)), expected)
 
 
-def test_basinguard_load_samples_as_the_pipeline_in_memory(exported, record):
-    assert torch.equal(draw(load(exported)), draw(protect(build_pipe(), record)))
+def test_basinguard_load_samples_as_the_pipeline_in_memory(exported, record, caplog):
+    logger = logging.getLogger("diffusers")
+    logger.addHandler(caplog.handler)
+    try:
+        assert torch.equal(draw(load(exported)), draw(protect(build_pipe(), record)))
+        assert "basinguard" not in caplog.text, "the notice is for plain loads"
+        StableDiffusionPipeline.from_pretrained(exported)
+        assert "NOT applied by a plain load" in caplog.text
+    finally:
+        logger.removeHandler(caplog.handler)
 
 
 def test_the_record_is_whole_in_its_file_and_short_in_the_scheduler_config(exported, record):
@@ -191,6 +201,16 @@ def test_on_a_full_disk_the_previous_export_stays_and_nothing_else(tmp_path, pip
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_safetensors_makes_of_a_full_disk_is_an_error_of_the_system(tmp_path, pipe, brief, monkeypatch):
+    def full(*args, **kwargs):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(pipe.unet, "save_pretrained", full)
+    with pytest.raises(OSError, match=r"out: cannot be written \(No space left"):
+        export_directory(pipe, brief, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_when_the_last_rename_fails_the_previous_export_comes_back(tmp_path, pipe, brief, monkeypatch):
     out = export_directory(pipe, brief, tmp_path / "out")
     rename = Path.rename
@@ -224,7 +244,7 @@ def test_a_record_of_other_weights_or_another_prediction_is_refused(tmp_path, pi
     with pytest.raises(ValueError, match="predicts 'epsilon'"):
         export_directory(pipe, brief.model_copy(update={"sampler": sampler}), tmp_path / "out")
     finer = brief.model_copy(update={"guidance": brief.guidance.model_copy(update={"refine": 4})})
-    with pytest.raises(ValueError, match="refine=4, which a rule inside a stock pipeline cannot do"):
+    with pytest.raises(ValueError, match="refine=4, which a stock pipeline cannot apply"):
         export_directory(pipe, finer, tmp_path / "out")
     with pytest.raises(TypeError, match="cannot export a str"):
         export_directory("a pipeline", brief, tmp_path / "out")

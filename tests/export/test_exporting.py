@@ -16,6 +16,7 @@ from basinguard.export.directory import export_directory
 from basinguard.export.hub import push_to_hub
 from basinguard.export.lora import export_lora
 from basinguard.export.merge import merged
+from basinguard.export.provenance import Origin, read_origin
 
 
 @pytest.fixture
@@ -33,6 +34,19 @@ def test_a_directory_and_a_workflow_from_files(tmp_path, saved, record, monkeypa
     assert json.loads((tmp_path / "flow.json").read_text())["after"]["inputs"]["steps"] == 50
     with pytest.raises(FileExistsError, match="overwrite"):
         export(str(saved), tmp_path / "record.json", tmp_path / "flow.json", kind="comfyui")
+
+
+def test_exporting_an_export_again_keeps_what_it_says_of_its_origin(tmp_path, pipe, record):
+    origin = Origin(base_revision="abc", base_sha256="1" * 64, config={"rank": 4})
+    first = export_directory(pipe, record, tmp_path / "first", origin=origin)
+    (tmp_path / "record.json").write_text(record.to_json())
+    export(str(first), tmp_path / "record.json", tmp_path / "second")
+    assert (tmp_path / "second" / "provenance.json").read_text() == (first / "provenance.json").read_text()
+    assert read_origin(first, record.weights_sha256) == origin
+    assert read_origin(first, "0" * 64) == read_origin(tmp_path, record.weights_sha256) == Origin()
+    (first / "provenance.json").write_text('{"weights_sha256": "' + record.weights_sha256 + '", "base": []}')
+    with pytest.raises(ValueError, match=r"provenance\.json: not a provenance that basinguard wrote"):
+        read_origin(first, record.weights_sha256)
 
 
 def test_a_lora_file_becomes_a_merged_directory_or_a_file_of_the_other_format(tmp_path, saved, tuned):

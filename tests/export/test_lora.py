@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from basinguard.export import lora
 from basinguard.export.check import check
 from basinguard.export.hashes import weights_sha256
-from basinguard.export.lora import export_lora, layers_in, lora_layers, lora_sha256, safe_strength
+from basinguard.export.lora import default_strength, export_lora, layers_in, lora_layers, lora_sha256
 from basinguard.export.merge import merged
 from basinguard.export.reading import inspect_file
 from basinguard.records import Record, Strength
@@ -90,9 +90,9 @@ def test_a_safe_strength_becomes_the_default_one(tmp_path, tuned, known, told):
 
 @pytest.mark.parametrize("change", [{"promise": ""}, {"kind": "interpolation"}, {"value": 0.0}])
 def test_a_strength_that_promises_nothing_is_no_default(known, change):
-    assert safe_strength(known) == 1
-    assert safe_strength(known.model_copy(update={"strength": SAFE})) == 0.5
-    assert safe_strength(known.model_copy(update={"strength": SAFE.model_copy(update=change)})) == 1
+    assert default_strength(known) == 1
+    assert default_strength(known.model_copy(update={"strength": SAFE})) == 0.5
+    assert default_strength(known.model_copy(update={"strength": SAFE.model_copy(update=change)})) == 1
 
 
 def test_the_header_says_what_managers_and_interfaces_look_for(tmp_path, tuned, known):

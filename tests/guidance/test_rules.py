@@ -6,6 +6,7 @@ import torch
 from basinguard import guidance, schedules, triage
 from basinguard.guidance import (
     Constant,
+    Drop,
     LocalMinimum,
     SwitchAfter,
     SwitchAt,
@@ -70,6 +71,41 @@ def test_a_detector_with_depth_ignores_a_ripple():
     assert run(SwitchAfter(LocalMinimum(0.5)), gaps)[:, 0].tolist() == [0, 0, 0, 0, 0, 7.5]
 
 
+def test_a_drop_fires_on_the_fall_and_on_no_ripple():
+    gaps = [[10.0], [9.0], [9.1], [9.0], [2.0], [3.0]]
+    assert run(SwitchAfter(Drop(0.3)), gaps)[:, 0].tolist() == [0, 0, 0, 0, 7.5, 7.5]
+    assert run(SwitchAfter(Drop(0.3, rise=0.2)), gaps)[:, 0].tolist() == [0, 0, 0, 0, 0, 7.5]
+    assert run(SwitchAfter(Drop(0.9)), gaps).eq(0).all()
+
+
+def test_a_drop_finds_a_flat_minimum_that_the_papers_rule_misses():
+    gaps = [[10.0], [6.0], [6.0], [6.0], [6.5]]
+    assert run(SwitchAfter(), gaps).eq(0).all()
+    assert run(SwitchAfter(Drop(0.3, rise=0.05)), gaps)[:, 0].tolist() == [0, 0, 0, 0, 7.5]
+
+
+def test_a_new_peak_forgets_the_fall_before_it():
+    gaps = [[5.0], [4.6], [10.0], [9.0], [6.0]]
+    assert run(SwitchAfter(Drop(0.3)), gaps)[:, 0].tolist() == [0, 0, 0, 0, 7.5]
+
+
+def test_a_drop_that_never_comes_can_be_given_a_last_timestep():
+    gaps, timesteps = [[5.0]] * 4, [900, 600, 300, 100]
+    assert run(SwitchAfter(Drop(0.3)), gaps, timesteps).eq(0).all()
+    assert run(SwitchAfter(Drop(0.3, latest=300.0)), gaps, timesteps)[:, 0].tolist() == [0, 0, 7.5, 7.5]
+
+
+@pytest.mark.parametrize("wrong", [{"depth": 0.0}, {"depth": 1.0}, {"rise": -0.1}, {"latest": 1500.0}])
+def test_a_drop_out_of_range_is_refused(wrong):
+    with pytest.raises(ValueError, match="Drop"):
+        Drop(**wrong)
+
+
+def test_an_unknown_detector_is_refused():
+    with pytest.raises(ValueError, match="unknown detector 'magic'; known: local_minimum, drop"):
+        from_dict({"rule": "switch_after", "detector": {"detector": "magic"}})
+
+
 def test_transitions_of_a_batch_cover_the_images_of_each_prompt():
     rule = SwitchAt((300.0, 700.0), before=0.0, after=1.0)
     rule.init(4)
@@ -106,6 +142,8 @@ def test_a_transition_out_of_range_is_refused(transition):
         SwitchAt(600.0, -2.0, None),
         SwitchAt((1.0, 2.0)),
         SwitchAfter(LocalMinimum(0.25), -2.0, None),
+        SwitchAfter(Drop(0.4, rise=0.1, latest=300.0), -2.0, None),
+        Triage(SwitchAfter(Drop()), 0.1),
         Schedule("a", 3.0),
         Interval(10.0, 20.0),
         Triage(SwitchAt(600.0), 0.1, 7.5),
@@ -140,7 +178,7 @@ def test_a_broken_record_is_refused(form):
 def test_a_record_of_more_than_a_rule_can_do_is_refused(more):
     usual = {"transition": 500.0, "before": 0.0, "after": None, "refine": 1, "anchor": False}
     assert from_record({"guidance": usual}) == SwitchAt(500.0, 0.0, None)
-    with pytest.raises(ValueError, match=r"measured with (refine=4|anchor=True), which a rule inside"):
+    with pytest.raises(ValueError, match=r"measured with (refine=4|anchor=True), which a stock pipeline cannot apply"):
         from_record({"guidance": usual | more})
 
 

@@ -151,11 +151,11 @@ def test_limits_keep_clear_of_the_other_kind():
     ends = torch.tensor([0.1, 0.2, 0.3, 0.6, 1.0, 1.1, 1.2])
     outcome = torch.tensor([True, True, True, True, False, False, False])
     trail = torch.stack([torch.full((7,), 0.05), ends, ends])  # at the first evaluation all look near
-    limits = learn(trail, ends, outcome, unguided=torch.tensor([1.3]))
+    limits = learn(trail, outcome, unguided=torch.tensor([1.3]))
     assert limits.near == pytest.approx(0.25), "a quarter of the nearest other; the median of its own kind is 0.2"
     assert limits.far >= 1.25 * 0.6
     assert limits.yes_from == 1, "a distance that has deceived decides nothing"
-    few = learn(trail, ends, torch.zeros(7, dtype=torch.bool), torch.tensor([]))
+    few = learn(trail, torch.zeros(7, dtype=torch.bool), torch.tensor([]))
     assert (few.near, few.far) == (0.0, float("inf"))
 
 

@@ -128,7 +128,7 @@ def test_every_parametrisation_becomes_epsilon(kind):
 
 
 def test_what_cannot_be_branched_is_named():
-    with pytest.raises(ValueError, match="'euler_a' cannot be branched.*accepted: ddim, euler"):
+    with pytest.raises(ValueError, match=r"'euler_a' cannot be branched.*accepted: ddim, euler"):
         list(
             sample(
                 TOY,

@@ -13,7 +13,7 @@ POPULATION = 200
 
 
 class Stacked:
-    """Many two-point memorizers in one batch: the last coordinate of a state says which, as a clean value without noise.
+    """Many two-point memorizers in one batch: the last coordinate of a state says which, a clean value without noise.
 
     So one call measures them all, and prompt k of the probe is prompt 0 of memorizer k.
     """

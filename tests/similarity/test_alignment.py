@@ -55,3 +55,12 @@ def test_refuses_what_is_no_model(tmp_path, tiny_clip):
         ClipScore.load("ViT-H-14")
     with pytest.raises(ValueError, match="has its own weights"):
         ClipScore.load(tiny_clip, "laion2b_s32b_b79k")
+
+
+def test_weights_that_cannot_be_had_are_named(monkeypatch):
+    def offline(*_, **__):
+        raise RuntimeError("Failed to download weights")
+
+    monkeypatch.setattr(open_clip, "create_model", offline)
+    with pytest.raises(FileNotFoundError, match=r"laion2b_s34b_b79k: no weights that fit.*a folder instead"):
+        ClipScore.load("ViT-B-32", "laion2b_s34b_b79k")

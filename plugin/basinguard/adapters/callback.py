@@ -72,6 +72,7 @@ class GuardHooks:
         pairs: (caption, seed) pairs the promise rests on.
         before: scales to try above the transition; 0 is none, negative is opposite guidance.
         after: scales to try at and below it; `scale` alone when not given.
+        strengths: of the fine-tune, in [0, 1], to test with ordinary CFG for people who sample without the rule.
         transitions: timesteps to try as the transition; every one of the sampler's grid when not given.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
         chunk: most (caption, seed) pairs sampled at once; fewer take less memory and change no result.
@@ -101,6 +102,7 @@ class GuardHooks:
         pairs: int = 128,
         before: list[float] | None = None,
         after: list[float] | None = None,
+        strengths: list[float] | None = None,
         transitions: list[float] | None = None,
         alignment: str = "auto",
         chunk: int = 64,
@@ -118,6 +120,7 @@ class GuardHooks:
             before=tuple(before or (0.0, -1.0)),
             after=tuple(after or ()),
             transitions=tuple(transitions or ()),
+            strengths=tuple(strengths or ()),
         )
         self.alignment = alignment
         self.watch: Watch | None = None

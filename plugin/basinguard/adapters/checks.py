@@ -116,8 +116,11 @@ def _fit_between(base: str | Path, images: ImageFolder) -> Found:
     """What is wrong, and what is odd, between a model and a training set."""
     refused: list[str] = []
     factor = 2 ** (len(model_config(base, "vae/config.json").get("block_out_channels", [0])) - 1)
-    if images.resolution % factor:
-        refused.append(f"resolution={images.resolution} is not a multiple of {factor}, the model's downsampling factor")
+    for side in images.resolutions:
+        if side % factor:
+            refused.append(f"resolution={side} is not a multiple of {factor}, the model's downsampling factor")
+    if images.buckets and images.bucket_step % factor:
+        refused.append(f"bucket_step={images.bucket_step} is not a multiple of {factor}, the model's downsampling factor")
     limit, counts = _token_counts(base, [caption for _, caption in images.items])
     long = [
         f"{label}: caption of {count} tokens, the model takes {limit}"

@@ -11,6 +11,7 @@ from ..export.directory import export_directory
 from ..export.hub import push_to_hub
 from ..export.lora import export_lora
 from ..export.merge import merged
+from ..export.provenance import read_origin
 from ..records import read_record
 from .loading import load_pipeline
 
@@ -54,9 +55,9 @@ def export(
     if lora is not None:
         pipe.load_lora_weights(str(lora.parent), weight_name=lora.name, adapter_name="default", local_files_only=True)
     if kind == "directory":
-        export_directory(merged(pipe), known, out, overwrite=overwrite, share_private=share_private)
+        origin = read_origin(Path(model), known.weights_sha256)
+        export_directory(merged(pipe), known, out, overwrite=overwrite, origin=origin, share_private=share_private)
     else:
-        options = {"overwrite": overwrite, "share_private": share_private}
-        export_lora(pipe, known, out, format=kind, strength=strength, **options)
+        export_lora(pipe, known, out, format=kind, strength=strength, overwrite=overwrite, share_private=share_private)
     if push_to:
         print(push_to_hub(out, push_to))

@@ -15,13 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from basinguard.curation.relief import Relief, vocabulary_of
 
+from .buckets import BucketBatches, Shape, nearest, scaled, shapes
 from .ordering import EpochOrder, ResumableLoader
 from .seeds import stream
 from .sources import DatasetSource, FolderSource, Named, Source, fitted
 
 
 class ImageFolder(LightningDataModule):
-    """Captioned images, resized on the short side and cropped square.
+    """Captioned images, resized and cropped: square, or each to the nearest of a few shapes.
 
     Batches are {"pixel_values": [B, 3, H, W] in -1..1, "caption": B texts, "index": [B]}, and "embedding_noise" [B]
     where relief asks for it. Their order, crops and flips
@@ -34,7 +35,11 @@ class ImageFolder(LightningDataModule):
         resolution: side of the squares the model is trained on, in pixels.
         batch_size: images in a batch.
         crop: "centre", or "random" for a new place each epoch.
-        flip: mirror half of the images each epoch. Mirrored copies are then memorized too.
+        flip: mirror half of the images each epoch. Mirrored copies are then memorized too; the guard finds both.
+        buckets: keep proportions: crop each image to the nearest of a few shapes of at most `resolution` squared
+            pixels; a batch holds one shape. Probes stay square.
+        bucket_step: the shapes' sides are multiples of it, in pixels.
+        resolutions: further sides; the epochs take turns at `resolution` and these.
         num_workers: processes that read images; 0 reads in the training process.
         seed: of order, crops and flips.
         skip_bad: leave out images that cannot be used, with a warning, instead of refusing to start.
@@ -63,6 +68,9 @@ class ImageFolder(LightningDataModule):
         batch_size: int = 4,
         crop: Literal["centre", "random"] = "centre",
         flip: bool = False,
+        buckets: bool = False,
+        bucket_step: int = 64,
+        resolutions: list[int] | None = None,
         num_workers: int = 0,
         seed: int = 0,
         skip_bad: bool = False,
@@ -76,10 +84,12 @@ class ImageFolder(LightningDataModule):
         manifest: str | None = None,
     ) -> None:
         super().__init__()
-        if resolution < 8 or batch_size < 1 or num_workers < 0:
+        if min(resolution, bucket_step, *(resolutions or [8])) < 8 or batch_size < 1 or num_workers < 0:
             given = f"resolution={resolution}, batch_size={batch_size}, num_workers={num_workers}"
-            raise ValueError(f"ImageFolder: {given}; expected at least 8, 1 and 0")
+            more = f", bucket_step={bucket_step}, resolutions={resolutions}" if buckets or resolutions else ""
+            raise ValueError(f"ImageFolder: {given}{more}; expected at least 8, 1 and 0{', 8 and 8' * bool(more)}")
         self.directory, self.dataset, self.resolution, self.batch_size = directory, dataset, resolution, batch_size
+        self.buckets, self.bucket_step, self.resolutions = buckets, bucket_step, (resolution, *(resolutions or ()))
         self.crop, self.flip, self.num_workers, self.seed = crop, flip, num_workers, seed
         self.skip_bad, self.long_captions, self.keep_in_memory = skip_bad, long_captions, keep_in_memory
         self.subset, self.split = subset, split
@@ -110,7 +120,16 @@ class ImageFolder(LightningDataModule):
     @property
     def augments(self) -> bool:
         """Whether an image differs from epoch to epoch."""
-        return self.flip or self.crop == "random"
+        return self.flip or self.crop == "random" or len(self.resolutions) > 1
+
+    @cached_property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Width and height that each image is cropped to at `resolution`; reads every image's size for buckets."""
+        square = (self.resolution, self.resolution)
+        if not self.buckets:
+            return (square,) * len(self.items)
+        choice = shapes(self.resolution, self.bucket_step)
+        return tuple(choice[nearest(self.source.open(k).size, choice)] for k in range(len(self.items)))
 
     def pixels(self, index: int) -> Tensor:
         """One training image as the model sees it without augmentation, [3, H, W] in 0..1."""
@@ -135,13 +154,18 @@ class ImageFolder(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """One epoch of shuffled batches; the last one may be smaller."""
         pictures = Pictures(self)
+        order = EpochOrder(len(pictures), self.seed)
+        taken: dict[str, Any] = {"batch_size": self.batch_size, "sampler": order}
+        if self.buckets:
+            choice = sorted(set(self.shapes))
+            bucket = [choice.index(self.shapes[index]) for index in pictures.shown]
+            taken = {"batch_sampler": BucketBatches(order, bucket, self.batch_size)}
         loader = ResumableLoader(
             pictures,
-            batch_size=self.batch_size,
-            sampler=EpochOrder(len(pictures), self.seed),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            **taken,
         )
         loader.trainer = self.trainer
         return loader
@@ -151,7 +175,8 @@ class Pictures(Dataset[dict[str, Any]]):
     """Training examples of an `ImageFolder`, addressed by epoch * count + index (see `EpochOrder`)."""
 
     def __init__(self, images: ImageFolder) -> None:
-        self.source, self.resolution = images.source, images.resolution
+        self.source, self.shapes = images.source, images.shapes
+        self.resolutions, self.step = images.resolutions, images.bucket_step if images.buckets else 1
         self.random_crop, self.flip, self.seed = images.crop == "random", images.flip, images.seed
         self.relief = images.relief
         repeats = self.source.repeats
@@ -159,7 +184,10 @@ class Pictures(Dataset[dict[str, Any]]):
             repeats = self.relief.repeats(repeats)
             self.vocabulary = vocabulary_of([text for texts in self.source.captions for text in texts])
         self.shown = [index for index, count in enumerate(repeats) for _ in range(count)]
-        self.kept: dict[int, Tensor] | None = {} if images.keep_in_memory and not self.random_crop else None
+        self.kept: dict[int, Tensor] | None = {} if self._keeps(images) else None
+
+    def _keeps(self, images: ImageFolder) -> bool:
+        return images.keep_in_memory and not self.random_crop and len(self.resolutions) == 1
 
     def __len__(self) -> int:
         return len(self.shown)
@@ -167,7 +195,7 @@ class Pictures(Dataset[dict[str, Any]]):
     def __getitem__(self, key: int) -> dict[str, Any]:
         index = self.shown[key % len(self)]
         generator = torch.Generator().manual_seed(stream(self.seed, key))
-        pixels = self._pixels(index, generator)
+        pixels = self._pixels(index, key // len(self), generator)
         if self.flip and torch.rand((), generator=generator) < 0.5:
             pixels = pixels.flip(-1)
         example = {"pixel_values": pixels * 2 - 1, "caption": self._caption(index, key), "index": index}
@@ -182,9 +210,11 @@ class Pictures(Dataset[dict[str, Any]]):
             return self.relief.caption(self.source.captions[index], self.vocabulary, rng)
         return caption if self.relief is None else self.relief(caption)
 
-    def _pixels(self, index: int, generator: torch.Generator) -> Tensor:
+    def _pixels(self, index: int, epoch: int, generator: torch.Generator) -> Tensor:
+        side, turn = self.resolutions[0], self.resolutions[epoch % len(self.resolutions)]
+        size = self.shapes[index] if turn == side else scaled(self.shapes[index], turn / side, self.step)
         if self.kept is None:
-            return fitted(self.source.open(index), self.resolution, generator=generator if self.random_crop else None)
+            return fitted(self.source.open(index), size, generator=generator if self.random_crop else None)
         if index not in self.kept:
-            self.kept[index] = (fitted(self.source.open(index), self.resolution) * 255).round().to(torch.uint8)
+            self.kept[index] = (fitted(self.source.open(index), size) * 255).round().to(torch.uint8)
         return self.kept[index].float() / 255

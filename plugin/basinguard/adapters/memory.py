@@ -23,7 +23,7 @@ from .loading import model_config
 from .lora import TEXT_TARGETS, UNET_TARGETS, add_lora
 
 EIGHT_BIT = 2  # bytes of both moments of a parameter; otherwise each is as large as the parameter
-RUNTIME = 0.6e9  # torch, its libraries and a GPU's context: an allowance
+RUNTIME = 1.0e9  # torch with its libraries in main memory (recipes/fullsize_proof.py, small); allowed for on a GPU too
 Configs = Mapping[str, Mapping[str, Any]]
 
 

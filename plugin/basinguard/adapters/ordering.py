@@ -52,3 +52,5 @@ class ResumableLoader(DataLoader):
         """Skips what has been trained on, once."""
         if isinstance(self.sampler, EpochOrder):
             self.sampler.skip = state["processed"] * (self.batch_size or 1)
+        elif hasattr(self.batch_sampler, "skip"):
+            self.batch_sampler.skip = state["processed"]

@@ -7,6 +7,7 @@ another pipeline that shares it is not affected.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,7 +113,8 @@ def load(source: str | Path, *, triage: bool = False, **options: Any) -> Any:
         raise ValueError("basinguard.load runs no remote code: leave out custom_pipeline and trust_remote_code")
     place = locate(source)
     try:
-        pipe = DiffusionPipeline.from_pretrained(place, **{"use_safetensors": True} | options)
+        with _without_notice():
+            pipe = DiffusionPipeline.from_pretrained(place, **{"use_safetensors": True} | options)
     except Exception as error:  # a loader meets every kind of damage, a hub every kind of refusal
         said = " ".join(str(error).split())[:300]
         raise ValueError(
@@ -120,6 +122,21 @@ def load(source: str | Path, *, triage: bool = False, **options: Any) -> Any:
             "download or copy it again, or check the hub id and the network"
         ) from error
     return protect(pipe, _find_record(place, pipe, options), triage=triage)
+
+
+@contextmanager
+def _without_notice() -> Iterator[None]:
+    """diffusers says of a scheduler's record that it is ignored; here it is not."""
+    told = logging.getLogger("diffusers.configuration_utils")
+
+    def other(entry: logging.LogRecord) -> bool:
+        return RECORD_KEY not in entry.getMessage()
+
+    told.addFilter(other)
+    try:
+        yield
+    finally:
+        told.removeFilter(other)
 
 
 def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule, resolution: int | None) -> Callable[..., Any]:
@@ -177,11 +194,6 @@ def _fitting(pipe: Any, record: Record) -> SwitchAt:
     has, needs = pipe.scheduler.config.get("prediction_type", "flow"), record.sampler.prediction_type
     if has != needs:
         raise ValueError(f"the record was made for a model that predicts {needs!r}, this pipeline's predicts {has!r}")
-    if record.guidance.anchor or record.guidance.refine > 1:
-        raise ValueError(
-            "the record's rule takes its unconditional prediction from the base model or finer steps below the "
-            "transition (anchor, refine), which a stock pipeline cannot apply; calibrate without them"
-        )
     squared = getattr(pipe.scheduler, "alphas_cumprod", None)
     if squared is not None:
         signal = float(squared[round(record.guidance.transition)])

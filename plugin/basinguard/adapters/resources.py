@@ -123,7 +123,7 @@ def _request(model: Any, data: Any, precision: str, guard: dict[str, Any] | None
         train_text_encoder=model.train_text_encoder,
         weights=model.weights,
         precision="bfloat16" if precision in BFLOAT16 or model.weights == "bfloat16" else "float32",
-        resolution=data.resolution,
+        resolution=max(data.resolution, *(data.resolutions or [0])),
         batch_size=data.batch_size,
         gradient_checkpointing=model.gradient_checkpointing,
         cache=model.cache,

@@ -180,19 +180,25 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
-def fitted(image: Image.Image, resolution: int, *, generator: torch.Generator | None = None) -> Tensor:
-    """Short side resized to `resolution`, then a square cropped out of the middle, or at random with a generator.
+def fitted(image: Image.Image, size: int | tuple[int, int], *, generator: torch.Generator | None = None) -> Tensor:
+    """Resized until it just covers `size`, then cropped to it out of the middle, or at random with a generator.
+
+    Args:
+        image: in RGB.
+        size: width and height, or the side of a square, in pixels.
+        generator: draws the place of the crop.
 
     Returns:
-        Pixels [3, resolution, resolution] in 0..1, float32.
+        Pixels [3, height, width] in 0..1, float32.
     """
-    scale = resolution / min(image.size)
-    width, height = (max(resolution, round(side * scale)) for side in image.size)
+    wide, high = (size, size) if isinstance(size, int) else size
+    scale = max(wide / image.width, high / image.height)
+    width, height = max(wide, round(image.width * scale)), max(high, round(image.height * scale))
     if (width, height) != image.size:
         image = image.resize((width, height), Image.Resampling.LANCZOS)
-    left, top = (width - resolution) // 2, (height - resolution) // 2
+    left, top = (width - wide) // 2, (height - high) // 2
     if generator is not None:
-        left = int(torch.randint(width - resolution + 1, (), generator=generator))
-        top = int(torch.randint(height - resolution + 1, (), generator=generator))
-    square = image.crop((left, top, left + resolution, top + resolution))
-    return T.to_dtype(T.pil_to_tensor(square), torch.float32, scale=True)
+        left = int(torch.randint(width - wide + 1, (), generator=generator))
+        top = int(torch.randint(height - high + 1, (), generator=generator))
+    cropped = image.crop((left, top, left + wide, top + high))
+    return T.to_dtype(T.pil_to_tensor(cropped), torch.float32, scale=True)

@@ -16,7 +16,7 @@ from ..records import TriageResult
 from ..triage import calibrate_triage
 from .pipelines import last_trace, protect, unprotect
 
-FIRST_SEED = 3_000_000  # never used by probes (thousands), calibration (millions) or verification (two millions)
+FIRST_SEED = 5_000_000  # not those of probes, promises, verification, transfer or audits
 BATCH = 32
 
 
@@ -88,10 +88,11 @@ def _ordinary(
     pipe: Any, prompts: Sequence[str], seeds: Sequence[int], options: dict[str, Any]
 ) -> tuple[Tensor, Observation]:
     """Images (or latents) by ordinary CFG on the CPU, and the first evaluation at which every gap was above zero."""
-    options = {"guidance_scale": 7.5, "output_type": "pt"} | options
+    options = {"output_type": "pt", **options}
+    scale = options.setdefault("guidance_scale", 7.5)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     try:
-        images = protect(pipe, Constant(options["guidance_scale"]))(list(prompts), generator=generators, **options)
+        images = protect(pipe, Constant(scale))(list(prompts), generator=generators, **options)
         trace = last_trace(pipe)
     finally:
         unprotect(pipe)

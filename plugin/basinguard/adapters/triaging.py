@@ -1,15 +1,15 @@
-"""`basinguard triage EXPORT DIR HELDOUT OUT`: which prompts need the rule at all, measured on the exported files."""
+"""`basinguard triage EXPORT DIR PROMPTS OUT`: which prompts need the rule at all, measured on the exported files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ..export.card import triage_text
+from ..export.card import triage_line
 from ..records import TriageResult, read_record
-from .images import ImageFolder
 from .opening import open_model, require_same
 from .pipelines import RECORD_FILE
 from .triage import calibrate_by_sampling
+from .verify import read_prompts
 
 
 def triage(
@@ -20,35 +20,34 @@ def triage(
     Args:
         export: a directory that basinguard exported.
         data: the training images.
-        heldout: captioned images that were not trained on: the harmless prompts.
+        heldout: text file of prompts, one a line, that were not trained on: the harmless ones.
         out: JSON file to write the record to, as `basinguard export` takes it; nothing is overwritten.
         per_prompt: fresh seeds for each prompt.
         wanted_miss: share of the pulling pairs that may be taken for harmless; they get ordinary guidance.
 
     Raises:
         FileExistsError: `out` exists.
-        FileNotFoundError: no record in the directory, or no such data.
-        ValueError: the record belongs to other weights, or fewer than two prompts that pull, or that do not.
+        FileNotFoundError: no record in the directory, no such data or prompts.
+        ValueError: the record belongs to other weights, or fewer than two prompts pull, or do not.
     """
     if out.exists():
         raise FileExistsError(f"{out}: exists already; name another file, nothing is overwritten")
-    record = read_record(export / RECORD_FILE)
+    record, prompts = read_record(export / RECORD_FILE), read_prompts(heldout)
+    sampler = record.sampler
     opened = open_model(
-        str(export), data, base=record.base, scale=record.sampler.scale, timesteps=record.sampler.timesteps
+        str(export), data, base=record.base, scale=sampler.scale, timesteps=sampler.timesteps, alignment="none"
     )
     require_same(record, opened)
-    harmless = ImageFolder(str(heldout), resolution=record.sampler.resolution)
-    harmless.setup("triage")
     result = calibrate_by_sampling(
         opened.pipe,
-        [*opened.guard.training.captions, *(caption for _, caption in harmless.items)],
+        [*opened.guard.training.captions, *prompts],
         opened.guard.is_copy,
         per_prompt=per_prompt,
         wanted_miss=wanted_miss,
-        num_inference_steps=record.sampler.timesteps,
-        guidance_scale=record.sampler.scale,
+        num_inference_steps=sampler.timesteps,
+        guidance_scale=sampler.scale,
     )
     record = record.model_copy(update={"triage": result})
     out.write_text(record.to_json() + "\n", encoding="utf-8")
-    print(f"{triage_text(record)}\n{out}: export again with this record to ship it")
+    print(f"{triage_line(record)}\n{out}: export again with this record to ship it")
     return result

@@ -50,7 +50,7 @@ def verify(
         ValueError: the images cannot be used, the record belongs to other weights, or its embedder is another one.
     """
     record = read_record(export / RECORD_FILE)
-    prompts = _prompts(heldout) if heldout else ()
+    prompts = read_prompts(heldout) if heldout else ()
     opened = open_model(
         str(export), data, base=record.base, scale=record.sampler.scale, timesteps=record.sampler.timesteps
     )
@@ -119,7 +119,13 @@ def _rules(path: Path) -> dict[str, Rule]:
     return {name: from_dict(form) for name, form in forms.items()}
 
 
-def _prompts(path: Path) -> Sequence[str]:
+def read_prompts(path: Path) -> Sequence[str]:
+    """Prompts of a text file, one a line.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no prompt in it.
+    """
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     found = [line for line in lines if line]
     if not found:

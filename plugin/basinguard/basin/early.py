@@ -69,7 +69,7 @@ class Limits:
         return (self.near + min(self.far, 1.0)) / 2
 
 
-def learn(trail: Tensor, ends: Tensor, outcomes: Tensor, unguided: Tensor) -> Limits:
+def learn(trail: Tensor, outcomes: Tensor, unguided: Tensor) -> Limits:
     """Limits from guided trajectories and from unguided ends, both looked at.
 
     Near is what half of the images reproduced reach, or a quarter of the distance to the nearest other end; far is a
@@ -78,11 +78,10 @@ def learn(trail: Tensor, ends: Tensor, outcomes: Tensor, unguided: Tensor) -> Li
 
     Args:
         trail: distance of the predicted clean latents at every evaluation of the guided trajectories, [K, N].
-        ends: distance of their ends, [N].
-        outcomes: whether those reproduce the image, [N] bool.
+        outcomes: whether their ends reproduce the image, [N] bool.
         unguided: distance of unguided ends that do not reproduce it, [M].
     """
-    yes, no = ends[outcomes], torch.cat([ends[~outcomes], unguided])
+    yes, no = trail[-1, outcomes], torch.cat([trail[-1, ~outcomes], unguided])
     near, far = 0.0, float("inf")
     if len(yes) >= LEAST:
         nearest_no = float(no.min()) if len(no) else 0.0

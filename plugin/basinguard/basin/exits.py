@@ -120,7 +120,7 @@ class _Finder:
         self.anchors = anchors
         ends = self.probe.path.latents(self.trunk.states[-1])[self.trunk.row]
         away = anchors.distance(ends, self.pairs.prompt)[~unguided]
-        self.limits = learn(start.trail, anchors.distance(start.ends, self.pairs.prompt), first, away)
+        self.limits = learn(start.trail, first, away)
 
     def reproduces(self, rows: Tensor, index: Tensor, early: bool = True) -> Tensor:
         """Outcome of guidance from grid position `index` of each row, [len(rows)] bool."""

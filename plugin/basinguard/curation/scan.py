@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -23,9 +22,8 @@ from PIL import Image, ImageOps
 
 from .folder import Item, Problem, printable
 from .images import BadImage, open_image
+from .store import SIDE, Store, pixels
 
-SIDE = 64  # thumbnail side; edits that matter survive it, JPEG noise does not
-CACHE_VERSION = 1
 CHUNK = 32
 EVEN = 14  # levels that the pixels of a plain frame may differ by, JPEG noise included
 IN_PROCESS_BELOW = 400  # starting processes costs about as much as reading this many images
@@ -70,7 +68,7 @@ def scan_images(
     paths = [os.fspath(item.path) for item in items]
     thumbs = np.zeros((len(items), SIDE, SIDE, 3), np.uint8)
     shapes = np.ones((len(items), 2), np.float32)
-    with _pool(_worker_count(len(items), workers)) as mapped, closing(_Store(cache)) as store:
+    with _pool(_worker_count(len(items), workers)) as mapped, closing(Store(cache)) as store:
         digests = list(mapped(_hash_file, paths))
         places: dict[str, list[int]] = {}
         for row, digest in enumerate(digests):
@@ -83,7 +81,7 @@ def scan_images(
             if isinstance(outcome, BadImage):
                 bad.update(dict.fromkeys(places[digest], outcome))
             else:
-                thumbs[places[digest]], shapes[places[digest]] = _pixels(outcome[0]), outcome[1:]
+                thumbs[places[digest]], shapes[places[digest]] = pixels(outcome[0]), outcome[1:]
                 store.save(digest, *outcome)
             if progress and (done % 256 == 0 or done == len(fresh)):
                 progress(done, len(fresh))
@@ -97,6 +95,21 @@ def scan_images(
     return Scan(
         tuple(items[row] for row in good), kept, thumbs[: len(good)], shapes[good, 0], shapes[good, 1], problems
     )
+
+
+def remember(paths: Sequence[str], cache: Path) -> None:
+    """Puts the thumbnails of some files into a cache, so that a later `scan_images` need not decode them.
+
+    For a machine that sees a share of a large set (`adapters.scanning`); a file that cannot be read is left to the scan
+    itself, which says why.
+    """
+    with closing(Store(cache)) as store:
+        for path in paths:
+            digest = _hash_file(path)
+            if isinstance(digest, str) and not store.knows(digest):
+                outcome = _shrink_file(path)
+                if not isinstance(outcome, BadImage):
+                    store.save(digest, *outcome)
 
 
 def shrink(path: Path) -> tuple[NDArray[np.uint8], float, float]:
@@ -173,10 +186,6 @@ def _shrink_file(path: str) -> tuple[bytes, float, float] | BadImage:
         return error
 
 
-def _pixels(thumb: bytes) -> NDArray[np.uint8]:
-    return np.frombuffer(thumb, np.uint8).reshape(SIDE, SIDE, 3)
-
-
 class _pool:
     """`map` in this process, or over several with results in order; Ctrl-C abandons what has not started."""
 
@@ -194,56 +203,6 @@ class _pool:
     def __exit__(self, *error: object) -> None:
         if self.executor is not None:
             self.executor.shutdown(wait=True, cancel_futures=True)
-
-
-class _Store:
-    """Thumbnails by content hash in a SQLite file; without a file it remembers nothing."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.database = sqlite3.connect(path) if path else None
-        self.pending = 0
-        try:
-            self._prepare()
-        except sqlite3.DatabaseError:
-            self.close()
-            raise ValueError(f"{path}: not a cache of basinguard; give another file, or move this one away") from None
-
-    def _prepare(self) -> None:
-        if self.database is None:
-            return
-        (version,) = self.database.execute("PRAGMA user_version").fetchone()
-        if version != CACHE_VERSION:
-            self.database.execute("DROP TABLE IF EXISTS thumbs")
-        self.database.execute(
-            "CREATE TABLE IF NOT EXISTS thumbs (sha256 TEXT PRIMARY KEY, rgb BLOB, aspect REAL, inside REAL)"
-        )
-        self.database.execute(f"PRAGMA user_version = {CACHE_VERSION}")
-        self.database.commit()
-
-    def load(self, digest: str, thumbs: NDArray[np.uint8], shapes: NDArray[np.float32], rows: list[int]) -> bool:
-        """Copies a known thumbnail and its shape to `rows`; False when there is none."""
-        if self.database is None:
-            return False
-        row = self.database.execute("SELECT rgb, aspect, inside FROM thumbs WHERE sha256 = ?", (digest,)).fetchone()
-        if row is None or len(row[0]) != SIDE * SIDE * 3:
-            return False
-        thumbs[rows], shapes[rows] = _pixels(row[0]), row[1:]
-        return True
-
-    def save(self, digest: str, thumb: bytes, aspect: float, inside: float) -> None:
-        """Remembers a thumbnail; written out every 256, so an interruption loses little."""
-        if self.database is None:
-            return
-        self.database.execute("INSERT OR REPLACE INTO thumbs VALUES (?, ?, ?, ?)", (digest, thumb, aspect, inside))
-        self.pending += 1
-        if self.pending % 256 == 0:
-            self.database.commit()
-
-    def close(self) -> None:
-        """Writes out what is left, also after Ctrl-C."""
-        if self.database is not None:
-            self.database.commit()
-            self.database.close()
 
 
 def _worker_count(images: int, workers: int | None) -> int:

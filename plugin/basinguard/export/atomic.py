@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 SUMS = "SHA256SUMS"
 
 
@@ -22,7 +24,7 @@ def whole_directory(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         FileExistsError: `out` exists and `overwrite` is False, or it holds files that no export wrote.
         NotADirectoryError: `out` is a file.
-        PermissionError: the directory above `out` cannot be written.
+        OSError: the directory above `out` cannot be written, or the disk is full.
     """
     _heal(out)
     _check_free(out, overwrite)
@@ -34,6 +36,8 @@ def whole_directory(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
             _flush(path)
         partial.chmod(0o755)
         _swap(partial, out)
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise OSError(f"{out}: cannot be written ({error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -44,6 +48,7 @@ def whole_file(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Raises:
         FileExistsError: `out` exists and `overwrite` is False.
+        OSError: the directory above `out` cannot be written, or the disk is full.
     """
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out}: exists already; name another file, or pass overwrite=True")
@@ -52,7 +57,10 @@ def whole_file(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as folder:
         partial = Path(folder) / out.name
-        yield partial
+        try:
+            yield partial
+        except SafetensorError as error:
+            raise OSError(f"{out}: cannot be written ({error})") from error
         _flush(partial)
         partial.replace(out)
         _flush(out.parent)

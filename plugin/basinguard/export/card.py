@@ -115,7 +115,7 @@ def percent(estimate: Estimate | None) -> str:
     return f"{value} % [{low}, {high}] (n = {estimate.n})"
 
 
-def strength_text(record: Record) -> str:
+def strength_line(record: Record) -> str:
     """What ordinary guidance does at the calibrated strength; "" where there is none."""
     found = record.strength
     if found is None:
@@ -124,7 +124,7 @@ def strength_text(record: Record) -> str:
     return f"at {found.value:g} {what}, ordinary guidance copies {percent(found.risk)}"
 
 
-def triage_text(record: Record) -> str:
+def triage_line(record: Record) -> str:
     """How well the first gap tells prompts apart; "" where that was not calibrated."""
     found = record.triage
     if found is None:
@@ -202,9 +202,9 @@ def _texts(record: Record, name: str) -> dict[str, Any]:
         "sampler": f"{plain(sampler.scheduler)}, {sampler.timesteps} steps, {sampler.resolution} px",
         "seeds": _seeds(record.seeds),
         "versions": kinds or UNKNOWN,
-        "strength": strength_text(record),
+        "strength": strength_line(record),
         "strength_promise": plain(record.strength.promise) if record.strength else "",
-        "triage": triage_text(record),
+        "triage": triage_line(record),
         "comfyui": comfyui_text(record),
         "a1111": a1111_text(record),
     }

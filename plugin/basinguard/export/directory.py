@@ -134,7 +134,7 @@ def _write_record(folder: Path, record: Record) -> None:
     (folder / RECORD_FILE).write_text(record.to_json() + "\n", encoding="utf-8")
     scheduler, index = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
     config = json.loads(scheduler.read_text("utf-8"))
-    write_json(scheduler, config | {NOTICE_KEY: NOTICE, RECORD_KEY: short(record).to_json()})
+    write_json(scheduler, config | {NOTICE_KEY: NOTICE, RECORD_KEY: short(record).model_dump_json()})
     write_json(index, json.loads(index.read_text("utf-8")) | {"_class_name": "StableDiffusionPipeline"})
 
 

@@ -68,7 +68,7 @@ def export_lora(
         raise ValueError(
             f"export_lora(out={out.name!r}, format={format!r}): expected *.safetensors, kohya or diffusers"
         )
-    share = safe_strength(record) if strength is None else strength
+    share = default_strength(record) if strength is None else strength
     if not 0 < share <= 1:
         raise ValueError(f"export_lora(strength={strength}): expected a share in (0, 1]")
     layers = lora_layers(pipe, adapter)
@@ -86,7 +86,7 @@ def export_lora(
     return out
 
 
-def safe_strength(record: Record) -> float:
+def default_strength(record: Record) -> float:
     """The share of a LoRA at which ordinary guidance is promised to be safe; 1 where no such promise was made.
 
     A promised strength of 0 would be the base model, so it is no strength to save a LoRA at.

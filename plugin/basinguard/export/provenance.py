@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..records import Record
+from ..records import MAX_BYTES, Record
 
 PROVENANCE = "provenance.json"
 
@@ -42,6 +43,28 @@ def provenance(record: Record, origin: Origin, *, share_private: bool = False) -
         "seeds": list(record.seeds),
         "config": dict(origin.config) if share_private else without_paths(dict(origin.config)),
     }
+
+
+def read_origin(folder: Path, weights_sha256: str) -> Origin:
+    """What an earlier export of these very weights says of their origin; nothing where there is none.
+
+    Args:
+        folder: a directory with or without a `provenance.json`.
+        weights_sha256: of the weights whose origin is asked for.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = folder / PROVENANCE
+    if not path.is_file():
+        return Origin()
+    try:
+        told = json.loads(path.read_bytes()[:MAX_BYTES])
+        if told["weights_sha256"] != weights_sha256:
+            return Origin()
+        return Origin(str(told["base"]["revision"]), str(told["base"]["weights_sha256"]), dict(told["config"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a provenance that basinguard wrote ({error!r}); remove it to go on") from None
 
 
 def without_paths(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Literal
 from safetensors import SafetensorError, safe_open
 
 from ..records import MAX_BYTES, Record, read_record
-from .card import percent, strength_text, triage_text
+from .card import percent, strength_line, triage_line
 from .directory import RECORD_FILE, RECORD_KEY
 from .header import RECORD
 
@@ -120,8 +120,8 @@ def describe(found: Inspection) -> str:
         "verified": percent(r.verified),
         "alignment": "not measured" if r.alignment is None else str(r.alignment),
         "promise": clean(r.promise) or "none",
-        "strength": strength_text(r) or "not calibrated",
-        "triage": triage_text(r) or "not calibrated",
+        "strength": strength_line(r) or "not calibrated",
+        "triage": triage_line(r) or "not calibrated",
         "metric": f"{clean(r.metric.embedder)} >= {r.metric.threshold:g}",
         "sampler": f"{clean(r.sampler.scheduler)}, {r.sampler.timesteps} steps, scale {r.sampler.scale:g}",
         "base": clean(r.base),

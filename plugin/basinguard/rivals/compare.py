@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..adapters.evaluate import FIRST_SEED
 from ..adapters.images import ImageFolder
-from ..adapters.loading import load_pipeline
+from ..adapters.loading import load_pipeline, require_stable_diffusion
 from ..adapters.shipping import alignment_for
 from ..certify import versions
 from ..export.hashes import dataset_sha256, weights_sha256
@@ -192,6 +192,8 @@ def _bench(
     record = Path(model) / "basinguard.json"
     if base is None and record.is_file():
         base = read_record(record).base
+    for path in checkpoints:
+        require_stable_diffusion(path)
     pipe = load_pipeline(model)
     images = ImageFolder(str(data), resolution=pipe.unet.config.sample_size * pipe.vae_scale_factor)
     images.setup("compare")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..plots import BLUE, GREEN, VERMILLION
 from ..records import Estimate
@@ -49,7 +49,7 @@ def _panel(axes: Axes, points: Sequence[Point], pick: Callable[[Point], Estimate
         curve = [p for p in points if p.method == name and p.utility]
         x, y = [p.utility.value for p in curve if p.utility], [pick(p) for p in curve]
         rank = rivals.index(name) if name in rivals else 0
-        look = (
+        look: dict[str, Any] = (
             {"color": OURS[name], "linewidth": 2.4, "zorder": 5, "marker": "o", "markersize": 6}
             if is_ours(curve[0])
             else {

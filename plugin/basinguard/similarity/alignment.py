@@ -43,13 +43,19 @@ class ClipScore:
             device: where to run it.
 
         Raises:
-            FileNotFoundError: no such folder, or no weights in it.
+            FileNotFoundError: no such folder, no weights in it, or weights that are not here and cannot be downloaded.
             ValueError: `pretrained` is missing, unknown or not wanted; the known tags are listed.
         """
         import open_clip
 
         identifier, name = _identify(model, pretrained)
-        built = open_clip.create_model(identifier, pretrained=pretrained, device=device, require_pretrained=True)
+        try:
+            built = open_clip.create_model(identifier, pretrained=pretrained, device=device, require_pretrained=True)
+        except (RuntimeError, OSError) as error:
+            problem = " ".join(str(error).split())[:200]
+            raise FileNotFoundError(
+                f"{name}: no weights that fit, neither here nor from the Hub ({problem}); give a folder instead"
+            ) from None
         return cls(name, built, open_clip.get_tokenizer(identifier))
 
     @property
