@@ -21,10 +21,10 @@ from guarded_runs import picture_folder
 from safetensors.torch import save_file
 
 from basinguard.adapters.accelerate import LoopGuard
-from basinguard.adapters.callback import require_parts, require_whole_weights
 from basinguard.adapters.images import ImageFolder
 from basinguard.adapters.lightning import MemorizationGuard
 from basinguard.adapters.loading import load_pipeline, require_stable_diffusion
+from basinguard.adapters.refusals import require_parts, require_whole_weights
 from basinguard.adapters.verify import _rules
 from basinguard.adapters.watch import Watch
 from basinguard.curation.actions import read_allow_list

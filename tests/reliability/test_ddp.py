@@ -12,7 +12,7 @@ import torch
 from guarded_runs import fit, make_guard, picture_folder, untimed
 
 from basinguard.adapters.accelerate import LoopGuard
-from basinguard.adapters.callback import require_whole_weights
+from basinguard.adapters.refusals import require_whole_weights
 from basinguard.adapters.sharding import ROWS, Sharded, Team
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals

@@ -10,26 +10,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torchvision.transforms.functional import pil_to_tensor
 
 from ..calibrate import Candidate
 from ..certify import Terms
 from ..export.atomic import whole_file
 from ..guard import Guard, Plan, TrainingSet
-from ..plots import contact_sheet, curve_figure, history_figure
-from ..records import Estimate, Record, Report
+from ..records import Record, Report
 from ..similarity.structure import Structure
-from ..words import moved
 from .diffusers import LatentModel
+from .refusals import require_parts, require_whole_weights
 from .shipping import alignment_for, ship
+from .showing import scalars, show
 from .watch import OnError, Watch, holding, same_streams, trained_weights, untouched
 
-MEASURED = (
-    *("risk", "width", "exit", "gap", "gap_heldout", "similarity_p95", "similarity_heldout"),
-    *("risk_uncond", "alignment", "log_width", "gap_excess", "gap_auc"),
-    *("sigma_c", "sigma_c_excess", "caption_gap"),
-)
-WHOLE = ("SingleDevice", "DDP")  # strategies that keep every weight in every process
 KEPT = "basinguard"  # key of a checkpoint
 HISTORY = "guard.json"  # in the run's log directory
 
@@ -270,7 +263,8 @@ class GuardHooks:
                 with untouched(pl_module):
                     for logger in trainer.loggers if log_now else ():
                         logger.log_metrics(scalars(self.history), step=trainer.global_step)
-                    self._show(trainer, LatentModel(pl_module.pipe, dtype=self.dtype), report)
+                    model = LatentModel(pl_module.pipe, dtype=self.dtype)
+                    show(trainer.loggers, watch.guard, model, report.transition, trainer.global_step)
             except Exception as error:
                 watch.complain(f"pictures and scalars of epoch {epoch} could not be logged", error)
 
@@ -284,72 +278,6 @@ class GuardHooks:
         except OSError as error:
             watch.complain(f"{target} could not be written", error)
 
-    def _show(self, trainer: Any, model: LatentModel, report: Report) -> None:
-        """Curves and a contact sheet for loggers that take pictures."""
-        boards = [logger.experiment for logger in trainer.loggers if hasattr(logger.experiment, "add_figure")]
-        albums = [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
-        if not (boards or albums) or self.watch is None:
-            return
-        sheet = contact_sheet(*self.watch.guard.show(model, report.transition))
-        for board in boards:
-            board.add_figure("guard/curve", curve_figure(self.history), trainer.global_step)
-            board.add_figure("guard/history", history_figure(self.history), trainer.global_step)
-            board.add_image("guard/contact_sheet", pil_to_tensor(sheet), trainer.global_step)
-            board.add_text("guard/report", moved(self.history), trainer.global_step)
-        for album in albums:
-            album.log_image(key="guard/contact_sheet", images=[sheet], step=trainer.global_step)
-
-
-def scalars(history: list[Report]) -> dict[str, float]:
-    """What is logged of the last measured report: every estimate and its ends, and how far it moved since the base."""
-    measured = [report for report in history if not report.problem]
-    last, base = measured[-1], history[0]
-    values: dict[str, float] = {}
-    for name in MEASURED:
-        estimate: Estimate | None = getattr(last, name)
-        if estimate is None:
-            continue
-        values |= {
-            f"guard/{name}": estimate.value,
-            f"guard/{name}_low": estimate.low,
-            f"guard/{name}_high": estimate.high,
-        }
-        before = getattr(base, name)
-        if before is not None:
-            values[f"guard/{name}_since_base"] = estimate.value - before.value
-    if last.transition is not None:
-        values["guard/transition"] = last.transition
-    return values
-
-
-def require_whole_weights(strategy: Any) -> None:
-    """Refuses a strategy that keeps a part of the weights in each process.
-
-    Raises:
-        ValueError: names the strategy and what to use.
-    """
-    kinds = [kind.__name__ for kind in type(strategy).__mro__]
-    if not any(name.startswith(WHOLE) for name in kinds):
-        raise ValueError(
-            f"MemorizationGuard cannot probe under {kinds[0]}, which may keep only a part of the weights in each "
-            'process; use strategy="ddp" (a LoRA of Stable Diffusion fits one device), or measure saved checkpoints '
-            "with basinguard.adapters.accelerate.LoopGuard"
-        )
-
-
-def require_parts(datamodule: Any, pl_module: Any) -> None:
-    """Refuses what the guard cannot measure.
-
-    Raises:
-        TypeError: names every part that is missing.
-    """
-    sought = ((datamodule, ("items", "all_pixels"), "the datamodule"), (pl_module, ("pipe",), "the LightningModule"))
-    lacking = [f"{what} has no {name}" for part, names, what in sought for name in names if not hasattr(part, name)]
-    if lacking:
-        raise TypeError(
-            f"MemorizationGuard: {', '.join(lacking)}; train FineTune on an ImageFolder, or give yours these parts "
-            "(see the class's description)"
-        )
 
 
 def _excuse_monitors(trainer: Any) -> None:
