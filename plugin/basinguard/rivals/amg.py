@@ -92,7 +92,8 @@ def _away(pull: Pull, forward: Forward, x: Tensor, timestep: Tensor, told: Tenso
         raw = uncond + pull.bench.scale * (cond - uncond)
         similarity, _ = pull.nearest(pull.clean(start, timestep, raw))
         (gradient,) = torch.autograd.grad(similarity.sum(), start)
-    change = c3 * noise * gradient
+    usable = torch.isfinite(gradient).flatten(1).all(1)  # a compressing embedder has none where a cell is exactly flat
+    change = c3 * noise * torch.where(_rows(usable), gradient, 0.0)
     return change if pull.bench.model.prediction_type == "epsilon" else change / signal
 
 
