@@ -24,8 +24,8 @@ from torch import Tensor
 
 from .. import stats
 from ..basin import top_gap
-from ..calibrate import Candidate, best, calibration_pairs, frontier
-from ..certify import FIRST_SEED
+from ..calibrate import Candidate, Setting, best, frontier
+from ..certify import FIRST_SEED, trial_of
 from ..guard import pairs_of
 from ..guidance import SwitchAt
 from ..schedules import Triage
@@ -49,27 +49,10 @@ def calibration(bench: Bench) -> list[list[Candidate]]:
 
 
 def _chain(bench: Bench, before: float) -> list[Candidate]:
-    guard, model = bench.guard, bench.model
-    captions = guard.training.captions
-    pairs = calibration_pairs(len(captions), PAIRS, model.latent_shape, FIRST_SEED)
-    probe = guard.probe(model, captions)
-    score = guard.align
-
-    def align(latents: Tensor, prompt: Tensor) -> Tensor:
-        assert score is not None
-        return score(model.decode(latents), [captions[k] for k in prompt.tolist()])
-
-    tried = frontier(
-        probe,
-        pairs,
-        lambda latents, prompt: guard.is_copy(model.decode(latents)),
-        alpha=max(ALPHAS),
-        delta=(1 - CONFIDENCE) / 2,
-        before=before,
-        positions=list(range(1, len(probe.timesteps), 2)),
-        align=align if score else None,
-    )
-    return list(tried)
+    trial = trial_of(bench.guard, bench.model, PAIRS, FIRST_SEED)
+    every_other = list(range(1, len(trial.probe.timesteps), 2))
+    delta = (1 - CONFIDENCE) / 2
+    return list(frontier(trial, Setting(before), alpha=max(ALPHAS), delta=delta, positions=every_other))
 
 
 def chosen(chains: list[list[Candidate]], alpha: float) -> tuple[Candidate, bool]:

@@ -19,8 +19,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..guidance import Constant, LocalMinimum
-from ..sampling import EMPTY, Denoiser, ddim, final, sample
+from ..guidance import Constant, LocalMinimum, Past
+from ..sampling import EMPTY, Denoiser, final, sample
 from .method import Batch, Bench, Method
 
 FINER = 4
@@ -55,9 +55,12 @@ class Trajectories:
         return c, (c - u).flatten(1).norm(dim=1) / raw
 
     def step(self, eps: Tensor, now: int, then: int) -> None:
-        """One DDIM step of the rows that have not switched."""
-        t = torch.full((len(self.rows),), now)
-        self.x = ddim(self.x, eps, t, torch.full_like(t, then), self.schedule)[1]
+        """One DDIM step of the rows that have not switched; Song et al., arXiv 2010.02502, eq. 12 with sigma = 0."""
+        signal, noise = (
+            level(torch.tensor([now, then])).tolist() for level in (self.schedule.signal, self.schedule.noise)
+        )
+        clean = (self.x - noise[0] * eps) / signal[0]
+        self.x = signal[1] * clean + noise[1] * eps
 
 
 def _stp(bench: Bench, batch: Batch, transition: float) -> Tensor:
@@ -80,7 +83,7 @@ def _dtp(bench: Bench, batch: Batch, depth: float) -> Tensor:
     for now, then in pairwise(grid):
         eps, gap = way.gaps(now)
         peak = torch.maximum(peak, gap)
-        fired = detector.fires(older, last, gap, peak)
+        fired = detector.fires(Past(older, last, peak, peak), gap, torch.full_like(gap, now))
         stay = ~fired
         if bool(fired.any()):
             way.refine(fired, now)
