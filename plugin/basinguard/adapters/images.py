@@ -154,7 +154,7 @@ class Pictures(Dataset[dict[str, Any]]):
         self.source, self.resolution = images.source, images.resolution
         self.random_crop, self.flip, self.seed = images.crop == "random", images.flip, images.seed
         self.relief = images.relief
-        repeats = self.source.repeats
+        repeats = list(self.source.repeats)
         if isinstance(self.relief, Relief):
             repeats = self.relief.repeats(repeats)
             self.vocabulary = vocabulary_of([text for texts in self.source.captions for text in texts])
