@@ -10,13 +10,14 @@ from PIL import Image
 from scipy.fft import dctn
 
 from basinguard.curation import neighbours
+from basinguard.curation.correlate import back
 from basinguard.curation.duplicates import Pair, exact_pairs, find_pairs
 from basinguard.curation.fit import sketch
 from basinguard.curation.folder import read_folder
 from basinguard.curation.groups import find_groups, stars
 from basinguard.curation.hashing import near_pairs, perceptual_hashes
 from basinguard.curation.neighbours import nearest, nearest_views
-from basinguard.curation.register import _back, register, whole_overlays
+from basinguard.curation.register import register, whole_overlays
 from basinguard.curation.scan import scan_images
 from basinguard.curation.views import CELLS, SIDE, SPANS, WINDOW, describe
 from basinguard.tinyworld.scenes import Caption, draw_scene
@@ -119,7 +120,7 @@ def test_a_window_is_seen_as_the_crop_alone_would_be(pictures):
 
 def test_only_the_asked_corner_of_an_inverse_transform_is_made():
     values = torch.randn(3, 2, 32, 32, generator=torch.Generator().manual_seed(0))
-    corner = _back(torch.fft.rfft2(values), 5, 7)
+    corner = back(torch.fft.rfft2(values), 5, 7)
     assert corner.numpy() == pytest.approx(values[:, :, :5, :7].numpy(), abs=1e-5)
 
 

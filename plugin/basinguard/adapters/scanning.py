@@ -33,7 +33,7 @@ def scan_on_ranks(directory: Path, cache: Path, trainer: Trainer) -> None:
     """
     names = [str(item.path) for item in read_folder(directory, decode=False).items]
     cache.parent.mkdir(parents=True, exist_ok=True)
-    loader = DataLoader(names, batch_size=BATCH, collate_fn=list)  # type: ignore[arg-type]
+    loader: DataLoader = DataLoader(names, batch_size=BATCH, collate_fn=list)  # type: ignore[arg-type]
     trainer.predict(_Scan(cache), loader, return_predictions=False)
     trainer.strategy.barrier()
     if trainer.is_global_zero:

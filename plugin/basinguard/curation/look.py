@@ -19,6 +19,7 @@ from .register import SIMILAR_PART, SIMILAR_WHOLE
 from .remedies import follow
 from .runs import Evidence
 from .scan import Scan
+from .views import NAME as VIEWS
 
 
 def look(
@@ -53,6 +54,7 @@ def look(
     decisions, remedies = follow(decisions, evidence.risks) if evidence else (decisions, [])
     settings = Settings(
         embedder=embed.name,
+        views=VIEWS,
         thresholds={"whole": SIMILAR_WHOLE, "part": SIMILAR_PART},
         repeats=repeats,
         basinguard=__version__,

@@ -27,6 +27,7 @@ class Settings(Noun):
     """What a curation was made with; the same folder and settings give the same curation.json, byte for byte."""
 
     embedder: str
+    views: str = ""
     thresholds: dict[str, float]
     repeats: int
     basinguard: str

@@ -4,9 +4,6 @@ A hash or an embedding proposes pairs; this decides. Two photographs of one subj
 resemble each other to any global descriptor, but only copies agree detail by detail once one is laid over the other
 (`fit`). The best place is where the normalized cross-correlation of band-passed pictures peaks; it is searched at half
 resolution first, and only a promising peak is looked at closely.
-
-Source: Lewis, "Fast Template Matching", Vision Interface (1995): normalized cross-correlation in the frequency domain
-and running sums. Only the few places where a piece lies inside the picture are transformed back.
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .correlate import Canvas
 from .fit import (
     BLOCK,
     BLUR,
@@ -44,7 +42,6 @@ SCALES = (1.0, 0.93, 0.87, 0.81, 0.75, 0.7, 0.65, 0.6)  # share of the larger pi
 NEAR = (-2, -1, 0, 1, 2)  # pixels of height around a promising size that are looked at closely
 PROMISING = 0.36  # peak at half resolution: of 645 right pairs of generated pictures all had more, of wrong ones 1 in 4
 CERTAIN = 0.9  # a whole fit this good needs no search
-LEAST = 0.02  # mean square of detail that is reckoned with at least, so that a flat piece fits nowhere
 BATCH = 256
 ASPECT_STEP = 0.05  # pairs whose log aspect ratios differ by this much are laid over each other in one batch
 
@@ -77,9 +74,7 @@ def required_similarity(share: float) -> float:
     return SIMILAR_PART + (SIMILAR_WHOLE - SIMILAR_PART) * share
 
 
-def register(
-    thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray, sketches: Sketches | None = None
-) -> list[Overlay]:
+def register(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray[np.int64]) -> list[Overlay]:
     """The best overlay of each pair, for a group to rest on: whole where that is certain, else what a search finds.
 
     Strangers that happen to agree when laid over each other whole seldom agree at the place that a search prefers.
@@ -88,17 +83,12 @@ def register(
         thumbs: uint8 [N, 64, 64, 3], squashed to a square.
         aspects: width / height of each original, [N].
         pairs: indices, [P, 2].
-        sketches: of the same thumbnails, where they are at hand already.
 
     Returns:
         One `Overlay` for each pair, in order; similarity 0 for a picture without structure.
     """
-    if sketches is None:
-        used, pairs = np.unique(pairs, return_inverse=True)
-        pairs = pairs.reshape(-1, 2)
-        thumbs, aspects = thumbs[used], aspects[used]
-        sketches = sketch(thumbs)
-    best = whole_overlays(sketches, pairs)
+    used, places = np.unique(pairs, return_inverse=True)
+    best = whole_overlays(sketch(thumbs[used]), places.reshape(-1, 2))
     rest = [row for row, overlay in enumerate(best) if overlay.similarity < CERTAIN]
     for row, overlay in zip(rest, search(thumbs, aspects, pairs[rest]), strict=True):
         best[row] = overlay
@@ -178,9 +168,10 @@ def _peaks(small: Tensor, ends: Tensor, skew: float) -> tuple[list[_Option], Ten
     The canvas is mirrored, not the piece: its spectrum serves every size.
     """
     canvas = detail(small, BLUR / 2)
-    pictures = _Canvas(torch.stack([canvas, canvas.flip(-1)], 1))
+    pictures = Canvas(torch.stack([canvas, canvas.flip(-1)], 1))
     pieces: dict[tuple[int, int], Tensor] = {}
-    options, peaks = [], []
+    options: list[_Option] = []
+    peaks: list[Tensor] = []
     for swap in (False, True):
         whole, part = ends.flip(1).unbind(1) if swap else ends.unbind(1)
         for size in _sizes(1 / skew if swap else skew):
@@ -204,7 +195,7 @@ def _look_closely(whole: Tensor, part: Tensor, size: tuple[int, int]) -> Tensor:
     """The similarity at full resolution, [B], of pictures [B, 3, 64, 64]: the best over sizes near `size`."""
     grey, patterns, every = part.mean(1), coarse(part), torch.arange(len(whole))
     canvas, best = detail(whole.mean(1)), torch.full((len(whole),), -1.0)
-    colours, pictures = whole.permute(0, 2, 3, 1), _Canvas(canvas[:, None])
+    colours, pictures = whole.permute(0, 2, 3, 1), Canvas(canvas[:, None])
     for step in NEAR:
         near = min(SIDE, size[0] + step), min(SIDE, round(size[1] * (size[0] + step) / size[0]))
         piece = detail(_resize(grey, near), BLUR)
@@ -239,63 +230,3 @@ def _shrinking(side: int, length: int) -> Tensor:
     """Weights of `side` pixels for each of `length`, [length, side]: linear, and averaging where it shrinks."""
     rows = torch.eye(side)[None, None]
     return F.interpolate(rows, (side, length), mode="bilinear", antialias=True)[0, 0].T.contiguous()
-
-
-class _Canvas:
-    """Pictures [U, V, S, S] that pieces are searched in, V views of each, with what every search needs of them."""
-
-    def __init__(self, pictures: Tensor) -> None:
-        self.side = pictures.shape[-1]
-        self.spectra = torch.fft.rfft2(pictures)
-        self.sums = F.pad((pictures**2).cumsum(2).cumsum(3), (1, 0, 1, 0))
-        self.scales: dict[tuple[int, int], Tensor] = {}
-
-    def correlate(self, whole: Tensor, pieces: Tensor, part: Tensor) -> Tensor:
-        """Normalized cross-correlation of pieces [U, H, W] with pictures, at every place that fits.
-
-        Args:
-            whole: which picture, [P].
-            pieces: to be found.
-            part: which piece, [P].
-
-        Returns:
-            Correlations [P, V, S - H + 1, S - W + 1].
-        """
-        height, width = pieces.shape[1:]
-        spectra = torch.fft.rfft2(pieces, s=(self.side, self.side)).conj()
-        length = _inverse_root(pieces.pow(2).sum((1, 2)), height * width)
-        products = self.spectra[whole] * spectra[part][:, None]
-        values = _back(products, self.side - height + 1, self.side - width + 1)
-        return values.mul_(self._scale(height, width)[whole]).mul_(length[part][:, None, None, None])
-
-    def _scale(self, height: int, width: int) -> Tensor:
-        if (height, width) not in self.scales:
-            upper, lower = self.sums[:, :, :-height], self.sums[:, :, height:]
-            energy = lower[..., width:] - lower[..., :-width] - upper[..., width:] + upper[..., :-width]
-            self.scales[height, width] = _inverse_root(energy, height * width)
-        return self.scales[height, width]
-
-
-def _inverse_root(energy: Tensor, pixels: int) -> Tensor:
-    return energy.clamp(min=LEAST * pixels).rsqrt()
-
-
-def _back(spectra: Tensor, rows: int, columns: int) -> Tensor:
-    """The first rows and columns of an inverse transform of half spectra [..., S, S / 2 + 1], as two small products."""
-    side = spectra.shape[-2]
-    across, down = _waves(side, rows, columns)
-    partly = torch.view_as_real(spectra).flatten(-2) @ across
-    return down @ partly.unflatten(-1, (2, columns)).flatten(-3, -2)
-
-
-@cache
-def _waves(side: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """Matrices of an inverse transform: [2 * (S / 2 + 1), 2 * columns] and [rows, 2 * S], real and imaginary parts."""
-    angle = 2 * math.pi / side
-    wide = angle * torch.arange(side // 2 + 1)[:, None] * torch.arange(columns)
-    twice = torch.full((side // 2 + 1, 1), 2.0 / side**2)  # what half a spectrum leaves out, but for its two ends
-    twice[0] = twice[-1] = 1.0 / side**2
-    cosine, sine = twice * wide.cos(), twice * wide.sin()
-    across = torch.stack([torch.cat([cosine, sine], 1), torch.cat([-sine, cosine], 1)], 1).flatten(0, 1)
-    tall = angle * torch.arange(rows)[:, None] * torch.arange(side)
-    return across, torch.stack([tall.cos(), -tall.sin()], 2).flatten(1)
