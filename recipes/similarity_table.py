@@ -389,7 +389,9 @@ def markdown(result: dict) -> str:
         lines += ["| edit | " + " | ".join(f"{e} (n={eye['images'] // 2})" for e, eye in eyes.items()) + " |"]
         lines += ["|---|" + "---|" * len(eyes)]
         first = next(iter(eyes.values()))["recall"]
-        lines += [f"| {e} | " + " | ".join(show(eye["recall"][e]) for eye in eyes.values()) + " |" for e in first]
+        for e in first:
+            cells = [show(eye["recall"][e]) if e in eye["recall"] else "-" for eye in eyes.values()]
+            lines += [f"| {e} | {' | '.join(cells)} |"]
         wrong = " | ".join(show(eye["false_positives_on_testing_half"]) for eye in eyes.values())
         lines += [f"| (false positives, test half) | {wrong} |"]
         lines += [f"| (threshold) | {' | '.join(show(e['threshold_at_1_percent']) for e in eyes.values())} |"]
