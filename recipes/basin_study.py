@@ -95,6 +95,8 @@ def alarms(history: list[Report]) -> dict[str, int | None]:
 def false_alarms(tables: list[Any], name: str) -> dict[str, Any]:
     """How often twins raise the alarm against other twins: random halves at every report; twins are the clusters."""
     base, dice, raised = getattr(tables[0], name), torch.Generator().manual_seed(0), []
+    if len(base) < 4:
+        return {"share": None, "splits": 0, "twins": len(base), "nominal": 0.025}
     for table in tables[1:]:
         now = getattr(table, name)
         rise = torch.tensor([now[i] - base[i] for i in sorted(now)])

@@ -167,6 +167,8 @@ def main() -> None:
         "seeds": told.seeds,
         "updates": told.updates if told.model == "tinyworld" else None,
         **compare(*make(told), told.timed),
+        "command": f"python recipes/bench_probe.py --model {told.model} --captions {told.captions} --seeds {told.seeds}"
+        f" --timesteps {told.timesteps} --chunk {told.chunk}",
         "threads": torch.get_num_threads(),
         "machine": platform.processor() or platform.machine(),
         "versions": versions(),
@@ -180,7 +182,7 @@ def main() -> None:
     if told.out:
         kept = json.loads(told.out.read_text()) if told.out.exists() else {}
         told.out.parent.mkdir(parents=True, exist_ok=True)
-        told.out.write_text(json.dumps({**kept, told.model: result}, indent=1) + "\n")
+        told.out.write_text(json.dumps({**kept, f"{told.model}, {told.captions} x {told.seeds}": result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
