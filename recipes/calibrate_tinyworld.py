@@ -87,8 +87,9 @@ def publish(args: argparse.Namespace, found: Calibration, more: dict, seconds: f
     write(found, args.run / "calibration")
     args.out.mkdir(parents=True, exist_ok=True)
     result = found.to_dict() | more
+    given = " --model (trained apart, with the same settings)" if args.model else ""
     result |= {
-        "command": f"python recipes/calibrate_tinyworld.py --method {args.method} --updates {args.updates}",
+        "command": f"python recipes/calibrate_tinyworld.py --method {args.method} --updates {args.updates}{given}",
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
         ).stdout.strip(),
