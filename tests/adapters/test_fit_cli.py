@@ -75,10 +75,10 @@ def on_small_model(config, base, folder, *more):
     ]  # fmt: skip
 
 
-def for_six_images(path, tmp_path):
+def for_six_images(path, tmp_path, **guard):
     """The config as shipped, with a probe that fits a set of six images."""
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    config["trainer"]["callbacks"][0]["init_args"] |= {"captions": 2}
+    config["trainer"]["callbacks"][0]["init_args"] |= {"captions": 2, **guard}
     (tmp_path / path.name).write_text(yaml.safe_dump(config))
     return tmp_path / path.name
 
@@ -149,7 +149,7 @@ def test_too_little_memory_or_disk_is_said_before_weights_are_loaded(
         fit_cli(on_small_model(path, tiny_pipeline_dir, scene_folder))
     memory, disk = str(caught.value).splitlines()[1:]
     assert re.search(
-        r"memory: the plan takes 0\.\d GB, 0\.1 GB are free on the CPU; try gradient_checkpointing", memory
+        r"memory: the plan takes \d\.\d GB, 0\.1 GB are free on the CPU; try gradient_checkpointing", memory
     )
     assert re.search(r"disk: 6 checkpoints of .* keep fewer \(save_top_k\), or set trainer\.default_root_dir", disk)
     with pytest.raises(pytest.fail.Exception, match="weights were loaded"):
@@ -179,7 +179,8 @@ def test_a_probe_takes_no_more_evaluations_than_the_dry_run_says(tiny_pipeline_d
 
 
 def test_one_command_trains(tiny_pipeline_dir, scene_folder, tmp_path):
-    config = for_six_images(next(path for path in CONFIGS if path.stem == "tinyworld_lora"), tmp_path)
+    shipped = next(path for path in CONFIGS if path.stem == "tinyworld_lora")
+    config = for_six_images(shipped, tmp_path, export_to=None, timesteps=4)
     cli = fit_cli([
         *on_small_model(config, tiny_pipeline_dir, scene_folder), "--trainer.max_epochs=2",
         f"--trainer.default_root_dir={tmp_path}", "--trainer.logger=false",
