@@ -14,6 +14,8 @@ from ..records import Estimate, Noun
 from .measure import Point
 from .registry import METHODS
 
+PLAIN = "none"  # no rival: everything is measured against it
+
 
 class Beaten(Noun):
     """A rival point that copies less than any of ours of at least its utility.
@@ -55,7 +57,9 @@ def beaten(points: Sequence[Point], clusters: Sequence[int], threshold: float) -
     """
     scored = [point for point in points if point.utility is not None]
     ours = [point for point in scored if is_ours(point)]
-    found = [_against(rival, ours, clusters, threshold) for rival in scored if not is_ours(rival)]
+    found = [
+        _against(rival, ours, clusters, threshold) for rival in scored if not is_ours(rival) and rival.method != PLAIN
+    ]
     kept = [entry for entry in found if entry is not None]
     return sorted(kept, key=lambda e: -(e.difference.value if e.difference else 1.0))
 
