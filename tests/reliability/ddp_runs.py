@@ -19,6 +19,7 @@ from basinguard.adapters.images import ImageFolder
 from basinguard.adapters.loading import load_pipeline
 from basinguard.adapters.sharding import Sharded, Team, TeamFailure
 from basinguard.adapters.watch import Watch
+from basinguard.eye import Eye
 from basinguard.guard import Guard, Plan, TrainingSet
 from basinguard.similarity.structure import Structure
 
@@ -52,8 +53,8 @@ def failing_at(call: int, error: Exception):
 
 
 def problem_of(watch: Watch, pipe, **replaced) -> str:
-    """The problem that a probe records while methods of `LatentModel` or `Guard` are replaced, in this process only."""
-    owners = {name: (Guard if name == "matches" else LatentModel) for name in replaced}
+    """The problem that a probe records while methods of `LatentModel` or `Eye` are replaced, in this process only."""
+    owners = {name: (Eye if name == "matches" else LatentModel) for name in replaced}
     before = {name: getattr(owner, name) for name, owner in owners.items()}
     for name, method in replaced.items():
         setattr(owners[name], name, method)
@@ -86,8 +87,13 @@ def sharded(base: str, pictures: str, rank: int) -> dict[str, object]:
     seen["rows"] = sum(calls)
     model = Sharded(LatentModel(pipe), together)
     seen["few rows"] = [list(model.decode(torch.zeros(n, 4, 16, 16)).shape) for n in (1, 8, 9)]
-    full, empty = torch.OutOfMemoryError("CUDA out of memory"), {}
-    seen["network fails in 1"] = problem_of(watch, pipe, **(empty if rank == 0 else {"denoiser": failing_at(2, full)}))
+    full, broken, empty = torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("in the network"), {}
+    seen["out of memory once in 1"] = problem_of(
+        watch, pipe, **(empty if rank == 0 else {"denoiser": failing_at(2, full)})
+    )
+    seen["network fails in 1"] = problem_of(
+        watch, pipe, **(empty if rank == 0 else {"denoiser": failing_at(2, broken)})
+    )
     bug = {"matches": raising(ValueError("only here"))}
     seen["something else fails in 0"] = problem_of(watch, pipe, **(bug if rank == 0 else empty))
     seen["both fail"] = problem_of(watch, pipe, **bug)

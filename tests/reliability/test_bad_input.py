@@ -68,6 +68,7 @@ def failing_probe(error):
         guard = make_guard()
         guard.measure = lambda model, **kwargs: fail(())
         module = torch.nn.Identity()
+        module.config = SimpleNamespace(sample_size=8)
         schedule = SimpleNamespace(config=SimpleNamespace(prediction_type="epsilon"), alphas_cumprod=torch.rand(1000))
         pipe = SimpleNamespace(unet=module, vae=module, text_encoder=module, scheduler=schedule)
         LoopGuard(guard).measure(pipe, epoch=3)
@@ -124,7 +125,8 @@ def lora_without_record(root):
 CASES = {
     "MemorizationGuard(every_n_epochs=0)": lambda root: MemorizationGuard(every_n_epochs=0),
     "MemorizationGuard(seeds=0)": lambda root: MemorizationGuard(seeds=0),
-    "MemorizationGuard(budget=0.0)": lambda root: MemorizationGuard(budget=0.0),
+    "MemorizationGuard(risk=0.0)": lambda root: MemorizationGuard(risk=0.0),
+    "MemorizationGuard(budget='a lot')": lambda root: MemorizationGuard(budget="a lot"),
     "a probe of 9 captions, a set of 2": lambda root: make_guard(Plan(captions=9)),
     "a held-out prompt that is trained on": lambda root: make_guard(heldout=("a ball",)),
     "2 images, 1 caption": lambda root: TrainingSet(torch.rand(2, 3, 8, 8), ("a",)),
@@ -160,7 +162,7 @@ CASES = {
     "a model with pickled weights": pickled,
     "a model of another kind": lambda root: require_stable_diffusion(write(root, "m/model_index.json", '{"_class_name": "FluxPipeline"}').parent),
     "a model_index.json that is no JSON": lambda root: require_stable_diffusion(write(root, "m/model_index.json", "\xff").parent),
-    "a model that is a single file": lambda root: require_stable_diffusion(write(root, "m.safetensors", "")),
+    "an empty single-file model": lambda root: require_stable_diffusion(write(root, "m.safetensors", "")),
     "an empty picture": images("bad.png", b""),
     "a picture that is none": images("bad.png", b"GIF89a, or so it says"),
     "a caption that is not UTF-8": images("0.txt", b"\xff\xfe"),

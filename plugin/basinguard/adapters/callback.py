@@ -279,7 +279,6 @@ class GuardHooks:
             watch.complain(f"{target} could not be written", error)
 
 
-
 def _excuse_monitors(trainer: Any) -> None:
     """Nothing has been measured yet: `EarlyStopping` on a guard's number waits for it instead of ending the run."""
     for stop in trainer.early_stopping_callbacks:
