@@ -182,7 +182,9 @@ def main() -> None:
     if told.out:
         kept = json.loads(told.out.read_text()) if told.out.exists() else {}
         told.out.parent.mkdir(parents=True, exist_ok=True)
-        told.out.write_text(json.dumps({**kept, f"{told.model}, {told.captions} x {told.seeds}": result}, indent=1) + "\n")
+        told.out.write_text(
+            json.dumps({**kept, f"{told.model}, {told.captions} x {told.seeds}": result}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":
