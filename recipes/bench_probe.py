@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -171,6 +172,7 @@ def main() -> None:
         f" --timesteps {told.timesteps} --chunk {told.chunk}",
         "threads": torch.get_num_threads(),
         "machine": platform.processor() or platform.machine(),
+        "load": os.getloadavg()[0],  # well above the number of cores: times are noisy, counts are not
         "versions": versions(),
         "commit": subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
@@ -182,9 +184,8 @@ def main() -> None:
     if told.out:
         kept = json.loads(told.out.read_text()) if told.out.exists() else {}
         told.out.parent.mkdir(parents=True, exist_ok=True)
-        told.out.write_text(
-            json.dumps({**kept, f"{told.model}, {told.captions} x {told.seeds}": result}, indent=1) + "\n"
-        )
+        size = f"{told.model}, {told.captions} x {told.seeds}"
+        told.out.write_text(json.dumps({**kept, size: result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
