@@ -47,7 +47,7 @@ class Noun(BaseModel):
 
 def _first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the whole text"
+    where = ".".join(str(part) for part in first["loc"])[:200] or "the whole text"
     given = repr(first.get("input"))
     return f"{where}: {first['msg']} (given: {given[:80]})"
 
