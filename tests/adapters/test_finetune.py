@@ -109,7 +109,7 @@ class Interrupt(Callback):
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_resumes_bit_for_bit(tiny_pipeline_dir, scene_folder, tmp_path):
-    handler = signal.getsignal(signal.SIGINT)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore the signal
     with pytest.raises(SystemExit):
         fit(tiny_pipeline_dir, scene_folder, tmp_path, Interrupt(), ema_decay=0.9)
     signal.signal(signal.SIGINT, handler)  # Lightning ignores further ones while it shuts down
