@@ -29,10 +29,10 @@ test-long: install ## the slow proofs
 test-lowest test-newest: test-%: $(VENV)-%/installed ## the default tier with the lowest (newest) versions we support
 	$(VENV)-$*/bin/python -m pytest
 
-$(VENV)-%/installed: constraints/%.txt pyproject.toml
+$(VENV)-%/installed: tests/constraints/%.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)-$*
 	$(VENV)-$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(VENV)-$*/bin/python -m pip install --quiet --editable . --group dev --constraint constraints/$*.txt
+	$(VENV)-$*/bin/python -m pip install --quiet --editable . --group dev --constraint tests/constraints/$*.txt
 	@touch $@
 
 check: install ## lint, format and types
