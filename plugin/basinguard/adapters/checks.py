@@ -50,8 +50,8 @@ def check_plan(
         problems += images.source.problems
         if len(images.items) < probe_images:
             problems.append(
-                f"the guard is to probe {probe_images} training images, but there are {len(images.items)}; "
-                "lower its `captions`, or add images"
+                f"the guard is to probe {probe_images} training images, but there are {len(images.items)}; lower its "
+                f"`captions` (--trainer.callbacks.captions {len(images.items)} where it is the last), or add images"
             )
         if not list(base_problems(base)):
             refused, warned = _fit_between(base, images)
