@@ -78,7 +78,7 @@ def on_small_model(config, base, folder, *more):
 def for_six_images(path, tmp_path, **guard):
     """The config as shipped, with a probe that fits a set of six images."""
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    config["trainer"]["callbacks"][0]["init_args"] |= {"captions": 2, **guard}
+    config["trainer"]["callbacks"][-1]["init_args"] |= {"captions": 2, **guard}
     (tmp_path / path.name).write_text(yaml.safe_dump(config))
     return tmp_path / path.name
 
@@ -90,7 +90,7 @@ def test_a_config_is_dry_run(path, tiny_pipeline_dir, scene_folder, tmp_path, ca
     assert cli.trainer.global_step == 0
     config = yaml.safe_load(said[: said.index("\nmodel:  ")])
     assert config["model"]["init_args"]["base"] == str(tiny_pipeline_dir)
-    assert config["trainer"]["callbacks"][0]["class_path"].endswith("MemorizationGuard")
+    assert config["trainer"]["callbacks"][-1]["class_path"].endswith("MemorizationGuard")
     updates = -(-6 // config["data"]["init_args"]["batch_size"])
     assert f"6 images, batches of {config['data']['init_args']['batch_size']}: " in said
     assert f"{-(-updates // config['trainer']['accumulate_grad_batches'])} updates an epoch" in said
