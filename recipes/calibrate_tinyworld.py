@@ -31,11 +31,12 @@ from basinguard.adapters.auditing import audit_opened
 from basinguard.adapters.auditing import write as write_audit
 from basinguard.adapters.calibration import Calibration, calibrate_opened, write
 from basinguard.adapters.evaluate import evaluate
-from basinguard.adapters.opening import open_model
-from basinguard.adapters.reference import quality_for
+from basinguard.adapters.opening import Opened, open_model
 from basinguard.adapters.transfer import transfer_table
 from basinguard.certify import Terms
 from basinguard.guidance import from_record
+from basinguard.similarity.files import to_tensor
+from basinguard.similarity.kernel import KernelDistance
 from basinguard.tinyworld.folder import write_demo_folder
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
@@ -62,8 +63,7 @@ def main() -> None:
     model = args.model or fine_tune(args.method, args.updates, data, args.run / "model")
     opened = open_model(str(model), data, base="tinyworld", scale=SCALE, timesteps=TIMESTEPS)
     terms = replace(TERMS, pairs=args.pairs)
-    quality = quality_for(opened, terms.pairs, heldout=fresh_scenes(data, args.run / "fresh"))
-    found = calibrate_opened(opened, terms, tried=STRENGTHS, quality=quality)
+    found = calibrate_opened(opened, terms, tried=STRENGTHS, quality=fresh_scenes(opened))
     print(found, flush=True)
     publish(args, found, {}, seconds=time.monotonic() - start)
     row, _ = evaluate(opened.pipe, opened.guard, from_record(found.record.model_dump()), timesteps=TIMESTEPS)
@@ -78,14 +78,13 @@ def main() -> None:
     publish(args, found, more, seconds=time.monotonic() - start)
 
 
-def fresh_scenes(data: Path, folder: Path) -> Path:
-    """Scenes of the training captions that no model has seen."""
-    named = {str(caption): caption for caption in all_captions()}
-    rows = [json.loads(line) for line in (data / "metadata.jsonl").read_text().splitlines()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, row in enumerate(rows * FRESH):
-        draw_scene(named[row["text"]], seed=FRESH_SEED + number).save(folder / f"{number:03}.png")
-    return folder
+def fresh_scenes(opened: Opened) -> KernelDistance:
+    """The distance to scenes of the training captions that no model has seen, as many of each."""
+    named, captions = {str(caption): caption for caption in all_captions()}, opened.guard.training.captions
+    group = torch.arange(len(captions)).repeat(FRESH)
+    scenes = [draw_scene(named[captions[k]], seed=FRESH_SEED + n) for n, k in enumerate(group.tolist())]
+    images, eye = torch.stack([to_tensor(scene) for scene in scenes]), opened.clip
+    return KernelDistance.to_images(eye.embed_images, images, eye=eye.name, what="fresh scenes", groups=group)
 
 
 def fine_tune(method: str, updates: int, data: Path, out: Path) -> Path:

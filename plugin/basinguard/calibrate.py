@@ -29,7 +29,6 @@ from .records import Estimate
 from .sampling import Denoiser, draw_noise
 
 Align = Callable[[Tensor, Tensor], Tensor]  # clean latents [B, ...] and prompts [B] -> agreement [B]
-Distance = Callable[[Tensor], Tensor]  # clean latents [B, ...] of one rule -> numbers [B] whose mean is its distance
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,8 @@ class Trial:
         judge: says which clean latents reproduce a training image.
         align: scores the agreement of image and caption; None where no such model exists.
         anchored: the denoiser whose unconditional branch is the base model's; None where that is not possible.
-        distance: quality of samples, lower is better, see `similarity.kernel`; None where there is nothing to compare
-            them with.
+        distance: quality of all samples of a rule at once: numbers [B] whose mean is their distance to good images,
+            lower is better, see `similarity.kernel`; None where there are none.
         distance_method: what `distance` measures, in words.
     """
 
@@ -83,7 +82,7 @@ class Trial:
     judge: Judge
     align: Align | None = None
     anchored: Denoiser | None = None
-    distance: Distance | None = None
+    distance: Align | None = None
     distance_method: str = "distance, lower is better"
 
     def set_to(self, setting: Setting) -> Probe:
@@ -352,7 +351,7 @@ def quality_of(trial: Trial, latents: Tensor) -> Estimate | None:
     """Distance of one rule's samples on the trial's pairs, lower is better; None where it cannot be measured."""
     if trial.distance is None:
         return None
-    found = stats.cluster_bootstrap(trial.distance(latents), trial.pairs.prompt)
+    found = stats.cluster_bootstrap(trial.distance(latents, trial.pairs.prompt), trial.pairs.prompt)
     return found.model_copy(update={"method": f"{trial.distance_method}; {found.method}"[:200]})
 
 

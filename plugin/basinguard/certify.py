@@ -157,6 +157,7 @@ def trial_of(
 ) -> Trial:
     """A model on the training captions, with pairs of its own."""
     captions = guard.training.captions
+    even = pairs >= len(captions)  # otherwise the pairs' captions are random draws
     images = lru_cache(maxsize=1)(model.decode)  # several eyes look at the same latents, one after the other
     return Trial(
         probe=guard.probe(model, captions),
@@ -164,7 +165,7 @@ def trial_of(
         judge=lambda latents, prompt: guard.is_copy(images(latents)),
         align=_aligner(guard, images),
         anchored=None if anchored is None else anchored.denoiser(captions),
-        distance=None if quality is None else lambda latents: quality(images(latents)),
+        distance=None if quality is None else lambda latents, prompt: quality(images(latents), prompt if even else None),
         distance_method="" if quality is None else quality.method,
     )
 

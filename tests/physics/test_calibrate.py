@@ -132,7 +132,7 @@ def test_without_alignment_quality_decides_and_ties_go_to_the_bolder():
 
 
 def test_quality_is_that_of_the_samples_and_says_how_it_was_measured():
-    given = trial(40, distance=lambda x: 1.0 + 0 * x[:, 0], distance_method="distance to nothing")
+    given = trial(40, distance=lambda x, p: 1.0 + 0 * x[:, 0], distance_method="distance to nothing")
     found = explore(given, [Setting()], alpha=0.2, positions=[11])[0]
     assert (found.quality.value, found.quality.n) == (1.0, 4)
     assert found.quality.method == "distance to nothing; cluster-bootstrap"

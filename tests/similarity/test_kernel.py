@@ -53,6 +53,23 @@ def test_the_interval_covers_the_distance_to_the_given_images(spread, centre, le
     assert covered / 200 >= least
 
 
+def test_an_even_round_of_prompts_is_as_far_as_random_prompts_are():
+    """Four prompts at their own angles; the reference has the same mixture, so the distance is 0."""
+    centres, prompt = torch.tensor([0.0, 1.2, 2.6, 4.0]), torch.arange(4).repeat_interleave(3)
+
+    def draw(seed):
+        return directions(centres[prompt] + angles(12, 0.4, seed))
+
+    aware, blind = [], []
+    for seed in range(400):
+        x, y = draw(seed), draw(10_000 + seed)
+        aware.append(float(kernel_shares(x, y, prompt, prompt).mean()))
+        blind.append(float(kernel_shares(x, y).mean()))
+    error = np.std(aware) / 20
+    assert abs(np.mean(aware)) < 3 * error
+    assert np.mean(blind) < -10 * error
+
+
 def test_a_repeated_cluster_widens_the_interval():
     x, reference = directions(angles(24, 0.5, 0)), directions(angles(32, 0.3, 1, centre=0.5))
     four = kernel_shares(x.repeat_interleave(4, 0), reference)

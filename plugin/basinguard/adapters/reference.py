@@ -29,7 +29,7 @@ def quality_for(opened: Opened, pairs: int, heldout: Path | None = None) -> Kern
     Args:
         opened: the model; its `clip` is the eye.
         pairs: how many samples of the base model to draw where there are no held-out images.
-        heldout: folder of images of the same kind that were not trained on.
+        heldout: folder of images of the same kind that were not trained on; they count as random draws.
 
     Returns:
         The distance; None without an eye, or with neither held-out images nor a base.
@@ -43,21 +43,26 @@ def quality_for(opened: Opened, pairs: int, heldout: Path | None = None) -> Kern
             raise ValueError(f"heldout={heldout}: quality needs a model that looks at images; give alignment=MODEL too")
         return None
     if heldout is not None:
-        images, what = _heldout_images(opened, heldout), "held-out images"
+        images, what, groups = _heldout_images(opened, heldout), "held-out images", None
     elif opened.provenance.base:
-        images, what = base_samples(opened, max(pairs, FEWEST)), "samples of the base model"
+        images, groups = base_samples(opened, max(pairs, FEWEST))
+        what = "samples of the base model"
     else:
         return None
-    return KernelDistance.to_images(opened.clip.embed_images, images, eye=opened.clip.name, what=what)
+    return KernelDistance.to_images(opened.clip.embed_images, images, eye=opened.clip.name, what=what, groups=groups)
 
 
 @torch.no_grad()
-def base_samples(opened: Opened, pairs: int) -> Tensor:
-    """Images that the base model draws of the training captions with ordinary guidance, [N, 3, H, W]."""
+def base_samples(opened: Opened, pairs: int) -> tuple[Tensor, Tensor | None]:
+    """What the base model draws of the training captions with ordinary guidance.
+
+    Returns:
+        Images [N, 3, H, W], and their captions' indices [N]; None where the captions are random draws.
+    """
     base = LatentModel(load_pipeline(opened.provenance.base))
-    captions = opened.guard.training.captions
-    drawn = calibration_pairs(len(captions), pairs, base.latent_shape, FIRST_SEED)
-    return plain_samples(opened.guard, base, drawn)
+    captions = len(opened.guard.training.captions)
+    drawn = calibration_pairs(captions, pairs, base.latent_shape, FIRST_SEED)
+    return plain_samples(opened.guard, base, drawn), drawn.prompt if pairs >= captions else None
 
 
 def plain_samples(guard: Guard, model: Model, pairs: basin.Pairs) -> Tensor:
