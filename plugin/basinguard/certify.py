@@ -165,7 +165,9 @@ def trial_of(
         judge=lambda latents, prompt: guard.is_copy(images(latents)),
         align=_aligner(guard, images),
         anchored=None if anchored is None else anchored.denoiser(captions),
-        distance=None if quality is None else lambda latents, prompt: quality(images(latents), prompt if even else None),
+        distance=None
+        if quality is None
+        else lambda latents, prompt: quality(images(latents), prompt if even else None),
         distance_method="" if quality is None else quality.method,
     )
 

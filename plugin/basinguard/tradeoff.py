@@ -45,7 +45,8 @@ def quality_figure(tried: Sequence[Candidate], record: Record) -> Figure:
     tested = [c for c in tried if not c.pilot and c.quality and c.alignment]
     for colour, setting in zip(SETTING_COLOURS, dict.fromkeys(c.setting for c in tested), strict=False):
         for number, c in enumerate(c for c in tested if c.setting == setting):
-            assert c.quality and c.alignment
+            assert c.quality is not None
+            assert c.alignment is not None
             label = str(setting) if number == 0 else ""
             _cross(axes, c.alignment, c.quality, colour, label, marker="o", face=colour if c.kept else "white")
             axes.annotate(
@@ -105,9 +106,7 @@ def _band(axes: Axes, x: Sequence[float], y: Sequence[Estimate], colour: str, la
     axes.fill_between(x, [e.low for e in y], [e.high for e in y], color=colour, alpha=0.15, linewidth=0)
 
 
-def _cross(
-    axes: Axes, x: Estimate, y: Estimate, colour: str, label: str, *, marker: str = "X", face: str = ""
-) -> None:
+def _cross(axes: Axes, x: Estimate, y: Estimate, colour: str, label: str, *, marker: str = "X", face: str = "") -> None:
     axes.errorbar(
         x.value, y.value, xerr=[[x.value - x.low], [x.high - x.value]], yerr=[[y.value - y.low], [y.high - y.value]],
         color=colour, marker=marker, markersize=8 if marker == "X" else 5, markerfacecolor=face or colour, capsize=2,

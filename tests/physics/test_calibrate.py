@@ -104,21 +104,23 @@ def test_best_is_the_boldest_without_and_the_best_aligned_with_a_score():
     assert best([]) is None
 
 
-def proven(transition, alignment, distance, *, kept=True, setting=Setting()):
+def proven(transition, alignment, distance):
     """A candidate whose alignment differs from pair to pair alike for all, so that differences are exact."""
     prompt = torch.arange(40)
     scores = Scores(alignment + torch.linspace(-0.3, 0.3, 40), prompt) if alignment is not None else None
     quality = stats.cluster_bootstrap(torch.full((40,), distance), prompt) if distance is not None else None
     risk = stats.rate([0] * 40, prompt)
     estimate = scores.estimate() if scores else None
-    return Candidate(transition, 1.0, setting, risk, 0.01, estimate, 20.0, kept, quality=quality, aligned=scores)
+    return Candidate(transition, 1.0, Setting(), risk, 0.01, estimate, 20.0, True, quality=quality, aligned=scores)
 
 
 def test_quality_decides_only_between_rules_whose_alignment_cannot_be_told_apart():
     clearly_better, finer = proven(500.0, 0.8, 3.0), proven(600.0, 0.7, 1.0)
     assert best([clearly_better, finer]) is clearly_better, "every pair says so, although the intervals overlap"
     noise = 0.01 * torch.randn(40, generator=torch.Generator().manual_seed(0))
-    level = replace(finer, aligned=Scores(clearly_better.aligned.values + noise - noise.mean() - 1e-4, torch.arange(40)))
+    level = replace(
+        finer, aligned=Scores(clearly_better.aligned.values + noise - noise.mean() - 1e-4, torch.arange(40))
+    )
     assert best([clearly_better, level]) is level
     assert best([clearly_better, replace(level, kept=False)]) is clearly_better
     assert best([clearly_better, replace(level, quality=None)]) is clearly_better, "half-measured quality is not used"
@@ -157,7 +159,8 @@ def test_a_rule_of_constant_guidance_ends_where_the_sampler_does_and_costs_what_
     evals = {"heun": 23, "pndm": 13}.get(solver, 12)
     assert [c.evals_per_sample for c in found] == [2 * evals] * 2
     torch.testing.assert_close(seen[0], seen[1])
-    whole, _ = basin.branch(given.probe, given.probe.path.begin(given.pairs.noise), given.pairs.prompt, 0 * given.pairs.prompt)
+    prompt = given.pairs.prompt
+    whole, _ = basin.branch(given.probe, given.probe.path.begin(given.pairs.noise), prompt, 0 * prompt)
     torch.testing.assert_close(seen[0], whole)
 
 

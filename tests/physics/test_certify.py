@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from basinguard.certify import Provenance, Terms, certify, grid_positions, versions
-from basinguard.similarity.kernel import KernelDistance
 from basinguard.guard import FIRST_SEED, Guard, Plan, TrainingSet, pairs_of
 from basinguard.records import Metric, Record
+from basinguard.similarity.kernel import KernelDistance
 from basinguard.toy import gaussian_memorizer
 
 TOY = gaussian_memorizer(count=64, dim=12, leak=1e-3)

@@ -74,8 +74,10 @@ def kernel_shares(
 
     Each is the distance plus the sample's influence on it (first-order jackknife pseudo-value), so that a bootstrap of
     their mean is one of the distance, given the reference. Where samples cannot be told from the reference the first
-    order vanishes and a 95% interval covers about 85% (measured on 96 directions). The kernel is KID's cubic one, (<x, y> + 1)^3: KID divides
-    <x, y> by D because its features have D coordinates of size 1, and unit vectors are divided already.
+    order vanishes, and a 95% interval covers about 85% (measured on 96 directions).
+
+    The kernel is KID's cubic one, (<x, y> + 1)^3. KID divides <x, y> by D because its features have D coordinates of
+    size 1; unit vectors need no division.
 
     Two samples of different places in an even round of prompts share their prompt less often than two random draws
     do, which would make the distance too small. With `groups` every prompt weighs as much as it should; a prompt with a
@@ -98,9 +100,13 @@ def kernel_shares(
         ([0.0, 0.0, 0.0], [16.0, 16.0, 16.0])
     """
     if samples.ndim != 2 or reference.ndim != 2 or samples.shape[1] != reference.shape[1]:
-        raise ValueError(f"features {list(samples.shape)} and {list(reference.shape)} given; expected [N, D] and [M, D]")
+        raise ValueError(
+            f"features {list(samples.shape)} and {list(reference.shape)} given; expected [N, D] and [M, D]"
+        )
     if min(len(samples), len(reference)) < 2:
-        raise ValueError(f"{len(samples)} samples and {len(reference)} reference images given; expected at least 2 each")
+        raise ValueError(
+            f"{len(samples)} samples and {len(reference)} reference images given; expected at least 2 each"
+        )
     x, y = samples.double(), reference.double()
     to_reference = _kernel(x, y).mean(1)
     pull = _others(x, groups) - to_reference
