@@ -18,7 +18,7 @@ def angles(count, spread, seed, centre=0.0):
 
 
 def true_term(variance, gap=0.0):
-    """E[(cos(a - b) + 1)^3] for a - b ~ N(gap, variance), where cos(k (a - b)) averages to cos(k gap) e^(-k^2 v / 2)."""
+    """E[(cos d + 1)^3] for d ~ N(gap, variance), where cos(k d) averages to cos(k gap) exp(-k^2 variance / 2)."""
     mean = [np.cos(k * gap) * np.exp(-(k**2) * variance / 2) for k in range(4)]
     return (mean[3] + 3 * mean[1]) / 4 + 3 * (1 + mean[2]) / 2 + 3 * mean[1] + 1
 
