@@ -8,6 +8,9 @@ Nothing is extrapolated: only what was sampled can be chosen.
 Which settings are worth testing is decided on pilot pairs of their own (`explore`, `finalists`); because the promise
 rests on other pairs, that choice needs no correction.
 
+Among what is proven the choice is free: best alignment first, and among rules whose alignment cannot be told from the
+best, best quality, see `best`.
+
 Source: Learn-then-Test with fixed sequence testing, arXiv 2110.01052, sections 3.1 and 3.2; choosing what to test on
 separate data: Pareto Testing, arXiv 2210.07913, section 4.
 """
@@ -15,7 +18,7 @@ separate data: Pareto Testing, arXiv 2210.07913, section 4.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -69,6 +72,9 @@ class Trial:
         judge: says which clean latents reproduce a training image.
         align: scores the agreement of image and caption; None where no such model exists.
         anchored: the denoiser whose unconditional branch is the base model's; None where that is not possible.
+        distance: quality of all samples of a rule at once: numbers [B] whose mean is their distance to good images,
+            lower is better, see `similarity.kernel`; None where there are none.
+        distance_method: what `distance` measures, in words.
     """
 
     probe: Probe
@@ -76,17 +82,40 @@ class Trial:
     judge: Judge
     align: Align | None = None
     anchored: Denoiser | None = None
+    distance: Align | None = None
+    distance_method: str = "distance, lower is better"
 
     def set_to(self, setting: Setting) -> Probe:
         """The probe with the setting's denoiser and scale.
 
         Raises:
-            ValueError: an anchor was asked for and there is none.
+            ValueError: an anchor was asked for and there is none, or finer steps of a sampler that has a memory.
         """
         if setting.anchor and self.anchored is None:
             raise ValueError("anchor=True takes the unconditional branch from the base model, which needs a LoRA")
+        if setting.refine > 1 and self.probe.path.slots > 1:
+            raise ValueError(
+                f"refine={setting.refine} with sampler {self.probe.solver!r}: its memory belongs to steps of one size; "
+                "take refine=1, or probe with 'ddim' or 'euler'"
+            )
         denoise = self.anchored if setting.anchor and self.anchored else self.probe.denoise
         return replace(self.probe, denoise=denoise, scale=self.probe.scale if setting.after is None else setting.after)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A score of every pair, [N], and the pair's prompt, [N]: two rules on the same pairs are compared pair by pair."""
+
+    values: Tensor
+    prompt: Tensor
+
+    def estimate(self) -> Estimate:
+        """The mean, prompts as clusters."""
+        return stats.cluster_bootstrap(self.values, self.prompt)
+
+    def above(self, other: Scores) -> Estimate:
+        """Mean difference to another rule's scores on the same pairs."""
+        return stats.cluster_bootstrap(self.values - other.values, self.prompt)
 
 
 @dataclass(frozen=True)
@@ -103,6 +132,8 @@ class Candidate:
         evals_per_sample: network evaluations one sample takes.
         kept: whether the promise covers it.
         pilot: measured on pilot pairs only, to decide what to test; never covered by a promise.
+        quality: distance of the samples to good images, lower is better; None where it was not measured.
+        aligned: the alignment of every pair; not written to files.
     """
 
     transition: float
@@ -114,6 +145,8 @@ class Candidate:
     evals_per_sample: float
     kept: bool
     pilot: bool = False
+    quality: Estimate | None = None
+    aligned: Scores | None = field(default=None, repr=False, compare=False)
 
     @property
     def before(self) -> float:
@@ -182,7 +215,7 @@ def explore(
 
 
 def finalists(pilot: Sequence[Candidate], count: int, allowed: float) -> list[Setting]:
-    """The settings worth testing: those with the best alignment where they copy no more than `allowed`.
+    """The settings worth testing: those that `best` would choose, one after the other, where they copy little.
 
     Args:
         pilot: from `explore`.
@@ -190,23 +223,43 @@ def finalists(pilot: Sequence[Candidate], count: int, allowed: float) -> list[Se
         allowed: share of copies that would still be proven, see `stats.largest_proven`; settings that copy more at
             every transition come last, the least dangerous first.
     """
-
-    def worth(setting: Setting) -> tuple[bool, float, float]:
-        own = [c for c in pilot if c.setting == setting]
-        fair = [c for c in own if c.risk.value <= allowed]
-        if not fair:
-            return False, -min(c.risk.value for c in own), 0.0
-        return True, *max(_value(c) for c in fair)
-
-    return sorted(dict.fromkeys(c.setting for c in pilot), key=worth, reverse=True)[:count]
+    found: list[Setting] = []
+    left = list(pilot)
+    while left and len(found) < count:
+        fair = [c for c in left if c.risk.value <= allowed]
+        chosen = _preferred(fair) if fair else min(left, key=lambda c: c.risk.value)
+        found.append(chosen.setting)
+        left = [c for c in left if c.setting != chosen.setting]
+    return found
 
 
 def best(candidates: Iterable[Candidate]) -> Candidate | None:
-    """Of the candidates that keep the promise, the one with the best alignment; without alignment, the boldest.
+    """Of the candidates that keep the promise, the one to ship; None when there is none.
+
+    The one with the best alignment, unless quality was measured: then, of all whose alignment cannot be told from the
+    best one's (the interval of the difference, pair by pair, covers 0), the one with the best quality. The bolder
+    transition breaks ties; without alignment and quality it decides alone.
 
     Choosing among proven candidates needs no further correction: the promise covers all of them at once.
     """
-    return max((c for c in candidates if c.kept), key=_value, default=None)
+    kept = [c for c in candidates if c.kept]
+    return _preferred(kept) if kept else None
+
+
+def _preferred(candidates: Sequence[Candidate]) -> Candidate:
+    top = max(candidates, key=_value)
+    measured = [(c, c.quality.value) for c in candidates if c.quality is not None]
+    if len(measured) < len(candidates):
+        return top
+    level = [(c, distance) for c, distance in measured if not _aligns_worse(c, top)]
+    return min(level, key=lambda found: (found[1], -found[0].transition))[0]
+
+
+def _aligns_worse(candidate: Candidate, top: Candidate) -> bool:
+    """Whether the best alignment is above this one by more than chance explains."""
+    if candidate.aligned is None or top.aligned is None:
+        return False
+    return top.aligned.above(candidate.aligned).low > 0
 
 
 def refined_grid(timesteps: Tensor, position: int, refine: int) -> Tensor:
@@ -267,9 +320,9 @@ def _measured(
 def _candidate(trial: Trial, setting: Setting, position: int, x: Tensor, alpha: float) -> Candidate:
     """Switches guidance on at `position`, from the states `x` there, and looks at what comes out."""
     pairs, timestep = trial.pairs, float(trial.probe.timesteps[position])
-    grid = refined_grid(trial.probe.timesteps, position, setting.refine)
-    ends, cost = branch(replace(trial.set_to(setting), timesteps=grid), x, pairs.prompt, torch.zeros_like(pairs.prompt))
+    ends, cost = _finish(trial, setting, position, x)
     hits = trial.judge(ends, pairs.prompt)
+    aligned = Scores(trial.align(ends, pairs.prompt), pairs.prompt) if trial.align else None
     each_before = 1 if setting.before in (0.0, 1.0) else 2
     return Candidate(
         transition=timestep,
@@ -277,10 +330,29 @@ def _candidate(trial: Trial, setting: Setting, position: int, x: Tensor, alpha: 
         setting=setting,
         risk=stats.rate(hits, pairs.prompt),
         p_value=stats.binomial_p_value(int(hits.sum()), len(pairs), alpha),
-        alignment=stats.cluster_bootstrap(trial.align(ends, pairs.prompt), pairs.prompt) if trial.align else None,
-        evals_per_sample=position * each_before + cost / len(pairs),
+        alignment=aligned.estimate() if aligned else None,
+        evals_per_sample=int(trial.probe.path.first[position]) * each_before + cost / len(pairs),
         kept=False,
+        quality=quality_of(trial, ends),
+        aligned=aligned,
     )
+
+
+def _finish(trial: Trial, setting: Setting, position: int, x: Tensor) -> tuple[Tensor, int]:
+    """Ordinary CFG from `position` to the end: clean latents, and the evaluations it took."""
+    probe, prompt = trial.set_to(setting), trial.pairs.prompt
+    if setting.refine == 1:
+        return branch(probe, x, prompt, torch.full_like(prompt, position))
+    finer = replace(probe, timesteps=refined_grid(probe.timesteps, position, setting.refine))
+    return branch(finer, x, prompt, torch.zeros_like(prompt))
+
+
+def quality_of(trial: Trial, latents: Tensor) -> Estimate | None:
+    """Distance of one rule's samples on the trial's pairs, lower is better; None where it cannot be measured."""
+    if trial.distance is None:
+        return None
+    found = stats.cluster_bootstrap(trial.distance(latents, trial.pairs.prompt), trial.pairs.prompt)
+    return found.model_copy(update={"method": f"{trial.distance_method}; {found.method}"[:200]})
 
 
 def _value(candidate: Candidate) -> tuple[float, float]:

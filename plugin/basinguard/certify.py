@@ -1,14 +1,16 @@
 """From a guarded model to its `Record`: which rule it ships with, what that rule was measured to do, and on what.
 
 Every setting that is tested gets its own sequence of transitions and its share of delta; among all that are proven,
-the one with the best alignment is shipped, one that a stock pipeline can apply if there is any. With more settings
+the best by alignment, then quality is shipped, one that a stock pipeline can apply if there is any. With more settings
 than `Terms.finalists`, pilot pairs decide which are tested. If none is proven, the record says so in `promise` and
 carries the safest one tried.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 
@@ -26,10 +28,12 @@ from .calibrate import (
     explore,
     finalists,
     frontier,
+    quality_of,
     shortfall,
 )
 from .guard import Guard, Model
 from .records import Estimate, Guidance, Record, Sampler
+from .similarity.kernel import KernelDistance
 
 FIRST_SEED = 1_000_000  # never used by the probes, so what was tuned on is not what is promised
 PILOT_SEED = 1_500_000  # what decides which settings are tested is not what they are tested on
@@ -98,7 +102,13 @@ class Provenance:
 
 @torch.no_grad()
 def certify(
-    guard: Guard, model: Model, terms: Terms, provenance: Provenance, *, anchored: Model | None = None
+    guard: Guard,
+    model: Model,
+    terms: Terms,
+    provenance: Provenance,
+    *,
+    anchored: Model | None = None,
+    quality: KernelDistance | None = None,
 ) -> tuple[Record, list[Candidate]]:
     """Calibrates the rule of a model and writes down what was promised.
 
@@ -108,19 +118,23 @@ def certify(
         terms: what is to be promised.
         provenance: goes into the record.
         anchored: the model whose unconditional branch is the base's; needed by `terms.anchor`.
+        quality: distance of images to images that were not trained on; decides between rules that align alike.
 
     Returns:
         The record, and every candidate that was tried: those tested, safest first within each setting, then the
         pilot's.
 
     Raises:
-        ValueError: alpha or delta out of range, no pairs, or an anchor that the model cannot have.
+        ValueError: alpha or delta out of range, no pairs, an anchor that the model cannot have, or finer steps that
+            the sampler cannot take.
     """
-    trial = trial_of(guard, model, terms.pairs, FIRST_SEED, anchored)
+    trial = trial_of(guard, model, terms.pairs, FIRST_SEED, anchored, quality)
+    for setting in terms.settings:
+        trial.set_to(setting)  # refuses what cannot be measured before anything is
     positions = grid_positions(trial.probe.timesteps, terms.transitions)
     settings, pilot = list(terms.settings), []
     if len(settings) > terms.finalists:
-        first = trial_of(guard, model, terms.pilot_pairs, PILOT_SEED, anchored)
+        first = trial_of(guard, model, terms.pilot_pairs, PILOT_SEED, anchored, quality)
         pilot = explore(first, settings, alpha=terms.alpha, positions=positions)
         allowed = stats.largest_proven(terms.alpha, terms.share, len(trial.pairs)) / len(trial.pairs)
         settings = finalists(pilot, terms.finalists, allowed)
@@ -133,32 +147,46 @@ def certify(
     return _record(guard, terms, provenance, trial, chosen, chosen or tested[0]), tested + pilot
 
 
-def trial_of(guard: Guard, model: Model, pairs: int, first_seed: int, anchored: Model | None = None) -> Trial:
+def trial_of(
+    guard: Guard,
+    model: Model,
+    pairs: int,
+    first_seed: int,
+    anchored: Model | None = None,
+    quality: KernelDistance | None = None,
+) -> Trial:
     """A model on the training captions, with pairs of its own."""
     captions = guard.training.captions
+    even = pairs >= len(captions)  # otherwise the pairs' captions are random draws
+    images = lru_cache(maxsize=1)(model.decode)  # several eyes look at the same latents, one after the other
     return Trial(
         probe=guard.probe(model, captions),
         pairs=calibration_pairs(len(captions), pairs, model.latent_shape, first_seed),
-        judge=lambda latents, prompt: guard.is_copy(model.decode(latents)),
-        align=_aligner(guard, model),
+        judge=lambda latents, prompt: guard.is_copy(images(latents)),
+        align=_aligner(guard, images),
         anchored=None if anchored is None else anchored.denoiser(captions),
+        distance=None
+        if quality is None
+        else lambda latents, prompt: quality(images(latents), prompt if even else None),
+        distance_method="" if quality is None else quality.method,
     )
 
 
 @dataclass(frozen=True)
 class Ordinary:
-    """What ordinary CFG gives on a trial's pairs: which copy, [N] bool, and the agreement with the captions."""
+    """What ordinary CFG gives on a trial's pairs: which copy, [N] bool, agreement with the captions, and quality."""
 
     hits: Tensor
     alignment: Estimate | None
+    quality: Estimate | None
 
 
 def ordinary(trial: Trial) -> Ordinary:
     """Samples with ordinary CFG from the start."""
     prompt = trial.pairs.prompt
-    ends, _ = basin.branch(trial.probe, trial.pairs.noise, prompt, torch.zeros_like(prompt))
+    ends, _ = basin.branch(trial.probe, trial.probe.path.begin(trial.pairs.noise), prompt, torch.zeros_like(prompt))
     alignment = stats.cluster_bootstrap(trial.align(ends, prompt), prompt) if trial.align else None
-    return Ordinary(trial.judge(ends, prompt), alignment)
+    return Ordinary(trial.judge(ends, prompt), alignment, quality_of(trial, ends))
 
 
 def _record(
@@ -184,13 +212,15 @@ def _record(
         plain=stats.rate(plain.hits, pairs.prompt),
         alignment=shipped.alignment,
         plain_alignment=plain.alignment,
+        quality=shipped.quality,
+        plain_quality=plain.quality,
         alpha=terms.alpha,
         delta=terms.delta,
         promise=promise(terms.alpha, terms.delta) if chosen else "",
         population=population(len(guard.training.captions), len(pairs)) + _why_not(chosen, terms, len(pairs)),
         metric=guard.embedder.metric,
         sampler=Sampler(
-            scheduler="ddim, trailing",
+            scheduler=f"{trial.probe.solver}, trailing",
             timesteps=len(trial.probe.timesteps),
             prediction_type=provenance.prediction_type,
             resolution=provenance.resolution,
@@ -234,13 +264,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _aligner(guard: Guard, model: Model) -> Align | None:
+def _aligner(guard: Guard, images: Callable[[Tensor], Tensor]) -> Align | None:
     if guard.align is None:
         return None
     score = guard.align
 
     def align(latents: Tensor, prompt: Tensor) -> Tensor:
-        return score(model.decode(latents), [guard.training.captions[k] for k in prompt.tolist()])
+        return score(images(latents), [guard.training.captions[k] for k in prompt.tolist()])
 
     return align
 

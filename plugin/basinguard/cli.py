@@ -127,6 +127,7 @@ def calibrate(
     scale: float = 7.5,
     timesteps: int = 20,
     alignment: str = "auto",
+    heldout: Path | None = None,
     out: Path = Path("calibration"),
 ) -> None:
     """Finds the rule, and the strength for ordinary samplers, that keep a promise for any fine-tune; trains nothing.
@@ -149,6 +150,7 @@ def calibrate(
         scale: of ordinary guidance.
         timesteps: sampling steps.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
+        heldout: folder of like images that were not trained on, to measure quality by; the base's samples otherwise.
         out: new folder for record.json, calibration.json and plots.
     """
     from .adapters.calibration import calibrate
@@ -163,7 +165,7 @@ def calibrate(
     print(
         calibrate(
             model, data, base=base, lora=lora, terms=terms, scale=scale, timesteps=timesteps, tried=tried,
-            transfer=transfer, alignment=alignment, out=out,
+            transfer=transfer, alignment=alignment, heldout=heldout, out=out,
         )
     )  # fmt: skip
     print(f"\nwritten to {out}; ship it: basinguard export {model} {out / 'record.json'} DIRECTORY")
@@ -183,6 +185,7 @@ def audit(
     scale: float = 7.5,
     timesteps: int = 20,
     alignment: str = "auto",
+    heldout: Path | None = None,
     out: Path = Path("audit"),
 ) -> None:
     """Does this model copy these images, which ones, and what would make it safe? Trains nothing.
@@ -200,6 +203,7 @@ def audit(
         scale: of ordinary guidance.
         timesteps: sampling steps.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
+        heldout: folder of like images that were not trained on, to measure quality by; the base's samples otherwise.
         out: new folder for audit.html, audit.json and the calibration.
     """
     from .adapters.auditing import audit
@@ -209,7 +213,7 @@ def audit(
     print(
         audit(
             model, data, base=base, lora=lora, per_caption=per_caption, terms=terms, scale=scale, timesteps=timesteps,
-            alignment=alignment, out=out,
+            alignment=alignment, heldout=heldout, out=out,
         )
     )  # fmt: skip
     print(f"\nthe page with pictures and plots: {out / 'audit.html'}")

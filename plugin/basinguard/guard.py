@@ -159,7 +159,7 @@ class Guard:
         probe, pairs = self.probe(model, captions), pairs_of(len(rows), [FIRST_SEED], 1, model.latent_shape)
         start = torch.zeros_like(pairs.prompt)
         columns = {"training image": self.training.images[rows]}
-        columns["plain CFG"] = model.decode(basin.branch(probe, pairs.noise, pairs.prompt, start)[0])
+        columns["plain CFG"] = model.decode(basin.branch(probe, probe.path.begin(pairs.noise), pairs.prompt, start)[0])
         if transition is not None:
             index = start + int((probe.timesteps > transition).sum())
             states, _ = basin.prefix(probe, pairs, before=0.0)

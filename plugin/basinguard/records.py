@@ -332,6 +332,8 @@ class Record(Noun):
         verified: the same risk on fresh seeds through the exported files; None until that was done.
         plain: risk of ordinary CFG, which a user who ignores the rule gets.
         alignment, plain_alignment: agreement of image and caption under the rule and under ordinary CFG.
+        quality, plain_quality: kernel distance of the samples to images that were not trained on, lower is better,
+            likewise; `method` names the eye and the images. None where it was not measured.
         strength: how much of the fine-tune ordinary CFG can take; None where it was not calibrated.
         transfer: what the rule is worth under other samplers.
         triage: which prompts need the rule; None where it was not calibrated, so that all do.
@@ -349,6 +351,8 @@ class Record(Noun):
     verified: Estimate | None = None
     alignment: Estimate | None = None
     plain_alignment: Estimate | None = None
+    quality: Estimate | None = None
+    plain_quality: Estimate | None = None
     metric: Metric
     sampler: Sampler
     seeds: tuple[int, ...]

@@ -39,6 +39,30 @@ def frontier_figure(tried: Sequence[Candidate], record: Record) -> Figure:
     return figure
 
 
+def quality_figure(tried: Sequence[Candidate], record: Record) -> Figure:
+    """Quality against alignment of the rules that were tested: what decided between the proven ones."""
+    figure, axes = _canvas("agreement of image and caption (right is better)", "kernel distance (lower is better)")
+    tested = [c for c in tried if not c.pilot and c.quality and c.alignment]
+    for colour, setting in zip(SETTING_COLOURS, dict.fromkeys(c.setting for c in tested), strict=False):
+        for number, c in enumerate(c for c in tested if c.setting == setting):
+            assert c.quality is not None
+            assert c.alignment is not None
+            label = str(setting) if number == 0 else ""
+            _cross(axes, c.alignment, c.quality, colour, label, marker="o", face=colour if c.kept else "white")
+            axes.annotate(
+                f"{c.transition:g}", (c.alignment.value, c.quality.value), xytext=(5, 4), textcoords="offset points",
+                fontsize=7,
+            )  # fmt: skip
+    if record.plain_alignment and record.plain_quality:
+        _cross(axes, record.plain_alignment, record.plain_quality, VERMILLION, "ordinary guidance")
+    if record.promise and record.alignment and record.quality:
+        at = (record.alignment.value, record.quality.value)
+        axes.plot(*at, "o", markersize=13, markerfacecolor="none", markeredgecolor="black", label="chosen")
+    axes.legend(fontsize=8, loc="best")
+    axes.set_title("Quality of each rule; filled = promised", loc="left", fontsize=11)
+    return figure
+
+
 def _chain(axes: Axes, chain: Sequence[Candidate], setting: Setting, colour: str) -> None:
     x, y = _points(chain)
     axes.plot(x, y, color=colour, linewidth=1.2, alpha=0.7, label=str(setting))
@@ -82,23 +106,27 @@ def _band(axes: Axes, x: Sequence[float], y: Sequence[Estimate], colour: str, la
     axes.fill_between(x, [e.low for e in y], [e.high for e in y], color=colour, alpha=0.15, linewidth=0)
 
 
-def _cross(axes: Axes, x: Estimate, y: Estimate, colour: str, label: str) -> None:
+def _cross(axes: Axes, x: Estimate, y: Estimate, colour: str, label: str, *, marker: str = "X", face: str = "") -> None:
     axes.errorbar(
         x.value, y.value, xerr=[[x.value - x.low], [x.high - x.value]], yerr=[[y.value - y.low], [y.high - y.value]],
-        color=colour, marker="X", markersize=8, capsize=2, elinewidth=0.8, linestyle="none", label=label,
+        color=colour, marker=marker, markersize=8 if marker == "X" else 5, markerfacecolor=face or colour, capsize=2,
+        elinewidth=0.8, linestyle="none", label=label,
     )  # fmt: skip
 
 
 def frontier_text(tried: Sequence[Candidate]) -> str:
     """The rules that were tested, one line each, for a terminal."""
-    lines = [f"{'rule':32} {'from t':>6} {'risk [95% interval]':24} {'p':>7} {'alignment':>9} {'UNet/img':>8}"]
+    measured = any(c.quality for c in tried)
+    head = f"{'rule':32} {'from t':>6} {'risk [95% interval]':24} {'p':>7} {'alignment':>9} {'UNet/img':>8}"
+    lines = [head + (f" {'distance [95% interval]':24}" if measured else "")]
     for c in tried:
         if c.pilot:
             continue
         alignment = f"{c.alignment.value:.3f}" if c.alignment else "-"
+        quality = f" {_interval(c.quality) if c.quality else '-':24}" if measured else ""
         lines.append(
             f"{c.setting!s:32} {c.transition:6g} {_interval(c.risk):24} {c.p_value:7.2g} {alignment:>9} "
-            f"{c.evals_per_sample:8.1f}   {'promised' if c.kept else 'not proven'}"
+            f"{c.evals_per_sample:8.1f}{quality}   {'promised' if c.kept else 'not proven'}"
         )
     return "\n".join(lines)
 
@@ -126,5 +154,5 @@ def transfer_text(table: Sequence[Transfer]) -> str:
     return "\n".join(lines)
 
 
-def _interval(risk: Estimate) -> str:
-    return f"{risk.value:.3f} [{risk.low:.3f}, {risk.high:.3f}]"
+def _interval(found: Estimate) -> str:
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"

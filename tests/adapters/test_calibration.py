@@ -1,6 +1,7 @@
 """calibrate, audit and what they stand on, through a tiny random pipeline that 'copies' its own samples."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from basinguard.adapters.blend import Blend
 from basinguard.adapters.calibration import calibrate
 from basinguard.adapters.diffusers import LatentModel
 from basinguard.adapters.opening import open_model, require_same
+from basinguard.adapters.reference import quality_for
 from basinguard.adapters.transfer import first_guided, transfer_table
 from basinguard.certify import Terms
 from basinguard.export.directory import export_directory
@@ -22,6 +24,8 @@ from basinguard.export.merge import merged
 from basinguard.plots import to_image
 from basinguard.records import read_record
 from basinguard.sampling import draw_noise
+from basinguard.similarity.alignment import TINY
+from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 QUICK = {"scale": 3.0, "timesteps": 3}
 TERMS = Terms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,))
@@ -129,6 +133,43 @@ def test_a_lora_file_can_be_calibrated_with_an_anchor(base_dir, scene_folder, tm
     (tmp_path / "bad.safetensors").write_bytes(b"not a lora")
     with pytest.raises(ValueError, match="not a safetensors file"):
         open_model(str(base_dir), scene_folder, lora=tmp_path / "bad.safetensors")
+
+
+def test_quality_is_measured_against_the_base_and_shown_wherever_numbers_are(
+    tuned_dir, base_dir, scene_folder, tmp_path
+):
+    found = audit(
+        str(tuned_dir), scene_folder, base=str(base_dir), per_caption=1, terms=TERMS, alignment=TINY,
+        out=tmp_path / "out", **QUICK
+    )  # fmt: skip
+    record = found.calibration.record
+    assert record.quality.method.startswith("kernel distance to 18 samples of the base model (lower is better), open_")
+    assert record.plain_quality.n == record.quality.n == 6
+    everything = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert all(point["quality"]["n"] == 6 and "aligned" not in point for point in everything["frontier"])
+    assert (tmp_path / "out" / "quality.png").stat().st_size > 10_000
+    assert "distance: kernel distance to 18 samples" in str(found.calibration)
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert "quality, by the rule" in page
+    assert "Rules: quality against agreement" in page
+
+
+def test_quality_is_measured_against_heldout_images_but_never_training_images(tuned_dir, scene_folder, tmp_path):
+    heldout = tmp_path / "heldout"
+    heldout.mkdir()
+    for k, caption in enumerate(all_captions()[-16:]):
+        draw_scene(caption, seed=100 + k).save(heldout / f"{k}.png")
+    opened = open_model(str(tuned_dir), scene_folder, alignment=TINY, **QUICK)
+    assert quality_for(opened, 12) is None, "neither held-out images nor a base"
+    assert quality_for(opened, 12, heldout).method.startswith("kernel distance to 16 held-out images")
+    with pytest.raises(ValueError, match="give alignment=MODEL too"):
+        quality_for(replace(opened, clip=None), 12, heldout)
+    (heldout / "0.png").rename(tmp_path / "0.png")
+    with pytest.raises(ValueError, match="15 images; quality needs at least 16"):
+        quality_for(opened, 12, heldout)
+    (heldout / "0.png").write_bytes((scene_folder / "0.png").read_bytes())
+    with pytest.raises(ValueError, match="is a training image as well"):
+        quality_for(opened, 12, heldout)
 
 
 @pytest.mark.parametrize(

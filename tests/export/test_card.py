@@ -152,6 +152,18 @@ def test_the_card_tells_strength_triage_and_transfer_where_they_were_calibrated(
         assert word not in text.split("---", 2)[2]
 
 
+def test_the_card_tells_quality_where_it_was_measured(record, text):
+    distance = rate(0.5).model_copy(
+        update={"method": "kernel distance to 96 held-out images (lower is better), <b>eye"}
+    )
+    page = rendered(render(record.model_copy(update={"quality": distance, "plain_quality": rate(0.7)}), name="x"))
+    shown = re.sub(r"\s+", " ", page.text)
+    assert "(lower is better) 0.7 [0.62, 0.78] (n=64) 0.5 [0.42, 0.58] (n=64)" in shown
+    assert "Quality: kernel distance to 96 held-out images (lower is better), <b>eye." in shown
+    assert "b" not in page.tags
+    assert "kernel distance" not in text.lower()
+
+
 def test_with_scale_zero_the_card_gives_a_prompt_for_each_schedule(pipe):
     text = render(build_record(pipe, before=0.0), name="x")
     assert "| Simple | `[:your prompt:9]` |" in text

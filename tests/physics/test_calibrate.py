@@ -12,6 +12,8 @@ import torch
 
 from basinguard import basin, stats
 from basinguard.calibrate import (
+    Candidate,
+    Scores,
     Setting,
     Trial,
     best,
@@ -100,6 +102,66 @@ def test_best_is_the_boldest_without_and_the_best_aligned_with_a_score():
     scored = list(frontier(trial(align=lambda x, p: -x.norm(dim=1)), Setting(), alpha=0.2, delta=0.1))
     assert best(scored).alignment.value == max(c.alignment.value for c in scored if c.kept)
     assert best([]) is None
+
+
+def proven(transition, alignment, distance):
+    """A candidate whose alignment differs from pair to pair alike for all, so that differences are exact."""
+    prompt = torch.arange(40)
+    scores = Scores(alignment + torch.linspace(-0.3, 0.3, 40), prompt) if alignment is not None else None
+    quality = stats.cluster_bootstrap(torch.full((40,), distance), prompt) if distance is not None else None
+    risk = stats.rate([0] * 40, prompt)
+    estimate = scores.estimate() if scores else None
+    return Candidate(transition, 1.0, Setting(), risk, 0.01, estimate, 20.0, True, quality=quality, aligned=scores)
+
+
+def test_quality_decides_only_between_rules_whose_alignment_cannot_be_told_apart():
+    clearly_better, finer = proven(500.0, 0.8, 3.0), proven(600.0, 0.7, 1.0)
+    assert best([clearly_better, finer]) is clearly_better, "every pair says so, although the intervals overlap"
+    noise = 0.01 * torch.randn(40, generator=torch.Generator().manual_seed(0))
+    level = replace(
+        finer, aligned=Scores(clearly_better.aligned.values + noise - noise.mean() - 1e-4, torch.arange(40))
+    )
+    assert best([clearly_better, level]) is level
+    assert best([clearly_better, replace(level, kept=False)]) is clearly_better
+    assert best([clearly_better, replace(level, quality=None)]) is clearly_better, "half-measured quality is not used"
+
+
+def test_without_alignment_quality_decides_and_ties_go_to_the_bolder():
+    far, near, bolder = (proven(t, None, d) for t, d in ((900.0, 2.0), (500.0, 1.0), (600.0, 1.0)))
+    assert best([far, near, bolder]) is bolder
+    other = Setting(-1.0)
+    assert finalists([far, replace(near, setting=other)], 1, allowed=0.1) == [other]
+
+
+def test_quality_is_that_of_the_samples_and_says_how_it_was_measured():
+    given = trial(40, distance=lambda x, p: 1.0 + 0 * x[:, 0], distance_method="distance to nothing")
+    found = explore(given, [Setting()], alpha=0.2, positions=[11])[0]
+    assert (found.quality.value, found.quality.n) == (1.0, 4)
+    assert found.quality.method == "distance to nothing; cluster-bootstrap"
+    assert explore(trial(40), [Setting()], alpha=0.2, positions=[11])[0].quality is None
+
+
+@pytest.mark.parametrize("solver", ["heun", "dpm++2m", "pndm"])
+def test_finer_steps_of_a_sampler_with_a_memory_are_refused(solver):
+    given = replace(trial(40), probe=replace(PROBE, solver=solver))
+    with pytest.raises(ValueError, match=r"refine=2 with sampler .* its memory belongs to steps of one size"):
+        explore(given, [Setting(refine=2)], alpha=0.2)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "euler", "heun", "dpm++2m", "pndm"])
+def test_a_rule_of_constant_guidance_ends_where_the_sampler_does_and_costs_what_it_does(solver):
+    """Scale 4 before and after the transition is ordinary guidance, wherever the transition is."""
+    seen = []
+    given = replace(
+        trial(8), probe=replace(PROBE, solver=solver), judge=lambda x, p: seen.append(x) or TOY.nearest(x) == p
+    )
+    found = explore(given, [Setting(4.0)], alpha=0.2, positions=[11, 5])
+    evals = {"heun": 23, "pndm": 13}.get(solver, 12)
+    assert [c.evals_per_sample for c in found] == [2 * evals] * 2
+    torch.testing.assert_close(seen[0], seen[1])
+    prompt = given.pairs.prompt
+    whole, _ = basin.branch(given.probe, given.probe.path.begin(given.pairs.noise), prompt, 0 * prompt)
+    torch.testing.assert_close(seen[0], whole)
 
 
 def test_pairs_are_spread_over_captions_and_share_no_noise():

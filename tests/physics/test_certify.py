@@ -6,6 +6,7 @@ import torch
 from basinguard.certify import Provenance, Terms, certify, grid_positions, versions
 from basinguard.guard import FIRST_SEED, Guard, Plan, TrainingSet, pairs_of
 from basinguard.records import Metric, Record
+from basinguard.similarity.kernel import KernelDistance
 from basinguard.toy import gaussian_memorizer
 
 TOY = gaussian_memorizer(count=64, dim=12, leak=1e-3)
@@ -81,6 +82,23 @@ def test_the_record_ships_a_proven_transition_and_says_what_it_promises():
     assert record.risk.value < 0.4 < record.plain.value
     assert record.history == tuple(guard.history)
     assert Record.from_json(record.to_json()) == record
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
+def test_the_record_names_the_sampler_and_the_quality_it_was_measured_with(solver):
+    guard = make_guard(solver=solver)
+    eye = Nearness()
+    quality = KernelDistance.to_images(eye, TOY.points[20:40].reshape(-1, 3, 2, 2), eye="nearness", what="other points")
+    terms = Terms(alpha=0.4, delta=0.1, pairs=40, before=(0.0,), transitions=(100.0,))
+    record, _ = certify(guard, Points(), terms, PROVENANCE, quality=quality)
+    assert record.sampler.scheduler == f"{solver}, trailing"
+    assert record.quality.method.startswith("kernel distance to 20 other points (lower is better), nearness")
+    assert record.plain_quality.value > record.quality.value, "copies of four points are far from twenty others"
+
+
+def test_what_the_sampler_cannot_do_is_refused_before_anything_is_measured():
+    with pytest.raises(ValueError, match=r"refine=3 with sampler 'dpm\+\+2m'"):
+        certify(make_guard(solver="dpm++2m"), Points(), Terms(refine=(1, 3), pairs=80), PROVENANCE)
 
 
 def test_too_few_pairs_promise_nothing_and_say_how_many_it_takes():

@@ -17,12 +17,13 @@ from ..calibrate import calibration_pairs
 from ..certify import Terms
 from ..guard import Guard, Model
 from ..records import Estimate
-from ..tradeoff import frontier_figure, strength_figure
+from ..tradeoff import frontier_figure, quality_figure, strength_figure
 from .calibration import Calibration, calibrate_opened, require_promisable
 from .calibration import write as write_calibration
 from .diffusers import LatentModel
 from .loading import load_pipeline
 from .opening import Opened, open_model
+from .reference import plain_samples, quality_for
 
 FIRST_SEED = 4_000_000  # not those of probes, promises, verification or transfer
 PAGE, FINDINGS = "audit.html", "audit.json"
@@ -53,6 +54,7 @@ def audit(
     scale: float = 7.5,
     timesteps: int = 20,
     alignment: str = "auto",
+    heldout: Path | None = None,
     out: Path | None = None,
 ) -> Audited:
     """Looks for copies under ordinary guidance, and calibrates what would make the model safe.
@@ -67,6 +69,7 @@ def audit(
         scale: of ordinary guidance.
         timesteps: sampling steps.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
+        heldout: folder of like images that were not trained on, to measure quality by, see `calibrate`.
         out: new folder for `audit.html`, `audit.json` and the calibration; nothing is written without it.
 
     Raises:
@@ -81,7 +84,8 @@ def audit(
     if out is not None and (out / PAGE).exists():
         raise FileExistsError(f"{out / PAGE}: exists already; name another folder")
     opened = open_model(model, data, base=base, lora=lora, scale=scale, timesteps=timesteps, alignment=alignment)
-    found = audit_opened(model, opened, calibrate_opened(opened, terms), per_caption)
+    calibration = calibrate_opened(opened, terms, quality=quality_for(opened, terms.pairs, heldout))
+    found = audit_opened(model, opened, calibration, per_caption)
     if out is not None:
         write(found, out)
     return found
@@ -95,7 +99,7 @@ def audit_opened(model: str, opened: Opened, calibration: Calibration, per_capti
         len(captions), per_caption * len(captions), opened.model.latent_shape, first_seed=FIRST_SEED
     )
     prompt, threshold = pairs.prompt.tolist(), guard.embedder.metric.threshold
-    samples = _ordinary(guard, opened.model, pairs)
+    samples = plain_samples(guard, opened.model, pairs)
     matches = guard.matches(samples)
     images = rank(matches, prompt, opened.files, captions, threshold)
     plain = stats.rate([match.similarity >= threshold for match in matches], prompt)
@@ -127,17 +131,14 @@ def _figures(calibration: Calibration) -> dict[str, Figure]:
     figures = {"Rules: what each copies, and what it keeps of the caption": frontier_figure(
         calibration.tried, calibration.record
     )}  # fmt: skip
+    if calibration.record.quality:
+        figures["Rules: quality against agreement with the caption"] = quality_figure(
+            calibration.tried, calibration.record
+        )
     if calibration.strengths:
         title = "Ordinary guidance at lower strengths of the fine-tune"
         figures[title] = strength_figure(calibration.strengths, calibration.record.alpha)
     return figures
-
-
-def _ordinary(guard: Guard, model: Model, pairs: basin.Pairs) -> Tensor:
-    """Images of ordinary guidance, [N, 3, H, W]."""
-    probe = guard.probe(model, guard.training.captions)
-    ends, _ = basin.branch(probe, pairs.noise, pairs.prompt, torch.zeros_like(pairs.prompt))
-    return model.decode(ends)
 
 
 def _without_prompt(guard: Guard, model: Model, pairs: basin.Pairs) -> Estimate:
@@ -151,4 +152,4 @@ def _null(opened: Opened, pairs: basin.Pairs) -> Estimate | None:
     if not opened.provenance.base:
         return None
     base = LatentModel(load_pipeline(opened.provenance.base))
-    return stats.rate(opened.guard.is_copy(_ordinary(opened.guard, base, pairs)), pairs.prompt)
+    return stats.rate(opened.guard.is_copy(plain_samples(opened.guard, base, pairs)), pairs.prompt)

@@ -12,11 +12,13 @@ from typing import Any
 from ..calibrate import Candidate, require_terms, shortfall
 from ..certify import Terms, certify
 from ..records import Noun, Record
+from ..similarity.kernel import KernelDistance
 from ..strength import TRIED, StrengthTried, safe_strength, strengths
-from ..tradeoff import frontier_figure, frontier_text, strength_figure, strength_text, transfer_text
+from ..tradeoff import frontier_figure, frontier_text, quality_figure, strength_figure, strength_text, transfer_text
 from .blend import Blend
 from .loading import load_pipeline
 from .opening import Opened, open_model
+from .reference import quality_for
 from .transfer import transfer_table
 
 RECORD, EVERYTHING = "record.json", "calibration.json"
@@ -45,6 +47,8 @@ class Calibration:
             f"\npopulation: {record.population}",
             f"promise: {record.promise or 'none'}",
         ]
+        if record.quality is not None:
+            parts.append(f"distance: {record.quality.method}; ordinary guidance has {record.plain_quality}")
         if record.strength is not None:
             parts += ["", strength_text(self.strengths), f"promise: {record.strength.promise or 'none'}"]
         if record.transfer:
@@ -64,6 +68,7 @@ def calibrate(
     tried: Sequence[float] = TRIED,
     transfer: bool = False,
     alignment: str = "auto",
+    heldout: Path | None = None,
     out: Path | None = None,
 ) -> Calibration:
     """Calibrates any fine-tune; nothing is trained.
@@ -79,27 +84,38 @@ def calibrate(
         tried: strengths to test; none when empty.
         transfer: also measure the rule under other schedulers and step counts.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
+        heldout: folder of like images that were not trained on. Quality is the distance to them in that model's eyes;
+            without them, to the base model's samples of the same captions. It decides between rules that align alike.
         out: new folder for `record.json`, `calibration.json` and plots; nothing is written without it.
 
     Raises:
         FileExistsError: `out` holds a calibration already.
         FileNotFoundError: no such model or folder.
-        ValueError: a number out of range, or too few pairs for any promise; says how many it takes.
+        ValueError: a number out of range, held-out images that cannot be used, or too few pairs for any promise; says
+            how many it takes.
     """
     terms = terms or Terms()
     require_promisable(terms, out)
     opened = open_model(model, data, base=base, lora=lora, scale=scale, timesteps=timesteps, alignment=alignment)
-    found = calibrate_opened(opened, terms, tried=tried, transfer=transfer)
+    quality = quality_for(opened, terms.pairs, heldout)
+    found = calibrate_opened(opened, terms, tried=tried, transfer=transfer, quality=quality)
     if out is not None:
         write(found, out)
     return found
 
 
 def calibrate_opened(
-    opened: Opened, terms: Terms, *, tried: Sequence[float] = TRIED, transfer: bool = False
+    opened: Opened,
+    terms: Terms,
+    *,
+    tried: Sequence[float] = TRIED,
+    transfer: bool = False,
+    quality: KernelDistance | None = None,
 ) -> Calibration:
     """Calibrates what is open already; the safe strength needs to know the base."""
-    record, candidates = certify(opened.guard, opened.model, terms, opened.provenance, anchored=opened.anchored)
+    record, candidates = certify(
+        opened.guard, opened.model, terms, opened.provenance, anchored=opened.anchored, quality=quality
+    )
     points: list[StrengthTried] = []
     if opened.provenance.base and tried:
         points = safe_strengths(opened, terms, tried)
@@ -127,13 +143,15 @@ def write(found: Calibration, out: Path) -> None:
     (out / RECORD).write_text(found.record.to_json() + "\n", encoding="utf-8")
     (out / EVERYTHING).write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
     frontier_figure(found.tried, found.record).savefig(out / "frontier.png", dpi=150)
+    if found.record.quality:
+        quality_figure(found.tried, found.record).savefig(out / "quality.png", dpi=150)
     if found.strengths:
         strength_figure(found.strengths, found.record.alpha).savefig(out / "strength.png", dpi=150)
 
 
 def plain(point: Any) -> dict[str, Any]:
-    """A dataclass with nouns in it as plain JSON."""
-    values = {field.name: getattr(point, field.name) for field in dataclasses.fields(point)}
+    """A dataclass with nouns in it as plain JSON; fields that are not printed are not written either."""
+    values = {field.name: getattr(point, field.name) for field in dataclasses.fields(point) if field.repr}
     return {name: _plain_value(value) for name, value in values.items()}
 
 

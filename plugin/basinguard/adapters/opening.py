@@ -13,12 +13,13 @@ from ..export.hashes import dataset_sha256, weights_sha256
 from ..export.merge import merged
 from ..guard import Guard, Plan, TrainingSet
 from ..records import Record, read_record
+from ..similarity.alignment import ClipScore
 from ..similarity.structure import Structure
 from .diffusers import LatentModel
 from .images import ImageFolder
 from .loading import load_pipeline
 from .pipelines import RECORD_FILE
-from .shipping import alignment_for
+from .shipping import clip_for
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Opened:
         provenance: what a record says of them.
         files: name of each training image, in the guard's order.
         anchored: the model with the base's unconditional branch; only a LoRA that is not merged has one.
+        clip: the model that looks at images and captions, if there is one.
     """
 
     pipe: Any
@@ -40,6 +42,7 @@ class Opened:
     provenance: Provenance
     files: tuple[str, ...]
     anchored: LatentModel | None = None
+    clip: ClipScore | None = None
 
 
 def open_model(
@@ -62,7 +65,7 @@ def open_model(
         lora: a LoRA file on `model`.
         scale: of ordinary CFG.
         timesteps: sampling steps.
-        alignment: open_clip model that scores captions, see `alignment_for`.
+        alignment: open_clip model that scores captions, see `clip_for`.
         dtype: precision of the runs.
 
     Raises:
@@ -82,9 +85,8 @@ def open_model(
     images.setup("open")
     captions = tuple(caption for _, caption in images.items)
     training = TrainingSet(images.all_pixels(), captions)
-    guard = Guard(
-        training, Structure(), Plan(captions=1, timesteps=timesteps, scale=scale), alignment_for(base, alignment)
-    )
+    clip, plan = clip_for(base, alignment), Plan(captions=1, timesteps=timesteps, scale=scale)
+    guard = Guard(training, Structure(), plan, clip.score if clip else None)
     provenance = Provenance(
         base=base,
         weights_sha256=weights_sha256(pipe),
@@ -92,7 +94,7 @@ def open_model(
         prediction_type=seen.prediction_type,
         resolution=seen.resolution,
     )
-    return Opened(pipe, seen, guard, provenance, tuple(Path(name).name for name, _ in images.items), anchored)
+    return Opened(pipe, seen, guard, provenance, tuple(Path(name).name for name, _ in images.items), anchored, clip)
 
 
 def _recorded_base(model: str) -> str:

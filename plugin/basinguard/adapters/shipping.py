@@ -20,6 +20,7 @@ from ..guard import Guard
 from ..guidance import from_record
 from ..plots import to_image
 from ..records import Record, Strength
+from ..similarity.alignment import ClipScore
 from ..strength import safe_strength, strengths
 from .blend import Blend
 from .diffusers import LatentModel
@@ -104,15 +105,19 @@ def origin_of(base: str, config: Mapping[str, Any]) -> Origin:
 
 
 def alignment_for(base: str, model: str = "auto") -> Callable[[Tensor, Sequence[str]], Tensor] | None:
-    """Scores the agreement of images and captions, by open_clip.
+    """Scores the agreement of images and captions, by open_clip; arguments as in `clip_for`."""
+    found = clip_for(base, model)
+    return None if found is None else found.score
+
+
+def clip_for(base: str, model: str = "auto") -> ClipScore | None:
+    """The open_clip model that looks at images and captions.
 
     Args:
         base: what is fine-tuned.
         model: an open_clip model directory or name; "auto" takes TinyWorld's own for TinyWorld and none otherwise,
             because any other would have to be downloaded; "none" for none.
     """
-    from ..similarity.alignment import ClipScore
-
     if model == "none" or (model == "auto" and base != TINYWORLD):
         return None
-    return (ClipScore.load() if model == "auto" else ClipScore.load(model)).score
+    return ClipScore.load() if model == "auto" else ClipScore.load(model)

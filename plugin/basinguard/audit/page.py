@@ -81,12 +81,18 @@ def _facts(audit: Audit) -> list[tuple[str, str]]:
         (f"{row.scheduler}, {row.timesteps} steps", f"{percent(row.risk)}, guidance from t = {row.transition}")
         for row in record.transfer
     ]
+    quality = [
+        (f"quality, {who}", f"{e}: {e.method}")
+        for who, e in (("by the rule", record.quality), ("ordinary guidance", record.plain_quality))
+        if e is not None
+    ]
     return [
         ("a copy is", f"{record.metric.embedder} of at least {record.metric.threshold:g} ({record.metric.source})"),
         ("sampled with", f"{sampler.scheduler}, {sampler.timesteps} steps, scale {sampler.scale:g}, "
                          f"{sampler.resolution} px"),
         ("the rule", f"scale {rule.before:g} above timestep {rule.transition:g} (sigma {rule.sigma:.3g}), then "
                      f"{rule.after:g}"),
+        *quality,
         ("promise", record.promise or "none"),
         ("covers", record.population),
         ("base", record.base or "not given: no null and no safe strength"),

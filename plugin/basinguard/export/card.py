@@ -154,6 +154,7 @@ def _results(record: Record) -> list[EvalResult]:
         ("memorization_risk", f"Risk with the shipped rule ({what})", record.verified or record.risk),
         ("memorization_risk_plain", f"Risk with ordinary guidance ({what})", record.plain),
         ("alignment", "Agreement of image and caption", record.alignment),
+        ("kernel_distance", "Kernel distance to images that were not trained on, lower is better", record.quality),
     ]
     return [
         EvalResult(
@@ -176,6 +177,8 @@ def _numbers(record: Record) -> dict[str, Any]:
         "risk": percent(record.risk),
         "verified": percent(record.verified),
         "alignment": "not measured" if record.alignment is None else str(record.alignment),
+        "quality": "" if record.quality is None else str(record.quality),
+        "plain_quality": UNKNOWN if record.plain_quality is None else str(record.plain_quality),
         "level": f"{record.risk.level:.0%}",
         "transition": f"{rule.transition:g}",
         "sigma": f"{rule.sigma:.3g}",
@@ -205,6 +208,7 @@ def _texts(record: Record, name: str) -> dict[str, Any]:
         "strength": strength_line(record),
         "strength_promise": plain(record.strength.promise) if record.strength else "",
         "triage": triage_line(record),
+        "quality_method": plain(record.quality.method) if record.quality else "",
         "comfyui": comfyui_text(record),
         "a1111": a1111_text(record),
     }

@@ -119,6 +119,7 @@ def describe(found: Inspection) -> str:
         "risk": f"{percent(r.risk)} by the rule, {percent(r.plain)} by ordinary guidance",
         "verified": percent(r.verified),
         "alignment": "not measured" if r.alignment is None else str(r.alignment),
+        **({"quality": f"{r.quality}: {clean(r.quality.method)}"} if r.quality else {}),
         "promise": clean(r.promise) or "none",
         "strength": strength_line(r) or "not calibrated",
         "triage": triage_line(r) or "not calibrated",
