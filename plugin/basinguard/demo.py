@@ -20,7 +20,7 @@ from .adapters.images import ImageFolder
 from .adapters.lightning import MemorizationGuard
 from .calibrate import Candidate, best
 from .certify import versions
-from .guidance import Drop, LocalMinimum, Rule, SwitchAfter, SwitchAt, to_dict
+from .guidance import LocalMinimum, Rule, SwitchAfter, SwitchAt, to_dict
 from .records import Record
 from .tinyworld.folder import write_demo_folder
 
@@ -35,7 +35,6 @@ METHODS = {
     "stp": "fine-tuned, no guidance before the transition",
     "og": "fine-tuned, opposite guidance before the transition",
     "dtp": "fine-tuned, dynamic transition, the paper's rule",
-    "drop": "fine-tuned, dynamic transition, robust rule",
 }
 
 
@@ -114,15 +113,13 @@ def _hush() -> None:
 
 
 def rules_for(record: Record, frontier: list[Candidate]) -> dict[str, Rule]:
-    """The rules of the table: the best proven static and opposite ones, else the safest tried; and two dynamic ones."""
+    """The rules of the table: the best proven static and opposite ones, else the safest tried; and the paper's DTP."""
     rules: dict[str, Rule] = {}
     for name, opposite in (("stp", False), ("og", True)):
         chain = [c for c in frontier if (c.before < 0) == opposite]
         chosen = best(chain) or chain[0]
         rules[name] = SwitchAt(chosen.transition, chosen.before, record.guidance.after)
-    after = record.guidance.after
-    rules["dtp"] = SwitchAfter(LocalMinimum(), before=0.0, after=after)
-    rules["drop"] = SwitchAfter(Drop(latest=record.guidance.transition), before=0.0, after=after)
+    rules["dtp"] = SwitchAfter(LocalMinimum(), before=0.0, after=record.guidance.after)
     return rules
 
 
