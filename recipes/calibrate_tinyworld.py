@@ -64,6 +64,9 @@ def main() -> None:
     opened = open_model(str(model), data, base="tinyworld", scale=SCALE, timesteps=TIMESTEPS)
     terms = replace(TERMS, pairs=args.pairs)
     found = calibrate_opened(opened, terms, tried=STRENGTHS, quality=fresh_scenes(opened))
+    if args.method == "lora":  # it is merged into the model by now: a share of the way from the base is its strength
+        strength = found.record.strength.model_copy(update={"kind": "lora"})
+        found = replace(found, record=found.record.model_copy(update={"strength": strength}))
     print(found, flush=True)
     publish(args, found, {}, seconds=time.monotonic() - start)
     row, _ = evaluate(opened.pipe, opened.guard, from_record(found.record.model_dump()), timesteps=TIMESTEPS)
