@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 TOKENS = 16
+
+# models of a few thousand weights are computed faster by one thread than shared out; the variable is for subprocesses
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def build_tiny_pipeline(prediction_type: str = "v_prediction") -> StableDiffusionPipeline:

@@ -29,6 +29,7 @@ TIMESTEPS = 16
 EPOCHS = 200  # 32 images in batches of 16: 400 updates
 PROBES = 5
 TRANSITIONS = [470.0, 590.0, 690.0, 750.0, 815.0, 875.0]
+AFTER = [3.0, 4.5, 6.0]  # guidance that starts late may be stronger: what would be copied is decided by then
 METHODS = {
     "base": "base model, plain CFG",
     "cfg": "fine-tuned, plain CFG",
@@ -81,6 +82,7 @@ def fine_tune(out: Path, train: Path, heldout: Path, epochs: int) -> Memorizatio
         alpha=0.1,
         pairs=96,
         before=[0.0, -1.0],
+        after=AFTER,
         transitions=TRANSITIONS,
     )
     trainer = pl.Trainer(
@@ -113,12 +115,15 @@ def _hush() -> None:
 
 
 def rules_for(record: Record, frontier: list[Candidate]) -> dict[str, Rule]:
-    """The rules of the table: the best proven static and opposite ones, else the safest tried; and the paper's DTP."""
+    """The rules of the table: the best proven static and opposite ones, and the paper's DTP.
+
+    Where none is proven, or pilot pairs ruled the whole family out, the one that copied least stands in its row.
+    """
     rules: dict[str, Rule] = {}
     for name, opposite in (("stp", False), ("og", True)):
-        chain = [c for c in frontier if (c.before < 0) == opposite]
-        chosen = best(chain) or chain[0]
-        rules[name] = SwitchAt(chosen.transition, chosen.before, record.guidance.after)
+        family = [c for c in frontier if (c.before < 0) == opposite]
+        chosen = best(family) or min(family, key=lambda c: (c.risk.value, -c.transition))
+        rules[name] = SwitchAt(chosen.transition, chosen.before, chosen.after or SCALE)
     rules["dtp"] = SwitchAfter(LocalMinimum(), before=0.0, after=record.guidance.after)
     return rules
 
@@ -174,6 +179,8 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
     return {
         "transition": candidate.transition,
         "before": candidate.before,
+        "after": candidate.after,
+        "pilot": candidate.pilot,
         "risk": candidate.risk.model_dump(),
         "p_value": candidate.p_value,
         "alignment": candidate.alignment.model_dump() if candidate.alignment else None,
