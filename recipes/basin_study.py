@@ -10,10 +10,10 @@ copied sample that was, and how often the same rule is raised on twins alone (a 
 many times). At the end, the dynamic detectors are held against the true exits. Writes `basin_study.json` and
 `basin_study.png`.
 
-Expected (`results/basin_study.json`, 12 captions x 2 seeds, 16 twins): the critical scale raises its alarm 56 epochs (112
-updates) before the first copied sample, the gap 28 epochs before it; the width, by definition, not before. On twins
-alone 9 % and 6 % of 200 splits raise it (nominal 2.5 %). The dynamic detectors do not fire for 19 to 22 of 22 memorized
-pairs: along unguided trajectories of this model the gap has no minimum.
+Expected (`results/basin_study.json`, 12 captions x 2 seeds, 16 twins): the critical scale raises its alarm 56 epochs
+(112 updates) before the first copied sample, the gap 28 epochs before it; the width, by definition, not before. On
+twins alone 9 % and 6 % of 200 splits raise it (nominal 2.5 %). The dynamic detectors do not fire for 19 to 22 of 22
+memorized pairs: along unguided trajectories of this model the gap has no minimum.
 Time: about 20 minutes on one core; 2 GB.
 """
 
