@@ -49,10 +49,10 @@ def test_the_story(tmp_path):
     """What the README promises of `basinguard demo`, on fresh seeds, through the exported files."""
     subprocess.run([sys.executable, "-m", "basinguard", "demo", "--out", str(tmp_path)], check=True)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    guarded = min(("stp", "og", "dtp"), key=lambda name: summary[name]["risk"]["value"])
     assert summary["cfg"]["risk"]["value"] >= 0.5
-    assert summary[guarded]["risk"]["value"] <= 0.10
-    assert summary[guarded]["risk"]["high"] < 0.2
+    assert summary["og"]["risk"]["value"] <= 0.10
+    assert summary["og"]["risk"]["high"] < 0.2
+    assert summary["og"]["alignment"] >= 0.95 * summary["cfg"]["alignment"]
     assert summary["base"]["risk"]["value"] <= 0.05
     base, *epochs = summary["history"]
     assert base["width"]["value"] == 0
