@@ -7,6 +7,7 @@ unknown keys, wrong types and non-finite numbers are refused with the key's name
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -320,6 +321,11 @@ class Report(Noun):
         nothing = {name: None for name, field in cls.model_fields.items() if field.is_required()}
         told = {"epoch": epoch, "train_step": train_step, "unet_evals": 0, "seconds": 0.0, "problem": problem[:500]}
         return cls.model_validate(nothing | told)
+
+
+def measured(history: Sequence[Report]) -> list[Report]:
+    """The reports that are no gaps, in their order."""
+    return [report for report in history if not report.problem]
 
 
 class Record(Noun):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .records import Estimate, Report
+from .records import Estimate, Report, measured
 
 SPOKEN = {
     "risk": "risk under plain CFG",
@@ -26,11 +26,11 @@ def moved(history: Sequence[Report]) -> str:
     Raises:
         ValueError: nothing has been measured.
     """
-    measured = [report for report in history if not report.problem]
-    if not measured:
+    reports = measured(history)
+    if not reports:
         raise ValueError(f"{len(history)} reports and none that measured anything")
-    base, last = measured[0], measured[-1]
-    previous = measured[-2] if len(measured) > 1 else last
+    base, last = reports[0], reports[-1]
+    previous = reports[-2] if len(reports) > 1 else last
     lines = [
         f"**{_when(last)}**, {_transition(last)}",
         "",

@@ -9,7 +9,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from ..guard import Guard
 from ..plots import contact_sheet, curve_figure, history_figure
-from ..records import Estimate, Report
+from ..records import Estimate, Report, measured
 from ..words import moved
 from .diffusers import LatentModel
 
@@ -21,8 +21,7 @@ MEASURED = (
 
 def scalars(history: Sequence[Report]) -> dict[str, float]:
     """What is logged of the last measured report: every estimate and its ends, and how far it moved since the base."""
-    measured = [report for report in history if not report.problem]
-    last, base = measured[-1], history[0]
+    last, base = measured(history)[-1], history[0]
     values: dict[str, float] = {}
     for name in MEASURED:
         estimate: Estimate | None = getattr(last, name)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..export.hashes import dataset_sha256
 from ..guard import Guard
-from ..records import Report
+from ..records import Report, measured
 from .diffusers import LatentModel
 from .sharding import Sharded, Team, TeamFailure
 
@@ -55,7 +55,7 @@ class Watch:
     @property
     def measured(self) -> list[Report]:
         """The reports that are no gaps."""
-        return [report for report in self.history if not report.problem]
+        return measured(self.history)
 
     def probe(self, pipe: Any, *, epoch: int, train_step: int) -> Report | None:
         """Measures the pipeline's modules as they stand, and appends to the history.
