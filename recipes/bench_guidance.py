@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shlex
@@ -39,6 +40,7 @@ from pathlib import Path
 import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -192,8 +194,12 @@ def peak_bytes(pipe: StableDiffusionPipeline, run: Callable[[], object], cuda: b
     return count.peak + sum(weight.nbytes for weight in pipe.unet.parameters())
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values), "n": len(values)}
+def spread(values: list[float]) -> dict[str, float | list[float] | None]:
+    """Median, its 95 % interval by order statistics (none below 6 values), lowest and highest."""
+    interval = stats.quantile_test(values, p=0.5).confidence_interval(0.95)
+    ends = [interval.low, interval.high] if math.isfinite(interval.low + interval.high) else None
+    found = {"median": statistics.median(values), "interval": ends, "low": min(values), "high": max(values)}
+    return found | {"n": len(values)}
 
 
 def commit() -> str:
@@ -234,12 +240,16 @@ def bench(model: str, device: str, steps: int, batch: int, repeats: int, only: l
 
 def show(result: dict) -> None:
     print(f"{result['model']} on {result['device']}, {result['steps']} steps, batch {result['batch']}")
-    heads = ("wall / cfg", "lowest", "highest", "CPU / cfg", "lowest", "highest", "seconds", "memory")
-    print(f"{'':14}" + "".join(f"{head:>11}" for head in heads))
+    print(f"{'':14}{'wall / cfg':>22}{'CPU / cfg':>22}{'seconds':>10}{'memory':>9}")
     for name, row in result["rows"].items():
-        numbers = [row[kind][end] for kind in ("ratio", "cpu_ratio") for end in ("median", "low", "high")]
-        numbers = "".join(f"{number:11.3f}" for number in [*numbers, row["seconds"]["median"]])
-        print(f"{name:14}{numbers}{row['extra_memory']:+11.1%}")
+        ratios = "".join(f"{said(row[kind]):>22}" for kind in ("ratio", "cpu_ratio"))
+        print(f"{name:14}{ratios}{row['seconds']['median']:10.3f}{row['extra_memory']:+9.1%}")
+
+
+def said(ratio: dict) -> str:
+    """A median with its interval; with lowest and highest where there are too few values for one."""
+    low, high = ratio["interval"] or (ratio["low"], ratio["high"])
+    return f"{ratio['median']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 if __name__ == "__main__":

@@ -221,6 +221,43 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny_pipeline_dir):
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-7)
 
 
+def moments_by_name(model, trainer):
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    state = trainer.optimizers[0].state
+    return {(names[p], k): v.clone() for p, s in state.items() for k, v in s.items() if isinstance(v, torch.Tensor)}
+
+
+class Moments(Callback):
+    """What the optimizer holds when training begins."""
+
+    def __init__(self, found):
+        self.found = found
+
+    def on_train_start(self, trainer, pl_module):
+        self.found |= moments_by_name(pl_module, trainer)
+
+
+@pytest.mark.long
+def test_eight_bit_moments_train_as_full_ones_do_and_resume(tiny_pipeline_dir, scene_folder, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    start = weights_of(FineTune(str(tiny_pipeline_dir), method="full"))
+    options = {"method": "full", "learning_rate": 1e-4, "epochs": 3}
+    full, _ = fit(tiny_pipeline_dir, scene_folder, tmp_path / "full", **options)
+    model, trainer = fit(tiny_pipeline_dir, scene_folder, tmp_path / "eight", optimizer="adamw8bit", **options)
+    large = [s for p, s in trainer.optimizers[0].state.items() if p.numel() >= 4096]  # smaller ones stay
+    assert large
+    assert all(state["state1"].dtype == state["state2"].dtype == torch.uint8 for state in large)
+    steps = [torch.cat([(after[n] - start[n]).flatten() for n in start]) for after in map(weights_of, (full, model))]
+    assert F.cosine_similarity(*steps, dim=0) > 0.99
+    trainer.save_checkpoint(tmp_path / "at3.ckpt")
+    resumed = {}
+    options |= {"optimizer": "adamw8bit", "epochs": 4, "ckpt_path": tmp_path / "at3.ckpt"}
+    fit(tiny_pipeline_dir, scene_folder, tmp_path / "resumed", Moments(resumed), **options)
+    saved = moments_by_name(model, trainer)
+    assert resumed.keys() == saved.keys()
+    assert all(torch.equal(value, resumed[name]) for name, value in saved.items())
+
+
 def test_captions_are_dropped_as_often_as_asked(tiny_pipeline_dir):
     model = FineTune(str(tiny_pipeline_dir), caption_dropout=0.25)
     torch.manual_seed(0)
