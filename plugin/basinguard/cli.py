@@ -288,8 +288,9 @@ def compare(
         out: folder of the results; a run that was stopped goes on there.
     """
     from .records import Metric
-    from .rivals.compare import Plans, command_line, table
+    from .rivals.compare import command_line, table
     from .rivals.compare import compare as run
+    from .rivals.setting import Plans
 
     if data is None:
         raise ValueError("compare needs the training images: --data DIR")

@@ -9,22 +9,25 @@ import numpy as np
 import pytest
 import torch
 from benches import STEPS
+from PIL import Image
 
 from basinguard.cli import main
 from basinguard.records import Estimate
-from basinguard.rivals import compare as module
-from basinguard.rivals.compare import Comparison, Plans, command_line, compare, table
-from basinguard.rivals.measure import Point
+from basinguard.rivals import compare as running
+from basinguard.rivals import setting as module
+from basinguard.rivals.compare import Comparison, command_line, compare, table
+from basinguard.rivals.measure import Point, measure
+from basinguard.rivals.registry import METHODS
+from basinguard.rivals.setting import Plans
 from basinguard.rivals.verdict import beaten, within
+from basinguard.similarity.kernel import kernel_shares
 from basinguard.stats import rate
 
-METHODS = ("stp", "interpolate", "early-stopped")
+TRIED = ("stp", "interpolate", "early-stopped")
 
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory, tiny_pipeline_dir):
-    from PIL import Image
-
     data = tmp_path_factory.mktemp("art") / "images"
     data.mkdir()
     rng = np.random.default_rng(0)
@@ -33,7 +36,7 @@ def arguments(tmp_path_factory, tiny_pipeline_dir):
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(data / f"{k}.png")
     rows = [json.dumps({"file_name": f"{k}.png", "text": name}) for k, name in enumerate(names)]
     (data / "metadata.jsonl").write_text("\n".join(rows))
-    return {"model": str(tiny_pipeline_dir), "data": data, "methods": METHODS, "base": str(tiny_pipeline_dir)}
+    return {"model": str(tiny_pipeline_dir), "data": data, "methods": TRIED, "base": str(tiny_pipeline_dir)}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,7 @@ def test_table_has_every_point_and_the_reason_of_every_missing_method(done):
         assert len(point.similarities) == len(point.alignments) == 4
         assert point.risk.n == 4
         assert point.diversity is not None
+        assert "kernel distance to 16 samples of the base model" in point.quality.method
     assert "early-stopped" in table(result)
 
 
@@ -86,13 +90,29 @@ def test_costs_are_relative_to_ordinary_cfg(done):
     assert costs["stp"].time_ratio.n == 2
 
 
+def test_quality_is_the_kernel_distance_to_held_out_images_where_there_are_enough(done, arguments, tmp_path):
+    _, _, plans = done
+    rng, folder = np.random.default_rng(1), tmp_path / "others"
+    folder.mkdir()
+    for k in range(16):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{k}.png")
+        (folder / f"{k}.txt").write_text(f"thing {k}")
+    bench, _ = module.bench_of(arguments["model"], arguments["data"], arguments["base"], (), plans, "none", None)
+    pairs, _ = module.pairs_on(bench, plans, folder)
+    point, images = measure(bench, METHODS["none"], 1.0, pairs)
+    eye = bench.guard.embedder
+    expected = kernel_shares(eye(images), eye(pairs.subject), torch.tensor(pairs.cluster))
+    assert point.quality.value == pytest.approx(float(expected.mean()))
+    assert "kernel distance to 16 held-out images (lower is better), structure" in point.quality.method
+
+
 def test_goes_on_where_it_was_and_refuses_other_settings(done, arguments, monkeypatch):
     result, out, plans = done
     (out / "points" / "stp_650.json").unlink()
     drawn = []
-    measure = module.measure
+    measure = running.measure
     monkeypatch.setattr(module, "alignment_for", lambda base, model: lambda images, texts: images.mean((1, 2, 3)))
-    monkeypatch.setattr(module, "measure", lambda b, m, s, p: (drawn.append((m.name, s)), measure(b, m, s, p))[1])
+    monkeypatch.setattr(running, "measure", lambda b, m, s, p: (drawn.append((m.name, s)), measure(b, m, s, p))[1])
     again = compare(**arguments, plans=plans, out=out, command="basinguard compare x")
     assert drawn == [("stp", 650.0)]
     assert [p.similarities for p in again.points] == [p.similarities for p in result.points]

@@ -10,51 +10,25 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..adapters.evaluate import FIRST_SEED
-from ..adapters.images import ImageFolder
-from ..adapters.loading import load_pipeline, require_stable_diffusion
-from ..adapters.shipping import alignment_for
 from ..certify import versions
-from ..export.hashes import dataset_sha256, weights_sha256
-from ..guard import Guard, Plan, TrainingSet
 from ..plots import to_image
-from ..records import Metric, Noun, read_record
-from ..similarity.structure import Structure
+from ..records import Metric, Noun
 from .costs import Cost, costs
 from .measure import Pairs, Point, measure
-from .method import Batch, Bench, Method
+from .method import Bench, Method
 from .registry import METHODS, named
+from .setting import Plans, Settings, bench_of, pairs_on, require_same, settings_of
 from .verdict import Beaten, beaten, within
 
 SHOWN = 6  # samples of each point that are kept as a strip
 COST_PAIRS = 2
-
-
-class Settings(Noun):
-    """What two points must share to stand in one table."""
-
-    model: str
-    base: str | None
-    data: str
-    heldout: str | None
-    weights_sha256: str
-    dataset_sha256: str
-    metric: Metric
-    aligned_by: str
-    captions: int
-    per_caption: int
-    first_seed: int
-    timesteps: int
-    scale: float
 
 
 class Skipped(Noun):
@@ -91,29 +65,6 @@ class Comparison(Noun):
     machine: str
 
 
-@dataclass(frozen=True)
-class Plans:
-    """How much to sample.
-
-    Attributes:
-        captions: how many training captions, spread evenly over the set; None for all.
-        per_caption: seeds for each.
-        first_look: each method at its default strength alone, and no table of costs.
-        timesteps: sampling steps.
-        scale: guidance scale of ordinary CFG.
-    """
-
-    captions: int | None = None
-    per_caption: int = 4
-    timesteps: int = 50
-    scale: float = 7.5
-    first_look: bool = False
-
-    def __post_init__(self) -> None:
-        if self.per_caption < 1 or self.timesteps < 1 or (self.captions is not None and self.captions < 1):
-            raise ValueError(f"{self}: expected at least 1 caption, 1 seed each and 1 sampling step")
-
-
 def compare(
     model: str,
     data: Path,
@@ -135,7 +86,8 @@ def compare(
         data: the training images it must not reproduce.
         methods: names of `registry.METHODS`, or "all".
         base: what was fine-tuned; the model's own record says so if it carries one.
-        heldout: images of the same subject that were not trained on, with captions; for the fidelity column.
+        heldout: images of the same subject that were not trained on, with captions: for fidelity, and for quality where
+            there are 16 or more; quality is measured against the base model's samples otherwise.
         checkpoints: earlier states of the run, most trained first.
         plans: how much to sample.
         align: an open_clip model; "auto" takes TinyWorld's own for TinyWorld and none otherwise.
@@ -151,11 +103,11 @@ def compare(
     start = time.monotonic()
     wanted = named(methods)
     plans = plans or Plans()
-    bench, base = _bench(model, data, base, checkpoints, plans, align, metric)
-    pairs, clusters, prompts = _pairs(bench, plans, heldout)
-    settings = _settings(bench, model, base, data, heldout, plans, len(prompts))
+    bench, base = bench_of(model, data, base, checkpoints, plans, align, metric)
+    pairs, prompts = pairs_on(bench, plans, heldout)
+    settings = settings_of(bench, model, base, data, heldout, plans, len(prompts))
     out.mkdir(parents=True, exist_ok=True)
-    _same_settings(out / "settings.json", settings)
+    require_same(out / "settings.json", settings)
     points, skipped = _points(bench, wanted, pairs, out, plans.first_look)
     result = Comparison(
         settings=settings,
@@ -163,8 +115,8 @@ def compare(
         skipped=tuple(skipped),
         costs=() if plans.first_look else tuple(_costs(bench, wanted, pairs, out)),
         prompts=prompts,
-        clusters=clusters,
-        beaten=tuple(beaten(points, clusters, bench.guard.embedder.metric.threshold)),
+        clusters=pairs.cluster,
+        beaten=tuple(beaten(points, pairs.cluster, bench.guard.embedder.metric.threshold)),
         versions=versions(),
         command=command,
         seconds=round(time.monotonic() - start, 1),
@@ -180,88 +132,6 @@ def write(result: Comparison, out: Path) -> None:
 
     (out / "comparison.json").write_text(result.to_json(), encoding="utf-8")
     (out / "comparison.html").write_text(render(result, out / "samples"), encoding="utf-8")
-
-
-def _bench(
-    model: str,
-    data: Path,
-    base: str | None,
-    checkpoints: Sequence[Path],
-    plans: Plans,
-    align: str,
-    metric: Metric | None,
-) -> tuple[Bench, str | None]:
-    record = Path(model) / "basinguard.json"
-    if base is None and record.is_file():
-        base = read_record(record).base
-    for path in checkpoints:
-        require_stable_diffusion(path)
-    pipe = load_pipeline(model)
-    images = ImageFolder(str(data), resolution=pipe.unet.config.sample_size * pipe.vae_scale_factor)
-    images.setup("compare")
-    training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))
-    plan = Plan(captions=1, timesteps=plans.timesteps, scale=plans.scale)
-    eye = Structure() if metric is None else Structure(metric)
-    if eye.name != Structure().name:
-        raise ValueError(f"the metric belongs to {eye.name!r}, the embedder here is {Structure().name!r}")
-    guard = Guard(training, eye, plan, alignment_for(base or model, align))
-    return Bench(pipe, guard, load_pipeline(base) if base else None, tuple(checkpoints)), base
-
-
-def _pairs(bench: Bench, plans: Plans, heldout: Path | None) -> tuple[Pairs, tuple[int, ...], tuple[str, ...]]:
-    prompts = _spread(tuple(dict.fromkeys(bench.guard.training.captions)), plans.captions)
-    cluster = tuple(k for k in range(len(prompts)) for _ in range(plans.per_caption))
-    seeds = tuple(FIRST_SEED + i for i in range(len(cluster)))
-    batch = Batch(tuple(prompts[k] for k in cluster), seeds)
-    if heldout is None:
-        return Pairs(batch, cluster), cluster, prompts
-    others = ImageFolder(str(heldout), resolution=bench.model.resolution)
-    others.setup("compare")
-    texts = _spread(tuple(caption for _, caption in others.items), len(prompts))
-    apart = Batch(texts, tuple(FIRST_SEED + len(cluster) + i for i in range(len(texts))))
-    return Pairs(batch, cluster, apart, others.all_pixels()), cluster, prompts
-
-
-def _spread(items: tuple[str, ...], count: int | None) -> tuple[str, ...]:
-    """`count` of the items, evenly spread; all when there are no more."""
-    if count is None or count >= len(items):
-        return items
-    return tuple(items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int))
-
-
-def _settings(
-    bench: Bench, model: str, base: str | None, data: Path, heldout: Path | None, plans: Plans, count: int
-) -> Settings:
-    training, scorer = bench.guard.training, bench.guard.align
-    return Settings(
-        model=Path(model).name,
-        base=Path(base).name if base else None,
-        data=data.name,
-        heldout=heldout.name if heldout else None,
-        weights_sha256=weights_sha256(bench.pipe),
-        dataset_sha256=dataset_sha256(training.images, training.captions),
-        metric=bench.guard.embedder.metric,
-        aligned_by=getattr(getattr(scorer, "__self__", None), "name", "none"),
-        captions=count,
-        per_caption=plans.per_caption,
-        first_seed=FIRST_SEED,
-        timesteps=plans.timesteps,
-        scale=plans.scale,
-    )
-
-
-def _same_settings(path: Path, settings: Settings) -> None:
-    if not path.is_file():
-        path.write_text(settings.to_json(), encoding="utf-8")
-        return
-    there = Settings.from_json(path.read_text(encoding="utf-8"))
-    differing = [name for name in Settings.model_fields if getattr(there, name) != getattr(settings, name)]
-    if differing:
-        name = differing[0]
-        raise FileExistsError(
-            f"{path.parent} holds points of a run with {name}={getattr(there, name)!r}, now it is "
-            f"{getattr(settings, name)!r}: name another folder with --out, or start as before to go on"
-        )
 
 
 def _points(

@@ -16,6 +16,7 @@ from .. import stats
 from ..records import Estimate, Finite, Noun
 from ..similarity.diversity import pairwise
 from ..similarity.embed import embed_all
+from ..similarity.kernel import KernelDistance
 from ..similarity.match import nearest
 from .method import Batch, Bench, Method, sample
 
@@ -30,6 +31,8 @@ class Point(Noun):
         risk: share of samples that reproduce a training image.
         similarity_p95: 95th percentile of the similarity to the nearest training image.
         alignment: agreement of image and caption, higher is better; None without a model for it.
+        quality: kernel distance to images that were not trained on, lower is better; its method names the eye and the
+            images. None without a base model and held-out images.
         diversity: mean of 1 - similarity over pairs of seeds of one prompt.
         fidelity: similarity of samples of held-out prompts to the nearest held-out image; None without such images.
         unet_evals: rows the UNets evaluated for each sample.
@@ -43,6 +46,7 @@ class Point(Noun):
     risk: Estimate
     similarity_p95: Estimate
     alignment: Estimate | None
+    quality: Estimate | None = None
     diversity: Estimate | None
     fidelity: Estimate | None
     unet_evals: Annotated[float, Field(ge=0)]
@@ -67,13 +71,15 @@ class Pairs:
     Attributes:
         batch: every pair.
         cluster: which prompt each pair belongs to.
-        heldout: pairs of held-out prompts, and the held-out images, where there are any.
+        heldout, subject: pairs of held-out prompts, and the held-out images, where there are any.
+        quality: distance of samples to images that were not trained on.
     """
 
     batch: Batch
     cluster: tuple[int, ...]
     heldout: Batch | None = None
     subject: Tensor | None = None
+    quality: KernelDistance | None = None
 
 
 @torch.no_grad()
@@ -96,6 +102,7 @@ def measure(bench: Bench, method: Method, strength: float, pairs: Pairs) -> tupl
         risk=stats.rate(np.array(similarity) >= bench.guard.embedder.metric.threshold, pairs.cluster),
         similarity_p95=stats.cluster_bootstrap(similarity, pairs.cluster, p95),
         alignment=stats.cluster_bootstrap(score, pairs.cluster) if score else None,
+        quality=_quality(images, pairs),
         diversity=_diversity(bench, images, pairs.cluster),
         fidelity=_fidelity(bench, method, strength, pairs),
         unet_evals=rows / len(pairs.batch),
@@ -126,6 +133,14 @@ def _diversity(bench: Bench, images: Tensor, cluster: Sequence[int]) -> Estimate
     if len(set(cluster)) == len(cluster):
         return None  # one seed a prompt
     return pairwise(embed_all(images, bench.guard.embedder), list(cluster))
+
+
+def _quality(images: Tensor, pairs: Pairs) -> Estimate | None:
+    if pairs.quality is None:
+        return None
+    shares = pairs.quality(images, torch.tensor(pairs.cluster))
+    found = stats.cluster_bootstrap(shares, pairs.cluster)
+    return found.model_copy(update={"method": f"{found.method}; {pairs.quality.method}"[:200]})
 
 
 def _fidelity(bench: Bench, method: Method, strength: float, pairs: Pairs) -> Estimate | None:
