@@ -11,10 +11,10 @@ TinyWorld's size) and `sd21` (the UNet of full Stable Diffusion 2.1 size at 256 
 initialised: a ratio of times does not depend on what the weights say. Wanted: og and dtp <= 1.02, stp at 600 <= 0.83
 (16 of 20 evaluations make 0.80), memory <= +1 %.
 Measured at full size (`results/bench_guidance_sd21.json`, one core, n = 5): og 1.020 [0.951, 1.052], dtp 0.996
-[0.974, 1.027], og+dtp 1.007 [0.958, 1.053], memory +0.0 %, `wen` 2.84 [2.80, 2.93]. stp 0.893 [0.877, 0.918] misses
-0.83, because on this processor one row costs 0.73 of two (both share the reading of the weights). TinyWorld's numbers
-were made on a busy machine, where ordinary CFG against itself already reads 0.97 to 1.02; one row costs 0.68 of two
-there.
+[0.974, 1.027], og+dtp 1.007 [0.958, 1.053], memory +0.0 %, `wen` 2.84 [2.80, 2.93] (lowest and highest). At batch 1 stp
+costs 0.893 [0.877, 0.918] and misses 0.83: on this processor one row costs 0.73 of two, because both share the reading
+of the weights. At batch 4 it costs 0.818 [0.811, 0.843] of the CPU time (`results/bench_guidance_sd21_batch4.json`,
+n = 3, while others used the machine), and on TinyWorld at batch 4 0.819 (`results/bench_guidance_tinyworld_batch4.json`).
 Time: tiny under a minute, sd21 about 10 minutes on 2 CPU cores and 4 GB.
 
 `wen` is the prompt optimisation of Wen et al., arXiv 2407.21720: Adam (lr 0.05) on the prompt embedding lowers the
