@@ -53,7 +53,7 @@ def test_all_configs_are_there():
 def test_a_config_parses_and_its_header_is_true(path, monkeypatch):
     config = parse(monkeypatch, path, "--data.init_args.directory", "photos")
     assert config.data.init_args.directory == "photos"
-    assert config.model.class_path.endswith("finetune.FineTune")
+    assert config.model.class_path.endswith("FineTune")
     text = path.read_text(encoding="utf-8")
     assert all(re.search(rf"^# .*{word}: ", text, re.MULTILINE) for word in ("Purpose", "Launch", "Expect", "Memory"))
     assert f"basinguard fit --config configs/{path.name} --data.init_args.directory DIR" in text
