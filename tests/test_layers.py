@@ -12,7 +12,7 @@ ORDER = (
     ("records", "guidance", "solvers", "batching"),
     ("sampling", "stats", "schedules"),
     ("toy", "basin", "triage", "budget"),
-    ("plan",),
+    ("plan", "scope"),
     ("calibrate", "tinyworld", "plots", "words"),
     ("similarity",),
     ("curation",),

@@ -1,5 +1,6 @@
 """The callback on a tiny random pipeline: it measures, can be monitored, resumes, and never touches training."""
 
+import csv
 import warnings
 
 import lightning.pytorch as pl
@@ -111,13 +112,37 @@ def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, fol
     assert [report.problem[:17] for report in guard.history] == ["ZeroDivisionError"] * 3
 
 
-def test_a_budget_too_small_skips_probes_and_says_what_a_larger_one_bought(tiny_pipeline_dir, folder, tmp_path):
-    small, large = make_guard(budget=5), make_guard(budget=200)
-    fit(tiny_pipeline_dir, folder, tmp_path / "small", small)
-    assert [report.epoch for report in small.history] == [-1]
-    fit(tiny_pipeline_dir, folder, tmp_path / "large", large)
-    assert [report.epoch for report in large.history] == [-1, 0, 1]
-    assert all("samples of" in report.precision and report.unet_evals <= 240 for report in large.history[1:])
+def test_a_budget_buys_gaps_first_and_a_report_without_samples_is_read_as_one(tiny_pipeline_dir, folder, tmp_path):
+    """Nothing, gaps alone, samples, exits; what only the base measured can be monitored and is not logged again."""
+    nothing, gaps, exits = make_guard(budget=2), make_guard(budget=12), make_guard(budget=200)
+    fit(tiny_pipeline_dir, folder, tmp_path / "nothing", nothing)
+    assert [report.epoch for report in nothing.history] == [-1]
+    logger = CSVLogger(tmp_path / "gaps", name="", version="")
+    keep = ModelCheckpoint(tmp_path / "kept", monitor="guard/risk", save_on_train_epoch_end=True)
+    fit(tiny_pipeline_dir, folder, tmp_path / "gaps", gaps, keep, EarlyStopping("guard/risk"), logger=logger)
+    assert [(r.epoch, r.risk is None, r.gap_since_base is None) for r in gaps.history[1:]] == [
+        (0, True, False),
+        (1, True, False),
+    ]
+    assert "gap of 4 of 4 captions; no samples; exits take" in gaps.history[-1].precision
+    assert gaps._kept.epoch == 1, "no samples do not say that no transition protects"
+    rows = list(csv.DictReader((tmp_path / "gaps" / "metrics.csv").open()))
+    steps = {name: [row["step"] for row in rows if row.get(name)] for name in ("guard/gap", "guard/risk")}
+    assert len(steps["guard/gap"]) == 3
+    assert len(steps["guard/risk"]) == 1, "the base model's"
+    fit(tiny_pipeline_dir, folder, tmp_path / "exits", exits)
+    assert all(report.searched and report.unet_evals <= 200 for report in exits.history[1:])
+
+
+def test_what_only_an_interrupted_run_measured_can_still_be_monitored(tiny_pipeline_dir, folder, tmp_path):
+    """Resumed after a probe without samples: `guard/risk` is the base model's, as it would be without interruption."""
+    save = ModelCheckpoint(tmp_path / "kept", save_last=True)
+    fit(tiny_pipeline_dir, folder, tmp_path, make_guard(budget=12), save, epochs=2)
+    stop = EarlyStopping("guard/risk", check_on_train_epoch_end=True, patience=9)
+    trainer, _ = fit(
+        tiny_pipeline_dir, folder, tmp_path, make_guard(budget=12), stop, epochs=3, ckpt=tmp_path / "kept" / "last.ckpt"
+    )
+    assert "guard/risk" in trainer.callback_metrics
 
 
 def test_every_n_epochs():

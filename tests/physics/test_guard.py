@@ -140,14 +140,18 @@ def test_a_budget_of_evaluations_is_kept_and_rotates_captions():
     base = guard.measure(Points(WEAK), epoch=-1, train_step=0)
     assert len(base.probed) == 16
     reports = [guard.measure(Points(), epoch=k, train_step=k) for k in range(8)]
-    assert all(report.unet_evals <= 700 * 1.2 for report in reports), [r.unet_evals for r in reports]
+    assert all(report.unet_evals <= 700 for report in reports), [r.unet_evals for r in reports]
     assert all("16 of 16 captions" in report.precision for report in reports)
     assert {i for report in reports for i in report.probed} == set(range(16)), "every caption had its turn"
 
 
 def test_a_caption_keeps_its_noise_whatever_is_measured_beside_it():
-    guard = make_guard(tuple(f"point {k}" for k in range(16)), captions=16, seeds=2, budget=700)
-    reports = [guard.measure(Points(), epoch=k, train_step=k) for k in range(8)]
+    """The base model's probe included, which samples all captions."""
+    guard = make_guard(tuple(f"point {k}" for k in range(16)), captions=16, seeds=2, budget=2000)
+    reports = [guard.measure(Points(), epoch=k, train_step=k) for k in range(-1, 8)]
+    known = {(e.caption, e.seed) for e in reports[0].exits}
+    assert all((r.probed[e.caption], e.seed) in known for r in reports for e in r.exits)
+    assert all(r.precision.endswith("exits within 50 timesteps") for r in reports[1:])
     seen: dict[int, set] = {}
     for report in reports:
         for found in report.exits:
@@ -155,29 +159,98 @@ def test_a_caption_keeps_its_noise_whatever_is_measured_beside_it():
     assert all(len(values) == 1 for values in seen.values()), "the same model, caption and seed gave two exits"
 
 
-def test_time_is_an_account(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr(guard_module.time, "monotonic", lambda: clock[0])
-    guard = make_guard(budget="5%")
+class Clock:
+    """Time that passes only where it is told to: while training, and for each row of the network."""
 
-    def measure(epoch, cost):
-        begin = clock[0]
+    def __init__(self, monkeypatch, per_row=0.01):
+        self.now, self.per_row = 0.0, per_row
+        monkeypatch.setattr(guard_module.time, "monotonic", lambda: self.now)
+
+    def model(self, toy=STRONG):
+        clock = self
 
         class Slow(Points):
-            def decode(self, latents):
-                clock[0] = begin + cost
-                return super().decode(latents)
+            def denoiser(self, prompts):
+                denoise = super().denoiser(prompts)
 
-        return guard.measure(Slow(), epoch=epoch, train_step=epoch)
+                def timed(x, t, p):
+                    clock.now += clock.per_row * len(x)
+                    return denoise(x, t, p)
 
-    assert measure(-1, cost=8.0) is not None
-    clock[0] += 1.0
-    assert measure(0, cost=1.0) is None, "1 second of training pays for 0.05 seconds"
-    clock[0] += 1000.0
-    report = measure(1, cost=20.0)
-    assert report is not None
-    assert guard.account.paid_in == pytest.approx(0.05 * 1001, rel=0.02)
-    assert guard.account.spent == pytest.approx(20.0)
+                return timed
+
+        return Slow(toy)
+
+    def probe(self, guard, epoch, training=0.0):
+        """The report after so many seconds of training, and the seconds it took."""
+        self.now += training
+        begin = self.now
+        return guard.measure(self.model(), epoch=epoch, train_step=epoch), self.now - begin
+
+
+SIXTEEN = tuple(f"point {k}" for k in range(16))
+
+
+@pytest.mark.parametrize(("training", "kind"), [(1.0, "nothing"), (20.0, "gap"), (100.0, "samples"), (600.0, "exits")])
+def test_every_probe_stays_within_its_own_share(monkeypatch, training, kind):
+    """What 5 % of a short, a usual and a long span pay for, at 100 rows a second; savings are not kept."""
+    clock, guard = Clock(monkeypatch), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
+    clock.probe(guard, -1)
+    probes = [clock.probe(guard, epoch, training) for epoch in range(8)]
+    assert all(seconds <= 0.05 * training for _, seconds in probes)
+    found = [report for report, _ in probes]
+    if kind == "nothing":
+        assert found == [None] * 8
+        return
+    assert all(report.gap_since_base is not None and "gap of 16 of 16" in report.precision for report in found)
+    assert [report.risk is not None for report in found] == [kind != "gap"] * 8
+    assert [report.searched for report in found] == [kind == "exits"] * 8
+    assert {i for report in found for i in report.probed} == (set() if kind == "gap" else set(range(16)))
+
+
+def test_a_probe_that_took_too_long_is_paid_back(monkeypatch):
+    clock, guard = Clock(monkeypatch), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
+    clock.probe(guard, -1)
+    clock.per_row = 0.04
+    _, dear = clock.probe(guard, 0, 100.0)
+    assert dear > 5.0
+    paid = [clock.probe(guard, epoch, 100.0)[1] for epoch in range(1, 8)]
+    assert max(paid) <= 5.0
+    assert dear + sum(paid) <= 0.05 * 800
+
+
+def test_pictures_are_paid_from_what_is_left(monkeypatch):
+    clock, guard = Clock(monkeypatch), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
+    clock.probe(guard, -1)
+    assert guard.affords("curves"), "the base model's are free"
+    with guard.charged("curves"):
+        clock.now += 3.0
+    clock.probe(guard, 0, 20.0)
+    assert not guard.affords("curves")
+    clock.probe(guard, 1, 600.0)
+    assert guard.affords("curves")
+    before = guard.account.balance
+    with guard.charged("curves"):
+        clock.now += 2.0
+    assert guard.account.balance == pytest.approx(before - 2.0)
+    assert guard.account.prices["curves"] == pytest.approx(2.0)
+
+
+def test_processes_buy_what_the_poorest_and_slowest_of_them_can_pay(monkeypatch):
+    """Every number that decides goes through `agree`: the others' allowance is less, their prices are higher."""
+
+    def bought(agree):
+        clock, guard = Clock(monkeypatch), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
+        clock.probe(guard, -1)
+        guard.agree = agree
+        return clock.probe(guard, 0, 600.0)[0].precision
+
+    asked = []
+    alone = bought(int)
+    assert bought(lambda number: asked.append(number) or number) == alone
+    assert len(asked) == 5, "one allowance and four prices, in every process"
+    poorest = bought(lambda number: number // 2 if number > 0 else number)
+    assert poorest == bought(lambda number: number if number > 0 else number * 2) != alone
 
 
 def test_a_resumed_guard_compares_with_the_same_base():

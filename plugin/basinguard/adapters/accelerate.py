@@ -28,7 +28,7 @@ from torch import nn
 from ..certify import Terms
 from ..export.merge import merged
 from ..guard import Guard
-from ..records import Record, Report
+from ..records import Record, Report, standing
 from .shipping import ship
 from .watch import OnError, Watch, holding, trained_weights, untouched
 
@@ -85,13 +85,14 @@ class LoopGuard:
 
         Returns:
             The report, which is also in `history`; that of an earlier call for the same epoch and train step, if there
-            was one, so a resumed loop may call again. None while the plan's budget is being saved.
+            was one, so a resumed loop may call again. None where the plan's budget pays for nothing.
         """
         known = [r for r in self.history if (r.epoch, r.train_step) == (epoch, train_step)]
         if known:
             return known[0]
         report = self.watch.probe(pipe, epoch=epoch, train_step=train_step)
-        if report is not None and report.transition is not None:
+        stands = standing(self.history)
+        if report is not None and not report.problem and stands is not None and stands.transition is not None:
             self._kept = trained_weights(_parts(pipe))
         return report
 

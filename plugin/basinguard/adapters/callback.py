@@ -15,12 +15,12 @@ from ..calibrate import Candidate
 from ..certify import Terms
 from ..export.atomic import whole_file
 from ..guard import Guard, Plan, TrainingSet
-from ..records import Record, Report
+from ..records import Record, Report, standing
 from ..similarity.structure import Structure
 from .diffusers import LatentModel
 from .refusals import require_parts, require_whole_weights
 from .shipping import alignment_for, ship
-from .showing import scalars, show
+from .showing import remembered, scalars, show
 from .watch import OnError, Watch, holding, same_streams, trained_weights, untouched
 
 KEPT = "basinguard"  # key of a checkpoint
@@ -68,7 +68,9 @@ class GuardHooks:
         timesteps: sampling steps.
         scale: guidance scale of ordinary CFG.
         risk: risk that the estimated transition may leave.
-        budget: what a probe may cost: "5%" of the training time, or a number of UNet evaluations; no limit if None.
+        budget: what every probe may cost: "5%" of the time trained since the one before, or a number of UNet
+            evaluations; no limit if None. It buys the gap of every caption first, then samples of captions in turns,
+            then their exits; a report's `precision` says what, and what was out of reach.
         precision: "32" keeps the modules' own precision in probes, "bf16" runs them under autocast.
         on_error: "warn" records a failed probe as a gap and lets training go on, "raise" stops.
         export_to: directory for the calibrated, guarded checkpoint, written when training ends.
@@ -133,6 +135,7 @@ class GuardHooks:
         self.frontier: list[Candidate] = []
         self._state: dict[str, Any] = {}
         self._kept: Kept | None = None
+        self._logged = 0  # reports that were logged in this fit
 
     @property
     def guard(self) -> Guard | None:
@@ -167,6 +170,7 @@ class GuardHooks:
         """Measures the base model; a resumed run measures what the interrupted one was about to."""
         if self.watch is None or trainer.fast_dev_run:
             return
+        self._logged = 0
         if trainer.global_step == 0 and not self.history:
             self._probe(trainer, pl_module, epoch=-1, log_now=True)
         elif not self.history:
@@ -190,12 +194,20 @@ class GuardHooks:
             self._probe(trainer, pl_module, epoch=trainer.current_epoch)
         if not self.watch.measured:
             _excuse_monitors(trainer)
-            return
+        elif len(self.history) != self._logged:
+            self._log(pl_module)
+
+    def _log(self, pl_module: Any) -> None:
+        """What is new goes to the loggers; what is monitored keeps its newest value, which lasts as long as the fit."""
+        self._logged, fresh, known = len(self.history), scalars(self.history), remembered(self.history)
         # every process logs the same numbers; taking the largest keeps them exact
-        pl_module.log_dict(scalars(self.history), sync_dist=True, reduce_fx="max")
-        last = self.watch.measured[-1].risk
-        if last is not None:
-            pl_module.log("risk", last.value, prog_bar=True, logger=False, sync_dist=True, reduce_fx="max")
+        pl_module.log_dict(fresh, sync_dist=True, reduce_fx="max")
+        stale = {name: value for name, value in known.items() if name not in fresh}
+        pl_module.log_dict(stale, logger=False, sync_dist=True, reduce_fx="max")
+        for name in ("risk", "gap_since_base"):
+            if f"guard/{name}" in known:
+                value = known[f"guard/{name}"]
+                pl_module.log(name, value, prog_bar=True, logger=False, sync_dist=True, reduce_fx="max")
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Calibrates and exports the last weights that delayed guidance can still protect.
@@ -257,14 +269,15 @@ class GuardHooks:
             self._write(trainer, watch)
             if report.problem:
                 return
-            if report.transition is not None:
+            stands = standing(self.history)
+            if stands is not None and stands.transition is not None:
                 self._kept = Kept(epoch, trainer.global_step, trained_weights(pl_module))
             try:
                 with untouched(pl_module):
                     for logger in trainer.loggers if log_now else ():
                         logger.log_metrics(scalars(self.history), step=trainer.global_step)
                     model = LatentModel(pl_module.pipe, dtype=self.dtype)
-                    show(trainer.loggers, watch.guard, model, report.transition, trainer.global_step)
+                    show(trainer.loggers, watch.guard, model, trainer.global_step)
             except Exception as error:
                 watch.complain(f"pictures and scalars of epoch {epoch} could not be logged", error)
 

@@ -66,7 +66,7 @@ class Watch:
             train_step: updates so far.
 
         Returns:
-            What was measured, or the gap that stands in its place; None while the budget is being saved.
+            What was measured, or the gap that stands in its place; None where the budget pays for nothing.
         """
         before, seen = self.guard.state_dict(), len(self.history)
         try:
