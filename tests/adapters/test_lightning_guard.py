@@ -10,9 +10,16 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 
+from basinguard.adapters.control import require_control
 from basinguard.adapters.finetune import FineTune
 from basinguard.adapters.images import ImageFolder
 from basinguard.adapters.lightning import MemorizationGuard
+from basinguard.adapters.watch import Watch
+from basinguard.guard import Guard, Plan, TrainingSet
+from basinguard.records import Metric
+from basinguard.similarity.embed import WithThreshold
+from basinguard.similarity.null import NO_COPY
+from basinguard.similarity.structure import Structure
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 
@@ -166,3 +173,77 @@ def test_what_cannot_be_measured_is_said_before_training(tiny_pipeline_dir, fold
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match="expected"):
         make_guard(**settings)
+
+
+def held_out_folder(root):
+    directory = root / "held out"
+    directory.mkdir()
+    generator = torch.Generator().manual_seed(9)
+    for k in range(3):
+        pixels = (torch.rand(8, 8, 3, generator=generator) * 255).byte().numpy()
+        Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST).save(directory / f"other {k}.png")
+        (directory / f"other {k}.txt").write_text(f"a green cone {k}")
+    return str(directory)
+
+
+def test_held_out_images_another_sampler_and_a_measured_threshold(tiny_pipeline_dir, folder, tmp_path):
+    guard = make_guard(
+        heldout=None,
+        heldout_folder=held_out_folder(tmp_path),
+        solver="heun",
+        retention=2,
+        checks=1,
+        threshold="heldout",
+    )
+    fit(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
+    last = guard.history[-1]
+    assert last.sigma_c is not None
+    assert last.sigma_c_excess is not None, "held-out images are its control"
+    assert next(group for group in last.groups if group.name == "heldout").captions == 3
+    assert guard.guard.plan.solver == "heun"
+    assert guard.guard.plan.checks == 1
+    metric = guard.guard.embedder.metric
+    assert metric.threshold >= make_guard().embedder.metric.threshold, "three images are few: no lower than published"
+    assert "null held-out" in metric.source
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"embedder": "sharp"}, "embedder 'sharp' given; expected one of structure"),
+        ({"embedder": "sscd_disc_mixup_320=no such file"}, "no such file"),
+        ({"solver": "euler_a"}, "expected one of ddim"),
+        ({"threshold": "guess"}, "expected one of published, neighbours, heldout"),
+        ({"threshold": "heldout"}, "give heldout_folder as well"),
+        ({"heldout_folder": "somewhere"}, "give one of them"),
+        ({"heldout": None, "heldout_folder": "nowhere"}, "no such folder"),
+        ({"retention": -1}, "0 or more"),
+    ],
+)
+def test_settings_that_contradict_are_refused_when_the_guard_is_made(settings, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        make_guard(**settings)
+
+
+def test_an_eye_without_a_threshold_needs_one_measured():
+    class Unknown:
+        name = "unknown"
+        metric = Metric(embedder="unknown", threshold=NO_COPY, source="none published")
+
+    with pytest.raises(ValueError, match="no threshold is published for unknown: nothing would ever be a copy"):
+        require_control(Unknown(), "published", (), None)
+    require_control(Unknown(), "neighbours", (), None)
+
+
+def test_neighbours_that_are_copies_of_each_other_measure_no_threshold(tiny_pipeline_dir, folder, tmp_path):
+    Image.open(folder / "image 1.png").save(folder / "image 2.png")
+    with pytest.raises(ValueError, match="threshold='neighbours' cannot be measured: two training images"):
+        fit(tiny_pipeline_dir, folder, tmp_path, make_guard(threshold="neighbours"))
+
+
+def test_a_history_seen_with_another_eye_is_not_continued():
+    training = TrainingSet(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), ("a", "b"))
+    strict = WithThreshold(Structure(), Structure().metric.model_copy(update={"threshold": 0.9}))
+    seen = Watch(Guard(training, Structure(), Plan(captions=2))).state_dict()
+    with pytest.raises(ValueError, match=r"threshold was .*, is 0\.9\. .*resume with the settings of that run"):
+        Watch(Guard(training, strict, Plan(captions=2))).load_state_dict(seen)

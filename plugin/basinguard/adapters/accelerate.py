@@ -7,6 +7,13 @@
         ...
         guard.measure(pipe, epoch=epoch, train_step=global_step)
 
+Everything `MemorizationGuard` can be told is an argument of these: sampler, critical scales and checks of `Plan`;
+held-out images of `TrainingSet`; another eye of `similarity.choose`, with a threshold measured by `similarity.null`:
+
+    training = TrainingSet(images, captions, heldout, heldout_images)
+    eye = calibrated(choose_embedder("sscd_disc_mixup_320=FILE"), images, fresh=heldout_images)
+    guard = LoopGuard(Guard(training, eye, Plan(captions=8, solver="heun", retention=8, checks=1)), accelerator)
+
 Launched as such scripts are:
 
     accelerate launch --num_processes 4 train.py               # or: torchrun --nproc_per_node 4 train.py

@@ -14,9 +14,10 @@ import torch
 from ..calibrate import Candidate
 from ..certify import Terms
 from ..export.atomic import whole_file
-from ..guard import Guard, Plan, TrainingSet
+from ..guard import Guard, Plan
 from ..records import Record, Report, standing
-from ..similarity.structure import Structure
+from ..similarity.choose import choose_embedder
+from .control import Threshold, require_control, training_set, with_threshold
 from .diffusers import LatentModel
 from .refusals import require_parts, require_whole_weights
 from .shipping import alignment_for, ship
@@ -83,6 +84,19 @@ class GuardHooks:
         transitions: timesteps to try as the transition; every one of the sampler's grid when not given.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
         chunk: most (caption, seed) pairs sampled at once; fewer take less memory and change no result.
+        solver: sampler of the probes, one of `solvers.SOLVERS`; calibration and export use the same.
+        retention: how many training (and held-out) images get their critical scale measured at each probe.
+        checks: candidates tried beyond each search for an exit, to see whether outcomes are ordered.
+        heldout_folder: captioned images that are not trained on, instead of `heldout`: their captions are the held-out
+            prompts, and they are the control group of critical scales.
+        embedder: the eye that says "same image", as `similarity.choose` takes it: "structure" (no weights),
+            "sscd_disc_mixup_320=FILE", "timm/MODEL=FILE", "clip=FOLDER".
+        threshold: above which similarity is a copy: the embedder's "published" one, or measured where nothing is
+            copied: on "neighbours" (training images among each other) or "heldout" (images of `heldout_folder`).
+
+    Raises:
+        ValueError: a setting out of range, or settings that contradict each other.
+        FileNotFoundError: an embedder's weights or the held-out folder are missing.
 
     Example:
         >>> from basinguard import MemorizationGuard
@@ -113,11 +127,19 @@ class GuardHooks:
         transitions: list[float] | None = None,
         alignment: str = "auto",
         chunk: int = 64,
+        solver: str = "ddim",
+        retention: int = 0,
+        checks: int = 0,
+        heldout_folder: str | None = None,
+        embedder: str = "structure",
+        threshold: Threshold = "published",
     ) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"MemorizationGuard(every_n_epochs={every_n_epochs}): expected at least 1")
         self.heldout, self.every_n_epochs, self.on_error = tuple(heldout or ()), every_n_epochs, on_error
-        self.plan = Plan(captions, seeds, timesteps, scale, risk, chunk, budget=budget)
+        self.plan = Plan(captions, seeds, timesteps, scale, risk, chunk, budget, solver, retention, checks)
+        self.embedder, self.threshold, self.heldout_folder = choose_embedder(embedder), threshold, heldout_folder
+        require_control(self.embedder, threshold, self.heldout, heldout_folder)
         self.dtype = torch.bfloat16 if precision == "bf16" else None
         self.export_to = Path(export_to) if export_to else None
         self.terms = Terms(
@@ -159,9 +181,10 @@ class GuardHooks:
         require_parts(trainer.datamodule, pl_module)
         data = trainer.datamodule
         with same_streams():
-            training = TrainingSet(data.all_pixels(), tuple(caption for _, caption in data.items), self.heldout)
+            training = training_set(data, self.heldout, self.heldout_folder)
+            eye = with_threshold(self.embedder, self.threshold, training)
             align = alignment_for(str(getattr(pl_module, "base_id", "")), self.alignment)
-            guard = Guard(training, Structure(), self.plan, align)
+            guard = Guard(training, eye, self.plan, align)
         self.watch = Watch(guard, dtype=self.dtype, on_error=self.on_error)
         if self._state:
             self.watch.load_state_dict(self._state)
