@@ -61,9 +61,9 @@ def show(loggers: Sequence[Any], guard: Guard, model: LatentModel, train_step: i
     if boards and guard.affords("curves"):
         with guard.charged("curves"):
             for board in boards:
-                board.add_text("guard/report", moved(guard.history), train_step)
                 board.add_figure("guard/history", history_figure(guard.history), train_step)
                 board.add_figure("guard/curve", curve_figure(guard.history), train_step)
+                board.add_text("guard/report", moved(guard.history), train_step)
     if (boards or albums) and guard.affords("contact sheet"):
         with guard.charged("contact sheet"):
             stands = standing(guard.history)
