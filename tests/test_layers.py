@@ -13,6 +13,7 @@ ORDER = (
     ("sampling", "stats", "schedules"),
     ("toy", "basin", "triage", "budget"),
     ("plan", "scope"),
+    ("scales",),
     ("calibrate", "tinyworld", "plots", "words"),
     ("similarity",),
     ("curation",),

@@ -19,13 +19,13 @@ from .basin.exits import Guided, guided
 from .eye import Eye
 from .plan import FIRST_SEED, Model, Plan, pairs_of
 from .records import Estimate, Exit, Group, ImageResult, Match, Report
-from .scope import Scope, Table
+from .scales import ENCODED, Scales, measure_scales
+from .scope import Scope, Table, alarm_of, since
 
 Align = Callable[[Tensor, Sequence[str]], Tensor]
 GAP_SEEDS = (FIRST_SEED,)
 SEEDS = 8  # seeds that captions share, going round: one unguided trajectory each
 WORST = 10  # captions named in a report
-ENCODED = 16  # images encoded at once
 
 
 @dataclass(frozen=True)
@@ -104,20 +104,20 @@ class Look:
             with self._stage("heldout"):
                 found |= self._heldout(found.get("groups", ()))
         with self._stage("scales"):
-            retention = self._retention()
+            scales = self._scales()
         found |= {
             "epoch": epoch,
             "train_step": train_step,
             "gap": stats.cluster_bootstrap(list(gaps[0].values()), list(gaps[0])),
             "gap_heldout": stats.cluster_bootstrap(list(gaps[1].values()), list(gaps[1])) if gaps[1] else None,
-            "gap_since_base": self._since(gaps[0], self.null.gaps),
+            "gap_since_base": since(gaps[0], self.null.gaps),
             "gap_excess": alarm.excess if alarm else None,
             "gap_auc": alarm.auc if alarm else None,
-            "images": self._images(exits, gaps[0], retention),
+            "images": self._images(exits, gaps[0], scales),
             "probed": self.scope.sampled,
             "precision": self.scope.precision,
             "unet_evals": sum(self.evals.values()),
-            **self._scales(retention),
+            **scales.told(self.null),
         }
         seconds = time.monotonic() - start
         self.took["gap"] = seconds - sum(self.took.values())
@@ -214,11 +214,7 @@ class Look:
                 self._count("gap", cost)
             found.append(values)
         self.now.gaps, self.now.heldout = found
-        return (found[0], found[1]), _alarm(found[0], self.null.gaps, found[1], self.null.heldout)
-
-    def _since(self, now: dict[int, float], base: dict[int, float]) -> Estimate | None:
-        rise = {i: value - base[i] for i, value in now.items() if i in base}
-        return stats.cluster_bootstrap(list(rise.values()), list(rise)) if rise else None
+        return (found[0], found[1]), alarm_of(found[0], self.null.gaps, found[1], self.null.heldout)
 
     def _heldout(self, groups: tuple[Group, ...]) -> dict[str, Any]:
         """Do captions that the model never saw fall into training images too? One more group says."""
@@ -273,83 +269,33 @@ class Look:
                 )
         return groups
 
-    def _retention(self) -> dict[str, dict[int, tuple[float, float]]]:
-        """Critical scale with the caption and without, of training and held-out images by index."""
-        found: dict[str, dict[int, tuple[float, float]]] = {"train": {}, "heldout": {}}
+    def _scales(self) -> Scales:
+        """Critical scales of images spread over the set, where the plan asks for them."""
         if not self.plan.retention or not self.scope.scales or not hasattr(self.model, "encode"):
-            return found
-        training, held = self.training, self.training.heldout_images
-        rows = {
-            "train": self._evenly(len(training.captions)),
-            "heldout": self._evenly(0 if held is None else len(held)),
-        }
-        texts = [training.captions[i] for i in rows["train"]] + [training.heldout[i] for i in rows["heldout"]]
-        images = training.images[rows["train"]]
-        if held is not None:
-            images = torch.cat([images, held[rows["heldout"]]])
-        latents = torch.cat([self.model.encode(part).cpu() for part in images.split(ENCODED)])
-        scale = basin.critical_scale(self.probe_of(texts), latents, torch.arange(len(texts)))
-        self._count("scales", scale.evals)
-        values = iter(zip(scale.with_caption.tolist(), scale.without.tolist(), strict=True))
-        found = {name: {i: next(values) for i in numbers} for name, numbers in rows.items()}
-        self.now.sigma_c, self.now.heldout_sigma_c = (
-            {i: float(np.log(told)) for i, (told, _) in found[name].items()} for name in ("train", "heldout")
-        )
+            return Scales()
+        found = measure_scales(self.training, self.model, self.probe_of, self.plan.retention)
+        self._count("scales", found.evals)
+        self.now.sigma_c, self.now.heldout_sigma_c = found.logs("train"), found.logs("heldout")
         return found
 
-    def _evenly(self, count: int) -> list[int]:
-        """Which of `count` images get their critical scale measured."""
-        return np.linspace(0, count - 1, min(self.plan.retention, count)).round().astype(int).tolist()
-
-    def _scales(self, found: dict[str, dict[int, tuple[float, float]]]) -> dict[str, Estimate | None]:
-        """The report's numbers about critical scales."""
-        if not found["train"]:
-            return {}
-        told, empty = (np.log([pair[k] for pair in found["train"].values()]) for k in (0, 1))
-        now, null = self.now, self.null
-        alarm = _alarm(now.sigma_c, null.sigma_c, now.heldout_sigma_c, null.heldout_sigma_c)
-        each = list(found["train"])
-        return {
-            "sigma_c": stats.cluster_bootstrap(np.exp(told), each, _geometric),
-            "sigma_c_uncond": stats.cluster_bootstrap(np.exp(empty), each, _geometric),
-            "caption_gap": stats.cluster_bootstrap(told - empty, each),
-            "sigma_c_since_base": self._since(now.sigma_c, null.sigma_c),
-            "sigma_c_excess": alarm.excess if alarm else None,
-        }
-
-    def _images(
-        self, exits: Sequence[Exit], gaps: dict[int, float], retention: dict[str, dict[int, tuple[float, float]]]
-    ) -> tuple[ImageResult, ...]:
+    def _images(self, exits: Sequence[Exit], gaps: dict[int, float], scales: Scales) -> tuple[ImageResult, ...]:
         """Images that were sampled or held against noise, and those whose caption's gap rose most."""
         rise = {i: value - self.null.gaps[i] for i, value in gaps.items() if i in self.null.gaps}
         width: dict[int, list[float]] = {}
         for found in exits:
             width.setdefault(self.scope.sampled[found.caption], []).append(found.width)
         worst = sorted(rise, key=lambda i: -rise[i])[:WORST]
-        every = sorted({*worst, *width, *retention["train"]}, key=lambda i: -rise.get(i, float("-inf")))
+        every = sorted({*worst, *width, *scales.train}, key=lambda i: -rise.get(i, float("-inf")))
         return tuple(
             ImageResult(
                 index=i,
                 width=float(np.mean(width[i])) if i in width else None,
                 gap_since_base=rise.get(i),
-                sigma_c=retention["train"].get(i, (None, None))[0],
-                sigma_c_uncond=retention["train"].get(i, (None, None))[1],
+                sigma_c=scales.train.get(i, (None, None))[0],
+                sigma_c_uncond=scales.train.get(i, (None, None))[1],
             )
             for i in every
         )
-
-
-def _alarm(
-    now: dict[int, float], base: dict[int, float], heldout: dict[int, float], heldout_base: dict[int, float]
-) -> Alarm | None:
-    """The comparison of what was measured in both models; None where a side is missing."""
-    kept, twins = [i for i in now if i in base], [i for i in heldout if i in heldout_base]
-    if not kept or not twins:
-        return None
-    return basin.raise_alarm(
-        *(torch.tensor([values[i] for i in kept]) for values in (now, base)),
-        *(torch.tensor([values[i] for i in twins]) for values in (heldout, heldout_base)),
-    )
 
 
 def _helpless(uncond: Estimate, risk: float) -> str:
@@ -360,10 +306,6 @@ def _helpless(uncond: Estimate, risk: float) -> str:
         "cannot escape them. Train with keep_unconditional=1, without caption dropout, or take the unconditional "
         "branch from the base model (anchor)"
     )
-
-
-def _geometric(values: np.ndarray) -> float:
-    return float(np.exp(np.log(values).mean()))
 
 
 def _p95(values: np.ndarray) -> float:

@@ -1,8 +1,14 @@
-"""What one measurement covers, and what it found for every caption and image."""
+"""What one measurement covers, what it found for every caption and image, and how that compares with the base."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+import torch
+
+from . import basin, stats
+from .basin.alarm import Alarm
+from .records import Estimate
 
 
 @dataclass
@@ -43,3 +49,22 @@ class Scope:
     scales: bool = True
     thorough: bool = True
     precision: str = ""
+
+
+def since(now: dict[int, float], base: dict[int, float]) -> Estimate | None:
+    """Mean rise of what was measured in both models; None where nothing was."""
+    rise = {i: value - base[i] for i, value in now.items() if i in base}
+    return stats.cluster_bootstrap(list(rise.values()), list(rise)) if rise else None
+
+
+def alarm_of(
+    now: dict[int, float], base: dict[int, float], heldout: dict[int, float], heldout_base: dict[int, float]
+) -> Alarm | None:
+    """The comparison of what was measured in both models; None where a side is missing."""
+    kept, twins = [i for i in now if i in base], [i for i in heldout if i in heldout_base]
+    if not kept or not twins:
+        return None
+    return basin.raise_alarm(
+        *(torch.tensor([values[i] for i in kept]) for values in (now, base)),
+        *(torch.tensor([values[i] for i in twins]) for values in (heldout, heldout_base)),
+    )

@@ -122,8 +122,10 @@ def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, fol
 def test_a_budget_buys_gaps_first_and_a_report_without_samples_is_read_as_one(tiny_pipeline_dir, folder, tmp_path):
     """Nothing, gaps alone, samples, exits; what only the base measured can be monitored and is not logged again."""
     nothing, gaps, exits = make_guard(budget=2), make_guard(budget=12), make_guard(budget=200)
-    fit(tiny_pipeline_dir, folder, tmp_path / "nothing", nothing)
+    stop = EarlyStopping("guard/risk", check_on_train_epoch_end=True, patience=9)
+    fit(tiny_pipeline_dir, folder, tmp_path / "nothing", nothing, stop, epochs=3)
     assert [report.epoch for report in nothing.history] == [-1]
+    assert stop.wait_count == 2, "the base model's risk could be monitored in every epoch"
     logger = CSVLogger(tmp_path / "gaps", name="", version="")
     keep = ModelCheckpoint(tmp_path / "kept", monitor="guard/risk", save_on_train_epoch_end=True)
     fit(tiny_pipeline_dir, folder, tmp_path / "gaps", gaps, keep, EarlyStopping("guard/risk"), logger=logger)
