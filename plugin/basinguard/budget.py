@@ -111,9 +111,9 @@ class Menu:
     scales: int = 0
     unit: int = 1
 
-    def gap(self, captions: int) -> int:
-        """Rows for the gap of so many captions and of the held-out prompts."""
-        return self._full(captions + 1) + (self._full(self.heldout + 1) if self.heldout else 0)
+    def gap(self, captions: int, heldout: bool = True) -> int:
+        """Rows for the gap of so many captions, and of the held-out prompts."""
+        return self._full(captions + 1) + (self._full(self.heldout + 1) if heldout and self.heldout else 0)
 
     def samples(self, pairs: int) -> int:
         """Rows for ordinary CFG of so many pairs."""
@@ -142,6 +142,7 @@ class Purchase:
         seeds: samples of each.
         resolution: grid positions an exit may be left open by; 0 where exits are not looked for.
         scales: images whose critical scale is measured.
+        heldout: whether the gap of held-out prompts is measured too.
         missing: how many times this budget the least search for exits takes; 0 where it was bought.
     """
 
@@ -150,6 +151,7 @@ class Purchase:
     seeds: int = 0
     resolution: int = 0
     scales: int = 0
+    heldout: bool = True
     missing: float = 0.0
 
     @property
@@ -170,7 +172,7 @@ class Purchase:
             >>> Purchase(30, missing=2.5).precision(timesteps=20, total=30)
             'gap of 30 of 30 captions; no samples; exits take 2.5 times this budget: raise it, or probe less often'
         """
-        parts = [f"gap of {self.gaps} of {total} captions"]
+        parts = [f"gap of {self.gaps} of {total} captions" + ("" if self.heldout else ", of no held-out prompts")]
         if not self.pairs:
             parts.append("no samples")
         else:
@@ -189,19 +191,22 @@ class Purchase:
 def buy(allowance: float, menu: Menu, prices: Mapping[str, float] = EVALUATIONS) -> Purchase | None:
     """The best measurement for an allowance; None when it cannot pay for the gap of two captions.
 
-    The gap comes first, because it warns earliest and costs one evaluation a caption. Then samples with their exits,
-    more captions before more seeds and a finer search last; where exits are too dear, samples alone, which tell the
-    risk. What is left goes to critical scales, where the plan asks for them.
+    The gap comes first, because it warns earliest and costs one evaluation a caption; held-out prompts, its control,
+    are left out where nothing would remain for captions. Then samples with their exits, more captions before more
+    seeds and a finer search last; where exits are too dear, samples alone, which tell the risk. What is left goes to
+    critical scales, where the plan asks for them.
 
     Args:
         allowance: what may be spent, in seconds or evaluations.
         menu: what there is.
         prices: of a row of each stage, in the same currency.
     """
-    gaps = _most(menu.gap_captions, lambda n: menu.gap(n) * prices["gap"], allowance)
-    if gaps < min(2, menu.gap_captions):
+    least = min(2, menu.gap_captions)
+    heldout = menu.gap(least) * prices["gap"] <= allowance
+    gaps = _most(menu.gap_captions, lambda n: menu.gap(n, heldout) * prices["gap"], allowance)
+    if gaps < least:
         return None
-    left = allowance - menu.gap(gaps) * prices["gap"]
+    left = allowance - menu.gap(gaps, heldout) * prices["gap"]
     most, searched = menu.captions * menu.seeds, min(LEAST_SEARCHED, menu.captions * menu.seeds)
 
     def with_exits(resolution: int) -> Callable[[int], float]:
@@ -217,10 +222,10 @@ def buy(allowance: float, menu: Menu, prices: Mapping[str, float] = EVALUATIONS)
         alone = _most(most, lambda n: menu.samples(n) * prices["samples"], left)
         pairs, resolution = alone if alone >= min(LEAST_PAIRS, most) else 0, 0
         spent = menu.samples(pairs) * prices["samples"]
-        missing = (menu.gap(gaps) * prices["gap"] + with_exits(8)(searched)) / allowance
+        missing = (menu.gap(gaps, heldout) * prices["gap"] + with_exits(8)(searched)) / allowance
     captions = min(menu.captions, pairs)
     scales = menu.scales if menu.scales * SCALE_EVALS * prices["scales"] <= left - spent else 0
-    return Purchase(gaps, captions, pairs // captions if captions else 0, resolution, scales, missing)
+    return Purchase(gaps, captions, pairs // captions if captions else 0, resolution, scales, heldout, missing)
 
 
 def _most(count: int, cost: Callable[[int], float], allowance: float) -> int:

@@ -168,6 +168,7 @@ class Guard:
             everything if bought.gaps == len(everything) else self._next("gaps", bought.gaps),
             bought.seeds,
             bought.resolution,
+            heldout=bought.heldout,
             scales=bought.scales > 0,
             thorough=False,
             precision=bought.precision(self.plan.timesteps, len(everything)),
@@ -237,7 +238,7 @@ def _rows(menu: Menu, scope: Scope, look: Look) -> dict[str, int]:
     pairs = len(scope.sampled) * scope.seeds
     searched = look.evals.get("exits", 0) - menu.evaluations * min(menu.pool, pairs)
     return {
-        "gap": menu.gap(len(scope.gaps)),
+        "gap": menu.gap(len(scope.gaps), scope.heldout),
         "samples": menu.samples(pairs),
         "exits": menu.trunk(pairs) + max(0, searched),
         "scales": look.evals.get("scales", 0),

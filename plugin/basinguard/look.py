@@ -204,8 +204,8 @@ class Look:
         """Gap of training and held-out captions by index, and what they say against the base."""
         shape = self.model.latent_shape
         found: list[dict[int, float]] = []
-        for indices, texts in ((self.scope.gaps, self.training.captions), (None, self.training.heldout)):
-            numbers = tuple(range(len(texts))) if indices is None else indices
+        held = tuple(range(len(self.training.heldout))) if self.scope.heldout else ()
+        for numbers, texts in ((self.scope.gaps, self.training.captions), (held, self.training.heldout)):
             values: dict[int, float] = {}
             if numbers:
                 probe = self.probe_of([texts[i] for i in numbers])

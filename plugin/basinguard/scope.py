@@ -37,6 +37,7 @@ class Scope:
         gaps: training images whose captions' gap is measured.
         seeds: samples of each sampled caption.
         resolution: grid positions an exit may be left open by; 0 looks for no exits.
+        heldout: also measure the gap of held-out prompts.
         scales: also measure the critical scales that the plan asks for.
         thorough: also sample held-out captions, whatever it costs.
         precision: what the budget bought, in words.
@@ -46,6 +47,7 @@ class Scope:
     gaps: tuple[int, ...]
     seeds: int
     resolution: int = 1
+    heldout: bool = True
     scales: bool = True
     thorough: bool = True
     precision: str = ""

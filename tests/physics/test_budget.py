@@ -62,7 +62,7 @@ def test_prices_are_those_of_the_last_time():
 
 def cost(bought, menu, prices=EVALUATIONS):
     """What a purchase costs, added up again."""
-    total = menu.gap(bought.gaps) * prices["gap"] + menu.samples(bought.pairs) * prices["samples"]
+    total = menu.gap(bought.gaps, bought.heldout) * prices["gap"] + menu.samples(bought.pairs) * prices["samples"]
     if bought.resolution:
         total += menu.exits(bought.pairs, bought.resolution) * prices["exits"]
     return total + bought.scales * SCALE_EVALS * prices["scales"]
@@ -76,13 +76,20 @@ def test_a_purchase_is_within_its_allowance(menu):
 
 def test_what_more_evaluations_buy():
     """Gaps, then samples, then their exits, then more of them; each at its price."""
-    ladder = [buy(evals, MENU) for evals in (10, 20, 42, 150, 600, 2000, 20000)]
+    ladder = [buy(evals, MENU) for evals in (2, 20, 42, 150, 600, 2000, 20000)]
     assert ladder[0] is None
     assert [(b.gaps, b.pairs, b.resolution) for b in ladder[1:4]] == [(10, 0, 0), (32, 0, 0), (32, 2, 0)]
     assert all(b.resolution == 0 and b.missing > 1 for b in ladder[1:4])
     assert all(b.gaps == 32 and b.resolution and not b.missing for b in ladder[4:])
     assert (ladder[-1].captions, ladder[-1].seeds, ladder[-1].resolution) == (16, 4, 1)
     assert [b.pairs for b in ladder[1:]] == sorted(b.pairs for b in ladder[1:])
+
+
+def test_held_out_prompts_are_left_out_before_the_epoch_stays_dark():
+    few = buy(10, MENU)
+    assert (few.gaps, few.heldout) == (9, False)
+    assert few.precision(20, 32).startswith("gap of 9 of 32 captions, of no held-out prompts; no samples")
+    assert buy(12, MENU).heldout
 
 
 def test_critical_scales_are_bought_with_what_is_left():

@@ -271,6 +271,16 @@ def test_every_probe_stays_within_its_own_share(monkeypatch, training, kind):
     assert {i for report in found for i in report.probed} == (set() if kind == "gap" else set(range(16)))
 
 
+def test_gaps_without_their_control_raise_no_alarm():
+    guard = make_guard(SIXTEEN, captions=16, seeds=2, budget=5)
+    guard.measure(Points(WEAK), epoch=-1, train_step=0)
+    report = guard.measure(Points(), epoch=0, train_step=1)
+    assert report.gap_since_base.value > 0
+    assert report.gap_heldout is None
+    assert report.gap_excess is None
+    assert "of no held-out prompts" in report.precision
+
+
 def test_a_probe_that_took_too_long_is_paid_back(monkeypatch):
     clock, guard = Clock(monkeypatch), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
     clock.probe(guard, -1)
