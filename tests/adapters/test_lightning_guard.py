@@ -15,6 +15,7 @@ from basinguard.adapters.finetune import FineTune
 from basinguard.adapters.images import ImageFolder
 from basinguard.adapters.lightning import MemorizationGuard
 from basinguard.adapters.watch import Watch
+from basinguard.budget import Budget
 from basinguard.guard import Guard, Plan, TrainingSet
 from basinguard.records import Metric
 from basinguard.similarity.embed import WithThreshold
@@ -141,6 +142,25 @@ def test_a_budget_buys_gaps_first_and_a_report_without_samples_is_read_as_one(ti
     assert len(steps["guard/risk"]) == 1, "the base model's"
     fit(tiny_pipeline_dir, folder, tmp_path / "exits", exits)
     assert all(report.searched and report.unet_evals <= 200 for report in exits.history[1:])
+
+
+def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    """Gaps, exits, gaps, as spans and prices would have it: all of it stays monitored, loggers get what is new."""
+    guard, measure = make_guard(budget=12), Guard.measure
+
+    def in_turns(self, model, *, epoch, train_step):
+        self.budget = Budget(evals=200 if epoch == 1 else 12)
+        return measure(self, model, epoch=epoch, train_step=train_step)
+
+    monkeypatch.setattr(Guard, "measure", in_turns)
+    keep = ModelCheckpoint(tmp_path / "kept", monitor="guard/width", save_on_train_epoch_end=True)
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard, keep, epochs=3, logger=logger)
+    assert [report.searched for report in guard.history] == [True, False, True, False]
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    told = {name: [row["epoch"] for row in rows if row.get(name)] for name in ("guard/gap", "guard/width")}
+    assert told == {"guard/gap": ["", "0", "1", "2"], "guard/width": ["", "1"]}
+    assert float(trainer.callback_metrics["guard/width"]) == pytest.approx(guard.history[2].width.value)
 
 
 def test_what_only_an_interrupted_run_measured_can_still_be_monitored(tiny_pipeline_dir, folder, tmp_path):

@@ -139,7 +139,7 @@ def trained(base: str, pictures: str, out: Path) -> dict[str, object]:
     return {
         "history": [report.to_json() for report in untimed(guard.history)],
         "weights": weights.double().sum().item(),
-        "logged": {key: float(value) for key, value in trainer.logged_metrics.items() if key.startswith("guard/")},
+        "logged": {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("guard/")},
         "said": [str(w.message) for w in said if "training goes on" in str(w.message)],
     }
 

@@ -195,13 +195,13 @@ class GuardHooks:
             return
         self._logged = 0
         if trainer.global_step == 0 and not self.history:
-            self._probe(trainer, pl_module, epoch=-1, log_now=True)
+            self._probe(trainer, pl_module, epoch=-1)
         elif not self.history:
             told = f"resumed at train step {trainer.global_step} without a history: the base model was not measured"
             self.history.append(Report.missed(-1, trainer.global_step, told))
             self.watch.complain("the history has no base model", ValueError(told))
         elif self._is_owed(trainer, trainer.current_epoch - 1):
-            self._probe(trainer, pl_module, epoch=trainer.current_epoch - 1, log_now=True)
+            self._probe(trainer, pl_module, epoch=trainer.current_epoch - 1)
 
     def _is_owed(self, trainer: Any, epoch: int) -> bool:
         """Whether a checkpoint was made after an epoch's last batch and before its end, which Lightning then skips."""
@@ -221,12 +221,12 @@ class GuardHooks:
             self._log(pl_module)
 
     def _log(self, pl_module: Any) -> None:
-        """What is new goes to the loggers; what is monitored keeps its newest value, which lasts as long as the fit."""
-        self._logged, fresh, known = len(self.history), scalars(self.history), remembered(self.history)
-        # every process logs the same numbers; taking the largest keeps them exact
-        pl_module.log_dict(fresh, sync_dist=True, reduce_fx="max")
-        stale = {name: value for name, value in known.items() if name not in fresh}
-        pl_module.log_dict(stale, logger=False, sync_dist=True, reduce_fx="max")
+        """Gives monitors the newest value of everything, which lasts as long as the fit; loggers get only what is new.
+
+        Every process logs the same numbers; taking the largest keeps them exact.
+        """
+        self._logged, known = len(self.history), remembered(self.history)
+        pl_module.log_dict(known, logger=False, sync_dist=True, reduce_fx="max")
         for name in ("risk", "gap_since_base"):
             if f"guard/{name}" in known:
                 value = known[f"guard/{name}"]
@@ -277,11 +277,8 @@ class GuardHooks:
             weights = stored["weights"] or trained_weights(pl_module)
             self._kept = Kept(stored["epoch"], stored["train_step"], weights)
 
-    def _probe(self, trainer: Any, pl_module: Any, epoch: int, log_now: bool = False) -> None:
-        """Measures, shows, and remembers the weights while a transition still protects them.
-
-        `log_now` sends scalars to the loggers; at the end of an epoch Lightning does.
-        """
+    def _probe(self, trainer: Any, pl_module: Any, epoch: int) -> None:
+        """Measures, logs and shows what is new, and remembers the weights while a transition still protects them."""
         watch = self.watch
         if watch is None:
             return
@@ -297,8 +294,9 @@ class GuardHooks:
                 self._kept = Kept(epoch, trainer.global_step, trained_weights(pl_module))
             try:
                 with untouched(pl_module):
-                    for logger in trainer.loggers if log_now else ():
-                        logger.log_metrics(scalars(self.history), step=trainer.global_step)
+                    values = scalars(self.history) | ({"epoch": epoch} if epoch >= 0 else {})
+                    for logger in trainer.loggers:
+                        logger.log_metrics(values, step=trainer.global_step)
                     model = LatentModel(pl_module.pipe, dtype=self.dtype)
                     show(trainer.loggers, watch.guard, model, trainer.global_step)
             except Exception as error:
