@@ -4,8 +4,9 @@
 
 Fine-tunes TinyWorld as `basinguard demo` does, 400 updates with a probe every 40 epochs (80 updates), under
 `MemorizationGuard(budget="5%")`. The share is everything the callback does at the end of an epoch, pictures and logging
-included, over the time trained since the probe before; the base model's probe is not charged and is told apart. Then,
-each in a process of its own, the peak resident memory of 20 updates, and of a probe of 8 and of 32 captions.
+included, over the time trained since the probe before: over the run, and of the span whose share is largest. The base
+model's probe is not charged and is told apart. Then, each in a process of its own, the peak resident memory of 20
+updates, and of a probe of 8 and of 32 captions.
 
 Expected (`results/bench_budget.json`): 3.8 % over the run, saved up for one probe in five, which alone took 14 % of the
 epochs since the one before; a probe's memory below training's (1.00 GB of 8 captions, 1.05 of 32, against 1.16).
@@ -89,8 +90,12 @@ def share(folder: Path, epochs: int, every: int) -> dict[str, Any]:
         "trained_seconds": [round(trained, 2) for trained, _ in spans],
         "probe_seconds": [round(probed, 2) for _, probed in spans],
         "share_of_the_run": sum(probed for _, probed in spans) / sum(trained for trained, _ in spans),
+        "largest_share_of_one_span": max(probed / trained for trained, probed in spans),
         "base_probe_seconds": round(guard.base, 1),
-        "precision": [report.precision for report in guard.history[1:]],
+        "prices": {name: round(price, 4) for name, price in guard.guard.account.prices.items()},
+        "precision": {report.epoch: report.precision for report in guard.history[1:]},
+        "risk": {report.epoch: str(report.risk) for report in guard.history[1:]},
+        "gap_excess": {report.epoch: str(report.gap_excess) for report in guard.history[1:]},
     }
 
 

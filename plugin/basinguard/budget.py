@@ -1,19 +1,26 @@
 """How much a probe may cost, and what it can measure for that.
 
-A budget is a share of training time ("5%") or a number of UNet evaluations for each probe. Time is kept like an
-account: every epoch pays in its share, every probe is paid from it, and what is too little for a useful probe is saved.
-So the share holds over the run, whatever a single probe costs.
+A budget is a share of training time ("5%") or a number of UNet evaluations; either holds for every single probe. A
+share is taken of the time trained since the probe before: what a probe leaves is not saved, and what one costs too much
+the next ones pay back. A larger, rarer probe is the user's to ask for (`every_n_epochs`), because its span is longer.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from .stats import wilson
 
-LEAST_PAIRS = 2  # below this a probe says nothing about exits
-GUESSED_RATE = 50.0  # evaluations a second before anything was timed; replaced by the first probe
+STAGES = ("gap", "samples", "exits", "scales")  # of a probe, each with its own price
+LEAST_PAIRS = 2  # below this samples say nothing
+LEAST_SEARCHED = 4  # and below this exits
+SCALE_EVALS = 320  # most evaluations that one critical scale takes: 10 halvings of 16, with the caption and without
+GUESSED_PRICE = 0.02  # seconds a row before anything was timed; replaced by the base model's probe
+CAUTION = 0.8  # share of the allowance that is spent: a price moves by a fifth from one probe to the next
+EVALUATIONS: Mapping[str, float] = MappingProxyType(dict.fromkeys(STAGES, 1.0))  # prices where evaluations are counted
 
 
 @dataclass(frozen=True)
@@ -52,31 +59,77 @@ class Budget:
 
 @dataclass
 class Account:
-    """Training time paid in, probe time paid out, and how fast evaluations were.
+    """Seconds that probes may take, and what things cost.
 
     Attributes:
-        paid_in: seconds the probes may have taken so far.
-        spent: seconds they took.
-        rate: evaluations a second, everything a probe does included; None before the first probe.
+        balance: seconds left of the present allowance; below 0, what earlier probes took too much.
+        prices: by stage, seconds for each row that goes through the network, everything else included; by the name
+            of a picture, seconds for one.
     """
 
-    paid_in: float = 0.0
-    spent: float = 0.0
-    rate: float | None = None
+    balance: float = 0.0
+    prices: dict[str, float] = field(default_factory=dict)
 
-    def pay_in(self, share: float, seconds: float) -> None:
-        """Adds the probes' share of `seconds` of training."""
-        self.paid_in += share * max(0.0, seconds)
+    def allow(self, seconds: float) -> None:
+        """Opens a new allowance; debts carry over, savings do not."""
+        self.balance = min(0.0, self.balance) + max(0.0, seconds)
 
-    def affordable(self) -> int:
-        """Evaluations that the balance pays for."""
-        return max(0, int((self.paid_in - self.spent) * (self.rate or GUESSED_RATE)))
+    def spendable(self) -> float:
+        """Seconds that may be planned with."""
+        return CAUTION * max(0.0, self.balance)
 
-    def pay_out(self, seconds: float, evals: int, charged: bool = True) -> None:
-        """Books a probe; an uncharged one (the base model's) only teaches the rate."""
-        self.spent += seconds if charged else 0.0
-        if seconds > 0 and evals > 0:
-            self.rate = evals / seconds
+    def price(self, stage: str) -> float:
+        """Seconds a row, as last seen."""
+        return self.prices.get(stage, GUESSED_PRICE)
+
+    def learn(self, took: Mapping[str, float], rows: Mapping[str, int]) -> None:
+        """Remembers what a row of each stage cost."""
+        self.prices |= {stage: took[stage] / rows[stage] for stage in took if rows.get(stage) and took[stage] > 0}
+
+
+@dataclass(frozen=True)
+class Menu:
+    """What there is to buy, and how many rows of the network it takes.
+
+    Attributes:
+        captions: most captions to sample at one probe.
+        gap_captions: captions of the training set.
+        seeds: most samples of each caption.
+        evaluations: of one row from noise to image.
+        heldout: held-out prompts, whose gap is the control.
+        pool: seeds that captions share: unguided trajectories, at most.
+        scales: images whose critical scale is asked for.
+        unit: rows come in multiples of this; 1 counts evaluations instead of time.
+    """
+
+    captions: int
+    gap_captions: int
+    seeds: int
+    evaluations: int
+    heldout: int = 0
+    pool: int = 8
+    scales: int = 0
+    unit: int = 1
+
+    def gap(self, captions: int, heldout: bool = True) -> int:
+        """Rows for the gap of so many captions, and of the held-out prompts."""
+        return self._full(captions + 1) + (self._full(self.heldout + 1) if heldout and self.heldout else 0)
+
+    def samples(self, pairs: int) -> int:
+        """Rows for ordinary CFG of so many pairs."""
+        return self.evaluations * self._full(2 * pairs)
+
+    def trunk(self, pairs: int) -> int:
+        """Rows for the unguided trajectories, one for each seed."""
+        return self.evaluations * self._full(min(self.pool, pairs))
+
+    def exits(self, pairs: int, resolution: int) -> int:
+        """Rows for the exits of sampled pairs, all of which may reproduce."""
+        tries = math.log2(max(2.0, self.evaluations / resolution)) / 2 + 1  # a guess saves about half of the halvings
+        return self.trunk(pairs) + math.ceil(self.samples(pairs) * tries / 2)
+
+    def _full(self, rows: int) -> int:
+        return -(-rows // self.unit) * self.unit
 
 
 @dataclass(frozen=True)
@@ -85,15 +138,21 @@ class Purchase:
 
     Attributes:
         gaps: captions whose gap is measured.
-        captions: captions that are sampled.
+        captions: captions that are sampled; 0 is none.
         seeds: samples of each.
-        resolution: grid positions an exit may be left open by.
+        resolution: grid positions an exit may be left open by; 0 where exits are not looked for.
+        scales: images whose critical scale is measured.
+        heldout: whether the gap of held-out prompts is measured too.
+        missing: how many times this budget the least search for exits takes; 0 where it was bought.
     """
 
     gaps: int
-    captions: int
-    seeds: int
-    resolution: int
+    captions: int = 0
+    seeds: int = 0
+    resolution: int = 0
+    scales: int = 0
+    heldout: bool = True
+    missing: float = 0.0
 
     @property
     def pairs(self) -> int:
@@ -110,49 +169,76 @@ class Purchase:
         Example:
             >>> Purchase(30, 8, 2, 2).precision(timesteps=20, total=30)
             'gap of 30 of 30 captions; 16 samples of 8 captions: risk within 0.22, exits within 100 timesteps'
+            >>> Purchase(30, missing=2.5).precision(timesteps=20, total=30)
+            'gap of 30 of 30 captions; no samples; exits take 2.5 times this budget: raise it, or probe less often'
         """
-        half = wilson(self.pairs // 2, self.pairs)
-        return (
-            f"gap of {self.gaps} of {total} captions; {self.pairs} samples of {self.captions} captions: risk within "
-            f"{(half.high - half.low) / 2:.2f}, exits within {round(self.resolution * 1000 / timesteps)} timesteps"
-        )
+        parts = [f"gap of {self.gaps} of {total} captions" + ("" if self.heldout else ", of no held-out prompts")]
+        if not self.pairs:
+            parts.append("no samples")
+        else:
+            half = wilson(self.pairs // 2, self.pairs)
+            exits = f", exits within {round(self.resolution * 1000 / timesteps)} timesteps" if self.resolution else ""
+            parts.append(
+                f"{self.pairs} samples of {self.captions} captions: risk within {(half.high - half.low) / 2:.2f}{exits}"
+            )
+        if self.scales:
+            parts.append(f"critical scale of {self.scales} images")
+        if self.missing:
+            parts.append(f"exits take {self.missing:.2g} times this budget: raise it, or probe less often")
+        return "; ".join(parts)
 
 
-def buy(evals: int, *, captions: int, gap_captions: int, seeds: int, timesteps: int, heldout: int) -> Purchase | None:
-    """The best measurement for `evals` evaluations; None when they cannot pay for two samples and their exits.
+def buy(allowance: float, menu: Menu, prices: Mapping[str, float] = EVALUATIONS) -> Purchase | None:
+    """The best measurement for an allowance; None when it cannot pay for the gap of two captions.
 
-    The gap of every caption comes first, because it warns earliest and costs one evaluation each; the rest is spent on
-    exits, more captions before more seeds, and on a finer search last.
+    The gap comes first, because it warns earliest and costs one evaluation a caption; held-out prompts, its control,
+    are left out where nothing would remain for captions. Then samples with their exits, more captions before more
+    seeds and a finer search last; where exits are too dear, samples alone, which tell the risk. What is left goes to
+    critical scales, where the plan asks for them.
 
     Args:
-        evals: what may be spent.
-        captions: most captions to sample.
-        gap_captions: captions of the training set.
-        seeds: most seeds for each.
-        timesteps: of the sampler's grid.
-        heldout: held-out prompts, whose gap is the control.
+        allowance: what may be spent, in seconds or evaluations.
+        menu: what there is.
+        prices: of a row of each stage, in the same currency.
     """
-    gaps = min(gap_captions, evals - heldout - 2)
-    if gaps < 2:
+    least = min(2, menu.gap_captions)
+    heldout = menu.gap(least) * prices["gap"] <= allowance
+    gaps = _most(menu.gap_captions, lambda n: menu.gap(n, heldout) * prices["gap"], allowance)
+    if gaps < least:
         return None
-    left = evals - gaps - heldout - 2
+    left = allowance - menu.gap(gaps, heldout) * prices["gap"]
+    most, searched = menu.captions * menu.seeds, min(LEAST_SEARCHED, menu.captions * menu.seeds)
+
+    def with_exits(resolution: int) -> Callable[[int], float]:
+        return lambda n: menu.samples(n) * prices["samples"] + menu.exits(n, resolution) * prices["exits"]
+
+    pairs, resolution = 0, 0
     for resolution in (1, 2, 4, 8):
-        tries = math.log2(max(2.0, timesteps / resolution)) / 2 + 1  # a guess saves about half of the halvings
-        fixed = timesteps * min(seeds, 2)  # unguided trajectories, one for each seed
-        pairs = int((left - fixed) / (2 * timesteps * (1 + tries / 2)))
-        if pairs >= min(LEAST_PAIRS * 2, captions) or (resolution == 8 and pairs >= LEAST_PAIRS):
-            sampled = min(captions, pairs)
-            return Purchase(gaps, sampled, max(1, min(seeds, pairs // sampled)), resolution)
-    return None
+        pairs = _most(most, with_exits(resolution), left)
+        if pairs >= searched:
+            break
+    spent, missing = with_exits(resolution)(pairs), 0.0
+    if pairs < searched:
+        alone = _most(most, lambda n: menu.samples(n) * prices["samples"], left)
+        pairs, resolution = alone if alone >= min(LEAST_PAIRS, most) else 0, 0
+        spent = menu.samples(pairs) * prices["samples"]
+        missing = (menu.gap(gaps, heldout) * prices["gap"] + with_exits(8)(searched)) / allowance
+    captions = min(menu.captions, pairs)
+    scales = menu.scales if menu.scales * SCALE_EVALS * prices["scales"] <= left - spent else 0
+    return Purchase(gaps, captions, pairs // captions if captions else 0, resolution, scales, heldout, missing)
 
 
-def rotated(total: int, count: int, turn: int) -> list[int]:
-    """`count` of `total` captions: the next ones at every turn, round and round, in one fixed mixed order.
+def _most(count: int, cost: Callable[[int], float], allowance: float) -> int:
+    """The largest number up to `count` whose cost is within the allowance; 0 when not even 1 is."""
+    return next((n for n in range(count, 0, -1) if cost(n) <= allowance), 0)
+
+
+def rotated(total: int, count: int, begin: int) -> list[int]:
+    """`count` of `total` captions, from place `begin` on, round and round, in one fixed mixed order.
 
     Example:
-        >>> rotated(5, 2, 0), rotated(5, 2, 1), rotated(5, 2, 2)
+        >>> rotated(5, 2, 0), rotated(5, 2, 2), rotated(5, 2, 4)
         ([0, 3], [1, 4], [2, 0])
     """
     stride = next(s for s in range(int(total * 0.618), total + 2) if math.gcd(s, total) == 1) if total > 1 else 1
-    order = [(stride * i) % total for i in range(total)]
-    return [order[(turn * count + i) % total] for i in range(count)]
+    return [stride * (begin + i) % total for i in range(count)]

@@ -2,14 +2,16 @@
 
 A `Guard` is given the training images and captions once; `measure` looks at a model and returns a `Report`. Every
 epoch uses the same captions, seeds and noise (common random numbers), so a difference between two reports is a
-difference between two models; a budget that cannot pay for all captions takes them in turns.
+difference between two models. A budget that cannot pay for everything buys the gap of every caption first, and samples
+captions in turns; a report holds what was measured of this very model, and None for the rest.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -18,12 +20,16 @@ import torch
 from torch import Tensor
 
 from . import basin
-from .budget import Account, Budget, Purchase, buy, rotated
+from .budget import EVALUATIONS, STAGES, Account, Budget, Menu, buy, rotated
 from .eye import Eye
-from .look import Look, Scope, Table
+from .look import SEEDS, Look
 from .plan import FIRST_SEED, Model, Plan, TrainingSet, pairs_of
 from .records import Match, Report
+from .sampling import path_of
+from .scope import Scope, Table
 from .similarity.embed import Embedder
+
+NANO = 1e9  # processes agree on whole numbers
 
 __all__ = ["FIRST_SEED", "Guard", "Model", "Plan", "TrainingSet", "pairs_of"]
 
@@ -56,8 +62,8 @@ class Guard:
         self.budget, self.account = Budget.parse(self.plan.budget), Account()
         self.null, self.latest = Table(), Table()  # what the base model and the last measured one were found to do
         self.agree: Callable[[int], int] = int  # what several processes that measure together can all pay
-        self._turn = 0
-        self._left_at: float | None = None
+        self._turns = {"gaps": 0, "sampled": 0}  # captions that budgets have paid for so far
+        self._left_at = time.monotonic()
 
     @property
     def gallery(self) -> Tensor:
@@ -93,7 +99,7 @@ class Guard:
         The base model is measured in full, whatever the budget; every later probe is paid from it.
 
         Returns:
-            The report; None when the budget cannot pay for a useful probe yet. What is left then is saved for the next.
+            The report; None when the budget cannot pay for anything useful.
 
         Raises:
             ValueError: training images smaller than the model's.
@@ -101,46 +107,86 @@ class Guard:
         """
         start = time.monotonic()
         _check_size(self.training, model)
-        scope = self._scope(epoch, start)
+        menu = self._menu(model)
+        scope = self._scope(menu, epoch, start)
         report = None
         if scope is not None:
             look = Look(self.eye, self.plan, model, scope, None if epoch < 0 else self.null, self.align)
             report = look.report(epoch, train_step, start)
             self.null, self.latest = look.null, look.now
             self.history.append(report)
-            self._turn += epoch >= 0
-            self.account.pay_out(time.monotonic() - start, report.unet_evals, charged=epoch >= 0)
-        self._left_at = time.monotonic()
+            self.account.learn(look.took, _rows(menu, scope, look))
+        self._pay(time.monotonic() - start, epoch)
         return report
 
-    def _scope(self, epoch: int, now: float) -> Scope | None:
+    @contextmanager
+    def charged(self, name: str) -> Iterator[None]:
+        """Inside, time is the probe's and not training's; what it took is remembered as the price of `name`."""
+        start = time.monotonic()
+        yield
+        self.account.prices[name] = time.monotonic() - start
+        self._pay(self.account.prices[name], self.history[-1].epoch)
+
+    def affords(self, name: str) -> bool:
+        """Whether what is left of a budget of time pays for one more picture; the base model's are free."""
+        if self.budget is None or self.budget.share is None or self.history[-1].epoch < 0:
+            return True
+        return self.account.prices.get(name, 0.0) <= self.account.balance
+
+    def _pay(self, seconds: float, epoch: int) -> None:
+        self.account.balance -= seconds if epoch >= 0 else 0.0
+        self._left_at = time.monotonic()
+
+    def _menu(self, model: Model) -> Menu:
+        """What a probe of this model may consist of."""
+        path = path_of(model.schedule, model.schedule.grid(self.plan.timesteps), self.plan.solver)
+        images = min(self.plan.retention, len(self.training.captions))
+        held = 0 if self.training.heldout_images is None else min(self.plan.retention, len(self.training.heldout))
+        timed = self.budget is not None and self.budget.share is not None
+        return Menu(
+            self.plan.captions,
+            len(self.training.captions),
+            self.plan.seeds,
+            evaluations=len(path.nodes),
+            heldout=len(self.training.heldout),
+            pool=max(SEEDS, self.plan.seeds),
+            scales=images + held,
+            unit=max(1, self.plan.chunk // 8) if timed else 1,  # batches are padded: a row more may cost nothing
+        )
+
+    def _scope(self, menu: Menu, epoch: int, now: float) -> Scope | None:
         """What this probe covers, or None when it cannot be paid."""
         everything = tuple(range(len(self.training.captions)))
         if self.budget is None or epoch < 0:
             return Scope(tuple(self._spread()), everything, self.plan.seeds)
-        evals = self.budget.evals or 0
-        if self.budget.share is not None:
-            self.account.pay_in(self.budget.share, now - self._left_at if self._left_at else 0.0)
-            evals = self.agree(self.account.affordable())
-        bought = self._bought(evals)
+        allowance, prices = self._means(now)
+        bought = buy(allowance, menu, prices)
         if bought is None:
             return None
-        gaps = (
-            everything if bought.gaps == len(everything) else tuple(rotated(len(everything), bought.gaps, self._turn))
+        return Scope(
+            self._next("sampled", bought.captions),
+            everything if bought.gaps == len(everything) else self._next("gaps", bought.gaps),
+            bought.seeds,
+            bought.resolution,
+            heldout=bought.heldout,
+            scales=bought.scales > 0,
+            thorough=False,
+            precision=bought.precision(self.plan.timesteps, len(everything)),
         )
-        sampled = tuple(rotated(len(everything), bought.captions, self._turn))
-        words = bought.precision(self.plan.timesteps, len(everything))
-        return Scope(sampled, gaps, bought.seeds, bought.resolution, thorough=False, precision=words)
 
-    def _bought(self, evals: int) -> Purchase | None:
-        return buy(
-            evals,
-            captions=self.plan.captions,
-            gap_captions=len(self.training.captions),
-            seeds=self.plan.seeds,
-            timesteps=self.plan.timesteps,
-            heldout=len(self.training.heldout),
-        )
+    def _means(self, now: float) -> tuple[float, Mapping[str, float]]:
+        """What this probe may spend, and what each stage costs in that currency; the same in all processes."""
+        if self.budget is None or self.budget.share is None:
+            return float(self.budget.evals or 0) if self.budget else 0.0, EVALUATIONS
+        self.account.allow(self.budget.share * (now - self._left_at))
+        allowance = self.agree(round(self.account.spendable() * NANO)) / NANO
+        return allowance, {stage: -self.agree(-round(self.account.price(stage) * NANO)) / NANO for stage in STAGES}
+
+    def _next(self, what: str, count: int) -> tuple[int, ...]:
+        """The captions whose turn it is."""
+        begin = self._turns[what]
+        self._turns[what] += count
+        return tuple(rotated(len(self.training.captions), count, begin))
 
     def _spread(self) -> list[int]:
         return np.linspace(0, len(self.training.captions) - 1, self.plan.captions).round().astype(int).tolist()
@@ -153,7 +199,6 @@ class Guard:
 
         The guarded column has no guidance above `transition`; it is left out when that is None.
         """
-        begun = time.monotonic()
         rows = list(range(min(count, len(self.training.captions))))
         captions = [self.training.captions[i] for i in rows]
         probe, pairs = self.probe(model, captions), pairs_of(len(rows), [FIRST_SEED], 1, model.latent_shape)
@@ -165,13 +210,11 @@ class Guard:
             states, _ = basin.prefix(probe, pairs, before=0.0)
             columns["guarded"] = model.decode(basin.branch(probe, states[index, rows], pairs.prompt, index)[0])
         marks = {name: self.is_copy(images).tolist() for name, images in columns.items() if name != "training image"}
-        self._left_at = time.monotonic()
-        self.account.spent += self._left_at - begun  # pictures are paid from the same account
         return columns, captions, marks
 
     def state_dict(self) -> dict[str, Any]:
         """The history and what it is compared with, as plain JSON text."""
-        kept = {"null": asdict(self.null), "account": asdict(self.account), "turn": self._turn}
+        kept = {"null": asdict(self.null), "account": asdict(self.account), "turns": self._turns}
         return {"history": [report.to_json() for report in self.history], "kept": json.dumps(kept)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -186,7 +229,20 @@ class Guard:
         kept = json.loads(state.get("kept", "{}"))
         tables = kept.get("null", {})
         self.null = Table(**{name: {int(i): float(v) for i, v in table.items()} for name, table in tables.items()})
-        self.account, self._turn = Account(**kept.get("account", {})), int(kept.get("turn", 0))
+        self.account, self._turns = Account(**kept.get("account", {})), {**self._turns, **kept.get("turns", {})}
+        self._left_at = time.monotonic()
+
+
+def _rows(menu: Menu, scope: Scope, look: Look) -> dict[str, int]:
+    """Rows that each stage put through the network."""
+    pairs = len(scope.sampled) * scope.seeds
+    searched = look.evals.get("exits", 0) - menu.evaluations * min(menu.pool, pairs)
+    return {
+        "gap": menu.gap(len(scope.gaps), scope.heldout),
+        "samples": menu.samples(pairs),
+        "exits": menu.trunk(pairs) + max(0, searched),
+        "scales": look.evals.get("scales", 0),
+    }
 
 
 def _check_size(training: TrainingSet, model: Model) -> None:

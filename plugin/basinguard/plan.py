@@ -84,11 +84,11 @@ class Plan:
         scale: guidance scale of ordinary CFG.
         risk: risk that the estimated transition may leave, in (0, 1).
         chunk: most rows at once.
-        budget: what a probe may cost: a share of the training time ("5%") or a number of UNet evaluations; no limit
-            when None.
+        budget: what every probe may cost: a share of the time trained since the one before ("5%") or a number of UNet
+            evaluations; no limit when None. The base model's probe is not counted.
         solver: the sampler, one of `solvers.SOLVERS`.
         retention: how many training (and held-out) images get their critical scale measured, up to 320 evaluations
-            each.
+            each; where a budget cannot pay for them after all else, they are left out.
         checks: candidates tried beyond each search, to see whether outcomes are ordered.
     """
 
@@ -117,7 +117,13 @@ class Plan:
         Budget.parse(self.budget)
 
 
-def pairs_of(captions: int | Sequence[int], seeds: Sequence[int], per_caption: int, shape: Sequence[int]) -> Pairs:
+def pairs_of(
+    captions: int | Sequence[int],
+    seeds: Sequence[int],
+    per_caption: int,
+    shape: Sequence[int],
+    stride: int | None = None,
+) -> Pairs:
     """Every caption with `per_caption` of the seeds, going round; equal seeds share their noise.
 
     Args:
@@ -125,10 +131,12 @@ def pairs_of(captions: int | Sequence[int], seeds: Sequence[int], per_caption: i
         seeds: to choose from.
         per_caption: seeds of each caption.
         shape: of one sample's latents.
+        stride: seeds that a caption has of its own, where fewer are sampled; `per_caption` by default.
     """
+    each = stride or per_caption
     numbers = range(captions) if isinstance(captions, int) else captions
     prompt = torch.arange(len(numbers)).repeat_interleave(per_caption)
-    seed = [seeds[(number * per_caption + k) % len(seeds)] for number in numbers for k in range(per_caption)]
+    seed = [seeds[(number * each + k) % len(seeds)] for number in numbers for k in range(per_caption)]
     if not seed:
         raise ValueError(f"{len(numbers)} captions with {per_caption} seeds each: there is nothing to sample")
     return Pairs(prompt, torch.tensor(seed), draw_noise(seed, shape))

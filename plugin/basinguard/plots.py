@@ -91,14 +91,23 @@ def curve_figure(reports: Sequence[Report]) -> Figure:
 
 
 def history_figure(reports: Sequence[Report]) -> Figure:
-    """Risk of plain CFG, basin width and gap ratio over the epochs, with intervals."""
+    """Risk of plain CFG, basin width and the rise of the gap over the epochs, with intervals.
+
+    The gap has an axis of its own: it is what every probe measures, also one whose budget bought no samples.
+    """
     figure, axes = _canvas("epoch (-1 = base model)", "share")
-    epochs = [report.epoch for report in reports]
-    _line(axes, epochs, [r.risk for r in reports], VERMILLION, "risk under plain CFG")
-    _line(axes, epochs, [r.width for r in reports], BLUE, "basin width")
-    _line(axes, epochs, [r.risk_uncond for r in reports], GREEN, "risk of the empty prompt")
-    axes.set(ylim=(-0.02, 1.02), xticks=epochs)
-    axes.legend(frameon=False, loc="upper left")
+    _line(axes, *_over_epochs(reports, "risk"), VERMILLION, "risk under plain CFG")
+    _line(axes, *_over_epochs(reports, "width"), BLUE, "basin width")
+    _line(axes, *_over_epochs(reports, "risk_uncond"), GREEN, "risk of the empty prompt")
+    axes.set(ylim=(-0.02, 1.02), xticks=[report.epoch for report in reports])
+    lines, names = axes.get_legend_handles_labels()
+    if any(report.gap_since_base for report in reports):
+        right = axes.twinx()
+        right.spines["top"].set_visible(False)
+        right.set_ylabel("gap: rise since the base model")
+        _line(right, *_over_epochs(reports, "gap_since_base"), GREY, "gap (right axis)")
+        lines, names = lines + right.get_legend_handles_labels()[0], [*names, "gap (right axis)"]
+    axes.legend(lines, names, frameon=False, loc="upper left")
     return figure
 
 
@@ -132,8 +141,17 @@ def warning_figure(reports: Sequence[Report]) -> Figure:
     return figure
 
 
+def _over_epochs(reports: Sequence[Report], name: str) -> tuple[list[int], list[Estimate | None]]:
+    """Epochs and values of what was measured; None stays where a probe failed, so that the line breaks there."""
+    known = [(report.epoch, getattr(report, name)) for report in reports]
+    kept = [point for point, report in zip(known, reports, strict=True) if point[1] is not None or report.problem]
+    return [epoch for epoch, _ in kept], [value for _, value in kept]
+
+
 def _line(axes: Axes, x: Sequence[int], y: Sequence[Estimate | None], colour: str, label: str) -> None:
     """A line with its band; it breaks where a probe failed."""
+    if not x:
+        return
     value, low, high = zip(*((e.value, e.low, e.high) if e else (math.nan,) * 3 for e in y), strict=True)
     axes.plot(x, value, color=colour, marker="o", markersize=4, label=label)
     axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -254,14 +254,15 @@ class ImageResult(Noun):
 class Report(Noun):
     """What the guard saw at one epoch. Epoch -1 is the untouched base model.
 
-    `None` stands where something could not be measured; it never stands for zero. A report with a `problem` is a gap:
-    the probe of that epoch failed, and nothing was measured.
+    `None` stands where something was not or could not be measured; it never stands for zero. A report with a `problem`
+    is a gap: the probe of that epoch failed, and nothing was measured.
 
     Attributes:
         risk: share of samples of ordinary CFG that reproduce a training image.
         width, log_width: basin width as a share of [0, T], and in log sigma.
         exit: median exit of the pairs that memorize.
-        transition: estimate of the boldest transition whose risk stays within the plan's.
+        transition: estimate of the boldest transition whose risk stays within the plan's; None where there is none, or
+            where nothing was `searched`.
         gap, gap_heldout: gap at the noisiest timestep, of training and of held-out captions.
         gap_since_base: mean rise of the training captions' gap since the base model, same noise.
         gap_excess: that rise less the held-out captions' own; above 0, the gap raises the alarm.
@@ -310,6 +311,11 @@ class Report(Noun):
     precision: str = ""
     note: str = ""
 
+    @property
+    def searched(self) -> bool:
+        """Whether exits were looked for: only then does a transition of None say that none protects."""
+        return self.width is not None
+
     @classmethod
     def missed(cls, epoch: int, train_step: int, problem: str) -> Report:
         """The gap that a failed probe leaves.
@@ -326,6 +332,11 @@ class Report(Noun):
 def measured(history: Sequence[Report]) -> list[Report]:
     """The reports that are no gaps, in their order."""
     return [report for report in history if not report.problem]
+
+
+def standing(history: Sequence[Report]) -> Report | None:
+    """The newest report that looked for exits; its transition stands until another one does."""
+    return next((report for report in reversed(history) if report.searched), None)
 
 
 class Record(Noun):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .records import Estimate, Report, measured
+from .records import Estimate, Report, measured, standing
 
 SPOKEN = {
     "risk": "risk under plain CFG",
@@ -32,7 +32,7 @@ def moved(history: Sequence[Report]) -> str:
     base, last = reports[0], reports[-1]
     previous = reports[-2] if len(reports) > 1 else last
     lines = [
-        f"**{_when(last)}**, {_transition(last)}",
+        f"**{_when(last)}**, {_transition(last, standing(reports))}",
         "",
         f"| | now, 95% interval | since {_when(previous)} | since {_when(base)} |",
         "|---|---|---|---|",
@@ -42,19 +42,23 @@ def moved(history: Sequence[Report]) -> str:
         if now is not None:
             steps = [_step(now, getattr(earlier, name)) for earlier in (previous, base)]
             lines.append(f"| {spoken} | {now} | {' | '.join(steps)} |")
-    return "\n".join([*lines, *(["", last.note] if last.note else [])])
+    bought = f"within the budget: {last.precision}" if last.precision else ""
+    return "\n".join([*lines, *(line for told in (bought, last.note) if told for line in ("", told))])
 
 
 def _when(report: Report) -> str:
     return "the base model" if report.epoch < 0 else f"epoch {report.epoch}"
 
 
-def _transition(report: Report) -> str:
-    if report.transition is None:
-        return "no transition on the grid leaves a risk within the plan's: delayed guidance comes too late"
-    if report.transition >= 999:
-        return "guidance may be on from the start"
-    return f"guidance may come on at timestep {report.transition:g}"
+def _transition(last: Report, stands: Report | None) -> str:
+    if stands is None:
+        return "exits were not looked for"
+    when = "" if stands is last else f", as of {_when(stands)}"
+    if stands.transition is None:
+        return f"no transition on the grid leaves a risk within the plan's{when}: delayed guidance comes too late"
+    if stands.transition >= 999:
+        return f"guidance may be on from the start{when}"
+    return f"guidance may come on at timestep {stands.transition:g}{when}"
 
 
 def _step(now: Estimate, earlier: Estimate | None) -> str:

@@ -1,5 +1,6 @@
 """The callback on a tiny random pipeline: it measures, can be monitored, resumes, and never touches training."""
 
+import csv
 import warnings
 
 import lightning.pytorch as pl
@@ -9,9 +10,17 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 
+from basinguard.adapters.control import require_control
 from basinguard.adapters.finetune import FineTune
 from basinguard.adapters.images import ImageFolder
 from basinguard.adapters.lightning import MemorizationGuard
+from basinguard.adapters.watch import Watch
+from basinguard.budget import Budget
+from basinguard.guard import Guard, Plan, TrainingSet
+from basinguard.records import Metric
+from basinguard.similarity.embed import WithThreshold
+from basinguard.similarity.null import NO_COPY
+from basinguard.similarity.structure import Structure
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 
@@ -111,13 +120,58 @@ def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, fol
     assert [report.problem[:17] for report in guard.history] == ["ZeroDivisionError"] * 3
 
 
-def test_a_budget_too_small_skips_probes_and_says_what_a_larger_one_bought(tiny_pipeline_dir, folder, tmp_path):
-    small, large = make_guard(budget=5), make_guard(budget=200)
-    fit(tiny_pipeline_dir, folder, tmp_path / "small", small)
-    assert [report.epoch for report in small.history] == [-1]
-    fit(tiny_pipeline_dir, folder, tmp_path / "large", large)
-    assert [report.epoch for report in large.history] == [-1, 0, 1]
-    assert all("samples of" in report.precision and report.unet_evals <= 240 for report in large.history[1:])
+def test_a_budget_buys_gaps_first_and_a_report_without_samples_is_read_as_one(tiny_pipeline_dir, folder, tmp_path):
+    """Nothing, gaps alone, samples, exits; what only the base measured can be monitored and is not logged again."""
+    nothing, gaps, exits = make_guard(budget=2), make_guard(budget=12), make_guard(budget=200)
+    stop = EarlyStopping("guard/risk", check_on_train_epoch_end=True, patience=9)
+    fit(tiny_pipeline_dir, folder, tmp_path / "nothing", nothing, stop, epochs=3)
+    assert [report.epoch for report in nothing.history] == [-1]
+    assert stop.wait_count == 2, "the base model's risk could be monitored in every epoch"
+    logger = CSVLogger(tmp_path / "gaps", name="", version="")
+    keep = ModelCheckpoint(tmp_path / "kept", monitor="guard/risk", save_on_train_epoch_end=True)
+    fit(tiny_pipeline_dir, folder, tmp_path / "gaps", gaps, keep, EarlyStopping("guard/risk"), logger=logger)
+    assert [(r.epoch, r.risk is None, r.gap_since_base is None) for r in gaps.history[1:]] == [
+        (0, True, False),
+        (1, True, False),
+    ]
+    assert "gap of 4 of 4 captions; no samples; exits take" in gaps.history[-1].precision
+    assert gaps._kept.epoch == 1, "no samples do not say that no transition protects"
+    rows = list(csv.DictReader((tmp_path / "gaps" / "metrics.csv").open()))
+    steps = {name: [row["step"] for row in rows if row.get(name)] for name in ("guard/gap", "guard/risk")}
+    assert len(steps["guard/gap"]) == 3
+    assert len(steps["guard/risk"]) == 1, "the base model's"
+    fit(tiny_pipeline_dir, folder, tmp_path / "exits", exits)
+    assert all(report.searched and report.unet_evals <= 200 for report in exits.history[1:])
+
+
+def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    """Gaps, exits, gaps, as spans and prices would have it: all of it stays monitored, loggers get what is new."""
+    guard, measure = make_guard(budget=12), Guard.measure
+
+    def in_turns(self, model, *, epoch, train_step):
+        self.budget = Budget(evals=200 if epoch == 1 else 12)
+        return measure(self, model, epoch=epoch, train_step=train_step)
+
+    monkeypatch.setattr(Guard, "measure", in_turns)
+    keep = ModelCheckpoint(tmp_path / "kept", monitor="guard/width", save_on_train_epoch_end=True)
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard, keep, epochs=3, logger=logger)
+    assert [report.searched for report in guard.history] == [True, False, True, False]
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    told = {name: [row["epoch"] for row in rows if row.get(name)] for name in ("guard/gap", "guard/width")}
+    assert told == {"guard/gap": ["", "0", "1", "2"], "guard/width": ["", "1"]}
+    assert float(trainer.callback_metrics["guard/width"]) == pytest.approx(guard.history[2].width.value)
+
+
+def test_what_only_an_interrupted_run_measured_can_still_be_monitored(tiny_pipeline_dir, folder, tmp_path):
+    """Resumed after a probe without samples: `guard/risk` is the base model's, as it would be without interruption."""
+    save = ModelCheckpoint(tmp_path / "kept", save_last=True)
+    fit(tiny_pipeline_dir, folder, tmp_path, make_guard(budget=12), save, epochs=2)
+    stop = EarlyStopping("guard/risk", check_on_train_epoch_end=True, patience=9)
+    trainer, _ = fit(
+        tiny_pipeline_dir, folder, tmp_path, make_guard(budget=12), stop, epochs=3, ckpt=tmp_path / "kept" / "last.ckpt"
+    )
+    assert "guard/risk" in trainer.callback_metrics
 
 
 def test_every_n_epochs():
@@ -141,3 +195,77 @@ def test_what_cannot_be_measured_is_said_before_training(tiny_pipeline_dir, fold
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match="expected"):
         make_guard(**settings)
+
+
+def held_out_folder(root):
+    directory = root / "held out"
+    directory.mkdir()
+    generator = torch.Generator().manual_seed(9)
+    for k in range(3):
+        pixels = (torch.rand(8, 8, 3, generator=generator) * 255).byte().numpy()
+        Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST).save(directory / f"other {k}.png")
+        (directory / f"other {k}.txt").write_text(f"a green cone {k}")
+    return str(directory)
+
+
+def test_held_out_images_another_sampler_and_a_measured_threshold(tiny_pipeline_dir, folder, tmp_path):
+    guard = make_guard(
+        heldout=None,
+        heldout_folder=held_out_folder(tmp_path),
+        solver="heun",
+        retention=2,
+        checks=1,
+        threshold="heldout",
+    )
+    fit(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
+    last = guard.history[-1]
+    assert last.sigma_c is not None
+    assert last.sigma_c_excess is not None, "held-out images are its control"
+    assert next(group for group in last.groups if group.name == "heldout").captions == 3
+    assert guard.guard.plan.solver == "heun"
+    assert guard.guard.plan.checks == 1
+    metric = guard.guard.embedder.metric
+    assert metric.threshold >= make_guard().embedder.metric.threshold, "three images are few: no lower than published"
+    assert "null held-out" in metric.source
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"embedder": "sharp"}, "embedder 'sharp' given; expected one of structure"),
+        ({"embedder": "sscd_disc_mixup_320=no such file"}, "no such file"),
+        ({"solver": "euler_a"}, "expected one of ddim"),
+        ({"threshold": "guess"}, "expected one of published, neighbours, heldout"),
+        ({"threshold": "heldout"}, "give heldout_folder as well"),
+        ({"heldout_folder": "somewhere"}, "give one of them"),
+        ({"heldout": None, "heldout_folder": "nowhere"}, "no such folder"),
+        ({"retention": -1}, "0 or more"),
+    ],
+)
+def test_settings_that_contradict_are_refused_when_the_guard_is_made(settings, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        make_guard(**settings)
+
+
+def test_an_eye_without_a_threshold_needs_one_measured():
+    class Unknown:
+        name = "unknown"
+        metric = Metric(embedder="unknown", threshold=NO_COPY, source="none published")
+
+    with pytest.raises(ValueError, match="no threshold is published for unknown: nothing would ever be a copy"):
+        require_control(Unknown(), "published", (), None)
+    require_control(Unknown(), "neighbours", (), None)
+
+
+def test_neighbours_that_are_copies_of_each_other_measure_no_threshold(tiny_pipeline_dir, folder, tmp_path):
+    Image.open(folder / "image 1.png").save(folder / "image 2.png")
+    with pytest.raises(ValueError, match="threshold='neighbours' cannot be measured: two training images"):
+        fit(tiny_pipeline_dir, folder, tmp_path, make_guard(threshold="neighbours"))
+
+
+def test_a_history_seen_with_another_eye_is_not_continued():
+    training = TrainingSet(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), ("a", "b"))
+    strict = WithThreshold(Structure(), Structure().metric.model_copy(update={"threshold": 0.9}))
+    seen = Watch(Guard(training, Structure(), Plan(captions=2))).state_dict()
+    with pytest.raises(ValueError, match=r"threshold was .*, is 0\.9\. .*resume with the settings of that run"):
+        Watch(Guard(training, strict, Plan(captions=2))).load_state_dict(seen)

@@ -31,12 +31,16 @@ def photos(folder_of, pictures):
 
 @pytest.fixture
 def run(tmp_path):
-    """A probe of captions 0, 2 and 4: the first always came back, the second never, the third once in two."""
+    """A probe of captions 0, 2 and 4: the first always came back, the second never, the third once in two.
+
+    The first was seen otherwise by an earlier probe, and every one by that of the base model.
+    """
     found = exits({0: (16, 16), 1: (0, 200), 2: (1, 2)})
-    early = report_with(epoch=3, exits=exits({0: (0, 16)}), probed=(1,))
+    early = report_with(epoch=3, exits=exits({0: (0, 16)}), probed=(0,))
+    base = report_with(epoch=-1, exits=exits({0: (0, 16), 1: (0, 16)}), probed=(1, 3))
     late = report_with(epoch=9, exits=found, probed=(0, 2, 4))
     (tmp_path / "run" / "export").mkdir(parents=True)
-    (tmp_path / "run" / "export" / "basinguard.json").write_text(record_with((early, late)).to_json())
+    (tmp_path / "run" / "export" / "basinguard.json").write_text(record_with((base, early, late)).to_json())
     return tmp_path / "run"
 
 
@@ -51,6 +55,21 @@ def test_the_last_probe_counts(photos, run):
             "04.png": clopper_pearson(1, 2),
         }
         assert "epoch 9" in evidence.source
+
+
+def test_captions_that_a_budget_took_in_turns_count_from_their_newest_probe(photos, run):
+    turns = [report_with(epoch=k, exits=exits({0: (k, 4), 1: (0, 4)}), probed=(k, 3)) for k in range(3)]
+    gap_only = report_with(epoch=3, exits=[], probed=())
+    (run / "export" / "basinguard.json").write_text(record_with((*turns, gap_only)).to_json())
+    evidence = read_run(run, read_folder(photos, decode=False).items)
+    assert {name: (risk.value, risk.n) for name, risk in evidence.risks.items()} == {
+        "00.png": (0, 4),
+        "same.png": (0, 4),
+        "01.png": (0.25, 4),
+        "02.png": (0.5, 4),
+        "03.png": (0, 4),
+    }
+    assert "probes of epochs 0 to 2, the newest of each caption: 4 captions sampled" in evidence.source
 
 
 def audit(directory, **changed):

@@ -1,5 +1,6 @@
 """Budgets, accounts and batches: what is promised is not exceeded, and what does not fit is halved."""
 
+import dataclasses
 import doctest
 import warnings
 
@@ -8,7 +9,7 @@ import torch
 
 from basinguard import batching, budget
 from basinguard.batching import Batched
-from basinguard.budget import Account, Budget, buy, rotated
+from basinguard.budget import EVALUATIONS, SCALE_EVALS, STAGES, Account, Budget, Menu, buy, rotated
 
 
 @pytest.mark.parametrize("module", [budget, batching])
@@ -22,44 +23,95 @@ def test_what_is_no_budget_is_refused(wrong):
         Budget.parse(wrong)
 
 
-def test_a_share_holds_over_the_run_whatever_a_probe_costs():
-    account, trained, probes = Account(rate=100.0), 0.0, 0
+MENU = Menu(captions=16, gap_captions=32, seeds=4, evaluations=20, heldout=8)
+PADDED = dataclasses.replace(MENU, unit=8)
+
+
+def test_no_probe_takes_more_than_its_span_pays_and_debts_are_paid_back():
+    account, trained, spent, largest = Account(prices=dict.fromkeys(STAGES, 0.01)), 0.0, 0.0, 0.0
     for epoch in range(200):
-        account.pay_in(0.05, 10.0)
-        trained += 10.0
-        evals = account.affordable()
-        if buy(evals, captions=16, gap_captions=32, seeds=2, timesteps=20, heldout=8) is None:
-            continue
-        probes += 1
-        account.pay_out(evals / (60 if epoch % 3 else 150), evals)  # often slower than it was
-    assert probes > 5
-    assert account.spent <= 0.05 * trained * 1.25, "an overdraft is paid back by the next probes"
+        account.allow(0.05 * 60.0)
+        trained += 60.0
+        bought = buy(account.spendable(), PADDED, {stage: account.price(stage) for stage in STAGES})
+        slower = 1.2 if epoch % 3 else 0.7  # than it was last time
+        seconds = cost(bought, PADDED, dict.fromkeys(STAGES, 0.01 * slower)) if bought else 0.0
+        account.balance -= seconds
+        spent, largest = spent + seconds, max(largest, seconds)
+    assert largest <= 0.05 * 60.0, "a fifth slower than expected is still within the span's share"
+    assert 0.01 * trained < spent <= 0.05 * trained
 
 
-def test_the_base_probe_is_not_charged_but_teaches_the_rate():
+def test_an_overdraft_is_paid_back_and_savings_are_not_kept():
     account = Account()
-    account.pay_out(20.0, 3000, charged=False)
-    account.pay_in(0.05, 100.0)
-    assert account.affordable() == 750
+    account.allow(2.0)
+    account.balance -= 5.0
+    account.allow(2.0)
+    assert account.spendable() == 0
+    account.allow(2.0)
+    account.allow(2.0)
+    assert account.balance == 2.0
 
 
-@pytest.mark.parametrize("evals", [50, 200, 500, 1000, 3000, 10000])
-def test_more_evaluations_never_buy_less(evals):
-    settings = {"captions": 16, "gap_captions": 32, "seeds": 4, "timesteps": 20, "heldout": 8}
-    small, large = buy(evals, **settings), buy(2 * evals, **settings)
-    if small is None:
-        return
-    assert large.gaps >= small.gaps
-    assert large.pairs >= small.pairs
-    assert large.pairs <= 16 * 4
+def test_prices_are_those_of_the_last_time():
+    account = Account()
+    account.learn({"gap": 2.0, "exits": 0.0}, {"gap": 100, "exits": 50})
+    assert account.price("gap") == 0.02
+    account.learn({"gap": 1.0}, {"gap": 100})
+    assert account.price("gap") == 0.01
 
 
-def test_too_little_buys_nothing():
-    assert buy(10, captions=16, gap_captions=32, seeds=2, timesteps=20, heldout=8) is None
+def cost(bought, menu, prices=EVALUATIONS):
+    """What a purchase costs, added up again."""
+    total = menu.gap(bought.gaps, bought.heldout) * prices["gap"] + menu.samples(bought.pairs) * prices["samples"]
+    if bought.resolution:
+        total += menu.exits(bought.pairs, bought.resolution) * prices["exits"]
+    return total + bought.scales * SCALE_EVALS * prices["scales"]
+
+
+@pytest.mark.parametrize("menu", [MENU, PADDED])
+def test_a_purchase_is_within_its_allowance(menu):
+    bought = {evals: buy(evals, menu) for evals in range(0, 20_000, 37)}
+    assert all(cost(found, menu) <= evals for evals, found in bought.items() if found)
+
+
+def test_what_more_evaluations_buy():
+    """Gaps, then samples, then their exits, then more of them; each at its price."""
+    ladder = [buy(evals, MENU) for evals in (2, 20, 42, 150, 600, 2000, 20000)]
+    assert ladder[0] is None
+    assert [(b.gaps, b.pairs, b.resolution) for b in ladder[1:4]] == [(10, 0, 0), (32, 0, 0), (32, 2, 0)]
+    assert all(b.resolution == 0 and b.missing > 1 for b in ladder[1:4])
+    assert all(b.gaps == 32 and b.resolution and not b.missing for b in ladder[4:])
+    assert (ladder[-1].captions, ladder[-1].seeds, ladder[-1].resolution) == (16, 4, 1)
+    assert [b.pairs for b in ladder[1:]] == sorted(b.pairs for b in ladder[1:])
+
+
+def test_held_out_prompts_are_left_out_before_the_epoch_stays_dark():
+    few = buy(10, MENU)
+    assert (few.gaps, few.heldout) == (9, False)
+    assert few.precision(20, 32).startswith("gap of 9 of 32 captions, of no held-out prompts; no samples")
+    assert buy(12, MENU).heldout
+
+
+def test_critical_scales_are_bought_with_what_is_left():
+    menu = dataclasses.replace(MENU, captions=4, seeds=1, scales=3)
+    assert buy(900, menu).scales == 0
+    assert buy(3000, menu).scales == 3
+    assert "critical scale of 3 images" in buy(3000, menu).precision(20, 32)
+
+
+def test_what_was_out_of_reach_is_told_with_the_remedy():
+    bought = buy(42, MENU)
+    assert "no samples; exits take" in bought.precision(20, 32)
+    again = buy(42 * bought.missing * 1.01, MENU)
+    assert again.resolution == 8, "that many times the budget does buy exits"
+
+
+def test_a_set_of_one_caption_is_bought_too():
+    assert buy(100, Menu(captions=1, gap_captions=1, seeds=1, evaluations=20)).gaps == 1
 
 
 def test_rotation_visits_every_caption_equally_often():
-    seen = [i for turn in range(32) for i in rotated(32, 5, turn)]
+    seen = [i for turn in range(32) for i in rotated(32, 5, 5 * turn)]
     assert {seen.count(i) for i in range(32)} == {5}
     assert rotated(1, 1, 7) == [0]
 

@@ -6,10 +6,11 @@ import torch
 from basinguard import basin
 from basinguard.basin.early import Limits, Watcher, learn
 from basinguard.basin.exits import guided
-from basinguard.sampling import draw_noise
-from basinguard.toy import gaussian_memorizer
+from basinguard.sampling import FlowSchedule, draw_noise
+from basinguard.toy import Memorizer, gaussian_memorizer
 
 TOY = gaussian_memorizer(count=24, dim=12, leak=1e-3)
+FLOW = Memorizer(TOY.points, TOY.leak, FlowSchedule(shift=3.0))
 ANCHORS = basin.Anchors(TOY.points[:8], torch.arange(8))
 
 
@@ -23,8 +24,8 @@ def make_pairs(captions=8, seeds=6, first=0):
     return basin.Pairs(prompt, seed, draw_noise(seed.tolist(), (12,)))
 
 
-def make_probe(solver="ddim", steps=25, chunk=512, scale=7.5):
-    return basin.Probe(TOY, TOY.schedule, TOY.schedule.grid(steps), scale, chunk, solver)
+def make_probe(solver="ddim", steps=25, chunk=512, scale=7.5, toy=TOY):
+    return basin.Probe(toy, toy.schedule, toy.schedule.grid(steps), scale, chunk, solver)
 
 
 def swept(probe, pairs):
@@ -38,9 +39,11 @@ def swept(probe, pairs):
     return torch.stack(outcomes)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpm++2m", "heun"])
-def test_early_decisions_change_no_exit_and_save_most_of_the_work(solver):
-    probe, pairs = make_probe(solver, steps=40), make_pairs(seeds=3)
+@pytest.mark.parametrize(
+    ("solver", "toy"), [("ddim", TOY), ("euler", TOY), ("dpm++2m", TOY), ("heun", TOY), ("euler", FLOW)]
+)
+def test_early_decisions_change_no_exit_and_save_most_of_the_work(solver, toy):
+    probe, pairs = make_probe(solver, steps=40, toy=toy), make_pairs(seeds=3)
     outcomes = swept(probe, pairs)
     exits, evals = basin.find_exits(probe, pairs, judge, anchors=ANCHORS)
     assert agreeing(exits, outcomes, probe) == len(exits)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from basinguard.records import Report
+from basinguard.records import Report, standing
 from basinguard.stats import wilson
 from basinguard.words import moved
 
@@ -23,6 +23,21 @@ def test_movement_since_the_probe_before_and_since_the_base():
 
 def test_no_transition_left_is_said():
     assert "too late" in moved([report(-1, 0, 999.0), report(3, 20, None)])
+
+
+def test_gaps_alone_do_not_say_that_no_transition_protects():
+    base, sampled = report(-1, 0, 999.0), report(2, 8, 640.0)
+    only = {"gap": wilson(3, 20), "precision": "gap of 20 of 20 captions; no samples"}
+    gaps = Report.missed(3, 3, "").model_copy(update=only)
+    text = moved([base, sampled, gaps])
+    assert text.startswith("**epoch 3**, guidance may come on at timestep 640, as of epoch 2")
+    assert "| gap, training captions |" in text
+    assert "risk" not in text
+    assert "within the budget: gap of 20 of 20 captions; no samples" in text
+    assert standing([base, sampled, gaps]) is sampled
+    assert "too late" not in moved([gaps])
+    late = moved([base, report(2, 20, None), gaps])
+    assert "no transition on the grid leaves a risk within the plan's, as of epoch 2" in late
 
 
 def test_nothing_measured_is_refused():

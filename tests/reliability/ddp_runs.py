@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,11 +27,11 @@ from basinguard.similarity.structure import Structure
 PLAN = Plan(captions=4, seeds=5, timesteps=2, scale=3.0)
 
 
-def make_watch(pictures: str) -> Watch:
+def make_watch(pictures: str, plan: Plan = PLAN) -> Watch:
     images = ImageFolder(pictures, resolution=32)
     images.setup("fit")
     captions = tuple(caption for _, caption in images.items)
-    return Watch(Guard(TrainingSet(images.all_pixels(), captions, tuple(GUARD["heldout"])), Structure(), PLAN))
+    return Watch(Guard(TrainingSet(images.all_pixels(), captions, tuple(GUARD["heldout"])), Structure(), plan))
 
 
 def failing_at(call: int, error: Exception):
@@ -63,6 +64,17 @@ def problem_of(watch: Watch, pipe, **replaced) -> str:
     finally:
         for name, method in before.items():
             setattr(owners[name], name, method)
+
+
+def on_a_budget(base: str, pictures: str, rank: int) -> list[str]:
+    """Probes of two processes whose clocks and prices differ, in words."""
+    pipe, watch = load_pipeline(base), make_watch(pictures, replace(PLAN, budget="5%"))
+    watch.probe(pipe, epoch=-1, train_step=0)
+    for epoch, seconds in enumerate((5, 50, 500)):
+        watch.guard._left_at -= seconds * (1 + rank)
+        watch.guard.account.prices["gap"] *= 1 + rank
+        watch.probe(pipe, epoch=epoch, train_step=epoch)
+    return [report.to_json() for report in untimed(watch.history)]
 
 
 def raising(error: Exception):
@@ -103,6 +115,7 @@ def sharded(base: str, pictures: str, rank: int) -> dict[str, object]:
     except TeamFailure as error:
         seen["other rows"] = str(error)
     seen["history"] = [report.problem for report in watch.history]
+    seen["on a budget"] = on_a_budget(base, pictures, rank)
     return seen
 
 
@@ -126,7 +139,7 @@ def trained(base: str, pictures: str, out: Path) -> dict[str, object]:
     return {
         "history": [report.to_json() for report in untimed(guard.history)],
         "weights": weights.double().sum().item(),
-        "logged": {key: float(value) for key, value in trainer.logged_metrics.items() if key.startswith("guard/")},
+        "logged": {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("guard/")},
         "said": [str(w.message) for w in said if "training goes on" in str(w.message)],
     }
 

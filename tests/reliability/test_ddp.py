@@ -73,6 +73,15 @@ def test_processes_that_measure_different_things_stop(both):
 
 
 @pytest.mark.long
+def test_processes_with_different_clocks_buy_the_same(both):
+    assert both[0]["on a budget"] == both[1]["on a budget"]
+    reports = [json.loads(text) for text in both[0]["on a budget"]]
+    assert [report["problem"] for report in reports] == [""] * len(reports)
+    assert reports[-1]["epoch"] == 2
+    assert reports[-1]["precision"]
+
+
+@pytest.mark.long
 def test_lightning_with_ddp(tiny_pipeline_dir, tmp_path):
     first, second = two_processes(tiny_pipeline_dir, tmp_path, "fit")
     assert first["history"] == second["history"]

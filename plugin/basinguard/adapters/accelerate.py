@@ -7,6 +7,13 @@
         ...
         guard.measure(pipe, epoch=epoch, train_step=global_step)
 
+Everything `MemorizationGuard` can be told is an argument of these: sampler, critical scales and checks of `Plan`;
+held-out images of `TrainingSet`; another eye of `similarity.choose`, with a threshold measured by `similarity.null`:
+
+    training = TrainingSet(images, captions, heldout, heldout_images)
+    eye = calibrated(choose_embedder("sscd_disc_mixup_320=FILE"), images, fresh=heldout_images)
+    guard = LoopGuard(Guard(training, eye, Plan(captions=8, solver="heun", retention=8, checks=1)), accelerator)
+
 Launched as such scripts are:
 
     accelerate launch --num_processes 4 train.py               # or: torchrun --nproc_per_node 4 train.py
@@ -28,7 +35,7 @@ from torch import nn
 from ..certify import Terms
 from ..export.merge import merged
 from ..guard import Guard
-from ..records import Record, Report
+from ..records import Record, Report, standing
 from .shipping import ship
 from .watch import OnError, Watch, holding, trained_weights, untouched
 
@@ -85,13 +92,14 @@ class LoopGuard:
 
         Returns:
             The report, which is also in `history`; that of an earlier call for the same epoch and train step, if there
-            was one, so a resumed loop may call again. None while the plan's budget is being saved.
+            was one, so a resumed loop may call again. None where the plan's budget pays for nothing.
         """
         known = [r for r in self.history if (r.epoch, r.train_step) == (epoch, train_step)]
         if known:
             return known[0]
         report = self.watch.probe(pipe, epoch=epoch, train_step=train_step)
-        if report is not None and report.transition is not None:
+        stands = standing(self.history)
+        if report is not None and not report.problem and stands is not None and stands.transition is not None:
             self._kept = trained_weights(_parts(pipe))
         return report
 

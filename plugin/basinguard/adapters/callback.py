@@ -14,13 +14,14 @@ import torch
 from ..calibrate import Candidate
 from ..certify import Terms
 from ..export.atomic import whole_file
-from ..guard import Guard, Plan, TrainingSet
-from ..records import Record, Report
-from ..similarity.structure import Structure
+from ..guard import Guard, Plan
+from ..records import Record, Report, standing
+from ..similarity.choose import choose_embedder
+from .control import Threshold, require_control, training_set, with_threshold
 from .diffusers import LatentModel
 from .refusals import require_parts, require_whole_weights
 from .shipping import alignment_for, ship
-from .showing import scalars, show
+from .showing import remembered, scalars, show
 from .watch import OnError, Watch, holding, same_streams, trained_weights, untouched
 
 KEPT = "basinguard"  # key of a checkpoint
@@ -68,7 +69,9 @@ class GuardHooks:
         timesteps: sampling steps.
         scale: guidance scale of ordinary CFG.
         risk: risk that the estimated transition may leave.
-        budget: what a probe may cost: "5%" of the training time, or a number of UNet evaluations; no limit if None.
+        budget: what every probe may cost: "5%" of the time trained since the one before, or a number of UNet
+            evaluations; no limit if None. It buys the gap of every caption first, then samples of captions in turns,
+            then their exits; a report's `precision` says what, and what was out of reach.
         precision: "32" keeps the modules' own precision in probes, "bf16" runs them under autocast.
         on_error: "warn" records a failed probe as a gap and lets training go on, "raise" stops.
         export_to: directory for the calibrated, guarded checkpoint, written when training ends.
@@ -81,6 +84,19 @@ class GuardHooks:
         transitions: timesteps to try as the transition; every one of the sampler's grid when not given.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
         chunk: most (caption, seed) pairs sampled at once; fewer take less memory and change no result.
+        solver: sampler of the probes, one of `solvers.SOLVERS`; calibration and export use the same.
+        retention: how many training (and held-out) images get their critical scale measured at each probe.
+        checks: candidates tried beyond each search for an exit, to see whether outcomes are ordered.
+        heldout_folder: captioned images that are not trained on, instead of `heldout`: their captions are the held-out
+            prompts, and they are the control group of critical scales.
+        embedder: the eye that says "same image", as `similarity.choose` takes it: "structure" (no weights),
+            "sscd_disc_mixup_320=FILE", "timm/MODEL=FILE", "clip=FOLDER".
+        threshold: above which similarity is a copy: the embedder's "published" one, or measured where nothing is
+            copied: on "neighbours" (training images among each other) or "heldout" (images of `heldout_folder`).
+
+    Raises:
+        ValueError: a setting out of range, or settings that contradict each other.
+        FileNotFoundError: an embedder's weights or the held-out folder are missing.
 
     Example:
         >>> from basinguard import MemorizationGuard
@@ -111,11 +127,19 @@ class GuardHooks:
         transitions: list[float] | None = None,
         alignment: str = "auto",
         chunk: int = 64,
+        solver: str = "ddim",
+        retention: int = 0,
+        checks: int = 0,
+        heldout_folder: str | None = None,
+        embedder: str = "structure",
+        threshold: Threshold = "published",
     ) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"MemorizationGuard(every_n_epochs={every_n_epochs}): expected at least 1")
         self.heldout, self.every_n_epochs, self.on_error = tuple(heldout or ()), every_n_epochs, on_error
-        self.plan = Plan(captions, seeds, timesteps, scale, risk, chunk, budget=budget)
+        self.plan = Plan(captions, seeds, timesteps, scale, risk, chunk, budget, solver, retention, checks)
+        self.embedder, self.threshold, self.heldout_folder = choose_embedder(embedder), threshold, heldout_folder
+        require_control(self.embedder, threshold, self.heldout, heldout_folder)
         self.dtype = torch.bfloat16 if precision == "bf16" else None
         self.export_to = Path(export_to) if export_to else None
         self.terms = Terms(
@@ -133,6 +157,7 @@ class GuardHooks:
         self.frontier: list[Candidate] = []
         self._state: dict[str, Any] = {}
         self._kept: Kept | None = None
+        self._logged = 0  # reports that were logged in this fit
 
     @property
     def guard(self) -> Guard | None:
@@ -156,9 +181,10 @@ class GuardHooks:
         require_parts(trainer.datamodule, pl_module)
         data = trainer.datamodule
         with same_streams():
-            training = TrainingSet(data.all_pixels(), tuple(caption for _, caption in data.items), self.heldout)
+            training = training_set(data, self.heldout, self.heldout_folder)
+            eye = with_threshold(self.embedder, self.threshold, training)
             align = alignment_for(str(getattr(pl_module, "base_id", "")), self.alignment)
-            guard = Guard(training, Structure(), self.plan, align)
+            guard = Guard(training, eye, self.plan, align)
         self.watch = Watch(guard, dtype=self.dtype, on_error=self.on_error)
         if self._state:
             self.watch.load_state_dict(self._state)
@@ -167,14 +193,15 @@ class GuardHooks:
         """Measures the base model; a resumed run measures what the interrupted one was about to."""
         if self.watch is None or trainer.fast_dev_run:
             return
+        self._logged = 0
         if trainer.global_step == 0 and not self.history:
-            self._probe(trainer, pl_module, epoch=-1, log_now=True)
+            self._probe(trainer, pl_module, epoch=-1)
         elif not self.history:
             told = f"resumed at train step {trainer.global_step} without a history: the base model was not measured"
             self.history.append(Report.missed(-1, trainer.global_step, told))
             self.watch.complain("the history has no base model", ValueError(told))
         elif self._is_owed(trainer, trainer.current_epoch - 1):
-            self._probe(trainer, pl_module, epoch=trainer.current_epoch - 1, log_now=True)
+            self._probe(trainer, pl_module, epoch=trainer.current_epoch - 1)
 
     def _is_owed(self, trainer: Any, epoch: int) -> bool:
         """Whether a checkpoint was made after an epoch's last batch and before its end, which Lightning then skips."""
@@ -190,12 +217,20 @@ class GuardHooks:
             self._probe(trainer, pl_module, epoch=trainer.current_epoch)
         if not self.watch.measured:
             _excuse_monitors(trainer)
-            return
-        # every process logs the same numbers; taking the largest keeps them exact
-        pl_module.log_dict(scalars(self.history), sync_dist=True, reduce_fx="max")
-        last = self.watch.measured[-1].risk
-        if last is not None:
-            pl_module.log("risk", last.value, prog_bar=True, logger=False, sync_dist=True, reduce_fx="max")
+        elif len(self.history) != self._logged:
+            self._log(pl_module)
+
+    def _log(self, pl_module: Any) -> None:
+        """Gives monitors the newest value of everything, which lasts as long as the fit; loggers get only what is new.
+
+        Every process logs the same numbers; taking the largest keeps them exact.
+        """
+        self._logged, known = len(self.history), remembered(self.history)
+        pl_module.log_dict(known, logger=False, sync_dist=True, reduce_fx="max")
+        for name in ("risk", "gap_since_base"):
+            if f"guard/{name}" in known:
+                value = known[f"guard/{name}"]
+                pl_module.log(name, value, prog_bar=True, logger=False, sync_dist=True, reduce_fx="max")
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Calibrates and exports the last weights that delayed guidance can still protect.
@@ -242,11 +277,8 @@ class GuardHooks:
             weights = stored["weights"] or trained_weights(pl_module)
             self._kept = Kept(stored["epoch"], stored["train_step"], weights)
 
-    def _probe(self, trainer: Any, pl_module: Any, epoch: int, log_now: bool = False) -> None:
-        """Measures, shows, and remembers the weights while a transition still protects them.
-
-        `log_now` sends scalars to the loggers; at the end of an epoch Lightning does.
-        """
+    def _probe(self, trainer: Any, pl_module: Any, epoch: int) -> None:
+        """Measures, logs and shows what is new, and remembers the weights while a transition still protects them."""
         watch = self.watch
         if watch is None:
             return
@@ -257,14 +289,16 @@ class GuardHooks:
             self._write(trainer, watch)
             if report.problem:
                 return
-            if report.transition is not None:
+            stands = standing(self.history)
+            if stands is not None and stands.transition is not None:
                 self._kept = Kept(epoch, trainer.global_step, trained_weights(pl_module))
             try:
                 with untouched(pl_module):
-                    for logger in trainer.loggers if log_now else ():
-                        logger.log_metrics(scalars(self.history), step=trainer.global_step)
+                    values = scalars(self.history) | ({"epoch": epoch} if epoch >= 0 else {})
+                    for logger in trainer.loggers:
+                        logger.log_metrics(values, step=trainer.global_step)
                     model = LatentModel(pl_module.pipe, dtype=self.dtype)
-                    show(trainer.loggers, watch.guard, model, report.transition, trainer.global_step)
+                    show(trainer.loggers, watch.guard, model, trainer.global_step)
             except Exception as error:
                 watch.complain(f"pictures and scalars of epoch {epoch} could not be logged", error)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from math import ceil, log2
 from typing import Any
 
+from ..budget import SCALE_EVALS
 from .architecture import name_of
 from .prediction import evidence
 from .resources import Plan, guard_of, plan_of
+from .sources import FolderSource
 
 PROBED_SEEDS = 8  # noise seeds that a probe samples without a prompt, at least
 GAP_EVALS = 4  # a training caption: two seeds, with and without the prompt
 
 
-def probe_evals(captions: int, seeds: int, timesteps: int, images: int, heldout: int = 0) -> int:
+def probe_evals(captions: int, seeds: int, timesteps: int, images: int, heldout: int = 0, scales: int = 0) -> int:
     """Most evaluations of the UNet in one probe; fewer when few samples are copies, as there are fewer exits to find.
 
     Args:
@@ -22,6 +24,7 @@ def probe_evals(captions: int, seeds: int, timesteps: int, images: int, heldout:
         timesteps: sampling steps.
         images: of the training set; the gap is measured on all of its captions.
         heldout: prompts of the control group.
+        scales: images whose critical scale is measured.
 
     Example:
         >>> probe_evals(captions=8, seeds=2, timesteps=20, images=32)
@@ -30,7 +33,7 @@ def probe_evals(captions: int, seeds: int, timesteps: int, images: int, heldout:
     pairs, unguided = captions * seeds, max(PROBED_SEEDS, seeds)
     sampled = 2 * timesteps * (pairs + heldout)
     searched = pairs * ceil(log2(timesteps + 1)) * 2 * timesteps
-    return sampled + searched + 2 * unguided * timesteps + GAP_EVALS * (images + heldout)
+    return sampled + searched + 2 * unguided * timesteps + GAP_EVALS * (images + heldout) + SCALE_EVALS * scales
 
 
 def report(cli: Any) -> str:
@@ -77,12 +80,17 @@ def _disk(plan: Plan) -> str:
 def _probes(guard: dict[str, Any] | None, epochs: int, images: int) -> str:
     if guard is None:
         return "no MemorizationGuard among trainer.callbacks, so nothing is measured"
-    heldout = len(guard.get("heldout") or ())
-    each = probe_evals(guard["captions"], guard["seeds"], guard["timesteps"], images, heldout)
+    folder = guard.get("heldout_folder")
+    heldout = len(FolderSource.read(folder).items) if folder else len(guard.get("heldout") or ())
+    kept = guard.get("retention") or 0
+    scales = min(kept, images) + (min(kept, heldout) if folder else 0)
+    nodes = guard["timesteps"] * (2 if guard.get("solver") == "heun" else 1)  # Heun looks twice at each step
+    each = probe_evals(guard["captions"], guard["seeds"], nodes, images, heldout, scales)
     count = 1 + epochs // guard["every_n_epochs"]
+    budget = f", or what budget={guard['budget']} pays for" if guard.get("budget") else ""
     shipped = f"; then calibrates on {guard['pairs']} pairs and exports" if guard.get("export_to") else ""
     return (
         f"the base, then every {guard['every_n_epochs']} epochs, {count} in all: {guard['captions']} captions x "
         f"{guard['seeds']} seeds, {guard['timesteps']} timesteps, scale {guard['scale']:g}; at most {each:,} "
-        f"evaluations of the UNet each, {each * count:,} in all{shipped}"
+        f"evaluations of the UNet each, {each * count:,} in all{budget}{shipped}"
     )

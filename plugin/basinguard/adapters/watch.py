@@ -66,7 +66,7 @@ class Watch:
             train_step: updates so far.
 
         Returns:
-            What was measured, or the gap that stands in its place; None while the budget is being saved.
+            What was measured, or the gap that stands in its place; None where the budget pays for nothing.
         """
         before, seen = self.guard.state_dict(), len(self.history)
         try:
@@ -114,7 +114,7 @@ class Watch:
         if not {"guard", "settings"} <= state.keys():
             raise ValueError(f"the checkpoint's guard state has keys {sorted(state)}; expected guard and settings")
         then, now = json.loads(state["settings"]), json.loads(self._settings())
-        changed = [f"{key} was {then.get(key)!r}, is {now.get(key)!r}" for key in now if then.get(key) != now[key]]
+        changed = [f"{key} was {then[key]!r}, is {now[key]!r}" for key in now if key in then and then[key] != now[key]]
         if changed:
             raise ValueError(
                 f"the checkpoint's history was measured otherwise: {'; '.join(changed)}. Its numbers could not be "
@@ -125,7 +125,9 @@ class Watch:
     def _settings(self) -> str:
         training = self.guard.training
         images = dataset_sha256(training.images, training.captions)
-        return json.dumps({**asdict(self.guard.plan), "heldout": training.heldout, "training set": images})
+        eye = self.guard.embedder.metric
+        told = {"embedder": eye.embedder, "threshold": eye.threshold, "heldout": training.heldout}
+        return json.dumps({**asdict(self.guard.plan), **told, "training set": images})
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What a training run left behind about each image: how often samples of its caption brought it back.
 
 Two kinds of run can be read: what `basinguard audit --out` wrote, where every caption was sampled; and a guarded run or
-export, whose record holds what the guard saw at its last probe, of the captions that it sampled.
+export, whose record holds what the guard saw of the captions that it sampled, the newest of each.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def read_run(run: Path, items: Sequence[Item]) -> Evidence:
         if path is None:
             wanted = ", ".join((AUDIT, *RECORDS))
             raise FileNotFoundError(f"{printable(str(run))}: holds none of {wanted}; give a guarded run or an audit")
-        report = _last_report(path, read_record(path).history)
-        counts, source = _probed(path, report, len(trained)), f"{path.name}, probe of epoch {report.epoch}"
+        counts, epochs = _newest(path, read_record(path).history, len(trained))
+        source = f"{path.name}, {_spoken(epochs)}"
     by_caption = {trained[index].caption: clopper_pearson(*found) for index, found in counts.items()}
     risks = {item.file_name: by_caption[item.caption] for item in trained if item.caption in by_caption}
     return Evidence(risks, f"{source}: {len(by_caption)} captions sampled")
@@ -84,11 +84,26 @@ def _audited(path: Path, trained: Sequence[Item]) -> Counts:
     return {index: own.get(index, (0, samples // total)) for index in range(total)}
 
 
-def _last_report(path: Path, history: Sequence[Report]) -> Report:
-    measured = [report for report in history if report.exits and report.probed]
-    if not measured:
-        raise ValueError(f"{path}: its history holds no probe with samples; run `basinguard audit` on the checkpoint")
-    return measured[-1]
+def _newest(path: Path, history: Sequence[Report], trained: int) -> tuple[Counts, list[int]]:
+    """The newest outcome of every caption, and the epochs they are of: probes under a budget take captions in turns."""
+    counts: Counts = {}
+    epochs: list[int] = []
+    for report in reversed(history):
+        if report.epoch >= 0 and report.exits and report.probed:
+            found = _probed(path, report, trained)
+            epochs += [report.epoch] if found.keys() - counts.keys() else []
+            counts = found | counts
+    if not counts:
+        raise ValueError(
+            f"{path}: its history holds no probe with samples and exits; run `basinguard audit` on the checkpoint"
+        )
+    return counts, sorted(epochs)
+
+
+def _spoken(epochs: Sequence[int]) -> str:
+    if len(epochs) == 1:
+        return f"probe of epoch {epochs[0]}"
+    return f"probes of epochs {epochs[0]} to {epochs[-1]}, the newest of each caption"
 
 
 def _probed(path: Path, report: Report, trained: int) -> Counts:
