@@ -19,6 +19,7 @@ from .plan import FIRST_SEED, Model, Plan, pairs_of
 from .records import Estimate, Exit, Group, ImageResult, Match, Report
 
 Align = Callable[[Tensor, Sequence[str]], Tensor]
+Faithful = Callable[[Tensor], Tensor]
 GAP_SEEDS = (FIRST_SEED,)
 SEEDS = 8  # seeds that captions share, going round: one unguided trajectory each
 WORST = 10  # captions named in a report
@@ -40,6 +41,16 @@ class Table:
     heldout: dict[int, float] = field(default_factory=dict)
     sigma_c: dict[int, float] = field(default_factory=dict)
     heldout_sigma_c: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Control:
+    """What samples of held-out captions say, see `Report`; nothing where there are none."""
+
+    similarity: Estimate | None = None
+    alignment: Estimate | None = None
+    fidelity: Estimate | None = None
+    groups: tuple[Group, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,12 +84,21 @@ class Look:
         scope: what is covered.
         null: what the base model measured; None when this is the base model.
         align: agreement of images and captions.
+        faithful: how far each image looks like the subject.
     """
 
     def __init__(
-        self, eye: Eye, plan: Plan, model: Model, scope: Scope, null: Table | None, align: Align | None
+        self,
+        eye: Eye,
+        plan: Plan,
+        model: Model,
+        scope: Scope,
+        null: Table | None,
+        align: Align | None,
+        faithful: Faithful | None = None,
     ) -> None:
         self.eye, self.plan, self.model, self.scope, self.align = eye, plan, model, scope, align
+        self.faithful = faithful
         self.training, self.evals, self.now = eye.training, 0, Table()
         self.null = self.now if null is None else null
         self.captions = [self.training.captions[i] for i in scope.sampled]
@@ -108,7 +128,7 @@ class Look:
         self.evals += stem.evals
         exits = self._exits(begun, matches, stem, anchors)
         gaps, alarm = self._gaps()
-        heldout, heldout_group = self._heldout()
+        heldout = self._heldout()
         uncond = self._uncond(stem)
         clusters = self.pairs.prompt.tolist()
         similarity = [match.similarity for match in matches]
@@ -128,12 +148,14 @@ class Look:
             gap_excess=alarm.excess if alarm else None,
             gap_auc=alarm.auc if alarm else None,
             similarity_p95=stats.cluster_bootstrap(similarity, clusters, _p95),
-            similarity_heldout=heldout,
+            similarity_heldout=heldout.similarity,
             risk_uncond=uncond,
-            alignment=self._alignment(images, clusters),
+            alignment=self._alignment(images, [self.captions[k] for k in clusters], clusters),
+            alignment_heldout=heldout.alignment,
+            fidelity=heldout.fidelity,
             curve=tuple(basin.curve(exits, self.probe.timesteps)),
             exits=tuple(exits),
-            groups=(*self._groups(exits, self.eye.copied(matches)), *heldout_group),
+            groups=(*self._groups(exits, self.eye.copied(matches)), *heldout.groups),
             images=self._images(exits, gaps[0], retention),
             probed=self.scope.sampled,
             precision=self.scope.precision,
@@ -195,14 +217,15 @@ class Look:
         rise = {i: value - base[i] for i, value in now.items() if i in base}
         return stats.cluster_bootstrap(list(rise.values()), list(rise)) if rise else None
 
-    def _heldout(self) -> tuple[Estimate | None, tuple[Group, ...]]:
-        """Do captions that the model never saw fall into training images too?"""
+    def _heldout(self) -> Control:
+        """Do captions that the model never saw fall into training images too, and what do they give?"""
         prompts = self.training.heldout
         if not prompts or not self.scope.thorough:
-            return None, ()
+            return Control()
         probe, pairs = self.probe_of(prompts), pairs_of(len(prompts), self.seeds, 1, self.model.latent_shape)
         begun = guided(probe, pairs)
-        matches = self._seen(begun.ends)
+        images = self.model.decode(begun.ends)
+        matches = self.eye.matches(images)
         copied = self.eye.copied(matches)
         width = [0.0] * len(pairs)
         self.evals += begun.evals
@@ -219,17 +242,21 @@ class Look:
             risk=stats.rate(copied, pairs.prompt),
             width=stats.cluster_bootstrap(width, pairs.prompt),
         )
-        return similarity, (group,)
+        clusters = pairs.prompt.tolist()
+        return Control(
+            similarity,
+            self._alignment(images, [prompts[k] for k in clusters], clusters),
+            stats.cluster_bootstrap(self.faithful(images), clusters) if self.faithful else None,
+            (group,),
+        )
 
     def _uncond(self, stem: basin.Trunk) -> Estimate:
         """Does the empty prompt alone reproduce training images? Then guidance at scale 0 cannot help."""
         ends = self.probe.path.latents(stem.states[-1])
         return stats.rate(self.eye.is_copy(self.model.decode(ends)), torch.arange(len(ends)))
 
-    def _alignment(self, images: Tensor, clusters: Sequence[int]) -> Estimate | None:
-        if self.align is None:
-            return None
-        return stats.cluster_bootstrap(self.align(images, [self.captions[k] for k in clusters]), clusters)
+    def _alignment(self, images: Tensor, captions: Sequence[str], clusters: Sequence[int]) -> Estimate | None:
+        return None if self.align is None else stats.cluster_bootstrap(self.align(images, captions), clusters)
 
     def _groups(self, exits: Sequence[Exit], copied: Tensor) -> list[Group]:
         """Captions of one image, and of several."""

@@ -275,6 +275,8 @@ class Report(Noun):
         probed: training captions that were sampled; what `exits` count in.
         images: the training images that were looked at, those whose caption's gap rose most first.
         precision: what the probe's budget bought.
+        alignment_heldout: agreement of the samples of held-out captions with them, plain CFG.
+        fidelity: how far those samples look like the subject or style that is taught, higher is better.
         note: what the reader should know before acting on the numbers.
     """
 
@@ -309,6 +311,8 @@ class Report(Noun):
     probed: tuple[int, ...] = ()
     precision: str = ""
     note: str = ""
+    alignment_heldout: Estimate | None = None
+    fidelity: Estimate | None = None
 
     @classmethod
     def missed(cls, epoch: int, train_step: int, problem: str) -> Report:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torchvision.transforms.functional import pil_to_tensor
 
+from ..dashboard import dashboard
 from ..guard import Guard
 from ..plots import contact_sheet, curve_figure, history_figure
 from ..records import Estimate, Report, measured
+from ..standing import Standing
+from ..verdict import newest_known
 from ..words import moved
 from .diffusers import LatentModel
 
 MEASURED = (
     *("risk", "width", "log_width", "exit", "gap", "gap_heldout", "gap_excess", "gap_auc"),
     *("sigma_c", "sigma_c_excess", "caption_gap", "similarity_p95", "similarity_heldout", "risk_uncond", "alignment"),
+    *("alignment_heldout", "fidelity"),
 )
 
 
-def scalars(history: Sequence[Report]) -> dict[str, float]:
-    """What is logged of the last measured report: every estimate and its ends, and how far it moved since the base."""
+def scalars(history: Sequence[Report], standing: Standing | None = None) -> dict[str, float]:
+    """What is logged of the last measured report: every estimate and its ends, and how far it moved since the base.
+
+    With a standing also `guard/verdict`, 0 safe to 3 too late (an unknown one keeps the number of the last that was
+    known), `guard/forecast` in epochs, and `guard/ship_plain` and `guard/ship_guarded`: the train step where the newest
+    epoch is the one to ship, else 0.
+    """
     last, base = measured(history)[-1], history[0]
     values: dict[str, float] = {}
     for name in MEASURED:
@@ -37,20 +46,48 @@ def scalars(history: Sequence[Report]) -> dict[str, float]:
             values[f"guard/{name}_since_base"] = estimate.value - before.value
     if last.transition is not None:
         values["guard/transition"] = last.transition
+    return values | (_standing(history, standing) if standing else {})
+
+
+def _standing(history: Sequence[Report], standing: Standing) -> dict[str, float]:
+    known = newest_known(history, standing.allowed)
+    values = {"guard/verdict": float(known.level if known else 0)}
+    if standing.forecast.epochs is not None:
+        values["guard/forecast"] = standing.forecast.epochs.value
+    for name, choice in (("plain", standing.plain), ("guarded", standing.guarded)):
+        newest = choice is not None and choice.train_step == history[-1].train_step
+        values[f"guard/ship_{name}"] = float(history[-1].train_step if newest else 0)
     return values
 
 
-def show(loggers: Sequence[Any], guard: Guard, model: LatentModel, transition: float | None, train_step: int) -> None:
+def tell_progress_bar(trainer: Any, state: Callable[[], str]) -> None:
+    """Adds the verdict to what the progress bar shows; a text, which Lightning's own `log` does not take."""
+    bar = trainer.progress_bar_callback
+    if bar is None or not hasattr(bar, "get_metrics"):
+        return
+    get = type(bar).get_metrics
+
+    def get_metrics(*args: Any) -> dict[str, Any]:
+        shown = state()
+        return {**get(bar, *args), **({"guard": shown} if shown else {})}
+
+    bar.get_metrics = get_metrics
+
+
+def show(loggers: Sequence[Any], guard: Guard, model: LatentModel, standing: Standing | None, train_step: int) -> None:
     """Curves and a contact sheet for every logger that can take them; what it can do decides, not what it is."""
     boards = [logger.experiment for logger in loggers if hasattr(logger.experiment, "add_figure")]
     albums = [logger for logger in loggers if hasattr(logger, "log_image")]
     if not (boards or albums):
         return
-    sheet = contact_sheet(*guard.show(model, transition))
+    sheet = contact_sheet(*guard.show(model, guard.history[-1].transition))
     for board in boards:
         board.add_figure("guard/curve", curve_figure(guard.history), train_step)
         board.add_figure("guard/history", history_figure(guard.history), train_step)
         board.add_image("guard/contact_sheet", pil_to_tensor(sheet), train_step)
         board.add_text("guard/report", moved(guard.history), train_step)
+        if standing is not None:
+            board.add_figure("guard/dashboard", dashboard(guard.history, standing), train_step)
+            board.add_text("guard/standing", str(standing), train_step)
     for album in albums:
         album.log_image(key="guard/contact_sheet", images=[sheet], step=train_step)
