@@ -8,7 +8,7 @@ Copy this file, do not import it.
     python recipes/acting_study.py table --out runs/acting --results recipes/results
 
 TinyWorld learns a style that it cannot draw, dusk, from 8, 32 or 128 captioned scenes, as a LoRA or in full, at two
-learning rates, in batches of 4 without any protection: 160, 80 and 32 passes over the images. It is measured before
+learning rates, in batches of 4 without any protection: 240, 160 and 20 passes over the images. It is measured before
 training and after six epochs: the guard's report, and the loss on held-out scenes with fixed noise (what "lowest
 validation loss" goes by). Fidelity is the share of the way from the base model's samples to dusk scenes, in style:
 kernel distance of mean and spread of the colours of 4 x 4 thumbnails. Every run is one JSON under `--out`; what is
@@ -31,17 +31,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from basinguard import basin
+from basinguard import basin, stats
+from basinguard.adapters.acting import Acting, Actor
 from basinguard.adapters.diffusers import LatentModel
+from basinguard.adapters.filters import LargeGap
 from basinguard.adapters.finetune import FineTune
 from basinguard.adapters.finetune_cli import quiet_lightning
 from basinguard.adapters.images import ImageFolder
+from basinguard.adapters.lightning import MemorizationGuard
 from basinguard.adapters.shipping import clip_for
-from basinguard.adapters.watch import trained_weights, untouched
+from basinguard.adapters.watch import holding, trained_weights, untouched
+from basinguard.choice import choose
 from basinguard.guard import Guard, Plan, TrainingSet
-from basinguard.records import Report
+from basinguard.records import Estimate, Report
+from basinguard.sampling import draw_noise
 from basinguard.similarity.files import to_tensor
 from basinguard.similarity.kernel import KernelDistance
 from basinguard.similarity.structure import Structure
@@ -49,8 +54,13 @@ from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 SCALE, TIMESTEPS, BATCH = 3.0, 10, 4
 PLAN = {"seeds": 2, "timesteps": TIMESTEPS, "scale": SCALE, "risk": 0.1}
-PROBED = {8: (10, 20, 40, 60, 100, 160), 32: (5, 10, 20, 30, 50, 80), 128: (3, 6, 10, 16, 24, 32)}
-RATES = {"full": (3e-4, 8e-4), "lora": (1e-3, 3e-3)}
+PROBED = {
+    8: (20, 40, 80, 120, 160, 240),
+    16: (20, 40, 60, 80, 100, 120),
+    32: (10, 30, 60, 90, 120, 160),
+    128: (2, 4, 8, 12, 16, 20),
+}
+RATES = {"full": (8e-4, 1.6e-3), "lora": (2e-3, 5e-3)}
 TWINS, FRESH, FRESH_SEED = 16, 64, 7_000_000
 HELD_AGAINST = 4  # training images, and twins, whose critical scale is measured
 COARSE = 64  # timesteps by which a critical scale is left open
@@ -76,7 +86,7 @@ class Run:
         return {"method": self.method, "learning_rate": self.rate, "cache": True}
 
 
-RUNS = {r.name: r for r in (Run(n, m, rate) for n in (32, 8, 128) for m in RATES for rate in reversed(RATES[m]))}
+RUNS = {r.name: r for r in (Run(n, m, rate) for n in (8, 32, 128) for m in RATES for rate in reversed(RATES[m]))}
 
 
 def dusk(scene: Image.Image) -> Image.Image:
@@ -248,6 +258,178 @@ def fitted(run: Run, data: ImageFolder, *callbacks: pl.Callback) -> FineTune:
     return module
 
 
+SHIP_SEED, SHIP_PAIRS = 3_000_000, 32  # of what is shipped; no probe and no twin uses these seeds
+PASSES = 30  # "fixed updates per image": the last probed epoch that has shown every image at most so often
+HABITS = ("fixed", "validation", "last")
+
+
+def epochs_of(found: dict[str, Any]) -> dict[str, int | None]:
+    """The epoch that each habit, and the guard, ships of one run; None where the guard ships none."""
+    history = [Report.model_validate(row) for row in found["history"]]
+    allowed, later = PLAN["risk"], history[1:]
+    losses = dict(zip((r.epoch for r in history), found["validation"], strict=True))
+    ours = {how: choose(history, allowed, how) for how in ("plain", "guarded")}
+    return {
+        "fixed": max(r.epoch for r in later if r.epoch + 1 <= PASSES),
+        "validation": min((r.epoch for r in later), key=lambda epoch: losses[epoch]),
+        "last": later[-1].epoch,
+        **{how: choice.epoch if choice else None for how, choice in ours.items()},
+    }
+
+
+@torch.no_grad()
+def samples(guard: Guard, model: LatentModel, prompts: list[str], total: int, transition: float = 999.0) -> Any:
+    """Images [total, 3, H, W] of prompts going round, each with a seed of its own, and whose each is."""
+    prompt = torch.arange(total) % len(prompts)
+    pairs = basin.Pairs(prompt, SHIP_SEED + torch.arange(total), noise_of(total, model))
+    probe = guard.probe(model, prompts)
+    index = torch.zeros_like(prompt) + int((probe.timesteps > transition).sum())
+    states = probe.path.begin(pairs.noise)
+    if int(index[0]):
+        states = basin.prefix(probe, pairs, before=0.0)[0][index, torch.arange(total)]
+    return model.decode(basin.branch(probe, states, prompt, index)[0]), prompt
+
+
+def noise_of(total: int, model: LatentModel) -> torch.Tensor:
+    return draw_noise(range(SHIP_SEED, SHIP_SEED + total), model.latent_shape)
+
+
+def shipped(guard: Guard, model: LatentModel, distance: KernelDistance, transition: float = 999.0) -> dict[str, Any]:
+    """What people get who sample this model so: risk of its captions, alignment and style of held-out ones."""
+    captions, prompts = list(guard.training.captions), list(guard.training.heldout)
+    own, which = samples(
+        guard, model, captions, max(SHIP_PAIRS, len(captions) if len(captions) <= 32 else 0), transition
+    )
+    held, whose = samples(guard, model, prompts, 2 * len(prompts), transition)
+    assert guard.align is not None
+    scores = guard.align(held, [prompts[k] for k in whose.tolist()])
+    return {
+        "risk": stats.rate(guard.is_copy(own), which).model_dump(),
+        "alignment": stats.cluster_bootstrap(scores, whose).model_dump(),
+        "distance": stats.cluster_bootstrap(distance(held), whose).model_dump(),
+    }
+
+
+def ship(run: Run, out: Path) -> None:
+    """Fresh seeds on every epoch that somebody would ship."""
+    target, source = out / f"ship-{run.name}.json", out / f"{run.name}.json"
+    if target.exists() or not source.exists():
+        return
+    found = json.loads(source.read_text())
+    epochs = epochs_of(found)
+    transitions = {row["epoch"]: row["transition"] for row in found["history"]}
+    own, held = folders(out / "data", run.size)
+    guard, distance = guard_for(images_of(own), images_of(held)), style()
+    module = FineTune("tinyworld", **run.settings).eval()
+    told: dict[str, Any] = {"epochs": epochs, "plain": {}, "guarded": {}}
+    for epoch in sorted({e for how, e in epochs.items() if e is not None and how != "guarded"}):
+        with holding(module, load_file(out / run.name / f"epoch-{epoch}.safetensors")):
+            told["plain"][epoch] = shipped(guard, LatentModel(module.pipe), distance)
+    if epochs["guarded"] is not None:
+        epoch = epochs["guarded"]
+        with holding(module, load_file(out / run.name / f"epoch-{epoch}.safetensors")):
+            told["guarded"][epoch] = shipped(guard, LatentModel(module.pipe), distance, transitions[epoch])
+    base = out / "ship-base.json"
+    if not base.exists():
+        untrained = FineTune("tinyworld", **run.settings).eval()
+        base.write_text(json.dumps(shipped(guard, LatentModel(untrained.pipe), distance), indent=1))
+    target.write_text(json.dumps(told, indent=1))
+    print(run.name, json.dumps(epochs), flush=True)
+
+
+ACTED = Run(16, "full", 1.6e-3)
+ADAPTER = Run(16, "lora", 5e-3)
+VARIANTS: dict[str, tuple[Run, dict[str, Any], Acting | None]] = {
+    "full, nothing": (ACTED, {}, None),
+    "rest found images": (ACTED, {}, Acting(rest=0.0)),
+    "draw among captions": (ACTED, {}, Acting(vary_captions=True)),
+    "half the learning rate": (ACTED, {}, Acting(learning_rate=0.5)),
+    "skip low losses": (ACTED, {}, Acting(low_loss=2.0)),
+    "skip large gaps": (ACTED, {}, Acting(large_gap=1.0)),  # its threshold is measured, see `usual_gap`
+    "lora rank 16, nothing": (ADAPTER, {}, None),
+    "lora rank 4": (ADAPTER, {"rank": 4}, None),
+    "lora dropout 0.1": (ADAPTER, {"dropout": 0.1}, None),
+}
+
+
+def several_captions(data: Path, size: int) -> Path:
+    """The training scenes with four captions each: its own, without the detail, without the texture, without both."""
+    source, target = folders(data, size)[0], data / f"train-{size}-captions"
+    if not (target / "metadata.jsonl").exists():
+        target.mkdir(parents=True, exist_ok=True)
+        rows = [json.loads(line) for line in (source / "metadata.jsonl").read_text().splitlines()]
+        for row in rows:
+            (target / row["file_name"]).write_bytes((source / row["file_name"]).read_bytes())
+            _, texture, kind, *detail = row["text"].split()
+            texts = [row["text"], f"a {texture} {kind}", " ".join(["a", kind, *detail]), f"a {kind}"]
+            row["text"] = list(dict.fromkeys(texts))
+        (target / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return target
+
+
+@torch.no_grad()
+def usual_gap(data: ImageFolder) -> float:
+    """The gap of the base model on the training images that 95 % of (image, timestep) pairs do not exceed."""
+    module, found = FineTune("tinyworld", **ACTED.settings), []
+    module.train()
+
+    class Note(LargeGap):
+        """Lets everything pass and writes the gaps down."""
+
+        def __call__(self, errors: torch.Tensor, timesteps: torch.Tensor, gaps: Any) -> torch.Tensor:
+            """All rows count."""
+            found.append(gaps())
+            return torch.ones(len(errors))
+
+    module.filter = Note()
+    latents = module.pipe.vae.encode(data.all_pixels() * 2 - 1).latent_dist.mean * module.pipe.vae.config.scaling_factor
+    embeddings, dice = module.encode_captions([text for _, text in data.items]), torch.Generator().manual_seed(0)
+    for _ in range(8):
+        noise = torch.randn(latents.shape, generator=dice)
+        module.denoising_loss(latents, embeddings, noise, torch.randint(0, 1000, (len(latents),), generator=dice))
+    return float(torch.cat(found).quantile(0.95))
+
+
+def act(name: str, out: Path) -> None:
+    """One variant of the same fine-tune, at equal updates; its last epoch, on fresh seeds and all captions."""
+    target = out / f"act-{name.replace(' ', '-').replace(',', '')}.json"
+    if target.exists():
+        return
+    begun = time.process_time()
+    run, changes, acting = VARIANTS[name]
+    own, held = folders(out / "data", run.size)
+    folder = several_captions(out / "data", run.size) if acting and acting.vary_captions else own
+    data, twins = images_of(folder), images_of(held)
+    if acting and acting.large_gap:
+        acting = Acting(large_gap=usual_gap(data))
+    watched = acting is not None and acting.filter is None
+    kept = out / run.name / f"epoch-{PROBED[run.size][-1] - 1}.safetensors"
+    module = FineTune("tinyworld", **{**run.settings, **changes})
+    history: list[Report] = []
+    did = ""
+    if acting is None and not changes and kept.exists():
+        for key, value in load_file(kept).items():
+            module.trained()[key].data.copy_(value)
+    else:
+        callbacks: list[pl.Callback] = []
+        if watched:
+            plan = {**PLAN, "captions": 12, "every_n_epochs": 10, "alignment": "none", "on_breach": "act"}
+            callbacks.append(MemorizationGuard([text for _, text in twins.items][:8], acting=acting, **plan))
+        elif acting is not None:
+            Actor(acting, module, data)
+        pl.Trainer(
+            max_epochs=PROBED[run.size][-1], accelerator="cpu", logger=False, callbacks=callbacks,
+            enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False, default_root_dir=out,
+        ).fit(module, datamodule=data)  # fmt: skip
+        if watched:
+            history, did = callbacks[0].history, callbacks[0].actor.words  # type: ignore[attr-defined]
+    found = shipped(guard_for(images_of(own), twins), LatentModel(module.eval().pipe), style())
+    told = {"name": name, "acting": vars(acting) if acting else None, "changes": changes, "did": did, **found}
+    told |= {"history": [json.loads(report.to_json()) for report in history]}
+    target.write_text(json.dumps({**told, "cpu_seconds": round(time.process_time() - begun)}, indent=1))
+    print(name, did, {k: str(Estimate(**v)) for k, v in found.items()}, flush=True)
+
+
 def chosen(names: list[str], table: dict[str, Any]) -> Iterator[Any]:
     for name in table if names == ["all"] else names:
         if name not in table:
@@ -257,14 +439,17 @@ def chosen(names: list[str], table: dict[str, Any]) -> Iterator[Any]:
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("what", choices=["train"])
+    ask.add_argument("what", choices=["train", "ship", "act", "table"])
     ask.add_argument("names", nargs="*", default=["all"])
     ask.add_argument("--out", type=Path, default=Path("runs/acting"))
     told = ask.parse_args()
     quiet_lightning()
     told.out.mkdir(parents=True, exist_ok=True)
-    for run in chosen(told.names, RUNS):
-        train(run, told.out)
+    if told.what == "act":
+        for name in chosen(told.names, {name: name for name in VARIANTS}):
+            act(name, told.out)
+    for run in chosen(told.names, RUNS) if told.what in ("train", "ship") else ():
+        {"train": train, "ship": ship}[told.what](run, told.out)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,9 @@ class Acting:
                     f"Acting({name}={value}): expected rest in [0, 1), learning_rate in (0, 1), low_loss above 1, "
                     "large_gap above 0"
                 )
-        if self == Acting(filters_from=self.filters_from):
+        if not self.vary_captions and not any(
+            (self.rest is not None, self.learning_rate, self.low_loss, self.large_gap)
+        ):
             raise ValueError("Acting(): nothing to do; ask for rest, vary_captions, learning_rate, low_loss, large_gap")
 
     @property
