@@ -150,7 +150,7 @@ class Watch:
             allowed=guard.plan.risk,
         )
         found = stand(self.history, guard.plan.risk, known)
-        return found if ship is None else found.model_copy(update={**ship})
+        return found if ship is None else found.model_copy(update={str(how): choice for how, choice in ship.items()})
 
     def _settings(self) -> str:
         training = self.guard.training
