@@ -84,6 +84,7 @@ def fine_tune(out: Path, train: Path, heldout: Path, epochs: int) -> Memorizatio
         before=[0.0, -1.0],
         after=AFTER,
         transitions=TRANSITIONS,
+        ship="last",  # a story about a model that memorizes: the best epoch would be an earlier one
     )
     trainer = pl.Trainer(
         max_epochs=epochs,

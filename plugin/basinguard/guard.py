@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch import Tensor
 from . import basin
 from .budget import EVALUATIONS, STAGES, Account, Budget, Menu, buy, rotated
 from .eye import Eye
-from .look import SEEDS, Look
+from .look import SEEDS, Faithful, Look
 from .plan import FIRST_SEED, Model, Plan, TrainingSet, pairs_of
 from .records import Match, Report
 from .sampling import path_of
@@ -30,6 +30,7 @@ from .scope import Scope, Table
 from .similarity.embed import Embedder
 
 NANO = 1e9  # processes agree on whole numbers
+TWIN_SEED = 900  # of the base model's own samples; probes begin at FIRST_SEED
 
 __all__ = ["FIRST_SEED", "Guard", "Model", "Plan", "TrainingSet", "pairs_of"]
 
@@ -42,6 +43,8 @@ class Guard:
         embedder: the eye that says "same image", with its threshold.
         plan: how much to measure.
         align: agreement of images [B, 3, H, W] and captions, [B], higher is better; None where no such model exists.
+        faithful: how far each image [B, 3, H, W] looks like the subject or style that is taught, [B], higher is better;
+            asked about samples of held-out prompts.
     """
 
     def __init__(
@@ -50,8 +53,10 @@ class Guard:
         embedder: Embedder,
         plan: Plan | None = None,
         align: Callable[[Tensor, Sequence[str]], Tensor] | None = None,
+        faithful: Faithful | None = None,
     ) -> None:
         self.training, self.embedder, self.plan, self.align = training, embedder, plan or Plan(), align
+        self.faithful = faithful
         if self.plan.captions > len(training.captions):
             raise ValueError(
                 f"the probe asks for {self.plan.captions} captions, but the training set has {len(training.captions)}; "
@@ -107,11 +112,13 @@ class Guard:
         """
         start = time.monotonic()
         _check_size(self.training, model)
+        if epoch < 0 and self._wants_twins(model):
+            self._take_twins(self._draw_twins(model))
         menu = self._menu(model)
         scope = self._scope(menu, epoch, start)
         report = None
         if scope is not None:
-            look = Look(self.eye, self.plan, model, scope, None if epoch < 0 else self.null, self.align)
+            look = Look(self.eye, self.plan, model, scope, None if epoch < 0 else self.null, self.align, self.faithful)
             report = look.report(epoch, train_step, start)
             self.null, self.latest = look.null, look.now
             self.history.append(report)
@@ -153,6 +160,23 @@ class Guard:
             scales=images + held,
             unit=max(1, self.plan.chunk // 8) if timed else 1,  # batches are padded: a row more may cost nothing
         )
+
+    def _wants_twins(self, model: Model) -> bool:
+        training = self.training
+        needed = self.plan.retention > 0 and training.borrowed and training.heldout_images is None
+        return needed and bool(training.heldout) and hasattr(model, "encode")
+
+    def _draw_twins(self, model: Model) -> Tensor:
+        """Images that the base model itself draws for the held-out prompts, [M, 3, H, W] in [0, 1], by plain CFG."""
+        prompts = self.training.heldout
+        probe, pairs = self.probe(model, prompts), pairs_of(len(prompts), [TWIN_SEED], 1, model.latent_shape)
+        begin = torch.zeros_like(pairs.prompt)
+        images = model.decode(basin.branch(probe, probe.path.begin(pairs.noise), pairs.prompt, begin)[0])
+        return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+    def _take_twins(self, pixels: Tensor) -> None:
+        self.training = replace(self.training, heldout_images=pixels.float() / 255)
+        self.eye.training = self.training
 
     def _scope(self, menu: Menu, epoch: int, now: float) -> Scope | None:
         """What this probe covers, or None when it cannot be paid."""
@@ -213,9 +237,12 @@ class Guard:
         return columns, captions, marks
 
     def state_dict(self) -> dict[str, Any]:
-        """The history and what it is compared with, as plain JSON text."""
+        """The history and what it is compared with, as plain JSON text; images of borrowed twins as bytes."""
         kept = {"null": asdict(self.null), "account": asdict(self.account), "turns": self._turns}
-        return {"history": [report.to_json() for report in self.history], "kept": json.dumps(kept)}
+        state: dict[str, Any] = {"history": [report.to_json() for report in self.history], "kept": json.dumps(kept)}
+        if self.training.borrowed and self.training.heldout_images is not None:
+            state["twins"] = (self.training.heldout_images * 255).round().to(torch.uint8)
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes the history of an interrupted run.
@@ -229,6 +256,8 @@ class Guard:
         kept = json.loads(state.get("kept", "{}"))
         tables = kept.get("null", {})
         self.null = Table(**{name: {int(i): float(v) for i, v in table.items()} for name, table in tables.items()})
+        if "twins" in state and self.training.borrowed:
+            self._take_twins(state["twins"])
         self.account, self._turns = Account(**kept.get("account", {})), {**self._turns, **kept.get("turns", {})}
         self._left_at = time.monotonic()
 

@@ -23,6 +23,7 @@ from .scales import ENCODED, Scales, measure_scales
 from .scope import Scope, Table, alarm_of, since
 
 Align = Callable[[Tensor, Sequence[str]], Tensor]
+Faithful = Callable[[Tensor], Tensor]
 GAP_SEEDS = (FIRST_SEED,)
 SEEDS = 8  # seeds that captions share, going round: one unguided trajectory each
 WORST = 10  # captions named in a report
@@ -60,6 +61,7 @@ class Look:
         scope: what is covered.
         null: what the base model measured; None when this is the base model.
         align: agreement of images and captions.
+        faithful: how far each image looks like the subject.
 
     Attributes:
         now: what was found for every caption and image.
@@ -68,9 +70,17 @@ class Look:
     """
 
     def __init__(
-        self, eye: Eye, plan: Plan, model: Model, scope: Scope, null: Table | None, align: Align | None
+        self,
+        eye: Eye,
+        plan: Plan,
+        model: Model,
+        scope: Scope,
+        null: Table | None,
+        align: Align | None,
+        faithful: Faithful | None = None,
     ) -> None:
         self.eye, self.plan, self.model, self.scope, self.align = eye, plan, model, scope, align
+        self.faithful = faithful
         self.training, self.now = eye.training, Table()
         self.null = self.now if null is None else null
         self.sampled: Sampled | None = None
@@ -151,7 +161,7 @@ class Look:
         return {
             "risk": stats.rate(self.eye.copied(drawn.matches), clusters),
             "similarity_p95": stats.cluster_bootstrap(similarity, clusters, _p95),
-            "alignment": self._alignment(drawn, clusters),
+            "alignment": self._alignment(drawn.images, [drawn.captions[k] for k in clusters], clusters),
         }
 
     def _exits(self, drawn: Sampled, found: dict[str, Any]) -> list[Exit]:
@@ -217,13 +227,14 @@ class Look:
         return (found[0], found[1]), alarm_of(found[0], self.null.gaps, found[1], self.null.heldout)
 
     def _heldout(self, groups: tuple[Group, ...]) -> dict[str, Any]:
-        """Do captions that the model never saw fall into training images too? One more group says."""
+        """Do captions that the model never saw fall into training images too, and what do they give?"""
         prompts = self.training.heldout
         if not prompts:
             return {}
         probe, pairs = self.probe_of(prompts), pairs_of(len(prompts), self.seeds, 1, self.model.latent_shape)
         begun = guided(probe, pairs)
-        matches = self._seen(begun.ends)
+        images = self.model.decode(begun.ends)
+        matches = self.eye.matches(images)
         copied = self.eye.copied(matches)
         width = [0.0] * len(pairs)
         self._count("heldout", begun.evals)
@@ -239,18 +250,21 @@ class Look:
             risk=stats.rate(copied, pairs.prompt),
             width=stats.cluster_bootstrap(width, pairs.prompt),
         )
-        similarity = stats.cluster_bootstrap([m.similarity for m in matches], pairs.prompt, _p95)
-        return {"similarity_heldout": similarity, "groups": (*groups, group)}
+        clusters = pairs.prompt.tolist()
+        return {
+            "similarity_heldout": stats.cluster_bootstrap([m.similarity for m in matches], clusters, _p95),
+            "alignment_heldout": self._alignment(images, [prompts[k] for k in clusters], clusters),
+            "fidelity": stats.cluster_bootstrap(self.faithful(images), clusters) if self.faithful else None,
+            "groups": (*groups, group),
+        }
 
     def _uncond(self, probe: basin.Probe, stem: basin.Trunk) -> Estimate:
         """Does the empty prompt alone reproduce training images? Then guidance at scale 0 cannot help."""
         ends = probe.path.latents(stem.states[-1])
         return stats.rate(self.eye.is_copy(self.model.decode(ends)), torch.arange(len(ends)))
 
-    def _alignment(self, drawn: Sampled, clusters: Sequence[int]) -> Estimate | None:
-        if self.align is None:
-            return None
-        return stats.cluster_bootstrap(self.align(drawn.images, [drawn.captions[k] for k in clusters]), clusters)
+    def _alignment(self, images: Tensor, captions: Sequence[str], clusters: Sequence[int]) -> Estimate | None:
+        return None if self.align is None else stats.cluster_bootstrap(self.align(images, captions), clusters)
 
     def _groups(self, drawn: Sampled, exits: Sequence[Exit]) -> list[Group]:
         """Captions of one image, and of several."""

@@ -49,12 +49,14 @@ class TrainingSet:
         captions: one for each image.
         heldout: prompts the model was not trained on: the control group.
         heldout_images: their images, [M, 3, H, W], where there are any: the control of critical scales.
+        borrowed: `heldout` are stand-ins, see `twins`; their images are drawn by the base model when they are needed.
     """
 
     images: Tensor
     captions: tuple[str, ...]
     heldout: tuple[str, ...] = ()
     heldout_images: Tensor | None = None
+    borrowed: bool = False
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.captions) or not self.captions:

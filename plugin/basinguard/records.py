@@ -276,6 +276,8 @@ class Report(Noun):
         probed: training captions that were sampled; what `exits` count in.
         images: the training images that were looked at, those whose caption's gap rose most first.
         precision: what the probe's budget bought.
+        alignment_heldout: agreement of the samples of held-out captions with them, plain CFG.
+        fidelity: how far those samples look like the subject or style that is taught, higher is better.
         note: what the reader should know before acting on the numbers.
     """
 
@@ -310,6 +312,8 @@ class Report(Noun):
     probed: tuple[int, ...] = ()
     precision: str = ""
     note: str = ""
+    alignment_heldout: Estimate | None = None
+    fidelity: Estimate | None = None
 
     @property
     def searched(self) -> bool:
@@ -334,7 +338,7 @@ def measured(history: Sequence[Report]) -> list[Report]:
     return [report for report in history if not report.problem]
 
 
-def standing(history: Sequence[Report]) -> Report | None:
+def last_search(history: Sequence[Report]) -> Report | None:
     """The newest report that looked for exits; its transition stands until another one does."""
     return next((report for report in reversed(history) if report.searched), None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .records import Estimate, Report, measured, standing
+from .records import Estimate, Report, last_search, measured
 
 SPOKEN = {
     "risk": "risk under plain CFG",
@@ -32,7 +32,7 @@ def moved(history: Sequence[Report]) -> str:
     base, last = reports[0], reports[-1]
     previous = reports[-2] if len(reports) > 1 else last
     lines = [
-        f"**{_when(last)}**, {_transition(last, standing(reports))}",
+        f"**{_when(last)}**, {_transition(last, last_search(reports))}",
         "",
         f"| | now, 95% interval | since {_when(previous)} | since {_when(base)} |",
         "|---|---|---|---|",

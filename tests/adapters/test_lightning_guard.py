@@ -135,7 +135,7 @@ def test_a_budget_buys_gaps_first_and_a_report_without_samples_is_read_as_one(ti
         (1, True, False),
     ]
     assert "gap of 4 of 4 captions; no samples; exits take" in gaps.history[-1].precision
-    assert gaps._kept.epoch == 1, "no samples do not say that no transition protects"
+    assert gaps.keeper.kept["guarded"].epoch == 1, "no samples do not say that no transition protects"
     rows = list(csv.DictReader((tmp_path / "gaps" / "metrics.csv").open()))
     steps = {name: [row["step"] for row in rows if row.get(name)] for name in ("guard/gap", "guard/risk")}
     assert len(steps["guard/gap"]) == 3

@@ -2,7 +2,7 @@
 
 import pytest
 
-from basinguard.records import Report, standing
+from basinguard.records import Report, last_search
 from basinguard.stats import wilson
 from basinguard.words import moved
 
@@ -34,7 +34,7 @@ def test_gaps_alone_do_not_say_that_no_transition_protects():
     assert "| gap, training captions |" in text
     assert "risk" not in text
     assert "within the budget: gap of 20 of 20 captions; no samples" in text
-    assert standing([base, sampled, gaps]) is sampled
+    assert last_search([base, sampled, gaps]) is sampled
     assert "too late" not in moved([gaps])
     late = moved([base, report(2, 20, None), gaps])
     assert "no transition on the grid leaves a risk within the plan's, as of epoch 2" in late

@@ -43,9 +43,9 @@ def fit(base, folder, root, *callbacks, epochs=2, ckpt=None, logger=False, model
         module = FineTune(str(base), **{"method": "lora", "rank": 2, "learning_rate": 1e-3, **(model or {})})
         coach = pl.Trainer(
             max_epochs=epochs, accelerator="cpu", default_root_dir=root, callbacks=list(callbacks), logger=logger,
-            enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+            enable_model_summary=False, log_every_n_steps=1,
             enable_checkpointing=any(isinstance(c, pl.callbacks.ModelCheckpoint) for c in callbacks),
-            **(trainer or {}),
+            **{"enable_progress_bar": False, **(trainer or {})},
         )  # fmt: skip
     coach.fit(module, datamodule=ImageFolder(str(folder), resolution=32, batch_size=2), ckpt_path=ckpt)
     return coach, module

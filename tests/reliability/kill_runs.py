@@ -94,7 +94,7 @@ def live(root: Path, place: mmap.mmap) -> None:
         "history": [report.to_json() for report in untimed(guard.history)],
         "record": record.to_json(),
         "weights": digest(dict(module.named_parameters())),
-        "kept": digest(guard._kept.weights),
+        "kept": digest(guard.keeper.kept["guarded"].weights),
     }
     (root / "outcome.json").write_text(json.dumps(outcome))
 

@@ -21,6 +21,7 @@ from guarded_runs import picture_folder
 from safetensors.torch import save_file
 
 from basinguard.adapters.accelerate import LoopGuard
+from basinguard.adapters.acting import Acting
 from basinguard.adapters.images import ImageFolder
 from basinguard.adapters.lightning import MemorizationGuard
 from basinguard.adapters.loading import load_pipeline, require_stable_diffusion
@@ -34,6 +35,7 @@ from basinguard.export.reading import inspect_file
 from basinguard.guard import Guard, Plan, TrainingSet
 from basinguard.records import MAX_BYTES, read_record
 from basinguard.similarity.structure import Structure
+from basinguard.standing import read_history
 
 TABLE = Path(__file__).with_name("bad_input.md")
 HEAD = """# Bad input, and what the user sees
@@ -137,6 +139,11 @@ CASES = {
     "a module without a pipeline": lambda root: require_parts(SimpleNamespace(items=1, all_pixels=1), object()),
     "resumed with other seeds": resumed_with(seeds=2),
     "resumed with a state of something else": lambda root: Watch(make_guard()).load_state_dict({"history": []}),
+    "resumed with another data set": lambda root: Watch(make_guard(captions=("a ball", "a cup"))).load_state_dict(Watch(make_guard()).state_dict()),
+    "on_breach='act' without an Acting": lambda root: MemorizationGuard(on_breach="act"),
+    "an Acting that does nothing": lambda root: Acting(),
+    "an Acting that rests all turns": lambda root: Acting(rest=1.0),
+    "a guard.json that is none": lambda root: read_history(write(root, "guard.json", "3")),
     "an exception in a probe": failing_probe(ZeroDivisionError("division by zero")),
     "NaN from the model": failing_probe(FloatingPointError("the model's prediction is not finite")),
     "out of memory in a probe": failing_probe(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")),

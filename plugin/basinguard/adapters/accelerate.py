@@ -33,9 +33,12 @@ import torch
 from torch import nn
 
 from ..certify import Terms
+from ..choice import How
 from ..export.merge import merged
 from ..guard import Guard
-from ..records import Record, Report, standing
+from ..records import Record, Report
+from ..standing import Standing
+from .keeping import Keeper, Ship, export_plain, plain_directory
 from .shipping import ship
 from .watch import OnError, Watch, holding, trained_weights, untouched
 
@@ -56,6 +59,7 @@ class LoopGuard:
         accelerator: saves and restores the history in its checkpoints; without one, use `state_dict`.
         dtype: precision of the probes; None keeps the modules' own. Give the mixed precision of the training here.
         on_error: "warn" reports a problem once and goes on, "raise" stops.
+        ship: of the epochs that keep the risk, export the "best" or the "last", see `choice.choose`.
 
     Raises:
         ValueError: the accelerator splits the weights among processes.
@@ -68,10 +72,11 @@ class LoopGuard:
         *,
         dtype: torch.dtype | None = None,
         on_error: OnError = "warn",
+        ship: Ship = "best",
     ) -> None:
-        self._kept: dict[str, torch.Tensor] = {}
         if accelerator is not None:
             _require_whole_weights(accelerator)
+        self.keeper = Keeper(guard.plan.risk, ship)
         self.watch = Watch(guard, dtype=dtype, on_error=on_error)
         if accelerator is not None:
             accelerator.register_for_checkpointing(self)
@@ -80,6 +85,11 @@ class LoopGuard:
     def history(self) -> list[Report]:
         """Every report so far; epoch -1 is the untouched base model, a report with a `problem` is a gap."""
         return self.watch.history
+
+    @property
+    def standing(self) -> Standing:
+        """Verdict, forecast and the epochs to ship, as of the newest report; `standing.verdict.breaches()` to stop."""
+        return self.watch.standing(self.keeper.choices(self.history))
 
     def measure(self, pipe: Any, epoch: int, train_step: int = 0) -> Report | None:
         """Measures the modules of a pipeline as they stand now.
@@ -98,13 +108,12 @@ class LoopGuard:
         if known:
             return known[0]
         report = self.watch.probe(pipe, epoch=epoch, train_step=train_step)
-        stands = standing(self.history)
-        if report is not None and not report.problem and stands is not None and stands.transition is not None:
-            self._kept = trained_weights(_parts(pipe))
+        if report is not None and not report.problem:
+            self.keeper.look(self.history, lambda: trained_weights(_parts(pipe)))
         return report
 
     def export(self, pipe: Any, out: Path, terms: Terms, *, base: str) -> Record | None:
-        """Calibrates and exports the last weights that a transition could protect.
+        """Calibrates and exports the epoch to ship guarded, and beside it, as `OUT-plain`, the one for plain CFG.
 
         Args:
             pipe: as in `measure`; its weights are as before afterwards.
@@ -117,23 +126,32 @@ class LoopGuard:
         """
         if self.watch.team.rank:
             return None
-        parts = SimpleNamespace(export_pipeline=lambda: merged(pipe), base_id=base, pipe=pipe, hparams={})
+        parts, record = SimpleNamespace(export_pipeline=lambda: merged(pipe), base_id=base, pipe=pipe, hparams={}), None
+        modules = (pipe.unet, pipe.vae, pipe.text_encoder)
         try:
-            with untouched(pipe.unet, pipe.vae, pipe.text_encoder), self.kept_weights(pipe):
-                return ship(self.watch.guard, parts, terms, out, dtype=self.watch.dtype)[0]
+            with untouched(*modules), self.kept_weights(pipe):
+                record = ship(self.watch.guard, parts, terms, out, dtype=self.watch.dtype)[0]
         except Exception as error:
             self.watch.complain(f"nothing was exported to {out}; call export again", error)
-            return None
+        choice = self.keeper.choices(self.history)["plain"]
+        try:
+            if choice is not None:
+                with untouched(*modules), self.kept_weights(pipe, "plain"):
+                    export_plain(parts, choice, plain_directory(out))
+        except Exception as error:
+            self.watch.complain(f"nothing was exported to {plain_directory(out)}; call export again", error)
+        return record
 
     @contextmanager
-    def kept_weights(self, pipe: Any) -> Iterator[None]:
-        """Inside, the pipeline holds the last weights that a transition could protect."""
-        with holding(_parts(pipe), self._kept):
+    def kept_weights(self, pipe: Any, how: How = "guarded") -> Iterator[None]:
+        """Inside, the pipeline holds the weights of the epoch to ship for guarded sampling, or for plain CFG."""
+        kept = self.keeper.kept.get(how)
+        with holding(_parts(pipe), kept.weights if kept else {}):
             yield
 
     def state_dict(self) -> dict[str, Any]:
         """History and kept weights: texts, numbers and tensors only."""
-        return {**self.watch.state_dict(), "kept": dict(self._kept)}
+        return {**self.watch.state_dict(), "kept": self.keeper.state_dict(-1, averaged=True)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up an interrupted run.
@@ -142,7 +160,8 @@ class LoopGuard:
             ValueError: the state is damaged, or was measured on other images or with other settings.
         """
         self.watch.load_state_dict(state)
-        self._kept = dict(state.get("kept", {}))
+        if not self.watch.other_data:
+            self.keeper.load_state_dict(state.get("kept") or {}, dict)
 
 
 def _parts(pipe: Any) -> nn.Module:

@@ -10,7 +10,7 @@ from math import log
 
 from torch.utils.data import Sampler
 
-from .ordering import EpochOrder
+from .ordering import MARK, EpochOrder
 
 Shape = tuple[int, int]  # width, height in pixels
 LONGEST = 2.0  # most width for a height, or the other way round
@@ -75,7 +75,7 @@ class BucketBatches(Sampler[list[int]]):
         """A batch as soon as its bucket has enough; what is left over comes last."""
         waiting: dict[int, list[int]] = {}
         for key in self.sampler:
-            queue = waiting.setdefault(self.bucket[key % len(self.bucket)], [])
+            queue = waiting.setdefault(self.bucket[key % MARK % len(self.bucket)], [])
             queue.append(key)
             if len(queue) == self.batch_size:
                 yield list(queue)

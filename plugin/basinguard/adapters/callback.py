@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,31 +13,22 @@ from ..calibrate import Candidate
 from ..certify import Terms
 from ..export.atomic import whole_file
 from ..guard import Guard, Plan
-from ..records import Record, Report, standing
+from ..records import Record, Report
 from ..similarity.choose import choose_embedder
+from ..standing import GuardFile, Standing
+from ..verdict import Breach
+from .acting import Acting, Actor, advice, every_rise
 from .control import Threshold, require_control, training_set, with_threshold
 from .diffusers import LatentModel
+from .keeping import Keeper, Ship, as_kept, export_plain, plain_directory
 from .refusals import require_parts, require_whole_weights
-from .shipping import alignment_for, ship
-from .showing import remembered, scalars, show
-from .watch import OnError, Watch, holding, same_streams, trained_weights, untouched
+from .shipping import clip_for, ship, subject_of
+from .showing import remembered, scalars, show, tell_progress_bar
+from .watch import OnError, Watch, same_streams, trained_weights, untouched
 
 KEPT = "basinguard"  # key of a checkpoint
 HISTORY = "guard.json"  # in the run's log directory
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Weights that a transition could still protect.
-
-    Attributes:
-        epoch, train_step: when they were measured.
-        weights: trained parameters by name, as measured: averaged ones where training averages.
-    """
-
-    epoch: int
-    train_step: int
-    weights: dict[str, torch.Tensor]
+OnBreach = Literal["warn", "stop", "act"]
 
 
 class GuardHooks:
@@ -48,7 +37,11 @@ class GuardHooks:
     Scalars `guard/...` can be monitored by `EarlyStopping` and `ModelCheckpoint` in the same epoch. A logger that takes
     figures also gets the basin curve and a contact sheet; other loggers get the scalars; no logger works too.
 
-    `guard.json` in the log directory holds every report so far, whatever ends the run.
+    After each probe a verdict says where the run stands, a forecast when plain CFG will exceed the allowed risk, and
+    the epochs to ship are chosen: on the progress bar, in TensorBoard (`guard/dashboard`, `guard/standing`), and with
+    every report so far in `guard.json` in the log directory, whatever ends the run. Lightning's own callbacks can act
+    on the same numbers: `EarlyStopping("guard/verdict", divergence_threshold=1.5, patience=1000)` ends a run that
+    memorizes, `ModelCheckpoint(monitor="guard/ship_plain", mode="max")` keeps the checkpoint of the epoch to ship.
 
     Training is the same to the bit with and without it, whatever a probe meets becomes a gap in the history, and a
     resumed run has the history of an uninterrupted one. With DDP all processes share the work of a probe; strategies
@@ -62,13 +55,14 @@ class GuardHooks:
     datamodule has `items`, (name, caption) of each image, and `all_pixels()`, [N, 3, H, W] in 0..1.
 
     Args:
-        heldout: prompts the model is not trained on, the control group.
+        heldout: prompts the model is not trained on, the control group; recombined from the training captions when not
+            given, none with an empty list.
         every_n_epochs: probe after every n-th epoch.
         captions: how many training captions to sample at each probe.
         seeds: samples for each of them.
         timesteps: sampling steps.
         scale: guidance scale of ordinary CFG.
-        risk: risk that the estimated transition may leave.
+        risk: risk that is allowed: to plain CFG, and to the estimated transition.
         budget: what every probe may cost: "5%" of the time trained since the one before, or a number of UNet
             evaluations; no limit if None. It buys the gap of every caption first, then samples of captions in turns,
             then their exits; a report's `precision` says what, and what was out of reach.
@@ -84,6 +78,13 @@ class GuardHooks:
         transitions: timesteps to try as the transition; every one of the sampler's grid when not given.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
         chunk: most (caption, seed) pairs sampled at once; fewer take less memory and change no result.
+        on_breach: what to do when plain CFG's risk is surely above the allowed one: "warn", "stop" the fit after the
+            epoch, or "act" as `acting` says. Missing evidence stops nothing.
+        breach: whose risk counts: that of "plain" CFG, or that of "guarded" sampling, which comes later.
+        acting: what "act" does; see `acting.Acting`.
+        ship: of the epochs that keep the risk, export the "best" or the "last", see `choice.choose`.
+        fidelity: also measure how far samples of held-out prompts look like the training images, by the model of
+            `alignment`.
         solver: sampler of the probes, one of `solvers.SOLVERS`; calibration and export use the same.
         retention: how many training (and held-out) images get their critical scale measured at each probe.
         checks: candidates tried beyond each search for an exit, to see whether outcomes are ordered.
@@ -127,6 +128,11 @@ class GuardHooks:
         transitions: list[float] | None = None,
         alignment: str = "auto",
         chunk: int = 64,
+        on_breach: OnBreach = "warn",
+        breach: Breach = "plain",
+        acting: Acting | None = None,
+        ship: Ship = "best",
+        fidelity: bool = False,
         solver: str = "ddim",
         retention: int = 0,
         checks: int = 0,
@@ -136,10 +142,16 @@ class GuardHooks:
     ) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"MemorizationGuard(every_n_epochs={every_n_epochs}): expected at least 1")
-        self.heldout, self.every_n_epochs, self.on_error = tuple(heldout or ()), every_n_epochs, on_error
+        if on_breach not in ("warn", "stop", "act") or (on_breach == "act") != (acting is not None):
+            raise ValueError(
+                f"MemorizationGuard(on_breach={on_breach!r}, acting={acting}): expected warn, stop, or act together "
+                "with an Acting(...) that says what to do"
+            )
+        self.heldout = None if heldout is None else tuple(heldout)
+        self.every_n_epochs, self.on_error = every_n_epochs, on_error
         self.plan = Plan(captions, seeds, timesteps, scale, risk, chunk, budget, solver, retention, checks)
         self.embedder, self.threshold, self.heldout_folder = choose_embedder(embedder), threshold, heldout_folder
-        require_control(self.embedder, threshold, self.heldout, heldout_folder)
+        require_control(self.embedder, threshold, self.heldout or (), heldout_folder)
         self.dtype = torch.bfloat16 if precision == "bf16" else None
         self.export_to = Path(export_to) if export_to else None
         self.terms = Terms(
@@ -151,12 +163,16 @@ class GuardHooks:
             transitions=tuple(transitions or ()),
             strengths=tuple(strengths or ()),
         )
-        self.alignment = alignment
+        self.alignment, self.fidelity = alignment, fidelity
+        self.on_breach, self.breach, self.acting = on_breach, breach, acting
+        self.keeper = Keeper(risk, ship)
+        self.actor: Actor | None = None
+        self.standing: Standing | None = None
         self.watch: Watch | None = None
         self.record: Record | None = None
         self.frontier: list[Candidate] = []
         self._state: dict[str, Any] = {}
-        self._kept: Kept | None = None
+        self._warned = False
         self._logged = 0  # reports that were logged in this fit
 
     @property
@@ -180,28 +196,37 @@ class GuardHooks:
         require_whole_weights(trainer.strategy)
         require_parts(trainer.datamodule, pl_module)
         data = trainer.datamodule
+        if self.acting is not None:
+            self.actor = Actor(self.acting, pl_module, data)
         with same_streams():
             training = training_set(data, self.heldout, self.heldout_folder)
             eye = with_threshold(self.embedder, self.threshold, training)
-            align = alignment_for(str(getattr(pl_module, "base_id", "")), self.alignment)
-            guard = Guard(training, eye, self.plan, align)
+            clip = clip_for(str(getattr(pl_module, "base_id", "")), self.alignment)
+            subject = subject_of(clip, training.images) if self.fidelity else None
+            guard = Guard(training, eye, self.plan, clip.score if clip else None, subject)
         self.watch = Watch(guard, dtype=self.dtype, on_error=self.on_error)
         if self._state:
-            self.watch.load_state_dict(self._state)
+            self.load_state_dict(self._state)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Measures the base model; a resumed run measures what the interrupted one was about to."""
         if self.watch is None or trainer.fast_dev_run:
             return
         self._logged = 0
+        tell_progress_bar(trainer, lambda: self.standing.verdict.state if self.standing else "")
+        if self.watch.other_data:
+            self.keeper.kept.clear()
+        self._stand()
         if trainer.global_step == 0 and not self.history:
             self._probe(trainer, pl_module, epoch=-1)
         elif not self.history:
             told = f"resumed at train step {trainer.global_step} without a history: the base model was not measured"
             self.history.append(Report.missed(-1, trainer.global_step, told))
             self.watch.complain("the history has no base model", ValueError(told))
-        elif self._is_owed(trainer, trainer.current_epoch - 1):
-            self._probe(trainer, pl_module, epoch=trainer.current_epoch - 1)
+        elif self._is_owed(trainer, trainer.current_epoch - 1) and self._probe(
+            trainer, pl_module, epoch=trainer.current_epoch - 1
+        ):
+            self._respond(trainer, pl_module)
 
     def _is_owed(self, trainer: Any, epoch: int) -> bool:
         """Whether a checkpoint was made after an epoch's last batch and before its end, which Lightning then skips."""
@@ -213,8 +238,8 @@ class GuardHooks:
         """Measures the model as this epoch left it and logs what moved."""
         if self.watch is None or trainer.fast_dev_run:
             return
-        if self.should_probe(trainer.current_epoch):
-            self._probe(trainer, pl_module, epoch=trainer.current_epoch)
+        if self.should_probe(trainer.current_epoch) and self._probe(trainer, pl_module, epoch=trainer.current_epoch):
+            self._respond(trainer, pl_module)
         if not self.watch.measured:
             _excuse_monitors(trainer)
         elif len(self.history) != self._logged:
@@ -225,7 +250,7 @@ class GuardHooks:
 
         Every process logs the same numbers; taking the largest keeps them exact.
         """
-        self._logged, known = len(self.history), remembered(self.history)
+        self._logged, known = len(self.history), remembered(self.history, self.standing)
         pl_module.log_dict(known, logger=False, sync_dist=True, reduce_fx="max")
         for name in ("risk", "gap_since_base"):
             if f"guard/{name}" in known:
@@ -233,7 +258,7 @@ class GuardHooks:
                 pl_module.log(name, value, prog_bar=True, logger=False, sync_dist=True, reduce_fx="max")
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        """Calibrates and exports the last weights that delayed guidance can still protect.
+        """Calibrates and exports the epoch to ship guarded, and beside it the one that plain CFG may sample.
 
         Everything of the user's is saved by now; a run that was killed here and resumed comes here again.
         """
@@ -241,74 +266,118 @@ class GuardHooks:
             return
         try:
             pl_module.to(trainer.strategy.root_device)
-            with untouched(pl_module), _as_kept(pl_module, self._kept):
+            with untouched(pl_module), as_kept(pl_module, self.keeper.kept.get("guarded")):
                 self.record, self.frontier = ship(
                     self.watch.guard, pl_module, self.terms, self.export_to, dtype=self.dtype
                 )
         except Exception as error:
             self.watch.complain(f"nothing was exported to {self.export_to}; resume the last checkpoint to retry", error)
+        self._export_plain(pl_module, self.watch, plain_directory(self.export_to))
+
+    def _export_plain(self, pl_module: Any, watch: Watch, out: Path) -> None:
+        choice, kept = self.keeper.choices(self.history)["plain"], self.keeper.kept.get("plain")
+        if choice is None or kept is None or kept.epoch != choice.epoch:
+            warnings.warn(f"nothing was exported to {out}: no epoch keeps plain CFG's risk", stacklevel=2)
+            return
+        try:
+            with untouched(pl_module), as_kept(pl_module, kept):
+                export_plain(pl_module, choice, out)
+        except Exception as error:
+            watch.complain(f"nothing was exported to {out}; resume the last checkpoint to retry", error)
 
     def state_dict(self) -> dict[str, Any]:
-        """The history, so that a resumed run goes on where it stopped."""
-        return self.watch.state_dict() if self.watch else self._state
+        """The history and what was done, so that a resumed run goes on where it stopped."""
+        if self.watch is None:
+            return self._state
+        acted = {"acting": self.actor.state_dict()} if self.actor else {}
+        return {**self.watch.state_dict(), **acted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the history of the interrupted run."""
         self._state = state_dict
-        if self.watch is not None:
-            self.watch.load_state_dict(state_dict)
+        if self.watch is None:
+            return
+        self.watch.load_state_dict(state_dict)
+        if self.actor and "acting" in state_dict and not self.watch.other_data:
+            self.actor.load_state_dict(state_dict["acting"])
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Adds the weights to export, unless the checkpoint's own are those."""
-        if self._kept is None:
-            return
-        kept, averaged = self._kept, getattr(pl_module, "ema", None) is not None
-        same = kept.train_step == trainer.global_step and not averaged
-        checkpoint[KEPT] = {
-            "epoch": kept.epoch,
-            "train_step": kept.train_step,
-            "weights": {} if same else kept.weights,
-        }
+        averaged = getattr(pl_module, "ema", None) is not None
+        if self.keeper.kept:
+            checkpoint[KEPT] = self.keeper.state_dict(trainer.global_step, averaged=averaged)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Takes them back; the module's weights have been restored already."""
-        stored = checkpoint.get(KEPT)
-        if stored:
-            weights = stored["weights"] or trained_weights(pl_module)
-            self._kept = Kept(stored["epoch"], stored["train_step"], weights)
+        self.keeper.load_state_dict(checkpoint.get(KEPT) or {}, lambda: trained_weights(pl_module))
 
-    def _probe(self, trainer: Any, pl_module: Any, epoch: int) -> None:
-        """Measures, logs and shows what is new, and remembers the weights while a transition still protects them."""
+    def _respond(self, trainer: Any, pl_module: Any) -> None:
+        """What was asked for at a breach; every process does the same."""
+        watch, standing = self.watch, self.standing
+        if watch is None or standing is None or not watch.measured or standing.verdict.level < 0:
+            return
+        now, base = watch.guard.latest.gaps, watch.guard.null.gaps
+        report, rises = self.history[-1], every_rise(now, base)
+        if not standing.verdict.breaches(self.breach):
+            if self.actor:
+                self.actor.look_again(report, rises)
+            return
+        did = "training goes on"
+        if self.on_breach == "stop":
+            trainer.should_stop, did = True, "training stops after this epoch"
+        elif self.actor:
+            schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+            did = self.actor.act(report, rises, trainer.optimizers, schedulers)
+        if not self._warned and trainer.is_global_zero:
+            hint = advice(getattr(pl_module, "hparams", {}))
+            warnings.warn(f"epoch {report.epoch} is {standing.verdict}; {did}; {hint}", stacklevel=2)
+        self._warned = True
+
+    def _stand(self) -> None:
+        """Where the run stands now, in milliseconds."""
+        if self.watch is not None:
+            self.standing = self.watch.standing(self.keeper.choices(self.history))
+
+    def _probe(self, trainer: Any, pl_module: Any, epoch: int) -> bool:
+        """Measures, judges, logs and shows what is new, and keeps the weights of the epochs to ship.
+
+        Returns:
+            Whether there is a new report; a budget may pay for nothing.
+        """
         watch = self.watch
         if watch is None:
-            return
+            return False
         with getattr(pl_module, "averaged_weights", nullcontext)():
             report = watch.probe(pl_module.pipe, epoch=epoch, train_step=trainer.global_step)
-            if report is None or not trainer.is_global_zero:
-                return
+            if report is None:
+                return False
+            self._stand()
+            if not trainer.is_global_zero:
+                return True
             self._write(trainer, watch)
             if report.problem:
-                return
-            stands = standing(self.history)
-            if stands is not None and stands.transition is not None:
-                self._kept = Kept(epoch, trainer.global_step, trained_weights(pl_module))
+                return True
+            self.keeper.look(self.history, lambda: trained_weights(pl_module))
             try:
                 with untouched(pl_module):
-                    values = scalars(self.history) | ({"epoch": epoch} if epoch >= 0 else {})
+                    values = scalars(self.history, self.standing) | ({"epoch": epoch} if epoch >= 0 else {})
                     for logger in trainer.loggers:
                         logger.log_metrics(values, step=trainer.global_step)
                     model = LatentModel(pl_module.pipe, dtype=self.dtype)
-                    show(trainer.loggers, watch.guard, model, trainer.global_step)
+                    show(trainer.loggers, watch.guard, model, self.standing, trainer.global_step)
             except Exception as error:
                 watch.complain(f"pictures and scalars of epoch {epoch} could not be logged", error)
+        return True
 
     def _write(self, trainer: Any, watch: Watch) -> None:
         """The reports so far, for people and programs: whatever ends the run, they stay."""
         target = Path(trainer.log_dir or trainer.default_root_dir) / HISTORY
-        reports = [json.loads(report.to_json()) for report in self.history]
+        if self.standing is None:
+            return
+        text = GuardFile(standing=self.standing, history=tuple(self.history)).to_json()
         try:
             with whole_file(target, overwrite=True) as partial:
-                partial.write_text(json.dumps(reports, indent=1), "utf-8")
+                partial.write_text(text, "utf-8")
         except OSError as error:
             watch.complain(f"{target} could not be written", error)
 
@@ -318,20 +387,3 @@ def _excuse_monitors(trainer: Any) -> None:
     for stop in trainer.early_stopping_callbacks:
         if str(stop.monitor).startswith("guard/"):
             stop.strict = False
-
-
-@contextmanager
-def _as_kept(pl_module: Any, kept: Kept | None) -> Iterator[None]:
-    """Inside, the module holds the kept weights, in place of any average."""
-    average = getattr(pl_module, "ema", None)
-    if kept is None:
-        yield
-        return
-    with holding(pl_module, kept.weights):
-        if average is not None:
-            pl_module.ema = None
-        try:
-            yield
-        finally:
-            if average is not None:
-                pl_module.ema = average

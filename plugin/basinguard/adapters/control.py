@@ -12,6 +12,7 @@ from torch import Tensor
 from ..plan import TrainingSet
 from ..similarity.embed import Embedder
 from ..similarity.null import NO_COPY, calibrated
+from ..twins import recombined
 from .sources import FolderSource, fitted
 
 Threshold = Literal["published", "neighbours", "heldout"]
@@ -42,12 +43,12 @@ def require_control(embedder: Embedder, threshold: str, heldout: Sequence[str], 
         )
 
 
-def training_set(data: Any, heldout: Sequence[str], folder: str | None) -> TrainingSet:
+def training_set(data: Any, heldout: Sequence[str] | None, folder: str | None) -> TrainingSet:
     """The images of a datamodule, with their control group.
 
     Args:
         data: has `all_pixels()` and `items`.
-        heldout: prompts that are not trained on.
+        heldout: prompts that are not trained on; None borrows some, see `twins`.
         folder: captioned images that are not trained on, instead: images and prompts.
 
     Raises:
@@ -55,7 +56,8 @@ def training_set(data: Any, heldout: Sequence[str], folder: str | None) -> Train
     """
     images, captions = data.all_pixels(), tuple(caption for _, caption in data.items)
     if folder is None:
-        return TrainingSet(images, captions, tuple(heldout))
+        prompts = recombined(captions) if heldout is None else tuple(heldout)
+        return TrainingSet(images, captions, prompts, borrowed=heldout is None)
     source = FolderSource.read(folder)
     if source.problems:
         lines = "\n".join(f"- {problem}" for problem in source.problems)

@@ -18,11 +18,12 @@ from basinguard.curation.relief import add_noise
 
 from .architecture import Architecture
 from .encoding import encode_captions, encode_images
+from .filters import LossFilter, kept_mean
 from .interrupt import InterruptCheckpoint
 from .loading import load_pipeline
 from .lora import TEXT_TARGETS, UNET_TARGETS, add_lora, merged
 from .memo import Memo
-from .objective import min_snr_weights, random_timesteps, target, training_schedule, weighted_mse
+from .objective import min_snr_weights, random_timesteps, row_errors, target, training_schedule, weighted_mse
 from .options import averaged, checkpoint_activations, moments_of, optimizer_class, parked, require_ranges
 from .prediction import require_prediction_type
 from .seeds import stream
@@ -117,6 +118,7 @@ class FineTune(LightningModule):
         copied = keep_unconditional > 0 and method == "full"
         self.frozen = deepcopy(self.unet).requires_grad_(False) if copied else None
         self.memo = Memo() if cache else None
+        self.filter: LossFilter | None = None  # which rows of a batch count; see `acting`
         self.ema = EMAModel(self.trained().values(), decay=ema_decay) if ema_decay is not None else None
 
     def _prepare(self) -> None:
@@ -201,7 +203,22 @@ class FineTune(LightningModule):
         prediction = self.unet(noisy, timesteps, embeddings, return_dict=False)[0]
         gamma = self.hparams.min_snr_gamma
         weights = None if gamma is None else min_snr_weights(self.forward_process, timesteps, gamma)
-        return weighted_mse(prediction, target(self.forward_process, latents, noise, timesteps), weights)
+        wanted = target(self.forward_process, latents, noise, timesteps)
+        if self.filter is None or not self.training:
+            return weighted_mse(prediction, wanted, weights)
+        errors = row_errors(prediction, wanted)
+        counts = self.filter(errors.detach(), timesteps, lambda: self._gaps(prediction, noisy, timesteps))
+        return kept_mean(errors if weights is None else errors * weights, counts)
+
+    @torch.no_grad()
+    def _gaps(self, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """Gap of each row, [B], in epsilon space; one more evaluation of the UNet, with its dropout as it stands."""
+        empty = self.encode_captions([""] * len(noisy))
+        difference = prediction.detach() - self.unet(noisy, timesteps, empty, return_dict=False)[0]
+        found = difference.float().flatten(1).square().mean(1).sqrt()
+        if self.forward_process.config.prediction_type == "v_prediction":  # eps = sqrt(abar) v + sqrt(1 - abar) x
+            found = found * self.forward_process.alphas_cumprod.to(found.device)[timesteps].sqrt()
+        return found
 
     def encode_images(self, batch: Batch) -> Tensor:
         """Draws scaled latents, [B, 4, h, w] in float32; see `encoding`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,10 +13,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from basinguard.curation.relief import Relief, vocabulary_of
+from basinguard.curation.relief import Relief, draw_caption, vocabulary_of
 
 from .buckets import BucketBatches, Shape, nearest, shapes
-from .ordering import EpochOrder, ResumableLoader
+from .ordering import MARK, EpochOrder, ResumableLoader
 from .seeds import stream
 from .sources import DatasetSource, FolderSource, Named, Source, fitted
 
@@ -95,6 +95,9 @@ class ImageFolder(LightningDataModule):
         self.subset, self.split = subset, split
         self.image_column, self.caption_column, self.relief = image_column, caption_column, relief
         self.manifest = manifest
+        self._order: EpochOrder | None = None
+        self._rest: dict[int, float] = {}
+        self._vary: frozenset[int] = frozenset()
 
     @cached_property
     def source(self) -> Source:
@@ -151,10 +154,33 @@ class ImageFolder(LightningDataModule):
         for oddity in self.source.oddities:
             rank_zero_warn(oddity)
 
+    def act_on(self, rest: Mapping[int, float], vary: Collection[int]) -> None:
+        """Treats some images otherwise from the next epoch on; both empty: all as before.
+
+        Args:
+            rest: share of its turns, in [0, 1), that an image keeps; others are shown more often instead.
+            vary: images that get one of all their captions, drawn each time.
+
+        Raises:
+            ValueError: `rest` with buckets, whose batches cannot be refilled.
+        """
+        if rest and self.buckets:
+            raise ValueError(f"ImageFolder(buckets=True): {len(rest)} images cannot rest; train without buckets")
+        self._rest, self._vary = dict(rest), frozenset(vary)
+        if self._order is not None:
+            self._tell(self._order)
+
+    def _tell(self, order: EpochOrder) -> None:
+        shown = enumerate(self._shown)
+        order.rest = {at: self._rest[index] for at, index in shown if index in self._rest}
+        order.marked = frozenset(at for at, index in enumerate(self._shown) if index in self._vary)
+
     def train_dataloader(self) -> DataLoader:
         """One epoch of shuffled batches; the last one may be smaller."""
         pictures = Pictures(self)
         order = EpochOrder(len(pictures), self.seed)
+        self._order, self._shown = order, pictures.shown
+        self._tell(order)
         taken: dict[str, Any] = {"batch_size": self.batch_size, "sampler": order}
         if self.buckets:
             choice = sorted(set(self.shapes))
@@ -194,21 +220,24 @@ class Pictures(Dataset[dict[str, Any]]):
         return len(self.shown)
 
     def __getitem__(self, key: int) -> dict[str, Any]:
+        varied, key = key >= MARK, key % MARK  # told by the key, because a worker has a copy of this data set
         index = self.shown[key % len(self)]
         generator = torch.Generator().manual_seed(stream(self.seed, key))
         pixels = self._pixels(index, key // len(self), generator)
         if self.flip and torch.rand((), generator=generator) < 0.5:
             pixels = pixels.flip(-1)
-        example = {"pixel_values": pixels * 2 - 1, "caption": self._caption(index, key), "index": index}
+        example = {"pixel_values": pixels * 2 - 1, "caption": self._caption(index, key, varied), "index": index}
         if isinstance(self.relief, Relief) and self.relief.noise:
             example["embedding_noise"] = self.relief.noise
         return example
 
-    def _caption(self, index: int, key: int) -> str:
+    def _caption(self, index: int, key: int, varied: bool) -> str:
         caption = self.source.items[index][1]
+        if varied:
+            caption = draw_caption(self.source.captions[index], random.Random(stream(self.seed, key)))
         if isinstance(self.relief, Relief):
             rng = random.Random(stream(self.seed, key))
-            return self.relief.caption(self.source.captions[index], self.vocabulary, rng)
+            return self.relief.caption([caption] if varied else self.source.captions[index], self.vocabulary, rng)
         return caption if self.relief is None else self.relief(caption)
 
     def _pixels(self, index: int, epoch: int, generator: torch.Generator) -> Tensor:

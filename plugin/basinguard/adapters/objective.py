@@ -57,6 +57,11 @@ def min_snr_weights(schedule: DDPMScheduler, timesteps: Tensor, gamma: float) ->
     return snr.clamp(max=gamma) / (snr + 1)
 
 
+def row_errors(prediction: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error of each row in float32, [B]."""
+    return F.mse_loss(prediction.float(), wanted.float(), reduction="none").flatten(1).mean(1)
+
+
 def weighted_mse(prediction: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean squared error in float32, a scalar; each row counts by its weight ([B], None: all 1)."""
     error = F.mse_loss(prediction.float(), wanted.float(), reduction="none")

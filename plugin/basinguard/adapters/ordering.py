@@ -7,21 +7,26 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from .seeds import stream
+
+MARK = 2**48  # added to the key of an image that is to be treated otherwise; far above any epoch * count + index
 
 
 class EpochOrder(Sampler[int]):
     """A new permutation each epoch, from (seed, epoch) alone.
 
     Yields epoch * count + index, so that a dataset can draw its augmentation from the same number whichever worker
-    it runs in.
+    it runs in; MARK is added for images that are `marked`.
     """
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
         self.epoch = self.skip = 0
+        self.marked: frozenset[int] = frozenset()  # whose key is told apart by MARK
+        self.rest: dict[int, float] = {}  # by index: share of its turns that it keeps; others take the rest
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -32,9 +37,21 @@ class EpochOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(stream(self.seed, self.epoch))
-        order = torch.randperm(self.count, generator=generator)[self.skip :]
-        self.skip = 0
-        return iter((order + self.epoch * self.count).tolist())
+        order = torch.randperm(self.count, generator=generator)
+        if self.rest:
+            order = self._relieved(order, generator)
+        order, self.skip = order[self.skip :], 0
+        return iter([MARK * (at in self.marked) + at + self.epoch * self.count for at in order.tolist()])
+
+    def _relieved(self, order: Tensor, generator: torch.Generator) -> Tensor:
+        """The order with turns of resting images given to others, drawn at random; as long as before."""
+        share = torch.tensor([self.rest.get(index, 1.0) for index in range(self.count)])
+        awake = (share == 1).nonzero().squeeze(1)
+        if not len(awake):
+            return order  # nobody is there to take a turn
+        skipped = torch.rand(self.count, generator=generator) >= share[order]
+        drawn = awake[torch.randint(len(awake), (self.count,), generator=generator)]
+        return torch.where(skipped, drawn, order)
 
 
 class ResumableLoader(DataLoader):

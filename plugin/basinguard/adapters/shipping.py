@@ -110,6 +110,20 @@ def alignment_for(base: str, model: str = "auto") -> Callable[[Tensor, Sequence[
     return None if found is None else found.score
 
 
+def subject_of(clip: ClipScore | None, images: Tensor) -> Callable[[Tensor], Tensor]:
+    """Mean cosine of each image with the training images [N, 3, H, W], [B]: how far it shows their subject.
+
+    Raises:
+        ValueError: there is no model to look with.
+
+    Source: CLIP-I of Ruiz et al., arXiv 2208.12242, section 4.1.
+    """
+    if clip is None:
+        raise ValueError("fidelity=True needs a model that looks: give alignment an open_clip directory or name")
+    wanted = clip.embed_images(images)
+    return lambda shown: (clip.embed_images(shown) @ wanted.T).mean(1)
+
+
 def clip_for(base: str, model: str = "auto") -> ClipScore | None:
     """The open_clip model that looks at images and captions.
 

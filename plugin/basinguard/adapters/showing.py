@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torchvision.transforms.functional import pil_to_tensor
 
+from ..dashboard import dashboard
 from ..guard import Guard
 from ..plots import contact_sheet, curve_figure, history_figure
-from ..records import Estimate, Report, measured, standing
+from ..records import Estimate, Report, last_search, measured
+from ..standing import Standing
+from ..verdict import newest_known
 from ..words import moved
 from .diffusers import LatentModel
 
 MEASURED = (
     *("risk", "width", "log_width", "exit", "gap", "gap_heldout", "gap_excess", "gap_auc"),
     *("sigma_c", "sigma_c_excess", "caption_gap", "similarity_p95", "similarity_heldout", "risk_uncond", "alignment"),
+    *("alignment_heldout", "fidelity"),
 )
 
 
-def scalars(history: Sequence[Report]) -> dict[str, float]:
-    """What is logged of the last measured report: every estimate and its ends, and how far it moved since the base."""
-    return _scalars(measured(history)[-1], history[0])
+def scalars(history: Sequence[Report], standing: Standing | None = None) -> dict[str, float]:
+    """What is logged of the last measured report: every estimate and its ends, and how far it moved since the base.
+
+    With a standing also `guard/verdict`, 0 safe to 3 too late (an unknown one keeps the number of the last that was
+    known), `guard/forecast` in epochs, and `guard/ship_plain` and `guard/ship_guarded`: the train step where the newest
+    epoch is the one to ship, else 0.
+    """
+    values = _scalars(measured(history)[-1], history[0])
+    return values if standing is None else values | _standing(history, standing)
 
 
-def remembered(history: Sequence[Report]) -> dict[str, float]:
+def remembered(history: Sequence[Report], standing: Standing | None = None) -> dict[str, float]:
     """The same, and of what the last report did not measure, the newest value: what is monitored must not vanish."""
     values: dict[str, float] = {}
     for report in measured(history):
         values |= _scalars(report, history[0])
-    return values
+    return values if standing is None else values | _standing(history, standing)
 
 
 def _scalars(last: Report, base: Report) -> dict[str, float]:
@@ -51,7 +61,32 @@ def _scalars(last: Report, base: Report) -> dict[str, float]:
     return values
 
 
-def show(loggers: Sequence[Any], guard: Guard, model: LatentModel, train_step: int) -> None:
+def _standing(history: Sequence[Report], standing: Standing) -> dict[str, float]:
+    known = newest_known(history, standing.allowed)
+    values = {"guard/verdict": float(known.level if known else 0)}
+    if standing.forecast.epochs is not None:
+        values["guard/forecast"] = standing.forecast.epochs.value
+    for name, choice in (("plain", standing.plain), ("guarded", standing.guarded)):
+        newest = choice is not None and choice.train_step == history[-1].train_step
+        values[f"guard/ship_{name}"] = float(history[-1].train_step if newest else 0)
+    return values
+
+
+def tell_progress_bar(trainer: Any, state: Callable[[], str]) -> None:
+    """Adds the verdict to what the progress bar shows; a text, which Lightning's own `log` does not take."""
+    bar = trainer.progress_bar_callback
+    if bar is None or not hasattr(bar, "get_metrics"):
+        return
+    get = type(bar).get_metrics
+
+    def get_metrics(*args: Any) -> dict[str, Any]:
+        shown = state()
+        return {**get(bar, *args), **({"guard": shown} if shown else {})}
+
+    bar.get_metrics = get_metrics
+
+
+def show(loggers: Sequence[Any], guard: Guard, model: LatentModel, standing: Standing | None, train_step: int) -> None:
     """Curves and a contact sheet for every logger that can take them; what it can do decides, not what it is.
 
     Both are left out where a budget of time cannot pay for them.
@@ -61,14 +96,21 @@ def show(loggers: Sequence[Any], guard: Guard, model: LatentModel, train_step: i
     if boards and guard.affords("curves"):
         with guard.charged("curves"):
             for board in boards:
-                board.add_figure("guard/history", history_figure(guard.history), train_step)
-                board.add_figure("guard/curve", curve_figure(guard.history), train_step)
-                board.add_text("guard/report", moved(guard.history), train_step)
+                _draw(board, guard.history, standing, train_step)
     if (boards or albums) and guard.affords("contact sheet"):
         with guard.charged("contact sheet"):
-            stands = standing(guard.history)
-            sheet = contact_sheet(*guard.show(model, stands.transition if stands else None))
+            searched = last_search(guard.history)
+            sheet = contact_sheet(*guard.show(model, searched.transition if searched else None))
             for board in boards:
                 board.add_image("guard/contact_sheet", pil_to_tensor(sheet), train_step)
             for album in albums:
                 album.log_image(key="guard/contact_sheet", images=[sheet], step=train_step)
+
+
+def _draw(board: Any, history: Sequence[Report], standing: Standing | None, train_step: int) -> None:
+    board.add_figure("guard/history", history_figure(history), train_step)
+    board.add_figure("guard/curve", curve_figure(history), train_step)
+    if standing is not None:
+        board.add_figure("guard/dashboard", dashboard(history, standing), train_step)
+        board.add_text("guard/standing", str(standing), train_step)
+    board.add_text("guard/report", moved(history), train_step)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Literal
@@ -17,9 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..choice import Choice, How
 from ..export.hashes import dataset_sha256
 from ..guard import Guard
 from ..records import Report, measured
+from ..standing import Standing, stand
+from ..twins import unknowable
 from .diffusers import LatentModel
 from .sharding import Sharded, Team, TeamFailure
 
@@ -45,6 +48,7 @@ class Watch:
         self.guard, self.dtype, self.on_error = guard, dtype, on_error
         self.team = Team.current()
         guard.agree = self.team.least  # processes that share a probe must buy the same one
+        self.other_data = False  # resumed with another training set: what was known is about other images
         self._told: set[str] = set()
 
     @property
@@ -109,11 +113,15 @@ class Watch:
         """Takes the history of an interrupted run.
 
         Raises:
-            ValueError: the state is damaged, or was measured on other images or with other settings.
+            ValueError: the state is damaged, or was measured with other settings. Other images are no error: what was
+                known about the old ones is left behind, and the history begins with a gap that says so.
         """
         if not {"guard", "settings"} <= state.keys():
             raise ValueError(f"the checkpoint's guard state has keys {sorted(state)}; expected guard and settings")
         then, now = json.loads(state["settings"]), json.loads(self._settings())
+        if then.get("training set") != now["training set"]:
+            self._begin_anew(then, now)
+            return
         changed = [f"{key} was {then[key]!r}, is {now[key]!r}" for key in now if key in then and then[key] != now[key]]
         if changed:
             raise ValueError(
@@ -121,6 +129,28 @@ class Watch:
                 "compared with new ones: resume with the settings of that run, or start a run of its own"
             )
         self.guard.load_state_dict(state["guard"])
+
+    def _begin_anew(self, then: dict[str, Any], now: dict[str, Any]) -> None:
+        told = (
+            f"resumed with another training set ({str(then.get('training set'))[:12]} before, "
+            f"{now['training set'][:12]} now): the base model was not measured on these images"
+        )
+        self.other_data = True
+        self.guard.history = [Report.missed(-1, 0, told)]
+        self.complain("the history so far is about other images and is left behind", ValueError(told))
+
+    def standing(self, ship: Mapping[How, Choice | None] | None = None) -> Standing:
+        """Where the run stands; `ship` are the epochs to ship where they were chosen otherwise."""
+        guard = self.guard
+        known = unknowable(
+            len(guard.training.captions),
+            borrowed=guard.training.borrowed,
+            drawn=guard.training.borrowed and guard.training.heldout_images is not None,
+            samples=guard.plan.captions * guard.plan.seeds,
+            allowed=guard.plan.risk,
+        )
+        found = stand(self.history, guard.plan.risk, known)
+        return found if ship is None else found.model_copy(update={str(how): choice for how, choice in ship.items()})
 
     def _settings(self) -> str:
         training = self.guard.training
