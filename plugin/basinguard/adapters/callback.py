@@ -215,9 +215,9 @@ class GuardHooks:
             return
         if self.should_probe(trainer.current_epoch):
             self._probe(trainer, pl_module, epoch=trainer.current_epoch)
-        if not self.watch.measured:
+        if standing(self.history) is None:
             _excuse_monitors(trainer)
-        elif len(self.history) != self._logged:
+        if self.watch.measured and len(self.history) != self._logged:
             self._log(pl_module)
 
     def _log(self, pl_module: Any) -> None:
@@ -314,7 +314,7 @@ class GuardHooks:
 
 
 def _excuse_monitors(trainer: Any) -> None:
-    """Nothing has been measured yet: `EarlyStopping` on a guard's number waits for it instead of ending the run."""
+    """Nothing was measured in full yet: `EarlyStopping` on a guard's number waits for it instead of ending the run."""
     for stop in trainer.early_stopping_callbacks:
         if str(stop.monitor).startswith("guard/"):
             stop.strict = False
