@@ -284,9 +284,10 @@ class GuardHooks:
             return
         with getattr(pl_module, "averaged_weights", nullcontext)():
             report = watch.probe(pl_module.pipe, epoch=epoch, train_step=trainer.global_step)
+            folder = Path(trainer.log_dir or trainer.default_root_dir)  # processes tell each other: all must ask
             if report is None or not trainer.is_global_zero:
                 return
-            self._write(trainer, watch)
+            self._write(folder, watch)
             if report.problem:
                 return
             stands = standing(self.history)
@@ -302,9 +303,9 @@ class GuardHooks:
             except Exception as error:
                 watch.complain(f"pictures and scalars of epoch {epoch} could not be logged", error)
 
-    def _write(self, trainer: Any, watch: Watch) -> None:
+    def _write(self, folder: Path, watch: Watch) -> None:
         """The reports so far, for people and programs: whatever ends the run, they stay."""
-        target = Path(trainer.log_dir or trainer.default_root_dir) / HISTORY
+        target = folder / HISTORY
         reports = [json.loads(report.to_json()) for report in self.history]
         try:
             with whole_file(target, overwrite=True) as partial:
