@@ -14,7 +14,7 @@ Measured at full size (`results/bench_guidance_sd21.json`, one core, n = 5): og 
 [0.974, 1.027], og+dtp 1.007 [0.958, 1.053], memory +0.0 %, `wen` 2.84 [2.80, 2.93] (lowest and highest). At batch 1 stp
 costs 0.893 [0.877, 0.918] and misses 0.83: on this processor one row costs 0.73 of two, because both share the reading
 of the weights. At batch 4 it costs 0.818 [0.811, 0.843] of the CPU time (`results/bench_guidance_sd21_batch4.json`,
-n = 3, while others used the machine), and on TinyWorld at batch 4 0.819 (`results/bench_guidance_tinyworld_batch4.json`).
+n = 3, on a busy machine), and on TinyWorld at batch 4 0.819 (`results/bench_guidance_tinyworld_batch4.json`).
 Time: tiny under a minute, sd21 about 10 minutes on 2 CPU cores and 4 GB.
 
 `wen` is the prompt optimisation of Wen et al., arXiv 2407.21720: Adam (lr 0.05) on the prompt embedding lowers the

@@ -83,8 +83,15 @@ class Account:
         return self.prices.get(stage, GUESSED_PRICE)
 
     def learn(self, took: Mapping[str, float], rows: Mapping[str, int]) -> None:
-        """Remembers what a row of each stage cost."""
-        self.prices |= {stage: took[stage] / rows[stage] for stage in took if rows.get(stage) and took[stage] > 0}
+        """Remembers what a row of each stage cost.
+
+        Every probe measures the gap, so what was not bought is taken to have become dearer or cheaper as the gap did: a
+        price from a moment when the machine was busy must not keep a stage from ever being bought again.
+        """
+        seen = {stage: took[stage] / rows[stage] for stage in took if rows.get(stage) and took[stage] > 0}
+        change = seen["gap"] / self.prices["gap"] if "gap" in seen and "gap" in self.prices else 1.0
+        missed = {stage: self.prices[stage] * change for stage in STAGES if stage in self.prices and stage not in seen}
+        self.prices |= missed | seen
 
 
 @dataclass(frozen=True)

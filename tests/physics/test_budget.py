@@ -56,8 +56,11 @@ def test_prices_are_those_of_the_last_time():
     account = Account()
     account.learn({"gap": 2.0, "exits": 0.0}, {"gap": 100, "exits": 50})
     assert account.price("gap") == 0.02
-    account.learn({"gap": 1.0}, {"gap": 100})
+    account.learn({"gap": 1.0, "samples": 3.0}, {"gap": 100, "samples": 100})
     assert account.price("gap") == 0.01
+    assert account.price("samples") == 0.03
+    account.learn({"gap": 0.5}, {"gap": 100})
+    assert account.price("samples") == pytest.approx(0.015), "as the gap's did"
 
 
 def cost(bought, menu, prices=EVALUATIONS):

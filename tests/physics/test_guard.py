@@ -292,6 +292,18 @@ def test_a_probe_that_took_too_long_is_paid_back(monkeypatch):
     assert dear + sum(paid) <= 0.05 * 800
 
 
+def test_a_busy_machine_does_not_price_samples_out_for_ever(monkeypatch):
+    clock, guard = Clock(monkeypatch, per_row=0.05), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
+    clock.probe(guard, -1)
+    busy, _ = clock.probe(guard, 0, 100.0)
+    assert busy.risk is None
+    clock.per_row = 0.01
+    clock.probe(guard, 1, 100.0)
+    idle, seconds = clock.probe(guard, 2, 100.0)
+    assert idle.risk is not None
+    assert seconds <= 5.0
+
+
 def test_pictures_are_paid_from_what_is_left(monkeypatch):
     clock, guard = Clock(monkeypatch), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
     clock.probe(guard, -1)

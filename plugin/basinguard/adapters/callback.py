@@ -13,7 +13,7 @@ from ..calibrate import Candidate
 from ..certify import Terms
 from ..export.atomic import whole_file
 from ..guard import Guard, Plan
-from ..records import Record, Report
+from ..records import Record, Report, last_search
 from ..similarity.choose import choose_embedder
 from ..standing import GuardFile, Standing
 from ..verdict import Breach
@@ -240,9 +240,9 @@ class GuardHooks:
             return
         if self.should_probe(trainer.current_epoch) and self._probe(trainer, pl_module, epoch=trainer.current_epoch):
             self._respond(trainer, pl_module)
-        if not self.watch.measured:
+        if last_search(self.history) is None:
             _excuse_monitors(trainer)
-        elif len(self.history) != self._logged:
+        if self.watch.measured and len(self.history) != self._logged:
             self._log(pl_module)
 
     def _log(self, pl_module: Any) -> None:
@@ -349,12 +349,13 @@ class GuardHooks:
             return False
         with getattr(pl_module, "averaged_weights", nullcontext)():
             report = watch.probe(pl_module.pipe, epoch=epoch, train_step=trainer.global_step)
+            folder = Path(trainer.log_dir or trainer.default_root_dir)  # processes tell each other: all must ask
             if report is None:
                 return False
             self._stand()
             if not trainer.is_global_zero:
                 return True
-            self._write(trainer, watch)
+            self._write(folder, watch)
             if report.problem:
                 return True
             self.keeper.look(self.history, lambda: trained_weights(pl_module))
@@ -369,12 +370,11 @@ class GuardHooks:
                 watch.complain(f"pictures and scalars of epoch {epoch} could not be logged", error)
         return True
 
-    def _write(self, trainer: Any, watch: Watch) -> None:
+    def _write(self, folder: Path, watch: Watch) -> None:
         """The reports so far, for people and programs: whatever ends the run, they stay."""
-        target = Path(trainer.log_dir or trainer.default_root_dir) / HISTORY
         if self.standing is None:
             return
-        text = GuardFile(standing=self.standing, history=tuple(self.history)).to_json()
+        target, text = folder / HISTORY, GuardFile(standing=self.standing, history=tuple(self.history)).to_json()
         try:
             with whole_file(target, overwrite=True) as partial:
                 partial.write_text(text, "utf-8")
@@ -383,7 +383,7 @@ class GuardHooks:
 
 
 def _excuse_monitors(trainer: Any) -> None:
-    """Nothing has been measured yet: `EarlyStopping` on a guard's number waits for it instead of ending the run."""
+    """Nothing was measured in full yet: `EarlyStopping` on a guard's number waits for it instead of ending the run."""
     for stop in trainer.early_stopping_callbacks:
         if str(stop.monitor).startswith("guard/"):
             stop.strict = False
