@@ -223,14 +223,15 @@ HEAD = """# When to stop and which epoch to ship, on TinyWorld
 
 {count} fine-tunes to a style, dusk; a run is named set size, method, learning rate. Allowed risk {allowed:g}, probes of
 16 (8 images) or 24 samples. What would be shipped was sampled anew on fresh seeds: 32 (caption, seed) pairs for the
-risk, 32 samples of 16 held-out captions for alignment and fidelity (share of the way from the base model to the style;
-1 is all of it). 95 % intervals. Epochs count from 0; only some were probed, so "first copy" and "would stop" are the
-first *probed* epochs.
+risk, a sample of each of 16 held-out captions for alignment and fidelity (share of the way from the base model to the
+style; 1 is all of it). 95 % intervals. Epochs count from 0; only some were probed, so "first copy" and "would stop" are
+the first *probed* epochs.
 """
 ACTED = """## Acting, at equal updates
 
-One fine-tune of 16 images, 100 passes in batches of 4, full at learning rate 0.0016 (LoRA 0.005); its last epoch under
-plain CFG. One training each: a difference of two rows also holds the chance of that training.
+One fine-tune of 8 images, 120 passes in batches of 4, full at learning rate 0.0016 (LoRA 0.005); its last epoch under
+plain CFG, 48 pairs and 32 samples of held-out captions. One training each: a difference of two rows also holds the
+chance of that training.
 """
 
 

@@ -305,8 +305,13 @@ class GuardHooks:
 
     def _stand(self) -> None:
         """Where the run stands now, in milliseconds."""
-        if self.watch is not None:
+        if self.watch is None:
+            return
+        try:
             self.standing = self.watch.standing(self.keeper.choices(self.history))
+        except Exception as error:
+            self.standing = None
+            self.watch.complain("there is no verdict on this epoch", error)
 
     def _scalars(self) -> dict[str, float]:
         return scalars(self.history, self.standing)
