@@ -5,12 +5,14 @@ from __future__ import annotations
 from math import ceil, log2
 from typing import Any
 
+from ..twins import MOST
 from .architecture import name_of
 from .prediction import evidence
 from .resources import Plan, guard_of, plan_of
 
 PROBED_SEEDS = 8  # noise seeds that a probe samples without a prompt, at least
 GAP_EVALS = 4  # a training caption: two seeds, with and without the prompt
+RETENTION_EVALS = 320  # an image: see `basin.critical_scale`
 
 
 def probe_evals(captions: int, seeds: int, timesteps: int, images: int, heldout: int = 0) -> int:
@@ -67,7 +69,7 @@ def _model(model: Any) -> str:
 
 
 def _disk(plan: Plan) -> str:
-    export = f", export {plan.footprint.weights / 1e9:.1f} GB" if plan.export else ""
+    export = f", two exports of {plan.footprint.weights / 1e9:.1f} GB" if plan.export else ""
     return (
         f"{plan.checkpoints} checkpoints of {plan.checkpoint_size / 1e9:.2f} GB{export}: {plan.disk / 1e9:.1f} GB in "
         f"all, {plan.free_disk / 1e9:.1f} GB free at {plan.root}"
@@ -77,8 +79,9 @@ def _disk(plan: Plan) -> str:
 def _probes(guard: dict[str, Any] | None, epochs: int, images: int) -> str:
     if guard is None:
         return "no MemorizationGuard among trainer.callbacks, so nothing is measured"
-    heldout = len(guard.get("heldout") or ())
-    each = probe_evals(guard["captions"], guard["seeds"], guard["timesteps"], images, heldout)
+    heldout, stand_ins = len(guard.get("heldout") or ()), MOST if guard.get("heldout") is None else 0
+    each = probe_evals(guard["captions"], guard["seeds"], guard["timesteps"], images + stand_ins, heldout)
+    each += RETENTION_EVALS * 2 * guard.get("retention", 0)  # of training images and of the control group
     count = 1 + epochs // guard["every_n_epochs"]
     shipped = f"; then calibrates on {guard['pairs']} pairs and exports" if guard.get("export_to") else ""
     return (
