@@ -5,14 +5,14 @@ Copy this file, do not import it.
     python recipes/acting_study.py train all --out runs/acting     one JSON a run; those that are there are kept
     python recipes/acting_study.py ship all --out runs/acting      fresh seeds on every epoch that somebody would ship
     python recipes/acting_study.py act all --out runs/acting       the options of `Acting`, at equal updates
-    python recipes/acting_study.py table --out runs/acting --results recipes/results
+    python recipes/acting_table.py --runs runs/acting --out recipes/results
 
-TinyWorld learns a style that it cannot draw, dusk, from 8, 32 or 128 captioned scenes, as a LoRA or in full, at two
-learning rates, in batches of 4 without any protection: 240, 160 and 20 passes over the images. It is measured before
-training and after six epochs: the guard's report, and the loss on held-out scenes with fixed noise (what "lowest
-validation loss" goes by). Fidelity is the share of the way from the base model's samples to dusk scenes, in style:
-kernel distance of mean and spread of the colours of 4 x 4 thumbnails. Every run is one JSON under `--out`; what is
-there already is not run again.
+TinyWorld learns a style that it does not draw, dusk, from 8, 32 or 128 captioned scenes, as a LoRA or in full, at two
+learning rates, in batches of 4 without any protection: 160, 120 and 12 passes over the images. It is measured before
+training and after three to five epochs: the guard's report, and the loss on held-out scenes with fixed noise (what
+"lowest validation loss" goes by). Fidelity is the share of the way from the base model's samples to dusk scenes, in
+style: kernel distance of mean and spread of the colours of 4 x 4 thumbnails. Every run is one JSON under `--out`; what
+is there already is not run again.
 """
 
 from __future__ import annotations
@@ -54,12 +54,7 @@ from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 SCALE, TIMESTEPS, BATCH = 3.0, 10, 4
 PLAN = {"seeds": 2, "timesteps": TIMESTEPS, "scale": SCALE, "risk": 0.1}
-PROBED = {
-    8: (20, 40, 80, 120, 160, 240),
-    16: (20, 40, 60, 80, 100, 120),
-    32: (10, 30, 60, 90, 120, 160),
-    128: (2, 4, 8, 12, 16, 20),
-}
+PROBED = {8: (20, 40, 80, 120, 160), 32: (15, 30, 60, 90, 120), 128: (3, 6, 12)}
 RATES = {"full": (8e-4, 1.6e-3), "lora": (2e-3, 5e-3)}
 TWINS, FRESH, FRESH_SEED = 16, 64, 7_000_000
 HELD_AGAINST = 4  # training images, and twins, whose critical scale is measured
@@ -258,7 +253,7 @@ def fitted(run: Run, data: ImageFolder, *callbacks: pl.Callback) -> FineTune:
     return module
 
 
-SHIP_SEED, SHIP_PAIRS = 3_000_000, 32  # of what is shipped; no probe and no twin uses these seeds
+SHIP_SEED = 3_000_000  # of what is shipped; no probe uses these seeds
 PASSES = 30  # "fixed updates per image": the last probed epoch that has shown every image at most so often
 HABITS = ("fixed", "validation", "last")
 
@@ -294,13 +289,18 @@ def noise_of(total: int, model: LatentModel) -> torch.Tensor:
     return draw_noise(range(SHIP_SEED, SHIP_SEED + total), model.latent_shape)
 
 
-def shipped(guard: Guard, model: LatentModel, distance: KernelDistance, transition: float = 999.0) -> dict[str, Any]:
+def shipped(
+    guard: Guard,
+    model: LatentModel,
+    distance: KernelDistance,
+    transition: float = 999.0,
+    pairs: int = 32,
+    each: int = 1,
+) -> dict[str, Any]:
     """What people get who sample this model so: risk of its captions, alignment and style of held-out ones."""
     captions, prompts = list(guard.training.captions), list(guard.training.heldout)
-    own, which = samples(
-        guard, model, captions, max(SHIP_PAIRS, len(captions) if len(captions) <= 32 else 0), transition
-    )
-    held, whose = samples(guard, model, prompts, 2 * len(prompts), transition)
+    own, which = samples(guard, model, captions, pairs, transition)
+    held, whose = samples(guard, model, prompts, each * len(prompts), transition)
     assert guard.align is not None
     scores = guard.align(held, [prompts[k] for k in whose.tolist()])
     return {
@@ -337,8 +337,7 @@ def ship(run: Run, out: Path) -> None:
     print(run.name, json.dumps(epochs), flush=True)
 
 
-ACTED = Run(16, "full", 1.6e-3)
-ADAPTER = Run(16, "lora", 5e-3)
+ACTED, ADAPTER, EPOCHS = Run(8, "full", 1.6e-3), Run(8, "lora", 5e-3), 120  # long enough to memorize without acting
 VARIANTS: dict[str, tuple[Run, dict[str, Any], Acting | None]] = {
     "full, nothing": (ACTED, {}, None),
     "rest found images": (ACTED, {}, Acting(rest=0.0)),
@@ -403,7 +402,7 @@ def act(name: str, out: Path) -> None:
     if acting and acting.large_gap:
         acting = Acting(large_gap=usual_gap(data))
     watched = acting is not None and acting.filter is None
-    kept = out / run.name / f"epoch-{PROBED[run.size][-1] - 1}.safetensors"
+    kept = out / run.name / f"epoch-{EPOCHS - 1}.safetensors"
     module = FineTune("tinyworld", **{**run.settings, **changes})
     history: list[Report] = []
     did = ""
@@ -413,17 +412,17 @@ def act(name: str, out: Path) -> None:
     else:
         callbacks: list[pl.Callback] = []
         if watched:
-            plan = {**PLAN, "captions": 12, "every_n_epochs": 10, "alignment": "none", "on_breach": "act"}
+            plan = {**PLAN, "captions": run.size, "every_n_epochs": 20, "alignment": "none", "on_breach": "act"}
             callbacks.append(MemorizationGuard([text for _, text in twins.items][:8], acting=acting, **plan))
         elif acting is not None:
             Actor(acting, module, data)
         pl.Trainer(
-            max_epochs=PROBED[run.size][-1], accelerator="cpu", logger=False, callbacks=callbacks,
+            max_epochs=EPOCHS, accelerator="cpu", logger=False, callbacks=callbacks,
             enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False, default_root_dir=out,
         ).fit(module, datamodule=data)  # fmt: skip
         if watched:
             history, did = callbacks[0].history, callbacks[0].actor.words  # type: ignore[attr-defined]
-    found = shipped(guard_for(images_of(own), twins), LatentModel(module.eval().pipe), style())
+    found = shipped(guard_for(images_of(own), twins), LatentModel(module.eval().pipe), style(), pairs=48, each=2)
     told = {"name": name, "acting": vars(acting) if acting else None, "changes": changes, "did": did, **found}
     told |= {"history": [json.loads(report.to_json()) for report in history]}
     target.write_text(json.dumps({**told, "cpu_seconds": round(time.process_time() - begun)}, indent=1))
@@ -439,7 +438,7 @@ def chosen(names: list[str], table: dict[str, Any]) -> Iterator[Any]:
 
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("what", choices=["train", "ship", "act", "table"])
+    ask.add_argument("what", choices=["train", "ship", "act"])
     ask.add_argument("names", nargs="*", default=["all"])
     ask.add_argument("--out", type=Path, default=Path("runs/acting"))
     told = ask.parse_args()

@@ -20,6 +20,7 @@ _WHERE = {
     "unprotect": "adapters.pipelines",
     "load": "adapters.pipelines",
     "MemorizationGuard": "adapters.lightning",
+    "Acting": "adapters.acting",
     "FineTune": "adapters.finetune",
     "ImageFolder": "adapters.images",
     "LatentModel": "adapters.diffusers",

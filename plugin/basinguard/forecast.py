@@ -16,6 +16,7 @@ from typing import Literal
 from .records import Estimate, Noun, Report, measured
 from .verdict import judge
 
+FURTHEST = 10.0  # 22,000 times longer than so far: nothing beyond is worth a number
 FLOOR = {"gap_excess": 3e-4, "sigma_c_excess": 0.03}  # what lies below cannot be told from 0: noise of the measure
 
 
@@ -93,7 +94,8 @@ def forecast(history: Sequence[Report], allowed: float) -> Forecast:
 def log_time_left(report: Report, known: Coefficients) -> float:
     """log(t* / t): how many times longer than so far, in updates, until the allowed risk is exceeded."""
     gap, scale, width = features(report)
-    return known.constant + known.gap * gap + known.scale * scale + known.width * width
+    left = known.constant + known.gap * gap + known.scale * scale + known.width * width
+    return min(max(left, -FURTHEST), FURTHEST)
 
 
 def features(report: Report) -> tuple[float, float, float]:

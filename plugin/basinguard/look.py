@@ -229,7 +229,7 @@ class Look:
     def _heldout(self, groups: tuple[Group, ...]) -> dict[str, Any]:
         """Do captions that the model never saw fall into training images too, and what do they give?"""
         prompts = self.training.heldout
-        if not prompts:
+        if not prompts or self.training.borrowed:  # stand-ins are there for the alarms alone
             return {}
         probe, pairs = self.probe_of(prompts), pairs_of(len(prompts), self.seeds, 1, self.model.latent_shape)
         begun = guided(probe, pairs)

@@ -61,6 +61,7 @@ def unknowable(images: int, *, borrowed: bool, drawn: bool, samples: int, allowe
             "whether prompts that share no word with the set behave as the control does: its prompts are recombined "
             "from the training captions, may pull towards the images themselves, and then hide an early alarm"
         )
+        told.append("how held-out prompts are followed, and whether they copy: stand-ins are not sampled")
     if drawn:
         told.append(
             "how real pictures that were kept aside would fare: the control images are the base model's own samples"

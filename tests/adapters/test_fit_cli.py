@@ -213,3 +213,14 @@ def test_help_explains_every_argument(capsys):
     said = capsys.readouterr().out
     assert "unconditional" in said  # from the docstring of caption_dropout
     assert "--model.min_snr_gamma" in said
+
+
+def test_a_config_can_ask_a_run_to_act(tmp_path, monkeypatch):
+    config = yaml.safe_load(CONFIGS[-1].read_text(encoding="utf-8"))
+    guard = config["trainer"]["callbacks"][-1]["init_args"]
+    guard |= {"on_breach": "act", "acting": {"rest": 0.0, "learning_rate": 0.5}, "breach": "guarded", "ship": "last"}
+    (tmp_path / "acts.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    parsed = parse(monkeypatch, tmp_path / "acts.yaml", "--data.init_args.directory", "photos")
+    asked = parsed.trainer.callbacks[-1].init_args
+    assert (asked.on_breach, asked.breach, asked.ship) == ("act", "guarded", "last")
+    assert asked.acting.rest == 0.0

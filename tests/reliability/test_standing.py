@@ -235,3 +235,13 @@ def test_a_gap_is_written_to_guard_json_as_unknown(tiny_pipeline_dir, folder, tm
     assert found.standing.verdict.state == "unknown"
     assert "no memory" in found.standing.verdict.evidence[0]
     assert Report.missed(0, 2, "RuntimeError: no memory") in found.history
+
+
+def test_a_verdict_that_cannot_be_made_harms_nothing(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    scripted(monkeypatch, QUIET, LATE)
+    monkeypatch.setattr("basinguard.adapters.watch.stand", lambda *a: 1 / 0)
+    guard = make_guard(on_error="warn", on_breach="stop")
+    with pytest.warns(UserWarning, match="there is no verdict on this epoch; training goes on: ZeroDivisionError"):
+        trainer, _ = fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
+    assert trainer.current_epoch == 1
+    assert [r.epoch for r in guard.history] == [-1, 0]

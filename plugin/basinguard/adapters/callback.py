@@ -55,8 +55,8 @@ class GuardHooks:
     datamodule has `items`, (name, caption) of each image, and `all_pixels()`, [N, 3, H, W] in 0..1.
 
     Args:
-        heldout: prompts the model is not trained on, the control group; recombined from the training captions when not
-            given, none with an empty list.
+        heldout: prompts the model is not trained on, the control group. Up to 8, recombined from the training captions,
+            stand in for the early alarms when none are given, at one evaluation each; an empty list does without.
         every_n_epochs: probe after every n-th epoch.
         captions: how many training captions to sample at each probe.
         seeds: samples for each of them.
@@ -335,8 +335,13 @@ class GuardHooks:
 
     def _stand(self) -> None:
         """Where the run stands now, in milliseconds."""
-        if self.watch is not None:
+        if self.watch is None:
+            return
+        try:
             self.standing = self.watch.standing(self.keeper.choices(self.history))
+        except Exception as error:
+            self.standing = None
+            self.watch.complain("there is no verdict on this epoch", error)
 
     def _probe(self, trainer: Any, pl_module: Any, epoch: int) -> bool:
         """Measures, judges, logs and shows what is new, and keeps the weights of the epochs to ship.

@@ -6,6 +6,7 @@ from math import ceil, log2
 from typing import Any
 
 from ..budget import SCALE_EVALS
+from ..twins import MOST
 from .architecture import name_of
 from .prediction import evidence
 from .resources import Plan, guard_of, plan_of
@@ -70,7 +71,7 @@ def _model(model: Any) -> str:
 
 
 def _disk(plan: Plan) -> str:
-    export = f", export {plan.footprint.weights / 1e9:.1f} GB" if plan.export else ""
+    export = f", two exports of {plan.footprint.weights / 1e9:.1f} GB" if plan.export else ""
     return (
         f"{plan.checkpoints} checkpoints of {plan.checkpoint_size / 1e9:.2f} GB{export}: {plan.disk / 1e9:.1f} GB in "
         f"all, {plan.free_disk / 1e9:.1f} GB free at {plan.root}"
@@ -80,12 +81,13 @@ def _disk(plan: Plan) -> str:
 def _probes(guard: dict[str, Any] | None, epochs: int, images: int) -> str:
     if guard is None:
         return "no MemorizationGuard among trainer.callbacks, so nothing is measured"
-    folder = guard.get("heldout_folder")
-    heldout = len(FolderSource.read(folder).items) if folder else len(guard.get("heldout") or ())
+    folder, given = guard.get("heldout_folder"), guard.get("heldout")
+    heldout = len(FolderSource.read(folder).items) if folder else len(given or ())
+    stand_ins = MOST if given is None and not folder else 0
     kept = guard.get("retention") or 0
-    scales = min(kept, images) + (min(kept, heldout) if folder else 0)
+    scales = min(kept, images) + min(kept, heldout if folder else stand_ins)
     nodes = guard["timesteps"] * (2 if guard.get("solver") == "heun" else 1)  # Heun looks twice at each step
-    each = probe_evals(guard["captions"], guard["seeds"], nodes, images, heldout, scales)
+    each = probe_evals(guard["captions"], guard["seeds"], nodes, images + stand_ins, heldout, scales)
     count = 1 + epochs // guard["every_n_epochs"]
     budget = f", or what budget={guard['budget']} pays for" if guard.get("budget") else ""
     shipped = f"; then calibrates on {guard['pairs']} pairs and exports" if guard.get("export_to") else ""

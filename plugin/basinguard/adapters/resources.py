@@ -27,7 +27,7 @@ class Plan:
         request: what decides its memory.
         footprint: that memory.
         checkpoints: most checkpoint files at one time.
-        export: whether the guard writes a guarded pipeline.
+        export: whether the guard writes a guarded pipeline, and one for plain CFG.
         root: folder that checkpoints go to.
         on_gpu: whether a GPU is used.
     """
@@ -48,8 +48,8 @@ class Plan:
 
     @property
     def disk(self) -> int:
-        """Bytes that checkpoints and the export take."""
-        return self.checkpoints * self.checkpoint_size + (self.footprint.weights if self.export else 0)
+        """Bytes that checkpoints and the two exports take, the guarded one and that for plain CFG."""
+        return self.checkpoints * self.checkpoint_size + (2 * self.footprint.weights if self.export else 0)
 
     @property
     def free_memory(self) -> int:
@@ -71,7 +71,7 @@ class Plan:
             )
         if self.disk > self.free_disk:
             yield (
-                f"disk: {self.checkpoints} checkpoints of {_gb(self.checkpoint_size)} and the export take "
+                f"disk: {self.checkpoints} checkpoints of {_gb(self.checkpoint_size)} and the exports take "
                 f"{_gb(self.disk)}, {_gb(self.free_disk)} are free at {self.root}; keep fewer (save_top_k), or set "
                 "trainer.default_root_dir elsewhere (--anyway starts all the same)"
             )
