@@ -194,4 +194,4 @@ def test_awkward_names_and_hidden_files(world, capsys):
     assert json.loads(capsys.readouterr().out)["metric"]["threshold"] == 0.69
     with pytest.raises(SystemExit):
         main(["compare-images", str(odd / "#1 ü.PNG"), str(world / "train" / "0.png"), "--embedder", "dino"])
-    assert "expected one of structure" in capsys.readouterr().err
+    assert "expected one of auto, structure" in capsys.readouterr().err

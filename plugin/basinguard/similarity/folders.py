@@ -15,13 +15,13 @@ from torch import Tensor
 from ..records import Estimate
 from ..stats import cluster_bootstrap, rate
 from .aggregate import above_floor, lines, summarise
+from .choose import offline_eye_for
 from .diversity import pairwise, vendi_per_prompt
 from .embed import Embedder
 from .files import image_paths, sha256_of
 from .null import DUPLICATE, Null, from_neighbours, from_samples
 from .quality import compare_features, doubt
 from .ratio import COPY_RATIO, distance_ratio
-from .structure import Structure
 from .views import Views, best_match, look
 
 
@@ -42,7 +42,7 @@ def metrics(
     Args:
         samples: folder of generated images.
         data: folder of training images.
-        embedder: the eye; None is the offline default.
+        embedder: the eye; None is the one without weights that suits the training images (`choose.offline_eye`).
         heldout: folder of like images that were not trained on: for a null and for likeness to the subject.
         base: folder of the base model's samples on the same prompts and noise, under the same names: for a null and as
             the floor.
@@ -62,9 +62,9 @@ def metrics(
         ValueError: a folder without pictures, a picture that cannot be read, samples or held-out images that are
             training images, or base samples under other names.
     """
-    eye = embedder or Structure()
     files, known_files = image_paths(samples), image_paths(data)
     _refuse_overlap(files, known_files)
+    eye = embedder or offline_eye_for(known_files)
     known = look(known_files, eye, cache=cache)
     owner = merged(range(len(known_files)) if groups is None else groups, known_files)
     views = look(files, eye)

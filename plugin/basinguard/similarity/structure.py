@@ -5,7 +5,7 @@ change of exposure or tint, which is smooth, hardly counts; the coarsest keeps t
 same length, so that more contrast or saturation (what classifier-free guidance adds) changes nothing, and coordinates
 are compressed, so that one artefact cannot outvote the rest. How well that works is measured by
 `recipes/similarity_table.py`: well on full pictures; where a ground is empty, as in clip art and emoji, crops, shifts
-and overlays are often missed and the shipped threshold takes strangers for copies (`null.calibrated` measures another).
+and overlays are often missed and the shipped threshold takes strangers for copies: `figure` is for those.
 """
 
 from __future__ import annotations
@@ -58,11 +58,16 @@ class Structure:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Unit vectors [B, 1153] of images [B, 3, H, W] in [0, 1], each side at least 16 pixels."""
-        opponent = to_opponent(to_canvas(check_images(images)))
-        parts = [band(opponent, cells) for cells in BANDS]
-        parts.append(layout(opponent, LAYOUT) * LAYOUT_WEIGHT**0.5)
-        flat = torch.full((len(images), 1), FLAT, device=images.device)
-        return unit(torch.cat([*(part.flatten(1) for part in parts), flat], 1))
+        return describe(to_canvas(check_images(images)))
+
+
+def describe(canvas: Tensor) -> Tensor:
+    """Unit vectors [B, 1153] of images at CANVAS x CANVAS pixels, [B, 3, 64, 64] in [0, 1]."""
+    opponent = to_opponent(canvas)
+    parts = [band(opponent, cells) for cells in BANDS]
+    parts.append(layout(opponent, LAYOUT) * LAYOUT_WEIGHT**0.5)
+    flat = torch.full((len(canvas), 1), FLAT, device=canvas.device)
+    return unit(torch.cat([*(part.flatten(1) for part in parts), flat], 1))
 
 
 def to_canvas(images: Tensor) -> Tensor:
