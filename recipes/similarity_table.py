@@ -414,9 +414,10 @@ def markdown(result: dict) -> str:
                   f"{show(head['quantile_0.999'])}; shipped threshold {head['shipped_threshold']} is exceeded by "
                   f"{show(head['above_shipped_threshold'])}.", ""]  # fmt: skip
     for source, part in result.get("figure_null", {}).items():
-        lines += [f"Null of {part['embedder']} on {source} ({part['what']}; n={part['pictures']}): 0.99 quantile "
-                  f"{show(part['quantile_0.99'])}, 0.999 quantile {show(part['quantile_0.999'])}; shipped threshold "
-                  f"{part['shipped_threshold']} is exceeded by {show(part['above_shipped_threshold'])}.", ""]  # fmt: skip
+        quantiles = f"0.99 quantile {show(part['quantile_0.99'])}, 0.999 quantile {show(part['quantile_0.999'])}"
+        lines += [f"Null of {part['embedder']} on {source} ({part['what']}; n={part['pictures']}): {quantiles}; "
+                  f"shipped threshold {part['shipped_threshold']} is exceeded by "
+                  f"{show(part['above_shipped_threshold'])}.", ""]  # fmt: skip
     for source, part in result["table"].items():
         eyes = part["eyes"]
         lines += [f"## {source} ({part['images']} images; recall at 1 % false positives, 95 % Wilson intervals)", ""]

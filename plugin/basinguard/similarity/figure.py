@@ -1,4 +1,4 @@
-"""The offline eye for figures on an empty ground, such as clip art, stamps and emoji: the figure is brought to one place.
+"""The offline eye for figures on an empty ground, such as clip art and emoji: the figure is brought to one place.
 
 On an empty ground `structure` sees mostly where the figure ends, and a copy that is shifted or cropped a little ends
 elsewhere. Here the box that holds the figure fills the canvas first; everything after that is `structure`. A picture
