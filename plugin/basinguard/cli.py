@@ -318,15 +318,13 @@ def compare_images(a: Path, b: Path, picture: Path | None = None, embedder: str 
         a: an image, such as a sample.
         b: another, such as the training image it may come from.
         picture: where to write A with the copied part marked (PNG).
-        embedder: the eye: structure (no weights), structure-figure (no weights, for figures on an empty ground such as
-            emoji), sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
+        embedder: the eye: structure (no weights), structure-figure (no weights, for figures on an empty ground),
+            sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
     """
     from .similarity.choose import choose_embedder
     from .similarity.commands import compare_images
-    from .similarity.files import load_image
 
-    eye = choose_embedder(embedder, [load_image(b)] if embedder == "auto" else ())
-    print(json.dumps(compare_images(a, b, embedder=eye, picture=picture), indent=2))
+    print(json.dumps(compare_images(a, b, embedder=choose_embedder(embedder), picture=picture), indent=2))
 
 
 def metrics(
@@ -335,7 +333,7 @@ def metrics(
     heldout: Path | None = None,
     base: Path | None = None,
     groups: Path | None = None,
-    embedder: str = "auto",
+    embedder: str = "structure",
     cache: Path | None = None,
 ) -> None:
     """How many of these samples are copies of these training images? JSON; a summary for people goes to stderr.
@@ -346,15 +344,15 @@ def metrics(
         heldout: folder of like images that were not trained on: a threshold of their own, and likeness.
         base: folder of the base model's samples under the same names: another threshold, and the floor.
         groups: curation.json of `basinguard curate`, so that duplicates are known.
-        embedder: the eye: structure or structure-figure (no weights; auto takes the one that suits the training
-            images), sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
+        embedder: the eye: structure (no weights), structure-figure (no weights, for figures on an empty ground),
+            sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
         cache: folder in which the training images' embeddings are kept.
     """
     from .similarity.choose import choose_embedder
     from .similarity.folders import groups_of, metrics, spoken
 
     owner = groups_of(data, groups) if groups else None
-    eye = None if embedder == "auto" else choose_embedder(embedder)
+    eye = choose_embedder(embedder)
     found = metrics(samples, data, embedder=eye, heldout=heldout, base=base, groups=owner, cache=cache)
     print("\n".join(spoken(found)), file=sys.stderr)
     print(json.dumps(found, indent=2))

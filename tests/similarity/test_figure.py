@@ -3,9 +3,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as edit
 
-from basinguard.similarity.choose import choose_embedder, offline_eye
+from basinguard.similarity.choose import choose_embedder
 from basinguard.similarity.embed import Embedder, embed_all
-from basinguard.similarity.figure import Figure, centred, on_empty_ground
+from basinguard.similarity.figure import Figure, centred, mostly_figures, on_empty_ground
 from basinguard.similarity.structure import CANVAS, Structure
 from basinguard.tinyworld.scenes import Caption, draw_scene
 
@@ -91,13 +91,13 @@ def test_a_picture_on_a_fully_transparent_or_flat_ground_is_still_seen():
     assert abs(similarity(flat, sticker(0), Figure())) < 0.1
 
 
-def test_the_eye_that_suits_the_training_images_is_chosen():
+def test_it_is_of_use_where_most_training_images_are_figures():
     stickers = torch.cat([sticker(seed) for seed in range(4)])
-    assert offline_eye(stickers) == Figure()
-    assert offline_eye(torch.cat([stickers, scenes(4)])) == Structure()
-    assert offline_eye([sticker(0)[0], torch.ones(3, 90, 40)]) == Figure()  # sizes may differ
-    assert choose_embedder("auto", stickers) == choose_embedder("structure-figure") == Figure()
-    assert choose_embedder("auto", scenes(4)) == choose_embedder("auto") == Structure()
+    assert mostly_figures(stickers)
+    assert mostly_figures([sticker(0)[0], torch.ones(3, 90, 40)])  # sizes may differ
+    assert not mostly_figures(torch.cat([stickers, scenes(4)]))
+    assert not mostly_figures(scenes(4))
+    assert choose_embedder("structure-figure") == Figure()
 
 
 @pytest.mark.parametrize(

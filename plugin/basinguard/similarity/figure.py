@@ -2,12 +2,14 @@
 
 On an empty ground `structure` sees mostly where the figure ends, and a copy that is shifted or cropped a little ends
 elsewhere. Here the box that holds the figure fills the canvas first; everything after that is `structure`. A picture
-without an empty ground is seen exactly as `structure` sees it. What that buys and what it costs (an overlay drags the
-box along, a strong change of brightness may move it) is measured by `recipes/similarity_table.py`.
+without an empty ground is seen exactly as `structure` sees it. It stands beside `structure`, not in its place: what a
+model re-draws blurs the edges that the box is found by, and an overlay drags it along, so that it misses copies which
+`structure` finds. Both sides are measured by `recipes/similarity_table.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +24,8 @@ NAME = "structure-figure-v1"
 APART = 0.1  # difference of a colour from the ground, in 0..1, from which on it belongs to the figure
 EMPTY = 0.5  # share of the border that has one colour: a crop through the figure leaves half of it
 TAILS = 0.05  # of the figure's area left outside the box at each end, so that a speck does not decide where it ends
+MOSTLY = 0.75  # share of a set on an empty ground from which on it is a set of figures
+LOOKED_AT = 32  # images of a set that decide
 SMALLEST = 0.25  # of the canvas: a smaller box is widened, because enlarging it further shows only blur
 
 METRIC = Metric(
@@ -61,6 +65,12 @@ class Figure:
 def on_empty_ground(images: Tensor) -> Tensor:
     """Whether at least half of an image's border has one colour, [B] bool, for images [B, 3, H, W] in [0, 1]."""
     return _ground(to_canvas(check_images(images)))[1]
+
+
+def mostly_figures(images: Sequence[Tensor] | Tensor) -> bool:
+    """Whether at least three in four of these images [3, H, W] stand on an empty ground, so that `Figure` is of use."""
+    empty = [bool(on_empty_ground(image[None])) for image in images]
+    return bool(empty) and sum(empty) >= MOSTLY * len(empty)
 
 
 def centred(canvas: Tensor) -> Tensor:
