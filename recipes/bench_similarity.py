@@ -7,8 +7,8 @@ decide how much to compute. Decoding files is not part of it. Every figure is gi
     python recipes/bench_similarity.py
 
 Expected on 2 idle CPU cores: at least 200 images of 512 px a second; 1,000 samples against 10,000 images in under 2 s
-and 500 MB. Time: about 20 seconds. Memory: about 1 GB. The published result is of one thread (`--threads 1`) on a core
-that some twelve other processes wanted too (see its load average), where only processor time tells.
+and 500 MB. Time: about 10 seconds. Memory: about 1 GB. The published result is of one thread (`--threads 1`) on a
+machine that some eight other processes used too (see its load average), where only processor time tells.
 """
 
 from __future__ import annotations
