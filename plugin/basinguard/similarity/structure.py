@@ -33,8 +33,8 @@ FLAT = 0.01  # a constant coordinate: two empty images are the same, and an empt
 METRIC = Metric(
     embedder=NAME,
     threshold=0.69,
-    source="0.999 quantile (0.684 [0.673, 0.695], rounded up) of the best mirror-aware match of a fresh TinyWorld scene "
-    "against 32 others, one with the same caption; n=19200 scenes, 200 sets; recipes/similarity_table.py null. "
+    source="0.999 quantile (0.684 [0.673, 0.695], rounded up) of the best mirror-aware match of a fresh TinyWorld "
+    "scene against 32 others, one with the same caption; n=19200 scenes, 200 sets; recipes/similarity_table.py null. "
     "Other kinds of image need their own null: basinguard.similarity.null",
 )
 
