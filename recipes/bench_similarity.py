@@ -1,4 +1,4 @@
-"""Measures the offline descriptor's speed and what a match costs in time and memory.
+"""Measures the offline descriptors' speed and what a match costs in time and memory.
 
 Copy this file, do not import it. The pixels are random: neither the descriptor nor the search looks at content to
 decide how much to compute. Decoding files is not part of it. Every figure is given by the clock and by processor time
@@ -7,8 +7,8 @@ decide how much to compute. Decoding files is not part of it. Every figure is gi
     python recipes/bench_similarity.py
 
 Expected on 2 idle CPU cores: at least 200 images of 512 px a second; 1,000 samples against 10,000 images in under 2 s
-and 500 MB. Time: about 20 seconds. Memory: about 1 GB. The published result is of one thread (`--threads 1`) on a core
-that some twelve other processes wanted too (see its load average), where only processor time tells.
+and 500 MB. Time: about 10 seconds. Memory: about 1 GB. The published result is of one thread (`--threads 1`) on a
+machine that some eight other processes used too (see its load average), where only processor time tells.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from pathlib import Path
 
 import torch
 
-from basinguard.similarity.embed import unit
+from basinguard.similarity.embed import Embedder, unit
+from basinguard.similarity.figure import Figure
 from basinguard.similarity.match import search
 from basinguard.similarity.structure import Structure
 
@@ -45,7 +46,8 @@ def main() -> None:
     load = os.getloadavg()[0]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     matching = match_cost(args.repeats)  # first: peak memory only ever grows
-    speeds = {side: images_per_second(side, args.repeats) for side in (64, 256, 512)}
+    speeds = {side: images_per_second(side, Structure(), args.repeats) for side in (64, 256, 512)}
+    figures = {side: images_per_second(side, Figure(), args.repeats) for side in (64, 256, 512)}
     result = {
         "recipe": "bench_similarity",
         "embedder": Structure().name,
@@ -54,6 +56,7 @@ def main() -> None:
         "commit": commit,
         "load_average_before": load,
         "embed": speeds,
+        "embed_figures": {"embedder": Figure().name} | figures,
         "match_1000_against_10000": matching,
     }
     args.results.parent.mkdir(parents=True, exist_ok=True)
@@ -61,8 +64,8 @@ def main() -> None:
     print(json.dumps(result, indent=2))
 
 
-def images_per_second(side: int, repeats: int) -> dict:
-    images, embed = torch.rand(BATCH, 3, side, side), Structure()
+def images_per_second(side: int, embed: Embedder, repeats: int) -> dict:
+    images = torch.rand(BATCH, 3, side, side)
     clock, processor = zip(*(seconds(lambda: embed(images)) for _ in range(repeats)), strict=True)
     return {
         "images_per_second": spread([BATCH / s for s in clock]),

@@ -319,7 +319,8 @@ def compare_images(a: Path, b: Path, picture: Path | None = None, embedder: str 
         a: an image, such as a sample.
         b: another, such as the training image it may come from.
         picture: where to write A with the copied part marked (PNG).
-        embedder: the eye: structure (no weights), sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
+        embedder: the eye: structure (no weights), structure-figure (no weights, for figures on an empty ground),
+            sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
     """
     from .similarity.choose import choose_embedder
     from .similarity.commands import compare_images
@@ -344,7 +345,8 @@ def metrics(
         heldout: folder of like images that were not trained on: a threshold of their own, and likeness.
         base: folder of the base model's samples under the same names: another threshold, and the floor.
         groups: curation.json of `basinguard curate`, so that duplicates are known.
-        embedder: the eye: structure (no weights), sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
+        embedder: the eye: structure (no weights), structure-figure (no weights, for figures on an empty ground),
+            sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
         cache: folder in which the training images' embeddings are kept.
     """
     from .similarity.choose import choose_embedder

@@ -62,6 +62,12 @@ def test_vendi_equals_the_authors_package():
     assert vendi(vectors) == pytest.approx(float(theirs.score_dual(vectors.numpy())), rel=1e-4)
 
 
+@pytest.mark.parametrize("way", [vendi, lambda e: vendi_per_prompt(e, [0, 0]), lambda e: pairwise(e, [0, 0])])
+def test_diversity_of_what_is_not_finite_is_refused(way):
+    with pytest.raises(ValueError, match=r"NaN|not finite"):
+        way(torch.tensor([[1.0, 0.0], [math.nan, 0.0]]))
+
+
 def test_diversity_is_per_prompt():
     vectors = torch.eye(4)[[0, 0, 1, 2]]
     assert vendi_per_prompt(vectors, [0, 0, 1, 1]).value == pytest.approx(1.5)

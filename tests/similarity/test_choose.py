@@ -36,5 +36,5 @@ def test_timm_by_model(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "sscd", "sscd_disc_mixup_320", "sscd_disc_mixup_320=", "dino=x", "structure=x"])
 def test_any_other_word_is_answered_with_those_that_are_known(text):
-    with pytest.raises(ValueError, match=r"expected one of structure, sscd_disc_mixup_320=FILE"):
+    with pytest.raises(ValueError, match=r"expected one of structure, structure-figure, sscd_disc_mixup_320="):
         choose_embedder(text)

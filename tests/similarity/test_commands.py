@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
@@ -195,3 +196,33 @@ def test_awkward_names_and_hidden_files(world, capsys):
     with pytest.raises(SystemExit):
         main(["compare-images", str(odd / "#1 ü.PNG"), str(world / "train" / "0.png"), "--embedder", "dino"])
     assert "expected one of structure" in capsys.readouterr().err
+
+
+def test_a_shifted_figure_on_an_empty_ground_is_found_by_a_second_eye(world, capsys):
+    stickers, copies = world / "stickers", world / "copies"
+    for folder in (stickers, copies):
+        folder.mkdir()
+    for i in range(4):
+        figure = draw_scene(CAPTIONS[i * 17], i).crop((16, 16, 48, 48))
+        for folder, corner in ((stickers, (16, 16)), (copies, (4, 24))):
+            ground = Image.new("RGB", (64, 64), "white")
+            ground.paste(figure, corner)
+            ground.save(folder / f"{i}.png")
+    main(["metrics", str(copies), str(stickers)])
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found["metric"]["embedder"] == "structure-colour-v1"
+    assert found["aggregates"]["share"]["value"] < found["figure"]["share"]["value"] == 1
+    assert "structure-figure-v1 at 0.92 (published)" in printed.err
+    assert "figure" not in metrics(world / "samples", world / "train")
+
+
+def test_the_picture_that_cannot_be_used_is_named(world):
+    Image.new("RGB", (1, 1)).save(world / "train" / "dot.png")
+    with pytest.raises(ValueError, match=r"dot\.png: images of 1x1 pixels given"):
+        metrics(world / "samples", world / "train")
+    values = np.full((32, 32), 0.5, np.float32)
+    values[3, 3] = np.nan
+    Image.fromarray(values).save(world / "nan.tif")
+    with pytest.raises(ValueError, match=r"nan\.tif: pixel values from nan"):
+        compare_images(world / "nan.tif", world / "train" / "0.png")

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -93,6 +95,20 @@ def test_a_library_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchmetrics.image.kid", None)
     with pytest.raises(ImportError, match=r"pip install 'torchmetrics\[image\]'"):
         kid(normal(20, seed=0), normal(20, seed=1))
+
+
+@pytest.mark.parametrize("way", [kid, fid, mifid, precision, recall])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_distance_is_taken_of_features_that_are_not_finite(way, value):
+    good = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
+    bad = good.clone()
+    bad[3, 1] = value
+    with pytest.raises(ValueError, match="1 of 24 samples are NaN or infinite"):
+        way(bad, good)
+    with pytest.raises(ValueError, match="1 of 24 data are NaN or infinite"):
+        way(good, bad)
+    with pytest.raises(ValueError, match="1 of 24 data are NaN or infinite"):
+        compare_features(good, bad, name="an eye")
 
 
 def test_refuses_too_few_and_what_does_not_fit():

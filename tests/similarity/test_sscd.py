@@ -119,8 +119,11 @@ def test_an_unknown_protocol_is_refused(published):
     ("content", "says"),
     [
         ({"backbone.conv1.weight": torch.zeros(1)}, "is not .*sscd_disc_mixup"),
-        ({"model": {"a": torch.zeros(1)}}, "dictionary of tensors"),
-        ([1, 2], "dictionary of tensors"),
+        (
+            {"model": {"a": torch.zeros(1)}},
+            r"dictionary of tensors.*wanted: sscd_disc_mixup\.torchvision\.pt, published at",
+        ),
+        ([1, 2], r"dictionary of tensors.*wanted: sscd_disc_mixup\.torchvision\.pt, published at"),
     ],
 )
 def test_a_file_of_something_else_is_refused(content, says, tmp_path):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .embed import Embedder
-from .files import by_size, load_image, sha256_of
+from .files import by_size, load_for_eye, sha256_of
 
 CHUNK = 64  # pictures held at once
 
@@ -83,6 +83,6 @@ def embed_files(paths: Sequence[Path], embedder: Embedder, *, cache: Cache | Non
 
 def _embed(todo: Sequence[tuple[str, Path]], embedder: Embedder) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
-    for where, batch in by_size([load_image(path) for _, path in todo]):
+    for where, batch in by_size([load_for_eye(path) for _, path in todo]):
         found |= {todo[i][0]: vector for i, vector in zip(where, embedder(batch), strict=True)}
     return found

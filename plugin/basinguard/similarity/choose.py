@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from .embed import Embedder
+from .figure import Figure
 from .networks import clip_network, timm_network
 from .sscd import PROTOCOLS, load_sscd
 from .structure import Structure
 
 KNOWN = (
     "structure",
+    "structure-figure",
     *(f"sscd_{protocol}=FILE" for protocol in PROTOCOLS),
     "timm/MODEL=FILE",
     "clip=FOLDER",
@@ -22,8 +24,9 @@ def choose_embedder(text: str) -> Embedder:
     """The eye that a word stands for.
 
     Args:
-        text: "structure" (offline, no weights), "sscd_disc_mixup_320=FILE" and the other SSCD protocols (a state dict
-            or ONNX), "timm/vit_small_patch14_dinov2.lvd142m=FILE", "clip=FOLDER" (saved by open_clip) or
+        text: "structure" (offline, no weights), "structure-figure" (the same for shifted and cropped figures on an
+            empty ground), "sscd_disc_mixup_320=FILE" and the other SSCD protocols (a state dict or ONNX),
+            "timm/vit_small_patch14_dinov2.lvd142m=FILE", "clip=FOLDER" (saved by open_clip) or
             "clip/ViT-B-32=TAG-OR-FILE".
 
     Raises:
@@ -37,6 +40,8 @@ def choose_embedder(text: str) -> Embedder:
     kind, _, where = text.partition("=")
     if text == "structure":
         return Structure()
+    if text == "structure-figure":
+        return Figure()
     if where and kind.removeprefix("sscd_") in PROTOCOLS:
         return load_sscd(Path(where), kind.removeprefix("sscd_"))
     if where and kind.startswith("timm/"):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .carlini import DELTA, TILES, tiled_l2
 from .embed import Embedder
-from .files import load_image
+from .files import load_for_eye
 from .local import compare_locally, overlay
 from .structure import Structure
 
@@ -37,7 +37,7 @@ def compare_images(
     if picture is not None:
         _check_new(picture)
     eye = embedder or Structure()
-    first, second = load_image(a), load_image(b)
+    first, second = load_for_eye(a), load_for_eye(b)
     known = eye(second[None])[0]
     straight, turned = (float(eye(view[None])[0] @ known) for view in (first, first.flip(-1)))
     mirrored = turned > straight

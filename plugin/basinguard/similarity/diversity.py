@@ -28,6 +28,8 @@ def vendi(embeddings: Tensor) -> float:
     """
     if embeddings.ndim != 2 or len(embeddings) == 0:
         raise ValueError(f"embeddings {list(embeddings.shape)} given; expected [n, D] with n >= 1")
+    if not bool(torch.isfinite(embeddings).all()):
+        raise ValueError("embeddings with NaN or infinite values given; embed the images again")
     v = embeddings.double()
     gram = v @ v.T if len(v) <= v.shape[1] else v.T @ v
     eigenvalues = torch.linalg.eigvalsh(gram / len(v)).clamp(min=0)

@@ -12,6 +12,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from .embed import check_images
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
@@ -49,6 +51,21 @@ def load_image(path: Path) -> Tensor:
         raise ValueError(f"{path}: too large to be a training image ({error})") from None
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{path}: not a readable picture ({error})") from None
+
+
+def load_for_eye(path: Path) -> Tensor:
+    """The same for an embedder to look at, [3, H, W].
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a picture, too small, or with NaN pixels; names the file.
+    """
+    image = load_image(path)
+    try:
+        check_images(image[None])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return image
 
 
 def to_tensor(picture: Image.Image) -> Tensor:

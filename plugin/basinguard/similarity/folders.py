@@ -17,7 +17,8 @@ from ..stats import cluster_bootstrap, rate
 from .aggregate import above_floor, lines, summarise
 from .diversity import pairwise, vendi_per_prompt
 from .embed import Embedder
-from .files import image_paths, sha256_of
+from .figure import LOOKED_AT, Figure, mostly_figures
+from .files import image_paths, load_for_eye, sha256_of
 from .null import DUPLICATE, Null, from_neighbours, from_samples
 from .quality import compare_features, doubt
 from .ratio import COPY_RATIO, distance_ratio
@@ -54,8 +55,9 @@ def metrics(
         "metric" (name, published threshold, source) with "aggregates" as estimates; "null_train" (a threshold measured
         on this very set, and the share of samples above it), "ratio" (the test without a threshold), "diversity", with
         base samples "null_base_samples" and "above_floor", with held-out images "null_heldout",
-        "likeness_to_heldout" and "quality", and "nearest" (for each sample its training image, similarity and whether
-        mirrored). What could not be measured says why.
+        "likeness_to_heldout" and "quality", with training images on an empty ground "figure" (what the eye for shifted
+        and cropped figures finds beside the default), and "nearest" (for each sample its training image, similarity and
+        whether mirrored). What could not be measured says why.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -82,6 +84,7 @@ def metrics(
         "diversity": _or_why_not(lambda: _diversity(views.straight, prompts, eye)),
         **_against_base(base, samples, files, judged),
         **_against_heldout(heldout, known_files, judged, views),
+        **_by_figure(eye, files, known_files, owner, prompts),
         "nearest": [
             {"sample": str(f), "training_image": str(known_files[i]), "similarity": s, "mirrored": m}
             for f, i, s, m in zip(files, index, best.tolist(), mirrored, strict=True)
@@ -94,6 +97,11 @@ def spoken(found: Mapping[str, Any]) -> list[str]:
     embedder = found["metric"]["embedder"]
     aggregates = {name: Estimate.model_validate(e) for name, e in found["aggregates"].items()}
     rows = lines(aggregates, metric=f"{embedder} at {found['metric']['threshold']:.3g} (published)")
+    if second := found.get("figure"):
+        share = {"share": Estimate.model_validate(second["share"])}
+        rows += lines(
+            share, metric=f"{second['metric']['embedder']} at {second['metric']['threshold']:.3g} (published)"
+        )
     for part in ("null_train", "null_heldout", "null_base_samples"):
         null = found.get(part)
         if isinstance(null, str):
@@ -222,6 +230,28 @@ def _diversity(straight: Tensor, prompts: list[str], eye: Embedder) -> dict[str,
     numbers = np.unique(prompts, return_inverse=True)[1].tolist()
     found = {"vendi": vendi_per_prompt(straight, numbers), "pairwise": pairwise(straight, numbers)}
     return {"embedder": eye.name, **{name: estimate.model_dump() for name, estimate in found.items()}}
+
+
+def _by_figure(
+    eye: Embedder, files: Sequence[Path], known_files: Sequence[Path], owner: Sequence[int], prompts: list[str]
+) -> dict[str, Any]:
+    """What the eye for figures finds beside the default, where the training images stand on an empty ground."""
+    some = known_files[:: -(-len(known_files) // LOOKED_AT)]
+    if eye.name != Structure().name or not mostly_figures([load_for_eye(path) for path in some]):
+        return {}
+    second = Figure()
+    known = look(known_files, second)
+    best = best_match(look(files, second), known.straight)[0]
+    share = rate(best >= second.metric.threshold, prompts)
+    own = _or_why_not(lambda: Judged(second, known, best, prompts).by(_train_null(known, owner)))
+    return {
+        "figure": {
+            "metric": second.metric.model_dump(),
+            "share": share.model_dump(),
+            "null_train": own,
+            "similarity": best.tolist(),
+        }
+    }
 
 
 def _against_base(base: Path | None, samples: Path, files: list[Path], judged: Judged) -> dict[str, Any]:

@@ -55,10 +55,9 @@ def compare_features(samples: Tensor, data: Tensor, *, name: str) -> dict[str, E
     """The same from features [N, D] and [M, D]; warns where FID and MIFID are unreliable.
 
     Raises:
-        ValueError: features that do not fit, or fewer than 20 in a set.
+        ValueError: features that do not fit or are not finite, or fewer than 20 in a set.
     """
-    if samples.ndim != 2 or data.ndim != 2 or samples.shape[1] != data.shape[1]:
-        raise ValueError(f"features {list(samples.shape)} and {list(data.shape)} given; expected [N, D] and [M, D]")
+    _check(samples, data)
     smaller = min(len(samples), len(data))
     if smaller < 2 * GROUPS:
         raise ValueError(f"{len(samples)} samples and {len(data)} images given; need at least {2 * GROUPS} of each")
@@ -80,6 +79,7 @@ def kid(samples: Tensor, data: Tensor) -> float:
 
     Source: Binkowski et al., arXiv 1801.01401, section 4; computed by torchmetrics.
     """
+    _check(samples, data)
     poly_mmd = _torchmetrics("kid").poly_mmd
     smaller = min(len(samples), len(data))
     return float(poly_mmd(data[:smaller].double(), samples[:smaller].double()))
@@ -127,6 +127,16 @@ def jackknife(statistic: Statistic, samples: Tensor, data: Tensor, *, name: str,
     return Estimate(value=value, low=value - half, high=value + half, level=level, n=smaller, method=method)
 
 
+def _check(samples: Tensor, data: Tensor) -> None:
+    """The libraries answer NaN with NaN or, worse, with a number that looks right."""
+    if samples.ndim != 2 or data.ndim != 2 or samples.shape[1] != data.shape[1]:
+        raise ValueError(f"features {list(samples.shape)} and {list(data.shape)} given; expected [N, D] and [M, D]")
+    for features, whose in ((samples, "samples"), (data, "data")):
+        wrong = int((~torch.isfinite(features)).any(1).sum())
+        if wrong:
+            raise ValueError(f"features of {wrong} of {len(features)} {whose} are NaN or infinite: embed them again")
+
+
 def _without(images: Tensor) -> list[Tensor]:
     group = torch.arange(len(images)) % GROUPS
     return [images[group != left_out] for left_out in range(GROUPS)]
@@ -144,6 +154,7 @@ class _Given(nn.Module):
 
 
 def _updated(kind: Any, samples: Tensor, data: Tensor) -> float:
+    _check(samples, data)
     metric = kind(feature=_Given(samples.shape[1])).set_dtype(torch.float64)
     metric.update(data.double(), real=True)
     metric.update(samples.double(), real=False)
@@ -151,6 +162,7 @@ def _updated(kind: Any, samples: Tensor, data: Tensor) -> float:
 
 
 def _precision_recall(samples: Tensor, data: Tensor) -> tuple[float, float]:
+    _check(samples, data)
     prc = optional("torch_fidelity.metric_prc", install="torch-fidelity", gives="precision and recall")
     both: tuple[float, float] = prc.calculate_precision_recall_full(samples.double(), data.double(), NEIGHBOURS)
     return both

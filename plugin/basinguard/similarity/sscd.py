@@ -182,7 +182,11 @@ def from_classy(key: str) -> str:
 
 
 def _fill(module: nn.Module, path: Path, wanted: Protocol) -> None:
-    state = {from_classy(key): value for key, value in read_state(path).items()}
+    try:
+        read = read_state(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; wanted: {wanted.file}, published at {PUBLISHED}{wanted.file}") from None
+    state = {from_classy(key): value for key, value in read.items()}
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
