@@ -55,9 +55,14 @@ def save_original(pipe, path, metadata=None):
     """Writes the pipeline's weights under the names of Stability AI's files."""
     state = {f"model.diffusion_model.{unet_name(k)}": v for k, v in pipe.unet.state_dict().items()}
     state |= {f"first_stage_model.{vae_name(k)}": conv(k, v) for k, v in pipe.vae.state_dict().items()}
-    state |= {f"cond_stage_model.model.{k}": v for k, v in text_state(pipe.text_encoder.state_dict()).items()}
+    state |= {f"cond_stage_model.model.{k}": v for k, v in text_state(bare(pipe.text_encoder.state_dict())).items()}
     save_file({k: v.contiguous() for k, v in state.items()}, path, metadata=metadata)
     return path
+
+
+def bare(state):
+    """Keys as transformers has named them lately; before, all lay below `text_model`."""
+    return {name.removeprefix("text_model."): value for name, value in state.items()}
 
 
 def renamed(name, table):

@@ -69,7 +69,8 @@ def fit_whole(sketches: Sketches, pairs: NDArray[np.int64]) -> tuple[NDArray[np.
         rows = slice(start, start + BATCH)
         first, second = torch.from_numpy(pairs[rows]).unbind(1)
         upright, flipped = (_whole(sketches, first, second, flip) for flip in (False, True))
-        similarity[rows], mirrored[rows] = torch.maximum(upright, flipped), flipped > upright
+        similarity[rows] = torch.maximum(upright, flipped).numpy()
+        mirrored[rows] = (flipped > upright).numpy()
     return similarity, mirrored
 
 

@@ -78,7 +78,8 @@ def _top(
             inside = own < block.shape[1]
             block[torch.arange(len(block), device=block.device)[inside], own[inside]] = -torch.inf
         top = block.topk(count, dim=1)
-        values[start : start + step], indices[start : start + step] = top.values.cpu(), top.indices.cpu()
+        values[start : start + step] = top.values.cpu().numpy()
+        indices[start : start + step] = top.indices.cpu().numpy()
     indices[np.isneginf(values)] = -1
     return values, indices
 
