@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from huggingface_hub import constants
+from originals import build_small_sd2, save_original
 from safetensors.torch import load_file, save_file
-from tests.adapters.originals import build_small_sd2, save_original
 
 from basinguard.adapters import loading
 from basinguard.adapters.architecture import SD21, context_width, name_of, sd21_config, sd21_tokenizer
