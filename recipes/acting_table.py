@@ -326,12 +326,13 @@ def _forecasts(axes: Any, found: dict[str, Any]) -> None:
     for name, history in found["histories"].items():
         for row in rows_of(name, found["sizes"][name], [Report.model_validate(r) for r in history]):
             y = np.exp(row.left - one["errors"][f"{name} at {row.train_step}"])
-            colour = "#0072B2" if "full" in name else "#D55E00"
             ends = [[max(0.0, y - y * low)], [max(0.0, y * high - y)]]
-            axes.errorbar(np.exp(row.left), y, yerr=ends, fmt="o", markersize=4, color=colour, elinewidth=0.7)
+            axes.errorbar(
+                np.exp(row.left), y, yerr=ends, fmt="o", markersize=4, color=LOOKS["plain"][1], elinewidth=0.7
+            )
     axes.plot([1, 20], [1, 20], color="#7f7f7f", linewidth=1)
-    axes.set(xscale="log", yscale="log", xlabel="updates until the breach / updates so far", ylabel="forecast")
-    axes.set_title("forecasts with the run left out (blue full, red LoRA)", fontsize=10)
+    axes.set(xscale="log", yscale="log", xlabel="breach / now, in updates", ylabel="forecast of it")
+    axes.set_title("forecasts, own run left out", fontsize=10)
 
 
 def main() -> None:
