@@ -8,7 +8,7 @@ Copy this file, do not import it.
     python recipes/acting_table.py --runs runs/acting --out recipes/results
 
 TinyWorld learns a style that it does not draw, dusk, from 8, 32 or 128 captioned scenes, as a LoRA or in full, at two
-learning rates, in batches of 4 without any protection: 160, 120 and 8 passes over the images. It is measured before
+learning rates, in batches of 4 without any protection: 160, 120 (LoRA 60) and 8 passes over the images. It is measured before
 training and after two to five epochs: the guard's report, and the loss on held-out scenes with fixed noise (what
 "lowest validation loss" goes by). Fidelity is the share of the way from the base model's samples to dusk scenes, in
 style: kernel distance of mean and spread of the colours of 4 x 4 thumbnails. Every run is one JSON under `--out`; what
@@ -56,7 +56,7 @@ SCALE, TIMESTEPS, BATCH = 3.0, 10, 4
 PLAN = {"seeds": 2, "timesteps": TIMESTEPS, "scale": SCALE, "risk": 0.1}
 PROBED = {  # passes over the images; fewer looks at LoRA, which memorizes later and costs as much to look at
     "full": {8: (20, 40, 80, 120, 160), 32: (15, 30, 60, 90, 120), 128: (4, 8)},
-    "lora": {8: (20, 40, 80, 120, 160), 32: (30, 60, 120), 128: (4, 8)},
+    "lora": {8: (20, 40, 80, 120, 160), 32: (15, 30, 60), 128: (4, 8)},
 }
 RATES = {"full": (8e-4, 1.6e-3), "lora": (2e-3, 5e-3)}
 TWINS, FRESH, FRESH_SEED = 16, 64, 7_000_000
