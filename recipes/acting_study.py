@@ -8,11 +8,13 @@ Copy this file, do not import it.
     python recipes/acting_table.py --runs runs/acting --out recipes/results
 
 TinyWorld learns a style that it does not draw, dusk, from 8, 32 or 128 captioned scenes, as a LoRA or in full, at two
-learning rates, in batches of 4 without any protection: 160, 120 (LoRA 60) and 8 passes over the images. It is measured before
-training and after two to five epochs: the guard's report, and the loss on held-out scenes with fixed noise (what
+learning rates, in batches of 4 without any protection: 160, 120 (LoRA: 60) and 8 passes over the images. It is measured
+before training and after two to five epochs: the guard's report, and the loss on held-out scenes with fixed noise (what
 "lowest validation loss" goes by). Fidelity is the share of the way from the base model's samples to dusk scenes, in
 style: kernel distance of mean and spread of the colours of 4 x 4 thumbnails. Every run is one JSON under `--out`; what
 is there already is not run again.
+
+Expected: `results/acting_study.md`. Time: about 45 minutes on one idle core. Memory: 1.5 GB.
 """
 
 from __future__ import annotations
