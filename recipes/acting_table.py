@@ -29,6 +29,7 @@ from basinguard.similarity.structure import Structure
 from basinguard.verdict import judge
 
 ALLOWED = 0.1
+STUDY = Path(__file__).with_name("results") / "basin_study.json"
 POLICIES = {
     "fixed": "at most 30 updates per image",
     "validation": "lowest validation loss",
@@ -148,11 +149,15 @@ def summary_of(out: Path) -> dict[str, Any]:
     """Everything that was measured, in one object."""
     base = json.loads((out / "ship-base.json").read_text())
     rows, histories, sizes = [], {}, {}
-    for sold in sorted(out.glob("ship-*-*.json"), key=_by_run):
-        name = sold.stem.removeprefix("ship-")
-        found = json.loads((out / f"{name}.json").read_text())
-        histories[name], sizes[name] = [Report.model_validate(row) for row in found["history"]], found["run"]["size"]
-        rows.append({"run": name, **said_of(histories[name]), **sold_by(json.loads(sold.read_text()), base)})
+    for path in sorted(out.glob("[0-9]*.json"), key=_by_run):
+        found, sold = json.loads(path.read_text()), out / f"ship-{path.name}"
+        name, sizes[path.stem] = path.stem, found["run"]["size"]
+        histories[name] = [Report.model_validate(row) for row in found["history"]]
+        if sold.exists():
+            rows.append({"run": name, **said_of(histories[name]), **sold_by(json.loads(sold.read_text()), base)})
+    if STUDY.exists():  # another recipe's run, whose unconditional branch is held
+        histories["basin study"] = [Report.model_validate(row) for row in json.loads(STUDY.read_text())["history"]]
+        sizes["basin study"] = 32
     known = [row for name, history in histories.items() for row in rows_of(name, sizes[name], history)]
     forecasts = {name: scored(known, used) for name, used in FEATURES.items()}
     best = forecasts[MAIN]
@@ -179,7 +184,7 @@ def summary_of(out: Path) -> dict[str, Any]:
 
 
 def _by_run(path: Path) -> tuple[int, str]:
-    _, size, method = path.stem.split("-", 2)
+    size, method = path.stem.split("-", 1)
     return int(size), method
 
 
