@@ -29,6 +29,7 @@ from basinguard.similarity.structure import Structure
 from basinguard.verdict import judge
 
 ALLOWED = 0.1
+STUDY = Path(__file__).with_name("results") / "basin_study.json"
 POLICIES = {
     "fixed": "at most 30 updates per image",
     "validation": "lowest validation loss",
@@ -148,11 +149,15 @@ def summary_of(out: Path) -> dict[str, Any]:
     """Everything that was measured, in one object."""
     base = json.loads((out / "ship-base.json").read_text())
     rows, histories, sizes = [], {}, {}
-    for sold in sorted(out.glob("ship-*-*.json"), key=_by_run):
-        name = sold.stem.removeprefix("ship-")
-        found = json.loads((out / f"{name}.json").read_text())
-        histories[name], sizes[name] = [Report.model_validate(row) for row in found["history"]], found["run"]["size"]
-        rows.append({"run": name, **said_of(histories[name]), **sold_by(json.loads(sold.read_text()), base)})
+    for path in sorted(out.glob("[0-9]*.json"), key=_by_run):
+        found, sold = json.loads(path.read_text()), out / f"ship-{path.name}"
+        name, sizes[path.stem] = path.stem, found["run"]["size"]
+        histories[name] = [Report.model_validate(row) for row in found["history"]]
+        if sold.exists():
+            rows.append({"run": name, **said_of(histories[name]), **sold_by(json.loads(sold.read_text()), base)})
+    if STUDY.exists():  # another recipe's run, whose unconditional branch is held
+        histories["basin study"] = [Report.model_validate(row) for row in json.loads(STUDY.read_text())["history"]]
+        sizes["basin study"] = 32
     known = [row for name, history in histories.items() for row in rows_of(name, sizes[name], history)]
     forecasts = {name: scored(known, used) for name, used in FEATURES.items()}
     best = forecasts[MAIN]
@@ -179,7 +184,7 @@ def summary_of(out: Path) -> dict[str, Any]:
 
 
 def _by_run(path: Path) -> tuple[int, str]:
-    _, size, method = path.stem.split("-", 2)
+    size, method = path.stem.split("-", 1)
     return int(size), method
 
 
@@ -326,12 +331,13 @@ def _forecasts(axes: Any, found: dict[str, Any]) -> None:
     for name, history in found["histories"].items():
         for row in rows_of(name, found["sizes"][name], [Report.model_validate(r) for r in history]):
             y = np.exp(row.left - one["errors"][f"{name} at {row.train_step}"])
-            colour = "#0072B2" if "full" in name else "#D55E00"
             ends = [[max(0.0, y - y * low)], [max(0.0, y * high - y)]]
-            axes.errorbar(np.exp(row.left), y, yerr=ends, fmt="o", markersize=4, color=colour, elinewidth=0.7)
+            axes.errorbar(
+                np.exp(row.left), y, yerr=ends, fmt="o", markersize=4, color=LOOKS["plain"][1], elinewidth=0.7
+            )
     axes.plot([1, 20], [1, 20], color="#7f7f7f", linewidth=1)
-    axes.set(xscale="log", yscale="log", xlabel="updates until the breach / updates so far", ylabel="forecast")
-    axes.set_title("forecasts with the run left out (blue full, red LoRA)", fontsize=10)
+    axes.set(xscale="log", yscale="log", xlabel="breach / now, in updates", ylabel="forecast of it")
+    axes.set_title("forecasts, own run left out", fontsize=10)
 
 
 def main() -> None:

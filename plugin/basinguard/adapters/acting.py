@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ..records import Report
 from .filters import Both, LargeGap, LossFilter, LowLoss
+from .watch import Watch
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,22 @@ class Actor:
             if self.begun:
                 self.pl_module.filter = self.filter
         self._apply()
+
+
+def respond(trainer: Any, watch: Watch, actor: Actor | None, *, breached: bool, stop: bool) -> str:
+    """Stops or acts on the newest report, if there is a breach; says what was done, in words."""
+    report, rises = watch.history[-1], every_rise(watch.guard.latest.gaps, watch.guard.null.gaps)
+    if not breached:
+        if actor is not None:
+            actor.look_again(report, rises)
+        return ""
+    if stop:
+        trainer.should_stop = True
+        return "training stops after this epoch"
+    if actor is None:
+        return "training goes on"
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    return actor.act(report, rises, trainer.optimizers, schedulers)
 
 
 def slow(optimizers: Any, schedulers: Any, factor: float) -> None:

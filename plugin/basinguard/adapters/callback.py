@@ -11,19 +11,18 @@ import torch
 
 from ..calibrate import Candidate
 from ..certify import Terms
-from ..export.atomic import whole_file
 from ..guard import Guard, Plan
 from ..records import Record, Report, last_search
 from ..similarity.choose import choose_embedder
-from ..standing import GuardFile, Standing
+from ..standing import Standing
 from ..verdict import Breach
-from .acting import Acting, Actor, advice, every_rise
+from .acting import Acting, Actor, advice, respond
 from .control import Threshold, require_control, training_set, with_threshold
 from .diffusers import LatentModel
 from .keeping import Keeper, Ship, as_kept, export_plain, plain_directory
 from .refusals import require_parts, require_whole_weights
 from .shipping import clip_for, ship, subject_of
-from .showing import remembered, scalars, show, tell_progress_bar
+from .showing import remembered, scalars, show, tell_progress_bar, write_file
 from .watch import OnError, Watch, same_streams, trained_weights, untouched
 
 KEPT = "basinguard"  # key of a checkpoint
@@ -312,26 +311,16 @@ class GuardHooks:
         self.keeper.load_state_dict(checkpoint.get(KEPT) or {}, lambda: trained_weights(pl_module))
 
     def _respond(self, trainer: Any, pl_module: Any) -> None:
-        """What was asked for at a breach; every process does the same."""
+        """What was asked for at a breach; every process does the same. Said once."""
         watch, standing = self.watch, self.standing
-        if watch is None or standing is None or not watch.measured or standing.verdict.level < 0:
+        if watch is None or standing is None or standing.verdict.level < 0:
             return
-        now, base = watch.guard.latest.gaps, watch.guard.null.gaps
-        report, rises = self.history[-1], every_rise(now, base)
-        if not standing.verdict.breaches(self.breach):
-            if self.actor:
-                self.actor.look_again(report, rises)
-            return
-        did = "training goes on"
-        if self.on_breach == "stop":
-            trainer.should_stop, did = True, "training stops after this epoch"
-        elif self.actor:
-            schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-            did = self.actor.act(report, rises, trainer.optimizers, schedulers)
-        if not self._warned and trainer.is_global_zero:
+        breached = standing.verdict.breaches(self.breach)
+        did = respond(trainer, watch, self.actor, breached=breached, stop=self.on_breach == "stop")
+        if breached and not self._warned and trainer.is_global_zero:
             hint = advice(getattr(pl_module, "hparams", {}))
-            warnings.warn(f"epoch {report.epoch} is {standing.verdict}; {did}; {hint}", stacklevel=2)
-        self._warned = True
+            warnings.warn(f"epoch {self.history[-1].epoch} is {standing.verdict}; {did}; {hint}", stacklevel=2)
+        self._warned = self._warned or breached
 
     def _stand(self) -> None:
         """Where the run stands now, in milliseconds."""
@@ -377,12 +366,10 @@ class GuardHooks:
 
     def _write(self, folder: Path, watch: Watch) -> None:
         """The reports so far, for people and programs: whatever ends the run, they stay."""
-        if self.standing is None:
-            return
-        target, text = folder / HISTORY, GuardFile(standing=self.standing, history=tuple(self.history)).to_json()
+        target = folder / HISTORY
         try:
-            with whole_file(target, overwrite=True) as partial:
-                partial.write_text(text, "utf-8")
+            if self.standing is not None:
+                write_file(target, self.standing, self.history)
         except OSError as error:
             watch.complain(f"{target} could not be written", error)
 

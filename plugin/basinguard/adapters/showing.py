@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from torchvision.transforms.functional import pil_to_tensor
 
 from ..dashboard import dashboard
+from ..export.atomic import whole_file
 from ..guard import Guard
 from ..plots import contact_sheet, curve_figure, history_figure
 from ..records import Estimate, Report, last_search, measured
-from ..standing import Standing
+from ..standing import GuardFile, Standing
 from ..verdict import newest_known
 from ..words import moved
 from .diffusers import LatentModel
@@ -70,6 +72,17 @@ def _standing(history: Sequence[Report], standing: Standing) -> dict[str, float]
         newest = choice is not None and choice.train_step == history[-1].train_step
         values[f"guard/ship_{name}"] = float(history[-1].train_step if newest else 0)
     return values
+
+
+def write_file(target: Path, standing: Standing, history: Sequence[Report]) -> None:
+    """Writes `guard.json`, whole or not at all; see `standing.GuardFile`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    text = GuardFile(standing=standing, history=tuple(history)).to_json()
+    with whole_file(target, overwrite=True) as partial:
+        partial.write_text(text, "utf-8")
 
 
 def tell_progress_bar(trainer: Any, state: Callable[[], str]) -> None:
