@@ -35,6 +35,7 @@ from basinguard.tinyworld.folder import write_demo_folder
 from basinguard.tinyworld.scenes import KINDS, Caption, all_captions, draw_scene
 
 SCALE, TIMESTEPS = "3", "16"  # TinyWorld's usual CFG and sampling steps
+FRESH_SEED = 7_000_000  # draws no scene of the base or of a training set
 KEPT = (10 / 13, 8 / 13)  # shares of the updates after which a checkpoint is kept
 Named = list[tuple[str, str, Image.Image]]  # file name, caption, picture
 
@@ -46,7 +47,7 @@ class Scenario:
     train: Path
     protected: Path  # what must not come back: the training set, or the part of it that is memorized
     updates: int
-    heldout: Path | None = None  # only art has a subject to be faithful to: the base draws this world's scenes already
+    heldout: Path | None = None  # not trained on: fresh scenes of the prompts for quality, unseen animals for fidelity
     metric: Path | None = None
     align: str = "auto"
 
@@ -75,7 +76,9 @@ def main() -> None:
 def s1(data: Path) -> Scenario:
     """A small set with a caption of its own for each image, two of them stored twice."""
     train, _ = write_demo_folder(data)
-    return Scenario(train, train, updates=520)
+    texts = {json.loads(line)["text"] for line in (train / "metadata.jsonl").read_text("utf-8").splitlines()}
+    captions = [c for c in all_captions() if str(c) in texts]
+    return Scenario(train, train, updates=520, heldout=fresh(data, [(str(c), c) for c in captions]))
 
 
 def s2(data: Path) -> Scenario:
@@ -84,7 +87,8 @@ def s2(data: Path) -> Scenario:
     scenes = [(kind, Caption(kind, *words)) for kind in kinds for words in WORDS]
     train = [(f"{i}.png", f"a {kind}", draw_scene(scene, seed=i)) for i, (kind, scene) in enumerate(scenes)]
     folder = write(data / "train", train)
-    return Scenario(folder, folder, updates=400)
+    heldout = fresh(data, [(f"a {kind}", scene) for kind, scene in scenes], each=1)
+    return Scenario(folder, folder, updates=400, heldout=heldout)
 
 
 WORDS = (("plain", ""), ("striped", "with eyes"), ("dotted", "with a hat"), ("checkered", "with a flag"))
@@ -100,7 +104,8 @@ def s3(data: Path, planted: int = 8, copies: int = 32, others: int = 256, update
         for i in range(others)
     ]
     repeated = [(f"copy {k} of {name}", text, picture) for name, text, picture in few for k in range(copies)]
-    return Scenario(write(data / "train", crowd + repeated), write(data / "planted", few), updates)
+    heldout = fresh(data, [(str(c), c) for c in captions])
+    return Scenario(write(data / "train", crowd + repeated), write(data / "planted", few), updates, heldout)
 
 
 def s4(data: Path) -> Scenario:
@@ -147,6 +152,12 @@ def threshold(train: Path, foreign: Path) -> str:
     pictures, gallery = embedded
     measured = from_samples(eye(pictures), eye(gallery), mirrored=eye(pictures.flip(-1)), name="other OpenMoji")
     return measured.metric(eye.name).to_json()
+
+
+def fresh(data: Path, prompts: list[tuple[str, Caption]], each: int = 4) -> Path:
+    """Scenes of the prompts with seeds that nothing was trained on, `each` of every scene."""
+    drawn = [(text, scene, FRESH_SEED + i) for i, (text, scene) in enumerate(prompts * each)]
+    return write(data / "fresh", [(f"{seed}.png", text, draw_scene(scene, seed)) for text, scene, seed in drawn])
 
 
 def write(folder: Path, rows: Named) -> Path:

@@ -106,6 +106,21 @@ def test_quality_is_the_kernel_distance_to_held_out_images_where_there_are_enoug
     assert "kernel distance to 16 held-out images (lower is better), structure" in point.quality.method
 
 
+def test_quality_prefers_held_out_images_of_the_very_prompts(done, arguments, tmp_path):
+    _, _, plans = done
+    rng, folder = np.random.default_rng(1), tmp_path / "fresh"
+    folder.mkdir()
+    for k, name in enumerate(["<b>ball</b>", "star", "box"] * 8):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{k:02}.png")
+        (folder / f"{k:02}.txt").write_text(name)
+    bench, _ = module.bench_of(arguments["model"], arguments["data"], arguments["base"], (), plans, "none", None)
+    pairs, prompts = module.pairs_on(bench, plans, folder)
+    assert prompts == ("<b>ball</b>", "box")
+    assert pairs.quality.groups.tolist() == [0, 1] * 8
+    assert "16 held-out images of the same prompts" in pairs.quality.method
+    assert pairs.heldout is None  # every caption was trained on: nothing to be faithful to beyond the prompts
+
+
 def test_goes_on_where_it_was_and_refuses_other_settings(done, arguments, monkeypatch):
     result, out, plans = done
     (out / "points" / "stp_650.json").unlink()

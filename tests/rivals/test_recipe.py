@@ -29,6 +29,16 @@ def test_a_few_scenes_are_repeated_among_many_and_only_those_are_protected(recip
     assert set(same) == {(scenario.protected / "planted 0.png").read_bytes()}
 
 
+@pytest.mark.parametrize("name", ["s1", "s2"])
+def test_quality_is_measured_against_fresh_scenes_of_the_same_prompts(recipe, name, tmp_path):
+    scenario = recipe[name](tmp_path)
+    counts = Counter(captions(scenario.heldout))
+    assert set(counts) == set(captions(scenario.train))
+    assert set(counts.values()) == {4}
+    trained = {path.read_bytes() for path in scenario.train.glob("*.png")}
+    assert trained.isdisjoint(path.read_bytes() for path in scenario.heldout.glob("*.png"))
+
+
 def test_class_prompts_are_shared_by_different_scenes(recipe, tmp_path):
     scenario = recipe["s2"](tmp_path)
     assert set(Counter(captions(scenario.train)).values()) == {4}

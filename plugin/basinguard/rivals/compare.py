@@ -86,8 +86,9 @@ def compare(
         data: the training images it must not reproduce.
         methods: names of `registry.METHODS`, or "all".
         base: what was fine-tuned; the model's own record says so if it carries one.
-        heldout: images of the same subject that were not trained on, with captions: for fidelity, and for quality where
-            there are 16 or more; quality is measured against the base model's samples otherwise.
+        heldout: captioned images that were not trained on. Captions that were not trained on are sampled for fidelity.
+            Quality is measured against those of the prompts where each prompt has as many, else against all; where
+            that is fewer than 16, against the base model's samples.
         checkpoints: earlier states of the run, most trained first.
         plans: how much to sample.
         align: an open_clip model; "auto" takes TinyWorld's own for TinyWorld and none otherwise.

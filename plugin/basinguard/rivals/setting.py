@@ -108,11 +108,25 @@ def pairs_on(bench: Bench, plans: Plans, heldout: Path | None) -> tuple[Pairs, t
         return Pairs(batch, cluster, quality=_to_base(bench, prompts)), prompts
     others = ImageFolder(str(heldout), resolution=bench.model.resolution)
     others.setup("compare")
-    texts = _spread(tuple(caption for _, caption in others.items), len(prompts))
-    apart = Batch(texts, tuple(FIRST_SEED + len(cluster) + i for i in range(len(texts))))
-    pixels = others.all_pixels()
-    quality = _distance(bench, pixels, "held-out images") if len(pixels) >= FEWEST else _to_base(bench, prompts)
+    captions, pixels = tuple(caption for _, caption in others.items), others.all_pixels()
+    quality = _to_heldout(bench, prompts, captions, pixels) or _to_base(bench, prompts)
+    unseen = _spread(tuple(c for c in captions if c not in bench.guard.training.captions), len(prompts))
+    if not unseen:
+        return Pairs(batch, cluster, quality=quality), prompts
+    apart = Batch(unseen, tuple(FIRST_SEED + len(cluster) + i for i in range(len(unseen))))
     return Pairs(batch, cluster, apart, pixels, quality), prompts
+
+
+def _to_heldout(
+    bench: Bench, prompts: tuple[str, ...], captions: tuple[str, ...], pixels: Tensor
+) -> KernelDistance | None:
+    """Distance to held-out images of the very prompts where each has as many; else to all; None where they are few."""
+    rows = [i for i, caption in enumerate(captions) if caption in prompts]
+    each = {captions.count(prompt) for prompt in prompts}
+    if len(each) == 1 and len(rows) >= FEWEST:
+        groups = torch.tensor([prompts.index(captions[i]) for i in rows])
+        return _distance(bench, pixels[rows], "held-out images of the same prompts", groups)
+    return _distance(bench, pixels, "held-out images") if len(pixels) >= FEWEST else None
 
 
 def _to_base(bench: Bench, prompts: tuple[str, ...]) -> KernelDistance | None:
