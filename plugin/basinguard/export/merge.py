@@ -38,4 +38,14 @@ def folded(module: M) -> M:
     if hasattr(plain, "peft_config"):
         del plain.peft_config
         plain._hf_peft_config_loaded = False  # what diffusers' own unload_lora resets
+        _forget_adapter_names(plain)
     return plain  # type: ignore[no-any-return]
+
+
+def _forget_adapter_names(module: Any) -> None:
+    """Early transformers 5 saves a model under names turned as those of the adapter file were that it last read."""
+    conversions = getattr(module, "_weight_conversions", None)
+    if conversions:
+        module._weight_conversions = [
+            c for c in conversions if "base_model.model" not in str(getattr(c, "source_patterns", ""))
+        ]
