@@ -240,6 +240,12 @@ chance of that training.
 """
 
 
+COLUMNS = (
+    *("shipped by", "runs", "mean risk", "above the allowed risk", "mean fidelity", "mean alignment"),
+    "the guard's plain epoch less this one, run by run: fidelity, alignment",
+)
+
+
 def markdown(found: dict[str, Any]) -> str:
     """The tables, for people."""
     lines = [HEAD.format(count=len(found["runs"]), allowed=found["allowed"])]
@@ -249,8 +255,8 @@ def markdown(found: dict[str, Any]) -> str:
         said = [row[key] for key in ("first_alarm", "would_stop", "first_copy")]
         cells = [row["run"], ", ".join(map(str, row["probed"])), *("never" if e is None else str(e) for e in said)]
         lines.append("| " + " | ".join([*cells, *(_sold(row[name]) for name in POLICIES)]) + " |")
-    lines += ["", "| shipped by | runs | mean risk | above the allowed risk | mean fidelity | mean alignment |"]
-    lines.append("|---|---|---|---|---|---|")
+    lines += ["", f"| {' | '.join(COLUMNS)} |"]
+    lines.append("|---|---|---|---|---|---|---|")
     lines += ["| " + " | ".join(means(found, name, text)) + " |" for name, text in POLICIES.items()]
     lines += ["", "## Forecast of the breach", "", *forecast_lines(found)]
     if found["acting"]:
@@ -274,11 +280,19 @@ def means(found: dict[str, Any], name: str, text: str) -> list[str]:
     """One row of the policies' table; runs are the clusters."""
     sold = [row[name] for row in found["runs"] if "risk" in row[name]]
     if not sold:
-        return [text, "0", "", "", "", ""]
+        return [text, "0", "", "", "", "", ""]
     over = sum(one["risk"]["value"] > found["allowed"] for one in sold)
     columns = [[one[k]["value"] for one in sold] for k in ("risk", "fidelity", "alignment")]
     risk, faith, alignment = (stats.cluster_bootstrap(c, range(len(c))).model_dump() for c in columns)
-    return [text, str(len(sold)), interval(risk), f"{over} of {len(sold)}", interval(faith), interval(alignment)]
+    told = [text, str(len(sold)), interval(risk), f"{over} of {len(sold)}", interval(faith), interval(alignment)]
+    return [*told, ", ".join(_less(found, name, key) for key in ("fidelity", "alignment"))]
+
+
+def _less(found: dict[str, Any], name: str, key: str) -> str:
+    """The guard's plain epoch less another policy's, over the runs that ship both."""
+    pairs = [(row["plain"], row[name]) for row in found["runs"] if "risk" in row["plain"] and "risk" in row[name]]
+    gains = [ours[key]["value"] - theirs[key]["value"] for ours, theirs in pairs]
+    return interval(stats.cluster_bootstrap(gains, range(len(gains))).model_dump())
 
 
 def forecast_lines(found: dict[str, Any]) -> list[str]:
