@@ -4,6 +4,7 @@ import pytest
 import torch
 from benches import STEPS
 
+from basinguard.adapters.filters import LargeGap
 from basinguard.calibrate import Candidate
 from basinguard.guidance import SwitchAt
 from basinguard.rivals import amg, released
@@ -15,7 +16,7 @@ from basinguard.rivals.ours import chosen
 from basinguard.rivals.ren import REN
 from basinguard.rivals.somepalli import insert_words, whole_words
 from basinguard.rivals.stock import empty, guided, run, states
-from basinguard.rivals.wen import loss_filter, optimise
+from basinguard.rivals.wen import optimise
 from basinguard.rivals.zhao import attenuate
 from basinguard.stats import rate
 
@@ -66,10 +67,9 @@ def test_wen_reaches_its_target_and_keeps_the_begin_token(bench, batch):
     assert bool((first_pull(changed) < first_pull(told)).all())
 
 
-def test_loss_filter_is_the_released_threshold_on_stable_diffusion():
-    near, far = torch.full((1, 4, 64, 64), 1.9 / 128), torch.full((1, 4, 64, 64), 2.1 / 128)
-    keep = loss_filter(torch.cat([near, far]), torch.zeros(2, 4, 64, 64), threshold=2 / 128)
-    assert keep.tolist() == [True, False]
+def test_the_training_filter_is_the_released_threshold_on_stable_diffusion():
+    gaps = torch.tensor([1.9, 2.1]) / 128  # norms of 1.9 and 2.1 over 4 x 64 x 64 latents, as root mean squares
+    assert LargeGap()(torch.zeros(2), torch.zeros(2), lambda: gaps).tolist() == [1, 0]
 
 
 def test_han_batch_step_is_the_papers(bench, batch, monkeypatch):

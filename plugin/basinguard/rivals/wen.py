@@ -1,11 +1,13 @@
-"""Optimise the prompt's embedding until it pulls less; in training, leave out samples that pull too hard.
+"""Optimise the prompt's embedding until it pulls less.
 
 Source: Wen et al., "Detecting, Explaining, and Mitigating Memorization in Diffusion Models", ICLR 2024,
 arXiv 2407.21720. Inference (section 5.1): with x_T fixed, Adam on the embedding e minimises
-||eps(x_T, e) - eps(x_T, "")||_2 at the first timestep until it is below a target. Training (section 5.2): samples whose
-norm exceeds a threshold are left out of the loss.
+||eps(x_T, e) - eps(x_T, "")||_2 at the first timestep until it is below a target.
 Defaults of the paper's code: learning rate 0.05, at most 10 iterations, target 3 for Stable Diffusion 1.4 (8 in
-others' use); training threshold 2.
+others' use).
+
+Its training-time filter (section 5.2; `--hard_threshold`, 2 as released) changes the fine-tune instead of the sampling,
+so it has no row here: it is `adapters.filters.LargeGap`, turned on by `adapters.acting.Acting(large_gap=...)`.
 
 Differences. The absolute target belongs to one model at one size (`method` papers use 0.9 to 8), so strength is the
 share of the sample's own first norm that is left. Every (prompt, seed) has an embedding of its own; the released code
@@ -60,22 +62,6 @@ def _first_timestep(bench: Bench) -> Tensor:
     bench.pipe.scheduler.set_timesteps(bench.timesteps)
     first: Tensor = bench.pipe.scheduler.timesteps[0]
     return first
-
-
-def loss_filter(eps_cond: Tensor, eps_uncond: Tensor, threshold: float) -> Tensor:
-    """Which samples of a training batch may count in the loss, [B] bool: those whose gap is below the threshold.
-
-    Args:
-        eps_cond, eps_uncond: predictions in epsilon space, [B, ...].
-        threshold: root-mean-square gap. The paper's 2 is a norm over 4 x 64 x 64 latents: 2 / 128 = 0.0156 here.
-
-    Source: arXiv 2407.21720, section 5.2; released as `--hard_threshold`.
-
-    Example:
-        >>> loss_filter(torch.ones(2, 4), torch.tensor([[1.0] * 4, [0.0] * 4]), threshold=0.5)
-        tensor([ True, False])
-    """
-    return (eps_cond - eps_uncond).flatten(1).pow(2).mean(1).sqrt() < threshold
 
 
 def _draw(bench: Bench, batch: Batch, share: float) -> Tensor:
