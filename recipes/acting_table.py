@@ -179,8 +179,14 @@ def summary_of(out: Path) -> dict[str, Any]:
         "commit": commit,
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "command": "python recipes/acting_study.py train all (ship all, act all); python recipes/acting_table.py",
-        "histories": {name: [json.loads(r.to_json()) for r in history] for name, history in histories.items()},
+        "histories": {name: [brief(report) for report in history] for name, history in histories.items()},
     }
+
+
+def brief(report: Report) -> dict[str, Any]:
+    """A report without its lists: what the figure and the forecast read."""
+    less = report.model_copy(update={"exits": (), "curve": (), "images": (), "groups": ()})
+    return json.loads(less.to_json())
 
 
 def _by_run(path: Path) -> tuple[int, str]:
