@@ -35,6 +35,7 @@ from basinguard.export.reading import describe, inspect_file
 from basinguard.guidance import from_dict, from_record
 from basinguard.records import Estimate, Guidance, Metric, Record, Report, Sampler, read_record
 from basinguard.similarity.files import load_image
+from basinguard.standing import GuardFile, read_history, stand
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PIL's advice about damaged pictures
 PAGES = [30, pytest.param(10_000, marks=pytest.mark.long)]
@@ -49,6 +50,7 @@ RECORD = Record(
     seeds=(1, 2), base="owner/name", weights_sha256=SHA, dataset_sha256=SHA, versions={"torch": "2"}, history=(REPORT,),
 )  # fmt: skip
 FORM = json.loads(RECORD.to_json())
+GUARD = GuardFile(standing=stand([REPORT], 0.1), history=(REPORT,)).to_json()
 SCHEDULER = {"_class_name": "DDIMScheduler", "basinguard": RECORD.to_json(), "prediction_type": "epsilon"}
 RULES = {"a": {"rule": "switch_at", "transition": [500.0], "before": 0.0, "after": 7.5},
          "b": {"rule": "switch_after", "detector": {"depth": 0.1}, "before": 0.0, "after": None}}  # fmt: skip
@@ -145,6 +147,10 @@ def parsers(root: Path):
         "record": (record, refuses(Record.from_json, ValueError)),
         "record file": (record, refuses(lambda c: read_record(at(root / "record.json", c)), ValueError)),
         "report": (hostile(REPORT.to_json().encode(), FORM["history"][0]), refuses(Report.from_json, ValueError)),
+        "guard.json": (
+            hostile(GUARD.encode(), json.loads(GUARD)),
+            refuses(lambda c: read_history(at(root / "guard.json", c)), ValueError),
+        ),
         "inspect a record": (record, refuses(lambda c: shown(root)(at(root / "i.json", c)), ValueError)),
         "scheduler config": (
             hostile(encoded(SCHEDULER), SCHEDULER),
