@@ -5,7 +5,7 @@ Copy this file, do not import it.
     python recipes/rivals_table.py runs/s1/comparison runs/art/comparison
 
 A folder is what `basinguard compare` wrote; the one above it names the scenario. Publishes, under recipes/results/,
-rivals_NAME.json and .png for each, and rivals.md. Nothing is sampled; it takes seconds.
+rivals_NAME.json and .png for each, and rivals_table.md. Nothing is sampled; it takes seconds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     for name, result in found.items():
         publish(name, result, args.out, args.commit)
     pages = [page(name, result) for name, result in found.items()]
-    (args.out / "rivals.md").write_text("\n".join([HEAD, *pages]), encoding="utf-8")
+    (args.out / "rivals_table.md").write_text("\n".join([HEAD, *pages]), encoding="utf-8")
 
 
 HEAD = f"""# Every method beside ours, on the same noise
@@ -67,7 +67,7 @@ def publish(name: str, result: Comparison, out: Path, code: str) -> None:
     """The comparison with its commit, time and machine, and its figure."""
     commit = subprocess.run(["git", "rev-parse", "--short", code], capture_output=True, text=True, check=True)
     made = {
-        "command": f"python recipes/rivals_tinyworld.py {name} --captions {result.settings.captions}",
+        "command": result.command,
         "commit": commit.stdout.strip(),
         "time": time.strftime("%Y-%m-%d %H:%M"),
         "machine": f"{result.machine} of a shared {os.cpu_count()}-core machine without GPU",
@@ -104,7 +104,7 @@ def page(name: str, result: Comparison) -> str:
         ratios = [interval(cost.time_ratio, 2), f"{cost.memory_ratio:.2f}"] if cost else ["-", "-"]
         lines.append("| " + " | ".join([*cells(point, able), *ratios]) + " |")
     lines += [f"| {skipped.method} | not run: {skipped.reason} |" + " |" * 9 for skipped in result.skipped]
-    return "\n".join([*lines, "", *verdict(result), ""])
+    return "\n".join([*lines, "", *verdict(result), "", f"    {result.command}", ""])
 
 
 def cells(point: Point, able: bool) -> Iterator[str]:
