@@ -81,6 +81,7 @@ def test_a_metric_can_be_monitored_in_the_epoch_it_is_logged(tiny_pipeline_dir, 
     assert keep.best_model_path
 
 
+@pytest.mark.long  # the default tier has the same in test_resume.py
 def test_resuming_gives_the_history_of_an_uninterrupted_run(tiny_pipeline_dir, folder, tmp_path):
     whole = make_guard()
     fit(tiny_pipeline_dir, folder, tmp_path / "whole", whole, epochs=3)
