@@ -332,9 +332,11 @@ def from_record(record: Mapping[str, Any]) -> SwitchAt:
         after, beyond = numbers.get("after"), [key for key, usual in BEYOND.items() if numbers.get(key, usual) != usual]
         rule = SwitchAt(float(numbers["transition"]), float(numbers["before"]), None if after is None else float(after))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"not a basinguard record, no usable 'guidance': {error!r} in {str(record)[:120]}") from None
+        raise ValueError(
+            f"not a basinguard record, no usable 'guidance': {repr(error)[:200]} in {str(record)[:120]}"
+        ) from None
     if beyond:
-        told = ", ".join(f"{key}={numbers[key]}" for key in beyond)
+        told = ", ".join(f"{key}={str(numbers[key])[:80]}" for key in beyond)
         raise ValueError(
             f"the record was measured with {told}, which a stock pipeline cannot apply; calibrate without it"
         )

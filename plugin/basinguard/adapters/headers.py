@@ -54,7 +54,7 @@ def read_header(path: str | Path) -> Header:
         shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        raise ValueError(f"{path}: not a safetensors file ({error!r}); download or copy it again") from None
+        raise ValueError(f"{path}: not a safetensors file ({repr(error)[:200]}); download or copy it again") from None
     if size < LENGTH + length + end:
         raise ValueError(_too_short(path, size, LENGTH + length + end))
     return Header(shapes, metadata, end)

@@ -202,7 +202,7 @@ def model_config(base: str | Path, name: str) -> dict[str, Any]:
     """
     try:
         config = json.loads(model_file(base, name).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"base {str(base)!r}: {name} is not JSON ({error}); download or copy it again") from None
     if not isinstance(config, dict):
         raise ValueError(f"base {str(base)!r}: {name} holds a {type(config).__name__}, expected an object")

@@ -81,7 +81,7 @@ def read_allow_list(path: Path) -> AllowList:
         return AllowList.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the whole file"
+        where = ".".join(map(str, first["loc"]))[:200] or "the whole file"
         raise ValueError(f"{path}: not an allow-list; {where}: {first['msg']}; download it from the report") from None
 
 

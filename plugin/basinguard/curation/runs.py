@@ -72,7 +72,7 @@ def _audited(path: Path, trained: Sequence[Item]) -> Counts:
         listed = {int(row["index"]): (str(row["file_name"]), row["own"]) for row in found["images"]}
         own = {index: (round(e["value"] * e["n"]), int(e["n"])) for index, (_, e) in listed.items() if e}
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path}: not an audit of basinguard ({type(error).__name__}: {error})") from None
+        raise ValueError(f"{path}: not an audit of basinguard ({type(error).__name__}: {str(error)[:200]})") from None
     if total != len(trained) or samples < total:
         raise ValueError(
             f"{path}: {samples} samples of {total} images, but {len(trained)} captioned ones here; give the folder "

@@ -175,7 +175,7 @@ def layers_in(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Layer
         told = json.loads(header.get(ADAPTER_METADATA, "{}"))
         return {name: _stored(name, tensors, told) for name in names}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"not a LoRA that basinguard wrote: {error!r}") from None
+        raise ValueError(f"not a LoRA that basinguard wrote: {repr(error)[:200]}") from None
 
 
 def usual(layers: Iterable[Layer]) -> tuple[int, float]:

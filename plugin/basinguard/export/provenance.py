@@ -64,7 +64,9 @@ def read_origin(folder: Path, weights_sha256: str) -> Origin:
             return Origin()
         return Origin(str(told["base"]["revision"]), str(told["base"]["weights_sha256"]), dict(told["config"]))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a provenance that basinguard wrote ({error!r}); remove it to go on") from None
+        raise ValueError(
+            f"{path}: not a provenance that basinguard wrote ({repr(error)[:200]}); remove it to go on"
+        ) from None
 
 
 def without_paths(value: Any) -> Any:

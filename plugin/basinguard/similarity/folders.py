@@ -127,8 +127,8 @@ def groups_of(data: Path, curation: Path) -> list[int]:
         raise FileNotFoundError(f"{curation}: no such file; `basinguard curate {data}` writes one")
     try:
         groups = [group["files"] for group in json.loads(curation.read_text())["groups"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{curation}: not a curation.json ({type(error).__name__}: {error})") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{curation}: not a curation.json ({type(error).__name__}: {str(error)[:200]})") from None
     names = {path.relative_to(data).as_posix(): number for number, path in enumerate(image_paths(data))}
     owner = list(range(len(names)))
     for files in groups:
