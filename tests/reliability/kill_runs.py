@@ -169,7 +169,7 @@ def main() -> None:
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     sys.path.append(str(Path(__file__).parents[1]))
-    from conftest import build_tiny_pipeline
+    from tiny_pipeline import build_tiny_pipeline
 
     draw, place, start = random.Random(asked.seed), mmap.mmap(-1, 1), time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="kills-"))

@@ -1,0 +1,40 @@
+"""A random Stable Diffusion pipeline that runs in milliseconds."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+TOKENS = 16
+
+
+def build_tiny_pipeline(prediction_type: str = "v_prediction") -> StableDiffusionPipeline:
+    """Random weights, always the same ones: 32 x 32 px images, 16 x 16 x 4 latents."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        letters = [chr(code) for code in range(33, 127)]
+        tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+        tokenizer = CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=TOKENS)
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokens), hidden_size=32, intermediate_size=37, num_hidden_layers=2,
+                num_attention_heads=4, max_position_embeddings=TOKENS,
+                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            )
+        ).eval()  # fmt: skip
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(32, 32), layers_per_block=1, latent_channels=4, sample_size=32,
+        ).eval()  # fmt: skip
+        unet = UNet2DConditionModel(
+            sample_size=16, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=8, use_linear_projection=True,
+        ).eval()  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1, prediction_type=prediction_type,
+    )  # fmt: skip
+    return StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
