@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from .choice import Choice, choose
+from .choice import Choice, How, choose
 from .forecast import Forecast, forecast
 from .records import MAX_BYTES, Noun, Report
 from .verdict import Verdict, judge
@@ -47,14 +47,27 @@ class GuardFile(Noun):
     history: tuple[Report, ...]
 
 
-def stand(history: Sequence[Report], allowed: float, unknowable: Sequence[str] = ()) -> Standing:
-    """Where a run stands; pure and without a model, in milliseconds."""
+def stand(
+    history: Sequence[Report],
+    allowed: float,
+    unknowable: Sequence[str] = (),
+    ship: Mapping[How, Choice | None] | None = None,
+) -> Standing:
+    """Where a run stands; pure and without a model, in milliseconds.
+
+    Args:
+        history: reports in their order.
+        allowed: risk that is accepted.
+        unknowable: see `Standing`.
+        ship: the epochs to ship, where they were chosen already.
+    """
+    ship = ship or {how: choose(history, allowed, how) for how in get_args(How)}
     return Standing(
         allowed=allowed,
         verdict=judge(history, allowed),
         forecast=forecast(history, allowed),
-        plain=choose(history, allowed, "plain"),
-        guarded=choose(history, allowed, "guarded"),
+        plain=ship["plain"],
+        guarded=ship["guarded"],
         unknowable=tuple(unknowable),
     )
 

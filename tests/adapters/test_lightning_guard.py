@@ -25,16 +25,21 @@ from basinguard.similarity.structure import Structure
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 
 
+def blocks(directory, name, captions, seed):
+    """A folder with a picture of random blocks for each caption."""
+    directory.mkdir()
+    generator = torch.Generator().manual_seed(seed)
+    for k, caption in enumerate(captions):
+        pixels = (torch.rand(8, 8, 3, generator=generator) * 255).byte().numpy()
+        Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST).save(directory / f"{name} {k}.png")
+        (directory / f"{name} {k}.txt").write_text(caption)
+    return directory
+
+
 @pytest.fixture
 def folder(tmp_path):
-    directory = tmp_path / "art works"
-    directory.mkdir()
-    generator = torch.Generator().manual_seed(0)
-    for k in range(4):
-        pixels = (torch.rand(8, 8, 3, generator=generator) * 255).byte().numpy()
-        Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST).save(directory / f"image {k}.png")
-        (directory / f"image {k}.txt").write_text(f"a red ball {k}" if k else "a red ball")
-    return directory
+    captions = ["a red ball", *(f"a red ball {k}" for k in range(1, 4))]
+    return blocks(tmp_path / "art works", "image", captions, seed=0)
 
 
 def make_guard(**changes):
@@ -199,14 +204,7 @@ def test_settings_out_of_range_are_refused(settings):
 
 
 def held_out_folder(root):
-    directory = root / "held out"
-    directory.mkdir()
-    generator = torch.Generator().manual_seed(9)
-    for k in range(3):
-        pixels = (torch.rand(8, 8, 3, generator=generator) * 255).byte().numpy()
-        Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST).save(directory / f"other {k}.png")
-        (directory / f"other {k}.txt").write_text(f"a green cone {k}")
-    return str(directory)
+    return str(blocks(root / "held out", "other", [f"a green cone {k}" for k in range(3)], seed=9))
 
 
 def test_held_out_images_another_sampler_and_a_measured_threshold(tiny_pipeline_dir, folder, tmp_path):

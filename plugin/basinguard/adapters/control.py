@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -32,8 +32,8 @@ def require_control(embedder: Embedder, threshold: str, heldout: Sequence[str], 
         )
     if folder and not Path(folder).expanduser().is_dir():
         raise FileNotFoundError(f"heldout_folder={folder!r}: no such folder; it holds images and captions, as training")
-    if threshold not in Threshold.__args__:  # type: ignore[attr-defined]
-        raise ValueError(f"threshold={threshold!r}: expected one of {', '.join(Threshold.__args__)}")  # type: ignore[attr-defined]
+    if threshold not in get_args(Threshold):
+        raise ValueError(f"threshold={threshold!r}: expected one of {', '.join(get_args(Threshold))}")
     if threshold == "heldout" and not folder:
         raise ValueError("threshold='heldout' is measured on held-out images: give heldout_folder as well")
     if threshold == "published" and embedder.metric.threshold >= NO_COPY:

@@ -149,8 +149,7 @@ class Watch:
             samples=guard.plan.captions * guard.plan.seeds,
             allowed=guard.plan.risk,
         )
-        found = stand(self.history, guard.plan.risk, known)
-        return found if ship is None else found.model_copy(update={str(how): choice for how, choice in ship.items()})
+        return stand(self.history, guard.plan.risk, known, ship)
 
     def _settings(self) -> str:
         training = self.guard.training

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..records import Metric
 from .embed import check_images
-from .structure import CANVAS, describe, to_canvas
+from .structure import CANVAS, Structure, describe, to_canvas
 
 NAME = "structure-figure-v1"
 APART = 0.1  # difference of a colour from the ground, in 0..1, from which on it belongs to the figure
@@ -38,7 +38,7 @@ METRIC = Metric(
 
 
 @dataclass(frozen=True)
-class Figure:
+class Figure(Structure):
     """Embedder without weights for figures on an empty ground; 1153 numbers for an image of any size and shape.
 
     Example:
@@ -51,11 +51,6 @@ class Figure:
     """
 
     metric: Metric = METRIC
-
-    @property
-    def name(self) -> str:
-        """Embedder and version."""
-        return self.metric.embedder
 
     def __call__(self, images: Tensor) -> Tensor:
         """Unit vectors [B, 1153] of images [B, 3, H, W] in [0, 1], each side at least 16 pixels."""
