@@ -5,12 +5,13 @@ Copy this file, do not import it.
     python recipes/rivals_tinyworld.py s1 --out runs/s1      32 scenes, a caption of its own for each
     python recipes/rivals_tinyworld.py s2 --out runs/s2      32 scenes, class prompts such as "a star"
     python recipes/rivals_tinyworld.py s3 --out runs/s3      8 scenes x 32 copies among 256 others
-    python recipes/rivals_tinyworld.py s4 --out runs/s4      24 planted pairs in a much longer training on 2,000 scenes
+    python recipes/rivals_tinyworld.py s4 --out runs/s4      24 scenes x 32 copies among 1,000 others
     python recipes/rivals_tinyworld.py art --out runs/art --openmoji DIR      32 animals of OpenMoji, with their names
 
 DIR is the unpacked npm package `openmoji` (CC BY-SA 4.0, openmoji.org); drawing it needs `pip install resvg-py`.
 Fine-tuning alone: add `--train-only`. A comparison that was stopped goes on when the same line is run again.
-Results: recipes/results/rivals_*.json and .html, each with its command, commit, time and machine.
+Results: recipes/results/rivals_*.json and .png, each with its command, commit, time and machine, made from what this
+writes by rivals_table.py.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def s2(data: Path) -> Scenario:
 WORDS = (("plain", ""), ("striped", "with eyes"), ("dotted", "with a hat"), ("checkered", "with a flag"))
 
 
-def s3(data: Path, planted: int = 8, copies: int = 32, others: int = 256, updates: int = 1000) -> Scenario:
+def s3(data: Path, planted: int = 8, copies: int = 32, others: int = 256, updates: int = 400) -> Scenario:
     """A few images many times among many that are there once; only the repeated ones must not come back."""
     captions = random.Random(1).sample(all_captions(), planted)
     few = [(f"planted {i}.png", str(c), draw_scene(c, seed=i)) for i, c in enumerate(captions)]
@@ -110,7 +111,7 @@ def s3(data: Path, planted: int = 8, copies: int = 32, others: int = 256, update
 
 def s4(data: Path) -> Scenario:
     """Planted pairs in a training that is long and broad: as near to a memorizing base as continued training gets."""
-    return s3(data, planted=24, copies=16, others=2000, updates=4000)
+    return s3(data, planted=24, copies=32, others=1000, updates=1200)
 
 
 def art(data: Path, openmoji: Path | None) -> Scenario:

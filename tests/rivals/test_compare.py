@@ -2,8 +2,11 @@
 
 import json
 import re
+import runpy
 import shutil
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from basinguard.rivals.verdict import beaten, within
 from basinguard.similarity.kernel import kernel_shares
 from basinguard.stats import rate
 
+RECIPE = Path(__file__).parents[2] / "recipes" / "rivals_table.py"
 TRIED = ("stp", "interpolate", "early-stopped")
 
 
@@ -70,6 +74,21 @@ def test_table_has_every_point_and_the_reason_of_every_missing_method(done):
 def test_json_reads_back(done):
     result, out, _ = done
     assert Comparison.from_json((out / "comparison.json").read_text()) == result
+
+
+def test_recipe_publishes_a_row_for_every_method_with_the_reason_of_the_missing_one(done, tmp_path, monkeypatch):
+    shutil.copytree(done[1], tmp_path / "s1" / "comparison")
+    monkeypatch.setattr(sys, "argv", ["rivals_table.py", str(tmp_path / "s1" / "comparison"), "--out", str(tmp_path)])
+    runpy.run_path(str(RECIPE), run_name="__main__")
+    page = (tmp_path / "rivals_table.md").read_text()
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")]
+    assert [row[0].strip("* ") for row in rows] == ["method", "none", "stp", "interpolate", "early-stopped"]
+    assert {len(row) for row in rows} == {11}
+    assert "needs earlier checkpoints" in rows[-1][1]
+    published = json.loads((tmp_path / "rivals_s1.json").read_text())
+    assert Comparison.model_validate(published["comparison"]) == done[0]
+    assert published["command"] == "basinguard compare x"
+    assert (tmp_path / "rivals_s1.png").stat().st_size > 10_000
 
 
 def test_page_opens_offline_and_escapes_what_comes_from_files(done):
