@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--methods", default="all")
     parser.add_argument("--updates", type=int)
     parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--no-costs", action="store_true", help="time and memory were measured in another scenario")
     args = parser.parse_args()
     if args.scenario == "art":
         scenario = art(args.out / "data", args.openmoji)
@@ -211,7 +212,7 @@ def compare(scenario: Scenario, args: argparse.Namespace) -> None:
     command += ["--checkpoints", json.dumps([str(path) for path in kept]), "--methods", args.methods]
     command += ["--captions", args.captions, "--per_caption", args.per_caption]
     command += ["--scale", SCALE, "--timesteps", TIMESTEPS, "--align", scenario.align]
-    command += ["--out", str(args.out / "comparison")]
+    command += ["--costs", str(not args.no_costs).lower(), "--out", str(args.out / "comparison")]
     for option, path in (("--metric", scenario.metric), ("--heldout", scenario.heldout)):
         command += [option, str(path)] if path is not None else []
     subprocess.run(command, check=True)

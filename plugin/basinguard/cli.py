@@ -267,6 +267,7 @@ def compare(
     align: str = "auto",
     metric: Path | None = None,
     first_look: bool = False,
+    costs: bool = True,
     out: Path = Path("comparison"),
 ) -> None:
     """Every mitigation of the field beside ours, on the same prompts and noise: a table, a trade-off plot, JSON.
@@ -285,6 +286,7 @@ def compare(
         align: an open_clip model that scores captions; "auto" has one for TinyWorld alone, "none" leaves it out.
         metric: JSON file that says what a copy is, for images that need a threshold of their own.
         first_look: each method at its default strength alone, without the table of costs: a fifth of the time.
+        costs: also measure time and memory of each method beside ordinary CFG, in turns.
         out: folder of the results; a run that was stopped goes on there.
     """
     from .records import Metric
@@ -294,7 +296,7 @@ def compare(
 
     if data is None:
         raise ValueError("compare needs the training images: --data DIR")
-    plans = Plans(captions, per_caption, timesteps, scale, first_look)
+    plans = Plans(captions, per_caption, timesteps, scale, first_look, costs)
     result = run(
         model,
         data,

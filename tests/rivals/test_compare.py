@@ -165,6 +165,15 @@ def test_a_first_look_is_the_default_points_of_the_same_run(done, arguments, mon
     assert "Methods and costs" not in (out / "comparison.html").read_text()
 
 
+def test_costs_can_be_left_out_without_losing_a_point(done, arguments, monkeypatch, tmp_path):
+    result, there, plans = done
+    out = shutil.copytree(there, tmp_path / "copy")
+    monkeypatch.setattr(module, "alignment_for", lambda base, model: lambda images, texts: images.mean((1, 2, 3)))
+    without = compare(**arguments, plans=replace(plans, costs=False), out=out, command="basinguard compare x")
+    assert [p.similarities for p in without.points] == [p.similarities for p in result.points]
+    assert without.costs == ()
+
+
 def test_mistakes_are_one_line(capsys, tmp_path):
     for given, said in (
         (["compare", "tinyworld"], "--data DIR"),

@@ -114,7 +114,7 @@ def compare(
         settings=settings,
         points=tuple(points),
         skipped=tuple(skipped),
-        costs=() if plans.first_look else tuple(_costs(bench, wanted, pairs, out)),
+        costs=tuple(_costs(bench, wanted, pairs, out)) if plans.costs and not plans.first_look else (),
         prompts=prompts,
         clusters=pairs.cluster,
         beaten=tuple(beaten(points, pairs.cluster, bench.guard.embedder.metric.threshold)),

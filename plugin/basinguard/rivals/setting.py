@@ -55,9 +55,10 @@ class Plans:
     Attributes:
         captions: how many training captions, spread evenly over the set; None for all.
         per_caption: seeds for each.
-        first_look: each method at its default strength alone, and no table of costs.
+        first_look: each method at its default strength alone.
         timesteps: sampling steps.
         scale: guidance scale of ordinary CFG.
+        costs: also measure time and memory of each method; not at a first look.
     """
 
     captions: int | None = None
@@ -65,6 +66,7 @@ class Plans:
     timesteps: int = 50
     scale: float = 7.5
     first_look: bool = False
+    costs: bool = True
 
     def __post_init__(self) -> None:
         if self.per_caption < 1 or self.timesteps < 1 or (self.captions is not None and self.captions < 1):
