@@ -123,9 +123,10 @@ def test_with_a_lora_the_base_is_the_same_network(tiny_pipeline_dir, batch):
 
 def test_an_earlier_checkpoint_is_sampled_as_it_stands(tiny_pipeline_dir, tiny_epsilon_dir, batch):
     bench = build_bench(tiny_pipeline_dir, base=False, checkpoints=(tiny_epsilon_dir,))
-    drawn, _ = sample(bench, EARLIER, 0.0, batch)
+    drawn, rows = sample(bench, EARLIER, 0.0, batch)
     other = build_bench(tiny_epsilon_dir, base=False)
     assert torch.equal(drawn, run(other, batch))
+    assert rows == 2 * STEPS * len(batch)
     assert EARLIER.note(bench, 0.0) == "epsilon"
 
 

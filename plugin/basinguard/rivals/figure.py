@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 OURS = {"ours": VERMILLION, "ours-base-led": BLUE, "ours-anchored": GREEN, "ours-triage": "#CC79A7"}
 MARKERS = "osv^<>DPX*ph"
+SHOWN = 0.6  # of the best utility: what keeps less lies left of the panels, which say how many points do
 
 
 def tradeoff(points: Sequence[Point]) -> Figure:
@@ -72,5 +73,16 @@ def _panel(axes: Axes, points: Sequence[Point], pick: Callable[[Point], Estimate
             )
     utility = "alignment of image and caption" if points[0].alignment else "fidelity to held-out images of the subject"
     axes.set(xlabel=f"{utility} → better", ylabel=f"{label} → worse")
+    _crop(axes, [p.utility.value for p in points if p.utility])
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
+
+
+def _crop(axes: Axes, utilities: Sequence[float]) -> None:
+    """Leaves the place to the methods that keep most of the utility."""
+    left = SHOWN * max(utilities)
+    beyond = sum(value < left for value in utilities)
+    if beyond and left > 0:
+        axes.set_xlim(left=left)
+        said = f"← {beyond} points keep less than {SHOWN:.0%} of the best"
+        axes.text(0.02, 0.98, said, transform=axes.transAxes, va="top", fontsize=8, color="0.35")

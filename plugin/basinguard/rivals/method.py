@@ -117,6 +117,11 @@ def no_note(bench: Bench, strength: float) -> str:
     return ""
 
 
+def no_further(bench: Bench, strength: float) -> Sequence[nn.Module]:
+    """No UNet but those of the bench."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Method:
     """One mitigation.
@@ -131,6 +136,7 @@ class Method:
         applies: the reason why it cannot run on a model, or "".
         note: what a reader of the row must know, or "".
         prepare: computes what all strengths share, such as a calibration; not counted in the cost of a sample.
+        further: UNets it evaluates at a strength beside those of the bench, so that their rows are counted too.
         ours: whether it is this package's own.
     """
 
@@ -143,6 +149,7 @@ class Method:
     applies: Callable[[Bench], str] = always
     note: Callable[[Bench, float], str] = no_note
     prepare: Callable[[Bench], object] = nothing
+    further: Callable[[Bench, float], Sequence[nn.Module]] = no_further
     ours: bool = False
 
     def why_not(self, bench: Bench) -> str:
@@ -198,7 +205,7 @@ def sample(bench: Bench, method: Method, strength: float, batch: Batch) -> tuple
     if reason:
         raise ValueError(f"{method.name} cannot run here: {reason}")
     method.prepare(bench)
-    with counted(networks(bench)) as count:
+    with counted([*networks(bench), *method.further(bench, strength)]) as count:
         latents = method.draw(bench, batch, strength).float().cpu()
     if not bool(torch.isfinite(latents).all()):
         raise FloatingPointError(f"{method.name} at strength {strength:g} returned latents that are not finite")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -59,13 +60,17 @@ def _interpolate(bench: Bench, batch: Batch, share: float) -> Tensor:
 
 
 def _earlier(bench: Bench, batch: Batch, index: float) -> Tensor:
+    return run(bench, batch, pipe=_checkpoint(bench, index))
+
+
+def _checkpoint(bench: Bench, index: float) -> Any:
     path = bench.checkpoints[min(int(index), len(bench.checkpoints) - 1)]
     if bench.memory.get("checkpoint", (None,))[0] != path:
         pipe = load_pipeline(path)
         pipe.set_progress_bar_config(disable=True)
         pipe.unet.requires_grad_(False)
         bench.memory["checkpoint"] = (path, pipe)
-    return run(bench, batch, pipe=bench.memory["checkpoint"][1])
+    return bench.memory["checkpoint"][1]
 
 
 def _which(bench: Bench, index: float) -> str:
@@ -94,4 +99,5 @@ EARLIER = Method(
     _earlier,
     _needs_checkpoints,
     _which,
+    further=lambda bench, index: [_checkpoint(bench, index).unet],
 )
