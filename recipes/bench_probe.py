@@ -13,9 +13,9 @@ the thrifty sweep. `tinyworld` is fine-tuned for `--updates` first, as in `basin
 
 Wanted: at least 20 times fewer evaluations than stock, at least 12 times less time, at least 99 % of exits the same.
 Found (`results/bench_probe.json`): the toy meets all three (33, 15 and 512 of 512). TinyWorld meets none: 11.7 times
-fewer, 7.9 times less time, 59 of 64 exits the same. Its basins have no sharp edge: one grid step from the exit, branches
-end near the copy threshold, so nothing decides them early; the guess that searches begin from reads the exit too high;
-and the outcomes of 3 of the 64 pairs are not ordered, which no search that skips candidates can see for certain.
+fewer, 7.9 times less time, 59 of 64 exits the same. Its basins have no sharp edge: one grid step from the exit,
+branches end near the copy threshold, so nothing decides them early; the guess that searches begin from reads the exit
+too high; and the outcomes of 3 of the 64 pairs are not ordered, which no search that skips candidates sees for certain.
 Time: toy half a minute; tinyworld with 16 captions, 4 seeds and 50 timesteps about 50 minutes on one core.
 """
 

@@ -30,7 +30,7 @@ SCENARIOS = {
     "s1": "32 scenes, a caption of its own for each, two of them stored twice",
     "s2": "32 scenes, class prompts",
     "s3": "8 scenes, each 32 times, among 256 others",
-    "s4": "24 scenes, each 32 times, among 1,000 others, trained three times as long as s3",
+    "s4": "24 scenes, each 32 times, among 1,000 others, trained twice as long as s3",
     "art": "32 animals of OpenMoji (openmoji.org, CC BY-SA 4.0) with their names",
 }
 
@@ -52,8 +52,8 @@ HEAD = f"""# Every method beside ours, on the same noise
 
 For each method the point with the best utility among those whose measured risk is at most {BUDGET:.0%}; where there is
 none, its point of least risk, marked. The strength is chosen on the very pairs it is reported for, which flatters
-methods with many strengths, ours among them. Brackets are 95 % intervals, prompts drawn again with all their seeds; a risk of
-0 still has the interval that its n allows. Time and memory are ratios to ordinary CFG at the method's default strength.
+methods with many strengths, ours among them. Brackets are 95 % intervals, prompts drawn again with all their seeds; a
+risk of 0 still has the interval that its n allows. Time and memory are ratios to ordinary CFG at the method's default strength.
 Curves: `rivals_NAME.png`; every point with every sample's similarity: `rivals_NAME.json`. Made by
 `python recipes/rivals_tinyworld.py NAME` and `python recipes/rivals_table.py`.
 """

@@ -112,7 +112,7 @@ def s3(data: Path, planted: int = 8, copies: int = 32, others: int = 256, update
 
 def s4(data: Path) -> Scenario:
     """Planted pairs in a training that is long and broad: as near to a memorizing base as continued training gets."""
-    return s3(data, planted=24, copies=32, others=1000, updates=1200)
+    return s3(data, planted=24, copies=32, others=1000, updates=800)
 
 
 def art(data: Path, openmoji: Path | None) -> Scenario:
