@@ -53,8 +53,9 @@ HEAD = f"""# Every method beside ours, on the same noise
 For each method the point with the best utility among those whose measured risk is at most {BUDGET:.0%}; where there is
 none, its point of least risk, marked. The strength is chosen on the very pairs it is reported for, which flatters
 methods with many strengths, ours among them. Brackets are 95 % intervals, prompts drawn again with all their seeds; a
-risk of 0 still has the interval that its n allows. Time and memory are ratios to ordinary CFG at the method's default strength.
-Curves: `rivals_NAME.png`; every point with every sample's similarity: `rivals_NAME.json`. Made by
+risk of 0 still has the interval that its n allows. Time and memory are ratios to ordinary CFG at the method's default
+strength, measured where they stand. Curves: `rivals_NAME.png`; every point with every sample's similarity:
+`rivals_NAME.json`. What it says: `rivals_findings.md`. Made by
 `python recipes/rivals_tinyworld.py NAME` and `python recipes/rivals_table.py`.
 """
 
