@@ -4,8 +4,8 @@ Copy this file, do not import it.
 
     python recipes/rivals_table.py runs/s1/comparison runs/art/comparison
 
-A folder is what `basinguard compare` wrote; the one above it names the scenario. Publishes, under recipes/results/,
-rivals_NAME.json and .png for each, and rivals_table.md. Nothing is sampled; it takes seconds.
+A folder is what `basinguard compare` wrote; the one above it names the scenario and says the commit. Publishes, under
+recipes/results/, rivals_NAME.json and .png for each, and rivals_table.md. Nothing is sampled; it takes seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,11 +38,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("recipes/results"))
-    parser.add_argument("--commit", default="HEAD", help="of the code that sampled")
     args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
     found = {folder.parent.name: read(folder) for folder in args.folders}
+    commits = {folder.parent.name: (folder.parent / "commit").read_text("utf-8").strip() for folder in args.folders}
     for name, result in found.items():
-        publish(name, result, args.out, args.commit)
+        publish(name, result, args.out, commits[name])
     pages = [page(name, result) for name, result in found.items()]
     (args.out / "rivals_table.md").write_text("\n".join([HEAD, *pages]), encoding="utf-8")
 
@@ -65,12 +65,11 @@ def read(folder: Path) -> Comparison:
     return Comparison.from_json((folder / "comparison.json").read_text(encoding="utf-8"))
 
 
-def publish(name: str, result: Comparison, out: Path, code: str) -> None:
-    """The comparison with its commit, time and machine, and its figure."""
-    commit = subprocess.run(["git", "rev-parse", "--short", code], capture_output=True, text=True, check=True)
+def publish(name: str, result: Comparison, out: Path, commit: str) -> None:
+    """The comparison with the commit that sampled, time and machine, and its figure."""
     made = {
         "command": result.command,
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "time": time.strftime("%Y-%m-%d %H:%M"),
         "machine": f"{result.machine} of a shared {os.cpu_count()}-core machine without GPU",
     }

@@ -215,6 +215,8 @@ def compare(scenario: Scenario, args: argparse.Namespace) -> None:
     command += ["--costs", str(not args.no_costs).lower(), "--out", str(args.out / "comparison")]
     for option, path in (("--metric", scenario.metric), ("--heldout", scenario.heldout)):
         command += [option, str(path)] if path is not None else []
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
+    (args.out / "commit").write_text(commit, encoding="utf-8")
     subprocess.run(command, check=True)
 
 

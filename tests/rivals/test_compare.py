@@ -78,6 +78,7 @@ def test_json_reads_back(done):
 
 def test_recipe_publishes_a_row_for_every_method_with_the_reason_of_the_missing_one(done, tmp_path, monkeypatch):
     shutil.copytree(done[1], tmp_path / "s1" / "comparison")
+    (tmp_path / "s1" / "commit").write_text("abc1234\n")
     monkeypatch.setattr(sys, "argv", ["rivals_table.py", str(tmp_path / "s1" / "comparison"), "--out", str(tmp_path)])
     runpy.run_path(str(RECIPE), run_name="__main__")
     page = (tmp_path / "rivals_table.md").read_text()
@@ -87,7 +88,7 @@ def test_recipe_publishes_a_row_for_every_method_with_the_reason_of_the_missing_
     assert "needs earlier checkpoints" in rows[-1][1]
     published = json.loads((tmp_path / "rivals_s1.json").read_text())
     assert Comparison.model_validate(published["comparison"]) == done[0]
-    assert published["command"] == "basinguard compare x"
+    assert (published["command"], published["commit"]) == ("basinguard compare x", "abc1234")
     assert (tmp_path / "rivals_s1.png").stat().st_size > 10_000
 
 
