@@ -77,6 +77,7 @@ def test_notes_without_risk_are_listed_too(page):
     text = page[0].read_text("utf-8")
     assert "<summary>small: 7</summary>" in text
     assert "192 x 192: a side below 256" in text
+    assert "0.png is proposed to stay: it has " in text
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")

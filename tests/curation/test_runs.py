@@ -125,6 +125,7 @@ def test_the_evidence_becomes_actions(photos, run):
     assert "the run memorized 2 of 4 images" in str(outcome)
     page = (photos.parent / "photos-curation" / "report.html").read_text()
     assert "Memorized by the run" in page
+    assert "None is proposed to stay; if one should, 00.png has " in page
 
 
 def test_a_picture_whose_copies_go_is_shown_less_by_that(photos, tmp_path):

@@ -91,7 +91,12 @@ def _sections(curation: Curation, paths: Mapping[str, Path]) -> list[Section]:
     for number, group in enumerate(curation.groups, start=1):
         members = [by_name[name] for name in group.files if name in by_name]
         cards, left = _cards(members, paths, left)
-        note = f"{printable(group.files[0])} is proposed to stay: it has {group.reason}."
+        best, gone = printable(group.files[0]), all(decision.action == "drop" for decision in members)
+        note = (
+            f"None is proposed to stay; if one should, {best} has {group.reason}."
+            if gone
+            else f"{best} is proposed to stay: it has {group.reason}."
+        )
         risk = max(decision.risk for decision in members)
         sections.append(Section("group", f"Picture {number}: {len(members)} copies", note, risk, cards))
     grouped = {name for group in curation.groups for name in group.files}
