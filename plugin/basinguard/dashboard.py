@@ -71,6 +71,7 @@ def _panel(
         axes.axhline(limit, color=GREY, linewidth=0.9, linestyle=(0, (4, 2)))
     if not drawn:
         axes.text(0.5, 0.5, "not measured", ha="center", va="center", color=GREY, transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[])
     if drawn > 1 or (drawn and limit):
         axes.legend(frameon=False, fontsize=7, loc="best")
     axes.set_title(title, fontsize=9)
