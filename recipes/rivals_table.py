@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,20 +128,20 @@ def interval(estimate: Estimate | None, digits: int = 3) -> str:
 
 
 def verdict(result: Comparison) -> Iterator[str]:
-    """Where a rival beats ours, one line each."""
+    """Where a rival beats ours, one line a point; those whose utility none of ours reaches, in one line."""
     if not result.beaten:
         yield "No rival point copies less than every one of ours of at least its utility."
         return
     yield "Rival points that copy less than each of ours of at least their utility:"
     yield ""
-    for entry in result.beaten:
-        yield f"- {entry.rival} at {entry.strength:g}: {said(entry)}"
+    yield from (f"- {entry.rival} at {entry.strength:g}: {said(entry)}" for entry in result.beaten if entry.difference)
+    beyond = Counter(entry.rival for entry in result.beaten if not entry.difference)
+    if beyond:
+        yield "- points whose utility none of ours reaches: " + ", ".join(f"{n} ({k})" for n, k in beyond.items())
 
 
 def said(entry: Beaten) -> str:
     """How far ours is behind."""
-    if entry.difference is None:
-        return "none of ours reaches its utility"
     sure = "certainly" if entry.certain else "not certainly"
     return f"{entry.ours} at {entry.our_strength:g} copies {interval(entry.difference)} more, {sure}"
 
