@@ -6,7 +6,8 @@ Both runs see every image that they keep equally often (200 epochs; the first is
 sample every caption of the original folder with the same noise. The second run is trained on what `curate --from-run`
 proposes, as it proposes it; only the captions that it asks a person for are written here, by leaving words out.
 Expected (`results/curation_loop.json`, 256 samples each): 26 of 32 images memorized, 12 left out, 14 with more
-captions; copies fall from 0.703 [0.580, 0.803] to 0.141 [0.093, 0.208], those of the images that stayed by 0.34 [0.18, 0.49].
+captions; copies fall from 0.703 [0.580, 0.803] to 0.141 [0.093, 0.208], those of the images that stayed by 0.34
+[0.18, 0.49].
 About fifteen minutes on one idle core.
 """
 
