@@ -12,13 +12,14 @@ from basinguard.rivals.attention import cross_attention
 from basinguard.rivals.costs import Alive
 from basinguard.rivals.han import GAMMA, RHO, adjust_each, adjust_together, pull
 from basinguard.rivals.method import sample
-from basinguard.rivals.ours import chosen
+from basinguard.rivals.ours import chosen, strongest
 from basinguard.rivals.ren import REN
 from basinguard.rivals.somepalli import insert_words, whole_words
 from basinguard.rivals.stock import empty, guided, run, states
 from basinguard.rivals.wen import optimise
 from basinguard.rivals.zhao import attenuate
 from basinguard.stats import rate
+from basinguard.strength import StrengthTried
 
 
 def test_attention_with_nothing_changed_is_the_stock_attention(bench, batch):
@@ -184,6 +185,22 @@ def test_ours_takes_the_boldest_that_is_proven_and_says_when_none_is():
     assert (found.transition, proven) == (400, True)
     found, proven = chosen([candidates(0.0, [(400, 50)]), candidates(-1.0, [(400, 50)])], 0.1)
     assert (found.transition, proven) == (400, False)
+
+
+def test_the_strength_is_the_largest_that_is_proven_in_order():
+    """0.95^96 = 0.007 and, with one copy, 0.044 prove 5 %; two copies, 0.136, do not, and end the sequence."""
+
+    def tried(*hits):
+        values = (0.1, 0.2, 0.3, 0.4)
+        rates = [rate([1] * k + [0] * (96 - k), list(range(96))) for k in hits]
+        return [StrengthTried(value, risk, 0.0, None, False) for value, risk in zip(values, rates, strict=False)]
+
+    found, proven = strongest(tried(0, 1, 2, 0), 0.05)
+    assert (found.value, proven) == (0.2, True)
+    found, proven = strongest(tried(0, 1, 2, 50), 0.1)
+    assert (found.value, proven) == (0.3, True)
+    found, proven = strongest(tried(50), 0.3)
+    assert (found.value, proven) == (0.1, False)
 
 
 def test_alive_counts_what_is_held_at_once():

@@ -8,12 +8,14 @@ from benches import STEPS, build_bench
 
 from basinguard.adapters.lora import UNET_TARGETS, add_lora
 from basinguard.rivals.method import Batch, networks, sample
-from basinguard.rivals.ours import BASE_LED, OURS
+from basinguard.rivals.ours import BASE_LED, OURS, STRENGTH, tried_strengths
 from basinguard.rivals.registry import METHODS, named
 from basinguard.rivals.stock import run
 from basinguard.rivals.weights import EARLIER, INTERPOLATE
+from basinguard.stats import rate
+from basinguard.strength import StrengthTried
 
-RUNNABLE = [method for method in METHODS.values() if method not in (EARLIER, OURS)]
+RUNNABLE = [method for method in METHODS.values() if method not in (EARLIER, OURS, STRENGTH)]
 
 
 def fingerprint(bench):
@@ -99,6 +101,22 @@ def test_base_led_by_the_base_alone_is_the_base(bench, batch):
     last = bench.model.schedule.grid(STEPS)[-1]
     assert float(last) > 0
     assert torch.allclose(led, floor, atol=1e-5)
+
+
+def test_the_proven_strength_is_ordinary_cfg_on_so_much_of_the_fine_tune(own_bench, batch):
+    tried = [StrengthTried(s, rate([0] * 96, list(range(96))), 0.0, None, True) for s in (0.25, 0.5)]
+    own_bench.memory["strengths"] = tried
+    proven, rows = sample(own_bench, STRENGTH, 0.1, batch)
+    assert torch.equal(proven, sample(own_bench, INTERPOLATE, 0.5, batch)[0])
+    assert rows == 2 * STEPS * len(batch)
+    assert STRENGTH.note(own_bench, 0.1) == "0.5 of the fine-tune; risk at most 10% proven on 96 other pairs"
+
+
+def test_where_nothing_is_copied_the_whole_fine_tune_is_proven(own_bench, batch):
+    before = fingerprint(own_bench)[0]
+    assert [t.value for t in tried_strengths(own_bench)][-1] == 1.0
+    assert torch.equal(sample(own_bench, STRENGTH, 0.1, batch)[0], run(own_bench, batch))
+    assert all(torch.equal(before[name], value) for name, value in fingerprint(own_bench)[0].items())
 
 
 def test_with_a_lora_the_base_is_the_same_network(tiny_pipeline_dir, batch):

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OURS = {"ours": VERMILLION, "ours-base-led": BLUE, "ours-anchored": GREEN, "ours-triage": "#CC79A7"}
+OURS = {
+    "ours": VERMILLION,
+    "ours-strength": "#E69F00",
+    "ours-base-led": BLUE,
+    "ours-anchored": GREEN,
+    "ours-triage": "#CC79A7",
+}
 MARKERS = "osv^<>DPX*ph"
 SHOWN = 0.6  # of the best utility: what keeps less lies left of the panels, which say how many points do
 

@@ -1,7 +1,9 @@
-"""This package's own: a transition with a proven risk, a base-anchored branch, triage, and a base-led prefix.
+"""This package's own: a transition or a strength of proven risk, a base-anchored branch, triage, a base-led prefix.
 
 - `ours`: the boldest transition, with or without opposite guidance before it, whose risk is proven to be at most the
   strength alpha with 95 % confidence (`basinguard.calibrate`), on pairs that are not those of the comparison.
+- `ours-strength`: ordinary CFG at the largest share of the fine-tune whose risk is proven likewise
+  (`basinguard.strength`), the rest of the weights being the base's.
 - `ours-anchored`: static transition, the unconditional branch from the base model, which never saw the images.
 - `ours-triage`: static transition for the prompts that pull most, ordinary CFG for the share `strength` that pulls
   least by the first gap (`schedules.Triage`).
@@ -10,12 +12,14 @@
   followed from the first step, so alignment need not be paid for, and what the base cannot know cannot be laid out.
 
 Cost: a static transition saves evaluations; base-led costs those of ordinary CFG and, for a full fine-tune, the memory
-of a second UNet; with a LoRA nothing, the base being the same network with its adapters off. `ours` needs its
-calibration once for each checkpoint, which the rows do not count.
+of a second UNet; with a LoRA nothing, the base being the same network with its adapters off. `ours` and `ours-strength`
+need their calibration once for each checkpoint, which the rows do not count.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -26,11 +30,13 @@ from .. import stats
 from ..basin import top_gap
 from ..calibrate import Candidate, Setting, best, frontier
 from ..certify import FIRST_SEED, trial_of
-from ..guard import pairs_of
+from ..guard import Model, pairs_of
 from ..guidance import SwitchAt
 from ..schedules import Triage
+from ..strength import StrengthTried, strengths
 from .method import Batch, Bench, Method, needs_base
 from .stock import empty, routed, run
+from .weights import strength_of
 
 TRANSITIONS = (950.0, 850.0, 750.0, 650.0, 500.0)
 ALPHAS = (0.3, 0.2, 0.15, 0.1, 0.05)
@@ -68,6 +74,41 @@ def chosen(chains: list[list[Candidate]], alpha: float) -> tuple[Candidate, bool
         proven += [replace(c, kept=True) for c in chain[:count]]
     found = best(proven)
     return (found, True) if found else (chains[0][0], False)
+
+
+def tried_strengths(bench: Bench) -> list[StrengthTried]:
+    """Ordinary CFG from the smallest strength to the first that exceeds the largest alpha; measured once a bench."""
+
+    @contextmanager
+    def at(share: float) -> Iterator[Model]:
+        with strength_of(bench, share):
+            yield bench.model
+
+    if "strengths" not in bench.memory:
+        bench.memory["strengths"] = list(
+            strengths(bench.guard, at, alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS)
+        )
+    found: list[StrengthTried] = bench.memory["strengths"]
+    return found
+
+
+def strongest(tried: Sequence[StrengthTried], alpha: float) -> tuple[StrengthTried, bool]:
+    """The largest strength whose risk is at most `alpha`, and whether that is proven; else the smallest one tried."""
+    p_values = [stats.binomial_p_value(round(t.risk.value * t.risk.n), t.risk.n, alpha) for t in tried]
+    count = stats.fixed_sequence(p_values, 1 - CONFIDENCE)
+    return (tried[count - 1], True) if count else (tried[0], False)
+
+
+def _strength(bench: Bench, batch: Batch, alpha: float) -> Tensor:
+    found, _ = strongest(tried_strengths(bench), alpha)
+    with strength_of(bench, found.value):
+        return run(bench, batch)
+
+
+def _strength_note(bench: Bench, alpha: float) -> str:
+    found, proven = strongest(tried_strengths(bench), alpha)
+    promise = f"risk at most {alpha:.0%} proven" if proven else f"a risk of {alpha:.0%} could not be proven"
+    return f"{found.value:g} of the fine-tune; {promise} on {found.risk.n} other pairs"
 
 
 def _ours(bench: Bench, batch: Batch, alpha: float) -> Tensor:
@@ -123,6 +164,18 @@ OURS = Method(
     _ours,
     note=_ours_note,
     prepare=calibration,
+    ours=True,
+)
+STRENGTH = Method(
+    "ours-strength",
+    f"{HERE}.strength",
+    "proven risk alpha",
+    ALPHAS,
+    0.1,
+    _strength,
+    needs_base,
+    _strength_note,
+    tried_strengths,
     ours=True,
 )
 ANCHORED = Method(

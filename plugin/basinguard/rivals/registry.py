@@ -9,7 +9,7 @@ from .han import BATCHWISE, PERSAMPLE
 from .interval import INTERVAL
 from .jain import DTP, OG_DTP, OG_STP, STP
 from .method import Method
-from .ours import ANCHORED, BASE_LED, OURS, TRIAGE
+from .ours import ANCHORED, BASE_LED, OURS, STRENGTH, TRIAGE
 from .plain import LOWER, NONE
 from .released import DTP_RELEASED, STP_RELEASED
 from .ren import REN
@@ -26,7 +26,7 @@ METHODS: dict[str, Method] = {
         *(TOKENS, NOISE, WEN, REN, AMG),
         *(STP, OG_STP, DTP, OG_DTP, STP_RELEASED, DTP_RELEASED),
         *(BATCHWISE, PERSAMPLE, GUARD, EARLIER, INTERPOLATE),
-        *(OURS, ANCHORED, BASE_LED, TRIAGE),
+        *(OURS, STRENGTH, ANCHORED, BASE_LED, TRIAGE),
     )
 }
 
