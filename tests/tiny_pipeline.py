@@ -9,16 +9,21 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 TOKENS = 16
 
 
+def build_tokenizer(length: int) -> CLIPTokenizer:
+    """One token a letter, alone or at a word's end; begin and end are the last two."""
+    letters = [chr(code) for code in range(33, 127)]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=length)
+
+
 def build_tiny_pipeline(prediction_type: str = "v_prediction") -> StableDiffusionPipeline:
     """Random weights, always the same ones: 32 x 32 px images, 16 x 16 x 4 latents."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        letters = [chr(code) for code in range(33, 127)]
-        tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-        tokenizer = CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=TOKENS)
+        tokenizer = build_tokenizer(TOKENS)
         text = CLIPTextModel(
             CLIPTextConfig(
-                vocab_size=len(tokens), hidden_size=32, intermediate_size=37, num_hidden_layers=2,
+                vocab_size=len(tokenizer), hidden_size=32, intermediate_size=37, num_hidden_layers=2,
                 num_attention_heads=4, max_position_embeddings=TOKENS,
                 bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
             )

@@ -5,22 +5,21 @@ from __future__ import annotations
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from basinguard.export.hashes import weights_sha256
 from basinguard.records import Estimate, Exit, Guidance, Metric, Record, Report, Sampler
-
-LETTERS = [chr(code) for code in range(33, 127)]
-TOKENS = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
+from tiny_pipeline import build_tokenizer
 
 
 def build_pipe(seed: int = 0) -> StableDiffusionPipeline:
     """Latents 8 x 8 x 4, images 16 px; the prompt changes the prediction visibly."""
+    tokenizer = build_tokenizer(24)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         text = CLIPTextModel(
             CLIPTextConfig(
-                vocab_size=len(TOKENS), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+                vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
                 num_attention_heads=2, max_position_embeddings=24, bos_token_id=188, eos_token_id=189,
             )
         ).eval()  # fmt: skip
@@ -37,7 +36,6 @@ def build_pipe(seed: int = 0) -> StableDiffusionPipeline:
     for name, weight in unet.named_parameters():
         if "attn2.to_v" in name:
             weight.data.mul_(20)
-    tokenizer = CLIPTokenizer(vocab={token: i for i, token in enumerate(TOKENS)}, merges=[], model_max_length=24)
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
         steps_offset=1, prediction_type="v_prediction", timestep_spacing="trailing",

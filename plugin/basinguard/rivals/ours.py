@@ -36,7 +36,7 @@ from ..schedules import Triage
 from ..strength import StrengthTried, strengths
 from .method import Batch, Bench, Method, needs_base
 from .stock import empty, routed, run
-from .weights import strength_of
+from .weights import INTERPOLATE, strength_of
 
 TRANSITIONS = (950.0, 850.0, 750.0, 650.0, 500.0)
 ALPHAS = (0.3, 0.2, 0.15, 0.1, 0.05)
@@ -101,8 +101,7 @@ def strongest(tried: Sequence[StrengthTried], alpha: float) -> tuple[StrengthTri
 
 def _strength(bench: Bench, batch: Batch, alpha: float) -> Tensor:
     found, _ = strongest(tried_strengths(bench), alpha)
-    with strength_of(bench, found.value):
-        return run(bench, batch)
+    return INTERPOLATE.draw(bench, batch, found.value)
 
 
 def _strength_note(bench: Bench, alpha: float) -> str:
