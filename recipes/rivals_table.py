@@ -18,10 +18,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from basinguard.records import Estimate
 from basinguard.rivals.compare import Comparison
 from basinguard.rivals.figure import tradeoff
 from basinguard.rivals.measure import Point
+from basinguard.rivals.page import interval
 from basinguard.rivals.registry import METHODS
 from basinguard.rivals.verdict import Beaten, within
 
@@ -118,13 +118,6 @@ def cells(point: Point, able: bool) -> Iterator[str]:
     yield interval(point.quality, 4)
     yield from (interval(e) for e in (point.fidelity, point.diversity))
     yield f"{point.unet_evals:.1f}"
-
-
-def interval(estimate: Estimate | None, digits: int = 3) -> str:
-    """An estimate with its interval, or a dash."""
-    if estimate is None:
-        return "-"
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
 def verdict(result: Comparison) -> Iterator[str]:

@@ -141,7 +141,7 @@ def scene_null(sets: int, queries: int = 96) -> dict:
         best.append(torch.maximum(*(search(embed_all(s, eye), known)[0] for s in (fresh, fresh.flip(-1))))[:, 0])
     values = torch.stack(best)
     clusters = np.repeat(np.arange(sets), queries)
-    quantile = cluster_bootstrap(values.flatten(), clusters, statistic=lambda v: float(np.quantile(v, 0.999)))
+    quantile = cluster_bootstrap(values.flatten(), clusters, statistic=lambda v: np.quantile(v, 0.999, axis=-1))
     above = int((values > eye.metric.threshold).sum())
     return {
         "embedder": eye.name,

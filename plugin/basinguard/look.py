@@ -160,7 +160,7 @@ class Look:
         similarity = [match.similarity for match in drawn.matches]
         return {
             "risk": stats.rate(self.eye.copied(drawn.matches), clusters),
-            "similarity_p95": stats.cluster_bootstrap(similarity, clusters, _p95),
+            "similarity_p95": stats.cluster_bootstrap(similarity, clusters, stats.p95),
             "alignment": self._alignment(drawn.images, [drawn.captions[k] for k in clusters], clusters),
         }
 
@@ -252,7 +252,7 @@ class Look:
         )
         clusters = pairs.prompt.tolist()
         return {
-            "similarity_heldout": stats.cluster_bootstrap([m.similarity for m in matches], clusters, _p95),
+            "similarity_heldout": stats.cluster_bootstrap([m.similarity for m in matches], clusters, stats.p95),
             "alignment_heldout": self._alignment(images, [prompts[k] for k in clusters], clusters),
             "fidelity": stats.cluster_bootstrap(self.faithful(images), clusters) if self.faithful else None,
             "groups": (*groups, group),
@@ -320,7 +320,3 @@ def _helpless(uncond: Estimate, risk: float) -> str:
         "cannot escape them. Train with keep_unconditional=1, without caption dropout, or take the unconditional "
         "branch from the base model (anchor)"
     )
-
-
-def _p95(values: np.ndarray) -> float:
-    return float(np.quantile(values, 0.95))

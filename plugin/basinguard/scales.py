@@ -81,5 +81,5 @@ def _evenly(total: int, count: int) -> list[int]:
     return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
 
 
-def _geometric(values: np.ndarray) -> float:
-    return float(np.exp(np.log(values).mean()))
+def _geometric(values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.exp(np.log(values).mean(-1)))

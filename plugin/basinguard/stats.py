@@ -7,7 +7,7 @@ observations is an error that says how many there were, never a NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,7 @@ from scipy import stats as scipy_stats
 from .records import Estimate
 
 BOOTSTRAP_DRAWS = 2000
+DRAWN_AT_ONCE = 4_000_000  # values of a bootstrap held at once, 32 MB
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
@@ -45,7 +46,7 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Estimate:
 def cluster_bootstrap(
     values: ArrayLike,
     clusters: ArrayLike,
-    statistic: Callable[[NDArray], float] = np.mean,
+    statistic: Callable[[NDArray], NDArray] = np.mean,
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
@@ -56,7 +57,7 @@ def cluster_bootstrap(
     Args:
         values: observations, shape [N].
         clusters: which cluster each belongs to, shape [N].
-        statistic: maps an array of values to a number.
+        statistic: reduces the last axis of an array, such as `p95` and `median` below.
         level: coverage, in (0, 1).
         seed: of the resampling, so that a report is reproducible.
 
@@ -82,13 +83,34 @@ def cluster_bootstrap(
         sums, sizes = np.array([group.sum() for group in groups]), np.array([len(group) for group in groups])
         replicas = sums[draws].sum(1) / sizes[draws].sum(1)
     else:
-        replicas = np.array([statistic(np.concatenate([groups[i] for i in row])) for row in draws])
+        replicas = np.concatenate([statistic(rows) for rows in _drawn(groups, draws)])
     tail = _expanded_tail(level, len(groups))
     low, high = np.quantile(replicas, [tail, 1 - tail])
     point = float(statistic(v))
     return Estimate(
         value=point, low=min(low, point), high=max(high, point), level=level, n=len(groups), method="cluster-bootstrap"
     )
+
+
+def _drawn(groups: Sequence[NDArray], draws: NDArray) -> Iterator[NDArray]:
+    """The values of every draw, [draws, N]: many at once where the groups are of one size, else one by one."""
+    if len({len(group) for group in groups}) > 1:
+        yield from (np.concatenate([groups[i] for i in row])[None] for row in draws)
+        return
+    values = np.stack(groups)
+    parts = min(len(draws), 1 + draws.size * values.shape[1] // DRAWN_AT_ONCE)
+    for part in np.array_split(draws, parts):
+        yield values[part].reshape(len(part), -1)
+
+
+def p95(values: NDArray) -> NDArray:
+    """95th percentile along the last axis."""
+    return np.asarray(np.quantile(values, 0.95, axis=-1))
+
+
+def median(values: NDArray) -> NDArray:
+    """Median along the last axis."""
+    return np.asarray(np.median(values, axis=-1))
 
 
 def _expanded_tail(level: float, n: int) -> float:

@@ -48,11 +48,11 @@ class Memorizer:
 
     def _log_prior(self, prompt: Tensor) -> Tensor:
         n = len(self.points)
-        prior = torch.full((len(prompt), n), self.leak / (n - 1), dtype=torch.float64)
-        prior[prompt == EMPTY] = 1 / n
+        prior = torch.full((len(prompt), n), math.log(self.leak / (n - 1)), dtype=torch.float64)
+        prior[prompt == EMPTY] = -math.log(n)
         told = prompt != EMPTY
-        prior[told, prompt[told]] = 1 - self.leak
-        return prior.log()
+        prior[told, prompt[told]] = math.log1p(-self.leak)
+        return prior
 
     def nearest(self, x: Tensor) -> Tensor:
         """Index of the point nearest to each row, [B]."""

@@ -107,8 +107,17 @@ def test_the_fast_bootstrap_of_a_mean_is_the_slow_one():
     rng = np.random.default_rng(5)
     clusters = rng.integers(7, size=60)
     values = rng.normal(size=60) + clusters
-    fast, slow = (stats.cluster_bootstrap(values, clusters, f) for f in (np.mean, lambda v: float(v.mean())))
+    fast, slow = (stats.cluster_bootstrap(values, clusters, f) for f in (np.mean, lambda v: v.mean(-1)))
     assert (fast.value, fast.low, fast.high) == pytest.approx((slow.value, slow.low, slow.high))
+
+
+@pytest.mark.parametrize("reduce", [stats.p95, stats.median])
+def test_draws_taken_many_at_once_are_those_taken_one_by_one(monkeypatch, reduce):
+    values, clusters = np.random.default_rng(5).normal(size=60), np.repeat(np.arange(12), 5)
+    at_once = stats.cluster_bootstrap(values, clusters, reduce)
+    monkeypatch.setattr(stats, "DRAWN_AT_ONCE", 1)
+    assert stats.cluster_bootstrap(values, clusters, reduce) == at_once
+    assert at_once.low < at_once.value < at_once.high
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def evaluate(
     score = guard.align(images, [captions[k] for k in prompt]) if guard.align else None
     row = Row(
         risk=stats.rate(copied, prompt),
-        similarity_p95=stats.cluster_bootstrap(similarity, prompt, lambda v: float(np.quantile(v, 0.95))),
+        similarity_p95=stats.cluster_bootstrap(similarity, prompt, stats.p95),
         alignment=None if score is None else stats.cluster_bootstrap(score, prompt),
         unet_evals=evals / len(prompt),
         seconds=seconds,

@@ -54,7 +54,7 @@ def median_exit(exits: Sequence[Exit]) -> Estimate | None:
     inside = [(e.timestep, e.caption) for e in exits if e.timestep is not None]
     if not inside:
         return None
-    return stats.cluster_bootstrap([t for t, _ in inside], [caption for _, caption in inside], np.median)
+    return stats.cluster_bootstrap([t for t, _ in inside], [caption for _, caption in inside], stats.median)
 
 
 def static_transition(exits: Sequence[Exit], timesteps: Tensor, budget: float) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,7 +60,7 @@ def detector_error(probe: Probe, pairs: Pairs, exits: Sequence[Exit], rule: Swit
     return DetectorError(
         early=stats.rate([f is not None and e.reproduced_from(f) for e, f in known], clusters),
         never=stats.rate([f is None for _, f in known], clusters),
-        distance=stats.cluster_bootstrap([d for d, _ in late], [c for _, c in late], np.median) if late else None,
+        distance=stats.cluster_bootstrap([d for d, _ in late], [c for _, c in late], stats.median) if late else None,
         fired=tuple(fired),
         evals=evals,
     )

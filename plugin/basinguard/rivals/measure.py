@@ -100,7 +100,7 @@ def measure(bench: Bench, method: Method, strength: float, pairs: Pairs) -> tupl
         strength=strength,
         note=method.note(bench, strength),
         risk=stats.rate(np.array(similarity) >= bench.guard.embedder.metric.threshold, pairs.cluster),
-        similarity_p95=stats.cluster_bootstrap(similarity, pairs.cluster, p95),
+        similarity_p95=stats.cluster_bootstrap(similarity, pairs.cluster, stats.p95),
         alignment=stats.cluster_bootstrap(score, pairs.cluster) if score else None,
         quality=_quality(images, pairs),
         diversity=_diversity(bench, images, pairs.cluster),
@@ -122,11 +122,6 @@ def draw(bench: Bench, method: Method, strength: float, batch: Batch) -> tuple[T
         images.append(bench.model.decode(latents))
         rows += count
     return torch.cat(images), rows
-
-
-def p95(values: np.ndarray) -> float:
-    """95th percentile."""
-    return float(np.quantile(values, 0.95))
 
 
 def _diversity(bench: Bench, images: Tensor, cluster: Sequence[int]) -> Estimate | None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from ..adapters.diffusers import LatentModel
 from ..guard import Guard
 from ..sampling import draw_noise
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,13 @@ class Bench:
                 for module in (pipe.unet, pipe.vae, pipe.text_encoder):
                     module.requires_grad_(False)
                 pipe.set_progress_bar_config(disable=True)
+
+    def once(self, name: str, measure: Callable[[], T]) -> T:
+        """What `measure` returned the first time that `name` was asked for."""
+        if name not in self.memory:
+            self.memory[name] = measure()
+        found: T = self.memory[name]
+        return found
 
     @property
     def scale(self) -> float:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -48,10 +49,7 @@ MIDDLE = 650.0  # transition of triage: what its strength does not vary
 
 def calibration(bench: Bench) -> list[list[Candidate]]:
     """Chains of candidates, one for each scale before the transition, safest first; measured once for each bench."""
-    if "ours" not in bench.memory:
-        bench.memory["ours"] = [_chain(bench, before) for before in (0.0, -2.0 * bench.units)]
-    found: list[list[Candidate]] = bench.memory["ours"]
-    return found
+    return bench.once("ours", lambda: [_chain(bench, before) for before in (0.0, -2.0 * bench.units)])
 
 
 def _chain(bench: Bench, before: float) -> list[Candidate]:
@@ -84,12 +82,8 @@ def tried_strengths(bench: Bench) -> list[StrengthTried]:
         with strength_of(bench, share):
             yield bench.model
 
-    if "strengths" not in bench.memory:
-        bench.memory["strengths"] = list(
-            strengths(bench.guard, at, alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS)
-        )
-    found: list[StrengthTried] = bench.memory["strengths"]
-    return found
+    measure = partial(strengths, bench.guard, at, alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS)
+    return bench.once("strengths", lambda: list(measure()))
 
 
 def strongest(tried: Sequence[StrengthTried], alpha: float) -> tuple[StrengthTried, bool]:
@@ -145,12 +139,9 @@ def _triage(bench: Bench, batch: Batch, harmless: float) -> Tensor:
 
 
 def _first_gaps(bench: Bench) -> Tensor:
-    if "gaps" not in bench.memory:
-        captions = bench.guard.training.captions
-        pairs = pairs_of(len(captions), [FIRST_SEED], 1, bench.model.latent_shape)
-        bench.memory["gaps"] = top_gap(bench.guard.probe(bench.model, captions), pairs)[0]
-    gaps: Tensor = bench.memory["gaps"]
-    return gaps
+    captions = bench.guard.training.captions
+    pairs = pairs_of(len(captions), [FIRST_SEED], 1, bench.model.latent_shape)
+    return bench.once("gaps", lambda: top_gap(bench.guard.probe(bench.model, captions), pairs)[0])
 
 
 HERE = "basinguard"

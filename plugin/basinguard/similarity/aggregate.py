@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..records import Estimate
-from ..stats import cluster_bootstrap, rate
+from ..stats import cluster_bootstrap, median, p95, rate
 
 
 def summarise(similarities: ArrayLike, prompts: ArrayLike, *, threshold: float) -> dict[str, Estimate]:
@@ -34,10 +34,10 @@ def summarise(similarities: ArrayLike, prompts: ArrayLike, *, threshold: float) 
     medians = np.array([np.median(s[p == name]) for name in names])
     maxima = np.array([s[p == name].max() for name in names])
     return {
-        "sim95": cluster_bootstrap(s, p, statistic=_percentile_95),
+        "sim95": cluster_bootstrap(s, p, statistic=p95),
         "share": rate(s >= threshold, p),
-        "median_median": cluster_bootstrap(medians, names, statistic=np.median),
-        "median_max": cluster_bootstrap(maxima, names, statistic=np.median),
+        "median_median": cluster_bootstrap(medians, names, statistic=median),
+        "median_max": cluster_bootstrap(maxima, names, statistic=median),
         "share_any": rate(maxima >= threshold, names),
     }
 
@@ -57,7 +57,3 @@ def above_floor(similarities: ArrayLike, floor: ArrayLike, prompts: ArrayLike) -
 def lines(summary: Mapping[str, Estimate], *, metric: str) -> list[str]:
     """A summary for people, the metric's name in every line."""
     return [f"{name:14} {estimate!s:34} {metric}" for name, estimate in summary.items()]
-
-
-def _percentile_95(values: NDArray) -> float:
-    return float(np.percentile(values, 95))
