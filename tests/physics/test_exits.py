@@ -5,7 +5,7 @@ import torch
 
 from basinguard import basin
 from basinguard.basin.early import Limits, Watcher, learn
-from basinguard.basin.exits import guided
+from basinguard.basin.exits import _Finder, guided
 from basinguard.sampling import FlowSchedule, draw_noise
 from basinguard.toy import Memorizer, gaussian_memorizer
 
@@ -50,6 +50,17 @@ def test_early_decisions_change_no_exit_and_save_most_of_the_work(solver, toy):
     whole = 2 * len(probe.path.nodes) * len(pairs)  # ordinary CFG from the start, which is run to the end in any case
     _, without = basin.find_exits(probe, pairs, judge)
     assert evals - whole < (without - whole) / 2
+
+
+def test_guesses_that_all_err_to_one_side_cost_little(monkeypatch):
+    probe, pairs = make_probe(steps=40), make_pairs(captions=4, seeds=12)
+    expected, fair = basin.find_exits(probe, pairs, judge, anchors=ANCHORS)
+    right = _Finder.guess
+    monkeypatch.setattr(_Finder, "guess", lambda *told: right(*told) + 8)
+    exits, biased = basin.find_exits(probe, pairs, judge, anchors=ANCHORS)
+    assert exits == expected
+    whole = 2 * len(probe.path.nodes) * len(pairs)
+    assert biased - whole < 1.4 * (fair - whole)
 
 
 def test_a_sampler_whose_outcomes_are_not_ordered_is_caught_by_checks():

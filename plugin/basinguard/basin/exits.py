@@ -90,7 +90,7 @@ def find_exits(
     unguided = judge(probe.path.latents(finder.trunk.states[-1])[finder.trunk.row], pairs.prompt)
     if anchors is not None and start is not None and start.trail is not None:
         finder.learn(anchors, start, first, unguided)
-    last = search(finder.reproduces, first, finder.count, guess=finder.guess(before, first), resolution=resolution)
+    last = finder.search(first, finder.guess(before, first), resolution)
     strange = unguided & (last < finder.count - 1)  # reproduced without any guidance, but not with late guidance
     for _ in range(checks):
         strange |= finder.contradicts(last, resolution)
@@ -155,6 +155,22 @@ class _Finder:
 
         return search(points, first, self.count).clamp(min=1)
 
+    def search(self, first: Tensor, guess: Tensor | None, resolution: int) -> Tensor:
+        """Last grid position of every pair that reproduces, [N].
+
+        Guesses err to one side, by how much the first seed of every caption shows before the others are searched.
+        """
+        last, shift = torch.full_like(self.pairs.prompt, -1), 0
+        pilots = torch.ones_like(first) if guess is None else _first_seeds(self.pairs)
+        for part in (pilots.nonzero().squeeze(1), (~pilots).nonzero().squeeze(1)):
+            last[part] = search(
+                lambda rows, index, part=part: self.reproduces(part[rows], index), first[part], self.count,
+                guess=None if guess is None else guess[part] + shift, resolution=resolution,
+            )  # fmt: skip
+            if guess is not None and bool(first[part].any()):
+                shift = int((last - guess)[part][first[part]].median())
+        return last
+
     def contradicts(self, last: Tensor, resolution: int) -> Tensor:
         """Tries one candidate of every pair, drawn evenly, and compares it with the order, [N] bool."""
         at = torch.randint(1, self.count, last.shape, generator=self.dice) if self.count > 1 else torch.zeros_like(last)
@@ -167,6 +183,12 @@ class _Finder:
             return {}
         outcomes = [self.reproduces(rows, torch.full_like(rows, index), early=False) for index in range(self.count)]
         return dict(zip(rows.tolist(), torch.stack(outcomes, 1), strict=True))
+
+
+def _first_seeds(pairs: Pairs) -> Tensor:
+    """Which pairs have the smallest seed of their caption, [N] bool."""
+    same = pairs.prompt[:, None] == pairs.prompt
+    return ~(same & (pairs.seed < pairs.seed[:, None])).any(1)
 
 
 def _ordered(probe: Probe, caption: int, seed: int, index: int, resolution: int, unguided: bool) -> Exit:
