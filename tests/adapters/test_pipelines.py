@@ -366,6 +366,7 @@ torch.save(images, out)
 """
 
 
+@pytest.mark.long  # export/test_directory.py proves the same of the export in the default tier
 def test_the_shipped_pipeline_needs_no_basinguard(pipe, exported, record, tmp_path):
     package = files("basinguard")
     shutil.copy(str(package / "export" / "assets" / "pipeline.py"), exported / "pipeline.py")
