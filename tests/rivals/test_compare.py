@@ -189,6 +189,9 @@ def test_mistakes_are_one_line(capsys, tmp_path):
 
 def test_command_line_names_no_folder_of_this_machine():
     assert command_line(["compare", "/home/me/model", "--data", "art"]) == "basinguard compare model --data art"
+    assert (
+        command_line(["--checkpoints", '["/home/me/run/a", "/home/me/run/b"]']) == 'basinguard --checkpoints ["a", "b"]'
+    )
 
 
 def point(method, strength, copies, alignment):

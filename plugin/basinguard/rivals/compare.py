@@ -213,7 +213,7 @@ def command_line(arguments: Sequence[str]) -> str:
         >>> command_line(["compare", "runs/export", "--data", "/home/me/images"])
         'basinguard compare runs/export --data images'
     """
-    return "basinguard " + " ".join(re.sub(r"^/.*/", "", argument) for argument in arguments)
+    return "basinguard " + " ".join(re.sub(r'(^|")/[^"]*/', r"\1", argument) for argument in arguments)
 
 
 def table(result: Comparison, budget: float = 0.1) -> str:
