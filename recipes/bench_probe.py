@@ -134,6 +134,7 @@ def compare(probe: basin.Probe, pairs: basin.Pairs, judge: Judge, anchors: basin
             probe_seconds.append(time.perf_counter() - begin)
     swept = outcomes(probe, pairs, judge)
     same = agreement(exits, swept, probe.timesteps)
+    checked, checked_evals = basin.find_exits(probe, pairs, judge, anchors=anchors, checks=1)
     stock, thrifty = count * 2 * count * n, sum(i + 2 * (count - i) for i in range(count)) * n
     sweep_seconds = statistics.mean(plain_seconds) * count
     return {
@@ -150,6 +151,10 @@ def compare(probe: basin.Probe, pairs: basin.Pairs, judge: Judge, anchors: basin
         "seconds_of_timed_candidates": [round(s, 2) for s in plain_seconds],
         "faster_than_thrifty": round(sweep_seconds / statistics.median(probe_seconds), 1),
         "same_exits": stats.rate(same, pairs.prompt).model_dump(),
+        "with_one_check": {
+            "fewer_than_stock": round(stock / checked_evals, 1),
+            "same_exits": stats.rate(agreement(checked, swept, probe.timesteps), pairs.prompt).model_dump(),
+        },
     }
 
 

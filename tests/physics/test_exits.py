@@ -173,8 +173,15 @@ def test_limits_keep_clear_of_the_other_kind():
     assert (few.near, few.far) == (0.0, float("inf"))
 
 
+def test_distances_of_copies_and_others_that_overlap_decide_nothing():
+    trail = torch.tensor([[0.1, 0.2, 0.9, 0.8, 1.1, 1.2]])
+    limits = learn(trail, torch.tensor([True, True, True, False, False, False]), torch.tensor([1.3]))
+    assert (limits.near, limits.far) == (0.0, float("inf"))
+    assert limits.middle == pytest.approx((0.2 + 1.0) / 2), "a guess need not be certain"
+
+
 def test_a_branch_that_still_approaches_is_not_given_up():
-    limits = Limits(near=0.2, far=0.8, yes_from=0, no_from=0)
+    limits = Limits(near=0.2, far=0.8, yes_from=0, no_from=0, middle=0.5)
     anchors = basin.Anchors(torch.zeros(1, 1) + 1e-9, torch.tensor([0]))
     spread = float(anchors._spread)
     watcher, row = Watcher(limits, anchors, torch.tensor([0])), torch.tensor([0])

@@ -52,21 +52,18 @@ class Limits:
     """What decides, learnt from trajectories that were run to the end.
 
     Attributes:
-        near: distance at and below which the image is reproduced; 0 when too few were.
-        far: distance at and above which it is not; infinite when too few were not.
+        near: distance at and below which the image is reproduced; 0 where no distance says so.
+        far: distance at and above which it is not; infinite where no distance says so.
         yes_from: first evaluation at which "near" has never deceived.
         no_from: first evaluation at which "far" has never deceived.
+        middle: between the two, where a guess changes sides; a guess need not be certain.
     """
 
     near: float
     far: float
     yes_from: int
     no_from: int
-
-    @property
-    def middle(self) -> float:
-        """Where a guess changes sides."""
-        return (self.near + min(self.far, 1.0)) / 2
+    middle: float
 
 
 def learn(trail: Tensor, outcomes: Tensor, unguided: Tensor) -> Limits:
@@ -74,7 +71,8 @@ def learn(trail: Tensor, outcomes: Tensor, unguided: Tensor) -> Limits:
 
     Near is what half of the images reproduced reach, or a quarter of the distance to the nearest other end; far is a
     quarter further than any image reproduced, and no less than three quarters of that distance. In between, nothing is
-    decided.
+    decided. Nothing is decided either where some end that is no copy is nearer than some that is: there the embedder
+    sees more than the distance of latents does.
 
     Args:
         trail: distance of the predicted clean latents at every evaluation of the guided trajectories, [K, N].
@@ -88,11 +86,15 @@ def learn(trail: Tensor, outcomes: Tensor, unguided: Tensor) -> Limits:
         near = min(max(float(yes.median()), 0.25 * nearest_no), 0.8 * nearest_no)
     if len(no) >= LEAST and len(yes) >= LEAST:
         far = max(0.75 * float(no.min()), 1.25 * float(yes.max()))
+    middle = (near + min(far, 1.0)) / 2
+    if len(yes) and len(no) and yes.max() >= no.min():
+        near, far = 0.0, float("inf")
     return Limits(
         near,
         far,
         yes_from=_after_last((trail[:, ~outcomes] <= near).any(1)),
         no_from=_after_last((trail[:, outcomes] >= far).any(1)),
+        middle=middle,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -92,8 +93,8 @@ def find_exits(
         finder.learn(anchors, start, first, unguided)
     last = finder.search(first, finder.guess(before, first), resolution)
     strange = unguided & (last < finder.count - 1)  # reproduced without any guidance, but not with late guidance
-    for _ in range(checks):
-        strange |= finder.contradicts(last, resolution)
+    for number in range(checks):
+        strange |= finder.contradicts(last, finder.candidate(last, number), resolution)
     swept = finder.sweep(strange.nonzero().squeeze(1))
     exits = [
         _swept(probe, int(p), int(s), swept[row], bool(unguided[row]))
@@ -137,6 +138,9 @@ class _Finder:
             outcome[open_] = self.judge(ends[open_], prompt[open_])
         return outcome
 
+    def _of(self, part: Tensor, rows: Tensor, index: Tensor) -> Tensor:
+        return self.reproduces(part[rows], index)
+
     def guess(self, before: float, first: Tensor) -> Tensor | None:
         """Where the conditional prediction, read along the unguided trajectory, stops pointing to the image, [N].
 
@@ -163,17 +167,25 @@ class _Finder:
         last, shift = torch.full_like(self.pairs.prompt, -1), 0
         pilots = torch.ones_like(first) if guess is None else _first_seeds(self.pairs)
         for part in (pilots.nonzero().squeeze(1), (~pilots).nonzero().squeeze(1)):
-            last[part] = search(
-                lambda rows, index, part=part: self.reproduces(part[rows], index), first[part], self.count,
-                guess=None if guess is None else guess[part] + shift, resolution=resolution,
-            )  # fmt: skip
+            begin = None if guess is None else guess[part] + shift
+            last[part] = search(partial(self._of, part), first[part], self.count, guess=begin, resolution=resolution)
             if guess is not None and bool(first[part].any()):
                 shift = int((last - guess)[part][first[part]].median())
         return last
 
-    def contradicts(self, last: Tensor, resolution: int) -> Tensor:
-        """Tries one candidate of every pair, drawn evenly, and compares it with the order, [N] bool."""
-        at = torch.randint(1, self.count, last.shape, generator=self.dice) if self.count > 1 else torch.zeros_like(last)
+    def candidate(self, last: Tensor, number: int) -> Tensor:
+        """What a check tries: first the middle of the exits found, then candidates that are drawn evenly, [N].
+
+        A pair that ordinary CFG does not reproduce is likeliest to be reproduced by guidance that begins where others
+        leave.
+        """
+        found = last[last > 0]
+        if number == 0 and len(found):
+            return torch.full_like(last, int(found.median()))
+        return torch.randint(1, self.count, last.shape, generator=self.dice) if self.count > 1 else 0 * last
+
+    def contradicts(self, last: Tensor, at: Tensor, resolution: int) -> Tensor:
+        """Tries the candidate `at` of every pair and compares it with the order, [N] bool."""
         known = (at > last) & (at < last + resolution) & (last >= 0)  # left open by the search: no contradiction
         return (self.reproduces(torch.arange(len(last)), at) != (at <= last)) & ~known
 
