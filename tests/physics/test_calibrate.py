@@ -252,7 +252,7 @@ def montecarlo(tmp_path, monkeypatch):
 
 
 def test_whole_calibrations_promise_something_and_keep_it(montecarlo):
-    found = montecarlo("--calibrations", "4", "--true-pairs", "600")
+    found = montecarlo("--calibrations", "3", "--true-pairs", "400")
     assert found["promised"]["value"] > 0.8
     assert found["broken"]["low"] <= found["delta"]
     assert found["timidity"]["grid_steps_below_the_boldest_safe_transition_of_its_setting"]["value"] < 3
