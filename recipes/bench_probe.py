@@ -120,6 +120,21 @@ def agreement(exits: list[Exit], swept: Tensor, timesteps: Tensor) -> list[bool]
     return same
 
 
+def least(swept: Tensor, seeds: int) -> dict[str, int]:
+    """Evaluations of a search that knew every exit: the shared trunks, ordinary CFG, and the two branches around each.
+
+    Branches run to their ends. Then the same with every pair tried everywhere whose outcomes are not ordered, which nothing else shows for certain.
+    """
+    count, n = swept.shape
+    branch = 2 * (count - torch.arange(count + 1))
+    last = torch.where(swept.any(0), count - 1 - swept.flip(0).int().argmax(0), -1)
+    known = torch.where(last >= 0, branch[last] + branch[last + 1], 0)
+    strange = (swept[1:] & ~swept[:-1]).any(0)
+    fixed = count * seeds + 2 * count * n
+    swept_too = torch.where(strange, branch.sum(), known)
+    return {"no_pair_swept": fixed + int(known.sum()), "pairs_that_are_not_ordered_swept": fixed + int(swept_too.sum())}
+
+
 @torch.no_grad()
 def compare(probe: basin.Probe, pairs: basin.Pairs, judge: Judge, anchors: basin.Anchors, timed: int) -> dict[str, Any]:
     """Both ways on the same pairs."""
@@ -145,6 +160,9 @@ def compare(probe: basin.Probe, pairs: basin.Pairs, judge: Judge, anchors: basin
         "evals_stock_sweep": stock,
         "evals_thrifty_sweep": thrifty,
         "fewer_than_stock": round(stock / evals, 1),
+        "fewer_than_stock_if_exits_were_known": {
+            name: round(stock / cost, 1) for name, cost in least(swept, len(pairs.seed.unique())).items()
+        },
         "fewer_than_thrifty": round(thrifty / evals, 1),
         "seconds": [round(s, 2) for s in probe_seconds],
         "seconds_sweep_scaled": round(sweep_seconds, 1),
