@@ -123,7 +123,8 @@ def agreement(exits: list[Exit], swept: Tensor, timesteps: Tensor) -> list[bool]
 def least(swept: Tensor, seeds: int) -> dict[str, int]:
     """Evaluations of a search that knew every exit: the shared trunks, ordinary CFG, and the two branches around each.
 
-    Branches run to their ends. Then the same with every pair tried everywhere whose outcomes are not ordered, which nothing else shows for certain.
+    Branches run to their ends. Then the same with every pair tried everywhere whose outcomes are not ordered, which
+    nothing else shows for certain.
     """
     count, n = swept.shape
     branch = 2 * (count - torch.arange(count + 1))
