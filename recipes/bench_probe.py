@@ -13,11 +13,11 @@ the thrifty sweep. `tinyworld` is fine-tuned for `--updates` first, as in `basin
 
 Wanted: at least 20 times fewer evaluations than stock, at least 12 times less time, at least 99 % of exits the same.
 Found (`results/bench_probe.json`): the toy meets all three (37, 14, 64 of 64 and 512 of 512). TinyWorld does not:
-12.6 times fewer, 8.3 times less time, 61 of 64 exits the same; with one check of each pair 8.9 times fewer and 63 of 64.
-Why: copies and others overlap in latent distance there, so no branch may be stopped early; guesses at exits are rough;
-and the outcomes of 3 of the 64 pairs are not ordered (ordinary CFG does not copy, guidance that begins later does), which
-no search that skips candidates sees for certain. A search that knew every exit would need 21 times fewer, and 14 once it
-tried those three everywhere: 20 times and 99 % exclude each other there.
+12.6 times fewer, 8.3 times less time, 61 of 64 exits the same; with one check of each pair 8.9 times fewer and 63 of
+64. Why: copies and others overlap in latent distance there, so no branch may be stopped early; guesses at exits are
+rough; and the outcomes of 3 of the 64 pairs are not ordered (ordinary CFG does not copy, guidance that begins later
+does), which no search that skips candidates sees for certain. A search that knew every exit would need 21 times
+fewer, and 14 once it tried those three everywhere: 20 times and 99 % exclude each other there.
 Time: toy half a minute; tinyworld with 16 captions, 4 seeds and 50 timesteps about 50 minutes on one core.
 """
 
