@@ -30,13 +30,13 @@ def build_tiny_pipeline(prediction_type: str = "v_prediction") -> StableDiffusio
         ).eval()  # fmt: skip
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-            block_out_channels=(32, 32), layers_per_block=1, latent_channels=4, sample_size=32,
+            block_out_channels=(8, 8), layers_per_block=1, latent_channels=4, sample_size=32, norm_num_groups=4,
         ).eval()  # fmt: skip
         unet = UNet2DConditionModel(
-            sample_size=16, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32,
+            sample_size=16, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=32, norm_num_groups=8,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            attention_head_dim=8, use_linear_projection=True,
+            attention_head_dim=4, use_linear_projection=True,
         ).eval()  # fmt: skip
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,

@@ -91,7 +91,7 @@ def test_blending_a_merged_lora_is_its_strength(base_dir):
 
 def test_another_model_is_no_base(base_dir):
     other = opened_pipe(base_dir)
-    other.unet.conv_in = torch.nn.Conv2d(4, 16, 3)
+    other.unet.conv_in = torch.nn.Conv2d(4, 24, 3)
     with pytest.raises(ValueError, match="give the base it was fine-tuned from"):
         Blend(opened_pipe(base_dir), other)
 

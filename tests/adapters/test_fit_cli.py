@@ -22,6 +22,7 @@ from basinguard.similarity.structure import Structure
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+SIBLINGS = ("sd21_768_lora", "sd21_base_lora")  # differ from sd21_lora in base and resolution alone
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +84,10 @@ def for_six_images(path, tmp_path, **guard):
     return tmp_path / path.name
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, id=p.stem, marks=pytest.mark.long if p.stem in SIBLINGS else ()) for p in CONFIGS],
+)
 def test_a_config_is_dry_run(path, tiny_pipeline_dir, scene_folder, tmp_path, capsys):
     cli = fit_cli(["--dry-run", *on_small_model(for_six_images(path, tmp_path), tiny_pipeline_dir, scene_folder)])
     said = capsys.readouterr().out
@@ -129,7 +133,8 @@ def test_the_checkpoint_size_is_that_of_a_real_one(tiny_pipeline_dir, scene_fold
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     torch.save({"weights": cli.model.trained(), "optimizer": optimizer.state_dict()}, tmp_path / "real.pt")
-    assert (tmp_path / "real.pt").stat().st_size == pytest.approx(told, rel=0.05)
+    headers = 1024 * 4 * len(cli.model.trained())  # the file's own words about each weight, step and moment: below 1 kB
+    assert told <= (tmp_path / "real.pt").stat().st_size <= told + headers
 
 
 Free = namedtuple("Free", "available")

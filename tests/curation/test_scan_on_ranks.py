@@ -29,7 +29,8 @@ def photos(folder_of, pictures):
     return directory
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_scan_after_the_ranks_decodes_nothing(photos, tmp_path, monkeypatch, ranks):
     cache = tmp_path / "out" / "cache.sqlite"
     subprocess.run([sys.executable, str(SCRIPT), str(photos), str(cache), str(ranks)], check=True)

@@ -127,7 +127,7 @@ class FullAlbum(FullBoard):
     log_image = staticmethod(failing(NO_SPACE))
 
 
-@pytest.mark.parametrize("logger", [FullBoard, pytest.param(FullAlbum, marks=pytest.mark.long)])
+@pytest.mark.parametrize("logger", [pytest.param(kind, marks=pytest.mark.long) for kind in (FullBoard, FullAlbum)])
 def test_a_full_disk_while_logging_costs_the_pictures_only(tiny_pipeline_dir, tmp_path, logger):
     guard, said = guarded_run(tiny_pipeline_dir, tmp_path, logger=logger())
     assert [report.problem for report in guard.history] == ["", "", ""]
@@ -135,6 +135,7 @@ def test_a_full_disk_while_logging_costs_the_pictures_only(tiny_pipeline_dir, tm
     assert "No space left on device" in said[0]
 
 
+@pytest.mark.long
 def test_a_full_disk_while_exporting_leaves_nothing_and_raises_nothing(tiny_pipeline_dir, tmp_path, monkeypatch):
     monkeypatch.setattr("basinguard.export.directory.write_card", failing(NO_SPACE))
     guard, said = guarded_run(tiny_pipeline_dir, tmp_path, export_to=str(tmp_path / "out" / "shipped"), **SHIP)
