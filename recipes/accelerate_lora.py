@@ -24,11 +24,11 @@ from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from torch.utils.data import DataLoader
 
-from basinguard.adapters.accelerate import LoopGuard
-from basinguard.adapters.images import ImageFolder, Pictures
-from basinguard.certify import Terms
-from basinguard.guard import Guard, Plan, TrainingSet
+from basinguard.calibration.terms import CalibrationTerms
+from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
 from basinguard.similarity.structure import Structure
+from basinguard.training.accelerate import LoopGuard
+from basinguard.training.data import ImageFolder, Pictures
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -109,7 +109,7 @@ def main(given: list[str] | None = None) -> LoopGuard | None:
     if not args.no_guard:
         captions = tuple(caption for _, caption in images.items)
         training = TrainingSet(images.all_pixels(), captions, tuple(args.heldout_prompts))  # [guard] 1: the images
-        plan = Plan(captions=min(args.probe_captions, len(captions)), timesteps=args.probe_timesteps)
+        plan = ProbePlan(captions=min(args.probe_captions, len(captions)), timesteps=args.probe_timesteps)
         dtype = None if args.mixed_precision == "no" else DTYPES[args.mixed_precision]
         # [guard] 2: the accelerator saves and restores its history with everything else
         guard = LoopGuard(Guard(training, Structure(), plan), accelerator, dtype=dtype)
@@ -150,7 +150,7 @@ def main(given: list[str] | None = None) -> LoopGuard | None:
             rows = [json.loads(report.to_json()) for report in guard.history]
             (args.output_dir / "history.json").write_text(json.dumps(rows, indent=1))
     if guard is not None and args.export:  # [guard] 6: calibrate what can still be protected, and export it
-        terms = Terms(pairs=args.export_pairs)
+        terms = CalibrationTerms(pairs=args.export_pairs)
         guard.export(pipe, args.output_dir / "guarded", terms, base=args.pretrained_model_name_or_path)
     accelerator.end_training()
     return guard

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from basinguard.tinyworld.scenes import all_captions, draw_scene
-from tiny_pipeline import build_tiny_pipeline
+from support.tiny_pipeline import build_tiny_pipeline
 
 # models of a few thousand weights are computed faster by one thread than shared out; the variable is for subprocesses
 torch.set_num_threads(1)

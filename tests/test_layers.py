@@ -1,4 +1,4 @@
-"""Data flows one way: a module imports only what stands above it, and frameworks stay in `adapters`."""
+"""Data flows one way: a module imports only what stands above it in one list; frameworks stay from one folder on."""
 
 import ast
 import subprocess
@@ -7,78 +7,97 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "plugin" / "basinguard"
-ORDER = (
-    ("records", "guidance", "solvers", "batching"),
-    ("sampling", "stats", "schedules"),
-    ("toy", "basin", "triage", "budget"),
-    ("plan", "scope"),
-    ("scales", "verdict", "choice", "twins"),
-    ("forecast",),
-    ("standing",),
-    ("calibrate", "tinyworld", "plots", "words"),
-    ("dashboard",),
-    ("similarity",),
-    ("curation",),
-    ("eye",),
-    ("look",),
-    ("guard",),
-    ("certify", "export"),
-    ("strength",),
-    ("tradeoff", "audit"),
-    ("adapters",),
-    ("rivals",),
-    ("demo",),
-    ("cli",),
-    ("__main__",),
-)
-RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+PACKAGE = Path(__file__).parents[1] / "plugin" / "basinguard"
+ORDER = """
+core: seeds schema images versions safetensors_header atomic provenance extras estimate metric report stats record
+guidance: core triage dynamic schedules serialization
+diffusion: noise_schedule solvers batching sampling model toy
+basin: trajectories early_decision exit_search curves critical_scale detectors gap exits
+similarity: diversity preprocessing embedder scores kernel_distance clip_score image_files structure matching distribution_metrics pixel_distances networks embedding_cache structure_figure local_copies copy_detector distance_ratio sscd mirrored_views image_pair registry thresholds folder_metrics
+curation: overlay_fit perceptual_hash descriptors nearest_neighbours cross_correlation thumbnail_cache caption_files registration folder run_evidence findings scan captions duplicates caption_agreement groups outliers decisions run_remedies manifest trainer_configs report summary dataset_export analysis curate
+guard: control_prompts checkpoint_selection scope training_set budget verdict changes critical_scales plan forecast probe status guard
+calibration: prompt_triage candidate terms trial rule_search record_builder strength
+plots: contact_sheet run basin tradeoff
+tinyworld: scenes demo_folder
+exports: sampler_grids fingerprints card_plots privacy merge provenance a1111 comfyui ui_instructions model_card lora_header directory inspect lora integrity hub
+audits: findings page
+pipelines: architecture forward_process latent_model resolution modular_guider lora lora_files single_file prediction_type interpolation loading protect triage_sampling stock_sampling evaluation transfer
+training: interrupt_checkpoint data_sources distributed_scan augmentation loss_filters distributed peak_memory finetune_options requirements shipping sampler logging objective latent_cache control_group guarded_run memory buckets encoding interventions best_weights resources data finetune accelerate callback dry_run preflight pytorch_lightning lightning fit_cli
+mitigations: base report cross_attention costs stock_pipeline measure delayed_guidance_released prompt_perturbation prompt_optimization summary_tokens initial_noise plain_cfg delayed_guidance less_finetuning attention_attenuation anti_memorization_guidance guidance_interval guidance_schedules setting ours registry ranking tradeoff_figure comparison runner
+commands: sample session export demo inspect verify quality_reference triage calibrate audit
+cli
+__main__
+"""
+FRAMEWORKS_FROM = "pipelines"  # the first folder that may import one
 FRAMEWORKS = {"diffusers", "lightning", "pytorch_lightning", "accelerate", "transformers", "peft", "datasets"}
-MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py" and "assets" not in p.parts)
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if "assets" not in path.parts and path != PACKAGE / "__init__.py"
+)
 
 
-def imports(source: str, package: str) -> set[str]:
-    """Absolute names of everything a module imports, at any depth."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+def places() -> dict[str, int]:
+    """Module -> its place in the list; a folder's own `__init__` stands below its modules."""
+    names = []
+    for line in ORDER.strip().splitlines():
+        folder, _, modules = line.partition(":")
+        names += [f"{folder}.{module}" for module in modules.split()] + [f"{folder}.__init__"] if modules else [folder]
+    return {name: place for place, name in enumerate(names)}
+
+
+PLACES = places()
+
+
+def imports(source: str, module: str) -> set[str]:
+    """Everything a module imports, at any depth: absolute names, `basinguard.` included; type checking is free."""
+    package = ["basinguard", *module.split(".")[:-1]]
+    names: set[str] = set()
+    for node in reading(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found.add(str(node.module))
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = package.split(".")[: len(package.split(".")) - node.level + 1]
-            stem = ".".join([*base, node.module] if node.module else base)
-            found |= {stem} if node.module else {f"{stem}.{alias.name}" for alias in node.names}
-    return found
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {stem} | {f"{stem}.{alias.name}" for alias in node.names}
+    return names
 
 
-def package_of(path: Path) -> str:
-    return ".".join(("basinguard", *path.relative_to(PACKAGE).parts[:-1]))
+def reading(tree: ast.AST):
+    """Every node but those under `if TYPE_CHECKING`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from reading(node)
 
 
-def noun(name: str) -> str:
-    return name.split(".")[1] if "." in name else ""
+def source_of(module: str) -> str:
+    return (PACKAGE / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_only_from_above(path):
-    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    assert own in RANK, f"{own} has no place in the order; add it to ORDER"
-    for name in imports(path.read_text(), package_of(path)):
-        if name.startswith("basinguard.") and noun(name) != own and noun(name) in RANK:
-            assert RANK[noun(name)] < RANK[own], f"{path.name} imports {name}, which does not stand above it"
+def test_every_module_has_one_place():
+    assert sorted(PLACES) == MODULES
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_frameworks_only_in_adapters(path):
-    if path.relative_to(PACKAGE).parts[0] in ("adapters", "demo.py", "rivals"):
-        return
-    used = {name.split(".")[0] for name in imports(path.read_text(), package_of(path))} & FRAMEWORKS
-    assert not used, f"{path.name} imports {used}; only adapters may"
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_from_above(module):
+    for name in imports(source_of(module), module):
+        imported = name.removeprefix("basinguard.")
+        for place in (imported, f"{imported}.__init__"):
+            if name.startswith("basinguard.") and place in PLACES and not module.startswith(f"{imported}."):
+                assert PLACES[place] < PLACES[module], f"{module} imports {imported}, which does not stand above it"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_frameworks_only_from_pipelines_on(module):
+    first = min(place for name, place in PLACES.items() if name.startswith(f"{FRAMEWORKS_FROM}."))
+    used = {name.split(".")[0] for name in imports(source_of(module), module)} & FRAMEWORKS
+    assert not used or PLACES[module] >= first, f"{module} imports {used}; only {FRAMEWORKS_FROM} and below may"
 
 
 def test_the_guidance_file_needs_torch_alone():
-    used = {name.split(".")[0] for name in imports((PACKAGE / "guidance.py").read_text(), "basinguard")}
+    used = {name.split(".")[0] for name in imports(source_of("guidance.core"), "guidance.core")}
     assert used <= {"torch", *sys.stdlib_module_names}
 
 
@@ -89,7 +108,10 @@ def test_importing_the_package_loads_no_framework():
 
 
 def test_the_import_reader_sees_relative_imports():
-    assert imports("from ..guard import Guard\nfrom . import stats", "basinguard.adapters") == {
-        "basinguard.guard",
-        "basinguard.adapters.stats",
+    text = "if TYPE_CHECKING:\n    from ..training import data\nfrom ..guard.guard import Guard\nfrom . import loading"
+    assert imports(text, "pipelines.protect") == {
+        "basinguard.guard.guard",
+        "basinguard.guard.guard.Guard",
+        "basinguard.pipelines",
+        "basinguard.pipelines.loading",
     }

@@ -16,21 +16,21 @@ from typing import Any
 __version__ = "0.1.0"
 
 _WHERE = {
-    "protect": "adapters.pipelines",
-    "unprotect": "adapters.pipelines",
-    "load": "adapters.pipelines",
-    "MemorizationGuard": "adapters.lightning",
-    "Acting": "adapters.acting",
-    "FineTune": "adapters.finetune",
-    "ImageFolder": "adapters.images",
-    "LatentModel": "adapters.diffusers",
-    "Guard": "guard",
-    "Record": "records",
-    "Constant": "guidance",
-    "SwitchAt": "guidance",
-    "SwitchAfter": "guidance",
-    "LocalMinimum": "guidance",
-    "Drop": "guidance",
+    "protect": "pipelines.protect",
+    "unprotect": "pipelines.protect",
+    "load": "pipelines.protect",
+    "MemorizationGuard": "training.lightning",
+    "Interventions": "training.interventions",
+    "FineTune": "training.finetune",
+    "ImageFolder": "training.data",
+    "LatentModel": "pipelines.latent_model",
+    "Guard": "guard.guard",
+    "Record": "core.record",
+    "Constant": "guidance.core",
+    "SwitchAt": "guidance.core",
+    "SwitchAfter": "guidance.dynamic",
+    "LocalMinimum": "guidance.dynamic",
+    "Drop": "guidance.dynamic",
 }
 __all__ = [*_WHERE, "__version__"]
 

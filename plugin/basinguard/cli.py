@@ -33,7 +33,7 @@ def _run(given: list[str]) -> None:
 
         print(f"basinguard {__version__}")
     elif given[:1] == ["fit"]:
-        from .adapters.finetune_cli import fit_cli
+        from .training.fit_cli import fit_cli
 
         fit_cli(given[1:])
     else:
@@ -44,11 +44,11 @@ def _run(given: list[str]) -> None:
 
 def commands() -> dict[str, Callable[..., Any]]:
     """Verb -> function, in the order of the story; `fit` is LightningCLI's and handled before."""
-    from .adapters.exporting import export
-    from .adapters.triaging import triage
-    from .adapters.verify import verify
-    from .demo import demo
-    from .export.commands import check, inspect
+    from .commands.demo import demo
+    from .commands.export import export
+    from .commands.inspect import check, inspect
+    from .commands.triage import triage
+    from .commands.verify import verify
 
     return {
         "demo": demo,
@@ -91,7 +91,7 @@ def curate(
         workers: processes that read images; all cores by default.
         from_run: a guarded run, export or audit of a model trained on this folder: acts on what it memorized.
     """
-    from .curation.commands import curate
+    from .curation.curate import curate
 
     outcome = curate(
         source,
@@ -153,11 +153,11 @@ def calibrate(
         heldout: folder of like images that were not trained on, to measure quality by; the base's samples otherwise.
         out: new folder for record.json, calibration.json and plots.
     """
-    from .adapters.calibration import calibrate
-    from .certify import Terms
-    from .strength import TRIED
+    from .calibration.strength import TRIED
+    from .calibration.terms import CalibrationTerms
+    from .commands.calibrate import calibrate
 
-    terms = Terms(
+    terms = CalibrationTerms(
         alpha, delta, pairs, tuple(before or (0.0, -1.0)), tuple(transitions or ()), tuple(after or ()),
         tuple(refine or (1,)), anchor,
     )  # fmt: skip
@@ -206,10 +206,10 @@ def audit(
         heldout: folder of like images that were not trained on, to measure quality by; the base's samples otherwise.
         out: new folder for audit.html, audit.json and the calibration.
     """
-    from .adapters.auditing import audit
-    from .certify import Terms
+    from .calibration.terms import CalibrationTerms
+    from .commands.audit import audit
 
-    terms = Terms(alpha, delta, pairs, transitions=tuple(transitions or ()))
+    terms = CalibrationTerms(alpha, delta, pairs, transitions=tuple(transitions or ()))
     print(
         audit(
             model, data, base=base, lora=lora, per_caption=per_caption, terms=terms, scale=scale, timesteps=timesteps,
@@ -239,7 +239,7 @@ def sample(
         triage: let prompts that the record's triage takes for harmless keep ordinary CFG.
         out: folder that is created for the results.
     """
-    from .adapters.sample import sample
+    from .commands.sample import sample
 
     sheet = sample(
         model,
@@ -289,10 +289,10 @@ def compare(
         costs: also measure time and memory of each method beside ordinary CFG, in turns.
         out: folder of the results; a run that was stopped goes on there.
     """
-    from .records import Metric
-    from .rivals.compare import command_line, table
-    from .rivals.compare import compare as run
-    from .rivals.setting import Plans
+    from .core.metric import Metric
+    from .mitigations.runner import command_line, table
+    from .mitigations.runner import compare as run
+    from .mitigations.setting import Plans
 
     if data is None:
         raise ValueError("compare needs the training images: --data DIR")
@@ -324,8 +324,8 @@ def compare_images(a: Path, b: Path, picture: Path | None = None, embedder: str 
         embedder: the eye: structure (no weights), structure-figure (no weights, for figures on an empty ground),
             sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
     """
-    from .similarity.choose import choose_embedder
-    from .similarity.commands import compare_images
+    from .similarity.image_pair import compare_images
+    from .similarity.registry import choose_embedder
 
     print(json.dumps(compare_images(a, b, embedder=choose_embedder(embedder), picture=picture), indent=2))
 
@@ -351,8 +351,8 @@ def metrics(
             sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
         cache: folder in which the training images' embeddings are kept.
     """
-    from .similarity.choose import choose_embedder
-    from .similarity.folders import groups_of, metrics, spoken
+    from .similarity.folder_metrics import groups_of, metrics, spoken
+    from .similarity.registry import choose_embedder
 
     owner = groups_of(data, groups) if groups else None
     eye = choose_embedder(embedder)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from basinguard.core.images import Facts
 from basinguard.curation.captions import (
     clip_token_counter,
     general_caption,
@@ -12,7 +13,6 @@ from basinguard.curation.captions import (
 )
 from basinguard.curation.findings import Finding, about_copies, about_file, risk_index
 from basinguard.curation.folder import Item
-from basinguard.curation.images import Facts
 from basinguard.curation.outliers import find_disagreements, find_outliers
 
 COMMON = [f"a photo of a {animal} in the garden" for animal in ("cat", "dog", "cat", "dog", "bird", "bird")]

@@ -11,8 +11,9 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image, ImageOps
 
-from basinguard.curation import commands, manifest, scan
-from basinguard.curation.commands import curate
+from basinguard.curation import curate as commands
+from basinguard.curation import manifest, scan
+from basinguard.curation.curate import curate
 from basinguard.curation.manifest import MANIFEST, Curation, write_bytes
 
 KOHYA_GENERAL, KOHYA_DATASET = {"enable_wildcard"}, {"resolution", "enable_bucket", "subsets"}

@@ -12,7 +12,8 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from basinguard.curation import captionfiles, images
+from basinguard.core import images
+from basinguard.curation import caption_files as captionfiles
 from basinguard.curation.folder import Folder, printable, read_folder
 
 

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-from picture_edits import EDITS, cropped, jpeg
 from PIL import ImageOps
 
+from basinguard.core.stats import wilson
 from basinguard.curation.duplicates import find_pairs
 from basinguard.curation.folder import read_folder
 from basinguard.curation.groups import find_groups
 from basinguard.curation.outliers import find_leaks
 from basinguard.curation.scan import scan_images
-from basinguard.stats import wilson
 from basinguard.tinyworld.scenes import Caption, all_captions, draw_scene
+from support.picture_edits import EDITS, cropped, jpeg
 
 SEED = 900_000  # far from those the thresholds were chosen on
 PLANTED = {name: EDITS[name] for name in ("resize", "jpeg", "mirror", "tint", "grey", "blur")} | {

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import ImageOps
 
-from basinguard.curation.actions import AllowList, read_allow_list
-from basinguard.curation.commands import curate
+from basinguard.curation.curate import curate
+from basinguard.curation.decisions import AllowList, read_allow_list
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None

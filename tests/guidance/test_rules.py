@@ -3,21 +3,14 @@ import doctest
 import pytest
 import torch
 
-from basinguard import guidance, schedules, triage
-from basinguard.guidance import (
-    Constant,
-    Drop,
-    LocalMinimum,
-    SwitchAfter,
-    SwitchAt,
-    combine,
-    epsilon_factor,
-    from_dict,
-    from_record,
-    resolve,
-    to_dict,
-)
-from basinguard.schedules import SHAPES, Interval, Schedule, Triage, rule_from_dict, rule_to_dict
+from basinguard.calibration import prompt_triage as triage
+from basinguard.guidance import core as guidance
+from basinguard.guidance import schedules
+from basinguard.guidance.core import Constant, SwitchAt, combine, epsilon_factor, from_record, resolve
+from basinguard.guidance.dynamic import Drop, LocalMinimum, SwitchAfter
+from basinguard.guidance.schedules import SHAPES, Interval, Schedule
+from basinguard.guidance.serialization import rule_from_dict, rule_to_dict
+from basinguard.guidance.triage import Triage
 
 
 @pytest.mark.parametrize("module", [guidance, schedules, triage])
@@ -103,7 +96,7 @@ def test_a_drop_out_of_range_is_refused(wrong):
 
 def test_an_unknown_detector_is_refused():
     with pytest.raises(ValueError, match="unknown detector 'magic'; known: local_minimum, drop"):
-        from_dict({"rule": "switch_after", "detector": {"detector": "magic"}})
+        rule_from_dict({"rule": "switch_after", "detector": {"detector": "magic"}})
 
 
 def test_transitions_of_a_batch_cover_the_images_of_each_prompt():
@@ -160,12 +153,15 @@ def test_rules_survive_json(rule):
 @pytest.mark.parametrize("form", [{}, {"rule": "nonsense"}, {"rule": "constant"}, {"rule": "constant", "valu": 1}])
 def test_a_form_that_is_no_rule_is_refused(form):
     with pytest.raises(ValueError, match="rule"):
-        from_dict(form)
+        rule_from_dict(form)
 
 
 def test_a_rule_of_ones_own_has_no_form():
+    class Own(Constant):
+        """Known to nobody else."""
+
     with pytest.raises(TypeError, match="no JSON form"):
-        to_dict(Schedule("v"))
+        rule_to_dict(Own(7.5))
 
 
 @pytest.mark.parametrize("form", [{}, {"guidance": None}, {"guidance": {"transition": "a"}}, [], {"guidance": {}}])

@@ -1,6 +1,6 @@
 """What several processes do together; started by torchrun, it writes what each of them saw.
 
-torchrun --standalone --nproc_per_node 2 tests/reliability/ddp_runs.py BASE PICTURES OUT [fit]
+PYTHONPATH=tests torchrun --standalone --nproc_per_node 2 tests/reliability/ddp_runs.py BASE PICTURES OUT [fit]
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from guarded_runs import GUARD, fit, make_guard, untimed
 
-from basinguard.adapters.diffusers import LatentModel
-from basinguard.adapters.images import ImageFolder
-from basinguard.adapters.loading import load_pipeline
-from basinguard.adapters.sharding import Sharded, Team, TeamFailure
-from basinguard.adapters.watch import Watch
-from basinguard.eye import Eye
-from basinguard.guard import Guard, Plan, TrainingSet
+from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.pipelines.latent_model import LatentModel
+from basinguard.pipelines.loading import load_pipeline
+from basinguard.similarity.copy_detector import CopyDetector
 from basinguard.similarity.structure import Structure
+from basinguard.training.data import ImageFolder
+from basinguard.training.distributed import Sharded, Team, TeamFailure
+from basinguard.training.guarded_run import Watch
+from support.guarded_runs import GUARD, fit, make_guard, untimed
 
-PLAN = Plan(captions=4, seeds=5, timesteps=2, scale=3.0)
+PLAN = ProbePlan(captions=4, seeds=5, timesteps=2, scale=3.0)
 
 
-def make_watch(pictures: str, plan: Plan = PLAN) -> Watch:
+def make_watch(pictures: str, plan: ProbePlan = PLAN) -> Watch:
     images = ImageFolder(pictures, resolution=32)
     images.setup("fit")
     captions = tuple(caption for _, caption in images.items)
@@ -54,8 +54,8 @@ def failing_at(call: int, error: Exception):
 
 
 def problem_of(watch: Watch, pipe, **replaced) -> str:
-    """The problem that a probe records while methods of `LatentModel` or `Eye` are replaced, in this process only."""
-    owners = {name: (Eye if name == "matches" else LatentModel) for name in replaced}
+    """The problem that a probe records while methods of `LatentModel` or `CopyDetector` are replaced, in this process only."""
+    owners = {name: (CopyDetector if name == "matches" else LatentModel) for name in replaced}
     before = {name: getattr(owner, name) for name, owner in owners.items()}
     for name, method in replaced.items():
         setattr(owners[name], name, method)

@@ -1,6 +1,6 @@
 """Kills guarded runs with SIGKILL at random moments, resumes them, and counts what was lost.
 
-    python tests/reliability/kill_runs.py --kills 60 --out result.json
+    PYTHONPATH=tests python tests/reliability/kill_runs.py --kills 60 --out result.json
 
 Each life is a run of two epochs that calibrates and exports at its end. It is killed two to six times, at a random
 moment after it has entered a random phase, resumed from its newest checkpoint each time, and then left to finish. What
@@ -26,14 +26,15 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from guarded_runs import SHIP, digest, fit, make_guard, picture_folder, untimed
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from basinguard.adapters import callback
-from basinguard.export import directory as exporting
-from basinguard.export.check import check
-from basinguard.guard import Guard
+from basinguard.exports import directory as exporting
+from basinguard.exports.integrity import check
+from basinguard.guard.guard import Guard
+from basinguard.training import callback
+from support.guarded_runs import SHIP, digest, fit, make_guard, picture_folder, untimed
+from support.tiny_pipeline import build_tiny_pipeline
 
 PHASES = ("start", "training", "probe", "checkpoint", "calibration", "export")
 LONGEST = {"start": 0.3, "training": 0.3, "probe": 0.3, "checkpoint": 0.03, "calibration": 0.3, "export": 0.5}
@@ -168,8 +169,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
-    sys.path.append(str(Path(__file__).parents[1]))
-    from tiny_pipeline import build_tiny_pipeline
 
     draw, place, start = random.Random(asked.seed), mmap.mmap(-1, 1), time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="kills-"))
@@ -197,7 +196,7 @@ def main() -> None:
         print(f"{phases.total()} kills in {lives} lives, lost: {len(lost)}", flush=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     result = {
-        "command": f"python tests/reliability/kill_runs.py --kills {asked.kills} --seed {asked.seed}",
+        "command": f"PYTHONPATH=tests python tests/reliability/kill_runs.py --kills {asked.kills} --seed {asked.seed}",
         "commit": commit.strip(),
         "kills": phases.total(),
         "killed_in": {phase: phases[phase] for phase in PHASES},

@@ -17,25 +17,26 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from guarded_runs import picture_folder
 from safetensors.torch import save_file
 
-from basinguard.adapters.accelerate import LoopGuard
-from basinguard.adapters.acting import Acting
-from basinguard.adapters.images import ImageFolder
-from basinguard.adapters.lightning import MemorizationGuard
-from basinguard.adapters.loading import load_pipeline, require_stable_diffusion
-from basinguard.adapters.refusals import require_parts, require_whole_weights
-from basinguard.adapters.verify import _rules
-from basinguard.adapters.watch import Watch
-from basinguard.curation.actions import read_allow_list
-from basinguard.curation.images import read_facts
-from basinguard.export.atomic import whole_directory
-from basinguard.export.reading import inspect_file
-from basinguard.guard import Guard, Plan, TrainingSet
-from basinguard.records import MAX_BYTES, read_record
+from basinguard.commands.verify import _rules
+from basinguard.core.atomic import whole_directory
+from basinguard.core.images import read_facts
+from basinguard.core.record import read_record
+from basinguard.core.schema import MAX_BYTES
+from basinguard.curation.decisions import read_allow_list
+from basinguard.exports.inspect import inspect_file
+from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.status import read_history
+from basinguard.pipelines.loading import load_pipeline, require_stable_diffusion
 from basinguard.similarity.structure import Structure
-from basinguard.standing import read_history
+from basinguard.training.accelerate import LoopGuard
+from basinguard.training.data import ImageFolder
+from basinguard.training.guarded_run import Watch
+from basinguard.training.interventions import Interventions
+from basinguard.training.lightning import MemorizationGuard
+from basinguard.training.requirements import require_parts, require_whole_weights
+from support.guarded_runs import picture_folder
 
 TABLE = Path(__file__).with_name("bad_input.md")
 HEAD = """# Bad input, and what the user sees
@@ -56,7 +57,9 @@ def write(root: Path, name: str, content: str | bytes) -> Path:
 
 def make_guard(plan=None, captions=("a ball", "a box"), heldout=("a kite",)):
     return Guard(
-        TrainingSet(torch.full((len(captions), 3, 32, 32), 0.5), captions, heldout), Structure(), plan or Plan(2, 1)
+        TrainingSet(torch.full((len(captions), 3, 32, 32), 0.5), captions, heldout),
+        Structure(),
+        plan or ProbePlan(2, 1),
     )
 
 
@@ -81,7 +84,7 @@ def failing_probe(error):
 def resumed_with(**changes):
     def run(root):
         state = Watch(make_guard()).state_dict()
-        Watch(make_guard(Plan(2, **{"seeds": 1, **changes}))).load_state_dict(state)
+        Watch(make_guard(ProbePlan(2, **{"seeds": 1, **changes}))).load_state_dict(state)
 
     return run
 
@@ -129,7 +132,7 @@ CASES = {
     "MemorizationGuard(seeds=0)": lambda root: MemorizationGuard(seeds=0),
     "MemorizationGuard(risk=0.0)": lambda root: MemorizationGuard(risk=0.0),
     "MemorizationGuard(budget='a lot')": lambda root: MemorizationGuard(budget="a lot"),
-    "a probe of 9 captions, a set of 2": lambda root: make_guard(Plan(captions=9)),
+    "a probe of 9 captions, a set of 2": lambda root: make_guard(ProbePlan(captions=9)),
     "a held-out prompt that is trained on": lambda root: make_guard(heldout=("a ball",)),
     "2 images, 1 caption": lambda root: TrainingSet(torch.rand(2, 3, 8, 8), ("a",)),
     "strategy: FSDP": strategy("FSDPStrategy"),
@@ -140,9 +143,9 @@ CASES = {
     "resumed with other seeds": resumed_with(seeds=2),
     "resumed with a state of something else": lambda root: Watch(make_guard()).load_state_dict({"history": []}),
     "resumed with another data set": lambda root: Watch(make_guard(captions=("a ball", "a cup"))).load_state_dict(Watch(make_guard()).state_dict()),
-    "on_breach='act' without an Acting": lambda root: MemorizationGuard(on_breach="act"),
-    "an Acting that does nothing": lambda root: Acting(),
-    "an Acting that rests all turns": lambda root: Acting(rest=1.0),
+    "on_breach='act' without an Interventions": lambda root: MemorizationGuard(on_breach="act"),
+    "an Interventions that does nothing": lambda root: Interventions(),
+    "an Interventions that rests all turns": lambda root: Interventions(rest=1.0),
     "a guard.json that is none": lambda root: read_history(write(root, "guard.json", "3")),
     "an exception in a probe": failing_probe(ZeroDivisionError("division by zero")),
     "NaN from the model": failing_probe(FloatingPointError("the model's prediction is not finite")),

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from guarded_runs import fit, make_guard, picture_folder, untimed
 
-from basinguard.adapters.accelerate import LoopGuard
-from basinguard.adapters.refusals import require_whole_weights
-from basinguard.adapters.sharding import ROWS, Sharded, Team
+from basinguard.training.accelerate import LoopGuard
+from basinguard.training.distributed import ROWS, Sharded, Team
+from basinguard.training.requirements import require_whole_weights
+from support.guarded_runs import fit, make_guard, picture_folder, untimed
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 FAILED = "process 1 of 2: RuntimeError: only in process 1"
@@ -25,7 +25,12 @@ def two_processes(base, root, *what):
     pictures = picture_folder(root / "pictures")
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     script = Path(__file__).with_name("ddp_runs.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
     done = subprocess.run(
         [sys.executable, *command, str(script), str(base), str(pictures), str(root), *what],
         env=environment, capture_output=True, text=True, timeout=WAIT,

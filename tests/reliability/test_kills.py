@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from basinguard.export import atomic
+from basinguard.core import atomic
 
 
 @pytest.mark.long
 def test_fifty_kills_lose_nothing(tmp_path):
     out = tmp_path / "kills.json"
     script = Path(__file__).with_name("kill_runs.py")
-    subprocess.run([sys.executable, str(script), "--kills", "50", "--out", str(out)], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[1])}
+    subprocess.run([sys.executable, str(script), "--kills", "50", "--out", str(out)], check=True, env=environment)
     result = json.loads(out.read_text())
     assert result["kills"] >= 50
     assert result["lost"] == []

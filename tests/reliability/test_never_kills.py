@@ -4,13 +4,13 @@ import warnings
 
 import pytest
 import torch
-from guarded_runs import SHIP, Spy, fit, make_guard, picture_folder
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from basinguard.guard import Guard
-from basinguard.plots import curve_figure, history_figure
-from basinguard.records import Report
+from basinguard.core.report import Report
+from basinguard.guard.guard import Guard
+from basinguard.plots.basin import curve_figure, history_figure
+from support.guarded_runs import SHIP, Spy, fit, make_guard, picture_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 NO_SPACE = OSError(28, "No space left on device")
@@ -36,7 +36,7 @@ def interrupt(*args, **kwargs):
     raise KeyboardInterrupt
 
 
-MODEL = "basinguard.adapters.diffusers.LatentModel"
+MODEL = "basinguard.pipelines.latent_model.LatentModel"
 PROBES = {
     "an exception": (
         f"{MODEL}.denoiser",
@@ -137,7 +137,7 @@ def test_a_full_disk_while_logging_costs_the_pictures_only(tiny_pipeline_dir, tm
 
 @pytest.mark.long
 def test_a_full_disk_while_exporting_leaves_nothing_and_raises_nothing(tiny_pipeline_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("basinguard.export.directory.write_card", failing(NO_SPACE))
+    monkeypatch.setattr("basinguard.exports.directory.write_card", failing(NO_SPACE))
     guard, said = guarded_run(tiny_pipeline_dir, tmp_path, export_to=str(tmp_path / "out" / "shipped"), **SHIP)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["shipped-plain"], "that one was whole"
     assert "nothing was exported" in said[0]

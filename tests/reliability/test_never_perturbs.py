@@ -3,12 +3,12 @@
 import lightning.pytorch as pl
 import pytest
 import torch
-from guarded_runs import SHIP, Spy, digest, fit, make_guard, picture_folder, state_of
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from basinguard.adapters.callback import GuardHooks
-from basinguard.adapters.lightning import MemorizationGuard
+from basinguard.training.callback import GuardHooks
+from basinguard.training.lightning import MemorizationGuard
+from support.guarded_runs import SHIP, Spy, digest, fit, make_guard, picture_folder, state_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 
@@ -66,7 +66,7 @@ def test_training_is_the_same_to_the_bit(tiny_pipeline_dir, tmp_path, monkeypatc
     settings = dict(PROBES[probe])
     logger = TensorBoardLogger(tmp_path / "board") if settings.pop("pictures", False) else False
     if settings.pop("fails", False):
-        monkeypatch.setattr("basinguard.guard.Guard.measure", harmful)
+        monkeypatch.setattr("basinguard.guard.guard.Guard.measure", harmful)
     if "export_to" in settings:
         settings["export_to"] = str(tmp_path / "shipped")
     if mode not in BARE:

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from guarded_runs import SHIP, digest, fit, make_guard, picture_folder, untimed
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from basinguard.guard import Guard
+from basinguard.guard.guard import Guard
+from support.guarded_runs import SHIP, digest, fit, make_guard, picture_folder, untimed
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 EPOCHS = 2  # of two batches each
@@ -64,7 +64,7 @@ def test_a_finished_run_is_exported_when_it_is_resumed(tiny_pipeline_dir, folder
     keep = saver(tmp_path / "kept", every_n_epochs=1)
     first = make_guard(export_to=str(tmp_path / "shipped"), on_error="warn", **SHIP)
     with monkeypatch.context() as broken:
-        broken.setattr("basinguard.adapters.callback.ship", lambda *args, **kwargs: 1 / 0)
+        broken.setattr("basinguard.training.callback.ship", lambda *args, **kwargs: 1 / 0)
         fit(tiny_pipeline_dir, folder, tmp_path, first, keep, epochs=1)
     assert not (tmp_path / "shipped").exists()
     second = make_guard(export_to=str(tmp_path / "shipped"), **SHIP)
@@ -90,7 +90,7 @@ def test_what_is_exported_are_the_weights_that_could_be_protected(tiny_pipeline_
         return None, []
 
     monkeypatch.setattr(Guard, "measure", hopeless_at_the_end)
-    monkeypatch.setattr("basinguard.adapters.callback.ship", shipped)
+    monkeypatch.setattr("basinguard.training.callback.ship", shipped)
     keep = saver(tmp_path / "kept", every_n_epochs=1)
     settings = {"model": {"ema_decay": 0.5}}
     fit(tiny_pipeline_dir, folder, tmp_path, make_guard(), keep, epochs=1, **settings)
@@ -127,7 +127,7 @@ def test_other_settings_do_not_continue_a_history(tiny_pipeline_dir, folder, tmp
 def test_a_state_of_something_else_is_refused():
     from types import SimpleNamespace
 
-    from basinguard.adapters.watch import Watch
+    from basinguard.training.guarded_run import Watch
 
     with pytest.raises(ValueError, match=r"keys \['history'\]; expected guard and settings"):
         Watch.load_state_dict(SimpleNamespace(), {"history": []})

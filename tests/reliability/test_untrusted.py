@@ -12,30 +12,34 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from guarded_runs import picture_folder
-from hostile import hostile, tensor_files, try_all
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from basinguard.adapters.checks import base_problems
-from basinguard.adapters.finetune_cli import FineTuneCLI, build_cli
-from basinguard.adapters.loading import load_pipeline, model_config
-from basinguard.adapters.sources import FolderSource
-from basinguard.adapters.verify import _rules
 from basinguard.cli import MISTAKES
-from basinguard.curation.actions import Decision, read_allow_list
-from basinguard.curation.captionfiles import Complaint, Row, read_caption_text, read_metadata
-from basinguard.curation.images import BadImage, read_facts
+from basinguard.commands.verify import _rules
+from basinguard.core.estimate import Estimate
+from basinguard.core.images import BadImage, read_facts
+from basinguard.core.metric import Metric
+from basinguard.core.record import Guidance, Record, Sampler, read_record
+from basinguard.core.report import Report
+from basinguard.curation.caption_files import Complaint, Row, read_caption_text, read_metadata
+from basinguard.curation.decisions import Decision, read_allow_list
 from basinguard.curation.manifest import Curation, Settings
 from basinguard.curation.report import render_report
-from basinguard.export.card import render
-from basinguard.export.check import check
-from basinguard.export.reading import describe, inspect_file
-from basinguard.guidance import from_dict, from_record
-from basinguard.records import Estimate, Guidance, Metric, Record, Report, Sampler, read_record
-from basinguard.similarity.files import load_image
-from basinguard.standing import GuardFile, read_history, stand
+from basinguard.exports.inspect import describe, inspect_file
+from basinguard.exports.integrity import check
+from basinguard.exports.model_card import render
+from basinguard.guard.status import GuardFile, read_history, stand
+from basinguard.guidance.core import from_record
+from basinguard.guidance.serialization import rule_from_dict
+from basinguard.pipelines.loading import load_pipeline, model_config
+from basinguard.similarity.image_files import load_image
+from basinguard.training.data_sources import FolderSource
+from basinguard.training.fit_cli import FineTuneCLI, build_cli
+from basinguard.training.preflight import base_problems
+from support.guarded_runs import picture_folder
+from support.hostile_files import hostile, tensor_files, try_all
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PIL's advice about damaged pictures
 PAGES = [30, pytest.param(10_000, marks=pytest.mark.long)]
@@ -292,18 +296,18 @@ def test_a_model_card_shows_texts_and_obeys_none(cases):
 def test_rules_are_numbers_of_known_rules():
     for form in (None, [], "switch_at", {"rule": "os.system"}, {"rule": "constant", "scale": 1, "x": 2}):
         with pytest.raises(ValueError, match="rule"):
-            from_dict(form)
+            rule_from_dict(form)
 
 
 CONFIG = """
 seed_everything: 0
 model:
-  class_path: basinguard.adapters.finetune.FineTune
+  class_path: basinguard.training.finetune.FineTune
   init_args: {base: tinyworld, method: lora, rank: 4, learning_rate: 1.0e-3, targets: [to_q], cache: true}
-data: {class_path: basinguard.adapters.images.ImageFolder, init_args: {directory: photos, resolution: 64}}
+data: {class_path: basinguard.training.data.ImageFolder, init_args: {directory: photos, resolution: 64}}
 trainer:
   max_epochs: 2
-  callbacks: [{class_path: basinguard.adapters.lightning.MemorizationGuard, init_args: {captions: 2, heldout: [a]}}]
+  callbacks: [{class_path: basinguard.training.lightning.MemorizationGuard, init_args: {captions: 2, heldout: [a]}}]
 """
 
 
@@ -340,7 +344,7 @@ def test_captions_cannot_name_files_outside_their_folder(tmp_path, name):
 
 def test_sums_cannot_name_files_outside_their_export(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr("basinguard.export.check.file_sha256", lambda path: opened.append(path) or SHA)
+    monkeypatch.setattr("basinguard.exports.integrity.file_sha256", lambda path: opened.append(path) or SHA)
     checked_sums(tmp_path / "export")(f"{SHA}  ../../etc/passwd\n{SHA}  /etc/passwd\n".encode())
     assert all(path.resolve().is_relative_to((tmp_path / "export").resolve()) for path in opened)
 

@@ -10,10 +10,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision.transforms.v2 import functional as edit
 
-from basinguard.records import Metric
-from basinguard.similarity.embed import Embedder, WithThreshold
+from basinguard.core.metric import Metric
+from basinguard.similarity.embedder import Embedder, WithThreshold
 from basinguard.similarity.networks import clip_network, image_input, onnx_network, timm_network
-from basinguard.similarity.prepare import IMAGENET, RAW, Preprocessing
+from basinguard.similarity.preprocessing import IMAGENET, RAW, Preprocessing
 
 SQUARE = Preprocessing((32, 32), "squash", None, *IMAGENET)
 
@@ -191,7 +191,7 @@ def test_longest_pads_and_keeps_everything():
 
 
 def test_clip_image_tower_is_the_one_of_the_score(tiny_clip, images):
-    from basinguard.similarity.alignment import ClipScore
+    from basinguard.similarity.clip_score import ClipScore
 
     tower = clip_network(tiny_clip)
     torch.testing.assert_close(tower(images), ClipScore.load(tiny_clip).embed_images(images))

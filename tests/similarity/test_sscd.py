@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet50
 
-from basinguard.similarity.embed import Embedder
-from basinguard.similarity.files import sha256_of
+from basinguard.similarity.embedder import Embedder
+from basinguard.similarity.image_files import sha256_of
 from basinguard.similarity.sscd import PROTOCOLS, GeneralisedMean, Sscd, from_classy, load_sscd, read_state
 
 

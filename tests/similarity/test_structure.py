@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as edit
 
-from basinguard.similarity.embed import Embedder, embed_all
+from basinguard.similarity.embedder import Embedder, embed_all
 from basinguard.similarity.structure import CANVAS, Structure, band, to_opponent
 from basinguard.tinyworld.scenes import Caption, draw_scene
 

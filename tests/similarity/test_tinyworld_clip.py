@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import basinguard.tinyworld
-from basinguard.similarity.alignment import ClipScore
+from basinguard.similarity.clip_score import ClipScore
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 CAPTIONS = all_captions()

@@ -11,14 +11,14 @@ Source: the basin and the transition are those of arXiv 2411.16738, section 3; t
 search are ours.
 """
 
-from .alarm import Alarm, caption_gaps, raise_alarm, top_gap
+from .critical_scale import Retention, critical_scale
 from .curves import curve, median_exit, static_transition, width
-from .detector import DetectorError, detector_error
-from .early import Anchors, Limits
+from .detectors import DetectorError, detector_error
+from .early_decision import Anchors, Limits
+from .exit_search import search
 from .exits import Judge, find_exits
-from .probe import Pairs, Probe, Trunk, branch, prefix, trunk
-from .retention import Retention, critical_scale
-from .search import search
+from .gap import Alarm, caption_gaps, raise_alarm, top_gap
+from .trajectories import Pairs, Probe, Trunk, branch, prefix, trunk
 
 __all__ = [
     "Alarm",

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from .. import stats
-from ..records import Estimate, Exit
+from ..core import stats
+from ..core.estimate import Estimate
+from ..core.report import Exit
 
 
 def curve(exits: Sequence[Exit], timesteps: Tensor) -> list[tuple[float, Estimate]]:

@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..records import Exit
-from .early import Anchors, Limits, Watcher, learn
-from .probe import Pairs, Probe, Trunk, branch, trunk
-from .search import search
+from ..core.report import Exit
+from .early_decision import Anchors, Limits, Watcher, learn
+from .exit_search import search
+from .trajectories import Pairs, Probe, Trunk, branch, trunk
 
 Judge = Callable[[Tensor, Tensor], Tensor]  # clean latents [B, ...] and their prompts [B] -> reproduced? [B] bool
 

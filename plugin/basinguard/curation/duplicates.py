@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .fit import sketch, to_tensor
-from .hashing import near_pairs, perceptual_hashes
-from .neighbours import nearest_views
-from .register import Overlay, search, whole_overlays
+from .descriptors import describe
+from .nearest_neighbours import nearest_views
+from .overlay_fit import sketch, to_tensor
+from .perceptual_hash import near_pairs, perceptual_hashes
+from .registration import Overlay, search, whole_overlays
 from .scan import Scan
-from .views import describe
 
 Embed = Callable[[Tensor], Tensor]  # images [B, 3, H, W] in [0, 1] -> unit vectors [B, D]
 

@@ -8,11 +8,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ..records import Noun
+from ..core.schema import Schema
 from .folder import Item
 
 
-class Finding(Noun):
+class Finding(Schema):
     """One thing noticed about one image.
 
     Attributes:

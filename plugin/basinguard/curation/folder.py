@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .captionfiles import CAPTION_SUFFIXES, METADATA_NAMES, Row, read_caption_text, read_metadata
-from .images import SUFFIXES, BadImage, Facts, read_facts
+from ..core.images import SUFFIXES, BadImage, Facts, read_facts
+from .caption_files import CAPTION_SUFFIXES, METADATA_NAMES, Row, read_caption_text, read_metadata
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .duplicates import Pair
 from .folder import Item
-from .register import CERTAIN, register
+from .registration import CERTAIN, register
 from .scan import Scan
 
 UNFRAMED = 0.98  # share of a file inside its frame from which there is none

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .duplicates import Pair
 from .findings import Finding
-from .neighbours import nearest
+from .nearest_neighbours import nearest
 
 NEIGHBOURS = 5
 FEWEST = 20  # images; fewer have no "rest" to be unlike of

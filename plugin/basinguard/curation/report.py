@@ -16,9 +16,9 @@ from pathlib import Path
 
 from PIL import ImageOps
 
-from .actions import Action, Decision
+from ..core.images import BadImage, open_image
+from .decisions import Action, Decision
 from .folder import printable
-from .images import BadImage, open_image
 from .manifest import Curation
 from .scan import opaque
 

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from ..core.images import BadImage, open_image
 from .folder import Item, Problem, printable
-from .images import BadImage, open_image
-from .store import SIDE, Store, pixels
+from .thumbnail_cache import SIDE, Store, pixels
 
 CHUNK = 32
 EVEN = 14  # levels that the pixels of a plain frame may differ by, JPEG noise included

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..records import Estimate
-from ..stats import cluster_bootstrap
+from ..core.estimate import Estimate
+from ..core.stats import cluster_bootstrap
 
 
 def vendi(embeddings: Tensor) -> float:

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..records import Metric
-from .embed import check_images, unit
-from .extras import optional
-from .files import sha256_of
-from .prepare import RAW, Preprocessing
+from ..core.extras import optional
+from ..core.metric import Metric
+from .embedder import check_images, unit
+from .image_files import sha256_of
+from .preprocessing import RAW, Preprocessing
 
-NO_THRESHOLD = "no threshold is published for this embedder: measure one with basinguard.similarity.null"
+NO_THRESHOLD = "no threshold is published for this embedder: measure one with basinguard.similarity.thresholds"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def timm_network(model: str, *, weights: Path | None = None, device: str = "cpu"
 
 def clip_network(model: str | Path, pretrained: str | None = None, *, device: str = "cpu") -> Network:
     """The image tower of any open_clip model (CLIP-I); arguments as in `alignment.ClipScore.load`."""
-    from .alignment import ClipScore
+    from .clip_score import ClipScore
 
     clip = ClipScore.load(model, pretrained, device=device)
     metric = Metric(embedder=f"{clip.name} image", threshold=1.0, source=NO_THRESHOLD)

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..records import Metric
-from .files import sha256_of
+from ..core.metric import Metric
+from .image_files import sha256_of
 from .networks import Network, image_input, on_device, onnx_network, onnx_session
-from .prepare import HALF, IMAGENET, RAW, Preprocessing
+from .preprocessing import HALF, IMAGENET, RAW, Preprocessing
 
 PUBLISHED = "https://dl.fbaipublicfiles.com/sscd-copy-detection/"
 GEM_POWER = 3.0

@@ -13,6 +13,6 @@ def model_directory() -> Path:
     if not (directory / "model_index.json").is_file():
         raise FileNotFoundError(
             "the packaged model 'tinyworld' is missing; install basinguard again, or train it with "
-            "recipes/tinyworld_base.py"
+            "recipes/studies/tinyworld_base.py"
         )
     return directory

@@ -1,0 +1,179 @@
+"""What an audit found: the nouns, the ranking of images, and what to do about it, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from ..core.estimate import Estimate
+from ..core.metric import Match
+from ..core.record import Record
+from ..core.schema import Finite, Schema
+from ..core.stats import wilson
+from ..curation.folder import printable
+
+SHOWN = 10  # images listed in a terminal
+
+
+class Copied(Schema):
+    """One training image and how often it came back.
+
+    Attributes:
+        index: its place in the training set.
+        file_name: its name, without folders.
+        caption: what it was trained with.
+        copies: samples, of whatever caption, that reproduce it.
+        own: how many of its own caption's samples do, and how sure that is.
+        similarity: of the sample nearest to it.
+        sample: which sample that was.
+    """
+
+    index: Annotated[int, Field(ge=0)]
+    file_name: str
+    caption: str
+    copies: Annotated[int, Field(ge=0)]
+    own: Estimate | None
+    similarity: Finite
+    sample: Annotated[int, Field(ge=0)]
+
+
+class Audit(Schema):
+    """The answer to "does my model copy my images, which ones, and what would make it safe?".
+
+    Attributes:
+        model: what was audited.
+        samples: how many were drawn with ordinary guidance.
+        plain: share of them that copy.
+        uncond: the same without any prompt.
+        base: the same of the base model, on the same captions and noise: the null; None when it is not known.
+        images: training images that came back, the most copied first.
+        images_total: how many training images there are.
+        record: what would make it safe, and how sure that is.
+        advice: the same in sentences.
+    """
+
+    model: str
+    samples: Annotated[int, Field(ge=1)]
+    plain: Estimate
+    uncond: Estimate
+    base: Estimate | None
+    images: tuple[Copied, ...]
+    images_total: Annotated[int, Field(ge=1)]
+    record: Record
+    advice: tuple[str, ...]
+
+
+def rank(
+    matches: Sequence[Match], prompt: Sequence[int], files: Sequence[str], captions: Sequence[str], threshold: float
+) -> list[Copied]:
+    """The training images that came back at least once, the most copied first.
+
+    Args:
+        matches: nearest training image of each sample.
+        prompt: index of the caption of each sample; caption k belongs to image k.
+        files: name of every training image.
+        captions: of every training image.
+        threshold: similarity from which a sample is a copy.
+    """
+    found: dict[int, list[int]] = {}
+    for sample, match in enumerate(matches):
+        if match.similarity >= threshold:
+            found.setdefault(match.index, []).append(sample)
+    rows = []
+    for index, samples in found.items():
+        asked = [k for k, p in enumerate(prompt) if captions[p] == captions[index]]
+        own = sum(k in samples for k in asked)
+        nearest = max(samples, key=lambda k: matches[k].similarity)
+        rows.append(
+            Copied(
+                index=index,
+                file_name=files[index],
+                caption=captions[index],
+                copies=len(samples),
+                own=wilson(own, len(asked)) if asked else None,
+                similarity=matches[nearest].similarity,
+                sample=nearest,
+            )
+        )
+    return sorted(rows, key=lambda row: (-row.copies, -row.similarity, row.index))
+
+
+def advise(
+    plain: Estimate, uncond: Estimate, base: Estimate | None, images: Sequence[Copied], total: int, record: Record
+) -> tuple[str, ...]:
+    """What the numbers mean and what to do, the answer first."""
+    said = [_verdict(plain, images, total)]
+    if base is not None and base.value > 0:
+        said.append(
+            f"The base model, which has never seen the images, is called a copy in {percent(base)} on the same "
+            "captions and noise: that much the eye gets wrong, or the base knows already."
+        )
+    if uncond.value > 0:
+        said.append(
+            f"Without any prompt it copies too ({percent(uncond)}): guidance that begins late cannot escape that. "
+            "Train with keep_unconditional, without caption dropout, or for fewer updates."
+        )
+    said.append(_rule(record))
+    if record.strength is not None:
+        said.append(_strength(record))
+    if not record.promise and not (record.strength and record.strength.promise):
+        said.append(
+            "Nothing that was tried is proven safe: take an earlier checkpoint, a lower rank or more images, and look "
+            "for images that are in the set more than once (basinguard curate)."
+        )
+    return tuple(said)
+
+
+def _verdict(plain: Estimate, images: Sequence[Copied], total: int) -> str:
+    if not images:
+        return (
+            f"No copy among {plain.n} samples with ordinary guidance; the risk is likely below {plain.high:.1%}, "
+            "which is not the same as none."
+        )
+    return (
+        f"It copies: {percent(plain)} of the samples with ordinary guidance reproduce a training image; "
+        f"{len(images)} of {total} training images came back."
+    )
+
+
+def _rule(record: Record) -> str:
+    rule = record.guidance
+    what = f"Guidance of scale {rule.before:g} above timestep {rule.transition:g} and {rule.after:g} from there on"
+    if record.promise:
+        return f"Safe by the rule: {what} copies {percent(record.risk)}; {record.promise} ({record.population})."
+    return f"No rule could be proven safe ({record.population}); the safest tried copies {percent(record.risk)}."
+
+
+def _strength(record: Record) -> str:
+    strength = record.strength
+    assert strength is not None
+    if strength.promise:
+        return (
+            f"Safe for ordinary samplers: {strength.value:g} of the fine-tune's strength copies "
+            f"{percent(strength.risk)}; {strength.promise}."
+        )
+    return (
+        f"No strength could be proven safe for ordinary samplers; at {strength.value:g} they copy "
+        f"{percent(strength.risk)}."
+    )
+
+
+def percent(estimate: Estimate) -> str:
+    """`3.1% [1.0, 8.2] (n=64)`."""
+    value, low, high = (f"{100 * number:.1f}" for number in (estimate.value, estimate.low, estimate.high))
+    return f"{value}% [{low}, {high}] (n={estimate.n})"
+
+
+def text(audit: Audit) -> str:
+    """The audit for a terminal; what comes from files cannot write to it what it likes."""
+    lines = [f"audit of {printable(audit.model)}", ""]
+    lines += [f"- {printable(sentence)}" for sentence in audit.advice]
+    if audit.images:
+        lines += ["", f"{'copies':>6} {'similarity':>10}  image"]
+    for row in audit.images[:SHOWN]:
+        lines.append(f"{row.copies:6} {row.similarity:10.3f}  {printable(row.file_name)}: {printable(row.caption)}")
+    if len(audit.images) > SHOWN:
+        lines.append(f"... and {len(audit.images) - SHOWN} more")
+    return "\n".join(lines)

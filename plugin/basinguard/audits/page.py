@@ -1,0 +1,124 @@
+"""The audit as one self-contained HTML page: opens offline, loads nothing, sends nothing.
+
+Whatever comes from file names and captions is escaped by the template. The page shows training images: it is for their
+owner, not for publication.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..curation.folder import printable
+from ..plots.contact_sheet import to_image
+from .findings import Audit, Copied, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+THUMB = 200  # pixels on the longer side
+MOST_PICTURES = 200  # copied images that are shown; the rest is in the JSON
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A training image beside the sample nearest to it, as data URIs."""
+
+    row: Copied
+    file_name: str
+    caption: str
+    trained: str
+    drawn: str
+
+
+def render_page(audit: Audit, training: Tensor, samples: Tensor, figures: Mapping[str, Figure]) -> str:
+    """The report as one HTML page.
+
+    Args:
+        audit: what was found.
+        training: the training images, [N, 3, H, W] in [0, 1].
+        samples: the images that were drawn with ordinary guidance, likewise.
+        figures: title -> plot.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files(__package__).joinpath("audit.html.jinja").read_text("utf-8"))
+    return template.render(
+        title=printable(audit.model),
+        audit=audit,
+        advice=[printable(sentence) for sentence in audit.advice],
+        numbers=_numbers(audit),
+        pairs=[_pair(row, training, samples) for row in audit.images[:MOST_PICTURES]],
+        more=max(0, len(audit.images) - MOST_PICTURES),
+        plots=[(title, _png(figure)) for title, figure in figures.items()],
+        facts=_facts(audit),
+    )
+
+
+def _numbers(audit: Audit) -> list[tuple[str, str, str]]:
+    """Large figures at the top: value, what it is, how sure."""
+    rows: list[tuple[str, Any]] = [
+        ("copies with ordinary guidance", audit.plain),
+        ("copies without a prompt", audit.uncond),
+        ("copies of the base model (null)", audit.base),
+        ("copies by the rule" + ("" if audit.record.promise else ", not proven safe"), audit.record.risk),
+    ]
+    numbers = [(f"{e.value:.1%}", label, f"{e.low:.1%} to {e.high:.1%}, n = {e.n}") for label, e in rows if e]
+    return [(f"{len(audit.images)} of {audit.images_total}", "training images came back", ""), *numbers]
+
+
+def _facts(audit: Audit) -> list[tuple[str, str]]:
+    record = audit.record
+    rule, sampler = record.guidance, record.sampler
+    transfer = [
+        (f"{row.scheduler}, {row.timesteps} steps", f"{percent(row.risk)}, guidance from t = {row.transition}")
+        for row in record.transfer
+    ]
+    quality = [
+        (f"quality, {who}", f"{e}: {e.method}")
+        for who, e in (("by the rule", record.quality), ("ordinary guidance", record.plain_quality))
+        if e is not None
+    ]
+    return [
+        ("a copy is", f"{record.metric.embedder} of at least {record.metric.threshold:g} ({record.metric.source})"),
+        ("sampled with", f"{sampler.scheduler}, {sampler.timesteps} steps, scale {sampler.scale:g}, "
+                         f"{sampler.resolution} px"),
+        ("the rule", f"scale {rule.before:g} above timestep {rule.transition:g} (sigma {rule.sigma:.3g}), then "
+                     f"{rule.after:g}"),
+        *quality,
+        ("promise", record.promise or "none"),
+        ("covers", record.population),
+        ("base", record.base or "not given: no null and no safe strength"),
+        ("weights (SHA-256)", record.weights_sha256),
+        *transfer,
+    ]  # fmt: skip
+
+
+def _pair(row: Copied, training: Tensor, samples: Tensor) -> Pair:
+    trained, drawn = _thumb(training[row.index]), _thumb(samples[row.sample])
+    return Pair(row, printable(row.file_name), printable(row.caption), trained, drawn)
+
+
+def _thumb(pixels: Tensor) -> str:
+    image = to_image(pixels)
+    image.thumbnail((THUMB, THUMB))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG" if max(image.size) < 100 else "JPEG")
+    return _uri(buffer.getvalue(), "png" if max(image.size) < 100 else "jpeg")
+
+
+def _png(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return _uri(buffer.getvalue(), "png")
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

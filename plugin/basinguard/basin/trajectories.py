@@ -1,0 +1,174 @@
+"""A model as the measurements see it, its unguided trajectories, and the guided branches off them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..diffusion.batching import Batched
+from ..diffusion.noise_schedule import NoiseSchedule
+from ..diffusion.sampling import Denoiser, path_of, predict, sample
+from ..diffusion.solvers import Path
+from ..guidance.core import Constant
+
+Watch = Callable[[Tensor, Tensor, Tensor], Tensor]  # rows [A], evaluation [A], predicted clean latents -> stop? [A]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """(caption, seed) pairs: every caption with every one of its seeds.
+
+    Attributes:
+        prompt: index of each pair's prompt, [N].
+        seed: each pair's seed, [N].
+        noise: each pair's initial latents, [N, ...].
+    """
+
+    prompt: Tensor
+    seed: Tensor
+    noise: Tensor
+
+    def __post_init__(self) -> None:
+        if not len(self.prompt):
+            raise ValueError("0 (caption, seed) pairs given; expected at least 1 caption with 1 seed")
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    def __getitem__(self, rows: Tensor) -> Pairs:
+        return Pairs(self.prompt[rows], self.seed[rows], self.noise[rows])
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A model as the measurements see it: denoiser, schedule, sampler, guidance scale, and how many rows fit at once.
+
+    Attributes:
+        denoise: the model.
+        schedule: its noise schedule.
+        timesteps: the sampler's grid, descending, [T].
+        scale: guidance scale of ordinary CFG.
+        chunk: most rows evaluated at once; changes memory, never a result.
+        solver: the sampler, one of `solvers.SOLVERS`.
+    """
+
+    denoise: Denoiser
+    schedule: NoiseSchedule
+    timesteps: Tensor
+    scale: float
+    chunk: int = 64
+    solver: str = "ddim"
+
+    @cached_property
+    def path(self) -> Path:
+        """The sampler on the grid."""
+        return path_of(self.schedule, self.timesteps, self.solver)
+
+    @cached_property
+    def evaluate(self) -> Denoiser:
+        """The denoiser for any number of rows; halves its chunk when memory runs out."""
+        batched = Batched(self.denoise, self.chunk)
+
+        def evaluate(x: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
+            return batched(x, timestep, prompt)
+
+        return evaluate
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """Unguided trajectories, kept at every grid position.
+
+    Attributes:
+        states: before every grid timestep and, last, at the end, [T + 1, S, ...]; see `solvers.Path` for a state.
+        eps: the unguided prediction at every grid timestep, [T, S, ...].
+        row: which of the S trajectories each pair rides, [N].
+        evals: sample-evaluations of the network.
+    """
+
+    states: Tensor
+    eps: Tensor
+    row: Tensor
+    evals: int
+
+    def at(self, rows: Tensor, index: Tensor) -> Tensor:
+        """State of each pair in `rows` before its own grid position, [len(rows), ...]."""
+        return self.states[index, self.row[rows]]
+
+
+def trunk(probe: Probe, pairs: Pairs, before: float = 0.0) -> Trunk:
+    """The trajectories of all pairs at constant scale `before`, from the first timestep to the end.
+
+    At scale 0 the prompt plays no part, so pairs of one seed share one trajectory.
+
+    Raises:
+        FloatingPointError: the model returned a value that is not finite.
+    """
+    each = torch.arange(len(pairs))
+    rows, row = _unique(pairs.seed) if before == 0 else (each, each)
+    ride = pairs[rows]
+    run = sample(
+        probe.evaluate, ride.noise, ride.prompt, probe.schedule, probe.timesteps, Constant(before), probe.solver
+    )
+    states, evals = [probe.path.begin(ride.noise)], 0
+    eps: list[Tensor] = []
+    kept = set(probe.path.first.tolist())
+    for step in run:
+        if step.index in kept:
+            known = step.eps_cond if step.eps_uncond is None else step.eps_uncond
+            assert known is not None  # a step without any prediction does not exist
+            eps.append(known)
+        if step.index + 1 in kept:
+            states.append(step.state)
+        evals += step.unet_evals
+    return Trunk(torch.stack(states), torch.stack(eps), row, evals)
+
+
+def prefix(probe: Probe, pairs: Pairs, before: float) -> tuple[Tensor, int]:
+    """Every state of the trajectories that are never switched, [T + 1, N, ...], and what they cost; see `trunk`."""
+    found = trunk(probe, pairs, before)
+    return found.states[:, found.row], found.evals
+
+
+def _unique(seed: Tensor) -> tuple[Tensor, Tensor]:
+    """First row of every distinct seed, and for every row which of them it equals."""
+    _, inverse = seed.unique(return_inverse=True)
+    first = torch.stack([(inverse == k).nonzero()[0, 0] for k in range(int(inverse.max()) + 1)])
+    return first, inverse
+
+
+def branch(probe: Probe, x: Tensor, prompt: Tensor, index: Tensor, watch: Watch | None = None) -> tuple[Tensor, int]:
+    """Ordinary CFG from grid position `index` of each row to the end: clean latents [N, ...], and the cost.
+
+    Args:
+        probe: the model.
+        x: state of each row at its grid position, from `prefix` or `trunk`, [N, ...].
+        prompt: index of each row's prompt, [N].
+        index: grid position at which each row begins, [N]; T means that it is at its end already.
+        watch: looks at what the conditional prediction says of the clean latents, and stops rows that need not go on;
+            their returned latents are those reached.
+
+    Raises:
+        FloatingPointError: the model returned a value that is not finite.
+    """
+    path, state, node = probe.path, x.clone(), probe.path.first[index]
+    running = node < len(path.nodes)
+    evals, rule = 0, Constant(probe.scale)
+    while bool(running.any()):
+        rows = running.nonzero().squeeze(1)
+        here, now = state[rows], node[rows]
+        guided, _ = predict(probe.evaluate, path.latents(here), path.nodes[now], prompt[rows], rule, None)
+        state[rows] = path.step(here, guided.eps, now)
+        evals += guided.unet_evals
+        node[rows] += 1
+        running[rows] = node[rows] < len(path.nodes)
+        if watch is not None:
+            told = guided.eps if guided.eps_cond is None else guided.eps_cond
+            running[rows] &= ~watch(rows, now, path.denoised(here, told, now))
+    if not bool(torch.isfinite(state).all()):
+        raise FloatingPointError("the model's prediction is not finite; nothing can be measured on this model")
+    return path.latents(state), evals

@@ -1,0 +1,1 @@
+"""From measurements to a promise: which rule, and which strength, keeps the risk at most alpha."""

@@ -1,0 +1,131 @@
+"""A model and its training images, opened together: what `calibrate`, `audit` and `verify` start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.provenance import Provenance
+from ..core.record import Record, read_record
+from ..exports.fingerprints import dataset_sha256, weights_sha256
+from ..exports.merge import merged
+from ..guard.guard import Guard, ProbePlan, TrainingSet
+from ..pipelines.latent_model import LatentModel
+from ..pipelines.loading import load_pipeline
+from ..pipelines.protect import RECORD_FILE
+from ..similarity.clip_score import ClipScore
+from ..similarity.structure import Structure
+from ..training.data import ImageFolder
+from ..training.shipping import clip_for
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A fine-tuned model with a guard on its training images.
+
+    Attributes:
+        pipe: the stock pipeline.
+        model: the same, as the guard sees it.
+        guard: knows the training images.
+        provenance: what a record says of them.
+        files: name of each training image, in the guard's order.
+        anchored: the model with the base's unconditional branch; only a LoRA that is not merged has one.
+        clip: the model that looks at images and captions, if there is one.
+    """
+
+    pipe: Any
+    model: LatentModel
+    guard: Guard
+    provenance: Provenance
+    files: tuple[str, ...]
+    anchored: LatentModel | None = None
+    clip: ClipScore | None = None
+
+
+def open_model(
+    model: str,
+    data: Path,
+    *,
+    base: str = "",
+    lora: Path | None = None,
+    scale: float = 7.5,
+    timesteps: int = 20,
+    alignment: str = "auto",
+    dtype: torch.dtype | None = None,
+) -> Opened:
+    """Loads a fine-tune and the images it was trained on.
+
+    Args:
+        model: a diffusers directory or hub id.
+        data: folder of captioned training images.
+        base: what it was fine-tuned from; of an exported directory, what its record says; with a LoRA, the model.
+        lora: a LoRA file on `model`.
+        scale: of ordinary CFG.
+        timesteps: sampling steps.
+        alignment: open_clip model that scores captions, see `clip_for`.
+        dtype: precision of the runs.
+
+    Raises:
+        FileNotFoundError: no such model or folder.
+        ValueError: a model of another kind, images that cannot be used, or a scale that is no guidance.
+    """
+    if scale <= 1:
+        raise ValueError(f"scale={scale}: ordinary guidance is above 1; 7.5 is usual")
+    pipe = load_pipeline(model, lora=lora)
+    anchored = None
+    if lora is not None:
+        anchored, base, pipe = LatentModel(pipe, dtype=dtype, anchor=True), base or model, merged(pipe)
+    base = base or _recorded_base(model)
+    pipe.set_progress_bar_config(disable=True)
+    seen = LatentModel(pipe, dtype=dtype)
+    images = ImageFolder(str(data), resolution=seen.resolution)
+    images.setup("open")
+    captions = tuple(caption for _, caption in images.items)
+    training = TrainingSet(images.all_pixels(), captions)
+    clip, plan = clip_for(base, alignment), ProbePlan(captions=1, timesteps=timesteps, scale=scale)
+    guard = Guard(training, Structure(), plan, clip.score if clip else None)
+    provenance = Provenance(
+        base=base,
+        weights_sha256=weights_sha256(pipe),
+        dataset_sha256=dataset_sha256(training.images, captions),
+        prediction_type=seen.prediction_type,
+        resolution=seen.resolution,
+    )
+    return Opened(pipe, seen, guard, provenance, tuple(Path(name).name for name, _ in images.items), anchored, clip)
+
+
+def _recorded_base(model: str) -> str:
+    found = record_of(model)
+    return found.base if found else ""
+
+
+def record_of(model: str | Path) -> Record | None:
+    """The record that an exported directory carries, if it is one.
+
+    Raises:
+        ValueError: it has one that cannot be read.
+    """
+    path = Path(model).expanduser() / RECORD_FILE
+    return read_record(path) if path.is_file() else None
+
+
+def require_same(record: Record, opened: Opened) -> None:
+    """Refuses a record that was made for another model or another eye.
+
+    Raises:
+        ValueError: which of them, and both values.
+    """
+    weights, metric = opened.provenance.weights_sha256, opened.guard.embedder.metric
+    if record.weights_sha256 not in ("", weights):
+        raise ValueError(
+            f"the record was made for weights {record.weights_sha256[:12]}..., these are {weights[:12]}...: give the "
+            "model it belongs to, or calibrate this one"
+        )
+    if (metric.embedder, metric.threshold) != (record.metric.embedder, record.metric.threshold):
+        raise ValueError(
+            f"the record's threshold {record.metric.threshold:g} belongs to {record.metric.embedder!r}, this is "
+            f"{metric.embedder!r} with {metric.threshold:g}: what one calls a copy says nothing about the other"
+        )

@@ -1,0 +1,1 @@
+"""What every other folder stands on: records, reports, intervals, seeds, and the only code that opens files."""

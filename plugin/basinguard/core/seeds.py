@@ -1,0 +1,48 @@
+"""Every seed that the package draws from, in one table: what is tuned on is never what is measured on.
+
+Each purpose owns a range that starts at its seed; `tests/core/test_seeds.py` proves that no two of them meet.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+CONTROL_IMAGES = 900  # the base model's own samples of stand-in prompts; one seed
+PROBE = 1_000
+CALIBRATION = 1_000_000
+PILOT = 1_500_000  # what decides which settings are tested is not what they are tested on
+VERIFICATION = 2_000_000
+TRANSFER = 3_000_000
+AUDIT = 4_000_000
+TRIAGE = 5_000_000
+CARD = 6_000_000
+QUALITY_REFERENCE = 8_000_000  # samples of the base model that quality is measured against
+COMPARISON_REFERENCE = 9_000_000  # the same for a comparison, so that the base's own row is no copy of its reference
+
+RANGES = {
+    "control images": range(CONTROL_IMAGES, PROBE),
+    "probe": range(PROBE, CALIBRATION),
+    "calibration": range(CALIBRATION, PILOT),
+    "pilot": range(PILOT, VERIFICATION),
+    "verification": range(VERIFICATION, TRANSFER),
+    "transfer": range(TRANSFER, AUDIT),
+    "audit": range(AUDIT, TRIAGE),
+    "triage": range(TRIAGE, CARD),
+    "card": range(CARD, CARD + 1_000_000),
+    "quality reference": range(QUALITY_REFERENCE, COMPARISON_REFERENCE),
+    "comparison reference": range(COMPARISON_REFERENCE, COMPARISON_REFERENCE + 1_000_000),
+}
+
+
+def stream(seed: int, *counts: int) -> int:
+    """A seed of its own for each (seed, counts), in 0..2^32 - 1: independent random streams from one seed.
+
+    torch's CPU generator reads the lowest 32 bits of a seed alone, so counts cannot simply be shifted above them.
+
+    Source: O'Neill, "Developing a seed_seq alternative" (2015), as numpy's SeedSequence.
+
+    Example:
+        >>> stream(0, 1) == stream(1, 0)
+        False
+    """
+    return int(np.random.SeedSequence([seed, *counts]).generate_state(1)[0])

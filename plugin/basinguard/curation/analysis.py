@@ -1,0 +1,112 @@
+"""Evidence joined: copies, leaks, outliers, captions and files, added up for each image and turned into decisions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import __version__
+from ..similarity.structure import Structure
+from .caption_agreement import Scorer, caption_scores
+from .captions import clip_token_counter, lint_captions
+from .decisions import AllowList, propose
+from .descriptors import NAME as VIEWS
+from .duplicates import Pair, embed_thumbs, find_pairs
+from .findings import Finding, about_copies, about_file
+from .folder import printable
+from .groups import Group, find_groups
+from .manifest import Curation, GroupRecord, LeakRecord, ProblemRecord, Settings
+from .outliers import find_disagreements, find_leaks, find_outliers
+from .registration import SIMILAR_PART, SIMILAR_WHOLE
+from .run_evidence import Evidence
+from .run_remedies import follow
+from .scan import Scan
+
+
+def look(
+    scan: Scan,
+    other: Scan | None,
+    *,
+    repeats: int,
+    allow: AllowList | None,
+    scorer: Scorer | None = None,
+    evidence: Evidence | None = None,
+) -> Curation:
+    """Everything found about a set, and what is proposed.
+
+    Args:
+        scan: the training images.
+        other: held-out images, if there are any.
+        repeats: how often an epoch shows an image.
+        allow: refusals of earlier runs.
+        scorer: looks for captions that do not say what the image shows; None leaves that out.
+        evidence: what a training run memorized.
+    """
+    embed = Structure()
+    both = _joined(scan, other) if other else scan
+    pairs = find_pairs(both)
+    leaks = find_leaks(pairs, len(scan.items)) if other else []
+    groups = find_groups(scan, [pair for pair in pairs if pair.second < len(scan.items)])
+    findings, notes = _findings(scan, groups, leaks, both, embed)
+    if scorer:
+        for row, finding in find_disagreements(caption_scores(scan, scorer), name=scorer.name).items():
+            findings[row].append(finding)
+    decisions = propose(scan, groups, findings, repeats=repeats, allow=allow)
+    decisions, remedies = follow(decisions, evidence.risks) if evidence else (decisions, [])
+    settings = Settings(
+        embedder=embed.name,
+        views=VIEWS,
+        thresholds={"whole": SIMILAR_WHOLE, "part": SIMILAR_PART},
+        repeats=repeats,
+        basinguard=__version__,
+    )
+    return Curation(
+        settings=settings,
+        decisions=tuple(decisions),
+        groups=tuple(_group_record(group, scan) for group in groups),
+        leaks=tuple(_leak_record(pair, both) for pair in leaks),
+        run=evidence.source if evidence else "",
+        remedies=tuple(remedies),
+        notes=tuple(notes),
+        problems=tuple(
+            ProblemRecord(code=p.code, file=p.file, message=p.message, skipped=p.skipped)
+            for p in (*scan.problems, *(other.problems if other else ()))
+        ),
+    )
+
+
+def _findings(
+    scan: Scan, groups: list[Group], leaks: list[Pair], both: Scan, embed: Structure
+) -> tuple[dict[int, list[Finding]], tuple[str, ...]]:
+    findings: dict[int, list[Finding]] = {row: [] for row in range(len(scan.items))}
+    for group in groups:
+        for member in group.members:
+            findings[member].append(about_copies(len(group.members)))
+    for pair in leaks:
+        held = printable(both.items[pair.second].file_name)
+        findings[pair.first].append(Finding(code="leak", message=f"the held-out image {held} shows this picture"))
+    for row, finding in find_outliers(embed_thumbs(scan.thumbs, embed), name=embed.name).items():
+        findings[row].append(finding)
+    linted = lint_captions([item.captions for item in scan.items], count_tokens=clip_token_counter())
+    for row, item in enumerate(scan.items):
+        findings[row] += [*linted.findings[row], *about_file(item)]
+    return findings, linted.general
+
+
+def _joined(scan: Scan, other: Scan) -> Scan:
+    return Scan(
+        scan.items + other.items,
+        scan.sha256 + other.sha256,
+        np.concatenate([scan.thumbs, other.thumbs]),
+        np.concatenate([scan.aspects, other.aspects]),
+        np.concatenate([scan.inside, other.inside]),
+        scan.problems + other.problems,
+    )
+
+
+def _group_record(group: Group, scan: Scan) -> GroupRecord:
+    return GroupRecord(files=tuple(scan.items[member].file_name for member in group.members), reason=group.reason)
+
+
+def _leak_record(pair: Pair, both: Scan) -> LeakRecord:
+    one, two = both.items[pair.first], both.items[pair.second]
+    return LeakRecord(file_name=one.file_name, heldout=two.file_name, similarity=pair.similarity)

@@ -1,0 +1,161 @@
+"""All of it in one call: read, look, propose, write. The sources are read and nothing else."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .analysis import look
+from .caption_agreement import Scorer
+from .dataset_export import export_dataset
+from .decisions import read_allow_list
+from .folder import Folder, Problem, printable, read_folder
+from .manifest import MANIFEST, Curation, manifest_lines, write_bytes
+from .report import render_report
+from .run_evidence import read_run
+from .scan import Scan, scan_images
+from .summary import summarize
+from .trainer_configs import kohya_files, simpletuner_files
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `curate` found and wrote.
+
+    Attributes:
+        curation: everything found and proposed, as in curation.json.
+        written: files that were written, in order.
+        failed: files that could not be written, one line each.
+    """
+
+    curation: Curation
+    written: tuple[Path, ...]
+    failed: tuple[Problem, ...]
+
+    def __str__(self) -> str:
+        tail = [f"wrote {path}" for path in self.written] + [f"NOT written: {problem}" for problem in self.failed]
+        return "\n".join([summarize(self.curation), "", *tail])
+
+
+def curate(
+    source: str | Path | Any,
+    *,
+    out: Path | None = None,
+    heldout: Path | None = None,
+    allow_list: Path | None = None,
+    apply: bool = False,
+    repeats: int = 1,
+    resolution: int = 768,
+    workers: int | None = None,
+    progress: bool = False,
+    scorer: Scorer | None = None,
+    from_run: Path | None = None,
+) -> Outcome:
+    """Looks for what a fine-tune would memorize, and writes proposals beside the sources, never into them.
+
+    Args:
+        source: a folder of images with captions, or a `datasets` dataset with an image column.
+        out: folder for the report, curation.json, trainer configs and cache; default: the source's name and
+            "-curation", beside it. For a dataset it must be given.
+        heldout: a folder of held-out images; pictures in both are leaks.
+        allow_list: refusals of earlier runs, as the report downloads them.
+        apply: also write metadata.curated.jsonl into the image folder, where `load_dataset` can read it. Without it
+            this is a dry run and the manifest lies in `out`.
+        repeats: how often an epoch shows an image.
+        resolution: training resolution for the trainer configs, in pixels.
+        workers: processes that read images; None for all cores.
+        progress: say how far it is on standard error.
+        scorer: a CLIP model that looks for captions which do not say what the image shows, such as
+            `similarity.alignment.ClipScore`; None leaves that out.
+        from_run: a guarded run, export or audit of a model that was trained on this folder: images that it memorized
+            get the action which that evidence supports, see `remedies`.
+
+    Returns:
+        An `Outcome`; printing it gives the summary for a terminal.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: no such folder.
+        ValueError: no image that can be used, or an argument out of range.
+    """
+    directory, out = _places(source, out)
+    allow = read_allow_list(allow_list) if allow_list else None
+    _make(out)
+    if not isinstance(source, str | Path):
+        export_dataset(source, directory)
+    tell = _teller(progress)
+    folder = read_folder(directory, decode=False)
+    cache = out / "cache.sqlite"
+    scan = _scan(folder, cache, workers, tell)
+    other = _scan(read_folder(Path(heldout), decode=False), cache, workers, tell) if heldout else None
+    evidence = read_run(Path(from_run), scan.items) if from_run else None
+    curation = look(scan, other, repeats=repeats, allow=allow, scorer=scorer, evidence=evidence)
+    written, failed = _write(directory, out, curation, scan, apply=apply, resolution=resolution)
+    return Outcome(curation, tuple(written), tuple(failed))
+
+
+def _places(source: str | Path | Any, out: Path | None) -> tuple[Path, Path]:
+    if isinstance(source, str | Path):
+        directory = Path(source)
+        if not directory.is_dir():
+            read_folder(directory)  # raises with the right words
+        resolved = directory.resolve()
+        return directory, Path(out) if out else resolved.with_name(resolved.name + "-curation")
+    if out is None:
+        raise ValueError("curate(dataset, out=None): a dataset has no folder of its own; say where to write with out=")
+    return Path(out) / "images", Path(out)
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        said = f"{printable(str(out))}: cannot be made ({error.strerror}); say where to write with out="
+        raise type(error)(error.errno, said) from None
+
+
+def _teller(progress: bool) -> Callable[[int, int], None] | None:
+    def tell(done: int, total: int) -> None:
+        print(f"\rread {done} of {total} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return tell if progress else None
+
+
+def _scan(folder: Folder, cache: Path, workers: int | None, tell: Callable[[int, int], None] | None) -> Scan:
+    try:
+        scan = scan_images(folder.items, cache=cache, workers=workers, progress=tell)
+    except (OSError, sqlite3.Error):  # an unwritable cache costs time, not the run
+        scan = scan_images(folder.items, workers=workers, progress=tell)
+    if not scan.items:
+        found = "; ".join(str(p) for p in (*folder.problems, *scan.problems)[:3]) or "it holds no images"
+        raise ValueError(f"{printable(str(folder.directory))}: no image that can be used ({found})")
+    return replace(scan, problems=(*folder.problems, *scan.problems))
+
+
+def _write(
+    directory: Path, out: Path, curation: Curation, scan: Scan, *, apply: bool, resolution: int
+) -> tuple[list[Path], list[Problem]]:
+    """Every file on its own: one that cannot be written does not cost the others."""
+    paths = {item.file_name: item.path for item in scan.items}
+    makers: dict[str, Callable[[], dict[str, bytes]]] = {
+        "curation.json": lambda: {"curation.json": (curation.to_json() + "\n").encode()},
+        "manifest": lambda: {MANIFEST: manifest_lines(curation.decisions)},
+        "kohya": lambda: kohya_files(directory, out, curation.decisions, resolution=resolution),
+        "simpletuner": lambda: simpletuner_files(directory, out, curation.decisions, scan.items, resolution=resolution),
+        "report": lambda: {"report.html": render_report(curation, paths, title=directory.resolve().name).encode()},
+    }
+    written, failed = [], []
+    for name, make in makers.items():
+        for file_name, content in make().items():
+            path = (directory if name == "manifest" and apply else out) / file_name
+            try:
+                write_bytes(path, content)
+                written.append(path)
+            except OSError as error:
+                failed.append(
+                    Problem("not-written", printable(str(path)), f"{error.strerror}; free space or change out=")
+                )
+    return written, failed

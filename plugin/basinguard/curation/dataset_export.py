@@ -1,0 +1,49 @@
+"""A `datasets` dataset as an image folder, because a manifest and other trainers need files."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from .caption_files import CAPTION_COLUMNS
+from .manifest import write_bytes
+
+
+def export_dataset(dataset: Any, directory: Path) -> None:
+    """Writes the original bytes of a dataset's images, with their captions, as an imagefolder.
+
+    Args:
+        dataset: a `datasets.Dataset` with an image column and, if any, a column text, caption or prompt.
+        directory: where to; made when it is not there.
+
+    Raises:
+        ValueError: several splits, or no image column.
+    """
+    if isinstance(dataset, dict):
+        raise ValueError(f"a dict of splits given ({', '.join(dataset)}); give one of them, such as dataset['train']")
+    features = getattr(dataset, "features", None) or {}
+    column = next((name for name, feature in features.items() if type(feature).__name__ == "Image"), None)
+    if column is None:
+        raise ValueError(f"no image column among {list(features)}; give a folder, or a dataset with datasets.Image()")
+    text = next((name for name in CAPTION_COLUMNS if name in features), None)
+    directory.mkdir(parents=True, exist_ok=True)
+    undecoded = type(features[column])(decode=False)  # the class comes with the dataset, so `datasets` is not imported
+    rows = []
+    for number, row in enumerate(dataset.cast_column(column, undecoded)):
+        content = row[column]["bytes"] or Path(row[column]["path"]).read_bytes()
+        name = f"{number:08d}.{_suffix(content)}"
+        write_bytes(directory / name, content)
+        rows.append({"file_name": name, "text": row[text] if text else ""})
+    write_bytes(directory / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _suffix(content: bytes) -> str:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return (image.format or "png").lower()
+    except (UnidentifiedImageError, OSError):
+        return "png"  # a damaged image keeps its place and becomes a problem later

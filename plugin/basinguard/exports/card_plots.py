@@ -1,0 +1,48 @@
+"""The two pictures of a model card: those of the training run, with the shipped transition drawn in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.record import Record
+from ..plots.basin import curve_figure, history_figure
+from ..plots.contact_sheet import VERMILLION
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BASIN, HISTORY = "basin.png", "history.png"
+
+
+def write_plots(folder: Path, record: Record) -> list[str]:
+    """Writes the plots the record has numbers for and returns their file names.
+
+    `basin.png`: chance of a copy against the timestep at which guidance begins. `history.png`: risk and basin width
+    of every epoch.
+    """
+    curves = [report for report in record.history if report.curve]
+    figures = {BASIN: _marked(curve_figure(curves), record)} if curves else {}
+    if any(not report.problem for report in record.history):
+        figures[HISTORY] = history_figure(record.history)
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=200, facecolor="white", metadata={"Software": None})
+    return list(figures)
+
+
+def _marked(figure: Figure, record: Record) -> Figure:
+    """The curve with the transition that ships."""
+    at, sigma = record.guidance.transition, record.guidance.sigma
+    (axes,) = figure.axes
+    axes.axvline(at, color=VERMILLION, linewidth=2, linestyle=(0, (4, 2)))
+    left = at > 700  # no room on the right
+    axes.annotate(
+        f"transition {at:g}\n$\\sigma$ = {sigma:.3g}",
+        (at, 1),
+        xytext=(-5 if left else 5, 0),
+        textcoords="offset points",
+        ha="right" if left else "left",
+        va="top",
+        color=VERMILLION,
+    )
+    return figure

@@ -1,0 +1,160 @@
+"""A checkpoint as a directory: every loader takes it, and it carries its record, its rule and its model card.
+
+model_index.json, unet/, vae/ ...    a stock pipeline; plain loaders get plain CFG and a warning
+scheduler/scheduler_config.json      also holds the record, which so survives a scheduler swap and a re-save
+basinguard.json                      the record, with its history
+provenance.json                      base, its revision and hash, data set, versions, seeds, config
+pipeline.py, basinguard_guidance.py  the rule for people who do not install basinguard
+README.md, *.png, samples/           the model card
+comfyui_workflow.json                the rule for ComfyUI, where ComfyUI has the model's noise schedule
+SHA256SUMS                           of every other file, as `sha256sum --check` reads them
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..core.atomic import SUMS, whole_directory
+from ..core.record import Record
+from ..guidance.core import from_record
+from . import card_plots as plots
+from .comfyui import comfyui_workflow
+from .fingerprints import file_sha256, weights_sha256
+from .model_card import write_card
+from .privacy import forget_origins, public, write_json
+from .provenance import PROVENANCE, Origin, provenance
+from .sampler_grids import fits
+from .ui_instructions import WORKFLOW
+
+RECORD_FILE = "basinguard.json"
+RECORD_KEY = "basinguard"
+NOTICE_KEY = "basinguard_notice"
+NOTICE = (
+    "This checkpoint's rule against copying its training images is NOT applied by a plain load. "
+    "Load it with basinguard.load(...), or as its README.md says."
+)
+CODE = {"pipeline.py": "exports/assets/pipeline.py", "basinguard_guidance.py": "guidance/core.py"}
+
+
+def export_directory(
+    pipe: Any,
+    record: Record,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    samples: Sequence[Image.Image] = (),
+    prompts: Sequence[str] = (),
+    origin: Origin | None = None,
+    share_private: bool = False,
+) -> Path:
+    """Writes a pipeline with its record, whole or not at all.
+
+    Args:
+        pipe: a diffusers `StableDiffusionPipeline` without adapters (see `merge.merged`).
+        record: the calibration of exactly these weights; an empty `weights_sha256` is filled in.
+        out: the directory to make.
+        overwrite: replace an earlier export there; a directory with anybody else's files is never replaced.
+        samples: generated images for the card, never training images.
+        prompts: the prompts of `samples`, for the card; leave them out if they are training captions.
+        origin: what the record does not say of where the model comes from; goes to `provenance.json`.
+        share_private: also write local paths and error texts.
+
+    Returns:
+        `out`.
+
+    Raises:
+        FileExistsError: `out` is not free; see `overwrite`.
+        TypeError: not a Stable Diffusion pipeline.
+        ValueError: the record belongs to other weights or another prediction type, its rule is more than a pipeline
+            can do, or the pipeline has adapters.
+    """
+    out = Path(out).expanduser()
+    check_exportable(pipe)
+    from_record(record.model_dump())  # what cannot be sampled by must not be shipped
+    record = belonging(record, weights_sha256(pipe), pipe.scheduler.config.get("prediction_type", "epsilon"))
+    if prompts and len(prompts) != len(samples):
+        raise ValueError(f"{len(samples)} samples and {len(prompts)} prompts: give one prompt a sample, or none")
+    with whole_directory(out, overwrite=overwrite) as folder:
+        pipe.save_pretrained(folder, safe_serialization=True)
+        if not share_private:
+            record = public(record)
+            forget_origins(folder)
+        _write_record(folder, record)
+        origin = origin or Origin()
+        write_json(folder / PROVENANCE, provenance(record, origin, share_private=share_private))
+        if fits(record.guidance):
+            write_json(folder / WORKFLOW, comfyui_workflow(record, directory=out.resolve().name))
+        _write_code(folder)
+        pictures = [*plots.write_plots(folder, record), *_write_samples(folder, samples)]
+        write_card(folder, record, name=out.resolve().name, pictures=pictures, prompts=prompts, origin=origin.rows())
+        write_sums(folder)
+    return out
+
+
+def check_exportable(pipe: Any) -> None:
+    """Refuses what would not load again as a stock `StableDiffusionPipeline`."""
+    kinds = [kind.__name__ for kind in type(pipe).__mro__]
+    if "StableDiffusionPipeline" not in kinds:
+        raise TypeError(f"cannot export a {kinds[0]}; expected a diffusers StableDiffusionPipeline")
+    for name, module in pipe.components.items():
+        if getattr(module, "peft_config", None):
+            raise ValueError(
+                f"{name} carries LoRA adapters ({', '.join(module.peft_config)}): merge them first with "
+                "basinguard.exports.merge.merged(pipe), or export the LoRA alone"
+            )
+
+
+def belonging(record: Record, weights: str, prediction_type: str) -> Record:
+    """The record with its weights' fingerprint, or an error if it was made for others."""
+    if record.weights_sha256 not in ("", weights):
+        raise ValueError(
+            f"the record was made for weights {record.weights_sha256[:12]}..., these are {weights[:12]}...: "
+            "calibrate this model, or export the one that was calibrated"
+        )
+    if record.sampler.prediction_type != prediction_type:
+        raise ValueError(
+            f"the record was made for a model that predicts {record.sampler.prediction_type!r}, "
+            f"this pipeline's scheduler says {prediction_type!r}"
+        )
+    return record.model_copy(update={"weights_sha256": weights})
+
+
+def short(record: Record) -> Record:
+    """The record without its history: what goes where tools print or re-read it at every load."""
+    return record.model_copy(update={"history": ()})
+
+
+def _write_record(folder: Path, record: Record) -> None:
+    (folder / RECORD_FILE).write_text(record.to_json() + "\n", encoding="utf-8")
+    scheduler, index = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
+    config = json.loads(scheduler.read_text("utf-8"))
+    write_json(scheduler, config | {NOTICE_KEY: NOTICE, RECORD_KEY: short(record).model_dump_json()})
+    write_json(index, json.loads(index.read_text("utf-8")) | {"_class_name": "StableDiffusionPipeline"})
+
+
+def _write_code(folder: Path) -> None:
+    for name, source in CODE.items():
+        (folder / name).write_bytes(files("basinguard").joinpath(source).read_bytes())
+
+
+def _write_samples(folder: Path, samples: Sequence[Image.Image]) -> list[str]:
+    """Pixels only: whatever else a PNG can carry stays behind."""
+    names = [f"samples/{number:02}.png" for number in range(len(samples))]
+    for name, sample in zip(names, samples, strict=True):
+        (folder / name).parent.mkdir(exist_ok=True)
+        pixels = sample.convert("RGB")
+        Image.frombytes("RGB", pixels.size, pixels.tobytes()).save(folder / name)
+    return names
+
+
+def write_sums(folder: Path) -> None:
+    """Writes `SHA256SUMS` for every file below `folder`."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    lines = (f"{file_sha256(folder / name)}  {name}\n" for name in names if name != SUMS)
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")

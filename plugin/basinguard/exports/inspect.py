@@ -1,0 +1,157 @@
+"""Reading any export back: a directory, a record's JSON, a scheduler's config, the header of a LoRA file.
+
+What is read may come from a stranger: sizes are bounded before anything is parsed, and texts are shown without their
+control characters, so that a file cannot write to the terminal what it likes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from safetensors import SafetensorError, safe_open
+
+from ..core.record import Record, read_record
+from ..core.schema import MAX_BYTES
+from .directory import RECORD_FILE, RECORD_KEY
+from .lora_header import RECORD
+from .model_card import percent, strength_line, triage_line
+
+MAX_HEADER = 16 * 2**20
+SHOWN = 160  # characters of one value
+SCHEDULER = "scheduler/scheduler_config.json"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file says of itself.
+
+    Attributes:
+        path: what was read.
+        kind: what it is.
+        record: the calibration in it.
+        header: everything else in a safetensors header; as untrusted as the file.
+    """
+
+    path: Path
+    kind: Literal["directory", "record", "scheduler", "safetensors"]
+    record: Record
+    header: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return describe(self)
+
+
+def inspect_file(path: str | Path) -> Inspection:
+    """Reads the record out of whatever carries one.
+
+    Raises:
+        FileNotFoundError: no such file, or a directory without a record.
+        ValueError: no record in it, one of another schema, a header over the size limit, or not such a file at all.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return _directory(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file or directory")
+    if path.suffix == ".safetensors":
+        header = read_header(path)
+        if RECORD not in header:
+            raise ValueError(f"{path}: a safetensors file, but its header has no {RECORD!r}: not a basinguard export")
+        return Inspection(path, "safetensors", parse_record(header[RECORD], path), header)
+    if path.name == Path(SCHEDULER).name:
+        return Inspection(path, "scheduler", _in_scheduler(path))
+    return Inspection(path, "record", read_record(path))
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, after a look at its size; {} when it has none.
+
+    Raises:
+        ValueError: not a safetensors file, or a header of more than 16 MiB.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > MAX_HEADER:
+        raise ValueError(f"{path}: header of {size} bytes, at most {MAX_HEADER} are read; not a file that we wrote")
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            return dict(tensors.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({clean(str(error))})") from None
+
+
+def parse_record(text: str, where: Path) -> Record:
+    """A record from text of unknown origin.
+
+    Raises:
+        ValueError: too long, not a record, or of a schema this version does not read; names the file.
+    """
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"{where}: record of {len(text)} characters, at most {MAX_BYTES} accepted")
+    try:
+        version = json.loads(text).get("schema_version")
+    except (ValueError, AttributeError, RecursionError):
+        raise ValueError(f"{where}: what stands in place of the record is not a JSON object") from None
+    if version != 1:
+        raise ValueError(f"{where}: record schema {clean(repr(version))}; this version of basinguard reads 1")
+    try:
+        return Record.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {clean(str(error))}") from None
+
+
+def clean(text: str) -> str:
+    """A stranger's text for a terminal: one line, bounded, without control or direction characters."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"
+
+
+def describe(found: Inspection) -> str:
+    """A few lines for a terminal: the rule, the risks, how sure, where it comes from."""
+    r = found.record
+    after = "the caller's scale" if r.guidance.after is None else f"scale {r.guidance.after:g}"
+    rows = {
+        "file": f"{found.path} ({found.kind})",
+        "rule": f"scale {r.guidance.before:g} above timestep {r.guidance.transition:g} "
+        f"(sigma {r.guidance.sigma:.4g}), then {after}",
+        "risk": f"{percent(r.risk)} by the rule, {percent(r.plain)} by ordinary guidance",
+        "verified": percent(r.verified),
+        "alignment": "not measured" if r.alignment is None else str(r.alignment),
+        **({"quality": f"{r.quality}: {clean(r.quality.method)}"} if r.quality else {}),
+        "promise": clean(r.promise) or "none",
+        "strength": strength_line(r) or "not calibrated",
+        "triage": triage_line(r) or "not calibrated",
+        "metric": f"{clean(r.metric.embedder)} >= {r.metric.threshold:g}",
+        "sampler": f"{clean(r.sampler.scheduler)}, {r.sampler.timesteps} steps, scale {r.sampler.scale:g}",
+        "base": clean(r.base),
+        "weights": clean(r.weights_sha256),
+        "data set": clean(r.dataset_sha256),
+        "epochs": str(len(r.history)),
+    }
+    rows |= {clean(key): clean(value) for key, value in sorted(found.header.items()) if key != RECORD}
+    width = max(map(len, rows))
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())
+
+
+def _directory(path: Path) -> Inspection:
+    if (path / RECORD_FILE).is_file():
+        return Inspection(path, "directory", read_record(path / RECORD_FILE))
+    if (path / SCHEDULER).is_file():
+        return Inspection(path, "directory", _in_scheduler(path / SCHEDULER))
+    raise FileNotFoundError(f"{path}: neither {RECORD_FILE} nor {SCHEDULER}, so no basinguard export")
+
+
+def _in_scheduler(path: Path) -> Record:
+    text = path.read_bytes()[: 2 * MAX_BYTES + 1]
+    if len(text) > 2 * MAX_BYTES:
+        raise ValueError(f"{path}: more than {2 * MAX_BYTES} bytes; not a scheduler's config that we wrote")
+    try:
+        inside = json.loads(text).get(RECORD_KEY)
+    except (ValueError, AttributeError, RecursionError):
+        raise ValueError(f"{path}: not a JSON object, so not a scheduler's config") from None
+    if not isinstance(inside, str):
+        raise ValueError(f"{path}: no {RECORD_KEY!r} entry, so this scheduler carries no record")
+    return parse_record(inside, path)

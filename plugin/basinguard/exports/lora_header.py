@@ -1,0 +1,118 @@
+"""The header of a LoRA file: the record, and what managers and user interfaces show."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from .. import __version__
+from ..core.record import Record
+from .model_card import is_sd21, percent
+from .privacy import hub_id
+from .sampler_grids import fits, steps_before
+
+RECORD, RECORD_SHA256, LORA_SHA256 = "basinguard.record", "basinguard.record_sha256", "basinguard.lora_sha256"
+
+
+@dataclass(frozen=True)
+class LoraFacts:
+    """What a header says of the tensors.
+
+    Attributes:
+        sha256: fingerprint, see `lora.lora_sha256`.
+        rank, alpha: the commonest of the file.
+        strength: share of the trained strength that was saved.
+        second: whether the shapes are those of Stable Diffusion 2.
+    """
+
+    sha256: str
+    rank: int
+    alpha: float
+    strength: float
+    second: bool
+
+
+def lora_header(record: Record, facts: LoraFacts, *, title: str) -> dict[str, str]:
+    """The whole header; every value is text, as safetensors demands.
+
+    Source: Stability-AI/ModelSpec 1.0.0 (`modelspec.*`); kohya-ss/sd-scripts (`ss_*`). Forge and A1111 know a LoRA
+    for Stable Diffusion 2 by `ss_v2` alone.
+    """
+    return {"format": "pt"} | _ours(record, facts) | _modelspec(record, facts, title) | _kohya(record, facts)
+
+
+def usage_hint(record: Record, *, strength: float = 1.0) -> str:
+    """One paragraph that a person can follow in any tool."""
+    rule, steps = record.guidance, record.sampler.timesteps
+    hint = f"Guidance {rule.before:g} above timestep {rule.transition:g}, then your own CFG. "
+    if fits(rule):
+        hint += _typed(rule.before, steps_before(rule, "simple", steps), steps)
+    hint += f"Copies of training images: {percent(record.risk)} so, {percent(record.plain)} with ordinary CFG."
+    return hint if strength == 1 else f"{hint} {_weaker(record, strength)}"
+
+
+def _weaker(record: Record, strength: float) -> str:
+    """What strength 1 of the file is, and what was measured there."""
+    found = record.strength
+    known = found is not None and found.kind == "lora" and found.value == strength
+    safe = f", where ordinary CFG copied {percent(found.risk)}" if known and found else ""
+    return (
+        f"Strength 1 of this file is {strength:g} of the trained one{safe}; the numbers before are those of "
+        f"strength {1 / strength:.3g}."
+    )
+
+
+def _typed(before: float, switch: int, steps: int) -> str:
+    a1111 = f"A1111: [:your prompt:{switch - 1}], empty negative prompt. " if before == 0 and switch else ""
+    cfg = f"cfg {before:g}" if before >= 0 else f"cfg {1 - before:g} with positive and negative swapped"
+    return (
+        f"At {steps} steps (scheduler simple) that is the first {switch} of them. {a1111}"
+        f"ComfyUI: KSamplerAdvanced with {cfg} up to step {switch}, a second one from there. "
+    )
+
+
+def _ours(record: Record, facts: LoraFacts) -> dict[str, str]:
+    text = record.to_json()
+    return {
+        "basinguard.version": __version__,
+        RECORD: text,
+        RECORD_SHA256: hashlib.sha256(text.encode()).hexdigest(),
+        LORA_SHA256: facts.sha256,
+        "basinguard.calibration.strength": f"{facts.strength:g}",
+    }
+
+
+def _modelspec(record: Record, facts: LoraFacts, title: str) -> dict[str, str]:
+    v, side = _is_v(record), record.sampler.resolution
+    kind = "stable-diffusion-v2-768-v" if v else "stable-diffusion-v2-512"
+    header = {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{kind if _is_second(record, facts) else 'stable-diffusion-v1'}/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": title,
+        "modelspec.resolution": f"{side}x{side}",
+        "modelspec.prediction_type": "v" if v else "epsilon",
+        "modelspec.usage_hint": usage_hint(record, strength=facts.strength),
+    }
+    return header | ({"modelspec.license": "openrail++"} if is_sd21(record.base) else {})
+
+
+def _kohya(record: Record, facts: LoraFacts) -> dict[str, str]:
+    second, side = _is_second(record, facts), record.sampler.resolution
+    header = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(facts.rank),
+        "ss_network_alpha": f"{facts.alpha:g}",
+        "ss_v2": str(second),
+        "ss_base_model_version": f"sd_v{2 if second else 1}{'_v' if _is_v(record) else ''}",
+        "ss_resolution": f"({side}, {side})",
+    }
+    return header | ({"ss_sd_model_name": record.base} if hub_id(record.base) else {})
+
+
+def _is_v(record: Record) -> bool:
+    return record.sampler.prediction_type == "v_prediction"
+
+
+def _is_second(record: Record, facts: LoraFacts) -> bool:
+    return facts.second or is_sd21(record.base)

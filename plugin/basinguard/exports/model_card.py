@@ -1,0 +1,240 @@
+"""The model card: what was measured and how sure, how to load it in five tools, and what is not protected."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..core.estimate import Estimate
+from ..core.record import Record
+from .card_plots import BASIN, HISTORY
+from .privacy import hub_id
+from .ui_instructions import a1111_text, comfyui_text
+
+ACROSS = 4  # pictures side by side
+LONGEST = 300  # characters of a stranger's text that a card shows
+SPECIAL = re.compile(r"([\\`*_\[\]|~$]|:(?=//)|(?<=www)\.)")  # markup, and what would turn into a link by itself
+SD21 = re.compile(r"stable-diffusion-2(-|$)", re.IGNORECASE)
+TAGS = ["stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "diffusers", "basinguard", "memorization"]
+UNKNOWN = "not measured"
+
+
+def write_card(
+    folder: Path,
+    record: Record,
+    *,
+    name: str,
+    pictures: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    origin: Sequence[tuple[str, str]] = (),
+) -> Path:
+    """Writes `README.md` and returns its path.
+
+    Args:
+        folder: the export; `pictures` are relative to it.
+        record: what was measured.
+        name: what the model is called.
+        pictures: plots and generated samples to show.
+        prompts: prompts of the samples, in order.
+        origin: further rows for the provenance table.
+    """
+    path = folder / "README.md"
+    text = render(record, name=name, pictures=pictures, prompts=prompts, origin=origin)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def render(
+    record: Record,
+    *,
+    name: str,
+    pictures: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    origin: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The card as Markdown with YAML front matter; texts from the record are escaped."""
+    samples = [picture for picture in pictures if picture not in (BASIN, HISTORY)]
+    card = ModelCard.from_template(
+        front_matter(record, name, samples, prompts),
+        template_str=files(__package__).joinpath("assets/card.md").read_text("utf-8"),
+        **_numbers(record),
+        **_texts(record, name),
+        transfer=_transfer(record),
+        shown=_gallery(samples, prompts),
+        basin=BASIN in pictures,
+        history=HISTORY in pictures,
+        origin=[(plain(key), plain(value)) for key, value in origin],
+    )
+    return str(card).rstrip() + "\n"
+
+
+def front_matter(record: Record, name: str, samples: Sequence[str], prompts: Sequence[str]) -> ModelCardData:
+    """What the Hub indexes: licence, base, tags, measured risk and quality, sample widget."""
+    base = hub_id(record.base)
+    widget = [{"text": one_line(text), "output": {"url": url}} for text, url in zip(prompts, samples, strict=False)]
+    extra: dict[str, Any] = {"base_model_relation": "finetune"} if base else {}
+    return ModelCardData(
+        model_name=one_line(name),
+        license="openrail++" if is_sd21(record.base) else None,
+        base_model=base,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=TAGS,
+        eval_results=_results(record),
+        **(extra | ({"widget": widget} if widget else {})),
+    )
+
+
+def is_sd21(base: str) -> bool:
+    """Whether a base is Stable Diffusion 2.x, whose licence passes on to derivatives."""
+    return SD21.search(base) is not None
+
+
+def plain(text: str) -> str:
+    """A stranger's text for Markdown and HTML: one line, bounded, nothing in it acts as markup."""
+    return SPECIAL.sub(r"\\\1", html.escape(one_line(text), quote=False))
+
+
+def one_line(text: str) -> str:
+    """A stranger's text without line breaks and control characters, bounded."""
+    line = " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+
+
+def percent(estimate: Estimate | None) -> str:
+    """`3.1 % [1.0, 8.2] (n = 64)`; "not measured" where nothing was."""
+    if estimate is None:
+        return UNKNOWN
+    value, low, high = (f"{100 * number:.1f}" for number in (estimate.value, estimate.low, estimate.high))
+    return f"{value} % [{low}, {high}] (n = {estimate.n})"
+
+
+def strength_line(record: Record) -> str:
+    """What ordinary guidance does at the calibrated strength; "" where there is none."""
+    found = record.strength
+    if found is None:
+        return ""
+    what = "of the LoRA" if found.kind == "lora" else "of the way from the base model's weights to these"
+    return f"at {found.value:g} {what}, ordinary guidance copies {percent(found.risk)}"
+
+
+def triage_line(record: Record) -> str:
+    """How well the first gap tells prompts apart; "" where that was not calibrated."""
+    found = record.triage
+    if found is None:
+        return ""
+    return (
+        f"a first gap of at most {found.threshold:.4g} at timestep {found.timestep:g} means harmless; wrong for "
+        f"{percent(found.miss)} of the pulling pairs and {percent(found.false_alarm)} of the harmless ones"
+    )
+
+
+def _transfer(record: Record) -> list[tuple[str, str, str, str]]:
+    """Rows of what the rule was worth under other samplers."""
+    return [
+        (
+            f"{plain(row.scheduler)}, {row.timesteps} steps",
+            "never" if row.transition is None else f"{row.transition:g}",
+            percent(row.risk),
+            UNKNOWN if row.alignment is None else str(row.alignment),
+        )
+        for row in record.transfer
+    ]
+
+
+def _results(record: Record) -> list[EvalResult]:
+    what = f"{one_line(record.metric.embedder)} >= {record.metric.threshold:g}"
+    rows = [
+        ("memorization_risk", f"Risk with the shipped rule ({what})", record.verified or record.risk),
+        ("memorization_risk_plain", f"Risk with ordinary guidance ({what})", record.plain),
+        ("alignment", "Agreement of image and caption", record.alignment),
+        ("kernel_distance", "Kernel distance to images that were not trained on, lower is better", record.quality),
+    ]
+    return [
+        EvalResult(
+            task_type="text-to-image",
+            dataset_type="imagefolder",
+            dataset_name="the training set (not published)",
+            metric_type=kind,
+            metric_name=f"{label}, {e.level:.0%} interval [{e.low:.4g}, {e.high:.4g}], n={e.n}",
+            metric_value=round(e.value, 6),
+        )
+        for kind, label, e in rows
+        if e is not None
+    ]
+
+
+def _numbers(record: Record) -> dict[str, Any]:
+    rule, sampler = record.guidance, record.sampler
+    return {
+        "plain": percent(record.plain),
+        "risk": percent(record.risk),
+        "verified": percent(record.verified),
+        "alignment": "not measured" if record.alignment is None else str(record.alignment),
+        "quality": "" if record.quality is None else str(record.quality),
+        "plain_quality": UNKNOWN if record.plain_quality is None else str(record.plain_quality),
+        "level": f"{record.risk.level:.0%}",
+        "transition": f"{rule.transition:g}",
+        "sigma": f"{rule.sigma:.3g}",
+        "before": f"{rule.before:g}",
+        "after": "the one you ask for" if rule.after is None else f"{rule.after:g}",
+        "scale": f"{sampler.scale:g}",
+        "steps": sampler.timesteps,
+        "weights": plain(record.weights_sha256),
+        "dataset": plain(record.dataset_sha256) or "unknown",
+        "openrail": is_sd21(record.base),
+    }
+
+
+def _texts(record: Record, name: str) -> dict[str, Any]:
+    metric, sampler = record.metric, record.sampler
+    kinds = ", ".join(f"{plain(key)} {plain(value)}" for key, value in sorted(record.versions.items()))
+    return {
+        "name": plain(name),
+        "literal": json.dumps(name, ensure_ascii=False),
+        "base": plain(record.base) or "an unnamed base",
+        "metric": f"{plain(metric.embedder)} says at least {metric.threshold:g} ({plain(metric.source)}).",
+        "population": plain(record.population) or UNKNOWN,
+        "promise": plain(record.promise) or "none: too few samples to promise anything beyond the interval above.",
+        "sampler": f"{plain(sampler.scheduler)}, {sampler.timesteps} steps, {sampler.resolution} px",
+        "seeds": _seeds(record.seeds),
+        "versions": kinds or UNKNOWN,
+        "strength": strength_line(record),
+        "strength_promise": plain(record.strength.promise) if record.strength else "",
+        "triage": triage_line(record),
+        "quality_method": plain(record.quality.method) if record.quality else "",
+        "comfyui": comfyui_text(record),
+        "a1111": a1111_text(record),
+    }
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """`1000 to 1007 (8)` for a run of neighbours, else the first few."""
+    if not seeds:
+        return UNKNOWN
+    if list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]} to {seeds[-1]} ({len(seeds)})"
+    return ", ".join(map(str, seeds[:8])) + (f", ... ({len(seeds)})" if len(seeds) > 8 else "")
+
+
+def _gallery(samples: Sequence[str], prompts: Sequence[str]) -> str:
+    """Generated samples, each with its prompt if that may be told."""
+    texts = [plain(prompt) for prompt in prompts] or [""] * len(samples)
+    images = [f"![generated sample {i}]({url})" for i, url in enumerate(samples)]
+    if not any(texts):
+        return " ".join(images)
+    rows = [zip(images[i : i + ACROSS], texts[i : i + ACROSS], strict=True) for i in range(0, len(images), ACROSS)]
+    return "\n\n".join(_strip(row) for row in rows)
+
+
+def _strip(row: Iterable[tuple[str, str]]) -> str:
+    """A table of pictures with their prompts below."""
+    images, texts = zip(*row, strict=True)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (images, ["---"] * len(images), texts))

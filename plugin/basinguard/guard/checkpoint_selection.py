@@ -1,0 +1,131 @@
+"""Which epoch to ship: one for people who sample with plain CFG, one for guarded sampling.
+
+The choice is made as the run goes on, so that keeping one set of weights for each is enough: a newer epoch takes the
+place of the kept one or is passed over for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from ..core.estimate import Estimate
+from ..core.report import Report, measured
+from ..core.schema import Schema
+
+How = Literal["plain", "guarded"]
+NOT, MEASURED, PROVEN = 0, 1, 2  # how well an epoch keeps the allowed risk
+
+
+class Choice(Schema):
+    """An epoch to ship.
+
+    Attributes:
+        how: "plain" for ordinary CFG, "guarded" for guidance that comes on at the report's transition.
+        epoch, train_step: which weights.
+        proven: whether the upper end of the risk's interval keeps the allowed risk, not only its value.
+        risk: of that way of sampling; for "guarded" of training captions, from the report's curve.
+        alignment, fidelity: of that epoch under plain CFG, on held-out captions where there are any.
+        why: the reasons in words.
+    """
+
+    how: How
+    epoch: int
+    train_step: int
+    proven: bool
+    risk: Estimate
+    alignment: Estimate | None
+    fidelity: Estimate | None
+    why: str
+
+
+def choose(history: Sequence[Report], allowed: float, how: How, *, latest: bool = False) -> Choice | None:
+    """The epoch to ship; None where no epoch keeps the allowed risk.
+
+    Among epochs that keep it, by the upper end of the interval if any does so: the one with the highest fidelity, or
+    where that is not measured the latest, of those whose alignment is not clearly below the best's so far (its interval
+    reaches the best value). The base model is no candidate.
+
+    Args:
+        history: reports in their order; gaps are passed over.
+        allowed: risk that is accepted, in (0, 1).
+        how: way of sampling.
+        latest: take the latest epoch that keeps the risk, whatever else was measured.
+    """
+    kept: Report | None = None
+    for report in measured(history):
+        if report.epoch < 0 or _keeps(report, allowed, how) == NOT:
+            continue
+        if latest or replaces(report, kept, history, allowed, how):
+            kept = report
+    return None if kept is None else _told(kept, allowed, how)
+
+
+def replaces(report: Report, kept: Report | None, history: Sequence[Report], allowed: float, how: How) -> bool:
+    """Whether an epoch takes the place of the one that was kept before it.
+
+    Args:
+        report: of the newer epoch.
+        kept: of the one that is kept, if any.
+        history: both among others; what came after `report` does not matter.
+        allowed, how: as in `choose`.
+    """
+    rank = _keeps(report, allowed, how)
+    if rank == NOT or kept is None:
+        return rank != NOT
+    before = _keeps(kept, allowed, how)
+    if rank != before:
+        return rank > before
+    rivals = [r for r in measured(history) if 0 <= r.epoch <= report.epoch and _keeps(r, allowed, how) == rank]
+    best = max((a.value for a in map(alignment_of, rivals) if a is not None), default=float("-inf"))
+    good, was_good = (_reaches(alignment_of(r), best) for r in (report, kept))
+    if good != was_good:
+        return good
+    if report.fidelity is None or kept.fidelity is None:
+        return True
+    return report.fidelity.value > kept.fidelity.value
+
+
+def guarded_risk(report: Report) -> Estimate | None:
+    """Risk of the training captions when guidance comes on at the report's transition; None where none is left."""
+    if report.transition is None:
+        return None
+    return next((risk for timestep, risk in report.curve if timestep == report.transition), report.risk)
+
+
+def alignment_of(report: Report) -> Estimate | None:
+    """Agreement of held-out captions and their samples; of training captions where those were not sampled."""
+    return report.alignment_heldout or report.alignment
+
+
+def _risk(report: Report, how: How) -> Estimate | None:
+    return report.risk if how == "plain" else guarded_risk(report)
+
+
+def _keeps(report: Report, allowed: float, how: How) -> int:
+    risk = _risk(report, how)
+    if risk is None or risk.value > allowed:
+        return NOT
+    if how == "guarded" and report.risk_uncond is not None and report.risk_uncond.value > allowed:
+        return NOT  # what is unguided above the transition copies by itself
+    return PROVEN if risk.high <= allowed else MEASURED
+
+
+def _reaches(alignment: Estimate | None, best: float) -> bool:
+    return alignment is None or alignment.high >= best
+
+
+def _told(report: Report, allowed: float, how: How) -> Choice:
+    risk, proven = _risk(report, how), _keeps(report, allowed, how) == PROVEN
+    assert risk is not None
+    where = "" if how == "plain" else f" with guidance from timestep {report.transition:g} on"
+    reasons = [f"risk {risk}{where} {'proves' if proven else 'measures'} at most {allowed:g}"]
+    if not proven:
+        reasons.append(f"the interval reaches {risk.high:.2f}: more captions or seeds would tell")
+    alignment, fidelity = alignment_of(report), report.fidelity
+    reasons.append(f"alignment {alignment}" if alignment else "alignment was not measured")
+    reasons.append(f"fidelity {fidelity}" if fidelity else "fidelity was not measured, so the latest such epoch")
+    return Choice(
+        how=how, epoch=report.epoch, train_step=report.train_step, proven=proven, risk=risk, alignment=alignment,
+        fidelity=fidelity, why="; ".join(reasons),
+    )  # fmt: skip

@@ -1,0 +1,85 @@
+"""Critical scales in a report: how much noise training images bear, and held-out ones beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..basin import Probe, critical_scale
+from ..core import stats
+from ..core.estimate import Estimate
+from .scope import Table, alarm_of, since
+from .training_set import TrainingSet
+
+ENCODED = 16  # images encoded at once
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Critical scale with the caption and without, of images by their index.
+
+    Attributes:
+        train, heldout: of training and of held-out images.
+        evals: sample-evaluations of the network.
+    """
+
+    train: dict[int, Pair] = field(default_factory=dict)
+    heldout: dict[int, Pair] = field(default_factory=dict)
+    evals: int = 0
+
+    def logs(self, name: str) -> dict[int, float]:
+        """Log critical scale with the caption, of the images of `name`."""
+        return {i: float(np.log(told)) for i, (told, _) in getattr(self, name).items()}
+
+    def told(self, null: Table) -> dict[str, Estimate | None]:
+        """The report's numbers about them; nothing where nothing was measured.
+
+        Args:
+            null: what the base model was found to do.
+        """
+        if not self.train:
+            return {}
+        with_caption, without = (np.log([pair[k] for pair in self.train.values()]) for k in (0, 1))
+        now, each = self.logs("train"), list(self.train)
+        alarm = alarm_of(now, null.sigma_c, self.logs("heldout"), null.heldout_sigma_c)
+        return {
+            "sigma_c": stats.cluster_bootstrap(np.exp(with_caption), each, _geometric),
+            "sigma_c_uncond": stats.cluster_bootstrap(np.exp(without), each, _geometric),
+            "caption_gap": stats.cluster_bootstrap(with_caption - without, each),
+            "sigma_c_since_base": since(now, null.sigma_c),
+            "sigma_c_excess": alarm.excess if alarm else None,
+        }
+
+
+def measure_scales(training: TrainingSet, model: Any, probe_of: Callable[[Sequence[str]], Probe], count: int) -> Scales:
+    """Critical scales of `count` training images and as many held-out ones, spread evenly over each set.
+
+    Args:
+        training: the images.
+        model: has `encode`.
+        probe_of: the model with these prompts.
+        count: of each; all where there are fewer.
+    """
+    held = training.heldout_images
+    rows, others = _evenly(len(training.captions), count), _evenly(0 if held is None else len(held), count)
+    texts = [training.captions[i] for i in rows] + [training.heldout[i] for i in others]
+    images = training.images[rows]
+    if held is not None:
+        images = torch.cat([images, held[others]])
+    latents = torch.cat([model.encode(part).cpu() for part in images.split(ENCODED)])
+    found = critical_scale(probe_of(texts), latents, torch.arange(len(texts)))
+    values = iter(zip(found.with_caption.tolist(), found.without.tolist(), strict=True))
+    return Scales({i: next(values) for i in rows}, {i: next(values) for i in others}, found.evals)
+
+
+def _evenly(total: int, count: int) -> list[int]:
+    return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
+
+
+def _geometric(values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.exp(np.log(values).mean(-1)))

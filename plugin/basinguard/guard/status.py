@@ -1,0 +1,94 @@
+"""Where a run stands: verdict, forecast and the epochs to ship, read off its reports in one go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from ..core.report import Report
+from ..core.schema import MAX_BYTES, Schema
+from .checkpoint_selection import Choice, How, choose
+from .forecast import Forecast, forecast
+from .verdict import Verdict, judge
+
+
+class RunStatus(Schema):
+    """What `guard.json` holds beside the reports.
+
+    Attributes:
+        allowed: risk that is accepted.
+        verdict, forecast: of the newest report.
+        plain, guarded: the epochs to ship for plain CFG and for guarded sampling, None where none keeps the risk.
+        unknowable: what these numbers cannot tell about this training set, in words.
+    """
+
+    allowed: float
+    verdict: Verdict
+    forecast: Forecast
+    plain: Choice | None
+    guarded: Choice | None
+    unknowable: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        ship = {"plain CFG": self.plain, "guarded sampling": self.guarded}
+        lines = [f"**{self.verdict.state}**, {'; '.join(self.verdict.evidence)}", "", f"Forecast: {self.forecast}", ""]
+        for how, choice in ship.items():
+            told = f"epoch {choice.epoch}: {choice.why}" if choice else "no epoch keeps the allowed risk"
+            lines.append(f"- for {how}, {told}")
+        return "\n".join([*lines, *(f"- not known: {what}" for what in self.unknowable)])
+
+
+class GuardFile(Schema):
+    """`guard.json`: everything a run knows about itself so far."""
+
+    schema_version: Literal[2] = 2
+    standing: RunStatus
+    history: tuple[Report, ...]
+
+
+def stand(
+    history: Sequence[Report],
+    allowed: float,
+    unknowable: Sequence[str] = (),
+    ship: Mapping[How, Choice | None] | None = None,
+) -> RunStatus:
+    """Where a run stands; pure and without a model, in milliseconds.
+
+    Args:
+        history: reports in their order.
+        allowed: risk that is accepted.
+        unknowable: see `RunStatus`.
+        ship: the epochs to ship, where they were chosen already.
+    """
+    ship = ship or {how: choose(history, allowed, how) for how in get_args(How)}
+    return RunStatus(
+        allowed=allowed,
+        verdict=judge(history, allowed),
+        forecast=forecast(history, allowed),
+        plain=ship["plain"],
+        guarded=ship["guarded"],
+        unknowable=tuple(unknowable),
+    )
+
+
+def read_history(path: Path) -> list[Report]:
+    """The reports of a `guard.json`, also of the older form that is a bare list of them.
+
+    Raises:
+        ValueError: not such a file, or too large.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        text = file.read(16 * MAX_BYTES + 1)
+    if len(text) > 16 * MAX_BYTES:
+        raise ValueError(f"{path}: more than {16 * MAX_BYTES} bytes, so not a guard.json")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path}: not JSON, so not a guard.json") from None
+    rows = found.get("history") if isinstance(found, dict) else found
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: neither a list of reports nor an object with a history, so not a guard.json")
+    return [Report.from_json(json.dumps(row)) for row in rows]

@@ -1,0 +1,41 @@
+"""TODO one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The images that must not come back, and what they are called.
+
+    Attributes:
+        images: [N, 3, H, W] in [0, 1], as the model sees them.
+        captions: one for each image.
+        heldout: prompts the model was not trained on: the control group.
+        heldout_images: their images, [M, 3, H, W], where there are any: the control of critical scales.
+        borrowed: `heldout` are stand-ins, see `twins`; their images are drawn by the base model when they are needed.
+    """
+
+    images: Tensor
+    captions: tuple[str, ...]
+    heldout: tuple[str, ...] = ()
+    heldout_images: Tensor | None = None
+    borrowed: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.captions) or not self.captions:
+            raise ValueError(f"{len(self.images)} images and {len(self.captions)} captions: need one caption an image")
+        if self.heldout_images is not None and len(self.heldout_images) != len(self.heldout):
+            raise ValueError(
+                f"{len(self.heldout_images)} held-out images and {len(self.heldout)} prompts: need one prompt an image"
+            )
+        leaked = sorted(set(self.heldout) & set(self.captions))
+        if leaked:
+            raise ValueError(f"held-out prompts must not be training captions; {leaked[0]!r} is one")
+
+    def count(self, caption: str) -> int:
+        """How many images carry this caption."""
+        return self.captions.count(caption)

@@ -1,0 +1,209 @@
+"""A run in one word: what the newest probe says about memorization, on what evidence, and how surely.
+
+No model is needed and nothing is sampled: a verdict is read off the reports, in well under a millisecond each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+from scipy import stats as scipy_stats
+
+from ..core.estimate import Estimate
+from ..core.report import Report, last_search, measured
+from ..core.schema import Schema
+
+State = Literal["unknown", "safe", "basin forming", "memorizing", "too late for delayed guidance"]
+LEVELS: dict[State, int] = {
+    "unknown": -1,
+    "safe": 0,
+    "basin forming": 1,
+    "memorizing": 2,
+    "too late for delayed guidance": 3,
+}
+Breach = Literal["plain", "guarded"]
+SURE = 0.9  # confidence below which nothing is stopped
+WATCHED = ("risk", "width", "gap", "similarity_p95")  # the model has not moved, for the guard, where none of them did
+
+
+class Verdict(Schema):
+    """What the newest probe says.
+
+    Attributes:
+        state: "safe"; "basin forming" while early alarms are up and plain CFG keeps the allowed risk; "memorizing" when
+            it does not; "too late for delayed guidance" when no transition keeps it either; "unknown".
+        epoch: of the probe that was judged; None where there was none.
+        evidence: the numbers it rests on, in words; for "unknown", what is missing.
+        confidence: that the state is right, in [0.5, 1], from the interval of the number that decided; None for
+            "unknown".
+    """
+
+    state: State
+    epoch: int | None = None
+    evidence: tuple[Annotated[str, Field(max_length=600)], ...]
+    confidence: Annotated[float, Field(ge=0.5, le=1)] | None = None
+
+    @property
+    def level(self) -> int:
+        """0 safe to 3 too late; -1 unknown."""
+        return LEVELS[self.state]
+
+    def breaches(self, whose: Breach = "plain") -> bool:
+        """Whether the risk of plain CFG, or of guarded sampling, is above the allowed one, surely enough to act."""
+        return self.level >= (2 if whose == "plain" else 3) and (self.confidence or 0) >= SURE
+
+    def __str__(self) -> str:
+        sure = f" (confidence {self.confidence:.2f})" if self.confidence is not None else ""
+        return f"{self.state}{sure}: {'; '.join(self.evidence)}"
+
+
+def judge(history: Sequence[Report], allowed: float) -> Verdict:
+    """The verdict on the newest report.
+
+    Args:
+        history: reports in their order, gaps included; the base model's is epoch -1.
+        allowed: risk that is accepted, in (0, 1).
+
+    Raises:
+        ValueError: `allowed` outside (0, 1).
+
+    Example:
+        >>> print(judge([], allowed=0.1))
+        unknown: nothing has been measured
+    """
+    if not 0 < allowed < 1:
+        raise ValueError(f"judge(allowed={allowed}): expected a share in (0, 1)")
+    last = history[-1] if history else None
+    missing = _missing(history, allowed)
+    if missing or last is None:
+        return Verdict(state="unknown", epoch=last.epoch if last else None, evidence=(missing,))
+    if last.risk is None:
+        return _unsampled(history, allowed)
+    risk = last.risk
+    told = f"risk under plain CFG {_share(risk)} against {allowed:g} allowed"
+    if risk.value > allowed:
+        late = _too_late(last, allowed)
+        state: State = "too late for delayed guidance" if late else "memorizing"
+        evidence = (told, *(late or _still(history)))
+        return Verdict(state=state, epoch=last.epoch, evidence=evidence, confidence=sureness(risk, allowed))
+    alarms = early_alarms(last, measured(history)[0])
+    if alarms:
+        evidence, confidence = (told, *alarms), max(alarms.values())
+        return Verdict(state="basin forming", epoch=last.epoch, evidence=evidence, confidence=confidence)
+    return Verdict(state="safe", epoch=last.epoch, evidence=(told,), confidence=sureness(risk, allowed))
+
+
+def _unsampled(history: Sequence[Report], allowed: float) -> Verdict:
+    """A probe that a budget paid no samples for: its alarms speak, unless the last samples said worse."""
+    last, base = history[-1], measured(history)[0]
+    sampled = max(k for k, report in enumerate(history) if report.risk is not None)
+    before, nothing = judge(history[: sampled + 1], allowed), "no samples at this probe, so no risk"
+    alarms = early_alarms(last, base)
+    if alarms and before.level < LEVELS["memorizing"]:
+        evidence = (*alarms, nothing)
+        return Verdict(state="basin forming", epoch=last.epoch, evidence=evidence, confidence=max(alarms.values()))
+    known = f"; at epoch {before.epoch} it was {before.state}" if history[sampled] is not base else ""
+    return Verdict(state="unknown", epoch=last.epoch, evidence=(nothing + known,))
+
+
+def _still(history: Sequence[Report]) -> tuple[str, ...]:
+    """What the newest search for exits found, for one line of evidence."""
+    searched = last_search(history)
+    if searched is None or searched.transition is None:
+        return ("exits were not looked for: whether a transition still keeps it is not known",)
+    when = "" if searched is history[-1] else f", as of epoch {searched.epoch}"
+    return (f"guidance from timestep {searched.transition:g} on still keeps it{when}",)
+
+
+def newest_known(history: Sequence[Report], allowed: float) -> Verdict | None:
+    """The newest verdict that is not "unknown"; None if there never was one."""
+    for end in range(len(history), 0, -1):
+        found = judge(history[:end], allowed)
+        if found.level >= 0:
+            return found
+    return None
+
+
+def sureness(estimate: Estimate, limit: float) -> float:
+    """How surely an estimate lies on its side of a limit, in [0.5, 1]; normal on the side that faces it.
+
+    Example:
+        >>> round(sureness(Estimate(value=0.5, low=0.3, high=0.7, level=0.95, n=24, method=""), 0.3), 3)
+        0.975
+    """
+    half = estimate.value - estimate.low if estimate.value > limit else estimate.high - estimate.value
+    if half <= 0:
+        return 1.0 if estimate.value != limit else 0.5
+    z = float(scipy_stats.norm.ppf((1 + estimate.level) / 2))
+    return float(scipy_stats.norm.cdf(abs(estimate.value - limit) / half * z))
+
+
+def early_alarms(report: Report, base: Report) -> dict[str, float]:
+    """What warns before the allowed risk is reached: words, and how surely each alarm is up."""
+    found: dict[str, float] = {}
+    rises = {
+        "gap_excess": "the training captions' gap has risen {} more than held-out captions'",
+        "sigma_c_excess": "the training images' log critical scale has risen {} more than held-out images'",
+    }
+    for name, words in rises.items():
+        excess: Estimate | None = getattr(report, name)
+        if excess is not None and excess.low > 0:
+            found[words.format(excess)] = sureness(excess, 0.0)
+    if report.width is not None and base.width is not None and report.width.low > base.width.high:
+        found[f"basin width {report.width}"] = sureness(report.width, base.width.high)
+    if report.risk is not None and base.risk is not None and report.risk.value > base.risk.value:
+        found[f"samples already copy: {_share(report.risk)}"] = sureness(report.risk, base.risk.value)
+    return found
+
+
+def _missing(history: Sequence[Report], allowed: float) -> str:
+    """Why nothing can be said, or ""."""
+    if not history:
+        return "nothing has been measured"
+    last, known = history[-1], measured(history)
+    if last.problem:
+        return f"the probe of epoch {last.epoch} failed: {last.problem[:400]}"
+    base = known[0]
+    if base.epoch != -1 or base.risk is None:
+        why = next((report.problem for report in history if report.epoch == -1), "")
+        return f"the base model was not measured{f' ({why[:400]})' if why else ''}; there is nothing to compare with"
+    if base.risk.low > allowed:
+        return (
+            f"the base model itself seems to copy ({_share(base.risk)}): the metric's threshold is too low for these "
+            "images, or the base was trained on them"
+        )
+    return _flat(known)
+
+
+def _flat(known: Sequence[Report]) -> str:
+    """Whether nothing at all has moved since the base model, to the last digit, over two probes or more."""
+    base, later = known[0], known[1:]
+    if len(later) < 2 or later[-1].train_step <= base.train_step:
+        return ""
+    if any(_value(report, name) != _value(base, name) for report in later for name in WATCHED):
+        return ""
+    return (
+        f"no number has moved since the base model in {len(later)} probes: what is probed is not what is trained, or "
+        "the learning rate is 0"
+    )
+
+
+def _value(report: Report, name: str) -> float | None:
+    estimate: Estimate | None = getattr(report, name)
+    return None if estimate is None else estimate.value
+
+
+def _too_late(report: Report, allowed: float) -> tuple[str, ...]:
+    """Why delayed guidance cannot help any more; empty where it can."""
+    reasons = []
+    if report.searched and report.transition is None:
+        reasons.append("no transition on the grid keeps the allowed risk")
+    if report.risk_uncond is not None and report.risk_uncond.value > allowed:
+        reasons.append(f"the empty prompt itself reproduces training images: {_share(report.risk_uncond)}")
+    return tuple(reasons)
+
+
+def _share(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}] of {estimate.n} samples"

@@ -1,0 +1,1 @@
+"""Stock diffusers pipelines in this package's terms: loading, steering, sampling. Imports diffusers."""

@@ -1,0 +1,110 @@
+"""Which Stable Diffusion is this? Told from configurations and from tensor names and shapes, before weights are loaded.
+
+The true configurations of Stable Diffusion 2.1 lie in `assets/sd21`, so that a single file can be opened, a plan
+costed and a full-size model built without the hub.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import CLIPTokenizer
+
+from ..core.safetensors_header import Header
+
+Architecture = Literal["any", "sd1", "sd2"]
+SD21 = Path(__file__).parent / "assets" / "sd21"
+NAMES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+WIDTHS = {"sd1": 768, "sd2": 1024}
+SAMPLE_SIZES = {"v_prediction": 96, "epsilon": 64}  # latents of 2.1 (768 px) and 2.1-base (512 px)
+CONTEXT = (  # the layer that reads the text states, as each layout names it
+    "attn2.to_k.weight",
+    "attn2_to_k.lora_down.weight",
+    "attn2.to_k.lora_A.weight",
+    "attn2.to_k.lora.down.weight",
+    "attn2.processor.to_k_lora.down.weight",
+)
+VOCABULARY, BYTES, MARKS = 49_408, 256, 2  # CLIP's tokens: bytes, bytes that end a word, merges, start and end
+
+
+def sd21_config(name: str) -> dict[str, Any]:
+    """One of the packaged configurations of Stable Diffusion 2.1, such as "unet/config.json"."""
+    return json.loads((SD21 / name).read_text(encoding="utf-8"))
+
+
+def sd21_tokenizer() -> CLIPTokenizer:
+    """The tokenizer of Stable Diffusion 2.1, from the vocabulary that open_clip carries; padded with "!" as it is.
+
+    Example:
+        >>> sd21_tokenizer()(["a cat"]).input_ids
+        [[49406, 320, 2368, 49407]]
+    """
+    found = find_spec("open_clip")
+    assert found is not None  # a dependency
+    packed = Path(str(found.origin)).parent / "bpe_simple_vocab_16e6.txt.gz"
+    lines = gzip.decompress(packed.read_bytes()).decode("utf-8").split("\n")
+    merges = [tuple(line.split()) for line in lines[1 : VOCABULARY - 2 * BYTES - MARKS + 1]]
+    letters = list(_letters())
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token="!")
+
+
+def _letters() -> Iterator[str]:
+    """A visible character for each byte, in CLIP's order.
+
+    Source: Radford et al., "Language models are unsupervised multitask learners" (2019), section 2.2.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    yield from map(chr, printable)
+    yield from (chr(256 + number) for number in range(BYTES - len(printable)))
+
+
+def name_of(width: int | None) -> str:
+    """What a model is called whose UNet attends to text states this wide.
+
+    Example:
+        >>> name_of(1024)
+        'Stable Diffusion 2.x'
+    """
+    return NAMES.get(width or 0, f"no Stable Diffusion known here (text states {width} wide)")
+
+
+def context_width(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Width of the text states that the UNet of a file attends to; None if it has no such layer.
+
+    Works for every layout: diffusers, the original single file, and the LoRA formats.
+    """
+    widths = {shape[1] for name, shape in shapes.items() if name.endswith(CONTEXT) and _of_unet(name)}
+    return max(widths, default=None)
+
+
+def _of_unet(name: str) -> bool:
+    return not name.startswith(("cond_stage_model.", "conditioner.", "first_stage_model."))
+
+
+def wrong_architecture(given: str, unet_config: Mapping[str, Any], wanted: Architecture) -> Iterator[str]:
+    """One line if the UNet is not of the architecture that a plan is written for, or not for text to image."""
+    width = unet_config.get("cross_attention_dim")
+    if wanted != "any" and width != WIDTHS[wanted]:
+        yield (
+            f"base {given!r} is {name_of(width)}, this plan is for {name_of(WIDTHS[wanted])}; give such a base, "
+            "or set model.init_args.architecture to any"
+        )
+    channels = unet_config.get("in_channels", 4)
+    if channels != unet_config.get("out_channels", 4):
+        yield f"base {given!r}: its UNet takes {channels} channels (inpainting, depth?), only text to image works here"
+
+
+def misfit(header: Header, unet_config: Mapping[str, Any]) -> str | None:
+    """Why a UNet's weights are not those of its configuration, told by the width of their text states."""
+    found, wanted = context_width(header.shapes), unet_config.get("cross_attention_dim")
+    if found is None or found == wanted:
+        return None
+    return f"its weights are {name_of(found)}, its configuration is {name_of(wanted)}"

@@ -1,0 +1,66 @@
+"""Weights between the base model's and the fine-tuned ones, in place.
+
+Going from base to tuned weights by a share s is what a LoRA loader does with strength s once the adapter is merged,
+and what model merging does with a full fine-tune: one mechanism for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .latent_model import LatentModel
+
+PARTS = ("unet", "text_encoder")
+
+
+class Blend:
+    """A fine-tuned pipeline whose weights can be taken back towards its base's.
+
+    Both versions of the weights that differ are held, so a LoRA on attention layers takes little memory.
+
+    Args:
+        tuned: pipeline without adapters; outside `at` it is exactly as it was given.
+        base: what it was fine-tuned from.
+        dtype: precision of the runs.
+
+    Raises:
+        ValueError: the two have other layers, so they cannot be mixed.
+
+    Source: Wortsman et al., arXiv 2109.01903, eq. 1 (interpolation in weight space).
+    """
+
+    def __init__(self, tuned: Any, base: Any, *, dtype: torch.dtype | None = None) -> None:
+        self.tuned, self.dtype = tuned, dtype
+        self._moved: list[tuple[Tensor, Tensor, Tensor]] = []
+        for name in PARTS:
+            here, there = getattr(tuned, name).state_dict(), getattr(base, name).state_dict()
+            _require_same_layers(name, here, there)
+            for key, weight in here.items():
+                origin = there[key].to(weight)
+                if weight.is_floating_point() and not torch.equal(weight, origin):
+                    self._moved.append((weight, weight.clone(), origin.clone()))
+
+    @contextmanager
+    def at(self, strength: float) -> Iterator[LatentModel]:
+        """Inside, the weights are base + strength * (tuned - base)."""
+        try:
+            for weight, tuned, origin in self._moved:
+                weight.copy_(torch.lerp(origin.float(), tuned.float(), strength))
+            yield LatentModel(self.tuned, dtype=self.dtype)
+        finally:
+            for weight, tuned, _ in self._moved:
+                weight.copy_(tuned)
+
+
+def _require_same_layers(part: str, here: dict[str, Tensor], there: dict[str, Tensor]) -> None:
+    differing = sorted(here.keys() ^ there.keys()) or [k for k in here if here[k].shape != there[k].shape]
+    if differing:
+        raise ValueError(
+            f"{part}: {len(differing)} weights, such as {differing[0]!r}, are not the same in the model and the base "
+            "it is said to come from; give the base it was fine-tuned from"
+        )

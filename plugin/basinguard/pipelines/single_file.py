@@ -1,0 +1,83 @@
+"""One .safetensors file in the original layout, as Stability AI and the user interfaces ship Stable Diffusion 2."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from ..core.safetensors_header import Header, read_header
+from .architecture import context_width, name_of, sd21_tokenizer
+
+UNET, TEXT = "model.diffusion_model.", "cond_stage_model.model."  # the second is OpenCLIP's, Stable Diffusion 2 alone
+SAYS_TYPE = ("modelspec.prediction_type", "prediction_type", "ss_prediction_type")
+SPELLINGS = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
+
+
+def require_single_file(path: Path) -> Header:
+    """Refuses a file that is not a whole Stable Diffusion 2 model.
+
+    Raises:
+        ValueError: a pickle, damaged, a LoRA, of another architecture, or of one part alone; says which.
+    """
+    given = f"base {str(path)!r}"
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"{given}: a {path.suffix or 'nameless'} file is never opened, it may run code; convert it to .safetensors"
+        )
+    header = read_header(path)
+    width = context_width(header.shapes)
+    if any("lora" in name for name in header.shapes):
+        raise ValueError(f"{given} is a LoRA for {name_of(width)}; give its base model, and this file as the LoRA")
+    if not any(name.startswith(UNET) for name in header.shapes):
+        raise ValueError(
+            f"{given}: no tensor {UNET}*, so not a whole model in the original layout; "
+            f"give a diffusers directory instead{' (this is one part of one)' if width else ''}"
+        )
+    if width != 1024 or not any(name.startswith(TEXT) for name in header.shapes):
+        raise ValueError(f"{given} is {name_of(width)}; single files work for {name_of(1024)}, give a directory")
+    return header
+
+
+def told_prediction_type(header: Header) -> str | None:
+    """What a file's own metadata says it predicts; None if nothing, or nothing known."""
+    for key in SAYS_TYPE:
+        if key in header.metadata:
+            return SPELLINGS.get(header.metadata[key].lower())
+    if "ss_v_parameterization" in header.metadata or "modelspec.predict_key" in header.metadata:
+        is_v = (
+            header.metadata.get("ss_v_parameterization", "").lower() == "true"
+            or header.metadata.get("modelspec.predict_key") == "v"
+        )
+        return "v_prediction" if is_v else "epsilon"
+    return None
+
+
+def load_single_file(path: Path, prediction_type: str, *, dtype: torch.dtype, config: Path) -> StableDiffusionPipeline:
+    """Loads a file of `require_single_file`; touches no network.
+
+    Args:
+        path: the file.
+        prediction_type: what its network predicts, see `prediction`.
+        dtype: of all weights.
+        config: directory of diffusers configurations, such as the packaged ones.
+    """
+    with TemporaryDirectory() as folder:
+        own = Path(folder) / "config"
+        shutil.copytree(config, own)
+        if not (own / "tokenizer").is_dir():
+            sd21_tokenizer().save_pretrained(own / "tokenizer")
+        pipe: Any = StableDiffusionPipeline.from_single_file(
+            str(path), config=str(own), dtype=dtype, local_files_only=True
+        )
+    speak(pipe, prediction_type)
+    return pipe
+
+
+def speak(pipe: Any, prediction_type: str) -> None:
+    """Sets what a pipeline's scheduler takes the network's output for."""
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=prediction_type)

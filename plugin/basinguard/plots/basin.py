@@ -1,0 +1,118 @@
+"""TODO one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..core.estimate import Estimate
+from ..core.report import Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+from .contact_sheet import BLUE, GREEN, GREY, VERMILLION
+
+
+def curve_figure(reports: Sequence[Report]) -> Figure:
+    """P(memorized | transition = t), the base in grey, later epochs ever darker, the last with its band."""
+    figure, axes = _canvas("guidance switched on at timestep t (999 = from the start)", "share that copies")
+    reports = [report for report in reports if report.curve]
+    if not reports:
+        return figure
+    shades = np.linspace(0.25, 1.0, len(reports))
+    for shade, report in zip(shades, reports, strict=True):
+        t, values = [point for point, _ in report.curve], [estimate.value for _, estimate in report.curve]
+        look = {"color": GREY, "linestyle": "--", "label": "base model"} if report.epoch < 0 else {"color": BLUE}
+        axes.step(t, values, where="post", alpha=float(shade), **look)
+    last = reports[-1]
+    low, high = [e.low for _, e in last.curve], [e.high for _, e in last.curve]
+    band = f"epoch {last.epoch}, 95% band"
+    axes.fill_between(
+        [point for point, _ in last.curve], low, high, step="post", color=BLUE, alpha=0.15, linewidth=0, label=band
+    )
+    axes.set(xlim=(0, 999), ylim=(-0.02, 1.02))
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def history_figure(reports: Sequence[Report]) -> Figure:
+    """Risk of plain CFG, basin width and the rise of the gap over the epochs, with intervals.
+
+    The gap has an axis of its own: it is what every probe measures, also one whose budget bought no samples.
+    """
+    figure, axes = _canvas("epoch (-1 = base model)", "share")
+    _line(axes, *_over_epochs(reports, "risk"), VERMILLION, "risk under plain CFG")
+    _line(axes, *_over_epochs(reports, "width"), BLUE, "basin width")
+    _line(axes, *_over_epochs(reports, "risk_uncond"), GREEN, "risk of the empty prompt")
+    axes.set(ylim=(-0.02, 1.02), xticks=[report.epoch for report in reports])
+    lines, names = axes.get_legend_handles_labels()
+    if any(report.gap_since_base for report in reports):
+        right = axes.twinx()
+        right.spines["top"].set_visible(False)
+        right.set_ylabel("gap: rise since the base model")
+        _line(right, *_over_epochs(reports, "gap_since_base"), GREY, "gap (right axis)")
+        lines, names = lines + right.get_legend_handles_labels()[0], [*names, "gap (right axis)"]
+    axes.legend(lines, names, frameon=False, loc="upper left")
+    return figure
+
+
+def warning_figure(reports: Sequence[Report]) -> Figure:
+    """What warns before the first copy: risk, width, gap and critical scale over the updates, each with its interval.
+
+    Gap and critical scale are shown as the rise since the base model less that of held-out captions; an alarm is
+    raised where the interval leaves 0. A dotted line marks the first report with a copied sample.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, 5.2), dpi=120, layout="constrained")
+    panels = {
+        "risk under plain CFG": ("risk", VERMILLION),
+        "basin width": ("width", BLUE),
+        "gap: rise beyond held-out captions": ("gap_excess", GREEN),
+        "log critical scale: rise beyond held-out images": ("sigma_c_excess", BLUE),
+    }
+    copied = (r.train_step for r in reports if r.risk is not None and r.risk.value > 0)
+    first = next(copied, None)
+    for axes, (title, (name, colour)) in zip(figure.subplots(2, 2, sharex=True).flat, panels.items(), strict=True):
+        known = [(r.train_step, getattr(r, name)) for r in reports if getattr(r, name) is not None]
+        _line(axes, [step for step, _ in known], [estimate for _, estimate in known], colour, "")
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        if first is not None:
+            axes.axvline(first, color=GREY, linestyle=":", linewidth=1.2)
+        axes.set_title(title, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25, linewidth=0.6)
+    figure.supxlabel("updates (0 = base model; dotted: first copied sample)", fontsize=9)
+    return figure
+
+
+def _over_epochs(reports: Sequence[Report], name: str) -> tuple[list[int], list[Estimate | None]]:
+    """Epochs and values of what was measured; None stays where a probe failed, so that the line breaks there."""
+    known = [(report.epoch, getattr(report, name)) for report in reports]
+    kept = [point for point, report in zip(known, reports, strict=True) if point[1] is not None or report.problem]
+    return [epoch for epoch, _ in kept], [value for _, value in kept]
+
+
+def _line(axes: Axes, x: Sequence[int], y: Sequence[Estimate | None], colour: str, label: str) -> None:
+    """A line with its band; it breaks where a probe failed."""
+    if not x:
+        return
+    value, low, high = zip(*((e.value, e.low, e.high) if e else (math.nan,) * 3 for e in y), strict=True)
+    axes.plot(x, value, color=colour, marker="o", markersize=4, label=label)
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _canvas(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    """A figure without pyplot's global state: safe inside someone else's training run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    return figure, axes

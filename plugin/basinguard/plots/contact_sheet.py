@@ -1,0 +1,63 @@
+"""Pictures a person looks at: contact sheets and curves. Colours are safe for the colour-blind (Okabe-Ito)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+if TYPE_CHECKING:
+    pass
+
+BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7f7f7f"
+TILE = 144  # small enough for a row of five on a laptop, large enough to see a copy
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """An image from [3, H, W] in [0, 1]."""
+    return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def contact_sheet(
+    columns: Mapping[str, Tensor], captions: Sequence[str], marks: Mapping[str, Sequence[bool]]
+) -> Image.Image:
+    """One row a caption, one column a method; samples that reproduce a training image get a thick frame.
+
+    Args:
+        columns: title -> images [N, 3, H, W] in [0, 1]; dictionary order is column order.
+        captions: one for each row.
+        marks: title -> whether each image of that column is a copy.
+    """
+    font, head, foot, gap = ImageFont.load_default(size=13), 30, 22, 10
+    width = gap + len(columns) * (TILE + gap)
+    sheet = Image.new("RGB", (width, head + len(captions) * (TILE + foot + gap)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for column, (title, images) in enumerate(columns.items()):
+        x = gap + column * (TILE + gap)
+        pen.text((x, 8), title, fill="black", font=ImageFont.load_default(size=15))
+        for row, pixels in enumerate(images):
+            y = head + row * (TILE + foot + gap)
+            sheet.paste(_tile(pixels), (x, y))
+            if title in marks and marks[title][row]:
+                pen.rectangle((x - 3, y - 3, x + TILE + 2, y + TILE + 2), outline=VERMILLION, width=4)
+    for row, caption in enumerate(captions):
+        pen.text(
+            (gap, head + row * (TILE + foot + gap) + TILE + 4), _fit(caption, width, font), fill="#333333", font=font
+        )
+    return sheet
+
+
+def _tile(pixels: Tensor) -> Image.Image:
+    """Small images keep their pixels, large ones are averaged."""
+    image = to_image(pixels)
+    return image.resize((TILE, TILE), Image.Resampling.NEAREST if image.width <= TILE else Image.Resampling.LANCZOS)
+
+
+def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Cuts a caption that would run off the sheet; control characters become spaces."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    while font.getlength(line) > width - 20 and len(line) > 1:
+        line = line[:-2].rstrip() + "…"
+    return line

@@ -1,0 +1,88 @@
+"""Embeddings of files, kept by content: a training set is embedded once, whatever its files are called later."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .embedder import Embedder
+from .image_files import by_size, load_for_eye, sha256_of
+
+CHUNK = 64  # pictures held at once
+
+
+class Cache:
+    """Unit vectors by (embedder's name, content's SHA-256), one safetensors file for each embedder.
+
+    A damaged or foreign file is ignored and written anew; nothing else in the folder is touched.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def path(self, embedder: Embedder) -> Path:
+        """Where this embedder's vectors are kept."""
+        return self.folder / f"{hashlib.sha256(embedder.name.encode()).hexdigest()[:16]}.safetensors"
+
+    def read(self, embedder: Embedder) -> dict[str, Tensor]:
+        """What is known, by content hash; empty when nothing is, or when the file is not one of ours."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path(embedder), "pt") as stored:
+                if (stored.metadata() or {}).get("embedder") != embedder.name:
+                    return {}
+                return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        except (FileNotFoundError, SafetensorError, OSError):
+            return {}
+
+    def write(self, embedder: Embedder, known: dict[str, Tensor]) -> None:
+        """Replaces the file in one move, so that an interruption leaves the old one."""
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(suffix=".part", dir=self.folder)
+        os.close(handle)
+        try:
+            save_file({key: value.clone() for key, value in known.items()}, name, metadata={"embedder": embedder.name})
+            os.replace(name, self.path(embedder))
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def embed_files(paths: Sequence[Path], embedder: Embedder, *, cache: Cache | None = None) -> Tensor:
+    """Embeddings [N, D] of picture files of mixed sizes, in the order given.
+
+    Args:
+        paths: the files.
+        embedder: the eye.
+        cache: where embeddings are kept; None keeps nothing.
+
+    Raises:
+        ValueError: no files, or one that is not a picture.
+    """
+    if not paths:
+        raise ValueError("0 files given; expected at least 1 picture")
+    hashes = [sha256_of(path) for path in paths]
+    known = cache.read(embedder) if cache else {}
+    missing = {digest: path for digest, path in zip(hashes, paths, strict=True) if digest not in known}
+    todo = list(missing.items())
+    for start in range(0, len(todo), CHUNK):
+        known |= _embed(todo[start : start + CHUNK], embedder)
+    if cache and todo:
+        cache.write(embedder, known)
+    return torch.stack([known[digest] for digest in hashes])
+
+
+def _embed(todo: Sequence[tuple[str, Path]], embedder: Embedder) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for where, batch in by_size([load_for_eye(path) for _, path in todo]):
+        found |= {todo[i][0]: vector for i, vector in zip(where, embedder(batch), strict=True)}
+    return found

@@ -1,0 +1,1 @@
+"""Fine-tuning with the guard beside it: Lightning, accelerate or a loop of your own."""

@@ -1,0 +1,204 @@
+"""Where training images come from: a captioned folder, or a Hugging Face dataset. Both give the same three things."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import functional as T
+
+from basinguard.core.images import open_image
+from basinguard.curation.folder import Problem, read_folder
+from basinguard.curation.manifest import read_manifest
+
+REFUSED = frozenset(
+    {"caption-missing", "caption-unreadable", "caption-too-long", "metadata-unreadable", "row-unusable"}
+)
+Named = tuple[str, str]
+
+
+class Source(Protocol):
+    """A captioned set of images."""
+
+    @property
+    def items(self) -> tuple[Named, ...]:
+        """(path or label, caption) of each image, in a fixed order."""
+        ...
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong, one line each, that training should not start with."""
+        ...
+
+    @property
+    def oddities(self) -> tuple[str, ...]:
+        """What is worth a warning, one line each."""
+        ...
+
+    @property
+    def captions(self) -> tuple[tuple[str, ...], ...]:
+        """All captions of each image, the one of `items` first."""
+        ...
+
+    @property
+    def repeats(self) -> tuple[int, ...]:
+        """How often an epoch shows each image."""
+        ...
+
+    def open(self, index: int) -> Image.Image:
+        """The image, upright, in RGB."""
+        ...
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Images of a captioned folder, ordered by file name; see `basinguard.curation.folder`."""
+
+    items: tuple[Named, ...]
+    problems: tuple[str, ...]
+    oddities: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...] = ()
+    repeats: tuple[int, ...] = ()
+
+    @classmethod
+    def read(cls, directory: str | Path, *, skip_bad: bool = False, manifest: str | None = None) -> FolderSource:
+        """Reads the folder; with `skip_bad`, what cannot be used is left out with a warning instead of refused.
+
+        Args:
+            directory: the folder.
+            skip_bad: leave out what cannot be used.
+            manifest: name of a curated manifest in it: only its rows are used, with its captions and repeats.
+        """
+        try:
+            folder = read_folder(Path(directory).expanduser())
+            rows = read_manifest(folder.directory / manifest) if manifest else None
+        except (OSError, ValueError) as error:
+            return cls((), (f"directory: {error}",), ())
+        bad = [str(p) for p in folder.problems if _refused(p)]
+        odd = [str(p) for p in folder.problems if not _refused(p)]
+        if rows is None:
+            used = [(item, item.captions, 1) for item in folder.items if item.caption]
+        else:
+            known = {item.file_name: item for item in folder.items}
+            bad = [
+                f"{manifest}: {row.file_name}: no such image; curate again"
+                for row in rows
+                if row.file_name not in known
+            ]
+            used = [(known[row.file_name], row.captions, row.repeats) for row in rows if row.file_name in known]
+        items = tuple((str(item.path), texts[0]) for item, texts, _ in used)
+        if not items:
+            bad.append(f"{directory}: no captioned image; add images, each named in metadata.jsonl or with a .txt")
+        keep_going = skip_bad and bool(items)
+        return cls(
+            items,
+            () if keep_going else tuple(bad),
+            (*odd, *(bad if keep_going else ())),
+            tuple(texts for _, texts, _ in used),
+            tuple(repeats for _, _, repeats in used),
+        )
+
+    def open(self, index: int) -> Image.Image:
+        """The image, upright, in RGB."""
+        with open_image(Path(self.items[index][0])) as image:
+            return to_rgb(image)
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """Rows of a Hugging Face dataset with an image and a caption column."""
+
+    items: tuple[Named, ...]
+    problems: tuple[str, ...]
+    oddities: tuple[str, ...] = ()
+    rows: Any = field(default=None, repr=False)
+    image_column: str = "image"
+
+    @property
+    def captions(self) -> tuple[tuple[str, ...], ...]:
+        """One caption for each image."""
+        return tuple((caption,) for _, caption in self.items)
+
+    @property
+    def repeats(self) -> tuple[int, ...]:
+        """Every image once."""
+        return (1,) * len(self.items)
+
+    @classmethod
+    def read(
+        cls, name: str, *, subset: str | None, split: str, image_column: str, caption_column: str
+    ) -> DatasetSource:
+        """Loads a hub id, a directory with data files, or what `Dataset.save_to_disk` wrote."""
+        try:
+            rows = _load_rows(name, subset, split)
+        except Exception as error:  # a loader of foreign formats raises almost anything
+            said = " ".join(str(error).split())[:300]
+            return cls((), (f"dataset {name!r} cannot be loaded ({type(error).__name__}: {said}); give another, or "
+                            "connect if it has to be fetched",))  # fmt: skip
+        missing = [column for column in (image_column, caption_column) if column not in rows.column_names]
+        if missing:
+            return cls((), (f"dataset {name!r} has no column {missing}; it has {rows.column_names}: set image_column "
+                            "and caption_column",))  # fmt: skip
+        captions = [text if isinstance(text, str) else "" for text in rows[caption_column]]
+        items = tuple((f"{name}[{index}]", text.strip()) for index, text in enumerate(captions))
+        bad = tuple(f"{label}: no caption in column {caption_column!r}" for label, text in items if not text)
+        empty = () if items else (f"dataset {name!r}, split {split!r}: no rows",)
+        return cls(items, (*bad, *empty), (), rows, image_column)
+
+    def open(self, index: int) -> Image.Image:
+        """The image, upright, in RGB."""
+        return to_rgb(self.rows[index][self.image_column])
+
+
+def _load_rows(name: str, subset: str | None, split: str) -> Any:
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    directory = Path(name).expanduser()
+    if (directory / "state.json").is_file() or (directory / "dataset_dict.json").is_file():
+        stored = load_from_disk(str(directory))
+        return stored[split] if isinstance(stored, DatasetDict) else stored
+    return load_dataset(name, subset, split=split)
+
+
+def _refused(problem: Problem) -> bool:
+    return problem.skipped or problem.code in REFUSED
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Upright, 8-bit RGB; transparent pixels become white, 16-bit grey is scaled, not clipped."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        return Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if "A" in upright.getbands() or "transparency" in upright.info:
+        layer = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return upright.convert("RGB")
+
+
+def fitted(image: Image.Image, size: int | tuple[int, int], *, generator: torch.Generator | None = None) -> Tensor:
+    """Resized until it just covers `size`, then cropped to it out of the middle, or at random with a generator.
+
+    Args:
+        image: in RGB.
+        size: width and height, or the side of a square, in pixels.
+        generator: draws the place of the crop.
+
+    Returns:
+        Pixels [3, height, width] in 0..1, float32.
+    """
+    wide, high = (size, size) if isinstance(size, int) else size
+    scale = max(wide / image.width, high / image.height)
+    width, height = max(wide, round(image.width * scale)), max(high, round(image.height * scale))
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    left, top = (width - wide) // 2, (height - high) // 2
+    if generator is not None:
+        left = int(torch.randint(width - wide + 1, (), generator=generator))
+        top = int(torch.randint(height - high + 1, (), generator=generator))
+    cropped = image.crop((left, top, left + wide, top + high))
+    return T.to_dtype(T.pil_to_tensor(cropped), torch.float32, scale=True)

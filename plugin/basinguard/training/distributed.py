@@ -1,0 +1,161 @@
+"""Probes shared out among processes: each computes some rows of every network call, and all get the whole result.
+
+Every process runs the same measurement and takes the same decisions; only what the networks compute is split. Rows go
+through the networks in the same small groups however many processes there are, so a report does not depend on their
+number, not in the last bit. Processes meet at every call; one that failed says so at its next meeting, and all of them
+raise there: nobody waits for a message that will not come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..diffusion.sampling import Denoiser
+from ..guard.guard import Model
+
+ROWS = 8  # of one network call; networks round differently for other batch sizes, so this never depends on anything
+TOLD = 200  # bytes of a problem that the others hear
+FINE, NO_MEMORY, FAILED = 0, 1, 2
+
+
+class TeamFailure(RuntimeError):
+    """Some process failed, and every process raises this at the same place."""
+
+
+class TeamOutOfMemory(torch.OutOfMemoryError, TeamFailure):
+    """The same, when what was missing is memory: whoever tries again with less may."""
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that measure together.
+
+    Attributes:
+        rank: number of this one, from 0.
+        size: how many there are.
+        group: what connects them; None for a single process.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+
+    @classmethod
+    def current(cls) -> Team:
+        """The processes torch.distributed knows; every one of them must call this. Their meetings go over gloo."""
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
+
+    def meet(self, error: Exception | None = None, numbers: Sequence[int] = ()) -> list[int]:
+        """Waits for the others and compares.
+
+        Args:
+            error: what went wrong here, if anything did.
+            numbers: what this process counts; 0 where it does not know.
+
+        Returns:
+            The largest of each number over all processes.
+
+        Raises:
+            TeamFailure: some process has an error, or the processes are not at the same place.
+        """
+        if self.size == 1:
+            if error is not None:
+                raise error
+            return list(numbers)
+        first = numbers[0] if numbers else 0
+        said = torch.tensor([_kind(error), len(numbers), -len(numbers), first, -first, *[0] * 8])
+        said[5 : 5 + len(numbers)] = torch.tensor(numbers, dtype=torch.long)
+        dist.all_reduce(said, dist.ReduceOp.MAX, group=self.group)
+        worst, most, fewest, high, low, *largest = said.tolist()
+        if worst != FINE or (most, high) != (-fewest, -low):
+            self._fail(error, worst)
+        return largest[: len(numbers)]
+
+    def least(self, number: int) -> int:
+        """The smallest of a number that each process knows its own of, such as what its clock says can be paid."""
+        return -self.meet(numbers=[0, -number])[1]
+
+    def gather(self, own: Tensor) -> list[Tensor]:
+        """The same-shaped tensor of every process, in their order."""
+        if self.size == 1:
+            return [own]
+        everyone = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(everyone, own.contiguous(), group=self.group)
+        return everyone
+
+    def _fail(self, error: Exception | None, worst: int) -> None:
+        """Tells the others what happened here, and raises what happened anywhere."""
+        told = f"{type(error).__name__}: {error}".encode()[:TOLD] if error else b""
+        texts = self.gather(torch.tensor([*told, *bytes(TOLD - len(told))], dtype=torch.uint8))
+        said = [bytes(text.tolist()).rstrip(b"\0").decode("utf-8", "replace") for text in texts]
+        problems = [f"process {rank} of {self.size}: {text}" for rank, text in enumerate(said) if text]
+        text = "; ".join(problems) or "the processes measured different things"
+        raise (TeamOutOfMemory if worst == NO_MEMORY else TeamFailure)(text) from error
+
+
+def _kind(error: Exception | None) -> int:
+    if error is None:
+        return FINE
+    return NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else FAILED
+
+
+class Sharded:
+    """A `Model` whose network calls are shared out among a team.
+
+    Args:
+        model: the model; every process holds the same weights.
+        team: the processes.
+    """
+
+    def __init__(self, model: Model, team: Team) -> None:
+        self.model, self.team, self.schedule = model, team, model.schedule
+        self.turn = 0  # whose turn the next group is: calls of few rows must not all fall to the first process
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one sample's latents."""
+        return self.model.latent_shape
+
+    def denoiser(self, prompts: Sequence[str]) -> Denoiser:
+        """The denoiser whose prompt k is `prompts[k]`."""
+        inner = self.model.denoiser(prompts)
+
+        def denoise(x: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
+            return self._share(x, lambda rows: inner(x[rows], timestep[rows], prompt[rows]))
+
+        return denoise
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images in [0, 1], [B, 3, H, W]."""
+        return self._share(latents, lambda rows: self.model.decode(latents[rows]))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)  # what else a model offers is not shared out
+
+    def _share(self, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """`compute` of all rows of `x`, [B, ...], of which this process computes every `size`-th group."""
+        groups, team, turn = torch.arange(len(x)).split(ROWS), self.team, self.turn
+        self.turn = (turn + len(groups)) % team.size
+        own, error = [], None
+        try:
+            own = [compute(rows) for rows in groups[(team.rank - turn) % team.size :: team.size]]
+        except Exception as caught:  # the others must hear of it, or they wait for ever
+            error = caught
+        if team.size == 1 and error is None:
+            return torch.cat(own)
+        shape = own[0].shape[1:] if own else ()
+        _, *wide = team.meet(error, [len(x), *shape, *[0] * (5 - len(shape))])
+        mine = torch.zeros(-(-len(groups) // team.size), ROWS, *[n for n in wide if n], dtype=x.dtype)
+        for slot, part in enumerate(own):
+            mine[slot, : len(part)] = part
+        everyone = team.gather(mine)
+        parts = [everyone[(turn + k) % team.size][k // team.size, : len(rows)] for k, rows in enumerate(groups)]
+        return torch.cat(parts).to(x.device)

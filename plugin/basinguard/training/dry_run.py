@@ -1,0 +1,98 @@
+"""`basinguard fit --dry-run`: everything is built, no step is taken, and what would happen is printed."""
+
+from __future__ import annotations
+
+from math import ceil, log2
+from typing import Any
+
+from ..guard.budget import SCALE_EVALS
+from ..guard.control_prompts import MOST
+from ..pipelines.architecture import name_of
+from ..pipelines.prediction_type import evidence
+from .data_sources import FolderSource
+from .resources import FitPlan, guard_of, plan_of
+
+PROBED_SEEDS = 8  # noise seeds that a probe samples without a prompt, at least
+GAP_EVALS = 4  # a training caption: two seeds, with and without the prompt
+
+
+def probe_evals(captions: int, seeds: int, timesteps: int, images: int, heldout: int = 0, scales: int = 0) -> int:
+    """Most evaluations of the UNet in one probe; fewer when few samples are copies, as there are fewer exits to find.
+
+    Args:
+        captions: training captions that are sampled.
+        seeds: samples of each.
+        timesteps: sampling steps.
+        images: of the training set; the gap is measured on all of its captions.
+        heldout: prompts of the control group.
+        scales: images whose critical scale is measured.
+
+    Example:
+        >>> probe_evals(captions=8, seeds=2, timesteps=20, images=32)
+        4288
+    """
+    pairs, unguided = captions * seeds, max(PROBED_SEEDS, seeds)
+    sampled = 2 * timesteps * (pairs + heldout)
+    searched = pairs * ceil(log2(timesteps + 1)) * 2 * timesteps
+    return sampled + searched + 2 * unguided * timesteps + GAP_EVALS * (images + heldout) + SCALE_EVALS * scales
+
+
+def report(cli: Any) -> str:
+    """What the built run would do, for people: its configuration, size, memory, disk and probes."""
+    plan, config = plan_of(cli.config), cli.parser.dump(cli.config, skip_none=False)
+    cli.datamodule.setup("fit")
+    loader = cli.datamodule.train_dataloader()
+    next(iter(loader))
+    updates = ceil(len(loader) / (cli.config.trainer.accumulate_grad_batches or 1))
+    epochs, images = cli.config.trainer.max_epochs or 1000, len(cli.datamodule.items)
+    lines = [
+        config.rstrip(),
+        "",
+        f"model:  {_model(cli.model)}",
+        f"data:   {images} images, batches of {plan.request.batch_size}: {updates} updates an epoch, "
+        f"{updates * epochs} in {epochs} epochs",
+        *(f"memory: {line}" for line in plan.footprint.lines()),
+        f"        {plan.free_memory / 1e9:.1f} GB free on the {'GPU' if plan.on_gpu else 'CPU'} of this machine",
+        f"disk:   {_disk(plan)}",
+        f"probe:  {_probes(guard_of(cli.config.trainer.callbacks), epochs, images)}",
+        *(f"too little {problem}" for problem in plan.problems()),
+        "dry run: everything was built, no step was taken",
+    ]
+    return "\n".join(lines)
+
+
+def _model(model: Any) -> str:
+    every = sum(p.numel() for p in model.parameters())
+    opened = sum(p.numel() for p in model.trained().values())
+    said, found = model.pipe.scheduler.config.prediction_type, evidence(model.pipe).prediction_type
+    sure = "confirmed by its output" if found else "its output does not tell (untrained?)"
+    architecture = name_of(model.unet.config.cross_attention_dim)
+    return f"{architecture}, predicts {said} ({sure}); trains {opened:,} of {every:,} parameters"
+
+
+def _disk(plan: FitPlan) -> str:
+    export = f", two exports of {plan.footprint.weights / 1e9:.1f} GB" if plan.export else ""
+    return (
+        f"{plan.checkpoints} checkpoints of {plan.checkpoint_size / 1e9:.2f} GB{export}: {plan.disk / 1e9:.1f} GB in "
+        f"all, {plan.free_disk / 1e9:.1f} GB free at {plan.root}"
+    )
+
+
+def _probes(guard: dict[str, Any] | None, epochs: int, images: int) -> str:
+    if guard is None:
+        return "no MemorizationGuard among trainer.callbacks, so nothing is measured"
+    folder, given = guard.get("heldout_folder"), guard.get("heldout")
+    heldout = len(FolderSource.read(folder).items) if folder else len(given or ())
+    stand_ins = MOST if given is None and not folder else 0
+    kept = guard.get("retention") or 0
+    scales = min(kept, images) + min(kept, heldout if folder else stand_ins)
+    nodes = guard["timesteps"] * (2 if guard.get("solver") == "heun" else 1)  # Heun looks twice at each step
+    each = probe_evals(guard["captions"], guard["seeds"], nodes, images + stand_ins, heldout, scales)
+    count = 1 + epochs // guard["every_n_epochs"]
+    budget = f", or what budget={guard['budget']} pays for" if guard.get("budget") else ""
+    shipped = f"; then calibrates on {guard['pairs']} pairs and exports" if guard.get("export_to") else ""
+    return (
+        f"the base, then every {guard['every_n_epochs']} epochs, {count} in all: {guard['captions']} captions x "
+        f"{guard['seeds']} seeds, {guard['timesteps']} timesteps, scale {guard['scale']:g}; at most {each:,} "
+        f"evaluations of the UNet each, {each * count:,} in all{budget}{shipped}"
+    )

@@ -1,0 +1,105 @@
+"""`basinguard fit`: LightningCLI over `FineTune` and `ImageFolder`, with the plan checked before weights are loaded.
+
+    basinguard fit --config configs/tinyworld_lora.yaml --data.init_args.directory photos
+
+Everything in a config can be changed on the command line (`--model.init_args.rank 4`,
+`--trainer.callbacks+=module.Class`); `--print_config` shows the whole of it, `--ckpt_path` resumes. `--dry-run` builds
+everything, takes no step and says what would happen; `--anyway` starts although memory or disk look too small.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+
+from .data import ImageFolder
+from .finetune import FineTune
+from .preflight import check_plan
+from .resources import guard_of, plan_of
+
+FLAGS = ("--dry-run", "--anyway")
+# each is said about something that is meant to be as it is
+QUIET = (
+    r"Found \d+ module\(s\) in eval mode",  # the frozen parts
+    r"The 'train_dataloader' does not have many workers",  # small images are decoded faster than a worker starts
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
+    r"(?s).*(JSONARGPARSE_DEPRECATION_WARNINGS|was deprecated in v4\.\d+\.\d+ and will be)",  # by Lightning
+    r"LightningCLI's args parameter is intended",  # `basinguard` has its own first word
+    r"Found keys that are in the model state dict but not in the checkpoint",  # frozen weights are left out of it
+    r"The number of training batches \(\d+\) is smaller than the logging interval",  # small sets are the point
+)
+
+
+class FineTuneCLI(LightningCLI):
+    """LightningCLI that refuses a bad plan first."""
+
+    anyway = False  # start although memory or disk look too small
+
+    def before_instantiate_classes(self) -> None:
+        """Checks the model and the images named in the config."""
+        asked = self.config[self.subcommand] if self.subcommand else self.config
+        if not (_is(asked.model, FineTune) and _is(asked.data, ImageFolder)):
+            return
+        model, images = asked.model.init_args, ImageFolder(**asked.data.init_args.as_dict())
+        check_plan(
+            model.base,
+            images,
+            probe_images=(guard_of(asked.trainer.callbacks) or {}).get("captions", 0),
+            architecture=model.architecture,
+            prediction_type=model.prediction_type,
+        )
+        short = [] if self.anyway else list(plan_of(asked).problems())
+        if short:
+            raise ValueError("nothing was trained; this machine is too small for the plan:\n- " + "\n- ".join(short))
+
+
+def fit_cli(args: Sequence[str]) -> FineTuneCLI:
+    """Runs one fit as a command line describes it.
+
+    Args:
+        args: what follows `basinguard fit`.
+
+    Returns:
+        The CLI, with its `trainer`, `model` and `datamodule`.
+
+    Raises:
+        ValueError: the plan cannot work; lists every problem.
+    """
+    quiet_lightning()
+    given = [word for word in args if word not in FLAGS]
+    if "--dry-run" in args:
+        from .dry_run import report
+
+        cli = build_cli(given, run=False, anyway=True)
+        print(report(cli))
+        return cli
+    return build_cli(["fit", *given], run=True, anyway="--anyway" in args)
+
+
+def build_cli(args: Sequence[str], *, run: bool, anyway: bool = False) -> FineTuneCLI:
+    """The CLI; with `run=False` it parses and builds everything, but trains nothing (and takes no subcommand)."""
+    kind = type("FineTuneCLI", (FineTuneCLI,), {"anyway": True}) if anyway else FineTuneCLI
+    return kind(
+        FineTune,
+        ImageFolder,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        save_config_callback=SaveConfigCallback if run else None,
+        save_config_kwargs={"overwrite": True},
+        args=list(args),
+        run=run,
+    )
+
+
+def quiet_lightning() -> None:
+    """Silences what Lightning says about every fine-tune of a small set with frozen parts."""
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _is(part: Any, kind: type) -> bool:
+    return part is not None and part.get("class_path", "").split(".")[-1] == kind.__name__

@@ -1,0 +1,45 @@
+"""What a denoiser is trained to predict, and how much each timestep counts. Pure functions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+
+def min_snr_weights(schedule: DDPMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
+    """Weight of each timestep's loss, [B]: min(SNR, gamma) / SNR for epsilon, min(SNR, gamma) / (SNR + 1) for v.
+
+    Both say the same about predicted images: weight min(SNR, gamma) on the error of x0.
+
+    Args:
+        schedule: its prediction type decides the form.
+        timesteps: training timesteps, [B].
+        gamma: at which signal-to-noise ratio weights stop growing; 5 in the paper.
+
+    Source: Hang et al., arXiv 2303.09556, section 3.4 and appendix.
+    """
+    kept = schedule.alphas_cumprod.to(timesteps.device)[timesteps]
+    snr = kept / (1 - kept)
+    if schedule.config.prediction_type == "epsilon":
+        return (gamma / snr).clamp(max=1)  # zero terminal SNR: gamma / 0 is clamped, 0 / 0 would be NaN
+    return snr.clamp(max=gamma) / (snr + 1)
+
+
+def row_errors(prediction: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error of each row in float32, [B]."""
+    return F.mse_loss(prediction.float(), wanted.float(), reduction="none").flatten(1).mean(1)
+
+
+def weighted_mse(prediction: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error in float32, a scalar; each row counts by its weight ([B], None: all 1)."""
+    error = F.mse_loss(prediction.float(), wanted.float(), reduction="none")
+    if weights is None:
+        return error.mean()
+    return (error.mean(dim=tuple(range(1, error.ndim))) * weights).mean()
+
+
+def random_timesteps(schedule: DDPMScheduler, count: int, device: torch.device) -> Tensor:
+    """Uniform training timesteps, [count]."""
+    return torch.randint(0, schedule.config.num_train_timesteps, (count,), device=device)

@@ -1,0 +1,159 @@
+"""Refuses a plan that cannot work, before any weight is loaded: all of its problems at once, each with its remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+from transformers import CLIPTokenizer
+
+from ..core.safetensors_header import read_header
+from ..pipelines.architecture import Architecture, misfit, sd21_tokenizer, wrong_architecture
+from ..pipelines.forward_process import PREDICTION_TYPES
+from ..pipelines.loading import locate, model_config, model_file, require_scheduler, require_stable_diffusion
+from ..pipelines.single_file import told_prediction_type
+from .data import ImageFolder
+
+Found = tuple[list[str], list[str]]
+
+
+def check_plan(
+    base: str | Path,
+    images: ImageFolder | None = None,
+    *,
+    probe_images: int = 0,
+    scheduler: str | None = None,
+    architecture: Architecture = "any",
+    prediction_type: str | None = None,
+    more: Iterable[str] = (),
+) -> None:
+    """Looks at everything a fit needs without loading weights; warns of oddities.
+
+    Args:
+        base: the model to fine-tune, as `load_pipeline` takes it.
+        images: the training set.
+        probe_images: how many training captions the guard wants to probe.
+        scheduler: the sampler asked for, by diffusers' class name; None: the model's own.
+        architecture: what the plan is written for.
+        prediction_type: what the plan is written for; None: whatever the base predicts.
+        more: problems that the caller found, told together with these.
+
+    Raises:
+        ValueError: one line for each problem, naming the file or value and what to do.
+    """
+    problems = list(base_problems(base, architecture, prediction_type))
+    if scheduler is not None:
+        problems += _complaint(require_scheduler, scheduler)
+    if images is not None:
+        problems += images.source.problems
+        if len(images.items) < probe_images:
+            problems.append(
+                f"the guard is to probe {probe_images} training images, but there are {len(images.items)}; lower its "
+                f"`captions` (--trainer.callbacks.captions {len(images.items)} where it is the last), or add images"
+            )
+        if not list(base_problems(base)):
+            refused, warned = _fit_between(base, images)
+            problems += refused
+            for line in (*warned, *images.source.oddities):
+                rank_zero_warn(line)
+    problems += more
+    if problems:
+        lines = "\n".join(f"- {problem}" for problem in dict.fromkeys(problems))
+        raise ValueError(f"nothing was trained; {len(set(problems))} problem(s) to solve first:\n{lines}")
+
+
+def base_problems(
+    base: str | Path, architecture: Architecture = "any", prediction_type: str | None = None
+) -> Iterator[str]:
+    """What is wrong with a model, as far as its configuration files and the headers of its weights tell."""
+    fatal = _complaint(require_stable_diffusion, base)
+    if fatal:
+        yield from fatal
+        return
+    names = ("scheduler/scheduler_config.json", "unet/config.json", "vae/config.json", "text_encoder/config.json")
+    unreadable = [line for name in names for line in _complaint(model_config, base, name)]
+    yield from unreadable
+    if unreadable:
+        return
+    source, unet = locate(base), model_config(base, names[1])
+    yield from wrong_architecture(str(base), unet, architecture)
+    if isinstance(source, Path) and source.is_file():
+        said = told_prediction_type(read_header(source))  # None: measured when it is loaded
+    else:
+        scheduler = model_config(base, names[0])
+        yield from _scheduler_problems(base, scheduler)
+        said = scheduler.get("prediction_type", "epsilon")
+    if prediction_type and said and said != prediction_type:
+        yield (
+            f"base {str(base)!r} predicts {said}, this plan is for {prediction_type}; give such a base, or set "
+            f"model.init_args.prediction_type to {said}"
+        )
+    if isinstance(source, Path) and source.is_dir():
+        yield from _weight_problems(base, source, unet)
+
+
+def _weight_problems(base: str | Path, folder: Path, unet_config: dict[str, Any]) -> Iterator[str]:
+    """Weights that end too early, or that belong to another configuration."""
+    for part in ("unet", "vae", "text_encoder"):
+        for path in sorted((folder / part).glob("*.safetensors")):
+            damaged = _complaint(read_header, path)
+            yield from (f"base {str(base)!r}: {line}" for line in damaged)
+            if part == "unet" and not damaged and (why := misfit(read_header(path), unet_config)):
+                yield f"base {str(base)!r}: {path.name} does not fit: {why}; download or copy it again"
+
+
+def _scheduler_problems(base: str | Path, config: dict[str, Any]) -> Iterator[str]:
+    for line in _complaint(require_scheduler, str(config.get("_class_name"))):
+        yield f"base {str(base)!r}: {line}"
+    kind = config.get("prediction_type", "epsilon")
+    if kind not in PREDICTION_TYPES:
+        yield f"base {str(base)!r}: prediction type {kind!r} of its scheduler; accepted: {', '.join(PREDICTION_TYPES)}"
+
+
+def _fit_between(base: str | Path, images: ImageFolder) -> Found:
+    """What is wrong, and what is odd, between a model and a training set."""
+    refused: list[str] = []
+    factor = 2 ** (len(model_config(base, "vae/config.json").get("block_out_channels", [0])) - 1)
+    for side in images.resolutions:
+        if side % factor:
+            refused.append(f"resolution={side} is not a multiple of {factor}, the model's downsampling factor")
+    if images.buckets and images.bucket_step % factor:
+        refused.append(
+            f"bucket_step={images.bucket_step} is not a multiple of {factor}, the model's downsampling factor"
+        )
+    limit, counts = _token_counts(base, [caption for _, caption in images.items])
+    long = [
+        f"{label}: caption of {count} tokens, the model takes {limit}"
+        for (label, _), count in zip(images.items, counts, strict=True)
+        if count > limit
+    ]
+    if images.long_captions == "refuse":
+        return [*refused, *(f"{line}; shorten it, or set long_captions: truncate" for line in long)], []
+    return refused, [f"{line}; the rest is cut off" for line in long]
+
+
+def _token_counts(base: str | Path, captions: list[str]) -> tuple[int, list[int]]:
+    """The most tokens a caption may have, and how many each has, with their start and end marks."""
+    source = locate(base)
+    if isinstance(source, Path) and source.is_file():
+        tokenizer = sd21_tokenizer()
+    else:
+        model_file(base, "tokenizer/tokenizer_config.json")
+        tokenizer = CLIPTokenizer.from_pretrained(
+            source, subfolder="tokenizer", local_files_only=isinstance(source, Path)
+        )
+    positions = int(model_config(base, "text_encoder/config.json")["max_position_embeddings"])
+    limit = min(int(tokenizer.model_max_length), positions)
+    ids = tokenizer(captions, truncation=False, verbose=False).input_ids if captions else []
+    return limit, [len(row) for row in ids]
+
+
+def _complaint(check: Any, *given: Any) -> list[str]:
+    """What a check that raises has to say: one line, or none."""
+    try:
+        check(*given)
+    except (ValueError, OSError) as error:
+        return [str(error)]
+    return []

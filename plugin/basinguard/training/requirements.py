@@ -1,0 +1,37 @@
+"""What the callback cannot work with, refused before training starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+WHOLE = ("SingleDevice", "DDP")  # strategies that keep every weight in every process
+
+
+def require_whole_weights(strategy: Any) -> None:
+    """Refuses a strategy that keeps a part of the weights in each process.
+
+    Raises:
+        ValueError: names the strategy and what to use.
+    """
+    kinds = [kind.__name__ for kind in type(strategy).__mro__]
+    if not any(name.startswith(WHOLE) for name in kinds):
+        raise ValueError(
+            f"MemorizationGuard cannot probe under {kinds[0]}, which may keep only a part of the weights in each "
+            'process; use strategy="ddp" (a LoRA of Stable Diffusion fits one device), or measure saved checkpoints '
+            "with basinguard.training.accelerate.LoopGuard"
+        )
+
+
+def require_parts(datamodule: Any, pl_module: Any) -> None:
+    """Refuses what the guard cannot measure.
+
+    Raises:
+        TypeError: names every part that is missing.
+    """
+    sought = ((datamodule, ("items", "all_pixels"), "the datamodule"), (pl_module, ("pipe",), "the LightningModule"))
+    lacking = [f"{what} has no {name}" for part, names, what in sought for name in names if not hasattr(part, name)]
+    if lacking:
+        raise TypeError(
+            f"MemorizationGuard: {', '.join(lacking)}; train FineTune on an ImageFolder, or give yours these parts "
+            "(see the class's description)"
+        )

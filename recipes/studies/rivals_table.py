@@ -1,0 +1,143 @@
+"""All scenarios of `rivals_tinyworld.py` in one table: what each method keeps at a risk that is within a budget.
+
+Copy this file, do not import it.
+
+    python recipes/studies/rivals_table.py runs/s1/comparison runs/art/comparison
+
+A folder is what `basinguard compare` wrote; the one above it names the scenario and says the commit. Publishes, under
+recipes/results/, rivals_NAME.json and .png for each, and rivals_table.md. Nothing is sampled; it takes seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from basinguard.mitigations.comparison import Comparison
+from basinguard.mitigations.measure import Point
+from basinguard.mitigations.ranking import Beaten, within
+from basinguard.mitigations.registry import METHODS
+from basinguard.mitigations.report import interval
+from basinguard.mitigations.tradeoff_figure import tradeoff
+
+BUDGET = 0.1
+SCENARIOS = {
+    "s1": "32 scenes, a caption of its own for each, two of them stored twice",
+    "s2": "32 scenes, class prompts",
+    "s3": "8 scenes, each 32 times, among 256 others",
+    "s4": "24 scenes, each 32 times, among 1,000 others, trained twice as long as s3",
+    "art": "32 animals of OpenMoji (openmoji.org, CC BY-SA 4.0) with their names",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, default=Path("recipes/results"))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    found = {folder.parent.name: read(folder) for folder in args.folders}
+    commits = {folder.parent.name: (folder.parent / "commit").read_text("utf-8").strip() for folder in args.folders}
+    for name, result in found.items():
+        publish(name, result, args.out, commits[name])
+    pages = [page(name, result) for name, result in found.items()]
+    (args.out / "rivals_table.md").write_text("\n".join([HEAD, *pages]), encoding="utf-8")
+
+
+HEAD = f"""# Every method beside ours, on the same noise
+
+For each method the point with the best utility among those whose measured risk is at most {BUDGET:.0%}; where there is
+none, its point of least risk, marked. The strength is chosen on the very pairs it is reported for, which flatters
+methods with many strengths, ours among them. Brackets are 95 % intervals, prompts drawn again with all their seeds; a
+risk of 0 still has the interval that its n allows. Time and memory are ratios to ordinary CFG at the method's default
+strength, measured where they stand. Curves: `rivals_NAME.png`; every point with every sample's similarity:
+`rivals_NAME.json`. What it says: `rivals_findings.md`. Made by
+`python recipes/studies/rivals_tinyworld.py NAME` and `python recipes/studies/rivals_table.py`.
+"""
+
+
+def read(folder: Path) -> Comparison:
+    """What `compare` measured."""
+    return Comparison.from_json((folder / "comparison.json").read_text(encoding="utf-8"))
+
+
+def publish(name: str, result: Comparison, out: Path, commit: str) -> None:
+    """The comparison with the commit that sampled, time and machine, and its figure."""
+    made = {
+        "command": result.command,
+        "commit": commit,
+        "time": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": f"{result.machine} of a shared {os.cpu_count()}-core machine without GPU",
+    }
+    everything = made | {"scenario": SCENARIOS[name], "comparison": json.loads(result.to_json())}
+    (out / f"rivals_{name}.json").write_text(json.dumps(everything) + "\n", encoding="utf-8")
+    tradeoff(result.points).savefig(out / f"rivals_{name}.png")
+
+
+def page(name: str, result: Comparison) -> str:
+    """One scenario in markdown."""
+    s = result.settings
+    costs = {cost.method: cost for cost in result.costs}
+    lines = [
+        f"## {name}: {SCENARIOS[name]}",
+        "",
+        f"{s.captions} captions x {s.per_caption} seeds (n = {len(result.clusters)}), {s.timesteps} sampling steps, "
+        f"CFG {s.scale:g}. A copy: similarity >= {s.metric.threshold:.3f}, {s.metric.embedder}. "
+        f"Alignment: {s.aligned_by}.",
+    ]
+    if result.points[0].quality:
+        lines += [f"Quality: {result.points[0].quality.method.split('; ', 1)[-1]}."]
+    lines += [
+        "",
+        "| method | strength | risk | similarity p95 | alignment | quality | fidelity | diversity | UNet rows "
+        "| time x | memory x |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in within(result.points, BUDGET):
+        able = entry.point is not None
+        mine = [p for p in result.points if p.method == entry.method]
+        point = result.points[entry.point] if entry.point is not None else min(mine, key=lambda p: p.risk.value)
+        cost = costs.get(entry.method)
+        ratios = [interval(cost.time_ratio, 2), f"{cost.memory_ratio:.2f}"] if cost else ["-", "-"]
+        lines.append("| " + " | ".join([*cells(point, able), *ratios]) + " |")
+    lines += [f"| {skipped.method} | not run: {skipped.reason} |" + " |" * 9 for skipped in result.skipped]
+    return "\n".join([*lines, "", *verdict(result), "", f"    {result.command}", ""])
+
+
+def cells(point: Point, able: bool) -> Iterator[str]:
+    """The columns of one method; ours in bold, what is above the budget marked."""
+    yield f"**{point.method}**" if METHODS[point.method].ours else point.method
+    yield f"{point.strength:g}"
+    yield interval(point.risk) + ("" if able else " above the budget")
+    yield from (interval(e) for e in (point.similarity_p95, point.alignment))
+    yield interval(point.quality, 4)
+    yield from (interval(e) for e in (point.fidelity, point.diversity))
+    yield f"{point.unet_evals:.1f}"
+
+
+def verdict(result: Comparison) -> Iterator[str]:
+    """Where a rival beats ours, one line a point; those whose utility none of ours reaches, in one line."""
+    if not result.beaten:
+        yield "No rival point copies less than every one of ours of at least its utility."
+        return
+    yield "Rival points that copy less than each of ours of at least their utility:"
+    yield ""
+    yield from (f"- {entry.rival} at {entry.strength:g}: {said(entry)}" for entry in result.beaten if entry.difference)
+    beyond = Counter(entry.rival for entry in result.beaten if not entry.difference)
+    if beyond:
+        yield "- points whose utility none of ours reaches: " + ", ".join(f"{n} ({k})" for n, k in beyond.items())
+
+
+def said(entry: Beaten) -> str:
+    """How far ours is behind."""
+    sure = "certainly" if entry.certain else "not certainly"
+    return f"{entry.ours} at {entry.our_strength:g} copies {interval(entry.difference)} more, {sure}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Measured exits and widths against the two-point memorizer, whose exits are known exactly."""
+
+import numpy as np
+import pytest
+import torch
+
+from basinguard import basin
+from basinguard.core import stats
+from basinguard.diffusion.sampling import draw_noise
+from basinguard.diffusion.toy import exact_exits, gaussian_memorizer, two_points
+
+SEEDS = 24
+POPULATION = 200
+
+
+class Stacked:
+    """Many two-point memorizers in one batch: the last coordinate of a state says which, a clean value without noise.
+
+    So one call measures them all, and prompt k of the probe is prompt 0 of memorizer k.
+    """
+
+    def __init__(self, toys):
+        self.toys, self.schedule = toys, toys[0].schedule
+        self.points = torch.stack([toy.points for toy in toys])  # [K, 2, D]
+        self.odds = torch.tensor([np.log((1 - toy.leak) / toy.leak) for toy in toys])
+
+    def noise(self, which, noise):
+        mark = self.schedule.signal(torch.tensor(999)) * which.double()
+        return torch.cat([noise.double(), mark[:, None]], 1)
+
+    def __call__(self, x, timestep, prompt):
+        a, s = (f(timestep)[:, None] for f in (self.schedule.signal, self.schedule.noise))
+        which = (x[:, -1:] / a).round().long()[:, 0]
+        y = x[:, :-1] / a
+        square = (y[:, None] - self.points[which]).square().sum(2)
+        log_odds = (square[:, 1] - square[:, 0]) / (2 * (s / a)[:, 0] ** 2)
+        log_odds = log_odds + torch.where(prompt >= 0, self.odds[which], 0.0)
+        p = torch.sigmoid(log_odds)[:, None]
+        mean = p * self.points[which, 0] + (1 - p) * self.points[which, 1]
+        return torch.cat([(x[:, :-1] - a * mean) / s, torch.zeros_like(a)], 1)
+
+    def nearest_own(self, x, prompt):
+        distance = (x[:, None, :-1] - self.points[prompt]).norm(dim=2)
+        return distance[:, 0] < distance[:, 1]
+
+
+def measured_and_true(rng, settings):
+    """One random grid and scale, many random memorizers: exits found and exact, both [settings, SEEDS]."""
+    steps, scale, dim = int(rng.integers(20, 51)), float(rng.uniform(2, 10)), int(rng.integers(2, 9))
+    toys = [
+        two_points(float(rng.uniform(2, 12)), float(10 ** rng.uniform(-5, -1)), dim, seed=int(rng.integers(10**6)))
+        for _ in range(settings)
+    ]
+    stacked = Stacked(toys)
+    prompt = torch.arange(settings).repeat_interleave(SEEDS)
+    seed = torch.arange(len(prompt)) + int(rng.integers(10**6))
+    noise = draw_noise(seed.tolist(), (dim,))
+    pairs = basin.Pairs(prompt, seed, stacked.noise(prompt, noise))
+    probe = basin.Probe(stacked, stacked.schedule, stacked.schedule.grid(steps), scale, chunk=4096)
+    exits, _ = basin.find_exits(probe, pairs, stacked.nearest_own)
+    populations = draw_noise(range(5_000_000, 5_000_000 + POPULATION), (dim,))
+    rows = []
+    for k, toy in enumerate(toys):
+        own = slice(k * SEEDS, (k + 1) * SEEDS)
+        true = [timestep_of(toy, s) for s in exact_exits(toy, noise[own], scale).tolist()]
+        crowd = [timestep_of(toy, s) for s in exact_exits(toy, populations, scale, steps=100).tolist()]
+        rows.append((exits[own], true, float(np.mean([0.0 if t is None else 1 - t / 999 for t in crowd]))))
+    return steps, rows
+
+
+def timestep_of(toy, sigma):
+    if np.isinf(sigma):
+        return None
+    return 0.0 if sigma == 0 else toy.schedule.timestep(sigma)
+
+
+def compare(groups, settings, seed):
+    """Median error of every setting in grid steps, whether censoring agrees, whether each width is covered."""
+    rng, errors, agree, covered = np.random.default_rng(seed), [], [], []
+    for _ in range(groups):
+        steps, rows = measured_and_true(rng, settings)
+        for exits, true, width in rows:
+            agree += [(e.timestep is None) == (t is None) for e, t in zip(exits, true, strict=True)]
+            both = [(e, t) for e, t in zip(exits, true, strict=True) if e.timestep is not None and t is not None]
+            if both:
+                middle = [(e.timestep + (e.lower or 0.0)) / 2 - t for e, t in both]
+                errors.append(float(np.median(np.abs(middle))) * steps / 1000)
+            found = basin.width([e.model_copy(update={"caption": k}) for k, e in enumerate(exits)])
+            covered.append(found.low <= width <= found.high)
+    return np.array(errors), np.mean(agree), np.array(covered)
+
+
+def test_exits_are_the_exact_ones_within_a_grid_step():
+    errors, agree, _ = compare(groups=1, settings=12, seed=1)
+    assert np.median(errors) <= 1
+    assert agree >= 0.98
+
+
+@pytest.mark.long
+def test_exits_and_intervals_over_200_random_settings(capsys):
+    errors, agree, covered = compare(groups=8, settings=26, seed=2)
+    with capsys.disabled():
+        print(
+            f"\nerror in grid steps: median {np.median(errors):.2f}, 0.9 quantile {np.quantile(errors, 0.9):.2f}, n="
+            f"{len(errors)}; never-memorized agrees: {agree:.4f}; width interval covers: "
+            f"{stats.wilson(int(covered.sum()), len(covered))}"
+        )
+    assert len(errors) >= 200
+    assert np.median(errors) <= 1
+    assert agree >= 0.98
+    assert stats.wilson(int(covered.sum()), len(covered)).high >= 0.95
+
+
+def test_the_exact_exit_is_where_a_fine_sampler_leaves():
+    toy = two_points(6.0, 1e-3, dim=3)
+    noise = draw_noise(range(8), (3,)).double()
+    exact = exact_exits(toy, noise, 5.0, steps=250)
+    pairs = basin.Pairs(torch.zeros(8, dtype=torch.long), torch.arange(8), noise)
+    probe = basin.Probe(toy, toy.schedule, toy.schedule.grid(125), 5.0, chunk=4096)
+    exits, _ = basin.find_exits(probe, pairs, lambda x, p: toy.nearest(x) == p)
+    for found, sigma in zip(exits, exact.tolist(), strict=True):
+        true = timestep_of(toy, sigma)
+        assert (found.timestep is None) == (true is None)
+        assert true is None or (found.lower or 0.0) - 8 <= true <= found.timestep + 8
+
+
+def test_the_formula_of_many_points_says_where_half_of_them_leave():
+    toy = gaussian_memorizer()
+    seed = torch.arange(24)
+    pairs = basin.Pairs(torch.zeros(24, dtype=torch.long), seed, draw_noise(seed.tolist(), (32,)))
+    probe = basin.Probe(toy, toy.schedule, toy.schedule.grid(25), 7.5)
+    exits, _ = basin.find_exits(probe, pairs, lambda x, p: toy.nearest(x) == p)
+    ends = basin.trunk(probe, pairs).states[-1]
+    formula = toy.schedule.timestep(float(toy.exit_sigma(0, toy.points[toy.nearest(ends)]).median()))
+    assert abs(basin.median_exit(exits).value - formula) <= 2 * 40
+
+
+def test_exact_exits_need_two_points():
+    with pytest.raises(ValueError, match="has 64"):
+        exact_exits(gaussian_memorizer(), torch.zeros(1, 32), 5.0)

@@ -1,0 +1,278 @@
+"""calibrate, audit and what they stand on, through a tiny random pipeline that 'copies' its own samples."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
+
+from basinguard import basin, cli
+from basinguard.calibration.terms import CalibrationTerms
+from basinguard.commands.audit import audit
+from basinguard.commands.calibrate import calibrate
+from basinguard.commands.quality_reference import quality_for
+from basinguard.commands.session import open_model, require_same
+from basinguard.core import seeds
+from basinguard.core.record import read_record
+from basinguard.diffusion.sampling import draw_noise
+from basinguard.exports.directory import export_directory
+from basinguard.exports.merge import merged
+from basinguard.pipelines.interpolation import Blend
+from basinguard.pipelines.latent_model import LatentModel
+from basinguard.pipelines.transfer import first_guided, transfer_table
+from basinguard.plots.contact_sheet import to_image
+from basinguard.similarity.clip_score import TINY
+from basinguard.tinyworld.scenes import all_captions, draw_scene
+
+QUICK = {"scale": 3.0, "timesteps": 3}
+TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,))
+
+
+def opened_pipe(directory):
+    return StableDiffusionPipeline.from_pretrained(directory, safety_checker=None)
+
+
+@pytest.fixture
+def base_dir(tiny_pipeline_dir):
+    return tiny_pipeline_dir
+
+
+@pytest.fixture(scope="module")
+def tuned_dir(tiny_pipeline_dir, tmp_path_factory):
+    """The base with other attention weights: a stand-in for a fine-tune."""
+    pipe = opened_pipe(tiny_pipeline_dir)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        for name, weight in pipe.unet.named_parameters():
+            if "attn2.to_v" in name:
+                weight.data.add_(0.3 * torch.randn_like(weight))
+    directory = tmp_path_factory.mktemp("tuned") / "model"
+    pipe.save_pretrained(directory)
+    return directory
+
+
+def test_blending_is_exact_at_both_ends_and_leaves_no_trace(base_dir):
+    tuned, base = opened_pipe(base_dir), opened_pipe(base_dir)
+    tuned.unet.conv_in.weight.data.mul_(2)
+    before = {k: v.clone() for k, v in tuned.unet.state_dict().items()}
+    blend = Blend(tuned, base)
+    with blend.at(0.0):
+        assert all(torch.equal(v, base.unet.state_dict()[k]) for k, v in tuned.unet.state_dict().items())
+
+    def interrupted():
+        with blend.at(0.5):
+            assert torch.allclose(tuned.unet.conv_in.weight, 1.5 * base.unet.conv_in.weight)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert all(torch.equal(v, before[k]) for k, v in tuned.unet.state_dict().items())
+
+
+def test_blending_a_merged_lora_is_its_strength(base_dir):
+    pipe = opened_pipe(base_dir)
+    pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "to_v"]), "default")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for name, weight in pipe.unet.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+    x, t, text = draw_noise([0], (4, 16, 16)), torch.tensor([500]), torch.randn(1, 5, 32)
+    pipe.unet.set_adapters("default", 0.3)
+    with torch.no_grad():
+        weak = pipe.unet(x, t, text).sample
+        pipe.unet.set_adapters("default", 1.0)
+        with Blend(merged(pipe), opened_pipe(base_dir)).at(0.3) as model:
+            assert torch.allclose(model.pipe.unet(x, t, text).sample, weak, atol=1e-5)
+
+
+def test_another_model_is_no_base(base_dir):
+    other = opened_pipe(base_dir)
+    other.unet.conv_in = torch.nn.Conv2d(4, 24, 3)
+    with pytest.raises(ValueError, match="give the base it was fine-tuned from"):
+        Blend(opened_pipe(base_dir), other)
+
+
+def test_calibrate_writes_a_record_that_exports_with_its_model(tuned_dir, base_dir, scene_folder, tmp_path):
+    found = calibrate(
+        str(tuned_dir), scene_folder, base=str(base_dir), terms=TERMS, tried=(0.5, 1.0), out=tmp_path / "out", **QUICK
+    )
+    record = read_record(tmp_path / "out" / "record.json")
+    assert record == found.record
+    assert record.calibrated
+    assert record.verified is None
+    assert record.strength.kind == "interpolation"
+    assert record.strength.value == 1.0, "nothing copies, so all of the fine-tune is safe"
+    assert "at strength 1, the risk is at most 40%" in record.strength.promise
+    everything = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert [point["transition"] for point in everything["frontier"]] == [332.0, 666.0]
+    assert (tmp_path / "out" / "frontier.png").stat().st_size > 10_000
+    opened = open_model(str(tuned_dir), scene_folder, base=str(base_dir), **QUICK)
+    export_directory(opened.pipe, record, tmp_path / "export")
+    with pytest.raises(FileExistsError, match="name another folder"):
+        calibrate(str(tuned_dir), scene_folder, terms=TERMS, out=tmp_path / "out", **QUICK)
+
+
+def test_a_lora_file_can_be_calibrated_with_an_anchor(base_dir, scene_folder, tmp_path):
+    pipe = opened_pipe(base_dir)
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), "default")
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet))
+    pipe.save_lora_weights(tmp_path, unet_lora_layers=layers, weight_name="mine.safetensors")
+    terms = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), anchor=True)
+    found = calibrate(
+        str(base_dir), scene_folder, lora=tmp_path / "mine.safetensors", terms=terms, tried=(1.0,), **QUICK
+    )
+    assert found.record.strength.kind == "lora"
+    assert found.record.base == str(base_dir)
+    assert {candidate.setting.anchor for candidate in found.tried} == {False, True}
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        open_model(str(base_dir), scene_folder, lora=tmp_path / "none.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"not a lora")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        open_model(str(base_dir), scene_folder, lora=tmp_path / "bad.safetensors")
+
+
+def test_quality_is_measured_against_the_base_and_shown_wherever_numbers_are(
+    tuned_dir, base_dir, scene_folder, tmp_path
+):
+    found = audit(
+        str(tuned_dir), scene_folder, base=str(base_dir), per_caption=1, terms=TERMS, alignment=TINY,
+        out=tmp_path / "out", **QUICK
+    )  # fmt: skip
+    record = found.calibration.record
+    assert record.quality.method.startswith("kernel distance to 18 samples of the base model (lower is better), open_")
+    assert record.plain_quality.n == record.quality.n == 6
+    everything = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert all(point["quality"]["n"] == 6 and "aligned" not in point for point in everything["frontier"])
+    assert (tmp_path / "out" / "quality.png").stat().st_size > 10_000
+    assert "distance: kernel distance to 18 samples" in str(found.calibration)
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert "quality, by the rule" in page
+    assert "Rules: quality against agreement" in page
+
+
+def test_quality_is_measured_against_heldout_images_but_never_training_images(tuned_dir, scene_folder, tmp_path):
+    heldout = tmp_path / "heldout"
+    heldout.mkdir()
+    for k, caption in enumerate(all_captions()[-16:]):
+        draw_scene(caption, seed=100 + k).save(heldout / f"{k}.png")
+    opened = open_model(str(tuned_dir), scene_folder, alignment=TINY, **QUICK)
+    assert quality_for(opened, 12) is None, "neither held-out images nor a base"
+    assert quality_for(opened, 12, heldout).method.startswith("kernel distance to 16 held-out images")
+    with pytest.raises(ValueError, match="give alignment=MODEL too"):
+        quality_for(replace(opened, clip=None), 12, heldout)
+    (heldout / "0.png").rename(tmp_path / "0.png")
+    with pytest.raises(ValueError, match="15 images; quality needs at least 16"):
+        quality_for(opened, 12, heldout)
+    (heldout / "0.png").write_bytes((scene_folder / "0.png").read_bytes())
+    with pytest.raises(ValueError, match="is a training image as well"):
+        quality_for(opened, 12, heldout)
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        (CalibrationTerms(alpha=1.5), "alpha=1.5: expected a number strictly between 0 and 1"),
+        (CalibrationTerms(delta=0.0), "delta=0.0: expected a number strictly between 0 and 1"),
+        (CalibrationTerms(pairs=20), "52 more pairs would"),
+    ],
+)
+def test_promises_that_cannot_be_made_are_refused_before_anything_is_loaded(terms, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate("no such model", Path("nowhere"), terms=terms)
+
+
+def test_a_record_of_another_model_or_eye_is_refused(tuned_dir, base_dir, scene_folder):
+    record = calibrate(str(tuned_dir), scene_folder, terms=TERMS, tried=(), alignment="none", **QUICK).record
+    require_same(record, open_model(str(tuned_dir), scene_folder))
+    with pytest.raises(ValueError, match="the record was made for weights"):
+        require_same(record, open_model(str(base_dir), scene_folder))
+    other = record.metric.model_copy(update={"threshold": 0.5})
+    with pytest.raises(ValueError, match=r"threshold 0\.5 belongs to"):
+        require_same(record.model_copy(update={"metric": other}), open_model(str(tuned_dir), scene_folder))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own
+def test_the_transfer_table_covers_every_sampler_and_says_where_guidance_began(tuned_dir, scene_folder):
+    record = calibrate(str(tuned_dir), scene_folder, terms=TERMS, tried=(), **QUICK).record
+    opened = open_model(str(tuned_dir), scene_folder, **QUICK)
+    own = opened.pipe.scheduler
+    table = list(transfer_table(opened.guard, opened.pipe, record, steps=(2, 4), per_caption=1))
+    assert opened.pipe.scheduler is own
+    assert [(row.scheduler, row.timesteps) for row in table[:3]] == [("DDIM", 2), ("DDIM", 4), ("Euler", 2)]
+    assert len(table) == 8
+    assert all(row.transition is None or row.transition <= record.guidance.transition for row in table)
+    assert all(row.risk.n == 6 for row in table)
+    assert first_guided(own, -1.0) == (None, None)
+
+
+@pytest.fixture(scope="module")
+def copied_folder(tuned_dir, tmp_path_factory):
+    """Training images that the model reproduces: its own samples. Their captions would break a careless page."""
+    folder = tmp_path_factory.mktemp("copied")
+    captions = ['<script>alert("a")</script>', "a ball & b", "\x1b[31mred"]
+    model, rows = LatentModel(opened_pipe(tuned_dir)), []
+    probe = basin.Probe(model.denoiser(captions), model.schedule, model.schedule.grid(3), 3.0)
+    prompt = torch.arange(3)
+    with torch.no_grad():
+        ends, _ = basin.branch(probe, draw_noise(range(seeds.AUDIT, seeds.AUDIT + 3), (4, 16, 16)), prompt, 0 * prompt)
+        for k, pixels in enumerate(model.decode(ends)):
+            to_image(pixels).save(folder / f"{k}.png")
+            rows.append({"file_name": f"{k}.png", "text": captions[k]})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def test_an_audit_finds_the_copies_and_its_page_is_safe(tuned_dir, base_dir, copied_folder, tmp_path):
+    found = audit(
+        str(tuned_dir), copied_folder, base=str(base_dir), per_caption=1, terms=TERMS, out=tmp_path / "out", **QUICK
+    )
+    report = found.audit
+    assert report.plain.value == 1.0
+    assert {row.file_name for row in report.images} <= {"0.png", "1.png", "2.png"}
+    assert sum(row.copies for row in report.images) == report.samples == 3
+    assert report.images[0].similarity > 0.99
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+    assert "\x1b" not in page + str(found)
+    assert "default-src 'none'" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert type(report).from_json((tmp_path / "out" / "audit.json").read_text()) == report
+
+
+def test_an_audit_says_what_it_means(tuned_dir, copied_folder):
+    report = audit(str(tuned_dir), copied_folder, per_caption=1, terms=TERMS, **QUICK).audit
+    assert report.advice[0].startswith("It copies: 100.0%")
+    assert report.base is None
+    assert report.record.strength is None
+    with pytest.raises(ValueError, match="per_caption=0"):
+        audit(str(tuned_dir), copied_folder, per_caption=0)
+
+
+def test_both_verbs_run_from_the_command_line(tuned_dir, scene_folder, tmp_path, capsys):
+    few = ["--alpha", "0.4", "--delta", "0.2", "--pairs", "12", "--timesteps", "3", "--scale", "3"]
+    cli.main(
+        [
+            "calibrate",
+            str(tuned_dir),
+            "--data",
+            str(scene_folder),
+            *few,
+            "--before",
+            "[0]",
+            "--out",
+            str(tmp_path / "c"),
+        ]
+    )
+    cli.main(["audit", str(tuned_dir), "--data", str(scene_folder), *few, "--out", str(tmp_path / "a")])
+    printed = capsys.readouterr().out
+    assert "promise: the risk is at most 40%" in printed
+    assert "No copy among 24 samples" in printed
+    with pytest.raises(SystemExit):
+        cli.main(["calibrate", str(tuned_dir), "--data", str(scene_folder), "--alpha", "2"])
+    assert "alpha=2.0: expected" in capsys.readouterr().err

@@ -1,0 +1,62 @@
+"""The demo: its folder, its table, and (long) the story itself."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from basinguard.cli import main
+from basinguard.tinyworld.demo_folder import DUPLICATES, TWINS, UNIQUE, write_demo_folder
+
+
+def test_folder_has_planted_duplicates_and_twins_kept_aside(tmp_path):
+    train, heldout = write_demo_folder(tmp_path)
+    rows = [json.loads(line) for line in (train / "metadata.jsonl").read_text().splitlines()]
+    twins = [json.loads(line) for line in (heldout / "metadata.jsonl").read_text().splitlines()]
+    assert (len(rows), len(twins)) == (UNIQUE + DUPLICATES, TWINS)
+    pixels = {row["file_name"]: Image.open(train / row["file_name"]).tobytes() for row in rows}
+    assert len(set(pixels.values())) == UNIQUE
+    assert not {row["text"] for row in rows} & {row["text"] for row in twins}
+
+
+def test_folder_keeps_what_is_there(tmp_path):
+    train, _ = write_demo_folder(tmp_path)
+    (train / "metadata.jsonl").write_text("mine")
+    write_demo_folder(tmp_path)
+    assert (train / "metadata.jsonl").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "no such export", "."], "no such export"),
+        (["inspect", "no such file"], "no such file"),
+        (["fit", "--config", "no such config.yaml"], "no such config.yaml"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.long
+def test_the_story(tmp_path):
+    """What the README promises of `basinguard demo`, on fresh seeds, through the exported files."""
+    subprocess.run([sys.executable, "-m", "basinguard", "demo", "--out", str(tmp_path)], check=True)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["cfg"]["risk"]["value"] >= 0.5
+    assert summary["og"]["risk"]["value"] <= 0.10
+    assert summary["og"]["risk"]["high"] < 0.2
+    assert summary["og"]["alignment"] >= 0.95 * summary["cfg"]["alignment"]
+    assert summary["base"]["risk"]["value"] <= 0.05
+    base, *epochs = summary["history"]
+    assert base["width"]["value"] == 0
+    assert base["transition"] == 999
+    assert epochs[-1]["width"]["value"] > 0.1
+    assert summary["seconds"] < 600
+    assert Image.open(tmp_path / "contact_sheet.png").width > 500

@@ -1,0 +1,233 @@
+"""`basinguard fit`: every shipped config parses and fits its classes, and one command trains."""
+
+import re
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.pipelines.architecture import sd21_config
+from basinguard.pipelines.latent_model import LatentModel
+from basinguard.pipelines.loading import load_pipeline
+from basinguard.similarity.structure import Structure
+from basinguard.training import resources
+from basinguard.training.data import ImageFolder
+from basinguard.training.dry_run import probe_evals
+from basinguard.training.fit_cli import QUIET, FineTuneCLI, fit_cli
+from basinguard.training.memory import footprint
+
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+SIBLINGS = ("sd21_768_lora", "sd21_base_lora")  # differ from sd21_lora in base and resolution alone
+
+
+@pytest.fixture(autouse=True)
+def restored_filters(monkeypatch):
+    """`fit_cli` owns its process; a test does not."""
+    monkeypatch.setattr("basinguard.training.fit_cli.quiet_lightning", lambda: None)
+
+
+def parse(monkeypatch, config, *more):
+    """Parses as `basinguard fit` does, and stops before anything is built."""
+    parsed = {}
+
+    def stop(self):
+        parsed["fit"] = self.config["fit"]
+        raise SystemExit(0)
+
+    monkeypatch.setattr(FineTuneCLI, "before_instantiate_classes", stop)
+    with pytest.raises(SystemExit):
+        fit_cli(["--config", str(config), *more])
+    return parsed["fit"]
+
+
+def test_all_configs_are_there():
+    expected = {"tinyworld_lora", "tinyworld_full", "sd21_lora", "sd21_full", "sd21_base_lora", "sd21_768_lora"}
+    assert expected <= {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_parses_and_its_header_is_true(path, monkeypatch):
+    config = parse(monkeypatch, path, "--data.init_args.directory", "photos")
+    assert config.data.init_args.directory == "photos"
+    assert config.model.class_path.endswith("FineTune")
+    text = path.read_text(encoding="utf-8")
+    assert all(re.search(rf"^# .*{word}: ", text, re.MULTILINE) for word in ("Purpose", "Launch", "Expect", "Memory"))
+    assert f"basinguard fit --config configs/{path.name} --data.init_args.directory DIR" in text
+    assert config.trainer.default_root_dir == f"runs/{path.stem}"
+    images = ImageFolder(**config.data.init_args.as_dict())
+    assert not (config.model.init_args.cache and images.augments)
+
+
+SMALL = {"architecture": "any", "prediction_type": None}  # the tiny pipeline is no Stable Diffusion 2
+SIZES = ["--data.init_args.resolution=32", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+
+
+def on_small_model(config, base, folder, *more):
+    """What follows `basinguard fit` to run a shipped config on a tiny pipeline."""
+    options = [f"--model.init_args.{name}={value or 'null'}" for name, value in SMALL.items()]
+    return [
+        "--config", str(config), f"--model.init_args.base={base}", f"--data.init_args.directory={folder}", *options,
+        "--data.init_args.num_workers=0", *SIZES, *more,
+    ]  # fmt: skip
+
+
+def for_six_images(path, tmp_path, **guard):
+    """The config as shipped, with a probe that fits a set of six images."""
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["trainer"]["callbacks"][-1]["init_args"] |= {"captions": 2, **guard}
+    (tmp_path / path.name).write_text(yaml.safe_dump(config))
+    return tmp_path / path.name
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, id=p.stem, marks=pytest.mark.long if p.stem in SIBLINGS else ()) for p in CONFIGS],
+)
+def test_a_config_is_dry_run(path, tiny_pipeline_dir, scene_folder, tmp_path, capsys):
+    cli = fit_cli(["--dry-run", *on_small_model(for_six_images(path, tmp_path), tiny_pipeline_dir, scene_folder)])
+    said = capsys.readouterr().out
+    assert cli.trainer.global_step == 0
+    config = yaml.safe_load(said[: said.index("\nmodel:  ")])
+    assert config["model"]["init_args"]["base"] == str(tiny_pipeline_dir)
+    assert config["trainer"]["callbacks"][-1]["class_path"].endswith("MemorizationGuard")
+    updates = -(-6 // config["data"]["init_args"]["batch_size"])
+    assert f"6 images, batches of {config['data']['init_args']['batch_size']}: " in said
+    assert f"{-(-updates // config['trainer']['accumulate_grad_batches'])} updates an epoch" in said
+    assert re.search(r"memory: \d+\.\d GB at most \(weights ", said)
+    assert "2 captions x 2 seeds" in said
+    assert said.rstrip().endswith("no step was taken")
+
+
+SLOW = {"sd21_full", "sd21_768_lora", "sd21_base_lora"}  # five seconds each
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=p.stem, marks=pytest.mark.long if p.stem in SLOW else ()) for p in CONFIGS]
+)
+def test_the_header_says_the_memory_and_disk_of_the_real_model(path, monkeypatch):
+    """Stable Diffusion's from the packaged configuration, as no weights are at hand."""
+    config = parse(monkeypatch, path, "--data.init_args.directory", "photos")
+    if path.stem.startswith("sd21"):
+        configs = {name: sd21_config(f"{name}/config.json") for name in ("unet", "vae", "text_encoder")}
+        monkeypatch.setattr(resources, "footprint_of", lambda base, asked: footprint(configs, replace(asked, gpu=True)))
+    plan, text = resources.plan_of(config), path.read_text(encoding="utf-8")
+    assert re.search(r"Memory: +([\d.]+) GB", text)[1] == f"{plan.footprint.peak / 1e9:.1f}"
+    if path.stem.startswith("sd21"):
+        said = f"{plan.checkpoints} checkpoints of {plan.checkpoint_size / 1e9:.2f} GB"
+        assert f"{said}, export {plan.footprint.weights / 1e9:.1f} GB." in text
+
+
+def test_the_checkpoint_size_is_that_of_a_real_one(tiny_pipeline_dir, scene_folder, tmp_path):
+    path = for_six_images(next(path for path in CONFIGS if path.stem == "tinyworld_full"), tmp_path)
+    cli = fit_cli(["--dry-run", *on_small_model(path, tiny_pipeline_dir, scene_folder)])
+    told = resources.plan_of(cli.config).checkpoint_size
+    cli.trainer.strategy.connect(cli.model)
+    cli.model.trainer = cli.trainer
+    optimizer = torch.optim.AdamW(cli.model.trained().values())
+    for parameter in cli.model.trained().values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.save({"weights": cli.model.trained(), "optimizer": optimizer.state_dict()}, tmp_path / "real.pt")
+    headers = 1024 * 4 * len(cli.model.trained())  # the file's own words about each weight, step and moment: below 1 kB
+    assert told <= (tmp_path / "real.pt").stat().st_size <= told + headers
+
+
+Free = namedtuple("Free", "available")
+Disk = namedtuple("Disk", "free")
+
+
+def test_too_little_memory_or_disk_is_said_before_weights_are_loaded(
+    tiny_pipeline_dir, scene_folder, tmp_path, monkeypatch
+):
+    path = for_six_images(next(path for path in CONFIGS if path.stem == "tinyworld_full"), tmp_path)
+    monkeypatch.setattr(
+        "basinguard.training.finetune.load_pipeline", lambda *_, **__: pytest.fail("weights were loaded")
+    )
+    monkeypatch.setattr(resources.psutil, "virtual_memory", lambda: Free(1e8))
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: Disk(1e6))
+    with pytest.raises(ValueError, match="this machine is too small for the plan") as caught:
+        fit_cli(on_small_model(path, tiny_pipeline_dir, scene_folder))
+    memory, disk = str(caught.value).splitlines()[1:]
+    assert re.search(
+        r"memory: the plan takes \d\.\d GB, 0\.1 GB are free on the CPU; try gradient_checkpointing", memory
+    )
+    assert re.search(r"disk: 6 checkpoints of .* keep fewer \(save_top_k\), or set trainer\.default_root_dir", disk)
+    with pytest.raises(pytest.fail.Exception, match="weights were loaded"):
+        fit_cli([*on_small_model(path, tiny_pipeline_dir, scene_folder), "--anyway"])
+
+
+def test_a_config_for_stable_diffusion_2_refuses_another_base(tiny_pipeline_dir, scene_folder):
+    path = next(path for path in CONFIGS if path.stem == "sd21_lora")
+    with pytest.raises(ValueError, match=r"this plan is for Stable Diffusion 2\.x; give such a base"):
+        fit_cli([
+            "--dry-run", "--config", str(path), f"--model.init_args.base={tiny_pipeline_dir}",
+            f"--data.init_args.directory={scene_folder}", *SIZES,
+        ])  # fmt: skip
+
+
+def test_a_probe_takes_no_more_evaluations_than_the_dry_run_says(tiny_pipeline_dir):
+    """With every sample a copy, every exit is searched for; with none, none is."""
+    images, captions = torch.rand(3, 3, 32, 32), ("a ball", "a box", "a cat")
+    model = LatentModel(load_pipeline(tiny_pipeline_dir))
+    told = probe_evals(captions=2, seeds=2, timesteps=6, images=3, heldout=1)
+    for copied in (False, True):
+        guard = Guard(
+            TrainingSet(images, captions, ("a hat",)), Structure(), ProbePlan(captions=2, seeds=2, timesteps=6)
+        )
+        guard.is_own_copy = lambda matches, _, copied=copied: torch.full((len(matches),), copied)
+        spent = guard.measure(model, epoch=0, train_step=0).unet_evals
+        assert spent <= told
+    assert told < 4 * spent
+
+
+def test_one_command_trains(tiny_pipeline_dir, scene_folder, tmp_path):
+    shipped = next(path for path in CONFIGS if path.stem == "tinyworld_lora")
+    config = for_six_images(shipped, tmp_path, export_to=None, timesteps=4)
+    cli = fit_cli([
+        *on_small_model(config, tiny_pipeline_dir, scene_folder), "--trainer.max_epochs=2",
+        f"--trainer.default_root_dir={tmp_path}", "--trainer.logger=false",
+    ])  # fmt: skip
+    assert cli.trainer.global_step == 2
+    last = next(tmp_path.rglob("last.ckpt"))
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+
+
+def test_a_bad_plan_is_refused_before_weights_are_loaded(tiny_pipeline_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "basinguard.training.finetune.load_pipeline", lambda *_, **__: pytest.fail("weights were loaded")
+    )
+    with pytest.raises(ValueError, match=r"(?s)nothing was trained; 1 problem.*nowhere: no such folder"):
+        fit_cli([
+            "--model", "FineTune", f"--model.init_args.base={tiny_pipeline_dir}", "--data", "ImageFolder",
+            f"--data.init_args.directory={tmp_path / 'nowhere'}", "--data.init_args.resolution=32",
+        ])  # fmt: skip
+
+
+def test_a_misspelt_option_is_named(capsys):
+    with pytest.raises(SystemExit):
+        fit_cli(["--config", str(CONFIGS[0]), "--model.init_args.rnak=4"])
+    assert "rnak" in capsys.readouterr().err
+
+
+def test_help_explains_every_argument(capsys):
+    with pytest.raises(SystemExit):
+        fit_cli(["--model.help=FineTune"])
+    said = capsys.readouterr().out
+    assert "unconditional" in said  # from the docstring of caption_dropout
+    assert "--model.min_snr_gamma" in said
+
+
+def test_a_config_can_ask_a_run_to_act(tmp_path, monkeypatch):
+    config = yaml.safe_load(CONFIGS[-1].read_text(encoding="utf-8"))
+    guard = config["trainer"]["callbacks"][-1]["init_args"]
+    guard |= {"on_breach": "act", "acting": {"rest": 0.0, "learning_rate": 0.5}, "breach": "guarded", "ship": "last"}
+    (tmp_path / "acts.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    parsed = parse(monkeypatch, tmp_path / "acts.yaml", "--data.init_args.directory", "photos")
+    asked = parsed.trainer.callbacks[-1].init_args
+    assert (asked.on_breach, asked.breach, asked.ship) == ("act", "guarded", "last")
+    assert asked.acting.rest == 0.0

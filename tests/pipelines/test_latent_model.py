@@ -1,0 +1,100 @@
+"""A pipeline in the guard's terms: samplers it can follow, other resolutions, memory that runs out."""
+
+import warnings
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+)
+
+from basinguard import basin
+from basinguard.diffusion.solvers import SOLVERS
+from basinguard.guard.guard import pairs_of
+from basinguard.pipelines.latent_model import LatentModel, solver_of
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers' advice about safety checkers and numpy
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_pipeline_dir):
+    return StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (DDIMScheduler, "ddim"),
+        (EulerDiscreteScheduler, "euler"),
+        (HeunDiscreteScheduler, "heun"),
+        (DPMSolverMultistepScheduler, "dpm++2m"),
+    ],
+)
+def test_schedulers_have_our_names(kind, name):
+    assert solver_of(kind()) == name
+    assert name in SOLVERS
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "told"),
+    [
+        (lambda: EulerAncestralDiscreteScheduler(), "EulerAncestralDiscreteScheduler cannot be probed"),
+        (lambda: EulerDiscreteScheduler(use_karras_sigmas=True), "use_karras_sigmas.*True"),
+        (lambda: DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"), "sde-dpmsolver"),
+        (lambda: DPMSolverMultistepScheduler(solver_order=3), "solver_order"),
+        (lambda: PNDMScheduler(), "skip_prk_steps"),
+    ],
+)
+def test_schedulers_that_cannot_be_branched_are_named(scheduler, told):
+    with pytest.raises(ValueError, match=told):
+        solver_of(scheduler())
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
+def test_a_probe_equals_the_stock_pipeline(pipe, solver):
+    """Whole trajectories under ordinary CFG, same noise, against the pipeline's own loop."""
+    model = LatentModel(pipe)
+    pairs = pairs_of(2, [1, 2], 1, model.latent_shape)
+    prompts = ["a red ball", "a blue box"]
+    probe = basin.Probe(model.denoiser(prompts), model.schedule, model.schedule.grid(4), 3.0, solver=solver)
+    kept = pipe.scheduler
+    kind = {"ddim": DDIMScheduler, "dpm++2m": DPMSolverMultistepScheduler}[solver]
+    settings = {"timestep_spacing": "trailing"} | ({"set_alpha_to_one": True} if solver == "ddim" else {})
+    pipe.scheduler = kind.from_config(kept.config, **settings)
+    pipe.set_progress_bar_config(disable=True)
+    stock = pipe(prompts, latents=pairs.noise, num_inference_steps=4, guidance_scale=3.0, output_type="latent").images
+    pipe.scheduler = kept
+    with torch.no_grad():
+        ours, _ = basin.branch(probe, probe.path.begin(pairs.noise), pairs.prompt, torch.zeros_like(pairs.prompt))
+    torch.testing.assert_close(ours, stock, rtol=2e-3, atol=2e-3)
+
+
+def test_another_resolution_can_be_measured(pipe):
+    model = LatentModel(pipe, resolution=64)
+    assert model.resolution == 64
+    assert model.latent_shape == (4, 32, 32)
+    with pytest.raises(ValueError, match="expected a multiple of"):
+        LatentModel(pipe, resolution=63)
+
+
+def test_decoding_that_runs_out_of_memory_goes_on_in_smaller_batches(pipe, monkeypatch):
+    model, whole = LatentModel(pipe), pipe.vae.decode
+    latents = torch.randn(6, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.decode(latents)
+
+    def small(z, *args, **kwargs):
+        if len(z) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(z, *args, **kwargs)
+
+    monkeypatch.setattr(pipe.vae, "decode", small)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.testing.assert_close(model.decode(latents), expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,1 @@
+"""What several tests build or fake; never a test module."""

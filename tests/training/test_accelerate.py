@@ -1,0 +1,143 @@
+"""The guard in loops of one's own: the accelerate recipe, no framework at all, and Lightning's older name."""
+
+import json
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from basinguard.core.report import Report
+from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.pipelines.loading import load_pipeline
+from basinguard.pipelines.lora import add_lora
+from basinguard.similarity.structure import Structure
+from basinguard.training.accelerate import LoopGuard
+from basinguard.training.data import ImageFolder
+from basinguard.training.pytorch_lightning import MemorizationGuard
+from support.guarded_runs import GUARD, digest, picture_folder, untimed
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # advice of Lightning and accelerate
+RECIPE = Path(__file__).parents[2] / "recipes" / "accelerate_lora.py"
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return picture_folder(tmp_path / "pictures")
+
+
+def run_recipe(base, pictures, out, *more):
+    AcceleratorState._reset_state(True)
+    asked = [f"--pretrained_model_name_or_path={base}", f"--train_data_dir={pictures}", f"--output_dir={out}"]
+    asked += ["--resolution=32", "--train_batch_size=2", "--probe_captions=2", "--probe_timesteps=2", "--rank=2"]
+    return runpy.run_path(str(RECIPE))["main"]([*asked, "--heldout_prompts", "a blue box", *more])
+
+
+def outcome(directory):
+    """Loss curve and weights that a run of the recipe left."""
+    return (directory / "losses.json").read_text(), digest(load_file(directory / "pytorch_lora_weights.safetensors"))
+
+
+def test_the_recipe_trains_the_same_with_and_without_the_guard(tiny_pipeline_dir, pictures, tmp_path):
+    guard = run_recipe(tiny_pipeline_dir, pictures, tmp_path / "guarded", "--num_train_epochs=2")
+    run_recipe(tiny_pipeline_dir, pictures, tmp_path / "bare", "--num_train_epochs=2", "--no_guard")
+    losses, adapters = zip(*(outcome(tmp_path / name) for name in ("guarded", "bare")), strict=True)
+    assert losses[0] == losses[1]
+    assert adapters[0] == adapters[1]
+    assert [(r.epoch, r.train_step, r.problem) for r in guard.history] == [(-1, 0, ""), (0, 2, ""), (1, 4, "")]
+    rows = json.loads((tmp_path / "guarded" / "history.json").read_text())
+    assert [Report.from_json(json.dumps(row)) for row in rows] == guard.history
+
+
+@pytest.mark.long
+def test_the_recipe_resumes_and_exports(tiny_pipeline_dir, pictures, tmp_path):
+    whole = run_recipe(tiny_pipeline_dir, pictures, tmp_path / "whole", "--num_train_epochs=2")
+    run_recipe(tiny_pipeline_dir, pictures, tmp_path / "half", "--num_train_epochs=1")
+    again = run_recipe(
+        tiny_pipeline_dir, pictures, tmp_path / "half", "--num_train_epochs=2", "--resume_from_checkpoint=latest",
+        "--export", "--export_pairs=4",
+    )  # fmt: skip
+    assert untimed(again.history) == untimed(whole.history)
+    assert (tmp_path / "half" / "guarded" / "basinguard.json").is_file()
+
+
+def make_loop_guard(pictures, **settings):
+    images = ImageFolder(str(pictures), resolution=32)
+    captions = tuple(caption for _, caption in images.items)
+    training = TrainingSet(images.all_pixels(), captions, ("a blue box",))
+    return LoopGuard(Guard(training, Structure(), ProbePlan(captions=2, seeds=1, timesteps=2, scale=3.0)), **settings)
+
+
+def test_any_loop_measures_with_one_call_and_state_is_safe_to_load(tiny_pipeline_dir, pictures, tmp_path):
+    pipe, guard = load_pipeline(tiny_pipeline_dir), make_loop_guard(pictures)
+    pipe.unet.requires_grad_(False)
+    add_lora(pipe.unet, rank=2, alpha=2, dropout=0.1, targets=["to_q"])
+    pipe.unet.train()
+    drawn, weights = torch.get_rng_state(), digest(pipe.unet.state_dict())
+    report = guard.measure(pipe, epoch=0, train_step=7)
+    assert (report.epoch, report.train_step, report.problem) == (0, 7, "")
+    assert guard.measure(pipe, epoch=0, train_step=7) is report, "a second call for the same moment is the first"
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert digest(pipe.unet.state_dict()) == weights
+    assert pipe.unet.training
+    torch.save(guard.state_dict(), tmp_path / "state")
+    other = make_loop_guard(pictures)
+    other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    assert other.history == guard.history
+    with torch.no_grad():
+        trained = next(p for p in pipe.unet.parameters() if p.requires_grad)
+        trained += 1
+        moved = digest(pipe.unet.state_dict())
+    with other.kept_weights(pipe):
+        assert digest(pipe.unet.state_dict()) == weights
+    assert digest(pipe.unet.state_dict()) == moved
+
+
+def test_a_loop_that_fails_goes_on(tiny_pipeline_dir, pictures, tmp_path):
+    guard = make_loop_guard(pictures)
+    with pytest.warns(UserWarning, match="probe of epoch 3 failed and is missing; training goes on"):
+        assert guard.measure(SimpleNamespace(unet=torch.nn.Identity()), epoch=3).risk is None
+    with pytest.warns(UserWarning, match="nothing was exported"):
+        assert guard.export(load_pipeline(tiny_pipeline_dir), tmp_path / "out", None, base="tiny") is None
+
+
+class Plain(pytorch_lightning.LightningModule):
+    """A module of somebody's own, under the older import name."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.pipe = load_pipeline(base)
+        self.unet = self.pipe.unet
+
+    def training_step(self, batch, batch_idx):
+        return sum(p.square().mean() for p in self.unet.parameters())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.unet.parameters(), lr=0.1)
+
+
+class Data(pytorch_lightning.LightningDataModule):
+    def __init__(self, pictures):
+        super().__init__()
+        images = ImageFolder(str(pictures), resolution=32)
+        self.items, self.all_pixels = images.items, images.all_pixels
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader([0, 1], batch_size=1)
+
+
+def test_the_older_import_name_works(tiny_pipeline_dir, pictures, tmp_path):
+    guard = MemorizationGuard(**GUARD, on_error="raise")
+    trainer = pytorch_lightning.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[guard],
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(Plain(tiny_pipeline_dir), datamodule=Data(pictures))
+    assert [report.epoch for report in guard.history] == [-1, 0]
+    assert "guard/gap" in trainer.callback_metrics
+    trainer.save_checkpoint(tmp_path / "all.ckpt")
+    assert torch.load(tmp_path / "all.ckpt", weights_only=True)["callbacks"]["MemorizationGuard"]["guard"]

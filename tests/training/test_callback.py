@@ -1,0 +1,258 @@
+"""The callback on a tiny random pipeline: it measures, can be monitored, resumes, and never touches training."""
+
+import csv
+import warnings
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from PIL import Image
+
+from basinguard.core.metric import Metric
+from basinguard.guard.budget import Budget
+from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.similarity.embedder import WithThreshold
+from basinguard.similarity.structure import Structure
+from basinguard.similarity.thresholds import NO_COPY
+from basinguard.training.control_group import require_control
+from basinguard.training.data import ImageFolder
+from basinguard.training.finetune import FineTune
+from basinguard.training.guarded_run import Watch
+from basinguard.training.lightning import MemorizationGuard
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
+
+
+def blocks(directory, name, captions, seed):
+    """A folder with a picture of random blocks for each caption."""
+    directory.mkdir()
+    generator = torch.Generator().manual_seed(seed)
+    for k, caption in enumerate(captions):
+        pixels = (torch.rand(8, 8, 3, generator=generator) * 255).byte().numpy()
+        Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST).save(directory / f"{name} {k}.png")
+        (directory / f"{name} {k}.txt").write_text(caption)
+    return directory
+
+
+@pytest.fixture
+def folder(tmp_path):
+    captions = ["a red ball", *(f"a red ball {k}" for k in range(1, 4))]
+    return blocks(tmp_path / "art works", "image", captions, seed=0)
+
+
+def make_guard(**changes):
+    settings = {"captions": 2, "seeds": 1, "timesteps": 3, "scale": 3.0, "on_error": "raise", "alignment": "none"}
+    return MemorizationGuard(**{**settings, "heldout": ["a blue box"], **changes})
+
+
+def fit(base, folder, root, *callbacks, epochs=2, ckpt=None, logger=False):
+    pl.seed_everything(1, workers=True, verbose=False)
+    model = FineTune(str(base), method="full", learning_rate=1e-3)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", default_root_dir=root, callbacks=list(callbacks), logger=logger,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
+    )  # fmt: skip
+    trainer.fit(model, datamodule=ImageFolder(str(folder), resolution=32, batch_size=2), ckpt_path=ckpt)
+    return trainer, model
+
+
+def test_base_and_every_epoch_are_in_the_history(tiny_pipeline_dir, folder, tmp_path):
+    guard = make_guard()
+    fit(tiny_pipeline_dir, folder, tmp_path, guard)
+    assert [report.epoch for report in guard.history] == [-1, 0, 1]
+    assert [report.train_step for report in guard.history] == [0, 2, 4]
+    assert guard.history[0].gap.value != guard.history[2].gap.value
+    assert all(report.unet_evals > 0 for report in guard.history)
+
+
+def test_a_metric_can_be_monitored_in_the_epoch_it_is_logged(tiny_pipeline_dir, folder, tmp_path):
+    stop = EarlyStopping("guard/gap", patience=0, mode="min", check_on_train_epoch_end=True, min_delta=1e9)
+    keep = ModelCheckpoint(tmp_path / "kept", monitor="guard/gap", save_on_train_epoch_end=True, filename="best")
+    trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, stop, keep, make_guard(), epochs=5)
+    assert trainer.current_epoch == 2, "EarlyStopping saw no improvement of 1e9 in the second epoch"
+    assert float(keep.best_model_score) == pytest.approx(float(stop.best_score), rel=1)
+    assert keep.best_model_path
+
+
+@pytest.mark.long  # the default tier has the same in test_resume.py
+def test_resuming_gives_the_history_of_an_uninterrupted_run(tiny_pipeline_dir, folder, tmp_path):
+    whole = make_guard()
+    fit(tiny_pipeline_dir, folder, tmp_path / "whole", whole, epochs=3)
+    first, second = make_guard(), make_guard()
+    keep = ModelCheckpoint(tmp_path / "kept", save_last=True)
+    fit(tiny_pipeline_dir, folder, tmp_path / "first", first, keep, epochs=2)
+    fit(tiny_pipeline_dir, folder, tmp_path / "second", second, epochs=3, ckpt=tmp_path / "kept" / "last.ckpt")
+    untimed = [[r.model_copy(update={"seconds": 0.0}) for r in guard.history] for guard in (whole, second)]
+    assert untimed[0] == untimed[1]
+
+
+def test_loggers_get_the_scalars_and_tensorboard_the_pictures(tiny_pipeline_dir, folder, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board, table = TensorBoardLogger(tmp_path, "board", "v"), CSVLogger(tmp_path, "table", "v")
+    fit(tiny_pipeline_dir, folder, tmp_path, make_guard(), logger=[board, table])
+    assert "guard/width" in (tmp_path / "table" / "v" / "metrics.csv").read_text().splitlines()[0]
+    events = EventAccumulator(str(tmp_path / "board" / "v"))
+    events.Reload()
+    assert {"guard/risk", "guard/width", "guard/gap", "guard/gap_since_base"} <= set(events.Tags()["scalars"])
+    assert {"guard/curve", "guard/contact_sheet"} <= set(events.Tags()["images"])
+
+
+def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    guard = make_guard(on_error="warn")
+    monkeypatch.setattr("basinguard.guard.guard.Guard.measure", lambda *a, **k: 1 / 0)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard)
+    assert trainer.current_epoch == 2
+    told = [str(w.message) for w in seen if "probe of epoch" in str(w.message)]
+    assert len(told) == 1, "the same problem is reported once"
+    assert "epoch -1 failed and is missing; training goes on: ZeroDivisionError" in told[0]
+    assert [report.problem[:17] for report in guard.history] == ["ZeroDivisionError"] * 3
+
+
+def test_a_budget_buys_gaps_first_and_a_report_without_samples_is_read_as_one(tiny_pipeline_dir, folder, tmp_path):
+    """Nothing, gaps alone, samples, exits; what only the base measured can be monitored and is not logged again."""
+    nothing, gaps, exits = make_guard(budget=2), make_guard(budget=12), make_guard(budget=200)
+    stop = EarlyStopping("guard/risk", check_on_train_epoch_end=True, patience=9)
+    fit(tiny_pipeline_dir, folder, tmp_path / "nothing", nothing, stop, epochs=3)
+    assert [report.epoch for report in nothing.history] == [-1]
+    assert stop.wait_count == 2, "the base model's risk could be monitored in every epoch"
+    logger = CSVLogger(tmp_path / "gaps", name="", version="")
+    keep = ModelCheckpoint(tmp_path / "kept", monitor="guard/risk", save_on_train_epoch_end=True)
+    fit(tiny_pipeline_dir, folder, tmp_path / "gaps", gaps, keep, EarlyStopping("guard/risk"), logger=logger)
+    assert [(r.epoch, r.risk is None, r.gap_since_base is None) for r in gaps.history[1:]] == [
+        (0, True, False),
+        (1, True, False),
+    ]
+    assert "gap of 4 of 4 captions; no samples; exits take" in gaps.history[-1].precision
+    assert gaps.keeper.kept["guarded"].epoch == 1, "no samples do not say that no transition protects"
+    rows = list(csv.DictReader((tmp_path / "gaps" / "metrics.csv").open()))
+    steps = {name: [row["step"] for row in rows if row.get(name)] for name in ("guard/gap", "guard/risk")}
+    assert len(steps["guard/gap"]) == 3
+    assert len(steps["guard/risk"]) == 1, "the base model's"
+    fit(tiny_pipeline_dir, folder, tmp_path / "exits", exits)
+    assert all(report.searched and report.unet_evals <= 200 for report in exits.history[1:])
+
+
+def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    """Gaps, exits, gaps, as spans and prices would have it: all of it stays monitored, loggers get what is new."""
+    guard, measure = make_guard(budget=12), Guard.measure
+
+    def in_turns(self, model, *, epoch, train_step):
+        self.budget = Budget(evals=200 if epoch == 1 else 12)
+        return measure(self, model, epoch=epoch, train_step=train_step)
+
+    monkeypatch.setattr(Guard, "measure", in_turns)
+    keep = ModelCheckpoint(tmp_path / "kept", monitor="guard/width", save_on_train_epoch_end=True)
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard, keep, epochs=3, logger=logger)
+    assert [report.searched for report in guard.history] == [True, False, True, False]
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    told = {name: [row["epoch"] for row in rows if row.get(name)] for name in ("guard/gap", "guard/width")}
+    assert told == {"guard/gap": ["", "0", "1", "2"], "guard/width": ["", "1"]}
+    assert float(trainer.callback_metrics["guard/width"]) == pytest.approx(guard.history[2].width.value)
+
+
+def test_what_only_an_interrupted_run_measured_can_still_be_monitored(tiny_pipeline_dir, folder, tmp_path):
+    """Resumed after a probe without samples: `guard/risk` is the base model's, as it would be without interruption."""
+    save = ModelCheckpoint(tmp_path / "kept", save_last=True)
+    fit(tiny_pipeline_dir, folder, tmp_path, make_guard(budget=12), save, epochs=2)
+    stop = EarlyStopping("guard/risk", check_on_train_epoch_end=True, patience=9)
+    trainer, _ = fit(
+        tiny_pipeline_dir, folder, tmp_path, make_guard(budget=12), stop, epochs=3, ckpt=tmp_path / "kept" / "last.ckpt"
+    )
+    assert "guard/risk" in trainer.callback_metrics
+
+
+def test_every_n_epochs():
+    guard = make_guard(every_n_epochs=3)
+    assert [epoch for epoch in range(9) if guard.should_probe(epoch)] == [2, 5, 8]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"captions": 9}, "asks for 9 captions, but the training set has 4"),
+        ({"heldout": ["a red ball"]}, "held-out prompts must not be training captions"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_training(tiny_pipeline_dir, folder, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        fit(tiny_pipeline_dir, folder, tmp_path, make_guard(**settings))
+
+
+@pytest.mark.parametrize("settings", [{"every_n_epochs": 0}, {"seeds": 0}, {"risk": 0.0}, {"budget": 0.1}])
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(ValueError, match="expected"):
+        make_guard(**settings)
+
+
+def held_out_folder(root):
+    return str(blocks(root / "held out", "other", [f"a green cone {k}" for k in range(3)], seed=9))
+
+
+def test_held_out_images_another_sampler_and_a_measured_threshold(tiny_pipeline_dir, folder, tmp_path):
+    guard = make_guard(
+        heldout=None,
+        heldout_folder=held_out_folder(tmp_path),
+        solver="heun",
+        retention=2,
+        checks=1,
+        threshold="heldout",
+    )
+    fit(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
+    last = guard.history[-1]
+    assert last.sigma_c is not None
+    assert last.sigma_c_excess is not None, "held-out images are its control"
+    assert next(group for group in last.groups if group.name == "heldout").captions == 3
+    assert guard.guard.plan.solver == "heun"
+    assert guard.guard.plan.checks == 1
+    metric = guard.guard.embedder.metric
+    assert metric.threshold >= make_guard().embedder.metric.threshold, "three images are few: no lower than published"
+    assert "null held-out" in metric.source
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"embedder": "sharp"}, "embedder 'sharp' given; expected one of structure"),
+        ({"embedder": "sscd_disc_mixup_320=no such file"}, "no such file"),
+        ({"solver": "euler_a"}, "expected one of ddim"),
+        ({"threshold": "guess"}, "expected one of published, neighbours, heldout"),
+        ({"threshold": "heldout"}, "give heldout_folder as well"),
+        ({"heldout_folder": "somewhere"}, "give one of them"),
+        ({"heldout": None, "heldout_folder": "nowhere"}, "no such folder"),
+        ({"retention": -1}, "0 or more"),
+    ],
+)
+def test_settings_that_contradict_are_refused_when_the_guard_is_made(settings, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        make_guard(**settings)
+
+
+def test_an_eye_without_a_threshold_needs_one_measured():
+    class Unknown:
+        name = "unknown"
+        metric = Metric(embedder="unknown", threshold=NO_COPY, source="none published")
+
+    with pytest.raises(ValueError, match="no threshold is published for unknown: nothing would ever be a copy"):
+        require_control(Unknown(), "published", (), None)
+    require_control(Unknown(), "neighbours", (), None)
+
+
+def test_neighbours_that_are_copies_of_each_other_measure_no_threshold(tiny_pipeline_dir, folder, tmp_path):
+    Image.open(folder / "image 1.png").save(folder / "image 2.png")
+    with pytest.raises(ValueError, match="threshold='neighbours' cannot be measured: two training images"):
+        fit(tiny_pipeline_dir, folder, tmp_path, make_guard(threshold="neighbours"))
+
+
+def test_a_history_seen_with_another_eye_is_not_continued():
+    training = TrainingSet(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), ("a", "b"))
+    strict = WithThreshold(Structure(), Structure().metric.model_copy(update={"threshold": 0.9}))
+    seen = Watch(Guard(training, Structure(), ProbePlan(captions=2))).state_dict()
+    with pytest.raises(ValueError, match=r"threshold was .*, is 0\.9\. .*resume with the settings of that run"):
+        Watch(Guard(training, strict, ProbePlan(captions=2))).load_state_dict(seen)

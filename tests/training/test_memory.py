@@ -1,0 +1,138 @@
+"""Memory told before a fit: bytes that can be counted by hand, and what each saver saves."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from basinguard.training.finetune import FineTune
+from basinguard.training.finetune_options import moments_of, optimizer_class, parked
+from basinguard.training.memory import Request, footprint_of
+from basinguard.training.peak_memory import checkpointing, peak_bytes
+
+
+def test_living_tensors_are_counted_and_dead_ones_are_not():
+    x = torch.empty(1000, device="meta")
+
+    def chain():
+        y = x + 1  # 4000 bytes
+        y = y + 1  # 4000 more, then the first dies
+        return (y + 1).sum()
+
+    assert peak_bytes(chain) == 8000 + 4  # two of them, and the sum
+    assert peak_bytes(lambda: x.view(10, 100).sum()) == 4  # a view is no memory
+
+
+def test_a_training_step_holds_activations_and_gradients():
+    layer = nn.Linear(100, 100, bias=False, device="meta")
+    x = torch.empty(10, 100, device="meta")
+    forward = peak_bytes(lambda: layer(x).sum())
+    both = peak_bytes(lambda: layer(x).sum(), backward=True)
+    assert forward == 10 * 100 * 4 + 4
+    assert both >= 100 * 100 * 4
+
+
+def test_attention_takes_no_matrix():
+    q = torch.empty(1, 1, 4096, 8, device="meta")
+    assert peak_bytes(lambda: F.scaled_dot_product_attention(q, q, q)) < 4096 * 4096
+
+
+def test_mixed_precision_halves_a_matrix_product():
+    layer, x = nn.Linear(64, 4096, bias=False, device="meta"), torch.empty(512, 64, device="meta")
+    wide = peak_bytes(lambda: layer(x))
+    mixed = peak_bytes(lambda: layer(x), autocast=torch.bfloat16)
+    assert wide == 512 * 4096 * 4
+    assert mixed == 512 * 4096 * 2 + (64 * 4096 + 512 * 64) * 2  # the result, and the casts of weight and input
+
+
+def test_recomputing_holds_less():
+    layers = nn.ModuleList(nn.Linear(64, 64, bias=False, device="meta") for _ in range(20))
+    x = torch.empty(1000, 64, device="meta", requires_grad=True)
+    again = checkpointing(None)
+
+    def run(recompute):
+        y = x
+        for layer in layers:
+            block = lambda z, layer=layer: layer(torch.relu(layer(torch.relu(z))))  # noqa: E731
+            y = again(block, y) if recompute else block(y)
+        return y.sum()
+
+    kept, recomputed = (peak_bytes(lambda r=r: run(r), backward=True) for r in (False, True))
+    assert recomputed < 0.6 * kept
+
+
+PLAIN = Request(method="full", resolution=32, batch_size=8, gpu=False)
+
+
+def size(base, **changes):
+    return footprint_of(base, replace(PLAIN, **changes))
+
+
+def test_weights_and_moments_are_those_of_the_model(tiny_pipeline_dir):
+    for options in ({"method": "full"}, {"method": "lora", "rank": 4}):
+        model = FineTune(str(tiny_pipeline_dir), **options)
+        told = size(tiny_pipeline_dir, **options)
+        assert told.weights == sum(p.numel() * p.element_size() for p in model.parameters())
+        assert told.trained == sum(p.numel() for p in model.trained().values())
+        assert told.optimizer == 8 * told.trained
+
+
+@pytest.mark.parametrize(
+    ("changes", "part", "share"),
+    [
+        ({"gradient_checkpointing": True}, "update", 0.8),
+        ({"batch_size": 4}, "encode", 0.6),
+        ({"optimizer": "adamw8bit"}, "optimizer", 0.26),
+        ({"weights": "bfloat16"}, "weights", 0.51),
+        ({"method": "lora"}, "optimizer", 0.5),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_a_saver_saves(tiny_pipeline_dir, changes, part, share):
+    assert getattr(size(tiny_pipeline_dir, **changes), part) < share * getattr(size(tiny_pipeline_dir), part)
+
+
+def test_a_probe_counts_what_is_sampled_at_once_and_moments_can_be_parked(tiny_pipeline_dir):
+    few, many = (size(tiny_pipeline_dir, probe_rows=rows) for rows in (64, 1024))
+    assert few.probe < many.probe
+    away = size(tiny_pipeline_dir, probe_rows=1024, offload_in_probes=True)
+    assert away.parked == away.optimizer == many.optimizer
+
+
+def test_moments_are_parked_and_come_back_as_they_were():
+    layer = nn.Linear(3, 3)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    before = [(name, state[name].clone()) for state, name in moments_of([optimizer])]
+    assert len(before) == 4  # two moments, of weight and bias
+    with parked(moments_of([optimizer])):
+        optimizer.state[layer.weight]["exp_avg"].add_(0)
+    after = [(name, state[name]) for state, name in moments_of([optimizer])]
+    assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in zip(before, after, strict=True))
+
+
+class Elsewhere:
+    """Stands for a tensor on a GPU: remembers where it was sent."""
+
+    def __init__(self, device="cuda:0"):
+        self.device, self.sent = device, []
+
+    def to(self, device):
+        self.sent.append(str(device))
+        return self
+
+
+def test_parking_sends_tensors_away_and_home_even_after_an_error():
+    state = {"exp_avg": Elsewhere()}
+    with pytest.raises(RuntimeError, match="probe"), parked([(state, "exp_avg")]):
+        raise RuntimeError("probe")
+    assert state["exp_avg"].sent == ["cpu", "cuda:0"]
+
+
+def test_eight_bit_moments_need_their_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
+    with pytest.raises(ValueError, match=r"pip install 'basinguard\[eightbit\]', or set optimizer: adamw"):
+        optimizer_class("adamw8bit")

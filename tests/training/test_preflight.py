@@ -1,0 +1,168 @@
+"""Every kind of bad input has one message, before anything is trained, and all of them come at once."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from huggingface_hub import constants
+from PIL import Image
+
+from basinguard.pipelines import loading
+from basinguard.pipelines.loading import load_pipeline, locate, require_scheduler
+from basinguard.training.data import ImageFolder
+from basinguard.training.preflight import check_plan
+
+
+def complaint(*given, **options):
+    with pytest.raises(ValueError, match="nothing was trained") as caught:
+        check_plan(*given, **options)
+    return str(caught.value)
+
+
+@pytest.fixture
+def base(tiny_pipeline_dir, tmp_path):
+    """A copy of the tiny pipeline that a test may damage."""
+    return shutil.copytree(tiny_pipeline_dir, tmp_path / "base")
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def scenes(folder, **options):
+    return ImageFolder(str(folder), **{"resolution": 32, **options})
+
+
+def test_a_good_plan_passes(tiny_pipeline_dir, scene_folder):
+    assert check_plan(tiny_pipeline_dir, scenes(scene_folder), probe_images=6, scheduler="DDIMScheduler") is None
+
+
+def test_a_missing_folder(tiny_pipeline_dir, tmp_path):
+    said = complaint(tiny_pipeline_dir, scenes(tmp_path / "nowhere"))
+    assert f"{tmp_path / 'nowhere'}: no such folder; give the folder that holds the images" in said
+
+
+def test_an_empty_folder(tiny_pipeline_dir, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "empty: no captioned image; add images" in complaint(tiny_pipeline_dir, scenes(tmp_path / "empty"))
+
+
+def test_a_file_instead_of_a_folder(tiny_pipeline_dir, scene_folder):
+    assert "0.png is a file; give the folder" in complaint(tiny_pipeline_dir, scenes(scene_folder / "0.png"))
+
+
+def test_an_image_without_a_caption(tiny_pipeline_dir, scene_folder):
+    Image.new("RGB", (8, 8)).save(scene_folder / "extra.png")
+    said = complaint(tiny_pipeline_dir, scenes(scene_folder))
+    assert "- extra.png: no caption: neither a row in a metadata file nor a .txt" in said
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (lambda path: path.write_bytes(b""), "0 bytes; download or copy it again"),
+        (lambda path: path.write_bytes(b"hello"), "not an image in a known format"),
+        (lambda path: path.write_bytes(path.read_bytes()[:600]), "ends too early"),
+    ],
+    ids=["empty", "text", "truncated"],
+)
+def test_an_unreadable_image(tiny_pipeline_dir, scene_folder, damage, word):
+    damage(scene_folder / "2.png")
+    said = complaint(tiny_pipeline_dir, scenes(scene_folder))
+    assert "- 2.png: " in said
+    assert word in said
+
+
+def test_fewer_images_than_the_probe_asks_for(tiny_pipeline_dir, scene_folder):
+    said = complaint(tiny_pipeline_dir, scenes(scene_folder), probe_images=16)
+    assert "probe 16 training images, but there are 6; lower its `captions` (--trainer.callbacks.captions 6 " in said
+
+
+def test_a_caption_longer_than_the_tokenizer_takes(tiny_pipeline_dir, scene_folder):
+    rows = [json.loads(line) for line in (scene_folder / "metadata.jsonl").read_text().splitlines()]
+    rows[4]["text"] = "one two three four five six"  # each letter is a token here: 22 and two marks
+    (scene_folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = complaint(tiny_pipeline_dir, scenes(scene_folder))
+    assert (
+        f"{scene_folder / '4.png'}: caption of 24 tokens, the model takes 16; shorten it, or set long_captions" in said
+    )
+    with pytest.warns(UserWarning, match=r"4\.png: caption of 24 tokens, the model takes 16; the rest is cut off"):
+        check_plan(tiny_pipeline_dir, scenes(scene_folder, long_captions="truncate"))
+
+
+def test_an_unknown_scheduler(tiny_pipeline_dir, base):
+    said = complaint(tiny_pipeline_dir, scheduler="DDIM")
+    assert "unknown scheduler 'DDIM'; accepted: DDIMScheduler, " in said
+    edit(base / "scheduler" / "scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler")
+    assert f"base '{base}': unknown scheduler 'FlowMatchEulerDiscreteScheduler'" in complaint(str(base))
+    assert require_scheduler("PNDMScheduler") == "PNDMScheduler"
+
+
+def test_an_unknown_prediction_type(base):
+    edit(base / "scheduler" / "scheduler_config.json", prediction_type="sample")
+    assert "prediction type 'sample' of its scheduler; accepted: epsilon, v_prediction" in complaint(base)
+
+
+def test_a_hub_id_without_network(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    said = complaint("someone/no-such-model")
+    assert "base 'someone/no-such-model' is a hub id that is not in the local cache" in said
+    with pytest.raises(FileNotFoundError, match="download it elsewhere and give its directory") as caught:
+        load_pipeline("someone/no-such-model")
+    assert "\n" not in str(caught.value)
+
+
+def test_neither_a_directory_nor_a_hub_id():
+    assert "base './nowhere': no such directory or file, and not a hub id" in complaint("./nowhere")
+
+
+def test_another_kind_of_pipeline(base):
+    edit(base / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    assert "is a StableDiffusionXLPipeline; only a StableDiffusionPipeline (SD 1.x, 2.x)" in complaint(base)
+    with pytest.raises(ValueError, match="is a StableDiffusionXLPipeline"):
+        load_pipeline(base)
+
+
+def test_a_directory_that_is_not_a_pipeline(tmp_path):
+    assert "no model_index.json in it, so not a complete diffusers directory" in complaint(tmp_path)
+
+
+def test_damaged_files_of_a_model(base):
+    (base / "unet" / "config.json").write_text("{")
+    assert "unet/config.json is not JSON" in complaint(base)
+
+
+def test_truncated_weights_are_one_line(base):
+    weights = base / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"its files cannot be loaded .* download or copy it again") as caught:
+        load_pipeline(base)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_is_never_loaded(base):
+    weights = base / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save({}, weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(ValueError, match="its files cannot be loaded"):
+        load_pipeline(base)
+
+
+def test_a_resolution_the_model_cannot_encode(tiny_pipeline_dir, scene_folder):
+    said = complaint(tiny_pipeline_dir, scenes(scene_folder, resolution=33))
+    assert "resolution=33 is not a multiple of 2, the model's downsampling factor" in said
+
+
+def test_all_problems_come_at_once(scene_folder):
+    (scene_folder / "1.png").write_bytes(b"hello")
+    Image.new("RGB", (8, 8)).save(scene_folder / "extra.png")
+    said = complaint("./nowhere", scenes(scene_folder), probe_images=16, scheduler="DDIM")
+    assert said.startswith("nothing was trained; 5 problem(s) to solve first:\n- ")
+    assert said.count("\n- ") == 5
+
+
+def test_tinyworld_is_the_packaged_model(monkeypatch, tiny_pipeline_dir):
+    monkeypatch.setattr(loading, "model_directory", lambda: tiny_pipeline_dir)
+    assert locate("tinyworld") == tiny_pipeline_dir
+    assert load_pipeline("tinyworld").unet.config.sample_size == 16

@@ -1,0 +1,225 @@
+"""What a guarded run says of itself, keeps for shipping, and when it stops; reports are made up, training is not."""
+
+import json
+import warnings
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from basinguard.core.report import Report
+from basinguard.guard.guard import Guard
+from basinguard.guard.status import GuardFile, read_history
+from basinguard.training.best_weights import CHOICE_FILE
+from support.guarded_runs import SHIP, digest, fit, make_guard, picture_folder
+from support.scripted_probes import COPYING, FORMING, LATE, QUIET, scripted
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return picture_folder(tmp_path / "pictures")
+
+
+def fitted(base, folder, root, guard, *callbacks, epochs, **options):
+    return fit(base, folder, root, guard, *callbacks, epochs=epochs, **options)
+
+
+def test_guard_json_holds_verdict_forecast_choices_and_every_report(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    scripted(monkeypatch, QUIET, FORMING, COPYING)
+    fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(risk=0.15), epochs=2)
+    text = (tmp_path / "guard.json").read_text()
+    found = GuardFile.from_json(text)
+    assert found.standing.verdict.state == "memorizing"
+    assert found.standing.forecast.state == "passed"
+    assert (found.standing.plain.epoch, found.standing.guarded.epoch) == (0, 1)
+    assert [r.epoch for r in read_history(tmp_path / "guard.json")] == [-1, 0, 1]
+    old = tmp_path / "older.json"
+    old.write_text(json.dumps(json.loads(text)["history"]))
+    assert read_history(old) == list(found.history)
+
+
+@pytest.mark.parametrize("text", ["nothing", "3", '{"history": 3}', "[1]"])
+def test_a_guard_json_that_is_none_is_refused(tmp_path, text):
+    (tmp_path / "guard.json").write_text(text)
+    with pytest.raises(ValueError, match=r"guard\.json|not a valid Report"):
+        read_history(tmp_path / "guard.json")
+
+
+def test_tensorboard_gets_the_dashboard_and_words_and_the_bar_the_verdict(
+    tiny_pipeline_dir, folder, tmp_path, monkeypatch
+):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    scripted(monkeypatch, QUIET, FORMING)
+    monkeypatch.setattr(Guard, "show", lambda self, *a, **k: ({"plain CFG": torch.zeros(1, 3, 8, 8)}, ["a"], {}))
+    shown = []
+
+    class Bar(pl.callbacks.TQDMProgressBar):
+        def on_train_end(self, trainer, pl_module):
+            shown.append(self.get_metrics(trainer, pl_module))
+
+    logger = TensorBoardLogger(tmp_path, name="run", version="v")
+    fitted(
+        tiny_pipeline_dir, folder, tmp_path, make_guard(), Bar(), epochs=1, logger=logger,
+        trainer={"enable_progress_bar": True},
+    )  # fmt: skip
+    assert shown[0]["guard"] == "basin forming"
+    events = EventAccumulator(str(tmp_path / "run" / "v"))
+    events.Reload()
+    assert "guard/dashboard" in events.Tags()["images"]
+    assert "guard/standing/text_summary" in events.Tags()["tensors"]
+    assert events.Scalars("guard/verdict")[-1].value == 1
+
+
+RUNS = [
+    ("a breach", [QUIET, COPYING, COPYING, COPYING], {}, 1),
+    ("not while guarded sampling keeps it", [QUIET, COPYING, LATE, LATE], {"breach": "guarded"}, 2),
+    ("not before it is sure", [QUIET, {"hits": 4, "transition": 500.0}, COPYING, QUIET], {}, 2),
+    ("not on a failed probe", [QUIET, RuntimeError("no memory"), RuntimeError("no memory"), QUIET], {}, 3),
+    ("not without a base", [RuntimeError("no memory"), LATE, LATE, LATE], {}, 3),
+    ("not on alarms", [QUIET, FORMING, FORMING, FORMING], {}, 3),
+]
+
+
+@pytest.mark.parametrize(("plan", "changes", "epochs"), [run[1:] for run in RUNS], ids=[run[0] for run in RUNS])
+def test_a_run_stops_at_a_sure_breach_and_on_nothing_less(
+    tiny_pipeline_dir, folder, tmp_path, monkeypatch, plan, changes, epochs
+):
+    scripted(monkeypatch, *plan)
+    guard = make_guard(on_breach="stop", on_error="warn", risk=0.15, **changes)
+    trainer, _ = fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=3)
+    assert trainer.current_epoch == epochs
+
+
+def test_warning_is_all_that_happens_unless_asked(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    scripted(monkeypatch, QUIET, LATE, LATE)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer, _ = fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(), epochs=2)
+    told = [str(w.message) for w in caught if "too late for delayed guidance" in str(w.message)]
+    assert len(told) == 1, "once, not at every epoch"
+    assert "training goes on" in told[0]
+    assert "dropout could be 0.1" in told[0]
+    assert trainer.current_epoch == 2
+
+
+def test_lightnings_own_callbacks_act_on_the_same_numbers(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    scripted(monkeypatch, QUIET, FORMING, QUIET, RuntimeError("no memory"), COPYING, QUIET)
+    stop = EarlyStopping("guard/verdict", divergence_threshold=1.5, patience=1000, check_on_train_epoch_end=True)
+    keep = ModelCheckpoint(
+        tmp_path / "kept", monitor="guard/ship_plain", mode="max", filename="{epoch}", save_on_train_epoch_end=True
+    )
+    trainer, _ = fitted(
+        tiny_pipeline_dir, folder, tmp_path, make_guard(on_error="warn", risk=0.15), stop, keep, epochs=5
+    )
+    assert trainer.current_epoch == 4, "the gap at epoch 2 ends nothing, the copies at epoch 3 do"
+    assert keep.best_model_path.endswith("epoch=1.ckpt")
+
+
+def test_both_epochs_are_kept_across_a_resume_and_exported_by_name(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    plan, seen, shipped = [QUIET, FORMING, COPYING, LATE], {}, {}
+
+    def note(name):
+        def ship(guard, pl_module, *args, **kwargs):
+            shipped[name] = digest({n: p for n, p in pl_module.unet.named_parameters() if p.requires_grad})
+            return None, []
+
+        return ship
+
+    scripted(monkeypatch, *plan, seen=seen)
+    monkeypatch.setattr("basinguard.training.callback.ship", note("guarded"))
+    monkeypatch.setattr("basinguard.training.callback.export_plain", lambda module, *a: note("plain")(None, module))
+    settings = {"risk": 0.15, "export_to": str(tmp_path / "shipped")}
+    keep = ModelCheckpoint(tmp_path / "kept", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
+    fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(**settings), keep, epochs=2)
+    fitted(
+        tiny_pipeline_dir, folder, tmp_path, make_guard(**settings), epochs=3,
+        ckpt=tmp_path / "kept" / "epoch=1.ckpt",
+    )  # fmt: skip
+    assert shipped == {"plain": seen[0], "guarded": seen[1]}
+    assert len(set(seen.values())) == 4
+
+
+def test_the_epoch_for_plain_cfg_is_a_stock_pipeline_with_its_reasons(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    from basinguard.pipelines.loading import load_pipeline
+
+    scripted(monkeypatch, QUIET, FORMING)
+    monkeypatch.setattr("basinguard.training.callback.ship", lambda *a, **k: (None, []))
+    guard = make_guard(export_to=str(tmp_path / "shipped"), **SHIP)
+    fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
+    plain = tmp_path / "shipped-plain"
+    assert json.loads((plain / CHOICE_FILE).read_text())["epoch"] == 0
+    assert "plain CFG" in (plain / "README.md").read_text()
+    load_pipeline(plain)
+
+
+def test_nothing_is_shipped_for_plain_cfg_when_no_epoch_keeps_the_risk(
+    tiny_pipeline_dir, folder, tmp_path, monkeypatch
+):
+    scripted(monkeypatch, QUIET, COPYING)
+    monkeypatch.setattr("basinguard.training.callback.ship", lambda *a, **k: (None, []))
+    guard = make_guard(export_to=str(tmp_path / "shipped"))
+    with pytest.warns(UserWarning, match="no epoch keeps plain CFG's risk"):
+        fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
+    assert not (tmp_path / "shipped-plain").exists()
+
+
+def test_a_run_resumed_with_another_data_set_is_unknown_and_goes_on(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    keep = ModelCheckpoint(tmp_path / "kept", every_n_epochs=1)
+    scripted(monkeypatch, QUIET, QUIET, LATE, LATE)
+    fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(), keep, epochs=1)
+    other = picture_folder(tmp_path / "others", count=4)
+    (other / "0.txt").write_text("a kite")
+    guard = make_guard(on_error="warn", on_breach="stop")
+    with pytest.warns(UserWarning, match="resumed with another training set"):
+        trainer, _ = fitted(tiny_pipeline_dir, other, tmp_path, guard, epochs=3, ckpt=keep.best_model_path)
+    assert trainer.current_epoch == 3, "nothing is known of these images, so nothing stops the run"
+    assert guard.standing.verdict.state == "unknown"
+    assert "resumed with another training set" in guard.standing.verdict.evidence[0]
+    assert [r.epoch for r in guard.history] == [-1, 0, 1, 2]
+    assert {kept.epoch for kept in guard.keeper.kept.values()} == {0}, "what was kept of the other images is gone"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"on_breach": "act"}, {"on_breach": "halt"}, {"on_breach": "act", "acting": None}]
+)
+def test_acting_without_saying_how_is_refused(settings):
+    with pytest.raises(ValueError, match="expected warn, stop, or act together with an Interventions"):
+        make_guard(**settings)
+
+
+def test_five_images_and_no_held_out_one_work_and_say_what_is_not_known(tiny_pipeline_dir, tmp_path):
+    folder = picture_folder(tmp_path / "five", count=5)
+    guard = make_guard(heldout=None, captions=5, retention=1, risk=0.1)
+    fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
+    training = guard.guard.training
+    assert not set(training.heldout) & set(training.captions)
+    assert training.heldout_images.shape == (len(training.heldout), 3, 32, 32)
+    assert guard.history[-1].gap_excess is not None
+    assert guard.history[-1].sigma_c_excess is not None
+    told = " ".join(guard.standing.unknowable)
+    for words in ("recombined from the training captions", "the base model's own samples", "5 images are the whole"):
+        assert words in told
+
+
+def test_a_gap_is_written_to_guard_json_as_unknown(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    scripted(monkeypatch, QUIET, RuntimeError("no memory"))
+    fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(on_error="warn"), epochs=1)
+    found = GuardFile.from_json((tmp_path / "guard.json").read_text())
+    assert found.standing.verdict.state == "unknown"
+    assert "no memory" in found.standing.verdict.evidence[0]
+    assert Report.missed(0, 2, "RuntimeError: no memory") in found.history
+
+
+def test_a_verdict_that_cannot_be_made_harms_nothing(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    scripted(monkeypatch, QUIET, LATE)
+    monkeypatch.setattr("basinguard.training.guarded_run.stand", lambda *a: 1 / 0)
+    guard = make_guard(on_error="warn", on_breach="stop")
+    with pytest.warns(UserWarning, match="there is no verdict on this epoch; training goes on: ZeroDivisionError"):
+        trainer, _ = fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
+    assert trainer.current_epoch == 1
+    assert [r.epoch for r in guard.history] == [-1, 0]
