@@ -22,7 +22,7 @@ tinyworld: scenes demo_folder
 exports: sampler_grids fingerprints card_plots privacy merge provenance a1111 comfyui ui_instructions model_card lora_header directory inspect lora integrity hub
 audits: findings page
 pipelines: architecture forward_process latent_model resolution modular_guider lora lora_files single_file prediction_type interpolation loading protect triage_sampling stock_sampling evaluation transfer
-training: interrupt_checkpoint data_sources distributed_scan augmentation loss_filters distributed peak_memory finetune_options requirements shipping sampler logging objective latent_cache control_group guarded_run memory buckets encoding interventions best_weights resources data finetune accelerate callback dry_run preflight pytorch_lightning lightning fit_cli
+training: options checkpoints data_sources distributed_scan caption_augmentation trained_weights loss_filters distributed peak_memory optimizer requirements shipping sampler logging objective control_group guarded_run memory_footprint buckets encoding interventions best_weights resources data finetune accelerate callback dry_run preflight pytorch_lightning lightning fit_cli
 mitigations: base report cross_attention costs stock_pipeline measure delayed_guidance_released prompt_perturbation prompt_optimization summary_tokens initial_noise plain_cfg delayed_guidance less_finetuning attention_attenuation anti_memorization_guidance guidance_interval guidance_schedules setting ours registry ranking tradeoff_figure comparison runner
 commands: sample session export demo inspect verify quality_reference triage calibrate audit
 cli

@@ -54,6 +54,7 @@ from basinguard.training.guarded_run import holding, trained_weights, untouched
 from basinguard.training.interventions import Actor, Interventions
 from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.loss_filters import LargeGap
+from basinguard.training.options import LoraOptions, MemoryOptions, OptimizerOptions, ReadingOptions
 from basinguard.training.shipping import clip_for
 
 SCALE, TIMESTEPS, BATCH = 3.0, 10, 4
@@ -85,7 +86,11 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """What `FineTune` is given."""
-        return {"method": self.method, "learning_rate": self.rate, "cache": True}
+        return {
+            "method": self.method,
+            "optimizer": OptimizerOptions(learning_rate=self.rate),
+            "memory": MemoryOptions(cache=True),
+        }
 
 
 MORE = [Run(16, "full", rate) for rate in RATES["full"]]  # for the forecast alone; nothing of them is shipped
@@ -220,7 +225,7 @@ def line(report: Report) -> str:
 
 
 def images_of(folder: Path) -> ImageFolder:
-    data = ImageFolder(str(folder), resolution=64, batch_size=BATCH, keep_in_memory=True)
+    data = ImageFolder(str(folder), resolution=64, batch_size=BATCH, reading=ReadingOptions(keep_in_memory=True))
     data.setup("fit")
     return data
 
@@ -358,8 +363,8 @@ VARIANTS: dict[str, tuple[Run, dict[str, Any], Interventions | None]] = {
     "skip low losses": (ACTED, {}, Interventions(low_loss=2.0)),
     "skip large gaps": (ACTED, {}, Interventions(large_gap=1.0)),  # its threshold is measured, see `usual_gap`
     "lora rank 16, nothing": (ADAPTER, {}, None),
-    "lora rank 4": (ADAPTER, {"rank": 4}, None),
-    "lora dropout 0.1": (ADAPTER, {"dropout": 0.1}, None),
+    "lora rank 4": (ADAPTER, {"lora": LoraOptions(rank=4)}, None),
+    "lora dropout 0.1": (ADAPTER, {"lora": LoraOptions(dropout=0.1)}, None),
 }
 
 

@@ -32,6 +32,7 @@ import lightning.pytorch as pl
 import torch
 
 from basinguard import basin
+from basinguard.commands.demo import demo_model
 from basinguard.core import seeds, stats
 from basinguard.core.report import Report
 from basinguard.core.versions import versions
@@ -148,7 +149,7 @@ def main() -> None:
         plan = ProbePlan(told.captions, told.seeds, told.timesteps, SCALE, retention=told.retention)
         guard = Guard(training, Structure(), plan)
         study = Study(guard, told.every)
-        model = FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True)
+        model = demo_model()
         pl.Trainer(
             max_epochs=told.epochs, accelerator="cpu", logger=False, callbacks=[study], enable_checkpointing=False,
             enable_model_summary=False, enable_progress_bar=False,
