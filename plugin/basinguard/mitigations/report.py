@@ -12,8 +12,8 @@ from ..core.estimate import Estimate
 from .comparison import Comparison
 from .costs import Cost
 from .measure import Point
-from .registry import METHODS
 from .ranking import within
+from .registry import METHODS
 
 DASH = "\N{EN DASH}"
 BUDGET = 0.1  # risk within which methods are compared in the first table
