@@ -26,12 +26,41 @@ def test_a_history_written_flat_is_read_into_parts_and_written_back_unchanged(na
 
 def test_the_keys_keep_their_order_and_estimates_their_names():
     report = Report.from_json(json.dumps(history_of("demo")[-1]))
-    assert list(json.loads(report.to_json())) == (
-        "epoch train_step risk width exit transition gap gap_heldout similarity_p95 similarity_heldout risk_uncond "
-        "alignment curve exits unet_evals seconds problem log_width gap_since_base gap_excess gap_auc sigma_c "
-        "sigma_c_uncond sigma_c_since_base sigma_c_excess caption_gap groups images probed precision note "
-        "alignment_heldout fidelity"
-    ).split()
+    assert list(json.loads(report.to_json())) == [
+        "epoch",
+        "train_step",
+        "risk",
+        "width",
+        "exit",
+        "transition",
+        "gap",
+        "gap_heldout",
+        "similarity_p95",
+        "similarity_heldout",
+        "risk_uncond",
+        "alignment",
+        "curve",
+        "exits",
+        "unet_evals",
+        "seconds",
+        "problem",
+        "log_width",
+        "gap_since_base",
+        "gap_excess",
+        "gap_auc",
+        "sigma_c",
+        "sigma_c_uncond",
+        "sigma_c_since_base",
+        "sigma_c_excess",
+        "caption_gap",
+        "groups",
+        "images",
+        "probed",
+        "precision",
+        "note",
+        "alignment_heldout",
+        "fidelity",
+    ]
     assert report.estimates["gap_excess"] == report.gaps.excess
     assert report.estimates["risk"] == report.samples.risk
     assert "fidelity" not in report.estimates
