@@ -22,6 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..guidance.core import combine
 from .base import Batch, Bench, Method
 from .stock_pipeline import Forward, Guide, empty, guided, run, states
 
@@ -63,7 +64,7 @@ def guide(bench: Bench, strength: float, forward: Forward) -> Guide:
     captions = bench.guard.training.captions
 
     def predict(x: Tensor, timestep: Tensor, told: Tensor, uncond: Tensor, cond: Tensor) -> Tensor:
-        guided_raw = uncond + s0 * (cond - uncond)
+        guided_raw = combine(uncond, cond, s0)
         similarity, index = pull.nearest(pull.clean(x, timestep, guided_raw))
         noisy = float(timestep) / len(bench.model.schedule.alphas_cumprod)
         active = similarity > LENIENT * threshold * (1 - noisy**2)
@@ -89,7 +90,7 @@ def _away(pull: Pull, forward: Forward, x: Tensor, timestep: Tensor, told: Tenso
         start = x.detach().requires_grad_(True)
         both = torch.cat([empty(pull.bench, len(x)), told])
         uncond, cond = forward(torch.cat([start, start]), timestep, both).chunk(2)
-        raw = uncond + pull.bench.scale * (cond - uncond)
+        raw = combine(uncond, cond, pull.bench.scale)
         similarity, _ = pull.nearest(pull.clean(start, timestep, raw))
         (gradient,) = torch.autograd.grad(similarity.sum(), start)
     usable = torch.isfinite(gradient).flatten(1).all(1)  # a compressing embedder has none where a cell is exactly flat

@@ -20,6 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..guidance.core import combine
 from .base import Batch, Bench, Method, needs_cross_attention
 from .cross_attention import cross_attention
 from .stock_pipeline import Forward, Guide, guided, run
@@ -44,7 +45,7 @@ def _guide(bench: Bench, repulsion: float, forward: Forward) -> Guide:
     def predict(x: Tensor, timestep: Tensor, told: Tensor, uncond: Tensor, cond: Tensor) -> Tensor:
         with cross_attention(bench.pipe.unet, attenuate, _early):
             positive = forward(x, timestep, told)
-        return uncond + bench.scale * (positive - uncond) - repulsion * bench.units * (cond - uncond)
+        return combine(uncond, positive, bench.scale) - repulsion * bench.units * (cond - uncond)
 
     return predict
 
