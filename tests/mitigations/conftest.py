@@ -1,20 +1,20 @@
-"""A bench and a batch for every test of this folder."""
+"""A testbed and a batch for every test of this folder."""
 
 import pytest
 
-from basinguard.mitigations.base import Batch
-from support.benches import build_bench
+from basinguard.mitigations.testbed import Batch
+from support.testbeds import build_testbed
 
 
 @pytest.fixture(scope="session")
-def bench(tiny_pipeline_dir):
+def testbed(tiny_pipeline_dir):
     """Shared: whoever changes it must put it back."""
-    return build_bench(tiny_pipeline_dir)
+    return build_testbed(tiny_pipeline_dir)
 
 
 @pytest.fixture
-def own_bench(tiny_pipeline_dir):
-    return build_bench(tiny_pipeline_dir)
+def own_testbed(tiny_pipeline_dir):
+    return build_testbed(tiny_pipeline_dir)
 
 
 @pytest.fixture

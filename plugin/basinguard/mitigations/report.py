@@ -12,38 +12,40 @@ from ..core.estimate import Estimate
 from .comparison import Comparison
 from .costs import Cost
 from .measure import Point
-from .ranking import within
-from .registry import METHODS
+from .ranking import BestPoint, best_within
+from .registry import MITIGATIONS
+from .sample_strips import strip_path
+from .tradeoff_figure import tradeoff
 
 DASH = "\N{EN DASH}"
-BUDGET = 0.1  # risk within which methods are compared in the first table
+ALPHA = 0.1  # risk within which mitigations are compared in the first table
 
 
-def render(result: Comparison, samples: Path) -> str:
+def render(comparison: Comparison, samples: Path) -> str:
     """The page.
 
     Args:
-        result: the comparison.
-        samples: folder of the strips, named after method and strength; a missing one is left out.
+        comparison: what was measured.
+        samples: folder of the strips, named after mitigation and intensity; a missing one is left out.
     """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(number=number, interval=interval)
     template = environment.from_string(files(__package__).joinpath("comparison.html.jinja").read_text("utf-8"))
-    costs = {cost.method: cost for cost in result.costs}
+    costs = {cost.mitigation: cost for cost in comparison.costs}
     return template.render(
-        result=result,
-        settings=result.settings,
-        methods=METHODS,
-        figure=_figure(result),
-        subject=any(point.fidelity for point in result.points),
-        scored=any(point.alignment for point in result.points),
-        budget=BUDGET,
-        best=[_row(result, entry.method, entry.point, costs, samples) for entry in within(result.points, BUDGET)],
-        points=result.points,
+        comparison=comparison,
+        settings=comparison.settings,
+        mitigations=MITIGATIONS,
+        figure=_figure(comparison),
+        subject=any(point.fidelity for point in comparison.points),
+        scored=any(point.alignment for point in comparison.points),
+        alpha=ALPHA,
+        best=[_row(comparison, best, costs, samples) for best in best_within(comparison.points, ALPHA)],
+        points=comparison.points,
         costs=costs,
-        pairs=len(result.clusters),
+        pairs=len(comparison.clusters),
     )
 
 
@@ -59,26 +61,24 @@ def interval(estimate: Estimate | None, digits: int = 3) -> str:
     return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
-def _row(result: Comparison, name: str, index: int | None, costs: dict[str, Cost], samples: Path) -> dict[str, Any]:
-    point: Point | None = None if index is None else result.points[index]
-    every = [p for p in result.points if p.method == name]
-    least = min(every, key=lambda p: p.risk.value)
+def _row(comparison: Comparison, best: BestPoint, costs: dict[str, Cost], samples: Path) -> dict[str, Any]:
+    point: Point | None = None if best.point is None else comparison.points[best.point]
+    curve = [p for p in comparison.points if p.mitigation == best.mitigation]
+    least = min(curve, key=lambda p: p.risk.value)
     return {
-        "method": METHODS[name],
+        "mitigation": MITIGATIONS[best.mitigation],
         "point": point,
         "least": least,
-        "cost": costs.get(name),
-        "strip": _picture(samples / f"{name}_{(point or least).strength:g}.png"),
+        "cost": costs.get(best.mitigation),
+        "strip": _picture(strip_path(samples, point or least)),
     }
 
 
-def _figure(result: Comparison) -> str:
-    from .tradeoff_figure import tradeoff
-
-    if not any(point.utility for point in result.points):
+def _figure(comparison: Comparison) -> str:
+    if not any(point.utility for point in comparison.points):
         return ""
     buffer = io.BytesIO()
-    tradeoff(result.points).savefig(buffer, format="png")
+    tradeoff(comparison.points).savefig(buffer, format="png")
     return _uri(buffer.getvalue())
 
 
@@ -88,3 +88,20 @@ def _picture(path: Path) -> str:
 
 def _uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def table(comparison: Comparison, alpha: float = ALPHA) -> str:
+    """The best point of each mitigation of risk at most alpha, for a terminal."""
+    lines = [f"{'':15} {'intensity':>9} {'risk [95% interval]':24} {'sim p95':>8} {'utility':>10} {'UNet/img':>9}"]
+    for entry in best_within(comparison.points, alpha):
+        if entry.point is None:
+            lines.append(f"{entry.mitigation:15} no intensity has a risk of at most {alpha:.0%}")
+            continue
+        point = comparison.points[entry.point]
+        utility = f"{point.utility.value:.3f}" if point.utility else "-"
+        lines.append(
+            f"{point.mitigation:15} {point.intensity:9g} {interval(point.risk):24} "
+            f"{point.similarity_p95.value:8.3f} {utility:>10} {point.unet_evals:9.1f}"
+        )
+    lines += [f"{entry.mitigation:15} not run: {entry.reason}" for entry in comparison.skipped]
+    return "\n".join(lines)
