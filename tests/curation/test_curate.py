@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from basinguard.curation import curate as commands
-from basinguard.curation import manifest, scan
+from basinguard.curation import manifest, scan, trainer_configs
 from basinguard.curation.curate import curate
 from basinguard.curation.manifest import MANIFEST, Curation, write_bytes
 
@@ -120,7 +120,7 @@ def test_trainer_configs_use_documented_keys_and_name_real_files(photos, tmp_pat
 def test_each_number_of_repeats_is_a_subset_and_braces_are_no_wildcards(photos, tmp_path):
     decisions = list(curate(photos, workers=1).curation.decisions)
     decisions[0] = decisions[0].model_copy(update={"repeats": 3, "captions": ("a {b|c}",)})
-    files = manifest.kohya_files(photos, tmp_path, decisions, resolution=64)
+    files = trainer_configs.kohya_files(photos, tmp_path, decisions, resolution=64)
     subsets = tomllib.loads(files["kohya.toml"].decode())["datasets"][0]["subsets"]
     assert [subset["num_repeats"] for subset in subsets] == [1, 3]
     assert list(json.loads(files["kohya_repeats_3.json"]).values()) == [{"caption": "a {{b|c}}"}]

@@ -1,22 +1,5 @@
-"""A testbed and a batch for every test of this folder."""
+"""A testbed and a batch for all of this folder."""
 
-import pytest
+from support.testbed_fixtures import batch, own_testbed, testbed
 
-from basinguard.mitigations.testbed import Batch
-from support.testbeds import build_testbed
-
-
-@pytest.fixture(scope="session")
-def testbed(tiny_pipeline_dir):
-    """Shared: whoever changes it must put it back."""
-    return build_testbed(tiny_pipeline_dir)
-
-
-@pytest.fixture
-def own_testbed(tiny_pipeline_dir):
-    return build_testbed(tiny_pipeline_dir)
-
-
-@pytest.fixture
-def batch():
-    return Batch(("a ball", "a star"), (1, 2))
+__all__ = ["batch", "own_testbed", "testbed"]
