@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "plugin" / "basinguard"
 ORDER = """
-core: seeds schema images versions safetensors_header atomic provenance extras estimate metric report stats record
+core: seeds text schema images versions safetensors_header files provenance extras estimate html metric report stats record
 guidance: core triage dynamic schedules serialization
 diffusion: noise_schedule solvers batching sampling model toy
 basin: trajectories early_decision exit_search curves critical_scale detectors gap exits

@@ -22,10 +22,10 @@ from basinguard.mitigations.comparison import Comparison
 from basinguard.mitigations.measure import Point
 from basinguard.mitigations.ranking import RivalWin, best_within
 from basinguard.mitigations.registry import MITIGATIONS
-from basinguard.mitigations.report import interval
 from basinguard.mitigations.tradeoff_figure import tradeoff
 
 ALPHA = 0.1
+DASH = "\N{EN DASH}"  # not measured
 SCENARIOS = {
     "s1": "32 scenes, a caption of its own for each, two of them stored twice",
     "s2": "32 scenes, class prompts",
@@ -51,13 +51,13 @@ def main() -> None:
 
 HEAD = f"""# Every mitigation beside ours, on the same noise
 
-For each mitigation the point with the best utility among those whose measured risk is at most {ALPHA:.0%}; where there is
-none, its point of least risk, marked. The intensity is chosen on the very pairs it is reported for, which flatters
-mitigations with many intensities, ours among them. Brackets are 95 % intervals, prompts drawn again with all their seeds; a
-risk of 0 still has the interval that its n allows. Time and memory are ratios to plain CFG at the mitigation's default
-intensity, measured where they stand. Curves: `rivals_NAME.png`; every point with every sample's similarity:
-`rivals_NAME.json`. What it says: `rivals_findings.md`. Made by
-`python recipes/studies/rivals_tinyworld.py NAME` and `python recipes/studies/rivals_table.py`.
+For each mitigation the point with the best utility among those whose measured risk is at most {ALPHA:.0%}; where
+there is none, its point of least risk, marked. The intensity is chosen on the very pairs it is reported for, which
+flatters mitigations with many intensities, ours among them. Brackets are 95 % intervals, prompts drawn again with all
+their seeds; a risk of 0 still has the interval that its n allows. Time and memory are ratios to plain CFG at the
+mitigation's default intensity, measured where they stand. Curves: `rivals_NAME.png`; every point with every sample's
+similarity: `rivals_NAME.json`. What it says: `rivals_findings.md`. Made by `python
+recipes/studies/rivals_tinyworld.py NAME` and `python recipes/studies/rivals_table.py`.
 """
 
 
@@ -103,7 +103,7 @@ def page(name: str, result: Comparison) -> str:
         mine = [p for p in result.points if p.mitigation == entry.mitigation]
         point = result.points[entry.point] if entry.point is not None else min(mine, key=lambda p: p.risk.value)
         cost = costs.get(entry.mitigation)
-        ratios = [interval(cost.time_ratio, 2), f"{cost.memory_ratio:.2f}"] if cost else ["-", "-"]
+        ratios = [cost.time_ratio.interval(2), f"{cost.memory_ratio:.2f}"] if cost else ["-", "-"]
         lines.append("| " + " | ".join([*cells(point, able), *ratios]) + " |")
     lines += [f"| {skipped.mitigation} | not run: {skipped.reason} |" + " |" * 9 for skipped in result.skipped]
     return "\n".join([*lines, "", *verdict(result), "", f"    {result.command}", ""])
@@ -113,10 +113,10 @@ def cells(point: Point, able: bool) -> Iterator[str]:
     """The columns of one mitigation; ours in bold, what is above alpha marked."""
     yield f"**{point.mitigation}**" if MITIGATIONS[point.mitigation].ours else point.mitigation
     yield f"{point.intensity:g}"
-    yield interval(point.risk) + ("" if able else " above it")
-    yield from (interval(e) for e in (point.similarity_p95, point.alignment))
-    yield interval(point.quality, 4)
-    yield from (interval(e) for e in (point.fidelity, point.diversity))
+    yield point.risk.interval() + ("" if able else " above it")
+    yield from (e.interval() if e else DASH for e in (point.similarity_p95, point.alignment))
+    yield point.quality.interval(4) if point.quality else DASH
+    yield from (e.interval() if e else DASH for e in (point.fidelity, point.diversity))
     yield f"{point.unet_evals:.1f}"
 
 
@@ -140,7 +140,7 @@ def verdict(result: Comparison) -> Iterator[str]:
 def difference(entry: RivalWin) -> str:
     """How far ours is behind."""
     sure = "certainly" if entry.certain else "not certainly"
-    return f"{entry.ours} at {entry.our_intensity:g} copies {interval(entry.difference)} more, {sure}"
+    return f"{entry.ours} at {entry.our_intensity:g} copies {entry.difference.interval()} more, {sure}"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ OURS = {
     "ours-anchored": GREEN,
     "ours-triage": "#CC79A7",
 }
+DPI = 110
 MARKERS = "osv^<>DPX*ph"
 LEAST_UTILITY = 0.6  # of the best utility: what keeps less lies left of the panels, which say how many points do
 
@@ -38,7 +39,7 @@ def tradeoff(points: Sequence[Point]) -> Figure:
         raise ValueError(
             "neither alignment nor fidelity was measured, so there is no trade-off to draw; give --align or --heldout"
         )
-    figure = Figure(figsize=(12, 6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(12, 6), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
     _panel(left, scored, lambda p: p.risk, "share that copies a training image")
     _panel(right, scored, lambda p: p.similarity_p95, "similarity to the nearest training image, 95th percentile")
