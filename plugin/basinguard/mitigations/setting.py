@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from .. import basin
+from ..basin.trajectories import pairs_of
 from ..core import seeds as seed_table
 from ..core.metric import Metric
 from ..core.record import read_record
 from ..core.schema import Schema
 from ..exports.fingerprints import dataset_sha256, weights_sha256
-from ..guard.guard import Guard, ProbePlan, TrainingSet, pairs_of
+from ..guard.guard import Guard
+from ..guard.plan import ProbePlan
+from ..guard.training_set import TrainingSet
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline, require_stable_diffusion
 from ..similarity.clip_score import ClipScore
