@@ -38,6 +38,7 @@ from safetensors.torch import load_file, save_file
 from basinguard import basin
 from basinguard.core import stats
 from basinguard.core.estimate import Estimate
+from basinguard.core.images import to_tensor
 from basinguard.core.report import CriticalScales, Report
 from basinguard.diffusion.sampling import draw_noise
 from basinguard.guard.checkpoint_selection import choose
@@ -45,7 +46,6 @@ from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.latent_model import LatentModel
-from basinguard.similarity.image_files import to_tensor
 from basinguard.similarity.kernel_distance import KernelDistance
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
