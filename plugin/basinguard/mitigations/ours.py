@@ -20,20 +20,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..basin import top_gap
-from ..calibration.candidate import Candidate, Setting
-from ..calibration.record_builder import trial_of
+from ..calibration.candidate import RuleCandidate, StrengthCandidate
+from ..calibration.fixed_sequence import proven
 from ..calibration.rule_search import best, frontier
-from ..calibration.strength import StrengthTried, strengths
+from ..calibration.strength import strengths
+from ..calibration.terms import STRENGTHS, CalibrationTerms, Setting
+from ..calibration.trial import trial_of
 from ..core import seeds as seed_table
-from ..core import stats
 from ..guard.guard import Model, pairs_of
 from ..guidance.core import SwitchAt
 from ..guidance.triage import Triage
@@ -49,34 +48,30 @@ SAME = 1e-2  # text states of one prompt differ in their last digits from batch 
 MIDDLE = 650.0  # transition of triage: what its strength does not vary
 
 
-def calibration(bench: Bench) -> list[list[Candidate]]:
+def calibration(bench: Bench) -> list[list[RuleCandidate]]:
     """Chains of candidates, one for each scale before the transition, safest first; measured once for each bench."""
     return bench.once("ours", lambda: [_chain(bench, before) for before in (0.0, -2.0 * bench.units)])
 
 
-def _chain(bench: Bench, before: float) -> list[Candidate]:
+def _chain(bench: Bench, before: float) -> list[RuleCandidate]:
     trial = trial_of(bench.guard, bench.model, PAIRS, seed_table.CALIBRATION)
     every_other = list(range(1, len(trial.probe.timesteps), 2))
     delta = (1 - CONFIDENCE) / 2
     return list(frontier(trial, Setting(before), alpha=max(ALPHAS), delta=delta, positions=every_other))
 
 
-def chosen(chains: list[list[Candidate]], alpha: float) -> tuple[Candidate, bool]:
+def chosen(chains: list[list[RuleCandidate]], alpha: float) -> tuple[RuleCandidate, bool]:
     """The best candidate whose risk is at most `alpha`, and whether that is proven; else the safest one tried.
 
     Each chain is a fixed sequence of its own at half the error, so the promise covers both: Learn-then-Test,
     arXiv 2110.01052, section 3.2.
     """
-    proven: list[Candidate] = []
-    for chain in chains:
-        p_values = [stats.binomial_p_value(round(c.risk.value * c.risk.n), c.risk.n, alpha) for c in chain]
-        count = stats.fixed_sequence(p_values, (1 - CONFIDENCE) / 2)
-        proven += [replace(c, kept=True) for c in chain[:count]]
-    found = best(proven)
-    return (found, True) if found else (chains[0][0], False)
+    share = (1 - CONFIDENCE) / 2
+    boldest = best(c for chain in chains for c in proven((c.retested(alpha) for c in chain), share))
+    return boldest or chains[0][0], boldest is not None
 
 
-def tried_strengths(bench: Bench) -> list[StrengthTried]:
+def tried_strengths(bench: Bench) -> list[StrengthCandidate]:
     """Ordinary CFG from the smallest strength to the first that exceeds the largest alpha; measured once a bench."""
 
     @contextmanager
@@ -84,37 +79,37 @@ def tried_strengths(bench: Bench) -> list[StrengthTried]:
         with strength_of(bench, share):
             yield bench.model
 
-    measure = partial(strengths, bench.guard, at, alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS)
-    return bench.once("strengths", lambda: list(measure()))
+    terms = CalibrationTerms(alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS, strengths=STRENGTHS)
+    return bench.once("strengths", lambda: list(strengths(bench.guard, at, terms)))
 
 
-def strongest(tried: Sequence[StrengthTried], alpha: float) -> tuple[StrengthTried, bool]:
+def strongest(tried: Sequence[StrengthCandidate], alpha: float) -> tuple[StrengthCandidate, bool]:
     """The largest strength whose risk is at most `alpha`, and whether that is proven; else the smallest one tried."""
-    p_values = [stats.binomial_p_value(round(t.risk.value * t.risk.n), t.risk.n, alpha) for t in tried]
-    count = stats.fixed_sequence(p_values, 1 - CONFIDENCE)
-    return (tried[count - 1], True) if count else (tried[0], False)
+    safe = proven((candidate.retested(alpha) for candidate in tried), 1 - CONFIDENCE)
+    return (safe[-1], True) if safe else (tried[0], False)
 
 
 def _strength(bench: Bench, batch: Batch, alpha: float) -> Tensor:
     found, _ = strongest(tried_strengths(bench), alpha)
-    return INTERPOLATE.draw(bench, batch, found.value)
+    return INTERPOLATE.draw(bench, batch, found.strength)
 
 
 def _strength_note(bench: Bench, alpha: float) -> str:
-    found, proven = strongest(tried_strengths(bench), alpha)
-    promise = f"risk at most {alpha:.0%} proven" if proven else f"a risk of {alpha:.0%} could not be proven"
-    return f"{found.value:g} of the fine-tune; {promise} on {found.risk.n} other pairs"
+    found, is_proven = strongest(tried_strengths(bench), alpha)
+    promise = f"risk at most {alpha:.0%} proven" if is_proven else f"a risk of {alpha:.0%} could not be proven"
+    return f"{found.strength:g} of the fine-tune; {promise} on {found.risk.n} other pairs"
 
 
 def _ours(bench: Bench, batch: Batch, alpha: float) -> Tensor:
     found, _ = chosen(calibration(bench), alpha)
-    return run(bench, batch, SwitchAt(found.transition, found.before, None))
+    return run(bench, batch, SwitchAt(found.guidance.transition, found.guidance.before, None))
 
 
 def _ours_note(bench: Bench, alpha: float) -> str:
-    found, proven = chosen(calibration(bench), alpha)
-    promise = f"risk at most {alpha:.0%} proven" if proven else f"a risk of {alpha:.0%} could not be proven"
-    return f"transition {found.transition:g}, {found.before:g} before it; {promise} on {found.risk.n} other pairs"
+    found, is_proven = chosen(calibration(bench), alpha)
+    promise = f"risk at most {alpha:.0%} proven" if is_proven else f"a risk of {alpha:.0%} could not be proven"
+    rule = found.guidance
+    return f"transition {rule.transition:g}, {rule.before:g} before it; {promise} on {found.risk.n} other pairs"
 
 
 def _anchored(bench: Bench, batch: Batch, transition: float) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..calibration.candidate import Candidate
+from ..calibration.candidate import RuleCandidate
 from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
 from ..core.report import Report, last_search
@@ -170,7 +170,7 @@ class GuardHooks:
         self.standing: RunStatus | None = None
         self.watch: Watch | None = None
         self.record: Record | None = None
-        self.frontier: list[Candidate] = []
+        self.frontier: list[RuleCandidate] = []
         self._state: dict[str, Any] = {}
         self._warned = False
         self._logged = 0  # reports that were logged in this fit
