@@ -15,7 +15,8 @@ from ..core import stats
 from ..core.provenance import Provenance
 from ..core.record import Record, Sampler
 from ..core.versions import versions
-from ..guard.guard import Guard, Model
+from ..diffusion.model import Model
+from ..guard.guard import Guard
 from ..similarity.kernel_distance import KernelDistance
 from .candidate import Candidate, RuleCandidate
 from .grids import grid_positions

@@ -14,7 +14,8 @@ import torch
 
 from ..core import seeds as seed_table
 from ..core.record import Strength
-from ..guard.guard import Guard, Model
+from ..diffusion.model import Model
+from ..guard.guard import Guard
 from .candidate import StrengthCandidate
 from .fixed_sequence import fixed_sequence
 from .promise import promise, require_terms

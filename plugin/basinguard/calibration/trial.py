@@ -13,8 +13,9 @@ from torch import Tensor
 from ..basin import Judge, Pairs, Probe, branch
 from ..core import stats
 from ..core.estimate import Estimate
+from ..diffusion.model import Model
 from ..diffusion.sampling import Denoiser, draw_noise
-from ..guard.guard import Guard, Model
+from ..guard.guard import Guard
 from ..similarity.kernel_distance import KernelDistance
 from .candidate import AnyCandidate, PairScores
 from .terms import Setting
