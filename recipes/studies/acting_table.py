@@ -178,7 +178,8 @@ def summary_of(out: Path) -> dict[str, Any]:
         "versions": versions(),
         "commit": commit,
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "command": "python recipes/studies/acting_study.py train all (ship all, act all); python recipes/studies/acting_table.py",
+        "command": "python recipes/studies/acting_study.py train all (ship all, act all); "
+        "python recipes/studies/acting_table.py",
         "histories": {name: [brief(report) for report in history] for name, history in histories.items()},
     }
 
