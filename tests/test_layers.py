@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "plugin" / "basinguard"
 ORDER = """
 core: seeds text schema images versions safetensors_header files provenance extras estimate html metric report stats record
 guidance: core triage dynamic schedules serialization
-diffusion: noise_schedule solvers batching sampling model toy
+diffusion: noise_schedule solvers path batching sampling model toy
 basin: trajectories early_decision exit_search curves critical_scale detectors gap exits
 similarity: diversity preprocessing embedder scores kernel_distance clip_score image_files structure matching distribution_metrics pixel_distances networks embedding_cache structure_figure local_copies copy_detector distance_ratio sscd mirrored_views image_pair registry thresholds folder_metrics
 curation: overlay_fit perceptual_hash descriptors nearest_neighbours cross_correlation thumbnail_cache caption_files registration folder run_evidence findings scan captions duplicates caption_agreement groups outliers decisions run_remedies manifest trainer_configs report summary dataset_export analysis curate

@@ -42,7 +42,9 @@ from basinguard.core.images import to_tensor
 from basinguard.core.report import CriticalScales, Report
 from basinguard.diffusion.sampling import draw_noise
 from basinguard.guard.checkpoint_selection import choose
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.similarity.kernel_distance import KernelDistance
 from basinguard.similarity.structure import Structure
@@ -57,7 +59,7 @@ from basinguard.training.loss_filters import LargeGap
 from basinguard.training.shipping import clip_for
 
 SCALE, TIMESTEPS, BATCH = 3.0, 10, 4
-PLAN = {"seeds": 2, "timesteps": TIMESTEPS, "scale": SCALE, "risk": 0.1}
+PLAN = {"seeds": 2, "timesteps": TIMESTEPS, "scale": SCALE, "alpha": 0.1}
 PROBED = {  # passes over the images; fewer looks at LoRA, which memorizes later and costs as much to look at
     "full": {8: (20, 40, 80, 120, 160), 16: (20, 40, 60, 80, 100), 32: (15, 30, 60, 90, 120), 128: (4, 8)},
     "lora": {8: (20, 40, 80, 120, 160), 32: (15, 30, 60), 128: (4, 8)},
@@ -145,7 +147,7 @@ def evenly(count: int, most: int) -> list[int]:
 
 @torch.no_grad()
 def critical_scales(guard: Guard, model: LatentModel) -> tuple[list[float], list[float], int]:
-    """log sigma_c of a few training and control images; `ProbePlan` does it on every timestep, for more."""
+    """log sigma_c of a few training and control images; `ProbePlan.critical_scales` takes every timestep and more."""
     training = guard.training
     assert training.heldout_images is not None
     own, held = (evenly(n, HELD_AGAINST) for n in (len(training.captions), len(training.heldout)))

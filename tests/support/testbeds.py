@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.mitigations.testbed import Testbed
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.similarity.structure import Structure

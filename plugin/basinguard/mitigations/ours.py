@@ -28,13 +28,14 @@ import torch
 from torch import Tensor
 
 from ..basin import top_gap
+from ..basin.trajectories import pairs_of
 from ..calibration.candidate import Candidate, Setting
 from ..calibration.record_builder import trial_of
 from ..calibration.rule_search import best, frontier
 from ..calibration.strength import StrengthTried, strengths
 from ..core import seeds as seed_table
 from ..core import stats
-from ..guard.guard import Model, pairs_of
+from ..diffusion.model import Model
 from ..guidance.core import SwitchAt
 from ..guidance.triage import Triage
 from .base import Mitigation, needs_base

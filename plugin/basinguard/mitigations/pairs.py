@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .. import basin
+from ..basin.trajectories import pairs_of
 from ..core import seeds as seed_table
-from ..guard.guard import pairs_of
 from ..pipelines.latent_model import LatentModel
 from ..similarity.clip_score import ClipScore
 from ..similarity.embedder import embed_all

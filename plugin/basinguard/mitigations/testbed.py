@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from ..core.record import read_record
 from ..diffusion.sampling import draw_noise
-from ..guard.guard import Guard, ProbePlan, TrainingSet
+from ..guard.guard import Guard
+from ..guard.plan import ProbePlan
+from ..guard.training_set import TrainingSet
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline, require_stable_diffusion
 from ..similarity.structure import Structure
