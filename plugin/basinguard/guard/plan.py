@@ -23,7 +23,9 @@ class ProbePlan:
         seeds: samples for each of them.
         timesteps: sampling steps.
         scale: guidance scale of ordinary CFG.
-        risk: risk that the estimated transition may leave, in (0, 1).
+        alpha: risk, in (0, 1), that plain CFG may reach and that the estimated transition may leave: what verdicts,
+            forecasts and the epochs to ship go by. A probe's few samples promise nothing: that is
+            `CalibrationTerms.alpha`, which an export is calibrated to and which may be stricter.
         chunk: most rows at once.
         budget: what every probe may cost: a share of the time trained since the one before ("5%") or a number of UNet
             evaluations; no limit when None. The base model's probe is not counted.
@@ -31,18 +33,20 @@ class ProbePlan:
         retention: how many training (and held-out) images get their critical scale measured, up to 320 evaluations
             each; where a budget cannot pay for them after all else, they are left out.
         checks: candidates tried beyond each search, to see whether outcomes are ordered.
+        fidelity: also measure how far samples of held-out prompts look like the training images.
     """
 
     captions: int = 16
     seeds: int = 2
     timesteps: int = 20
     scale: float = 7.5
-    risk: float = 0.1
+    alpha: float = 0.1
     chunk: int = 64
     budget: str | int | None = None
     solver: str = "ddim"
     retention: int = 0
     checks: int = 0
+    fidelity: bool = False
 
     def __post_init__(self) -> None:
         for name in ("captions", "seeds", "timesteps", "chunk"):
@@ -51,8 +55,8 @@ class ProbePlan:
         for name in ("retention", "checks"):
             if getattr(self, name) < 0:
                 raise ValueError(f"ProbePlan({name}={getattr(self, name)}): expected 0 or more")
-        if not 0 < self.risk < 1:
-            raise ValueError(f"ProbePlan(risk={self.risk}): expected a share in (0, 1)")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"ProbePlan(alpha={self.alpha}): expected a share in (0, 1)")
         if self.solver not in SOLVERS:
             raise ValueError(f"ProbePlan(solver={self.solver!r}): expected one of {', '.join(SOLVERS)}")
         Budget.parse(self.budget)

@@ -39,8 +39,9 @@ from ..exports.merge import merged
 from ..guard.checkpoint_selection import How
 from ..guard.guard import Guard
 from ..guard.status import RunStatus
-from .best_weights import Keeper, Ship, export_plain, plain_directory
-from .guarded_run import OnError, Watch, holding, trained_weights, untouched
+from .best_weights import Keeper, export_plain, plain_directory
+from .guarded_run import Watch, holding, trained_weights, untouched
+from .options import OnError, ShippedEpoch
 from .shipping import ship
 
 if TYPE_CHECKING:
@@ -73,11 +74,11 @@ class LoopGuard:
         *,
         dtype: torch.dtype | None = None,
         on_error: OnError = "warn",
-        ship: Ship = "best",
+        ship: ShippedEpoch = "best",
     ) -> None:
         if accelerator is not None:
             _require_whole_weights(accelerator)
-        self.keeper = Keeper(guard.plan.risk, ship)
+        self.keeper = Keeper(guard.plan.alpha, ship)
         self.watch = Watch(guard, dtype=dtype, on_error=on_error)
         if accelerator is not None:
             accelerator.register_for_checkpointing(self)
