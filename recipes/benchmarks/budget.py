@@ -98,8 +98,8 @@ def share(folder: Path, epochs: int, every: int) -> dict[str, Any]:
         "base_probe_seconds": round(guard.base, 1),
         "prices": {name: round(price, 4) for name, price in guard.guard.account.prices.items()},
         "precision": {report.epoch: report.precision for report in guard.history[1:]},
-        "risk": {report.epoch: str(report.risk) for report in guard.history[1:]},
-        "gap_excess": {report.epoch: str(report.gap_excess) for report in guard.history[1:]},
+        "risk": {report.epoch: str(report.samples.risk) for report in guard.history[1:]},
+        "gap_excess": {report.epoch: str(report.gaps.excess) for report in guard.history[1:]},
     }
 
 

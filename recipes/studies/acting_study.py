@@ -38,12 +38,12 @@ from safetensors.torch import load_file, save_file
 from basinguard import basin
 from basinguard.core import stats
 from basinguard.core.estimate import Estimate
-from basinguard.core.report import Report
+from basinguard.core.images import to_tensor
+from basinguard.core.report import CriticalScales, Report
 from basinguard.diffusion.sampling import draw_noise
 from basinguard.guard.checkpoint_selection import choose
 from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
 from basinguard.pipelines.latent_model import LatentModel
-from basinguard.similarity.image_files import to_tensor
 from basinguard.similarity.kernel_distance import KernelDistance
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
@@ -197,8 +197,8 @@ class Study(pl.Callback):
         if epoch >= 0:
             arrays = (own, self.scales[0][0], held, self.scales[0][1])
             alarm = basin.raise_alarm(*(torch.tensor(values) for values in arrays))
-            found = {"sigma_c_excess": alarm.excess, "sigma_c_since_base": alarm.since_base}
-            report = report.model_copy(update={**found, "unet_evals": report.unet_evals + evals})
+            found = CriticalScales(excess=alarm.excess, since_base=alarm.since_base)
+            report = report.model_copy(update={"critical_scales": found, "unet_evals": report.unet_evals + evals})
             self.guard.history[-1] = report
         print(line(report), f"validation {self.losses[-1]:.4f}", flush=True)
 
@@ -216,8 +216,8 @@ def validation_loss(pl_module: FineTune, twins: ImageFolder) -> float:
 
 def line(report: Report) -> str:
     names = ("risk", "width", "gap_excess", "sigma_c_excess", "risk_uncond", "alignment_heldout", "fidelity")
-    told = "  ".join(f"{name} {getattr(report, name)}" for name in names)
-    return f"epoch {report.epoch:4d}  {told}  t {report.transition}  {report.unet_evals} evals  {report.seconds:.0f} s"
+    told = "  ".join(f"{name} {report.estimates.get(name)}" for name in names)
+    return f"epoch {report.epoch:4d}  {told}  t {report.basin.transition}  {report.unet_evals} evals  {report.seconds:.0f} s"
 
 
 def images_of(folder: Path) -> ImageFolder:

@@ -63,7 +63,7 @@ class Row:
 def breach_of(history: list[Report]) -> tuple[int, float] | None:
     """Index of the first report above the allowed risk, and t*: between it and the one before, on a log scale."""
     for k, report in enumerate(history):
-        if report.epoch >= 0 and report.risk is not None and report.risk.value > ALLOWED:
+        if report.epoch >= 0 and report.samples.risk is not None and report.samples.risk.value > ALLOWED:
             before = max(1, history[k - 1].train_step)
             return k, float(np.sqrt(before * report.train_step))
     return None
@@ -185,7 +185,8 @@ def summary_of(out: Path) -> dict[str, Any]:
 
 def brief(report: Report) -> dict[str, Any]:
     """A report without its lists: what the figure and the forecast read."""
-    less = report.model_copy(update={"exits": (), "curve": (), "images": (), "groups": ()})
+    basin = report.basin.model_copy(update={"exits": (), "curve": ()})
+    less = report.model_copy(update={"basin": basin, "images": (), "groups": ()})
     return json.loads(less.to_json())
 
 
@@ -202,7 +203,7 @@ def said_of(history: list[Report]) -> dict[str, Any]:
         "first_alarm": next((v.epoch for v in verdicts if v.level >= 1), None),
         "would_stop": next((v.epoch for v in verdicts if v.breaches()), None),
         "would_stop_guarded": next((v.epoch for v in verdicts if v.breaches("guarded")), None),
-        "first_copy": next((r.epoch for r in history[1:] if r.risk and r.risk.value > 0), None),
+        "first_copy": next((r.epoch for r in history[1:] if r.samples.risk and r.samples.risk.value > 0), None),
         "verdicts": {str(v.epoch): v.state for v in verdicts},
     }
 

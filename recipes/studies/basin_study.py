@@ -78,7 +78,7 @@ class Study(pl.Callback):
 
 def line(report: Report) -> str:
     names = ("risk", "width", "gap_excess", "sigma_c_excess", "risk_uncond")
-    told = "  ".join(f"{name} {getattr(report, name)}" for name in names)
+    told = "  ".join(f"{name} {report.estimates.get(name)}" for name in names)
     return f"epoch {report.epoch:4d}  {told}  {report.unet_evals} evals  {report.seconds:.0f} s"
 
 
@@ -86,10 +86,10 @@ def alarms(history: list[Report]) -> dict[str, int | None]:
     """Epoch of the first report at which each measure's alarm is up; None where it never is."""
     base = history[0]
     rules: dict[str, Callable[[Report], bool]] = {
-        "gap": lambda r: r.gap_excess is not None and r.gap_excess.low > 0,
-        "sigma_c": lambda r: r.sigma_c_excess is not None and r.sigma_c_excess.low > 0,
-        "width": lambda r: r.width.low > base.width.high,
-        "first copied sample": lambda r: r.risk.value > 0,
+        "gap": lambda r: r.gaps.excess is not None and r.gaps.excess.low > 0,
+        "sigma_c": lambda r: r.critical_scales.excess is not None and r.critical_scales.excess.low > 0,
+        "width": lambda r: r.basin.width.low > base.basin.width.high,
+        "first copied sample": lambda r: r.samples.risk.value > 0,
     }
     return {name: next((r.epoch for r in history[1:] if up(r)), None) for name, up in rules.items()}
 
@@ -117,7 +117,7 @@ def detectors(guard: Guard, model: LatentModel, report: Report) -> dict[str, Any
     found = {}
     for name, detector in DETECTORS.items():
         rule = SwitchAfter(detector, before=0.0, after=SCALE)
-        error = basin.detector_error(guard.probe(model, captions), pairs, report.exits, rule)
+        error = basin.detector_error(guard.probe(model, captions), pairs, report.basin.exits, rule)
         found[name] = {
             "early": error.early.model_dump(),
             "never": error.never.model_dump(),

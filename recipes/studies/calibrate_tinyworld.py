@@ -32,10 +32,10 @@ from basinguard.commands.audit import audit_opened
 from basinguard.commands.audit import write as write_audit
 from basinguard.commands.calibrate import Calibration, calibrate_opened, write
 from basinguard.commands.session import Opened, open_model
+from basinguard.core.images import to_tensor
 from basinguard.guidance.core import from_record
 from basinguard.pipelines.evaluation import evaluate
 from basinguard.pipelines.transfer import transfer_table
-from basinguard.similarity.image_files import to_tensor
 from basinguard.similarity.kernel_distance import KernelDistance
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.tinyworld.scenes import all_captions, draw_scene

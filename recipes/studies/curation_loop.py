@@ -25,9 +25,10 @@ import lightning.pytorch as pl
 from basinguard.audits.findings import Audit
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.commands.audit import audit
+from basinguard.core.files import write_bytes
 from basinguard.core.stats import cluster_bootstrap
 from basinguard.curation.curate import curate
-from basinguard.curation.manifest import MANIFEST, Curation, read_manifest, write_bytes
+from basinguard.curation.manifest import MANIFEST, Curation, read_manifest
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.training.augmentation import Relief
 from basinguard.training.data import ImageFolder

@@ -182,7 +182,7 @@ def lora(asked: argparse.Namespace) -> dict:
     module.eval()
     with measured(stages, "guard probe") as note:
         report = guard.measure(LatentModel(module.pipe), epoch=0, train_step=2)
-        note |= {"estimate_gb": estimate["probe"], "unet_evals": report.unet_evals, "risk": report.risk.value}
+        note |= {"estimate_gb": estimate["probe"], "unet_evals": report.unet_evals, "risk": report.samples.risk.value}
     with measured(stages, "calibrate on two captions and export") as note:
         record, tried = ship(
             guard,

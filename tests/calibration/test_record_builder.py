@@ -18,13 +18,13 @@ PROVENANCE = Provenance("toy", "0" * 64, "1" * 64, "epsilon", 2)
 
 def test_a_memorizer_is_measured_as_one():
     report = make_guard().measure(Points(), epoch=0, train_step=10)
-    assert report.risk.value == 1.0
-    assert 0.2 < report.width.value < 0.9
-    assert 100 < report.exit.value < 900
-    assert report.transition < report.exit.value
-    assert report.risk_uncond.value < 1
-    assert report.gap.value > 0
-    shares = [estimate.value for _, estimate in report.curve]
+    assert report.samples.risk.value == 1.0
+    assert 0.2 < report.basin.width.value < 0.9
+    assert 100 < report.basin.exit.value < 900
+    assert report.basin.transition < report.basin.exit.value
+    assert report.basin.risk_uncond.value < 1
+    assert report.gaps.train.value > 0
+    shares = [estimate.value for _, estimate in report.basin.curve]
     assert shares == sorted(shares)
 
 

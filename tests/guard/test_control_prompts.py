@@ -56,12 +56,12 @@ def test_the_base_model_draws_the_twins_once_and_a_resumed_guard_has_the_same():
     twins = guard.training.heldout_images
     assert twins.shape == (2, 3, 2, 2)
     report = guard.measure(Points(), epoch=0, train_step=8)
-    assert report.sigma_c_excess is not None
+    assert report.critical_scales.excess is not None
     assert guard.training.heldout_images is twins
     again = tiny_guard()
     again.load_state_dict(guard.state_dict())
     assert torch.equal(again.training.heldout_images, twins)
-    assert again.eye.training is again.training
+    assert torch.equal(again.gallery, guard.gallery)
 
 
 def drawn(history):

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from basinguard.commands.verify import _rules
-from basinguard.core.atomic import whole_directory
+from basinguard.core.files import whole_directory
 from basinguard.core.images import read_facts
 from basinguard.core.record import read_record
 from basinguard.core.schema import MAX_BYTES

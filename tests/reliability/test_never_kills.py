@@ -76,7 +76,9 @@ def test_a_failing_probe_is_one_warning_and_gaps(tiny_pipeline_dir, tmp_path, mo
     guard, said = guarded_run(tiny_pipeline_dir, tmp_path)
     assert len(said) == 1
     assert told in said[0]
-    assert [(r.epoch, r.risk, told in r.problem) for r in guard.history] == [(e, None, True) for e in (-1, 0, 1)]
+    assert [(r.epoch, r.samples.risk, told in r.problem) for r in guard.history] == [
+        (e, None, True) for e in (-1, 0, 1)
+    ]
     assert [Report.from_json(r.to_json()) for r in guard.history] == guard.history
 
 

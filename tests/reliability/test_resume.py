@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from basinguard.guard.guard import Guard
 from basinguard.training.options import ControlGroup
 from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder, untimed
+from support.reports import changed
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 EPOCHS = 2  # of two batches each
@@ -82,7 +83,7 @@ def test_what_is_exported_are_the_weights_that_could_be_protected(tiny_pipeline_
         report = measure(self, model, epoch=epoch, train_step=train_step)
         seen[epoch] = digest({n: p for n, p in model.pipe.unet.named_parameters() if p.requires_grad})
         if epoch == 1:
-            self.history[-1] = report.model_copy(update={"transition": None})
+            self.history[-1] = changed(report, transition=None)
         return self.history[-1]
 
     def shipped(guard, pl_module, *args, **kwargs):
@@ -108,7 +109,7 @@ def test_a_run_that_began_without_a_guard_has_no_baseline_and_says_so(tiny_pipel
     guard = make_guard(on_error="warn")
     with pytest.warns(UserWarning, match="resumed at train step 2 without a history: the base model was not measured"):
         fit(tiny_pipeline_dir, folder, tmp_path, guard, epochs=2, ckpt=keep.best_model_path)
-    assert [(report.epoch, report.risk is None) for report in guard.history] == [(-1, True), (1, False)]
+    assert [(report.epoch, report.samples.risk is None) for report in guard.history] == [(-1, True), (1, False)]
 
 
 @pytest.mark.parametrize(

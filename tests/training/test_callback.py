@@ -64,7 +64,7 @@ def test_base_and_every_epoch_are_in_the_history(tiny_pipeline_dir, folder, tmp_
     fit(tiny_pipeline_dir, folder, tmp_path, guard)
     assert [report.epoch for report in guard.history] == [-1, 0, 1]
     assert [report.train_step for report in guard.history] == [0, 2, 4]
-    assert guard.history[0].gap.value != guard.history[2].gap.value
+    assert guard.history[0].gaps.train.value != guard.history[2].gaps.train.value
     assert all(report.unet_evals > 0 for report in guard.history)
 
 
@@ -124,7 +124,7 @@ def test_a_budget_buys_gaps_first_and_a_report_without_samples_is_read_as_one(ti
     logger = CSVLogger(tmp_path / "gaps", name="", version="")
     keep = ModelCheckpoint(tmp_path / "kept", monitor="guard/risk", save_on_train_epoch_end=True)
     fit(tiny_pipeline_dir, folder, tmp_path / "gaps", gaps, keep, EarlyStopping("guard/risk"), logger=logger)
-    assert [(r.epoch, r.risk is None, r.gap_since_base is None) for r in gaps.history[1:]] == [
+    assert [(r.epoch, r.samples.risk is None, r.gaps.since_base is None) for r in gaps.history[1:]] == [
         (0, True, False),
         (1, True, False),
     ]
@@ -154,7 +154,7 @@ def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, fol
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     told = {name: [row["epoch"] for row in rows if row.get(name)] for name in ("guard/gap", "guard/width")}
     assert told == {"guard/gap": ["", "0", "1", "2"], "guard/width": ["", "1"]}
-    assert float(trainer.callback_metrics["guard/width"]) == pytest.approx(guard.history[2].width.value)
+    assert float(trainer.callback_metrics["guard/width"]) == pytest.approx(guard.history[2].basin.width.value)
 
 
 def test_what_only_an_interrupted_run_measured_can_still_be_monitored(tiny_pipeline_dir, folder, tmp_path):
@@ -162,15 +162,8 @@ def test_what_only_an_interrupted_run_measured_can_still_be_monitored(tiny_pipel
     save = ModelCheckpoint(tmp_path / "kept", save_last=True)
     fit(tiny_pipeline_dir, folder, tmp_path, make_guard({"budget": 12}), save, epochs=2)
     stop = EarlyStopping("guard/risk", check_on_train_epoch_end=True, patience=9)
-    trainer, _ = fit(
-        tiny_pipeline_dir,
-        folder,
-        tmp_path,
-        make_guard({"budget": 12}),
-        stop,
-        epochs=3,
-        ckpt=tmp_path / "kept" / "last.ckpt",
-    )
+    last = tmp_path / "kept" / "last.ckpt"
+    trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, make_guard({"budget": 12}), stop, epochs=3, ckpt=last)
     assert "guard/risk" in trainer.callback_metrics
 
 
@@ -192,7 +185,7 @@ def test_what_cannot_be_measured_is_said_before_training(tiny_pipeline_dir, fold
 
 
 @pytest.mark.parametrize(
-    "settings", [{"every_n_epochs": 0}, *({"plan": p} for p in ({"seeds": 0}, {"alpha": 0.0}, {"budget": 0.1}))]
+    "settings", [{"every_n_epochs": 0}, *({"plan": plan} for plan in WRONG_PLANS)]
 )
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match="expected"):
@@ -211,8 +204,8 @@ def test_held_out_images_another_sampler_and_a_measured_threshold(tiny_pipeline_
     )
     fit(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
     last = guard.history[-1]
-    assert last.sigma_c is not None
-    assert last.sigma_c_excess is not None, "held-out images are its control"
+    assert last.critical_scales.sigma_c is not None
+    assert last.critical_scales.excess is not None, "held-out images are its control"
     assert next(group for group in last.groups if group.name == "heldout").captions == 3
     assert guard.guard.plan.solver == "heun"
     assert guard.guard.plan.checks == 1

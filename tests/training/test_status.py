@@ -198,8 +198,8 @@ def test_five_images_and_no_held_out_one_work_and_say_what_is_not_known(tiny_pip
     training = guard.guard.training
     assert not set(training.heldout) & set(training.captions)
     assert training.heldout_images.shape == (len(training.heldout), 3, 32, 32)
-    assert guard.history[-1].gap_excess is not None
-    assert guard.history[-1].sigma_c_excess is not None
+    assert guard.history[-1].gaps.excess is not None
+    assert guard.history[-1].critical_scales.excess is not None
     told = " ".join(guard.standing.unknowable)
     for words in ("recombined from the training captions", "the base model's own samples", "5 images are the whole"):
         assert words in told

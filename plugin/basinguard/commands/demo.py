@@ -193,7 +193,7 @@ def table(rows: dict[str, Row]) -> str:
     """The rows for a terminal."""
     lines = [f"{'':5} {'risk [95% interval]':24} {'sim p95':>8} {'alignment':>10} {'UNet/img':>9} {'s/img':>6}"]
     for name, row in rows.items():
-        risk = f"{row.risk.value:.3f} [{row.risk.low:.3f}, {row.risk.high:.3f}]"
+        risk = row.risk.interval()
         alignment = f"{row.alignment.value:.3f}" if row.alignment else "-"
         lines.append(
             f"{name:5} {risk:24} {row.similarity_p95.value:8.3f} {alignment:>10} "

@@ -10,13 +10,13 @@ from torch import Tensor
 from .. import basin
 from ..calibration.trial import calibration_pairs
 from ..core import seeds as seed_table
-from ..core.images import open_image
+from ..core.images import load_rgb
 from ..guard.guard import Guard, Model
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
 from ..similarity.image_files import image_paths
 from ..similarity.kernel_distance import FEWEST, KernelDistance
-from ..training.data_sources import fitted, to_rgb
+from ..training.data_sources import fitted
 from .session import Opened
 
 
@@ -75,8 +75,7 @@ def _heldout_images(opened: Opened, folder: Path) -> Tensor:
     trained = {image.numpy().tobytes() for image in opened.guard.training.images}
     found = []
     for path in image_paths(folder):
-        with open_image(path) as picture:
-            image = fitted(to_rgb(picture), opened.model.resolution)
+        image = fitted(load_rgb(path), opened.model.resolution)
         if image.numpy().tobytes() in trained:
             raise ValueError(f"{path}: is a training image as well; held-out images must not have been trained on")
         found.append(image)

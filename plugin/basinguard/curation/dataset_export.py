@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
+from ..core.files import write_bytes
+from ..core.images import BadImage, open_image
 from .caption_files import CAPTION_COLUMNS
-from .manifest import write_bytes
 
 
 def export_dataset(dataset: Any, directory: Path) -> None:
@@ -43,7 +41,7 @@ def export_dataset(dataset: Any, directory: Path) -> None:
 
 def _suffix(content: bytes) -> str:
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(content) as image:
             return (image.format or "png").lower()
-    except (UnidentifiedImageError, OSError):
+    except BadImage:
         return "png"  # a damaged image keeps its place and becomes a problem later

@@ -15,7 +15,8 @@ from ..core.estimate import Estimate
 from ..core.record import read_record
 from ..core.report import Report
 from ..core.stats import clopper_pearson
-from .folder import Item, printable
+from ..core.text import printable
+from .folder import Item
 
 AUDIT = "audit.json"
 RECORDS = ("basinguard.json", "export/basinguard.json")
@@ -91,7 +92,7 @@ def _newest(path: Path, history: Sequence[Report], trained: int) -> tuple[Counts
     counts: Counts = {}
     epochs: list[int] = []
     for report in reversed(history):
-        if report.epoch >= 0 and report.exits and report.probed:
+        if report.epoch >= 0 and report.basin.exits and report.probed:
             found = _probed(path, report, trained)
             epochs += [report.epoch] if found.keys() - counts.keys() else []
             counts = found | counts
@@ -111,7 +112,7 @@ def _spoken(epochs: Sequence[int]) -> str:
 def _probed(path: Path, report: Report, trained: int) -> Counts:
     """From the exits of a probe: a pair that has one was reproduced by plain guidance from the start."""
     counts: Counts = {}
-    for found in report.exits:
+    for found in report.basin.exits:
         index = report.probed[found.caption] if 0 <= found.caption < len(report.probed) else -1
         if not 0 <= index < trained:
             raise ValueError(

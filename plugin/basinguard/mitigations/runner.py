@@ -191,7 +191,7 @@ def table(result: Comparison, budget: float = 0.1) -> str:
             lines.append(f"{entry.method:15} no strength has a risk of at most {budget:.0%}")
             continue
         point = result.points[entry.point]
-        risk = f"{point.risk.value:.3f} [{point.risk.low:.3f}, {point.risk.high:.3f}]"
+        risk = point.risk.interval()
         utility = f"{point.utility.value:.3f}" if point.utility else "-"
         lines.append(
             f"{point.method:15} {point.strength:8g} {risk:24} {point.similarity_p95.value:8.3f} {utility:>10} "

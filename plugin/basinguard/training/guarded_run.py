@@ -42,7 +42,7 @@ class Watch:
 
     Example:
         >>> watch = Watch(Guard(training, Structure()))                                    # doctest: +SKIP
-        >>> watch.probe(pipe, epoch=0, train_step=100).width                               # doctest: +SKIP
+        >>> watch.probe(pipe, epoch=0, train_step=100).basin.width                         # doctest: +SKIP
     """
 
     def __init__(self, guard: Guard, *, dtype: torch.dtype | None = None, on_error: OnError = "warn") -> None:
