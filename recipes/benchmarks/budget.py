@@ -32,7 +32,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from basinguard import ControlGroup, MemorizationGuard
 from basinguard.core.versions import versions
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.similarity.structure import Structure

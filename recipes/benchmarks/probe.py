@@ -39,12 +39,12 @@ from torch import Tensor
 
 from basinguard import basin
 from basinguard.basin.exits import Judge
+from basinguard.basin.trajectories import pairs_of
 from basinguard.core import stats
 from basinguard.core.report import Exit
 from basinguard.core.versions import versions
 from basinguard.diffusion.sampling import final, sample
 from basinguard.diffusion.toy import gaussian_memorizer
-from basinguard.guard.guard import pairs_of
 from basinguard.guidance.core import SwitchAt
 
 FIRST_SEED = 30_000

@@ -42,7 +42,9 @@ from basinguard.core.images import to_tensor
 from basinguard.core.report import CriticalScales, Report
 from basinguard.diffusion.sampling import draw_noise
 from basinguard.guard.checkpoint_selection import choose
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.similarity.kernel_distance import KernelDistance
 from basinguard.similarity.structure import Structure
@@ -146,7 +148,7 @@ def evenly(count: int, most: int) -> list[int]:
 
 @torch.no_grad()
 def critical_scales(guard: Guard, model: LatentModel) -> tuple[list[float], list[float], int]:
-    """log sigma_c of a few training images and twins; `ProbePlan.retention` does the same on every timestep, for more."""
+    """log sigma_c of a few training images and twins; `ProbePlan.critical_scales` does the same on every timestep, for more."""
     training = guard.training
     assert training.heldout_images is not None
     own, held = (evenly(n, HELD_AGAINST) for n in (len(training.captions), len(training.heldout)))

@@ -32,10 +32,13 @@ import lightning.pytorch as pl
 import torch
 
 from basinguard import basin
+from basinguard.basin.trajectories import pairs_of
 from basinguard.core import seeds, stats
 from basinguard.core.report import Report
 from basinguard.core.versions import versions
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet, pairs_of
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.guidance.dynamic import Drop, LocalMinimum, SwitchAfter
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.plots.basin import warning_figure
@@ -145,7 +148,7 @@ def main() -> None:
             data.all_pixels(), tuple(text for _, text in data.items),
             tuple(text for _, text in twins.items), twins.all_pixels(),
         )  # fmt: skip
-        plan = ProbePlan(told.captions, told.seeds, told.timesteps, SCALE, retention=told.retention)
+        plan = ProbePlan(told.captions, told.seeds, told.timesteps, SCALE, critical_scales=told.retention)
         guard = Guard(training, Structure(), plan)
         study = Study(guard, told.every)
         model = FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True)

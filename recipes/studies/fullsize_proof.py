@@ -35,7 +35,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import basinguard
 from basinguard.calibration.terms import CalibrationTerms
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.architecture import sd21_config, sd21_tokenizer
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.protect import last_trace

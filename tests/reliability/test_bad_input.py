@@ -26,8 +26,10 @@ from basinguard.core.record import read_record
 from basinguard.core.schema import MAX_BYTES
 from basinguard.curation.decisions import read_allow_list
 from basinguard.exports.inspect import inspect_file
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
 from basinguard.guard.status import read_history
+from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.loading import load_pipeline, require_stable_diffusion
 from basinguard.similarity.structure import Structure
 from basinguard.training.accelerate import LoopGuard

@@ -12,7 +12,9 @@ from PIL import Image
 
 from basinguard.core.metric import Metric
 from basinguard.guard.budget import Budget
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
 from basinguard.similarity.embedder import WithThreshold
 from basinguard.similarity.structure import Structure
@@ -198,7 +200,7 @@ def held_out_folder(root):
 
 def test_held_out_images_another_sampler_and_a_measured_threshold(tiny_pipeline_dir, folder, tmp_path):
     guard = make_guard(
-        {"solver": "heun", "retention": 2, "checks": 1},
+        {"solver": "heun", "critical_scales": 2, "order_checks": 1},
         control=ControlGroup(folder=held_out_folder(tmp_path)),
         detector=CopyDetectorSettings(threshold="heldout"),
     )
@@ -208,7 +210,7 @@ def test_held_out_images_another_sampler_and_a_measured_threshold(tiny_pipeline_
     assert last.critical_scales.excess is not None, "held-out images are its control"
     assert next(group for group in last.groups if group.name == "heldout").captions == 3
     assert guard.guard.plan.solver == "heun"
-    assert guard.guard.plan.checks == 1
+    assert guard.guard.plan.order_checks == 1
     metric = guard.guard.embedder.metric
     assert metric.threshold >= Structure().metric.threshold, "three images are few: no lower than published"
     assert "null held-out" in metric.source
@@ -227,7 +229,7 @@ def test_held_out_images_another_sampler_and_a_measured_threshold(tiny_pipeline_
         (lambda: make_guard(detector=CopyDetectorSettings(threshold="heldout")), r"give ControlGroup\(folder="),
         (lambda: ControlGroup(["a blue box"], "somewhere"), "give one of them"),
         (lambda: make_guard(control=ControlGroup(folder="nowhere")), "no such folder"),
-        (lambda: make_guard({"retention": -1}), "0 or more"),
+        (lambda: make_guard({"critical_scales": -1}), "0 or more"),
         (lambda: ControlGroup("a blue box"), "expected a list of prompts"),
         (lambda: BreachResponse(watches="both"), "expected plain or guarded"),
     ],

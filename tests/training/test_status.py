@@ -193,7 +193,7 @@ def test_acting_without_saying_how_is_refused(settings):
 
 def test_five_images_and_no_held_out_one_work_and_say_what_is_not_known(tiny_pipeline_dir, tmp_path):
     folder = picture_folder(tmp_path / "five", count=5)
-    guard = make_guard(control=ControlGroup(), plan={"captions": 5, "retention": 1})
+    guard = make_guard(control=ControlGroup(), plan={"captions": 5, "critical_scales": 1})
     fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
     training = guard.guard.training
     assert not set(training.heldout) & set(training.captions)

@@ -11,7 +11,8 @@ from .. import basin
 from ..calibration.trial import calibration_pairs
 from ..core import seeds as seed_table
 from ..core.images import load_rgb
-from ..guard.guard import Guard, Model
+from ..diffusion.model import Model
+from ..guard.guard import Guard
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
 from ..similarity.image_files import image_paths

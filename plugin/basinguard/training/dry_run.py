@@ -84,7 +84,7 @@ def _probes(guard: Any, epochs: int, images: int) -> str:
     plan, control = guard.plan, guard.control
     heldout = len(FolderSource.read(control.folder).items) if control.folder else len(control.heldout or ())
     stand_ins = MOST if control.heldout is None and not control.folder else 0
-    scales = min(plan.retention, images) + min(plan.retention, heldout if control.folder else stand_ins)
+    scales = min(plan.critical_scales, images) + min(plan.critical_scales, heldout if control.folder else stand_ins)
     nodes = plan.timesteps * (2 if plan.solver == "heun" else 1)  # Heun evaluates twice at each timestep
     each = probe_evals(plan.captions, plan.seeds, nodes, images + stand_ins, heldout, scales)
     count = 1 + epochs // guard.every_n_epochs
