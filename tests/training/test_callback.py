@@ -186,6 +186,9 @@ def test_what_cannot_be_measured_is_said_before_training(tiny_pipeline_dir, fold
         fit(tiny_pipeline_dir, folder, tmp_path, make_guard(**settings))
 
 
+WRONG_PLANS = ({"seeds": 0}, {"alpha": 0.0}, {"budget": 0.1})
+
+
 @pytest.mark.parametrize("settings", [{"every_n_epochs": 0}, *({"plan": plan} for plan in WRONG_PLANS)])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match="expected"):
