@@ -84,10 +84,10 @@ def fit(folder: Path, callbacks: list[pl.Callback], **stop: int) -> None:
 def share(folder: Path, epochs: int, every: int) -> dict[str, Any]:
     """Probe time over training time, for each probe and over the run."""
     _, heldout = write_demo_folder(folder / "data")
-    twins = [json.loads(line)["text"] for line in (heldout / "metadata.jsonl").read_text().splitlines()]
+    controls = [json.loads(line)["text"] for line in (heldout / "metadata.jsonl").read_text().splitlines()]
     guard = Timed(
         ProbePlan(captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE, budget="5%"),
-        ControlGroup(twins),
+        ControlGroup(controls),
         every_n_epochs=every,
     )
     fit(folder, [guard], max_epochs=epochs)
