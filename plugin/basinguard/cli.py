@@ -153,15 +153,14 @@ def calibrate(
         heldout: folder of like images that were not trained on, to measure quality by; the base's samples otherwise.
         out: new folder for record.json, calibration.json and plots.
     """
-    from .calibration.strength import TRIED
-    from .calibration.terms import CalibrationTerms
+    from .calibration.terms import STRENGTHS, CalibrationTerms
     from .commands.calibrate import calibrate
 
     terms = CalibrationTerms(
         alpha, delta, pairs, tuple(before or (0.0, -1.0)), tuple(transitions or ()), tuple(after or ()),
         tuple(refine or (1,)), anchor,
     )  # fmt: skip
-    tried = TRIED if strengths is None else strengths
+    tried = STRENGTHS if strengths is None else strengths
     print(
         calibrate(
             model, data, base=base, lora=lora, terms=terms, scale=scale, timesteps=timesteps, tried=tried,
@@ -256,7 +255,7 @@ def sample(
 def compare(
     model: str,
     data: Path | None = None,
-    methods: str = "all",
+    mitigations: str = "all",
     base: str | None = None,
     heldout: Path | None = None,
     checkpoints: list[Path] | None = None,
@@ -275,38 +274,46 @@ def compare(
     Args:
         model: the fine-tuned model: a directory, a hub id or "tinyworld".
         data: the training images it must not reproduce, with captions.
-        methods: names with commas between them, or "all".
-        base: what was fine-tuned; methods that need it are skipped, with the reason, when it is not known.
+        mitigations: names with commas between them, or "all".
+        base: what was fine-tuned; mitigations that need it are skipped, with the reason, when it is not known.
         heldout: images of the same subject that were not trained on, with captions: is the subject still learnt?
         checkpoints: a JSON list of earlier states of the run, most trained first.
         captions: how many training captions, spread evenly; all by default.
         per_caption: seeds for each caption.
         timesteps: sampling steps.
-        scale: guidance scale of ordinary CFG, above 1.
+        scale: guidance scale of plain CFG, above 1.
         align: an open_clip model that scores captions; "auto" has one for TinyWorld alone, "none" leaves it out.
         metric: JSON file that says what a copy is, for images that need a threshold of their own.
-        first_look: each method at its default strength alone, without the table of costs: a fifth of the time.
-        costs: also measure time and memory of each method beside ordinary CFG, in turns.
+        first_look: each mitigation at its default intensity alone, without the table of costs: a fifth of the time.
+        costs: also measure time and memory of each mitigation beside plain CFG, in turns.
         out: folder of the results; a run that was stopped goes on there.
     """
     from .core.metric import Metric
-    from .mitigations.runner import command_line, table
+    from .mitigations.report import table
+    from .mitigations.runner import command_line
     from .mitigations.runner import compare as run
-    from .mitigations.setting import Plans
+    from .mitigations.settings import ComparisonOptions
 
     if data is None:
         raise ValueError("compare needs the training images: --data DIR")
-    plans = Plans(captions, per_caption, timesteps, scale, first_look, costs)
+    options = ComparisonOptions(
+        captions,
+        per_caption,
+        timesteps,
+        scale,
+        first_look,
+        costs,
+        align,
+        Metric.from_json(metric.read_text(encoding="utf-8")) if metric else None,
+    )
     result = run(
         model,
         data,
-        methods=[name.strip() for name in methods.split(",")],
+        mitigations=[name.strip() for name in mitigations.split(",")],
         base=base,
         heldout=heldout,
         checkpoints=checkpoints or (),
-        plans=plans,
-        align=align,
-        metric=Metric.from_json(metric.read_text(encoding="utf-8")) if metric else None,
+        options=options,
         out=out,
         command=command_line(sys.argv[1:]),
     )

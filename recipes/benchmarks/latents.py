@@ -34,8 +34,8 @@ from basinguard.pipelines.lora import UNET_TARGETS, add_lora
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
+from basinguard.training.finetune_options import MemoryOptions, ReadingOptions
 from basinguard.training.memory_footprint import empty_parts
-from basinguard.training.options import MemoryOptions, ReadingOptions
 
 
 def write_images(folder: Path, count: int, side: int, kind: str) -> Path:

@@ -2,7 +2,7 @@
 
     python recipes/benchmarks/memory_table.py --out recipes/results/memory_table.json
 
-Every row is what `basinguard fit --dry-run` computes for such a plan (`basinguard.adapters.memory`): weights, gradients
+Every row is what `basinguard fit --dry-run` computes for such a plan (`basinguard.training.memory`): weights, gradients
 and moments are counted, activations are followed on weightless tensors with the attention kernels and the mixed
 precision of a GPU. Each row has the guard with 4 pairs at a time, bfloat16 probes and the guarded export. Nothing here
 was measured on a GPU; `fullsize_proof.py` holds the same computation against a run on a CPU.
@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from basinguard.pipelines.architecture import sd21_config
+from basinguard.training.finetune_options import MemoryOptions, OptimizerOptions
 from basinguard.training.memory_footprint import ProbeLoad, Workload, footprint
-from basinguard.training.options import MemoryOptions, OptimizerOptions
 
 CARDS = (8, 12, 16, 24, 80)  # GB, taken as 1e9 bytes; 5 % are left to the driver and to fragmentation
 USABLE = 0.95

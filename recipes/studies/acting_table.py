@@ -4,9 +4,8 @@ Copy this file, do not import it.
 
     python recipes/studies/acting_table.py --runs runs/acting --out recipes/results
 
-Writes acting_study.json, .md and .png. The forecast is fitted on the runs that exceeded the allowed risk and scored on
-each of them with that run left out; its interval is learnt the same way. Coefficients go into `basinguard.forecast` by
-hand.
+Writes acting_study.json, .md and .png. The forecast is fitted on the runs whose risk exceeded alpha and scored on
+each of them with that run left out; its interval is learnt the same way. Coefficients go into `guard.forecast` by hand.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class Row:
 def breach_of(history: list[Report]) -> tuple[int, float] | None:
     """Index of the first report above the allowed risk, and t*: between it and the one before, on a log scale."""
     for k, report in enumerate(history):
-        if report.epoch >= 0 and report.risk is not None and report.risk.value > ALLOWED:
+        if report.epoch >= 0 and report.samples.risk is not None and report.samples.risk.value > ALLOWED:
             before = max(1, history[k - 1].train_step)
             return k, float(np.sqrt(before * report.train_step))
     return None
@@ -178,14 +177,16 @@ def summary_of(out: Path) -> dict[str, Any]:
         "versions": versions(),
         "commit": commit,
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "command": "python recipes/studies/acting_study.py train all (ship all, act all); python recipes/studies/acting_table.py",
+        "command": "python recipes/studies/acting_study.py train all (ship all, act all); "
+        "python recipes/studies/acting_table.py",
         "histories": {name: [brief(report) for report in history] for name, history in histories.items()},
     }
 
 
 def brief(report: Report) -> dict[str, Any]:
     """A report without its lists: what the figure and the forecast read."""
-    less = report.model_copy(update={"exits": (), "curve": (), "images": (), "groups": ()})
+    basin = report.basin.model_copy(update={"exits": (), "curve": ()})
+    less = report.model_copy(update={"basin": basin, "images": (), "groups": ()})
     return json.loads(less.to_json())
 
 
@@ -202,7 +203,7 @@ def said_of(history: list[Report]) -> dict[str, Any]:
         "first_alarm": next((v.epoch for v in verdicts if v.level >= 1), None),
         "would_stop": next((v.epoch for v in verdicts if v.breaches()), None),
         "would_stop_guarded": next((v.epoch for v in verdicts if v.breaches("guarded")), None),
-        "first_copy": next((r.epoch for r in history[1:] if r.risk and r.risk.value > 0), None),
+        "first_copy": next((r.epoch for r in history[1:] if r.samples.risk and r.samples.risk.value > 0), None),
         "verdicts": {str(v.epoch): v.state for v in verdicts},
     }
 

@@ -4,17 +4,17 @@
 
 A full fine-tune as in `basinguard demo` (32 images, two of them duplicates, batches of 16, learning rate 8e-4, the
 unconditional branch held), measured before it and after every `--every` epochs with the same captions, seeds and noise.
-For each measure it says at which report its alarm was first raised (interval of the rise since the base model, less
-the held-out twins' own, above 0; for the width: interval above the base model's), how many epochs before the first
-copied sample that was, and how often the same rule is raised on twins alone (a random half against the other half,
+For each measure it says at which report its alarm was first raised (interval of the rise since the base model, less the
+control prompts' own, above 0; for the width: interval above the base model's), how many epochs before the first copied
+sample that was, and how often the same rule is raised on control prompts alone (a random half against the other half,
 many times). At the end, the dynamic detectors are held against the true exits. Writes `basin_study.json` and
 `basin_study.png`.
 
-Expected (`results/basin_study.json`, 12 captions x 2 seeds, 16 twins): the critical scale raises its alarm 56 epochs
-(112 updates) before the first copied sample, the gap 28 epochs before it; the width, by definition, not before. On
-twins alone 9 % and 6 % of 200 splits raise it (nominal 2.5 %). The dynamic detectors do not fire for 19 to 22 of 22
-memorized pairs: along unguided trajectories of this model the gap has no minimum.
-Time: about 20 minutes on one core; 2 GB.
+Expected (`results/basin_study.json`, 12 captions x 2 seeds, 16 control prompts): the critical scale raises its alarm 56
+epochs (112 updates) before the first copied sample, the gap 28 epochs before it; the width, by definition, not before.
+On control prompts alone 9 % and 6 % of 200 splits raise it (nominal 2.5 %). The dynamic detectors do not fire for 19 to
+22 of 22 memorized pairs: along unguided trajectories of this model the gap has no minimum. Time: about 20 minutes on
+one core; 2 GB.
 """
 
 from __future__ import annotations
@@ -32,11 +32,14 @@ import lightning.pytorch as pl
 import torch
 
 from basinguard import basin
+from basinguard.basin.trajectories import pairs_of
 from basinguard.commands.demo import demo_model
 from basinguard.core import seeds, stats
 from basinguard.core.report import Report
 from basinguard.core.versions import versions
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet, pairs_of
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.guidance.dynamic import Drop, LocalMinimum, SwitchAfter
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.plots.basin import warning_figure
@@ -52,7 +55,7 @@ SPLITS = 200
 
 
 class Study(pl.Callback):
-    """Measures the base model and then every few epochs; keeps what every twin's gap and critical scale were."""
+    """Measures the base model and then every few epochs, with the gap and critical scale of every control prompt."""
 
     def __init__(self, guard: Guard, every: int) -> None:
         self.guard, self.every, self.tables = guard, every, []
@@ -79,7 +82,7 @@ class Study(pl.Callback):
 
 def line(report: Report) -> str:
     names = ("risk", "width", "gap_excess", "sigma_c_excess", "risk_uncond")
-    told = "  ".join(f"{name} {getattr(report, name)}" for name in names)
+    told = "  ".join(f"{name} {report.estimates.get(name)}" for name in names)
     return f"epoch {report.epoch:4d}  {told}  {report.unet_evals} evals  {report.seconds:.0f} s"
 
 
@@ -87,19 +90,19 @@ def alarms(history: list[Report]) -> dict[str, int | None]:
     """Epoch of the first report at which each measure's alarm is up; None where it never is."""
     base = history[0]
     rules: dict[str, Callable[[Report], bool]] = {
-        "gap": lambda r: r.gap_excess is not None and r.gap_excess.low > 0,
-        "sigma_c": lambda r: r.sigma_c_excess is not None and r.sigma_c_excess.low > 0,
-        "width": lambda r: r.width.low > base.width.high,
-        "first copied sample": lambda r: r.risk.value > 0,
+        "gap": lambda r: r.gaps.excess is not None and r.gaps.excess.low > 0,
+        "sigma_c": lambda r: r.critical_scales.excess is not None and r.critical_scales.excess.low > 0,
+        "width": lambda r: r.basin.width.low > base.basin.width.high,
+        "first copied sample": lambda r: r.samples.risk.value > 0,
     }
     return {name: next((r.epoch for r in history[1:] if up(r)), None) for name, up in rules.items()}
 
 
 def false_alarms(tables: list[Any], name: str) -> dict[str, Any]:
-    """How often twins raise the alarm against other twins: random halves at every report; twins are the clusters."""
+    """How often control prompts raise the alarm against each other: random halves; prompts are the clusters."""
     base, dice, raised = getattr(tables[0], name), torch.Generator().manual_seed(0), []
     if len(base) < 4:
-        return {"share": None, "splits": 0, "twins": len(base), "nominal": 0.025}
+        return {"share": None, "splits": 0, "control": len(base), "nominal": 0.025}
     for table in tables[1:]:
         now = getattr(table, name)
         rise = torch.tensor([now[i] - base[i] for i in sorted(now)])
@@ -107,7 +110,7 @@ def false_alarms(tables: list[Any], name: str) -> dict[str, Any]:
             mixed = rise[torch.randperm(len(rise), generator=dice)]
             half = len(mixed) // 2
             raised.append(stats.difference(mixed[:half], mixed[half:]).low > 0)
-    return {"share": sum(raised) / len(raised), "splits": len(raised), "twins": len(base), "nominal": 0.025}
+    return {"share": sum(raised) / len(raised), "splits": len(raised), "control": len(base), "nominal": 0.025}
 
 
 def detectors(guard: Guard, model: LatentModel, report: Report) -> dict[str, Any]:
@@ -118,7 +121,7 @@ def detectors(guard: Guard, model: LatentModel, report: Report) -> dict[str, Any
     found = {}
     for name, detector in DETECTORS.items():
         rule = SwitchAfter(detector, before=0.0, after=SCALE)
-        error = basin.detector_error(guard.probe(model, captions), pairs, report.exits, rule)
+        error = basin.detector_error(guard.probe(model, captions), pairs, report.basin.exits, rule)
         found[name] = {
             "early": error.early.model_dump(),
             "never": error.never.model_dump(),
@@ -141,12 +144,12 @@ def main() -> None:
     begin = time.time()
     with tempfile.TemporaryDirectory() as scratch:
         train, heldout = write_demo_folder(Path(scratch))
-        data, twins = ImageFolder(str(train), resolution=64, batch_size=16), ImageFolder(str(heldout), resolution=64)
+        data, controls = ImageFolder(str(train), resolution=64, batch_size=16), ImageFolder(str(heldout), resolution=64)
         training = TrainingSet(
             data.all_pixels(), tuple(text for _, text in data.items),
-            tuple(text for _, text in twins.items), twins.all_pixels(),
+            tuple(text for _, text in controls.items), controls.all_pixels(),
         )  # fmt: skip
-        plan = ProbePlan(told.captions, told.seeds, told.timesteps, SCALE, retention=told.retention)
+        plan = ProbePlan(told.captions, told.seeds, told.timesteps, SCALE, critical_scales=told.retention)
         guard = Guard(training, Structure(), plan)
         study = Study(guard, told.every)
         model = demo_model()
@@ -165,7 +168,7 @@ def main() -> None:
         "epochs_before_first_copy": {
             name: None if copied is None or epoch is None else copied - epoch for name, epoch in first.items()
         },
-        "false_alarms_on_twins": {
+        "false_alarms_on_controls": {
             "gap": false_alarms(study.tables, "heldout"),
             "sigma_c": false_alarms(study.tables, "heldout_sigma_c"),
         },

@@ -32,14 +32,14 @@ from basinguard.commands.audit import audit_opened
 from basinguard.commands.audit import write as write_audit
 from basinguard.commands.calibrate import Calibration, calibrate_opened, write
 from basinguard.commands.session import Opened, open_model
+from basinguard.core.images import to_tensor
 from basinguard.guidance.core import from_record
 from basinguard.pipelines.evaluation import evaluate
 from basinguard.pipelines.transfer import transfer_table
-from basinguard.similarity.image_files import to_tensor
 from basinguard.similarity.kernel_distance import KernelDistance
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.tinyworld.scenes import all_captions, draw_scene
-from basinguard.training.options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions
+from basinguard.training.finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions
 
 SCALE, TIMESTEPS = 3.0, 16
 METHODS = {
@@ -92,8 +92,8 @@ def fresh_scenes(opened: Opened) -> KernelDistance:
     named, captions = {str(caption): caption for caption in all_captions()}, opened.guard.training.captions
     group = torch.arange(len(captions)).repeat(FRESH)
     scenes = [draw_scene(named[captions[k]], seed=FRESH_SEED + n) for n, k in enumerate(group.tolist())]
-    images, eye = torch.stack([to_tensor(scene) for scene in scenes]), opened.clip
-    return KernelDistance.to_images(eye.embed_images, images, eye=eye.name, what="fresh scenes", groups=group)
+    images, embedder = torch.stack([to_tensor(scene) for scene in scenes]), opened.clip
+    return KernelDistance.to_images(embedder.embed_images, images, eye=embedder.name, what="fresh scenes", groups=group)
 
 
 def fine_tune(method: str, updates: int, data: Path, out: Path) -> Path:

@@ -4,7 +4,7 @@
     python recipes/studies/fullsize_proof.py --size small --out runs/fullsize_small
 
 UNet (866 M parameters), text encoder (340 M) and VAE (84 M) are built from the true configurations
-(`plugin/basinguard/adapters/assets/sd21`) in bfloat16. Then, at 256 px on a CPU, each group of stages in a process of
+(`plugin/basinguard/pipelines/assets/sd21`) in bfloat16. Then, at 256 px on a CPU, each group of stages in a process of
 its own: two LoRA updates, a guard probe, calibration on two captions and export; one update of full fine-tuning; the
 export loaded in a fresh process and sampled for five steps under its own rule. Time and peak resident memory of each
 stage go to `fullsize_proof.json`, beside what `--dry-run` would have told. Random weights copy nothing: what is proven
@@ -35,7 +35,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import basinguard
 from basinguard.calibration.terms import CalibrationTerms
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.architecture import sd21_config, sd21_tokenizer
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.protect import last_trace
@@ -43,9 +45,9 @@ from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
+from basinguard.training.finetune_options import LoraOptions, MemoryOptions
 from basinguard.training.fit_cli import quiet_lightning
 from basinguard.training.memory_footprint import RUNTIME, ProbeLoad, Workload, footprint_of
-from basinguard.training.options import LoraOptions, MemoryOptions
 from basinguard.training.shipping import ship
 
 PX, TIMESTEPS, SCALE = 256, 5, 7.5
@@ -184,7 +186,7 @@ def lora(asked: argparse.Namespace) -> dict:
     module.eval()
     with measured(stages, "guard probe") as note:
         report = guard.measure(LatentModel(module.pipe), epoch=0, train_step=2)
-        note |= {"estimate_gb": estimate["probe"], "unet_evals": report.unet_evals, "risk": report.risk.value}
+        note |= {"estimate_gb": estimate["probe"], "unet_evals": report.unet_evals, "risk": report.samples.risk.value}
     with measured(stages, "calibrate on two captions and export") as note:
         record, tried = ship(
             guard,

@@ -3,13 +3,15 @@
 import pytest
 import torch
 
-from basinguard.calibration.record_builder import certify, grid_positions
+from basinguard.basin.trajectories import pairs_of
+from basinguard.calibration.grids import grid_positions
+from basinguard.calibration.record_builder import certify
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.core import seeds
 from basinguard.core.provenance import Provenance
 from basinguard.core.record import Record
 from basinguard.core.versions import versions
-from basinguard.guard.guard import TrainingSet, pairs_of
+from basinguard.guard.training_set import TrainingSet
 from basinguard.similarity.kernel_distance import KernelDistance
 from support.toy_guard import STRONG, Nearness, Points, make_guard
 
@@ -18,13 +20,13 @@ PROVENANCE = Provenance("toy", "0" * 64, "1" * 64, "epsilon", 2)
 
 def test_a_memorizer_is_measured_as_one():
     report = make_guard().measure(Points(), epoch=0, train_step=10)
-    assert report.risk.value == 1.0
-    assert 0.2 < report.width.value < 0.9
-    assert 100 < report.exit.value < 900
-    assert report.transition < report.exit.value
-    assert report.risk_uncond.value < 1
-    assert report.gap.value > 0
-    shares = [estimate.value for _, estimate in report.curve]
+    assert report.samples.risk.value == 1.0
+    assert 0.2 < report.basin.width.value < 0.9
+    assert 100 < report.basin.exit.value < 900
+    assert report.basin.transition < report.basin.exit.value
+    assert report.basin.risk_uncond.value < 1
+    assert report.gaps.train.value > 0
+    shares = [estimate.value for _, estimate in report.basin.curve]
     assert shares == sorted(shares)
 
 
@@ -49,8 +51,8 @@ def test_the_record_ships_a_proven_transition_and_says_what_it_promises():
     record, tried = certify(
         guard, Points(), CalibrationTerms(alpha=0.4, delta=0.1, pairs=200, before=(0.0,)), PROVENANCE
     )
-    chosen = next(c for c in tried if c.transition == record.guidance.transition)
-    assert chosen.kept
+    chosen = next(c for c in tried if c.guidance.transition == record.guidance.transition)
+    assert chosen.proven
     assert record.promise.startswith("the risk is at most 40%")
     assert record.risk.value < 0.4 < record.plain.value
     assert record.history == tuple(guard.history)

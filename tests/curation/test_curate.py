@@ -11,10 +11,11 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image, ImageOps
 
-from basinguard.curation import curate as commands
-from basinguard.curation import manifest, scan
+from basinguard.core import files
+from basinguard.core.files import write_bytes
+from basinguard.curation import analysis, scan, trainer_configs
 from basinguard.curation.curate import curate
-from basinguard.curation.manifest import MANIFEST, Curation, write_bytes
+from basinguard.curation.manifest import MANIFEST, Curation
 
 KOHYA_GENERAL, KOHYA_DATASET = {"enable_wildcard"}, {"resolution", "enable_bucket", "subsets"}
 KOHYA_SUBSET = {"image_dir", "metadata_file", "num_repeats"}
@@ -120,7 +121,7 @@ def test_trainer_configs_use_documented_keys_and_name_real_files(photos, tmp_pat
 def test_each_number_of_repeats_is_a_subset_and_braces_are_no_wildcards(photos, tmp_path):
     decisions = list(curate(photos, workers=1).curation.decisions)
     decisions[0] = decisions[0].model_copy(update={"repeats": 3, "captions": ("a {b|c}",)})
-    files = manifest.kohya_files(photos, tmp_path, decisions, resolution=64)
+    files = trainer_configs.kohya_files(photos, tmp_path, decisions, resolution=64)
     subsets = tomllib.loads(files["kohya.toml"].decode())["datasets"][0]["subsets"]
     assert [subset["num_repeats"] for subset in subsets] == [1, 3]
     assert list(json.loads(files["kohya_repeats_3.json"]).values()) == [{"caption": "a {{b|c}}"}]
@@ -156,10 +157,10 @@ def test_damaged_files_cost_one_line_each_and_no_more(photos):
     assert len(outcome.curation.decisions) == 8
 
 
-@pytest.mark.parametrize("stage", ["scan", "look", "write"])
+@pytest.mark.parametrize("stage", ["scan", "analyse", "write"])
 def test_ctrl_c_changes_nothing(photos, monkeypatch, stage):
     before = tree(photos)
-    target = {"scan": (scan, "_shrink_file"), "look": (commands, "look"), "write": (manifest.os, "replace")}[stage]
+    target = {"scan": (scan, "_shrink_file"), "analyse": (analysis, "analyse"), "write": (files.os, "replace")}[stage]
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
@@ -176,7 +177,7 @@ def test_a_full_disk_costs_the_outputs_one_line_each(photos, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(manifest.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     outcome = curate(photos, apply=True, workers=1)
     assert tree(photos) == before
     assert outcome.written == ()
@@ -194,7 +195,7 @@ def test_an_unwritable_place_is_one_clear_line(photos, tmp_path):
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_bytes(path, b"old")
-    monkeypatch.setattr(manifest.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(files.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(OSError, match="full"):
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"

@@ -18,11 +18,11 @@ from PIL import Image, PngImagePlugin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from basinguard.core.atomic import whole_file
+from basinguard.core.files import file_sha256, whole_file
 from basinguard.core.record import Record, read_record
 from basinguard.exports import directory
 from basinguard.exports.directory import export_directory, short
-from basinguard.exports.fingerprints import file_sha256, weights_sha256
+from basinguard.exports.fingerprints import weights_sha256
 from basinguard.pipelines.protect import load, protect, unprotect
 from support.exports import build_pipe
 
@@ -135,7 +135,7 @@ def test_every_file_is_listed_with_its_sum_and_the_code_is_verbatim(exported):
     assert all(file_sha256(exported / name) == digest for name, digest in listed.items())
     package = Path(directory.__file__).parents[1]
     assert (exported / "basinguard_guidance.py").read_bytes() == (package / "guidance" / "core.py").read_bytes()
-    assert (exported / "pipeline.py").read_bytes() == (package / "export/assets/pipeline.py").read_bytes()
+    assert (exported / "pipeline.py").read_bytes() == (package / "exports/assets/pipeline.py").read_bytes()
 
 
 def test_exporting_again_what_was_loaded_keeps_the_class_stock_and_the_record(exported, record, tmp_path):

@@ -5,11 +5,12 @@ import pytest
 from basinguard.core.report import Report, last_search
 from basinguard.core.stats import wilson
 from basinguard.guard.changes import moved
+from support.reports import changed
 
 
 def report(epoch, hits, transition):
     measured = {"risk": wilson(hits, 20), "width": wilson(hits, 40), "transition": transition}
-    return Report.missed(epoch, epoch, "").model_copy(update=measured)
+    return changed(Report.missed(epoch, epoch, ""), **measured)
 
 
 def test_movement_since_the_probe_before_and_since_the_base():
@@ -28,7 +29,7 @@ def test_no_transition_left_is_said():
 def test_gaps_alone_do_not_say_that_no_transition_protects():
     base, sampled = report(-1, 0, 999.0), report(2, 8, 640.0)
     only = {"gap": wilson(3, 20), "precision": "gap of 20 of 20 captions; no samples"}
-    gaps = Report.missed(3, 3, "").model_copy(update=only)
+    gaps = changed(Report.missed(3, 3, ""), **only)
     text = moved([base, sampled, gaps])
     assert text.startswith("**epoch 3**, guidance may come on at timestep 640, as of epoch 2")
     assert "| gap, training captions |" in text

@@ -9,7 +9,8 @@ from basinguard.core.report import Report
 from basinguard.diffusion.noise_schedule import FlowSchedule, to_epsilon
 from basinguard.diffusion.toy import Memorizer
 from basinguard.guard import guard as guard_module
-from basinguard.guard.guard import ProbePlan, TrainingSet
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from support.toy_guard import STRONG, WEAK, Points, make_guard
 
 
@@ -33,7 +34,7 @@ def test_early_decisions_and_chunks_change_no_report():
     reports = [make_guard().measure(model, epoch=0, train_step=1) for model in (Points(), Blind())]
     assert told(reports[0]) == told(reports[1])
     small = make_guard(chunk=3).measure(Points(), epoch=0, train_step=1)
-    assert [e.timestep for e in small.exits] == [e.timestep for e in reports[0].exits]
+    assert [e.timestep for e in small.basin.exits] == [e.timestep for e in reports[0].basin.exits]
 
 
 @pytest.mark.parametrize("solver", ["heun", "pndm"])
@@ -49,14 +50,14 @@ def test_memory_that_runs_out_halves_the_batches_and_changes_no_report(solver):
 
             return within
 
-    plan = {"solver": solver, "retention": 2, "checks": 1, "captions": 2, "seeds": 2, "timesteps": 8}
+    plan = {"solver": solver, "critical_scales": 2, "order_checks": 1, "captions": 2, "seeds": 2, "timesteps": 8}
     whole = make_guard(**plan).measure(Points(), epoch=0, train_step=1)
     with pytest.warns(UserWarning, match="exhausted the memory; going on with"):
         halved = make_guard(**plan).measure(Small(), epoch=0, train_step=1)
-    assert halved.exits == whole.exits
-    assert halved.risk == whole.risk
+    assert halved.basin.exits == whole.basin.exits
+    assert halved.samples.risk == whole.samples.risk
     for name in ("gap", "sigma_c", "similarity_p95"):  # batches of another size round differently
-        assert getattr(halved, name).value == pytest.approx(getattr(whole, name).value, rel=1e-4)
+        assert halved.estimates[name].value == pytest.approx(whole.estimates[name].value, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow_prediction"])
@@ -79,9 +80,9 @@ def test_a_report_does_not_depend_on_what_the_network_predicts(kind):
 
     toy = Memorizer(STRONG.points, STRONG.leak, schedule)
     found, exact = (make_guard().measure(model(toy), epoch=0, train_step=1) for model in (Predicts, Points))
-    assert [e.timestep for e in found.exits] == [e.timestep for e in exact.exits]
-    assert any(e.timestep is not None for e in found.exits)
-    assert found.gap.value == pytest.approx(exact.gap.value, rel=1e-3)
+    assert [e.timestep for e in found.basin.exits] == [e.timestep for e in exact.basin.exits]
+    assert any(e.timestep is not None for e in found.basin.exits)
+    assert found.gaps.train.value == pytest.approx(exact.gaps.train.value, rel=1e-3)
 
 
 def test_zero_seeds_and_what_is_not_finite_measure_nothing():
@@ -99,28 +100,28 @@ def test_zero_seeds_and_what_is_not_finite_measure_nothing():
 
 
 def test_training_moves_every_measure_away_from_the_base():
-    guard = make_guard(retention=4)
+    guard = make_guard(critical_scales=4)
     guard.measure(Points(WEAK), epoch=-1, train_step=0)
     report = guard.measure(Points(STRONG), epoch=0, train_step=10)
-    assert report.width.value > guard.history[0].width.value
-    assert report.log_width.value > guard.history[0].log_width.value
-    assert report.gap_since_base.value > 0
-    assert report.sigma_c_since_base.low > 0
-    assert report.sigma_c.value > report.sigma_c_uncond.value
-    assert report.caption_gap.value > 0
-    assert report.gap_auc is not None
-    assert guard.history[0].gap_since_base.value == 0, "the base is its own null"
+    assert report.basin.width.value > guard.history[0].basin.width.value
+    assert report.basin.log_width.value > guard.history[0].basin.log_width.value
+    assert report.gaps.since_base.value > 0
+    assert report.critical_scales.since_base.low > 0
+    assert report.critical_scales.sigma_c.value > report.critical_scales.sigma_c_uncond.value
+    assert report.critical_scales.caption_effect.value > 0
+    assert report.gaps.auc is not None
+    assert guard.history[0].gaps.since_base.value == 0, "the base is its own null"
 
 
 def test_images_are_ranked_and_numbered_as_in_the_training_set():
-    guard = make_guard(retention=2)
+    guard = make_guard(critical_scales=2)
     guard.measure(Points(WEAK), epoch=-1, train_step=0)
     report = guard.measure(Points(STRONG), epoch=0, train_step=10)
     assert sorted(image.index for image in report.images) == [0, 1, 2, 3]
     rises = [image.gap_since_base for image in report.images]
     assert rises == sorted(rises, reverse=True)
     assert {image.index for image in report.images if image.sigma_c is not None} == {0, 3}
-    by_hand = {k: [e.width for e in report.exits if e.caption == k] for k in range(4)}
+    by_hand = {k: [e.width for e in report.basin.exits if e.caption == k] for k in range(4)}
     for image in report.images:
         assert image.width == pytest.approx(sum(by_hand[image.index]) / 4)
 
@@ -148,7 +149,7 @@ def test_a_held_out_caption_that_falls_into_a_training_image_has_a_width():
 
 def test_an_unconditional_branch_that_memorizes_is_named():
     report = make_guard().measure(Points(empty=0), epoch=0, train_step=1)
-    assert report.risk_uncond.value == 1
+    assert report.basin.risk_uncond.value == 1
     assert "guidance at scale 0" in report.note
     assert "keep_unconditional" in report.note
     assert make_guard().measure(Points(), epoch=0, train_step=1).note == ""
@@ -168,12 +169,12 @@ def test_a_caption_keeps_its_noise_whatever_is_measured_beside_it():
     """The base model's probe included, which samples all captions."""
     guard = make_guard(tuple(f"point {k}" for k in range(16)), captions=16, seeds=2, budget=2000)
     reports = [guard.measure(Points(), epoch=k, train_step=k) for k in range(-1, 8)]
-    known = {(e.caption, e.seed) for e in reports[0].exits}
-    assert all((r.probed[e.caption], e.seed) in known for r in reports for e in r.exits)
+    known = {(e.caption, e.seed) for e in reports[0].basin.exits}
+    assert all((r.probed[e.caption], e.seed) in known for r in reports for e in r.basin.exits)
     assert all(r.precision.endswith("exits within 50 timesteps") for r in reports[1:])
     seen: dict[int, set] = {}
     for report in reports:
-        for found in report.exits:
+        for found in report.basin.exits:
             seen.setdefault((report.probed[found.caption], found.seed), set()).add(found.timestep)
     assert all(len(values) == 1 for values in seen.values()), "the same model, caption and seed gave two exits"
 
@@ -221,8 +222,8 @@ def test_every_probe_stays_within_its_own_share(monkeypatch, training, kind):
     if kind == "nothing":
         assert found == [None] * len(probes)
         return
-    assert all(report.gap_since_base is not None and "gap of 16 of 16" in report.precision for report in found)
-    assert [report.risk is not None for report in found] == [kind != "gap"] * len(probes)
+    assert all(report.gaps.since_base is not None and "gap of 16 of 16" in report.precision for report in found)
+    assert [report.samples.risk is not None for report in found] == [kind != "gap"] * len(probes)
     assert [report.searched for report in found] == [kind == "exits"] * len(probes)
     assert {i for report in found for i in report.probed} == (set() if kind == "gap" else set(range(16)))
 
@@ -231,9 +232,9 @@ def test_gaps_without_their_control_raise_no_alarm():
     guard = make_guard(SIXTEEN, captions=16, seeds=2, budget=5)
     guard.measure(Points(WEAK), epoch=-1, train_step=0)
     report = guard.measure(Points(), epoch=0, train_step=1)
-    assert report.gap_since_base.value > 0
-    assert report.gap_heldout is None
-    assert report.gap_excess is None
+    assert report.gaps.since_base.value > 0
+    assert report.gaps.heldout is None
+    assert report.gaps.excess is None
     assert "of no held-out prompts" in report.precision
 
 
@@ -252,11 +253,11 @@ def test_a_busy_machine_does_not_price_samples_out_for_ever(monkeypatch):
     clock, guard = Clock(monkeypatch, per_row=0.05), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
     clock.probe(guard, -1)
     busy, _ = clock.probe(guard, 0, 100.0)
-    assert busy.risk is None
+    assert busy.samples.risk is None
     clock.per_row = 0.01
     clock.probe(guard, 1, 100.0)
     idle, seconds = clock.probe(guard, 2, 100.0)
-    assert idle.risk is not None
+    assert idle.samples.risk is not None
     assert seconds <= 5.0
 
 
@@ -295,9 +296,9 @@ def test_processes_buy_what_the_poorest_and_slowest_of_them_can_pay(monkeypatch)
 
 
 def test_a_resumed_guard_compares_with_the_same_base():
-    whole = make_guard(retention=2)
+    whole = make_guard(critical_scales=2)
     whole.measure(Points(WEAK), epoch=-1, train_step=0)
-    resumed = make_guard(retention=2)
+    resumed = make_guard(critical_scales=2)
     resumed.load_state_dict(json.loads(json.dumps(whole.state_dict())))
     a, b = (g.measure(Points(), epoch=0, train_step=1) for g in (whole, resumed))
     assert untimed(a) == untimed(b)
@@ -316,9 +317,9 @@ def test_images_smaller_than_the_models_are_refused():
     ("wrong", "message"),
     [
         ({"budget": 0.1}, "share of the training time"),
-        ({"risk": 1.0}, "in \\(0, 1\\)"),
+        ({"alpha": 1.0}, "in \\(0, 1\\)"),
         ({"solver": "euler_a"}, "expected one of ddim"),
-        ({"retention": -1}, "0 or more"),
+        ({"critical_scales": -1}, "0 or more"),
         ({"seeds": 0}, "at least 1"),
     ],
 )

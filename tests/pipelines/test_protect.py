@@ -370,7 +370,7 @@ torch.save(images, out)
 @pytest.mark.long  # export/test_directory.py proves the same of the export in the default tier
 def test_the_shipped_pipeline_needs_no_basinguard(pipe, exported, record, tmp_path):
     package = files("basinguard")
-    shutil.copy(str(package / "export" / "assets" / "pipeline.py"), exported / "pipeline.py")
+    shutil.copy(str(package / "exports" / "assets" / "pipeline.py"), exported / "pipeline.py")
     shutil.copy(str(package / "guidance" / "core.py"), exported / "basinguard_guidance.py")
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
     torch.save(noise, tmp_path / "noise.pt")

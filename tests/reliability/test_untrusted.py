@@ -40,12 +40,13 @@ from basinguard.training.fit_cli import FineTuneCLI, build_cli
 from basinguard.training.preflight import base_problems
 from support.guarded_runs import picture_folder
 from support.hostile_files import hostile, tensor_files, try_all
+from support.reports import changed
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PIL's advice about damaged pictures
 PAGES = [30, pytest.param(10_000, marks=pytest.mark.long)]
 CASES = [100, pytest.param(10_000, marks=pytest.mark.long)]
 RATE = Estimate(value=0.1, low=0.05, high=0.2, level=0.95, n=64, method="wilson")
-REPORT = Report.missed(-1, 0, "out of memory").model_copy(update={"risk": RATE, "curve": ((999.0, RATE),)})
+REPORT = changed(Report.missed(-1, 0, "out of memory"), risk=RATE, curve=((999.0, RATE),))
 SHA = "0" * 64
 RECORD = Record(
     guidance=Guidance(transition=500, sigma=3.0, before=-1.0), risk=RATE, plain=RATE, alpha=0.1, delta=0.05,
@@ -307,7 +308,7 @@ model:
 data: {class_path: basinguard.training.data.ImageFolder, init_args: {directory: photos, resolution: 64}}
 trainer:
   max_epochs: 2
-  callbacks: [{class_path: basinguard.training.lightning.MemorizationGuard, init_args: {captions: 2, heldout: [a]}}]
+  callbacks: [{class_path: basinguard.MemorizationGuard, init_args: {plan: {captions: 2}, control: {heldout: [a]}}}]
 """
 
 

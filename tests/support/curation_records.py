@@ -3,13 +3,13 @@
 from basinguard.core.estimate import Estimate
 from basinguard.core.metric import Metric
 from basinguard.core.record import Guidance, Record, Sampler
-from basinguard.core.report import Exit, Report
+from basinguard.core.report import Basin, Exit, Report
 
 SOME = Estimate(value=0.5, low=0.1, high=0.9, level=0.95, n=4, method="made up")
 
 
 def report_with(*, epoch: int, exits: list[Exit], probed: tuple[int, ...]) -> Report:
-    return Report.missed(epoch, 1, "").model_copy(update={"exits": tuple(exits), "probed": probed})
+    return Report.missed(epoch, 1, "").model_copy(update={"basin": Basin(exits=tuple(exits)), "probed": probed})
 
 
 def record_with(history: tuple[Report, ...]) -> Record:

@@ -10,7 +10,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from basinguard.core.estimate import Estimate
 from basinguard.core.metric import Metric
 from basinguard.core.record import Guidance, Record, Sampler
-from basinguard.core.report import Exit, Report
+from basinguard.core.report import Basin, Exit, Gaps, Report, Samples
 from basinguard.exports.fingerprints import weights_sha256
 from support.tiny_pipeline import build_tokenizer
 
@@ -59,10 +59,12 @@ def build_report(epoch: int) -> Report:
     grown = (epoch + 1) / 6
     curve = tuple((float(t), rate(round(grown * t / 999, 4))) for t in range(999, 0, -50))
     return Report(
-        epoch=epoch, train_step=100 * (epoch + 1), risk=rate(grown), width=rate(0.4 * grown), exit=None,
-        transition=600.0 if epoch > 2 else None, gap=rate(0.1), gap_heldout=None, similarity_p95=rate(0.5 + grown / 2),
-        similarity_heldout=None, risk_uncond=rate(0.02), alignment=None, curve=curve,
-        exits=(Exit(caption=0, seed=1000, timestep=649.0, sigma=3.1, lower=599.0),), unet_evals=1000, seconds=2.0,
+        epoch=epoch, train_step=100 * (epoch + 1), unet_evals=1000, seconds=2.0, gaps=Gaps(train=rate(0.1)),
+        samples=Samples(risk=rate(grown), similarity_p95=rate(0.5 + grown / 2)),
+        basin=Basin(
+            width=rate(0.4 * grown), transition=600.0 if epoch > 2 else None, risk_uncond=rate(0.02), curve=curve,
+            exits=(Exit(caption=0, seed=1000, timestep=649.0, sigma=3.1, lower=599.0),),
+        ),
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
-from basinguard.training.options import (
+from basinguard.training.finetune_options import (
     FramingOptions,
     LoraOptions,
     LossOptions,

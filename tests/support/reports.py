@@ -9,6 +9,11 @@ def near(value, half=0.02, n=24):
     return Estimate(value=value, low=value - half, high=value + half, level=0.95, n=n, method="made up")
 
 
+def changed(report, **values):
+    """A report with other values, by their names in its JSON."""
+    return Report.model_validate({**report.model_dump(), **values})
+
+
 def report(epoch, hits=0, *, n=24, per_epoch=8, transition=999.0, gap=0.1, gap_excess=None, **changes):
     """A report of `hits` copies among n samples; the gap moves with the epoch unless it is given."""
     step = (epoch + 1) * per_epoch
@@ -23,7 +28,7 @@ def report(epoch, hits=0, *, n=24, per_epoch=8, transition=999.0, gap=0.1, gap_e
         "gap_excess": gap_excess,
         "images": (ImageResult(index=0, width=hits / n), ImageResult(index=3, width=0.0)),
     }
-    return Report.missed(epoch, step, "").model_copy(update={**known, **changes})
+    return changed(Report.missed(epoch, step, ""), **{**known, **changes})
 
 
 def base(**changes):

@@ -12,14 +12,16 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from basinguard.core.report import Report
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.lora import add_lora
 from basinguard.similarity.structure import Structure
 from basinguard.training.accelerate import LoopGuard
 from basinguard.training.data import ImageFolder
 from basinguard.training.pytorch_lightning import MemorizationGuard
-from support.guarded_runs import GUARD, digest, picture_folder, untimed
+from support.guarded_runs import CONTROL, PLAN, digest, picture_folder, untimed
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # advice of Lightning and accelerate
 RECIPE = Path(__file__).parents[2] / "recipes" / "accelerate_lora.py"
@@ -100,7 +102,7 @@ def test_any_loop_measures_with_one_call_and_state_is_safe_to_load(tiny_pipeline
 def test_a_loop_that_fails_goes_on(tiny_pipeline_dir, pictures, tmp_path):
     guard = make_loop_guard(pictures)
     with pytest.warns(UserWarning, match="probe of epoch 3 failed and is missing; training goes on"):
-        assert guard.measure(SimpleNamespace(unet=torch.nn.Identity()), epoch=3).risk is None
+        assert guard.measure(SimpleNamespace(unet=torch.nn.Identity()), epoch=3).samples.risk is None
     with pytest.warns(UserWarning, match="nothing was exported"):
         assert guard.export(load_pipeline(tiny_pipeline_dir), tmp_path / "out", None, base="tiny") is None
 
@@ -131,7 +133,7 @@ class Data(pytorch_lightning.LightningDataModule):
 
 
 def test_the_older_import_name_works(tiny_pipeline_dir, pictures, tmp_path):
-    guard = MemorizationGuard(**GUARD, on_error="raise")
+    guard = MemorizationGuard(PLAN, CONTROL, alignment="none", on_error="raise")
     trainer = pytorch_lightning.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[guard],
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,

@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..calibration.candidate import Candidate
+from ..calibration.candidate import RuleCandidate
 from ..calibration.rule_search import best
+from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
 from ..core.versions import versions
+from ..guard.plan import ProbePlan
 from ..guidance.core import Rule, SwitchAt
 from ..guidance.dynamic import LocalMinimum, SwitchAfter
 from ..guidance.serialization import rule_to_dict
@@ -24,16 +26,17 @@ from ..pipelines.evaluation import Row
 from ..tinyworld.demo_folder import write_demo_folder
 from ..training.data import ImageFolder
 from ..training.finetune import FineTune
+from ..training.finetune_options import LossOptions, MemoryOptions, OptimizerOptions
 from ..training.fit_cli import quiet_lightning
 from ..training.lightning import MemorizationGuard
-from ..training.options import LossOptions, MemoryOptions, OptimizerOptions
+from ..training.options import ControlGroup
 
 SCALE = 3.0  # TinyWorld's usual CFG: 7.5 saturates images this small
 TIMESTEPS = 16
 EPOCHS = 200  # 32 images in batches of 16: 400 updates
 PROBES = 5
-TRANSITIONS = [470.0, 590.0, 690.0, 750.0, 815.0, 875.0]
-AFTER = [3.0, 4.5, 6.0]  # guidance that starts late may be stronger: what would be copied is decided by then
+TRANSITIONS = (470.0, 590.0, 690.0, 750.0, 815.0, 875.0)
+AFTER = (3.0, 4.5, 6.0)  # guidance that starts late may be stronger: what would be copied is decided by then
 METHODS = {
     "base": "base model, plain CFG",
     "cfg": "fine-tuned, plain CFG",
@@ -69,25 +72,18 @@ def demo(out: Path = Path("runs/demo"), epochs: int = EPOCHS, per_caption: int =
     )
 
 
-def fine_tune(out: Path, train: Path, heldout: Path, epochs: int) -> MemorizationGuard:
+def fine_tune(out: Path, train: Path, heldout_folder: Path, epochs: int) -> MemorizationGuard:
     """Full fine-tuning with the guard watching; it calibrates and exports when training ends."""
     import lightning.pytorch as pl
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    twins = [json.loads(line)["text"] for line in (heldout / "metadata.jsonl").read_text().splitlines()]
+    heldout = [json.loads(line)["text"] for line in (heldout_folder / "metadata.jsonl").read_text().splitlines()]
     guard = MemorizationGuard(
-        heldout=twins,
+        ProbePlan(captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE),
+        ControlGroup(heldout),
+        terms=CalibrationTerms(alpha=0.1, pairs=96, before=(0.0, -1.0), after=AFTER, transitions=TRANSITIONS),
         every_n_epochs=max(1, epochs // PROBES),
-        captions=12,
-        seeds=2,
-        timesteps=TIMESTEPS,
-        scale=SCALE,
         export_to=str(out / "export"),
-        alpha=0.1,
-        pairs=96,
-        before=[0.0, -1.0],
-        after=AFTER,
-        transitions=TRANSITIONS,
         ship="last",  # a story about a model that memorizes: the best epoch would be an earlier one
     )
     trainer = pl.Trainer(
@@ -130,16 +126,16 @@ def _hush() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def rules_for(record: Record, frontier: list[Candidate]) -> dict[str, Rule]:
+def rules_for(record: Record, frontier: list[RuleCandidate]) -> dict[str, Rule]:
     """The rules of the table: the best proven static and opposite ones, and the paper's DTP.
 
     Where none is proven, or pilot pairs ruled the whole family out, the one that copied least stands in its row.
     """
     rules: dict[str, Rule] = {}
     for name, opposite in (("stp", False), ("og", True)):
-        family = [c for c in frontier if (c.before < 0) == opposite]
-        chosen = best(family) or min(family, key=lambda c: (c.risk.value, -c.transition))
-        rules[name] = SwitchAt(chosen.transition, chosen.before, chosen.after or SCALE)
+        family = [c for c in frontier if (c.guidance.before < 0) == opposite]
+        chosen = best(family) or min(family, key=lambda c: (c.risk.value, -c.guidance.transition))
+        rules[name] = SwitchAt(chosen.guidance.transition, chosen.guidance.before, chosen.guidance.after or SCALE)
     rules["dtp"] = SwitchAfter(LocalMinimum(), before=0.0, after=record.guidance.after)
     return rules
 
@@ -191,17 +187,17 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def _candidate(candidate: Candidate) -> dict[str, Any]:
+def _candidate(candidate: RuleCandidate) -> dict[str, Any]:
     return {
-        "transition": candidate.transition,
-        "before": candidate.before,
-        "after": candidate.after,
+        "transition": candidate.guidance.transition,
+        "before": candidate.guidance.before,
+        "after": candidate.guidance.after,
         "pilot": candidate.pilot,
         "risk": candidate.risk.model_dump(),
         "p_value": candidate.p_value,
         "alignment": candidate.alignment.model_dump() if candidate.alignment else None,
         "evals_per_sample": candidate.evals_per_sample,
-        "kept": candidate.kept,
+        "proven": candidate.proven,
     }
 
 
@@ -209,7 +205,7 @@ def table(rows: dict[str, Row]) -> str:
     """The rows for a terminal."""
     lines = [f"{'':5} {'risk [95% interval]':24} {'sim p95':>8} {'alignment':>10} {'UNet/img':>9} {'s/img':>6}"]
     for name, row in rows.items():
-        risk = f"{row.risk.value:.3f} [{row.risk.low:.3f}, {row.risk.high:.3f}]"
+        risk = row.risk.interval()
         alignment = f"{row.alignment.value:.3f}" if row.alignment else "-"
         lines.append(
             f"{name:5} {risk:24} {row.similarity_p95.value:8.3f} {alignment:>10} "

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from .. import basin
-from ..calibration.trial import calibration_pairs
+from ..calibration.trial import calibration_pairs, sample_plain
 from ..core import seeds as seed_table
-from ..core.images import open_image
-from ..guard.guard import Guard, Model
+from ..core.images import load_rgb
+from ..diffusion.model import Model
+from ..guard.guard import Guard
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
 from ..similarity.image_files import image_paths
 from ..similarity.kernel_distance import FEWEST, KernelDistance
-from ..training.data_sources import fitted, to_rgb
+from ..training.data_sources import fitted
 from .session import Opened
 
 
@@ -66,17 +67,14 @@ def base_samples(opened: Opened, pairs: int) -> tuple[Tensor, Tensor | None]:
 
 def plain_samples(guard: Guard, model: Model, pairs: basin.Pairs) -> Tensor:
     """Images of the training captions by ordinary guidance, [N, 3, H, W]."""
-    probe = guard.probe(model, guard.training.captions)
-    ends, _ = basin.branch(probe, probe.path.begin(pairs.noise), pairs.prompt, torch.zeros_like(pairs.prompt))
-    return model.decode(ends)
+    return model.decode(sample_plain(guard.probe(model, guard.training.captions), pairs))
 
 
 def _heldout_images(opened: Opened, folder: Path) -> Tensor:
     trained = {image.numpy().tobytes() for image in opened.guard.training.images}
     found = []
     for path in image_paths(folder):
-        with open_image(path) as picture:
-            image = fitted(to_rgb(picture), opened.model.resolution)
+        image = fitted(load_rgb(path), opened.model.resolution)
         if image.numpy().tobytes() in trained:
             raise ValueError(f"{path}: is a training image as well; held-out images must not have been trained on")
         found.append(image)

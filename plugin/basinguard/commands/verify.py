@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 
 from ..core.record import Record, read_record
 from ..core.schema import MAX_BYTES
-from ..guard.guard import TrainingSet
+from ..guard.training_set import TrainingSet
 from ..guidance.core import Rule, from_record
 from ..guidance.serialization import rule_from_dict
 from ..pipelines.evaluation import Row, evaluate

@@ -1,11 +1,14 @@
-"""TODO one line."""
+"""What one probe of the guard measured: a report made of parts, one for each stage of the probe.
+
+In JSON a report is flat, so that it reads as one list of numbers: `gaps.excess` stands there as `gap_excess`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from .estimate import Estimate
 from .schema import Finite, Schema, Timestep
@@ -85,90 +88,190 @@ class ImageResult(Schema):
     sigma_c_uncond: Finite | None = None
 
 
+class Part(Schema):
+    """What one stage of a probe measured. `None` stands where something was not or could not be; never for zero.
+
+    An alias is the name in the report's JSON, in log tags and in `Report.estimates`.
+    """
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+
+class Samples(Part):
+    """What plain CFG drew for the training captions.
+
+    Attributes:
+        risk: share of samples that reproduce a training image.
+        similarity_p95: to the nearest training image, 95th percentile.
+        alignment: agreement of the samples with their captions.
+    """
+
+    risk: Estimate | None = None
+    similarity_p95: Estimate | None = None
+    alignment: Estimate | None = None
+
+
+class Basin(Part):
+    """What the search for exits found.
+
+    Attributes:
+        width, log_width: basin width as a share of [0, T], and in log sigma.
+        exit: median exit of the pairs that memorize.
+        transition: estimate of the boldest transition whose risk stays within the plan's alpha; None where there is
+            none, or where no exits were searched.
+        risk_uncond: share of samples of the empty prompt that reproduce a training image.
+        curve: P(reproduced | transition = t), with a band that holds for the whole curve.
+        exits: of every (caption, seed) pair; captions count in `Report.probed`.
+    """
+
+    width: Estimate | None = None
+    log_width: Estimate | None = None
+    exit: Estimate | None = None
+    transition: Finite | None = None
+    risk_uncond: Estimate | None = None
+    curve: tuple[tuple[Finite, Estimate], ...] = ()
+    exits: tuple[Exit, ...] = ()
+
+
+class Gaps(Part):
+    """The gap at the noisiest timestep.
+
+    Attributes:
+        train, heldout: of training and of held-out captions.
+        since_base: mean rise of the training captions' gap since the base model, same noise.
+        excess: that rise less the held-out captions' own; above 0, the gap raises the alarm.
+        auc: chance that a training caption's gap rose more than a held-out one's.
+    """
+
+    train: Annotated[Estimate | None, Field(alias="gap")] = None
+    heldout: Annotated[Estimate | None, Field(alias="gap_heldout")] = None
+    since_base: Annotated[Estimate | None, Field(alias="gap_since_base")] = None
+    excess: Annotated[Estimate | None, Field(alias="gap_excess")] = None
+    auc: Annotated[Estimate | None, Field(alias="gap_auc")] = None
+
+
+class CriticalScales(Part):
+    """How much noise training images bear.
+
+    Attributes:
+        sigma_c, sigma_c_uncond: critical scale with the caption and without (geometric means).
+        since_base: mean rise of log sigma_c since the base model.
+        excess: that rise less the held-out images' own.
+        caption_effect: mean of log sigma_c less log sigma_c without the caption.
+    """
+
+    sigma_c: Estimate | None = None
+    sigma_c_uncond: Estimate | None = None
+    since_base: Annotated[Estimate | None, Field(alias="sigma_c_since_base")] = None
+    excess: Annotated[Estimate | None, Field(alias="sigma_c_excess")] = None
+    caption_effect: Annotated[Estimate | None, Field(alias="caption_gap")] = None
+
+
+class Heldout(Part):
+    """What plain CFG drew for captions that the model was never trained on.
+
+    Attributes:
+        similarity_p95: to the nearest training image, 95th percentile.
+        alignment: agreement of the samples with their captions.
+        fidelity: how far the samples look like the subject or style that is taught, higher is better.
+    """
+
+    similarity_p95: Annotated[Estimate | None, Field(alias="similarity_heldout")] = None
+    alignment: Annotated[Estimate | None, Field(alias="alignment_heldout")] = None
+    fidelity: Estimate | None = None
+
+
+PARTS: dict[str, type[Part]] = {
+    "samples": Samples,
+    "basin": Basin,
+    "gaps": Gaps,
+    "critical_scales": CriticalScales,
+    "heldout": Heldout,
+}
+KEYS = {name: [f.alias or key for key, f in part.model_fields.items()] for name, part in PARTS.items()}
+JSON_ORDER = (
+    *("epoch", "train_step", "risk", "width", "exit", "transition", "gap", "gap_heldout", "similarity_p95"),
+    *("similarity_heldout", "risk_uncond", "alignment", "curve", "exits", "unet_evals", "seconds", "problem"),
+    *("log_width", "gap_since_base", "gap_excess", "gap_auc", "sigma_c", "sigma_c_uncond", "sigma_c_since_base"),
+    *("sigma_c_excess", "caption_gap", "groups", "images", "probed", "precision", "note", "alignment_heldout"),
+    "fidelity",
+)
+
+
 class Report(Schema):
     """What the guard saw at one epoch. Epoch -1 is the untouched base model.
 
-    `None` stands where something was not or could not be measured; it never stands for zero. A report with a `problem`
-    is a gap: the probe of that epoch failed, and nothing was measured.
-
     Attributes:
-        risk: share of samples of ordinary CFG that reproduce a training image.
-        width, log_width: basin width as a share of [0, T], and in log sigma.
-        exit: median exit of the pairs that memorize.
-        transition: estimate of the boldest transition whose risk stays within the plan's; None where there is none, or
-            where nothing was `searched`.
-        gap, gap_heldout: gap at the noisiest timestep, of training and of held-out captions.
-        gap_since_base: mean rise of the training captions' gap since the base model, same noise.
-        gap_excess: that rise less the held-out captions' own; above 0, the gap raises the alarm.
-        gap_auc: chance that a training caption's gap rose more than a held-out one's.
-        sigma_c, sigma_c_uncond: critical scale of training images with their caption and without (geometric means).
-        sigma_c_since_base: mean rise of log sigma_c since the base model.
-        sigma_c_excess: that rise less the held-out images' own.
-        caption_gap: mean of log sigma_c less log sigma_c without the caption.
-        risk_uncond: share of samples of the empty prompt that reproduce a training image.
-        curve: P(reproduced | transition = t), with a band that holds for the whole curve.
-        probed: training captions that were sampled; what `exits` count in.
+        samples, basin, gaps, critical_scales, heldout: one part for each stage; empty where the stage was left out.
+        groups: risk and width by kind of caption.
         images: the training images that were looked at, those whose caption's gap rose most first.
+        probed: training captions that were sampled; what `basin.exits` count in.
+        unet_evals: rows put through the network.
         precision: what the probe's budget bought.
-        alignment_heldout: agreement of the samples of held-out captions with them, plain CFG.
-        fidelity: how far those samples look like the subject or style that is taught, higher is better.
         note: what the reader should know before acting on the numbers.
+        problem: why the report was missed: the probe of that epoch failed, and nothing was measured.
     """
 
     epoch: int
     train_step: int
-    risk: Estimate | None
-    width: Estimate | None
-    exit: Estimate | None
-    transition: Finite | None
-    gap: Estimate | None
-    gap_heldout: Estimate | None
-    similarity_p95: Estimate | None
-    similarity_heldout: Estimate | None
-    risk_uncond: Estimate | None
-    alignment: Estimate | None
-    curve: tuple[tuple[Finite, Estimate], ...] = ()
-    exits: tuple[Exit, ...] = ()
     unet_evals: int
     seconds: Finite
-    problem: Annotated[str, Field(max_length=500)] = ""
-    log_width: Estimate | None = None
-    gap_since_base: Estimate | None = None
-    gap_excess: Estimate | None = None
-    gap_auc: Estimate | None = None
-    sigma_c: Estimate | None = None
-    sigma_c_uncond: Estimate | None = None
-    sigma_c_since_base: Estimate | None = None
-    sigma_c_excess: Estimate | None = None
-    caption_gap: Estimate | None = None
+    samples: Samples = Samples()
+    basin: Basin = Basin()
+    gaps: Gaps = Gaps()
+    critical_scales: CriticalScales = CriticalScales()
+    heldout: Heldout = Heldout()
     groups: tuple[Group, ...] = ()
     images: tuple[ImageResult, ...] = ()
     probed: tuple[int, ...] = ()
     precision: str = ""
     note: str = ""
-    alignment_heldout: Estimate | None = None
-    fidelity: Estimate | None = None
+    problem: Annotated[str, Field(max_length=500)] = ""
 
     @property
     def searched(self) -> bool:
         """Whether exits were looked for: only then does a transition of None say that none protects."""
-        return self.width is not None
+        return self.basin.width is not None
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """Every estimate that was measured, by its name in JSON and log tags."""
+        values = {key: value for name in PARTS for key, value in _by_key(getattr(self, name)).items()}
+        return {key: value for key, value in values.items() if isinstance(value, Estimate)}
 
     @classmethod
     def missed(cls, epoch: int, train_step: int, problem: str) -> Report:
-        """The gap that a failed probe leaves.
+        """What a failed probe leaves.
 
         Example:
-            >>> Report.missed(3, 120, "out of memory").risk is None
+            >>> Report.missed(3, 120, "out of memory").samples.risk is None
             True
         """
-        nothing = {name: None for name, field in cls.model_fields.items() if field.is_required()}
-        told = {"epoch": epoch, "train_step": train_step, "unet_evals": 0, "seconds": 0.0, "problem": problem[:500]}
-        return cls.model_validate(nothing | told)
+        return cls(epoch=epoch, train_step=train_step, unet_evals=0, seconds=0.0, problem=problem[:500])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _group(cls, data: Any) -> Any:
+        """The flat form's keys, gathered into their parts."""
+        if not isinstance(data, dict):
+            return data
+        parts = {name: {key: data[key] for key in keys if key in data} for name, keys in KEYS.items()}
+        own = {key: value for key, value in data.items() if not any(key in keys for keys in KEYS.values())}
+        return own | {name: values for name, values in parts.items() if values}
+
+    @model_serializer(mode="wrap")
+    def _flatten(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data = handler(self)
+        flat = {key: value for name in PARTS for key, value in data.pop(name, {}).items()} | data
+        return {key: flat[key] for key in JSON_ORDER if key in flat}
+
+
+def _by_key(part: Part) -> dict[str, Any]:
+    return {field.alias or name: getattr(part, name) for name, field in type(part).model_fields.items()}
 
 
 def measured(history: Sequence[Report]) -> list[Report]:
-    """The reports that are no gaps, in their order."""
+    """The reports that were not missed, in their order."""
     return [report for report in history if not report.problem]
 
 

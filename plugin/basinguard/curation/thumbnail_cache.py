@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIDE = 64  # thumbnail side; edits that matter survive it, JPEG noise does not
-CACHE_VERSION = 1
+CACHE_VERSION = 2  # rises with every change of what a thumbnail shows
 
 
 def pixels(thumb: bytes) -> NDArray[np.uint8]:
@@ -44,8 +44,8 @@ class Store:
 
     def knows(self, digest: str) -> bool:
         """Whether this content was seen before."""
-        asked = "SELECT 1 FROM thumbs WHERE sha256 = ?"
-        return self.database is not None and self.database.execute(asked, (digest,)).fetchone() is not None
+        query = "SELECT 1 FROM thumbs WHERE sha256 = ?"
+        return self.database is not None and self.database.execute(query, (digest,)).fetchone() is not None
 
     def merge(self, other: Path) -> None:
         """Takes over what another cache remembers."""

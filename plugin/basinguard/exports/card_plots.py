@@ -21,7 +21,7 @@ def write_plots(folder: Path, record: Record) -> list[str]:
     `basin.png`: chance of a copy against the timestep at which guidance begins. `history.png`: risk and basin width
     of every epoch.
     """
-    curves = [report for report in record.history if report.curve]
+    curves = [report for report in record.history if report.basin.curve]
     figures = {BASIN: _marked(curve_figure(curves), record)} if curves else {}
     if any(not report.problem for report in record.history):
         figures[HISTORY] = history_figure(record.history)

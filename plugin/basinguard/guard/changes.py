@@ -39,9 +39,9 @@ def moved(history: Sequence[Report]) -> str:
         "|---|---|---|---|",
     ]
     for name, spoken in SPOKEN.items():
-        now: Estimate | None = getattr(last, name)
+        now = last.estimates.get(name)
         if now is not None:
-            steps = [_step(now, getattr(earlier, name)) for earlier in (previous, base)]
+            steps = [_step(now, earlier.estimates.get(name)) for earlier in (previous, base)]
             lines.append(f"| {spoken} | {now} | {' | '.join(steps)} |")
     bought = f"within the budget: {last.precision}" if last.precision else ""
     return "\n".join([*lines, *(line for told in (bought, last.note) if told for line in ("", told))])
@@ -55,11 +55,11 @@ def _transition(last: Report, stands: Report | None) -> str:
     if stands is None:
         return "exits were not looked for"
     when = "" if stands is last else f", as of {_when(stands)}"
-    if stands.transition is None:
+    if stands.basin.transition is None:
         return f"no transition on the grid leaves a risk within the plan's{when}: delayed guidance comes too late"
-    if stands.transition >= 999:
+    if stands.basin.transition >= 999:
         return f"guidance may be on from the start{when}"
-    return f"guidance may come on at timestep {stands.transition:g}{when}"
+    return f"guidance may come on at timestep {stands.basin.transition:g}{when}"
 
 
 def _step(now: Estimate, earlier: Estimate | None) -> str:

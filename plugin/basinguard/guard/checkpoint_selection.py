@@ -81,32 +81,34 @@ def replaces(report: Report, kept: Report | None, history: Sequence[Report], all
     good, was_good = (_reaches(alignment_of(r), best) for r in (report, kept))
     if good != was_good:
         return good
-    if report.fidelity is None or kept.fidelity is None:
+    if report.heldout.fidelity is None or kept.heldout.fidelity is None:
         return True
-    return report.fidelity.value > kept.fidelity.value
+    return report.heldout.fidelity.value > kept.heldout.fidelity.value
 
 
 def guarded_risk(report: Report) -> Estimate | None:
     """Risk of the training captions when guidance comes on at the report's transition; None where none is left."""
-    if report.transition is None:
+    if report.basin.transition is None:
         return None
-    return next((risk for timestep, risk in report.curve if timestep == report.transition), report.risk)
+    basin = report.basin
+    return next((risk for timestep, risk in basin.curve if timestep == basin.transition), report.samples.risk)
 
 
 def alignment_of(report: Report) -> Estimate | None:
     """Agreement of held-out captions and their samples; of training captions where those were not sampled."""
-    return report.alignment_heldout or report.alignment
+    return report.heldout.alignment or report.samples.alignment
 
 
 def _risk(report: Report, how: How) -> Estimate | None:
-    return report.risk if how == "plain" else guarded_risk(report)
+    return report.samples.risk if how == "plain" else guarded_risk(report)
 
 
 def _keeps(report: Report, allowed: float, how: How) -> int:
     risk = _risk(report, how)
     if risk is None or risk.value > allowed:
         return NOT
-    if how == "guarded" and report.risk_uncond is not None and report.risk_uncond.value > allowed:
+    uncond = report.basin.risk_uncond
+    if how == "guarded" and uncond is not None and uncond.value > allowed:
         return NOT  # what is unguided above the transition copies by itself
     return PROVEN if risk.high <= allowed else MEASURED
 
@@ -118,11 +120,11 @@ def _reaches(alignment: Estimate | None, best: float) -> bool:
 def _told(report: Report, allowed: float, how: How) -> Choice:
     risk, proven = _risk(report, how), _keeps(report, allowed, how) == PROVEN
     assert risk is not None
-    where = "" if how == "plain" else f" with guidance from timestep {report.transition:g} on"
+    where = "" if how == "plain" else f" with guidance from timestep {report.basin.transition:g} on"
     reasons = [f"risk {risk}{where} {'proves' if proven else 'measures'} at most {allowed:g}"]
     if not proven:
         reasons.append(f"the interval reaches {risk.high:.2f}: more captions or seeds would tell")
-    alignment, fidelity = alignment_of(report), report.fidelity
+    alignment, fidelity = alignment_of(report), report.heldout.fidelity
     reasons.append(f"alignment {alignment}" if alignment else "alignment was not measured")
     reasons.append(f"fidelity {fidelity}" if fidelity else "fidelity was not measured, so the latest such epoch")
     return Choice(

@@ -11,7 +11,7 @@ import torch
 
 from ..basin import Probe, critical_scale
 from ..core import stats
-from ..core.estimate import Estimate
+from ..core.report import CriticalScales
 from .scope import Table, alarm_of, since
 from .training_set import TrainingSet
 
@@ -36,24 +36,24 @@ class Scales:
         """Log critical scale with the caption, of the images of `name`."""
         return {i: float(np.log(told)) for i, (told, _) in getattr(self, name).items()}
 
-    def told(self, null: Table) -> dict[str, Estimate | None]:
-        """The report's numbers about them; nothing where nothing was measured.
+    def summary(self, null: Table) -> CriticalScales:
+        """The report's part about them; empty where nothing was measured.
 
         Args:
             null: what the base model was found to do.
         """
         if not self.train:
-            return {}
+            return CriticalScales()
         with_caption, without = (np.log([pair[k] for pair in self.train.values()]) for k in (0, 1))
         now, each = self.logs("train"), list(self.train)
         alarm = alarm_of(now, null.sigma_c, self.logs("heldout"), null.heldout_sigma_c)
-        return {
-            "sigma_c": stats.cluster_bootstrap(np.exp(with_caption), each, _geometric),
-            "sigma_c_uncond": stats.cluster_bootstrap(np.exp(without), each, _geometric),
-            "caption_gap": stats.cluster_bootstrap(with_caption - without, each),
-            "sigma_c_since_base": since(now, null.sigma_c),
-            "sigma_c_excess": alarm.excess if alarm else None,
-        }
+        return CriticalScales(
+            sigma_c=stats.cluster_bootstrap(np.exp(with_caption), each, _geometric),
+            sigma_c_uncond=stats.cluster_bootstrap(np.exp(without), each, _geometric),
+            caption_effect=stats.cluster_bootstrap(with_caption - without, each),
+            since_base=since(now, null.sigma_c),
+            excess=alarm.excess if alarm else None,
+        )
 
 
 def measure_scales(training: TrainingSet, model: Any, probe_of: Callable[[Sequence[str]], Probe], count: int) -> Scales:

@@ -85,9 +85,9 @@ def forecast(history: Sequence[Report], allowed: float) -> Forecast:
         return Forecast(state="passed", why=f"plain CFG is above {allowed:g} at epoch {last.epoch}")
     if last.epoch < 0 or last.train_step <= 0:
         return Forecast(state="unknown", why="only the base model has been measured")
-    if last.gap_excess is None:
+    if last.gaps.excess is None:
         return Forecast(state="unknown", why="the gap has no control group: give held-out prompts")
-    known = TINYWORLD if last.sigma_c_excess is not None else WITHOUT_SCALE
+    known = TINYWORLD if last.critical_scales.excess is not None else WITHOUT_SCALE
     left = log_time_left(last, known)
     per_epoch = last.train_step / (last.epoch + 1)
     ends = (max(0.0, last.train_step * math.expm1(left + shift) / per_epoch) for shift in (0.0, known.low, known.high))
@@ -106,17 +106,12 @@ def log_time_left(report: Report, known: Coefficients) -> float:
 
 def features(report: Report) -> tuple[float, float, float]:
     """log of the gap's excess, log of the critical scale's, each not below its noise, and the basin width."""
-    logs = [
-        math.log(max(FLOOR[name], estimate.value if estimate else 0.0))
-        for name, estimate in (("gap_excess", report.gap_excess), ("sigma_c_excess", report.sigma_c_excess))
-    ]
-    return logs[0], logs[1], report.width.value if report.width else 0.0
+    estimates, width = report.estimates, report.basin.width
+    gap, scale = (math.log(max(floor, getattr(estimates.get(name), "value", 0.0))) for name, floor in FLOOR.items())
+    return gap, scale, width.value if width else 0.0
 
 
 def _seen(report: Report) -> str:
-    told = [f"gap excess {report.gap_excess.value:.2g}"] if report.gap_excess else []
-    if report.sigma_c_excess:
-        told.append(f"log critical scale excess {report.sigma_c_excess.value:.2g}")
-    if report.width:
-        told.append(f"width {report.width.value:.2g}")
-    return ", ".join(told)
+    names = {"gap_excess": "gap excess", "sigma_c_excess": "log critical scale excess", "width": "width"}
+    values = report.estimates
+    return ", ".join(f"{words} {values[name].value:.2g}" for name, words in names.items() if name in values)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +14,15 @@ from torch import Tensor
 from .. import basin
 from ..basin.curves import log_sigma_width
 from ..basin.exits import Guided, guided
-from ..basin.gap import Alarm
 from ..core import seeds as seed_table
 from ..core import stats
 from ..core.estimate import Estimate
 from ..core.metric import Match
-from ..core.report import Exit, Group, ImageResult, Report
+from ..core.report import Basin, Exit, Gaps, Group, Heldout, ImageResult, Report, Samples
 from ..diffusion.model import Model
 from ..similarity.copy_detector import CopyDetector
 from .critical_scales import ENCODED, Scales, measure_scales
-from .plan import ProbePlan, pairs_of
+from .plan import ProbePlan
 from .scope import Scope, Table, alarm_of, since
 from .training_set import TrainingSet
 
@@ -108,38 +106,41 @@ class Look:
 
     def report(self, epoch: int, train_step: int, start: float) -> Report:
         """Everything in scope, in one report; what is not stays None."""
-        found: dict[str, Any] = {name: None for name, field in Report.model_fields.items() if field.is_required()}
-        exits: list[Exit] = []
+        samples, basin_, heldout = Samples(), Basin(), Heldout()
+        groups: list[Group] = []
         if self.scope.sampled:
             with self._stage("samples"):
                 self.sampled = drawn = self._draw()
-                found |= self._risk(drawn)
+                samples = self._samples(drawn)
             if self.scope.resolution:
                 with self._stage("exits"):
-                    exits = self._exits(drawn, found)
-        gaps, alarm = self._gaps()
-        if self.scope.thorough:
-            with self._stage("heldout"):
-                found |= self._heldout(found.get("groups", ()))
+                    basin_ = self._basin(drawn)
+                    groups = self._groups(drawn, basin_.exits)
+        gaps = self._gaps()
+        if self.scope.thorough and self.training.heldout and not self.training.borrowed:
+            with self._stage("heldout"):  # stand-ins are there for the alarms alone
+                heldout, group = self._heldout()
+                groups.append(group)
         with self._stage("scales"):
             scales = self._scales()
-        found |= {
-            "epoch": epoch,
-            "train_step": train_step,
-            "gap": stats.cluster_bootstrap(list(gaps[0].values()), list(gaps[0])),
-            "gap_heldout": stats.cluster_bootstrap(list(gaps[1].values()), list(gaps[1])) if gaps[1] else None,
-            "gap_since_base": since(gaps[0], self.null.gaps),
-            "gap_excess": alarm.excess if alarm else None,
-            "gap_auc": alarm.auc if alarm else None,
-            "images": self._images(exits, gaps[0], scales),
-            "probed": self.scope.sampled,
-            "precision": self.scope.precision,
-            "unet_evals": sum(self.evals.values()),
-            **scales.told(self.null),
-        }
         seconds = time.monotonic() - start
         self.took["gap"] = seconds - sum(self.took.values())
-        return Report.model_validate(found | {"seconds": seconds})
+        return Report(
+            epoch=epoch,
+            train_step=train_step,
+            unet_evals=sum(self.evals.values()),
+            seconds=seconds,
+            samples=samples,
+            basin=basin_,
+            gaps=gaps,
+            critical_scales=scales.summary(self.null),
+            heldout=heldout,
+            groups=tuple(groups),
+            images=self._images(basin_.exits, scales),
+            probed=self.scope.sampled,
+            precision=self.scope.precision,
+            note=_helpless(basin_.risk_uncond, self.plan.alpha),
+        )
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -154,7 +155,7 @@ class Look:
         """Ordinary CFG for the captions in scope."""
         captions = [self.training.captions[i] for i in self.scope.sampled]
         probe, anchors = self.probe_of(captions), self._anchors(captions)
-        pairs = pairs_of(
+        pairs = basin.pairs_of(
             self.scope.sampled, self.seeds, self.scope.seeds, self.model.latent_shape, stride=self.plan.seeds
         )
         begun = guided(probe, pairs, anchors)
@@ -162,18 +163,18 @@ class Look:
         images = self.model.decode(begun.ends)
         return Sampled(captions, probe, pairs, anchors, begun, images, self.copy_detector.matches(images))
 
-    def _risk(self, drawn: Sampled) -> dict[str, Any]:
+    def _samples(self, drawn: Sampled) -> Samples:
         """What the samples themselves say."""
         clusters = drawn.pairs.prompt.tolist()
         similarity = [match.similarity for match in drawn.matches]
-        return {
-            "risk": stats.rate(self.copy_detector.copied(drawn.matches), clusters),
-            "similarity_p95": stats.cluster_bootstrap(similarity, clusters, stats.p95),
-            "alignment": self._alignment(drawn.images, [drawn.captions[k] for k in clusters], clusters),
-        }
+        return Samples(
+            risk=stats.rate(self.copy_detector.copied(drawn.matches), clusters),
+            similarity_p95=stats.cluster_bootstrap(similarity, clusters, stats.p95),
+            alignment=self._alignment(drawn.images, [drawn.captions[k] for k in clusters], clusters),
+        )
 
-    def _exits(self, drawn: Sampled, found: dict[str, Any]) -> list[Exit]:
-        """Looks for the exits of the samples, and adds what they say to `found`."""
+    def _basin(self, drawn: Sampled) -> Basin:
+        """The exits of the samples, and what they say."""
         stem = basin.trunk(drawn.probe, drawn.pairs)
         self._count("exits", stem.evals)
         first = self.copy_detector.is_own_copy(drawn.matches, [drawn.captions[k] for k in drawn.pairs.prompt.tolist()])
@@ -183,22 +184,19 @@ class Look:
 
         exits, cost = basin.find_exits(
             drawn.probe, drawn.pairs, judge, first=first, start=drawn.begun, stem=stem, anchors=drawn.anchors,
-            checks=self.plan.checks, resolution=self.scope.resolution,
+            checks=self.plan.order_checks, resolution=self.scope.resolution,
         )  # fmt: skip
         self._count("exits", cost)
         uncond, timesteps = self._uncond(drawn.probe, stem), drawn.probe.timesteps
-        found |= {
-            "width": basin.width(exits),
-            "log_width": log_sigma_width(exits, float(drawn.probe.schedule.sigma(timesteps[0]))),
-            "exit": basin.median_exit(exits),
-            "transition": basin.static_transition(exits, timesteps, self.plan.risk),
-            "risk_uncond": uncond,
-            "note": _helpless(uncond, self.plan.risk),
-            "curve": tuple(basin.curve(exits, timesteps)),
-            "exits": tuple(exits),
-            "groups": tuple(self._groups(drawn, exits)),
-        }
-        return exits
+        return Basin(
+            width=basin.width(exits),
+            log_width=log_sigma_width(exits, float(drawn.probe.schedule.sigma(timesteps[0]))),
+            exit=basin.median_exit(exits),
+            transition=basin.static_transition(exits, timesteps, self.plan.alpha),
+            risk_uncond=uncond,
+            curve=tuple(basin.curve(exits, timesteps)),
+            exits=tuple(exits),
+        )
 
     def _anchors(self, captions: Sequence[str]) -> basin.Anchors | None:
         """Latents of every image that counts as a sampled caption's own, and of their mirror images."""
@@ -218,8 +216,8 @@ class Look:
         found = self.copy_detector.matches(self.model.decode(unique))
         return [found[k] for k in row.tolist()]
 
-    def _gaps(self) -> tuple[tuple[dict[int, float], dict[int, float]], Alarm | None]:
-        """Gap of training and held-out captions by index, and what they say against the base."""
+    def _gaps(self) -> Gaps:
+        """Gap of training and held-out captions, and what they say against the base."""
         shape = self.model.latent_shape
         found: list[dict[int, float]] = []
         held = tuple(range(len(self.training.heldout))) if self.scope.heldout else ()
@@ -231,15 +229,20 @@ class Look:
                 values = dict(zip(numbers, gaps.mean(1).tolist(), strict=True))
                 self._count("gap", cost)
             found.append(values)
-        self.now.gaps, self.now.heldout = found
-        return (found[0], found[1]), alarm_of(found[0], self.null.gaps, found[1], self.null.heldout)
+        train, heldout = self.now.gaps, self.now.heldout = found
+        alarm = alarm_of(train, self.null.gaps, heldout, self.null.heldout)
+        return Gaps(
+            train=stats.cluster_bootstrap(list(train.values()), list(train)),
+            heldout=stats.cluster_bootstrap(list(heldout.values()), list(heldout)) if heldout else None,
+            since_base=since(train, self.null.gaps),
+            excess=alarm.excess if alarm else None,
+            auc=alarm.auc if alarm else None,
+        )
 
-    def _heldout(self, groups: tuple[Group, ...]) -> dict[str, Any]:
+    def _heldout(self) -> tuple[Heldout, Group]:
         """Do captions that the model never saw fall into training images too, and what do they give?"""
         prompts = self.training.heldout
-        if not prompts or self.training.borrowed:  # stand-ins are there for the alarms alone
-            return {}
-        probe, pairs = self.probe_of(prompts), pairs_of(len(prompts), self.seeds, 1, self.model.latent_shape)
+        probe, pairs = self.probe_of(prompts), basin.pairs_of(len(prompts), self.seeds, 1, self.model.latent_shape)
         begun = guided(probe, pairs)
         images = self.model.decode(begun.ends)
         matches = self.copy_detector.matches(images)
@@ -259,12 +262,12 @@ class Look:
             width=stats.cluster_bootstrap(width, pairs.prompt),
         )
         clusters = pairs.prompt.tolist()
-        return {
-            "similarity_heldout": stats.cluster_bootstrap([m.similarity for m in matches], clusters, stats.p95),
-            "alignment_heldout": self._alignment(images, [prompts[k] for k in clusters], clusters),
-            "fidelity": stats.cluster_bootstrap(self.faithful(images), clusters) if self.faithful else None,
-            "groups": (*groups, group),
-        }
+        part = Heldout(
+            similarity_p95=stats.cluster_bootstrap([m.similarity for m in matches], clusters, stats.p95),
+            alignment=self._alignment(images, [prompts[k] for k in clusters], clusters),
+            fidelity=stats.cluster_bootstrap(self.faithful(images), clusters) if self.faithful else None,
+        )
+        return part, group
 
     def _uncond(self, probe: basin.Probe, stem: basin.Trunk) -> Estimate:
         """Does the empty prompt alone reproduce training images? Then guidance at scale 0 cannot help."""
@@ -293,16 +296,16 @@ class Look:
 
     def _scales(self) -> Scales:
         """Critical scales of images spread over the set, where the plan asks for them."""
-        if not self.plan.retention or not self.scope.scales or not hasattr(self.model, "encode"):
+        if not self.plan.critical_scales or not self.scope.scales or not hasattr(self.model, "encode"):
             return Scales()
-        found = measure_scales(self.training, self.model, self.probe_of, self.plan.retention)
+        found = measure_scales(self.training, self.model, self.probe_of, self.plan.critical_scales)
         self._count("scales", found.evals)
         self.now.sigma_c, self.now.heldout_sigma_c = found.logs("train"), found.logs("heldout")
         return found
 
-    def _images(self, exits: Sequence[Exit], gaps: dict[int, float], scales: Scales) -> tuple[ImageResult, ...]:
+    def _images(self, exits: Sequence[Exit], scales: Scales) -> tuple[ImageResult, ...]:
         """Images that were sampled or held against noise, and those whose caption's gap rose most."""
-        rise = {i: value - self.null.gaps[i] for i, value in gaps.items() if i in self.null.gaps}
+        rise = {i: value - self.null.gaps[i] for i, value in self.now.gaps.items() if i in self.null.gaps}
         width: dict[int, list[float]] = {}
         for found in exits:
             width.setdefault(self.scope.sampled[found.caption], []).append(found.width)
@@ -320,8 +323,8 @@ class Look:
         )
 
 
-def _helpless(uncond: Estimate, risk: float) -> str:
-    if uncond.value <= risk:
+def _helpless(uncond: Estimate | None, risk: float) -> str:
+    if uncond is None or uncond.value <= risk:
         return ""
     return (
         f"the empty prompt itself reproduces training images (share {uncond}): guidance at scale 0 before a transition "

@@ -79,9 +79,9 @@ def judge(history: Sequence[Report], allowed: float) -> Verdict:
     missing = _missing(history, allowed)
     if missing or last is None:
         return Verdict(state="unknown", epoch=last.epoch if last else None, evidence=(missing,))
-    if last.risk is None:
+    if last.samples.risk is None:
         return _unsampled(history, allowed)
-    risk = last.risk
+    risk = last.samples.risk
     told = f"risk under plain CFG {_share(risk)} against {allowed:g} allowed"
     if risk.value > allowed:
         late = _too_late(last, allowed)
@@ -98,7 +98,7 @@ def judge(history: Sequence[Report], allowed: float) -> Verdict:
 def _unsampled(history: Sequence[Report], allowed: float) -> Verdict:
     """A probe that a budget paid no samples for: its alarms speak, unless the last samples said worse."""
     last, base = history[-1], measured(history)[0]
-    sampled = max(k for k, report in enumerate(history) if report.risk is not None)
+    sampled = max(k for k, report in enumerate(history) if report.samples.risk is not None)
     before, nothing = judge(history[: sampled + 1], allowed), "no samples at this probe, so no risk"
     alarms = early_alarms(last, base)
     if alarms and before.level < LEVELS["memorizing"]:
@@ -111,10 +111,10 @@ def _unsampled(history: Sequence[Report], allowed: float) -> Verdict:
 def _still(history: Sequence[Report]) -> tuple[str, ...]:
     """What the newest search for exits found, for one line of evidence."""
     searched = last_search(history)
-    if searched is None or searched.transition is None:
+    if searched is None or searched.basin.transition is None:
         return ("exits were not looked for: whether a transition still keeps it is not known",)
     when = "" if searched is history[-1] else f", as of epoch {searched.epoch}"
-    return (f"guidance from timestep {searched.transition:g} on still keeps it{when}",)
+    return (f"guidance from timestep {searched.basin.transition:g} on still keeps it{when}",)
 
 
 def newest_known(history: Sequence[Report], allowed: float) -> Verdict | None:
@@ -148,13 +148,15 @@ def early_alarms(report: Report, base: Report) -> dict[str, float]:
         "sigma_c_excess": "the training images' log critical scale has risen {} more than held-out images'",
     }
     for name, words in rises.items():
-        excess: Estimate | None = getattr(report, name)
+        excess = report.estimates.get(name)
         if excess is not None and excess.low > 0:
             found[words.format(excess)] = sureness(excess, 0.0)
-    if report.width is not None and base.width is not None and report.width.low > base.width.high:
-        found[f"basin width {report.width}"] = sureness(report.width, base.width.high)
-    if report.risk is not None and base.risk is not None and report.risk.value > base.risk.value:
-        found[f"samples already copy: {_share(report.risk)}"] = sureness(report.risk, base.risk.value)
+    width, width_before = report.basin.width, base.basin.width
+    if width is not None and width_before is not None and width.low > width_before.high:
+        found[f"basin width {width}"] = sureness(width, width_before.high)
+    risk, risk_before = report.samples.risk, base.samples.risk
+    if risk is not None and risk_before is not None and risk.value > risk_before.value:
+        found[f"samples already copy: {_share(risk)}"] = sureness(risk, risk_before.value)
     return found
 
 
@@ -166,12 +168,12 @@ def _missing(history: Sequence[Report], allowed: float) -> str:
     if last.problem:
         return f"the probe of epoch {last.epoch} failed: {last.problem[:400]}"
     base = known[0]
-    if base.epoch != -1 or base.risk is None:
+    if base.epoch != -1 or base.samples.risk is None:
         why = next((report.problem for report in history if report.epoch == -1), "")
         return f"the base model was not measured{f' ({why[:400]})' if why else ''}; there is nothing to compare with"
-    if base.risk.low > allowed:
+    if base.samples.risk.low > allowed:
         return (
-            f"the base model itself seems to copy ({_share(base.risk)}): the metric's threshold is too low for these "
+            f"the base model itself seems to copy ({_share(base.samples.risk)}): the metric's threshold is too low for these "
             "images, or the base was trained on them"
         )
     return _flat(known)
@@ -191,19 +193,20 @@ def _flat(known: Sequence[Report]) -> str:
 
 
 def _value(report: Report, name: str) -> float | None:
-    estimate: Estimate | None = getattr(report, name)
+    estimate = report.estimates.get(name)
     return None if estimate is None else estimate.value
 
 
 def _too_late(report: Report, allowed: float) -> tuple[str, ...]:
     """Why delayed guidance cannot help any more; empty where it can."""
     reasons = []
-    if report.searched and report.transition is None:
+    if report.searched and report.basin.transition is None:
         reasons.append("no transition on the grid keeps the allowed risk")
-    if report.risk_uncond is not None and report.risk_uncond.value > allowed:
-        reasons.append(f"the empty prompt itself reproduces training images: {_share(report.risk_uncond)}")
+    uncond = report.basin.risk_uncond
+    if uncond is not None and uncond.value > allowed:
+        reasons.append(f"the empty prompt itself reproduces training images: {_share(uncond)}")
     return tuple(reasons)
 
 
 def _share(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}] of {estimate.n} samples"
+    return f"{estimate.interval(2)} of {estimate.n} samples"

@@ -20,20 +20,18 @@ from .contact_sheet import BLUE, GREEN, GREY, VERMILLION
 def curve_figure(reports: Sequence[Report]) -> Figure:
     """P(memorized | transition = t), the base in grey, later epochs ever darker, the last with its band."""
     figure, axes = _canvas("guidance switched on at timestep t (999 = from the start)", "share that copies")
-    reports = [report for report in reports if report.curve]
+    reports = [report for report in reports if report.basin.curve]
     if not reports:
         return figure
     shades = np.linspace(0.25, 1.0, len(reports))
     for shade, report in zip(shades, reports, strict=True):
-        t, values = [point for point, _ in report.curve], [estimate.value for _, estimate in report.curve]
+        t, values = zip(*((timestep, estimate.value) for timestep, estimate in report.basin.curve), strict=True)
         look = {"color": GREY, "linestyle": "--", "label": "base model"} if report.epoch < 0 else {"color": BLUE}
         axes.step(t, values, where="post", alpha=float(shade), **look)
     last = reports[-1]
-    low, high = [e.low for _, e in last.curve], [e.high for _, e in last.curve]
+    t, low, high = zip(*((timestep, e.low, e.high) for timestep, e in last.basin.curve), strict=True)
     band = f"epoch {last.epoch}, 95% band"
-    axes.fill_between(
-        [point for point, _ in last.curve], low, high, step="post", color=BLUE, alpha=0.15, linewidth=0, label=band
-    )
+    axes.fill_between(t, low, high, step="post", color=BLUE, alpha=0.15, linewidth=0, label=band)
     axes.set(xlim=(0, 999), ylim=(-0.02, 1.02))
     axes.legend(frameon=False, loc="upper left")
     return figure
@@ -50,7 +48,7 @@ def history_figure(reports: Sequence[Report]) -> Figure:
     _line(axes, *_over_epochs(reports, "risk_uncond"), GREEN, "risk of the empty prompt")
     axes.set(ylim=(-0.02, 1.02), xticks=[report.epoch for report in reports])
     lines, names = axes.get_legend_handles_labels()
-    if any(report.gap_since_base for report in reports):
+    if any(report.gaps.since_base for report in reports):
         right = axes.twinx()
         right.spines["top"].set_visible(False)
         right.set_ylabel("gap: rise since the base model")
@@ -75,10 +73,10 @@ def warning_figure(reports: Sequence[Report]) -> Figure:
         "gap: rise beyond held-out captions": ("gap_excess", GREEN),
         "log critical scale: rise beyond held-out images": ("sigma_c_excess", BLUE),
     }
-    copied = (r.train_step for r in reports if r.risk is not None and r.risk.value > 0)
+    copied = (r.train_step for r in reports if r.samples.risk is not None and r.samples.risk.value > 0)
     first = next(copied, None)
     for axes, (title, (name, colour)) in zip(figure.subplots(2, 2, sharex=True).flat, panels.items(), strict=True):
-        known = [(r.train_step, getattr(r, name)) for r in reports if getattr(r, name) is not None]
+        known = [(r.train_step, r.estimates[name]) for r in reports if name in r.estimates]
         _line(axes, [step for step, _ in known], [estimate for _, estimate in known], colour, "")
         axes.axhline(0, color=GREY, linewidth=0.8)
         if first is not None:
@@ -92,7 +90,7 @@ def warning_figure(reports: Sequence[Report]) -> Figure:
 
 def _over_epochs(reports: Sequence[Report], name: str) -> tuple[list[int], list[Estimate | None]]:
     """Epochs and values of what was measured; None stays where a probe failed, so that the line breaks there."""
-    known = [(report.epoch, getattr(report, name)) for report in reports]
+    known = [(report.epoch, report.estimates.get(name)) for report in reports]
     kept = [point for point, report in zip(known, reports, strict=True) if point[1] is not None or report.problem]
     return [epoch for epoch, _ in kept], [value for _, value in kept]
 

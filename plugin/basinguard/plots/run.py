@@ -35,16 +35,18 @@ def dashboard(history: Sequence[Report], standing: RunStatus) -> Figure:
     x = [report.epoch for report in history]
     panels: list[tuple[str, list[Line], float | None]] = [
         ("risk", [
-            ("plain CFG", VERMILLION, lambda r: r.risk),
+            ("plain CFG", VERMILLION, lambda r: r.samples.risk),
             ("guarded, training captions", BLUE, guarded_risk),
-            ("empty prompt", GREEN, lambda r: r.risk_uncond),
+            ("empty prompt", GREEN, lambda r: r.basin.risk_uncond),
         ], standing.allowed),
         ("alignment and fidelity, plain CFG", [
-            ("alignment", BLUE, alignment_of), ("fidelity", GREEN, lambda r: r.fidelity),
+            ("alignment", BLUE, alignment_of), ("fidelity", GREEN, lambda r: r.heldout.fidelity),
         ], None),
-        ("basin width", [("share of [0, T]", BLUE, lambda r: r.width)], None),
-        ("alarm: gap beyond held-out captions", [("excess", GREEN, lambda r: r.gap_excess)], 0.0),
-        ("alarm: log critical scale beyond held-out", [("excess", BLUE, lambda r: r.sigma_c_excess)], 0.0),
+        ("basin width", [("share of [0, T]", BLUE, lambda r: r.basin.width)], None),
+        ("alarm: gap beyond held-out captions", [("excess", GREEN, lambda r: r.gaps.excess)], 0.0),
+        ("alarm: log critical scale beyond held-out", [
+            ("excess", BLUE, lambda r: r.critical_scales.excess),
+        ], 0.0),
     ]  # fmt: skip
     for (title, lines, limit), panel in zip(panels, axes, strict=False):
         _panel(panel, x, history, title, lines, limit)

@@ -12,7 +12,8 @@ held-out images of `TrainingSet`; another eye of `similarity.choose`, with a thr
 
     training = TrainingSet(images, captions, heldout, heldout_images)
     eye = calibrated(choose_embedder("sscd_disc_mixup_320=FILE"), images, fresh=heldout_images)
-    guard = LoopGuard(Guard(training, eye, ProbePlan(captions=8, solver="heun", retention=8, checks=1)), accelerator)
+    plan = ProbePlan(captions=8, solver="heun", critical_scales=8, order_checks=1)
+    guard = LoopGuard(Guard(training, embedder, plan), accelerator)
 
 Launched as such scripts are:
 
@@ -39,8 +40,9 @@ from ..exports.merge import merged
 from ..guard.checkpoint_selection import How
 from ..guard.guard import Guard
 from ..guard.status import RunStatus
-from .best_weights import Keeper, Ship, export_plain, plain_directory
-from .guarded_run import OnError, Watch, holding, trained_weights, untouched
+from .best_weights import Keeper, export_plain, plain_directory
+from .guarded_run import Watch, holding, trained_weights, untouched
+from .options import OnError, ShippedEpoch
 from .shipping import ship
 
 if TYPE_CHECKING:
@@ -73,11 +75,11 @@ class LoopGuard:
         *,
         dtype: torch.dtype | None = None,
         on_error: OnError = "warn",
-        ship: Ship = "best",
+        ship: ShippedEpoch = "best",
     ) -> None:
         if accelerator is not None:
             _require_whole_weights(accelerator)
-        self.keeper = Keeper(guard.plan.risk, ship)
+        self.keeper = Keeper(guard.plan.alpha, ship)
         self.watch = Watch(guard, dtype=dtype, on_error=on_error)
         if accelerator is not None:
             accelerator.register_for_checkpointing(self)

@@ -17,7 +17,7 @@ from ..core.seeds import stream
 from .buckets import BucketBatches, Shape, nearest, shapes
 from .caption_augmentation import CaptionAugmentation, draw_caption, vocabulary_of
 from .data_sources import DatasetSource, FolderSource, Named, Source, fitted
-from .options import FramingOptions, HubDataset, ReadingOptions, as_options
+from .finetune_options import FramingOptions, HubDataset, ReadingOptions, as_options
 from .sampler import MARK, EpochOrder, ResumableLoader
 
 

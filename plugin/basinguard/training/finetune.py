@@ -21,10 +21,10 @@ from ..pipelines.lora import merged
 from ..pipelines.prediction_type import require_prediction_type
 from .checkpoints import InterruptCheckpoint, require_same_weights
 from .encoding import EncodingCache, add_noise, encode_captions, encode_images
+from .finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions, as_options, require_ranges
 from .loss_filters import LossFilter, filtered_mean
 from .objective import drop_captions, epsilon_gaps, min_snr_weights, random_timesteps, row_errors, weighted_mse
 from .optimizer import averaged, moments_of, optimizer_and_schedule, parked
-from .options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions, as_options, require_ranges
 from .trained_weights import Method, checkpoint_activations, open_weights, seeded
 
 Batch = dict[str, Any]

@@ -44,11 +44,12 @@ class FineTuneCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         if not (_is(config.model, FineTune) and _is(config.data, ImageFolder)):
             return
+        guard = guard_of(config.trainer.callbacks)
         model, images = config.model.init_args, ImageFolder(**config.data.init_args.as_dict())
         check_fit(
             model.base,
             images,
-            probe_images=(guard_of(config.trainer.callbacks) or {}).get("captions", 0),
+            probe_images=guard.plan.captions if guard else 0,
             architecture=model.architecture,
             prediction_type=model.prediction_type,
         )

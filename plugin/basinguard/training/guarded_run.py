@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +25,9 @@ from ..guard.guard import Guard
 from ..guard.status import RunStatus, stand
 from ..pipelines.latent_model import LatentModel
 from .distributed import Sharded, Team, TeamFailure
+from .options import OnError, Precision
 
-OnError = Literal["warn", "raise"]
+DTYPES: dict[Precision, torch.dtype | None] = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Watch:
@@ -41,7 +42,7 @@ class Watch:
 
     Example:
         >>> watch = Watch(Guard(training, Structure()))                                    # doctest: +SKIP
-        >>> watch.probe(pipe, epoch=0, train_step=100).width                               # doctest: +SKIP
+        >>> watch.probe(pipe, epoch=0, train_step=100).basin.width                         # doctest: +SKIP
     """
 
     def __init__(self, guard: Guard, *, dtype: torch.dtype | None = None, on_error: OnError = "warn") -> None:
@@ -147,9 +148,9 @@ class Watch:
             borrowed=guard.training.borrowed,
             drawn=guard.training.borrowed and guard.training.heldout_images is not None,
             samples=guard.plan.captions * guard.plan.seeds,
-            allowed=guard.plan.risk,
+            allowed=guard.plan.alpha,
         )
-        return stand(self.history, guard.plan.risk, known, ship)
+        return stand(self.history, guard.plan.alpha, known, ship)
 
     def _settings(self) -> str:
         training = self.guard.training

@@ -8,8 +8,7 @@ from typing import Any
 
 from torchvision.transforms.functional import pil_to_tensor
 
-from ..core.atomic import whole_file
-from ..core.estimate import Estimate
+from ..core.files import whole_file
 from ..core.report import Report, last_search, measured
 from ..guard.changes import moved
 from ..guard.guard import Guard
@@ -49,7 +48,7 @@ def remembered(history: Sequence[Report], standing: RunStatus | None = None) -> 
 def _scalars(last: Report, base: Report) -> dict[str, float]:
     values: dict[str, float] = {}
     for name in MEASURED:
-        estimate: Estimate | None = getattr(last, name)
+        estimate = last.estimates.get(name)
         if estimate is None:
             continue
         values |= {
@@ -57,11 +56,11 @@ def _scalars(last: Report, base: Report) -> dict[str, float]:
             f"guard/{name}_low": estimate.low,
             f"guard/{name}_high": estimate.high,
         }
-        before = getattr(base, name)
+        before = base.estimates.get(name)
         if before is not None:
             values[f"guard/{name}_since_base"] = estimate.value - before.value
-    if last.transition is not None:
-        values["guard/transition"] = last.transition
+    if last.basin.transition is not None:
+        values["guard/transition"] = last.basin.transition
     return values
 
 
@@ -115,7 +114,7 @@ def show(loggers: Sequence[Any], guard: Guard, model: LatentModel, standing: Run
     if (boards or albums) and guard.affords("contact sheet"):
         with guard.charged("contact sheet"):
             searched = last_search(guard.history)
-            sheet = contact_sheet(*guard.show(model, searched.transition if searched else None))
+            sheet = contact_sheet(*guard.show(model, searched.basin.transition if searched else None))
             for board in boards:
                 board.add_image("guard/contact_sheet", pil_to_tensor(sheet), train_step)
             for album in albums:

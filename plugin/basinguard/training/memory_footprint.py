@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..pipelines.latent_model import DECODE_PIXELS
 from ..pipelines.loading import model_config
-from .options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions, Precision
+from .finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions, Precision
 from .peak_memory import checkpointing, peak_bytes
 from .trained_weights import Method, open_weights
 

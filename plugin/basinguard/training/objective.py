@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from ..guidance.core import gap
+from ..guidance.core import epsilon_factor, gap
 
 
 def min_snr_weights(schedule: DDPMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
@@ -43,14 +43,9 @@ def weighted_mse(prediction: Tensor, target: Tensor, weights: Tensor | None = No
 
 
 def epsilon_gaps(schedule: DDPMScheduler, unconditional: Tensor, conditional: Tensor, timesteps: Tensor) -> Tensor:
-    """Gap of each row, [B], in epsilon space, of raw predictions.
-
-    Source: Salimans and Ho, arXiv 2202.00512, appendix D: eps = sqrt(abar) v + sqrt(1 - abar) x.
-    """
-    gaps = gap(unconditional, conditional)
-    if schedule.config.prediction_type == "epsilon":
-        return gaps
-    return gaps * schedule.alphas_cumprod.to(gaps.device)[timesteps].sqrt()
+    """Gap of each row, [B], in epsilon space, of raw predictions."""
+    gaps, factor = gap(unconditional, conditional), epsilon_factor(schedule)
+    return gaps * torch.tensor([factor(timestep) for timestep in timesteps.tolist()]).to(gaps)
 
 
 def random_timesteps(schedule: DDPMScheduler, count: int, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 
-from .options import OptimizerOptions
+from .finetune_options import OptimizerOptions
 
 
 def optimizer_class(name: str) -> Any:

@@ -1,180 +1,128 @@
-"""Options of a fine-tune and of its images, each documented here and nowhere else; plain values, read without torch."""
+"""What a guarded run can be told, besides its probe plan and its calibration terms; plain values, no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, get_args
 
-Precision = Literal["float32", "bfloat16"]
-Range = tuple[str, Any, bool, str]  # name, value, whether it is accepted, what is accepted
-
-
-@dataclass(frozen=True)
-class LoraOptions:
-    """A low-rank adapter.
-
-    Args:
-        rank: its capacity. Higher memorizes sooner.
-        alpha: its update is multiplied by alpha / rank; the rank itself when not given.
-        dropout: share of its inputs that is dropped in training, in [0, 1).
-        targets: layers of the UNet that get one; the attention projections when not given.
-    """
-
-    rank: int = 16
-    alpha: float | None = None
-    dropout: float = 0.0
-    targets: tuple[str, ...] | None = None
-
-    def ranges(self) -> tuple[Range, ...]:
-        """What each number may be."""
-        return (
-            ("rank", self.rank, self.rank >= 1, "at least 1"),
-            ("dropout", self.dropout, 0 <= self.dropout < 1, "0 to below 1"),
-        )
+Action = Literal["warn", "stop", "act"]
+OnError = Literal["warn", "raise"]
+Precision = Literal["32", "bf16", "fp16"]
+ShippedEpoch = Literal["best", "last"]
+Watched = Literal["plain", "guarded"]
 
 
 @dataclass(frozen=True)
-class OptimizerOptions:
-    """AdamW, its learning rate over the updates, and the average of what it makes.
+class ControlGroup:
+    """What the model is not trained on: a rise that training images and control share is no memorization.
 
     Args:
-        name: "adamw", or "adamw8bit" with its moments in 8 bits (the extra `eightbit`): 2 bytes a trained parameter
-            instead of 8.
-        learning_rate: after the warm-up.
-        weight_decay: decoupled.
-        warmup: updates until the learning rate is reached.
-        schedule: of the learning rate after the warm-up.
-        ema_decay: keep averaged weights, for export and for the guard, with this decay (0.999 is usual).
+        heldout: prompts. Up to 8, recombined from the training captions, stand in for the early alarms when none are
+            given, at one evaluation each; an empty list does without.
+        folder: captioned images instead: their captions are the held-out prompts, and they are also the control group
+            of critical scales.
+
+    Raises:
+        ValueError: both are given, or one text in place of a list of them.
     """
 
-    name: Literal["adamw", "adamw8bit"] = "adamw"
-    learning_rate: float = 1e-4
-    weight_decay: float = 1e-2
-    warmup: int = 0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    ema_decay: float | None = None
+    heldout: Sequence[str] | None = None
+    folder: str | None = None
 
-    def ranges(self) -> tuple[Range, ...]:
-        """What each number may be."""
-        decay = self.ema_decay
-        return (
-            ("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0"),
-            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more"),
-            ("warmup", self.warmup, self.warmup >= 0, "0 or more"),
-            ("ema_decay", decay, decay is None or 0 < decay < 1, "between 0 and 1, or null"),
-        )
+    def __post_init__(self) -> None:
+        if isinstance(self.heldout, str):
+            raise ValueError(f"ControlGroup(heldout={self.heldout!r}): expected a list of prompts")
+        if self.heldout and self.folder:
+            raise ValueError(
+                f"ControlGroup(heldout={list(self.heldout)}, folder={self.folder!r}): the folder's captions are the "
+                "held-out prompts; give one of them"
+            )
+        if self.heldout is not None:
+            object.__setattr__(self, "heldout", tuple(self.heldout))
 
 
 @dataclass(frozen=True)
-class LossOptions:
-    """What counts in the loss.
+class Interventions:
+    """What may be done to a run that memorizes; nothing by default.
+
+    An option acts from the first breach on (filters from the start if so asked); what it has done goes into the
+    checkpoint, so a resumed run goes on with it. `recipes/results/acting_study.md` says what each was measured to do on
+    TinyWorld, "no effect" included.
 
     Args:
-        min_snr_gamma: weigh timesteps by Min-SNR with this gamma (5 is usual); uniform when not given.
-        caption_dropout: share of captions replaced by "", in [0, 1]. On a small set this teaches the unconditional
-            branch the images too, and guidance that starts late cannot escape them then.
-        keep_unconditional: weight of a second loss that holds the prediction for "" where the base model had it, on
-            half of each batch; 0 leaves it out. On a small set the unconditional branch otherwise learns the
-            images as well, and guidance that starts late cannot escape them. Costs about two thirds more time and, with
-            method "full", a frozen copy of the UNet.
+        rest: share of its turns, in [0, 1), that an image found memorized keeps; other images take the rest, so updates
+            stay as many. 0 leaves it out until it is no longer found.
+        vary_captions: draw among all captions of an image found memorized, each time anew, instead of its first
+            (multiple captions: Somepalli et al., arXiv 2305.20086, section 6).
+        learning_rate: factor in (0, 1) by which the learning rate is multiplied at each probe that finds a breach.
+        low_loss: leave out examples whose loss times this is below what is usual at their timestep
+            (IET-AGC, arXiv 2407.15328; 2 there), see `loss_filters.LowLoss`.
+        large_gap: leave out examples whose gap is above this (Wen et al., arXiv 2407.21720), see
+            `loss_filters.LargeGap`.
+        filters_from: whether the two filters work from the "start" of training or from the first "breach".
+
+    Raises:
+        ValueError: a number out of range, or nothing to do.
     """
 
-    min_snr_gamma: float | None = None
-    caption_dropout: float = 0.0
-    keep_unconditional: float = 0.0
+    rest: float | None = None
+    vary_captions: bool = False
+    learning_rate: float | None = None
+    low_loss: float | None = None
+    large_gap: float | None = None
+    filters_from: Literal["start", "breach"] = "start"
 
-    def ranges(self) -> tuple[Range, ...]:
-        """What each number may be."""
-        gamma, dropout = self.min_snr_gamma, self.caption_dropout
-        return (
-            ("min_snr_gamma", gamma, gamma is None or gamma > 0, "above 0, or null"),
-            ("caption_dropout", dropout, 0 <= dropout <= 1, "0 to 1"),
-            ("keep_unconditional", self.keep_unconditional, self.keep_unconditional >= 0, "0 or more"),
-        )
+    def __post_init__(self) -> None:
+        for name, value, good in (
+            ("rest", self.rest, lambda v: 0 <= v < 1),
+            ("learning_rate", self.learning_rate, lambda v: 0 < v < 1),
+            ("low_loss", self.low_loss, lambda v: v > 1),
+            ("large_gap", self.large_gap, lambda v: v > 0),
+        ):
+            if value is not None and not good(value):
+                raise ValueError(
+                    f"Interventions({name}={value}): expected rest in [0, 1), learning_rate in (0, 1), low_loss above "
+                    "1, large_gap above 0"
+                )
+        if not (self.rests_images or self.filters_losses or self.learning_rate):
+            raise ValueError(
+                "Interventions(): nothing to do; ask for rest, vary_captions, learning_rate, low_loss, large_gap"
+            )
+
+    @property
+    def rests_images(self) -> bool:
+        """Whether images found memorized are treated otherwise."""
+        return self.rest is not None or self.vary_captions
+
+    @property
+    def filters_losses(self) -> bool:
+        """Whether examples are left out by their loss or gap."""
+        return self.low_loss is not None or self.large_gap is not None
 
 
 @dataclass(frozen=True)
-class MemoryOptions:
-    """Memory against time.
+class BreachResponse:
+    """What happens when the risk is surely above `ProbePlan.alpha`. Missing evidence stops nothing.
 
     Args:
-        weights: how weights are held. "float32" also widens a base stored in half precision; "bfloat16" halves the
-            memory of what is frozen (an adapter stays in float32) or, with method "full", of everything.
-        gradient_checkpointing: less memory, about a third more time.
-        cache: encode every image and caption once, keep the result in main memory. Needs pictures without random crop
-            or flip; a trained text encoder is still run every time. Captions that are augmented are encoded whenever
-            they are new, and all kept (308 KB each with Stable Diffusion 2).
-        offload_in_probes: keep the optimizer's moments in main memory while the guard probes.
+        action: "warn", "stop" the fit after the epoch, or "act" as `interventions` says.
+        watches: whose risk counts: that of "plain" CFG, or that of "guarded" sampling, which comes later.
+        interventions: what "act" does.
+
+    Raises:
+        ValueError: "act" without interventions, interventions without "act", or an unknown word.
     """
 
-    weights: Precision = "float32"
-    gradient_checkpointing: bool = False
-    cache: bool = False
-    offload_in_probes: bool = False
+    action: Action = "warn"
+    watches: Watched = "plain"
+    interventions: Interventions | None = None
 
-
-@dataclass(frozen=True)
-class HubDataset:
-    """A Hugging Face dataset with a column of images and one of captions.
-
-    Args:
-        name: hub id, folder with data files, or what `Dataset.save_to_disk` wrote.
-        subset: its configuration.
-        split: part of it.
-        image_column: where the images are.
-        caption_column: where the captions are.
-    """
-
-    name: str
-    subset: str | None = None
-    split: str = "train"
-    image_column: str = "image"
-    caption_column: str = "text"
-
-
-@dataclass(frozen=True)
-class FramingOptions:
-    """Which part of an image is trained on, and in which shape.
-
-    Args:
-        crop: "centre", or "random" for a new place each epoch.
-        flip: mirror half of the images each epoch. Mirrored copies are then memorized too; the guard finds both.
-        buckets: keep proportions: crop each image to the nearest of a few shapes of at most `resolution` squared
-            pixels; a batch holds one shape. Probes stay square.
-        bucket_step: the shapes' sides are multiples of it, in pixels.
-        resolutions: further sides; the epochs take turns at `resolution` and these.
-    """
-
-    crop: Literal["centre", "random"] = "centre"
-    flip: bool = False
-    buckets: bool = False
-    bucket_step: int = 64
-    resolutions: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class ReadingOptions:
-    """How images are read, and what happens to those that cannot be used.
-
-    Args:
-        keep_in_memory: decode each image once and keep its pixels (3 * resolution^2 bytes each, in every worker).
-        skip_bad: leave out images that cannot be used, with a warning, instead of refusing to start.
-        long_captions: "refuse" a caption with more tokens than the model takes, or "truncate" it with a warning.
-    """
-
-    keep_in_memory: bool = False
-    skip_bad: bool = False
-    long_captions: Literal["refuse", "truncate"] = "refuse"
-
-
-def as_options(kind: type, value: Any) -> Any:
-    """An options object from its plain dict, as checkpoints and configurations hold it; anything else as it is."""
-    return kind(**value) if isinstance(value, Mapping) else value
-
-
-def require_ranges(owner: str, *ranges: Range) -> None:
-    """Raises one ValueError that names every number out of its range, and what is accepted."""
-    problems = [f"{name}={value} ({accepted})" for name, value, good, accepted in ranges if not good]
-    if problems:
-        raise ValueError(f"{owner}: out of range: {', '.join(problems)}")
+    def __post_init__(self) -> None:
+        if self.action not in get_args(Action) or (self.action == "act") != (self.interventions is not None):
+            raise ValueError(
+                f"BreachResponse(action={self.action!r}, interventions={self.interventions}): expected warn, stop, "
+                "or act together with an Interventions(...) that says what to do"
+            )
+        if self.watches not in get_args(Watched):
+            raise ValueError(f"BreachResponse(watches={self.watches!r}): expected plain or guarded")

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import torch
 
+from .finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions
 from .memory_footprint import MemoryFootprint, ProbeLoad, Workload, footprint_of
-from .options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions
 
 BFLOAT16 = {"bf16-mixed", "bf16", "bf16-true", "16-mixed", "16"}
 
@@ -112,13 +112,13 @@ def resources_of(config: Any) -> FitResources:
     )
 
 
-def guard_of(callbacks: Any) -> dict[str, Any] | None:
-    """Arguments of the configured guard; None without one."""
-    guards = [dict(c.init_args) for c in _listed(callbacks) if c.class_path.endswith("MemorizationGuard")]
+def guard_of(callbacks: Any) -> Any:
+    """Arguments of the configured guard, with its option objects; None without one."""
+    guards = [c.init_args for c in _listed(callbacks) if c.class_path.endswith("MemorizationGuard")]
     return guards[0] if guards else None
 
 
-def _workload(config: Any, guard: dict[str, Any] | None) -> Workload:
+def _workload(config: Any, guard: Any) -> Workload:
     model, data, precision = config.model.init_args, config.data.init_args, str(config.trainer.precision)
     memory = MemoryOptions(**model.memory.as_dict())
     return Workload(
@@ -136,12 +136,11 @@ def _workload(config: Any, guard: dict[str, Any] | None) -> Workload:
     )
 
 
-def _probe_load(guard: dict[str, Any]) -> ProbeLoad:
-    rows = max(guard.get("pairs", 0), guard["captions"] * guard["seeds"])
+def _probe_load(guard: Any) -> ProbeLoad:
     return ProbeLoad(
-        rows=min(guard.get("chunk", 64), rows),
-        precision="bfloat16" if guard.get("precision") == "bf16" else "float32",
-        export=bool(guard.get("export_to")),
+        rows=min(guard.plan.chunk, max(guard.terms.pairs, guard.plan.captions * guard.plan.seeds)),
+        precision="bfloat16" if guard.precision == "bf16" else "float32",
+        export=bool(guard.export_to),
     )
 
 

@@ -10,7 +10,7 @@ import torch
 
 from ..core.seeds import stream
 from ..pipelines.lora import TEXT_TARGETS, UNET_TARGETS, add_lora
-from .options import LoraOptions
+from .finetune_options import LoraOptions
 
 Method = Literal["lora", "full"]
 
