@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .. import basin
+from ..basin.plain_run import run_plain
 from ..core import seeds as seed_table
 from ..core import stats
 from ..core.estimate import Estimate
@@ -91,7 +91,7 @@ def trial_of(
     even = pairs >= len(captions)  # otherwise the pairs' captions are random draws
     images = lru_cache(maxsize=1)(model.decode)  # several eyes look at the same latents, one after the other
     return Trial(
-        probe=guard.probe(model, captions),
+        probe=guard.guided_model(model, captions),
         pairs=calibration_pairs(len(captions), pairs, model.latent_shape, first_seed),
         judge=lambda latents, prompt: guard.is_copy(images(latents)),
         align=_aligner(guard, images),
@@ -115,7 +115,7 @@ class Ordinary:
 def ordinary(trial: Trial) -> Ordinary:
     """Samples with ordinary CFG from the start."""
     prompt = trial.pairs.prompt
-    ends, _ = basin.branch(trial.probe, trial.probe.path.begin(trial.pairs.noise), prompt, torch.zeros_like(prompt))
+    ends = run_plain(trial.probe, trial.pairs).ends
     alignment = stats.cluster_bootstrap(trial.align(ends, prompt), prompt) if trial.align else None
     return Ordinary(trial.judge(ends, prompt), alignment, quality_of(trial, ends))
 
@@ -185,9 +185,9 @@ def grid_positions(timesteps: Tensor, transitions: tuple[float, ...]) -> list[in
 
 
 def _aligner(guard: Guard, images: Callable[[Tensor], Tensor]) -> Align | None:
-    if guard.align is None:
+    if guard.score_alignment is None:
         return None
-    score = guard.align
+    score = guard.score_alignment
 
     def align(latents: Tensor, prompt: Tensor) -> Tensor:
         return score(images(latents), [guard.training.captions[k] for k in prompt.tolist()])

@@ -23,7 +23,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..basin import branch, prefix
+from ..basin.trajectories import run_branch, run_trunk
 from ..core import stats
 from .candidate import Candidate, Scores, Setting
 from .trial import Trial, quality_of, refined_grid
@@ -146,7 +146,7 @@ def _measured(
     for setting in settings:
         start = (setting.before, setting.anchor)
         if start not in prefixes:
-            prefixes[start], _ = prefix(trial.set_to(setting), trial.pairs, setting.before)
+            prefixes[start] = run_trunk(trial.set_to(setting), trial.pairs, setting.before).pair_states
         for position in sorted(positions or range(len(trial.probe.timesteps)), reverse=True):
             yield _candidate(trial, setting, position, prefixes[start][position], alpha)
 
@@ -154,7 +154,9 @@ def _measured(
 def _candidate(trial: Trial, setting: Setting, position: int, x: Tensor, alpha: float) -> Candidate:
     """Switches guidance on at `position`, from the states `x` there, and looks at what comes out."""
     pairs, timestep = trial.pairs, float(trial.probe.timesteps[position])
-    ends, cost = _finish(trial, setting, position, x)
+    before = trial.probe.count.total
+    ends = _finish(trial, setting, position, x)
+    cost = trial.probe.count.total - before
     hits = trial.judge(ends, pairs.prompt)
     aligned = Scores(trial.align(ends, pairs.prompt), pairs.prompt) if trial.align else None
     each_before = 1 if setting.before in (0.0, 1.0) else 2
@@ -172,13 +174,13 @@ def _candidate(trial: Trial, setting: Setting, position: int, x: Tensor, alpha: 
     )
 
 
-def _finish(trial: Trial, setting: Setting, position: int, x: Tensor) -> tuple[Tensor, int]:
-    """Ordinary CFG from `position` to the end: clean latents, and the evaluations it took."""
+def _finish(trial: Trial, setting: Setting, position: int, x: Tensor) -> Tensor:
+    """Plain CFG from `position` to the end: clean latents."""
     probe, prompt = trial.set_to(setting), trial.pairs.prompt
     if setting.refine == 1:
-        return branch(probe, x, prompt, torch.full_like(prompt, position))
+        return run_branch(probe, x, prompt, torch.full_like(prompt, position))
     finer = replace(probe, timesteps=refined_grid(probe.timesteps, position, setting.refine))
-    return branch(finer, x, prompt, torch.zeros_like(prompt))
+    return run_branch(finer, x, prompt, torch.zeros_like(prompt))
 
 
 def _value(candidate: Candidate) -> tuple[float, float]:

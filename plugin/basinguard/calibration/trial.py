@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..basin import Judge, Pairs, Probe
+from ..basin.exit_search import Judge
+from ..basin.trajectories import GuidedModel, Pairs
 from ..core import stats
 from ..core.estimate import Estimate
 from ..diffusion.sampling import Denoiser, draw_noise
@@ -32,7 +33,7 @@ class Trial:
         distance_method: what `distance` measures, in words.
     """
 
-    probe: Probe
+    probe: GuidedModel
     pairs: Pairs
     judge: Judge
     align: Align | None = None
@@ -40,7 +41,7 @@ class Trial:
     distance: Align | None = None
     distance_method: str = "distance, lower is better"
 
-    def set_to(self, setting: Setting) -> Probe:
+    def set_to(self, setting: Setting) -> GuidedModel:
         """The probe with the setting's denoiser and scale.
 
         Raises:
