@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
-from basinguard.diffusion.noise_schedule import NoiseSchedule
 from basinguard.diffusion.evaluation_count import EvaluationCount, counted
+from basinguard.diffusion.noise_schedule import NoiseSchedule
 from basinguard.diffusion.sampling import EMPTY, draw_noise, final, sample
 from basinguard.diffusion.toy import gaussian_memorizer
 from basinguard.guidance.core import Constant, SwitchAt

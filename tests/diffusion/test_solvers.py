@@ -12,8 +12,8 @@ from diffusers import (
 )
 
 from basinguard.basin.trajectories import GuidedModel, Pairs, run_branch, run_trunk
-from basinguard.diffusion.noise_schedule import FlowSchedule, NoiseSchedule, to_epsilon
 from basinguard.diffusion.evaluation_count import EvaluationCount, counted
+from basinguard.diffusion.noise_schedule import FlowSchedule, NoiseSchedule, to_epsilon
 from basinguard.diffusion.sampling import draw_noise, final, sample
 from basinguard.diffusion.solvers import SOLVERS
 from basinguard.diffusion.toy import Memorizer, gaussian_memorizer

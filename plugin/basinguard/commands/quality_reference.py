@@ -68,9 +68,7 @@ def base_samples(opened: Opened, pairs: int) -> tuple[Tensor, Tensor | None]:
 
 def plain_samples(guard: Guard, model: Model, pairs: Pairs) -> Tensor:
     """Images of the training captions by ordinary guidance, [N, 3, H, W]."""
-    probe = guard.guided_model(model, guard.training.captions)
-    ends = run_plain(probe, pairs).ends
-    return model.decode(ends)
+    return model.decode(run_plain(guard.guided_model(model, guard.training.captions), pairs).ends)
 
 
 def _heldout_images(opened: Opened, folder: Path) -> Tensor:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..guidance.core import combine
 from .base import Mitigation
 from .stock_pipeline import Forward, Guide, empty, guided, sample_pipeline, states
 from .testbed import Batch, Testbed
@@ -64,7 +65,7 @@ def guide(testbed: Testbed, intensity: float, forward: Forward) -> Guide:
     captions = testbed.guard.training.captions
 
     def predict(x: Tensor, timestep: Tensor, text_states: Tensor, uncond: Tensor, cond: Tensor) -> Tensor:
-        guided_raw = uncond + s0 * (cond - uncond)
+        guided_raw = combine(uncond, cond, s0)
         similarity, index = training.nearest(training.clean(x, timestep, guided_raw))
         noisy = float(timestep) / len(testbed.model.schedule.alphas_cumprod)
         active = similarity > LENIENT * threshold * (1 - noisy**2)
@@ -92,7 +93,7 @@ def _away(
         start = x.detach().requires_grad_(True)
         both = torch.cat([empty(training.testbed, len(x)), text_states])
         uncond, cond = forward(torch.cat([start, start]), timestep, both).chunk(2)
-        raw = uncond + training.testbed.scale * (cond - uncond)
+        raw = combine(uncond, cond, training.testbed.scale)
         similarity, _ = training.nearest(training.clean(start, timestep, raw))
         (gradient,) = torch.autograd.grad(similarity.sum(), start)
     usable = torch.isfinite(gradient).flatten(1).all(1)  # a compressing embedder has none where a cell is exactly flat

@@ -21,6 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..guidance.core import combine
 from .base import Mitigation, needs_cross_attention
 from .cross_attention import cross_attention
 from .stock_pipeline import Forward, Guide, guided, sample_pipeline
@@ -46,7 +47,7 @@ def _guide(testbed: Testbed, repulsion: float, forward: Forward) -> Guide:
     def predict(x: Tensor, timestep: Tensor, text_states: Tensor, uncond: Tensor, cond: Tensor) -> Tensor:
         with cross_attention(testbed.pipe.unet, attenuate, _early):
             positive = forward(x, timestep, text_states)
-        return uncond + testbed.scale * (positive - uncond) - repulsion * testbed.units * (cond - uncond)
+        return combine(uncond, positive, testbed.scale) - repulsion * testbed.units * (cond - uncond)
 
     return predict
 
