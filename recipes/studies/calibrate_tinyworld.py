@@ -88,8 +88,8 @@ def fresh_scenes(opened: Opened) -> KernelDistance:
     named, captions = {str(caption): caption for caption in all_captions()}, opened.guard.training.captions
     group = torch.arange(len(captions)).repeat(FRESH)
     scenes = [draw_scene(named[captions[k]], seed=FRESH_SEED + n) for n, k in enumerate(group.tolist())]
-    images, eye = torch.stack([to_tensor(scene) for scene in scenes]), opened.clip
-    return KernelDistance.to_images(eye.embed_images, images, eye=eye.name, what="fresh scenes", groups=group)
+    images, embedder = torch.stack([to_tensor(scene) for scene in scenes]), opened.clip
+    return KernelDistance.to_images(embedder.embed_images, images, eye=embedder.name, what="fresh scenes", groups=group)
 
 
 def fine_tune(method: str, updates: int, data: Path, out: Path) -> Path:

@@ -77,7 +77,7 @@ def fine_tune(out: Path, train: Path, epochs: int, **images: object) -> Path:
 
 
 def look(model: Path, train: Path, out: Path, per_caption: int) -> Audit:
-    """How much a model copies, caption by caption, under ordinary guidance."""
+    """How much a model copies, caption by caption, under plain CFG."""
     return audit(
         str(model), train, per_caption=per_caption, terms=CHEAPEST, scale=SCALE, timesteps=TIMESTEPS, out=out
     ).audit
@@ -107,7 +107,7 @@ def compare(curation: Curation, asked: list[str], before: Audit, after: Audit) -
     shares = [by_image(found, names) for found in (before, after)]
     remained = [name for name in names if name in kept]
     return {
-        "what": "share of samples, with ordinary guidance, that reproduce a training image; n is effective samples",
+        "what": "share of samples, with plain CFG, that reproduce a training image; n is effective samples",
         "images": len(names),
         "dropped": sorted(set(names) - kept),
         "captions_added_for": asked,

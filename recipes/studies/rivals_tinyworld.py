@@ -6,7 +6,7 @@ Copy this file, do not import it.
     python recipes/studies/rivals_tinyworld.py s2 --out runs/s2      32 scenes, class prompts such as "a star"
     python recipes/studies/rivals_tinyworld.py s3 --out runs/s3      8 scenes x 32 copies among 256 others
     python recipes/studies/rivals_tinyworld.py s4 --out runs/s4      24 scenes x 32 copies among 1,000 others
-    python recipes/studies/rivals_tinyworld.py art --out runs/art --openmoji DIR      32 animals of OpenMoji, with their names
+    python recipes/studies/rivals_tinyworld.py art --out runs/art --openmoji DIR      32 animals with their names
 
 DIR is the unpacked npm package `openmoji` (CC BY-SA 4.0, openmoji.org); drawing it needs `pip install resvg-py`.
 Fine-tuning alone: add `--train-only`. A comparison that was stopped goes on when the same line is run again.
@@ -145,15 +145,16 @@ def emoji(openmoji: Path, entry: dict) -> tuple[str, str, Image.Image]:
 
 def threshold(train: Path, foreign: Path) -> str:
     """The copy threshold for this art: what no foreign emoji reaches against the training images, as JSON."""
-    eye = Structure()
+    embedder = Structure()
     embedded = []
     for folder in (foreign, train):
         images = ImageFolder(str(folder), resolution=64)
         images.setup("null")
         embedded.append(images.all_pixels())
     pictures, gallery = embedded
-    measured = from_samples(eye(pictures), eye(gallery), mirrored=eye(pictures.flip(-1)), name="other OpenMoji")
-    return measured.metric(eye.name).to_json()
+    mirrored = embedder(pictures.flip(-1))
+    measured = from_samples(embedder(pictures), embedder(gallery), mirrored=mirrored, name="other OpenMoji")
+    return measured.metric(embedder.name).to_json()
 
 
 def fresh(data: Path, prompts: list[tuple[str, Caption]], each: int = 4) -> Path:

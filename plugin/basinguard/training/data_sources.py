@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from basinguard.core.images import load_rgb, to_rgb, to_tensor
+from basinguard.core.images import load_rgb, to_tensor
+from basinguard.curation.dataset_export import encoded, undecoded
 from basinguard.curation.folder import Problem, read_folder
 from basinguard.curation.manifest import read_manifest
 
@@ -145,11 +146,11 @@ class DatasetSource:
         items = tuple((f"{name}[{index}]", text.strip()) for index, text in enumerate(captions))
         bad = tuple(f"{label}: no caption in column {caption_column!r}" for label, text in items if not text)
         empty = () if items else (f"dataset {name!r}, split {split!r}: no rows",)
-        return cls(items, (*bad, *empty), (), rows, image_column)
+        return cls(items, (*bad, *empty), (), undecoded(rows, image_column), image_column)
 
     def open(self, index: int) -> Image.Image:
         """The image, upright, in RGB."""
-        return to_rgb(self.rows[index][self.image_column])
+        return load_rgb(encoded(self.rows[index][self.image_column]))
 
 
 def _load_rows(name: str, subset: str | None, split: str) -> Any:
