@@ -102,9 +102,7 @@ def test_the_alarm_is_a_paired_difference_and_ranks_captions():
 def test_an_alarm_between_equal_groups_is_rarely_raised():
     g = torch.Generator().manual_seed(1)
     raised = sum(
-        raise_alarm(
-            torch.randn(30, generator=g), torch.zeros(30), torch.randn(16, generator=g), torch.zeros(16)
-        ).raised
+        raise_alarm(torch.randn(30, generator=g), torch.zeros(30), torch.randn(16, generator=g), torch.zeros(16)).raised
         for _ in range(60)
     )
     assert raised <= 0.025 * 60 + 3 * math.sqrt(0.025 * 0.975 * 60) + 1  # the bootstrap is a little narrow at 16
