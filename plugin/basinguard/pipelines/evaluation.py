@@ -80,6 +80,6 @@ def evaluate(
 
 def mean_alignment(guard: Guard, images: Tensor, texts: Sequence[str], prompt: Sequence[int]) -> Estimate | None:
     """Agreement of images and texts, clustered by the index of the prompt; None without a model for it."""
-    if guard.align is None:
+    if guard.score_alignment is None:
         return None
-    return stats.cluster_bootstrap(guard.align(images, texts), prompt)
+    return stats.cluster_bootstrap(guard.score_alignment(images, texts), prompt)
