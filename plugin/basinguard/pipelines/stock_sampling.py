@@ -75,7 +75,9 @@ def sample_stock(
 ) -> StockSamples:
     """Images of any number of prompts, see `sample_batch`."""
     slices = [slice(first, first + BATCH) for first in range(0, len(prompts), BATCH)]
-    batches = [sample_batch(pipe, prompts[rows], seeds[rows], rule, scale=scale, timesteps=timesteps) for rows in slices]
+    batches = [
+        sample_batch(pipe, prompts[rows], seeds[rows], rule, scale=scale, timesteps=timesteps) for rows in slices
+    ]
     trace = [observation for batch in batches for observation in batch.trace]
     return StockSamples(torch.cat([batch.images for batch in batches]), trace, sum(b.unet_evals for b in batches))
 
