@@ -60,7 +60,10 @@ class Keeper:
 
     def choices(self, history: Sequence[Report]) -> dict[SamplingMode, Choice | None]:
         """The epoch to ship for each way of sampling."""
-        return {how: choose_checkpoint(history, self.allowed, how, latest=self.ship == "last") for how in get_args(SamplingMode)}
+        return {
+            how: choose_checkpoint(history, self.allowed, how, latest=self.ship == "last")
+            for how in get_args(SamplingMode)
+        }
 
     def look(self, history: Sequence[Report], weights: Callable[[], dict[str, torch.Tensor]]) -> None:
         """Takes the weights of the newest report where it is the one to ship.
