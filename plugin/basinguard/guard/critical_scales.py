@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..basin import Probe, critical_scale
+from ..basin.critical_scale import critical_scale
+from ..basin.trajectories import GuidedModel
 from ..core import stats
 from ..core.report import CriticalScales
-from .scope import Table, alarm_of, since
+from .coverage import spread
+from .measures import Measures, compare_rises, mean_rise
 from .training_set import TrainingSet
 
 ENCODED = 16  # images encoded at once
@@ -25,18 +27,16 @@ class Scales:
 
     Attributes:
         train, heldout: of training and of held-out images.
-        evals: sample-evaluations of the network.
     """
 
     train: dict[int, Pair] = field(default_factory=dict)
     heldout: dict[int, Pair] = field(default_factory=dict)
-    evals: int = 0
 
     def logs(self, name: str) -> dict[int, float]:
         """Log critical scale with the caption, of the images of `name`."""
-        return {i: float(np.log(told)) for i, (told, _) in getattr(self, name).items()}
+        return {i: float(np.log(with_caption)) for i, (with_caption, _) in getattr(self, name).items()}
 
-    def summary(self, null: Table) -> CriticalScales:
+    def summary(self, null: Measures) -> CriticalScales:
         """The report's part about them; empty where nothing was measured.
 
         Args:
@@ -46,39 +46,37 @@ class Scales:
             return CriticalScales()
         with_caption, without = (np.log([pair[k] for pair in self.train.values()]) for k in (0, 1))
         now, each = self.logs("train"), list(self.train)
-        alarm = alarm_of(now, null.sigma_c, self.logs("heldout"), null.heldout_sigma_c)
+        alarm = compare_rises(now, null.sigma_c, self.logs("heldout"), null.heldout_sigma_c)
         return CriticalScales(
             sigma_c=stats.cluster_bootstrap(np.exp(with_caption), each, _geometric),
             sigma_c_uncond=stats.cluster_bootstrap(np.exp(without), each, _geometric),
             caption_effect=stats.cluster_bootstrap(with_caption - without, each),
-            since_base=since(now, null.sigma_c),
+            since_base=mean_rise(now, null.sigma_c),
             excess=alarm.excess if alarm else None,
         )
 
 
-def measure_scales(training: TrainingSet, model: Any, probe_of: Callable[[Sequence[str]], Probe], count: int) -> Scales:
+def measure_scales(
+    training: TrainingSet, model: Any, guided: Callable[[Sequence[str]], GuidedModel], count: int
+) -> Scales:
     """Critical scales of `count` training images and as many held-out ones, spread evenly over each set.
 
     Args:
         training: the images.
         model: has `encode`.
-        probe_of: the model with these prompts.
+        guided: the model with these prompts.
         count: of each; all where there are fewer.
     """
     held = training.heldout_images
-    rows, others = _evenly(len(training.captions), count), _evenly(0 if held is None else len(held), count)
+    rows, others = spread(len(training.captions), count), spread(0 if held is None else len(held), count)
     texts = [training.captions[i] for i in rows] + [training.heldout[i] for i in others]
     images = training.images[rows]
     if held is not None:
         images = torch.cat([images, held[others]])
     latents = torch.cat([model.encode(part).cpu() for part in images.split(ENCODED)])
-    found = critical_scale(probe_of(texts), latents, torch.arange(len(texts)))
-    values = iter(zip(found.with_caption.tolist(), found.without.tolist(), strict=True))
-    return Scales({i: next(values) for i in rows}, {i: next(values) for i in others}, found.evals)
-
-
-def _evenly(total: int, count: int) -> list[int]:
-    return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
+    scales = critical_scale(guided(texts), latents, torch.arange(len(texts)))
+    values = iter(zip(scales.with_caption.tolist(), scales.without.tolist(), strict=True))
+    return Scales({i: next(values) for i in rows}, {i: next(values) for i in others})
 
 
 def _geometric(values: np.ndarray) -> np.ndarray:
