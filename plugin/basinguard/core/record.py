@@ -22,7 +22,10 @@ SCHEMA_VERSION = 1
 
 
 class Guidance(Schema):
-    """The rule a checkpoint ships with, in numbers.
+    """The rule a checkpoint ships with, in numbers: validated, as it is stored.
+
+    What samples is `guidance.core.SwitchAt`, made by `from_record`: the file that ships with a checkpoint needs torch
+    alone, so it cannot know this class, and only the numbers that a stock pipeline can apply are left there.
 
     Attributes:
         transition: timestep at and below which plain CFG is on.
@@ -118,7 +121,7 @@ class Record(Schema):
         plain: risk of plain CFG, which a user who ignores the rule gets.
         alignment, plain_alignment: agreement of image and caption under the rule and under plain CFG.
         quality, plain_quality: kernel distance of the samples to images that were not trained on, lower is better,
-            likewise; `method` names the eye and the images. None where it was not measured.
+            likewise; `method` names the embedder and the images. None where it was not measured.
         strength: how much of the fine-tune plain CFG can take; None where it was not calibrated.
         transfer: what the rule is worth under other samplers.
         triage: which prompts need the rule; None where it was not calibrated, so that all do.

@@ -11,7 +11,7 @@ Everything `MemorizationGuard` can be told is an argument of these: sampler, cri
 held-out images of `TrainingSet`; another eye of `similarity.choose`, with a threshold measured by `similarity.null`:
 
     training = TrainingSet(images, captions, heldout, heldout_images)
-    eye = calibrated(choose_embedder("sscd_disc_mixup_320=FILE"), images, fresh=heldout_images)
+    eye = calibrated(load_embedder("sscd_disc_mixup_320=FILE"), images, fresh=heldout_images)
     plan = ProbePlan(captions=8, solver="heun", critical_scales=8, order_checks=1)
     guard = LoopGuard(Guard(training, embedder, plan), accelerator)
 
@@ -37,7 +37,7 @@ from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
 from ..core.report import Report
 from ..exports.merge import merged
-from ..guard.checkpoint_selection import How
+from ..guard.checkpoint_selection import SamplingMode
 from ..guard.guard import Guard
 from ..guard.status import RunStatus
 from .best_weights import Keeper, export_plain, plain_directory
@@ -146,7 +146,7 @@ class LoopGuard:
         return record
 
     @contextmanager
-    def kept_weights(self, pipe: Any, how: How = "guarded") -> Iterator[None]:
+    def kept_weights(self, pipe: Any, how: SamplingMode = "guarded") -> Iterator[None]:
         """Inside, the pipeline holds the weights of the epoch to ship for guarded sampling, or for plain CFG."""
         kept = self.keeper.kept.get(how)
         with holding(_parts(pipe), kept.weights if kept else {}):
