@@ -21,8 +21,8 @@ plots: contact_sheet run basin tradeoff
 tinyworld: scenes demo_folder
 exports: sampler_grids fingerprints card_plots privacy merge provenance a1111 comfyui ui_instructions model_card lora_header directory inspect lora integrity hub
 audits: findings page
-pipelines: architecture forward_process latent_model resolution modular_guider lora lora_files single_file prediction_type interpolation loading protect triage_sampling stock_sampling evaluation transfer
-training: options interrupt_checkpoint data_sources distributed_scan augmentation loss_filters distributed peak_memory finetune_options requirements shipping sampler logging objective latent_cache control_group guarded_run memory buckets encoding interventions best_weights resources data finetune accelerate callback dry_run preflight pytorch_lightning lightning fit_cli
+pipelines: architecture forward_process latent_model resolution modular_guider lora lora_files single_file prediction_type interpolation loading alignment protect triage_sampling stock_sampling evaluation transfer
+training: options protocols isolation distributed requirements logging interrupt_checkpoint data_sources distributed_scan augmentation loss_filters peak_memory finetune_options sampler objective latent_cache memory buckets encoding resources data finetune dry_run preflight control_group best_weights guarded_export guarded_run breach_responder run_settings monitors callback accelerate pytorch_lightning lightning fit_cli
 mitigations: settings testbed base cross_attention stock_pipeline plain_cfg guidance_interval guidance_schedules delayed_guidance delayed_guidance_released prompt_perturbation prompt_optimization summary_tokens initial_noise attention_attenuation anti_memorization_guidance less_finetuning ours registry pairs measure costs ranking comparison tradeoff_figure sample_strips report runner
 commands: sample session export demo inspect verify quality_reference triage calibrate audit
 cli

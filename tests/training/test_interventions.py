@@ -5,9 +5,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from basinguard.core.report import ImageResult
+from basinguard.training.breach_responder import AppliedInterventions, advice, every_rise, memorized
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
-from basinguard.training.interventions import Actor, advice, every_rise, memorized
 from basinguard.training.loss_filters import Both, LargeGap, LowLoss, kept_mean
 from basinguard.training.options import BreachResponse, Interventions
 from basinguard.training.sampler import EpochOrder
@@ -189,11 +189,11 @@ def test_what_cannot_be_done_is_said_before_training(tiny_pipeline_dir, tmp_path
     folder = picture_folder(tmp_path / "pictures")
     model = FineTune(str(tiny_pipeline_dir))
     with pytest.raises(ValueError, match="no image has a second caption"):
-        Actor(Interventions(vary_captions=True), model, ImageFolder(str(folder), resolution=32))
+        AppliedInterventions(Interventions(vary_captions=True), model, ImageFolder(str(folder), resolution=32))
     with pytest.raises(ValueError, match="rest and buckets do not go together"):
-        Actor(Interventions(rest=0.0), model, ImageFolder(str(folder), resolution=32, buckets=True))
+        AppliedInterventions(Interventions(rest=0.0), model, ImageFolder(str(folder), resolution=32, buckets=True))
     with pytest.raises(ValueError, match="has no `filter`"):
-        Actor(Interventions(low_loss=2.0), torch.nn.Identity(), ImageFolder(str(folder), resolution=32))
+        AppliedInterventions(Interventions(low_loss=2.0), torch.nn.Identity(), ImageFolder(str(folder), resolution=32))
 
 
 def test_advice_names_what_this_run_can_no_longer_change():
