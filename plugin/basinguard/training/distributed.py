@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..core.report import Report
 from ..diffusion.model import Model
 from ..diffusion.sampling import Denoiser
 from ..guard.guard import Guard
@@ -108,20 +109,19 @@ def _kind(error: Exception | None) -> int:
     return NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else FAILED
 
 
-def measure_together(guard: Guard, model: Model, team: Team, *, epoch: int, train_step: int) -> None:
+def measure_together(guard: Guard, model: Model, team: Team, *, epoch: int, train_step: int) -> Report | None:
     """One probe by all processes of a team; whoever fails, all of them raise.
 
     Raises:
         TeamFailure: some process failed.
     """
     try:
-        guard.measure(Sharded(model, team), epoch=epoch, train_step=train_step)
+        return guard.measure(Sharded(model, team), epoch=epoch, train_step=train_step, team=team)
     except TeamFailure:
         raise  # the others know already
     except Exception as error:
         team.meet(error)
-    else:
-        team.meet()
+        raise
 
 
 class Sharded:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from ..calibration.candidate import Candidate
+from ..calibration.candidate import RuleCandidate
 from ..calibration.record_builder import certify
 from ..calibration.strength import safe_strength, strengths
 from ..calibration.terms import CalibrationTerms
@@ -46,7 +46,7 @@ same run lies beside this directory.
 
 def export_calibrated(
     guard: Guard, module: TrainedModule, terms: CalibrationTerms, out: Path, *, dtype: torch.dtype | None = None
-) -> tuple[Record, list[Candidate]]:
+) -> tuple[Record, list[RuleCandidate]]:
     """Calibrates a fine-tuned module and writes the guarded checkpoint to `out`.
 
     Args:
@@ -104,11 +104,8 @@ def _strength(
 ) -> Strength:
     """The largest share of what was trained that plain CFG can take."""
     blend = Blend(pipe, load_pipeline(module.base_id), dtype=dtype)
-    candidates = strengths(
-        guard, blend.at, alpha=terms.alpha, delta=terms.delta, pairs=terms.pairs, tried=terms.strengths
-    )
     kind: Literal["lora", "interpolation"] = "lora" if _has_adapter(module.pipe) else "interpolation"
-    return safe_strength(list(candidates), kind=kind, alpha=terms.alpha, delta=terms.delta)
+    return safe_strength(list(strengths(guard, blend.at, terms)), kind, terms)
 
 
 def _has_adapter(pipe: Any) -> bool:

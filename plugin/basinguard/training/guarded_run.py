@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..calibration.candidate import Candidate
+from ..calibration.candidate import RuleCandidate
 from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
 from ..core.report import Report, measured
@@ -83,10 +83,9 @@ class GuardedRun:
         self.guard, self.dtype, self.on_error = guard, DTYPES[precision], on_error
         self.best_weights = BestWeights(guard.plan.alpha, ship)
         self.team = Team.current()
-        guard.agree = self.team.least  # processes that share a probe must buy the same one
         self.status: RunStatus | None = None
         self.record: Record | None = None
-        self.candidates: list[Candidate] = []
+        self.candidates: list[RuleCandidate] = []
         self.other_data = False
         self._problems: set[str] = set()  # that were reported
 
@@ -106,7 +105,7 @@ class GuardedRun:
             self.best_weights.epochs.clear()
         if train_step > 0 and not self.history:
             problem = f"resumed at train step {train_step} without a history: the base model was not measured"
-            self.history.append(Report.missed(-1, train_step, problem))
+            self.guard.miss(-1, train_step, problem)
             self.complain("the history has no base model", ValueError(problem))
         self.update_status()
 
@@ -145,16 +144,14 @@ class GuardedRun:
 
     def measure(self, pipe: Any, *, epoch: int, train_step: int) -> Report | None:
         """Appends to the history what a pipeline's modules do as they stand; arguments and result as of `probe`."""
-        before, count = self.guard.state_dict(), len(self.history)
         try:
             with untouched(pipe.unet, pipe.vae, pipe.text_encoder):
                 model = LatentModel(pipe, dtype=self.dtype)
-                measure_together(self.guard, model, self.team, epoch=epoch, train_step=train_step)
+                return measure_together(self.guard, model, self.team, epoch=epoch, train_step=train_step)
         except Exception as error:
-            self.guard.load_state_dict(before)  # in every process, so that their next probes are the same again
-            self.history.append(Report.missed(epoch, train_step, describe(error)))
+            report = self.guard.miss(epoch, train_step, describe(error))
             self.complain(f"the probe of epoch {epoch} failed and is missing", error)
-        return self.history[-1] if len(self.history) > count else None
+            return report
 
     def judge(self) -> RunStatus:
         """Where the run stands now, in milliseconds."""
@@ -277,7 +274,7 @@ class GuardedRun:
             "on these images"
         )
         self.other_data = True
-        self.guard.history = [Report.missed(-1, 0, problem)]
+        self.guard.start_over(problem)
         self.complain("the history so far is about other images and is left behind", ValueError(problem))
 
     def _settings(self) -> str:
