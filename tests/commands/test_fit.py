@@ -19,10 +19,9 @@ from basinguard.similarity.structure import Structure
 from basinguard.training import resources
 from basinguard.training.data import ImageFolder
 from basinguard.training.dry_run import probe_evals
-from basinguard.training.fit_cli import QUIET, FineTuneCLI, fit_cli
+from basinguard.training.fit_cli import FineTuneCLI, fit_cli
 from basinguard.training.memory import footprint
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 SIBLINGS = ("sd21_768_lora", "sd21_base_lora")  # differ from sd21_lora in base and resolution alone
 

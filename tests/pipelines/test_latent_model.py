@@ -19,8 +19,6 @@ from basinguard.basin.trajectories import pairs_of
 from basinguard.diffusion.solvers import SOLVERS
 from basinguard.pipelines.latent_model import LatentModel, solver_of
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers' advice about safety checkers and numpy
-
 
 @pytest.fixture(scope="module")
 def pipe(tiny_pipeline_dir):

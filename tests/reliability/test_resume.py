@@ -8,7 +8,6 @@ from basinguard.guard.guard import Guard
 from support.guarded_runs import SHIP, digest, fit, make_guard, picture_folder, untimed
 from support.reports import changed
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 EPOCHS = 2  # of two batches each
 
 

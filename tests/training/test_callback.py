@@ -24,8 +24,6 @@ from basinguard.training.finetune import FineTune
 from basinguard.training.guarded_run import Watch
 from basinguard.training.lightning import MemorizationGuard
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
-
 
 def blocks(directory, name, captions, seed):
     """A folder with a picture of random blocks for each caption."""

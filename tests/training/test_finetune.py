@@ -12,9 +12,7 @@ from lightning.pytorch import Callback, Trainer
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
-from basinguard.training.fit_cli import QUIET
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]
 CAPTIONS = ["a ball", "a box"]
 
 

@@ -16,8 +16,6 @@ from basinguard.training.best_weights import CHOICE_FILE
 from support.guarded_runs import SHIP, digest, fit, make_guard, picture_folder
 from support.scripted_probes import COPYING, FORMING, LATE, QUIET, scripted
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
-
 
 @pytest.fixture
 def folder(tmp_path):
