@@ -49,7 +49,9 @@ def test_objects_are_patched_rather_than_names_in_strings():
 
 
 def test_no_warning_is_silenced_for_a_whole_module_or_whatever_it_says():
-    everything = re.compile(r"^pytestmark\b.*filterwarnings|(?:filterwarnings|simplefilter)\(\"ignore\"\)", re.MULTILINE)
+    everything = re.compile(
+        r"^pytestmark\b.*filterwarnings|(?:filterwarnings|simplefilter)\(\"ignore\"\)", re.MULTILINE
+    )
     assert offenders(everything.findall) == {}
 
 

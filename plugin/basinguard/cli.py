@@ -153,15 +153,14 @@ def calibrate(
         heldout: folder of like images that were not trained on, to measure quality by; the base's samples otherwise.
         out: new folder for record.json, calibration.json and plots.
     """
-    from .calibration.strength import TRIED
-    from .calibration.terms import CalibrationTerms
+    from .calibration.terms import STRENGTHS, CalibrationTerms
     from .commands.calibrate import calibrate
 
     terms = CalibrationTerms(
         alpha, delta, pairs, tuple(before or (0.0, -1.0)), tuple(transitions or ()), tuple(after or ()),
         tuple(refine or (1,)), anchor,
     )  # fmt: skip
-    tried = TRIED if strengths is None else strengths
+    tried = STRENGTHS if strengths is None else strengths
     print(
         calibrate(
             model, data, base=base, lora=lora, terms=terms, scale=scale, timesteps=timesteps, tried=tried,

@@ -16,7 +16,8 @@ from basinguard.pipelines.architecture import sd21_config
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.similarity.structure import Structure
-from basinguard.training import resources
+from basinguard.training import finetune, resources
+from basinguard.training import fit_cli as fit_module
 from basinguard.training.data import ImageFolder
 from basinguard.training.dry_run import probe_evals
 from basinguard.training.fit_cli import FineTuneCLI, fit_cli
@@ -29,7 +30,7 @@ SIBLINGS = ("sd21_768_lora", "sd21_base_lora")  # differ from sd21_lora in base 
 @pytest.fixture(autouse=True)
 def restored_filters(monkeypatch):
     """`fit_cli` owns its process; a test does not."""
-    monkeypatch.setattr("basinguard.training.fit_cli.quiet_lightning", lambda: None)
+    monkeypatch.setattr(fit_module, "quiet_lightning", lambda: None)
 
 
 def parse(monkeypatch, config, *more):
@@ -77,10 +78,12 @@ def on_small_model(config, base, folder, *more):
     ]  # fmt: skip
 
 
-def for_six_images(path, tmp_path, **guard):
+def for_six_images(path, tmp_path, plan=None, **guard):
     """The config as shipped, with a probe that fits a set of six images."""
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    config["trainer"]["callbacks"][-1]["init_args"] |= {"captions": 2, **guard}
+    settings = config["trainer"]["callbacks"][-1]["init_args"]
+    settings["plan"] |= {"captions": 2, **(plan or {})}
+    settings |= guard
     (tmp_path / path.name).write_text(yaml.safe_dump(config))
     return tmp_path / path.name
 
@@ -146,9 +149,7 @@ def test_too_little_memory_or_disk_is_said_before_weights_are_loaded(
     tiny_pipeline_dir, scene_folder, tmp_path, monkeypatch
 ):
     path = for_six_images(next(path for path in CONFIGS if path.stem == "tinyworld_full"), tmp_path)
-    monkeypatch.setattr(
-        "basinguard.training.finetune.load_pipeline", lambda *_, **__: pytest.fail("weights were loaded")
-    )
+    monkeypatch.setattr(finetune, "load_pipeline", lambda *_, **__: pytest.fail("weights were loaded"))
     monkeypatch.setattr(resources.psutil, "virtual_memory", lambda: Free(1e8))
     monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: Disk(1e6))
     with pytest.raises(ValueError, match="this machine is too small for the plan") as caught:
@@ -188,7 +189,7 @@ def test_a_probe_takes_no_more_evaluations_than_the_dry_run_says(tiny_pipeline_d
 
 def test_one_command_trains(tiny_pipeline_dir, scene_folder, tmp_path):
     shipped = next(path for path in CONFIGS if path.stem == "tinyworld_lora")
-    config = for_six_images(shipped, tmp_path, export_to=None, timesteps=4)
+    config = for_six_images(shipped, tmp_path, {"timesteps": 4}, export_to=None)
     cli = fit_cli([
         *on_small_model(config, tiny_pipeline_dir, scene_folder), "--trainer.max_epochs=2",
         f"--trainer.default_root_dir={tmp_path}", "--trainer.logger=false",
@@ -199,9 +200,7 @@ def test_one_command_trains(tiny_pipeline_dir, scene_folder, tmp_path):
 
 
 def test_a_bad_plan_is_refused_before_weights_are_loaded(tiny_pipeline_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "basinguard.training.finetune.load_pipeline", lambda *_, **__: pytest.fail("weights were loaded")
-    )
+    monkeypatch.setattr(finetune, "load_pipeline", lambda *_, **__: pytest.fail("weights were loaded"))
     with pytest.raises(ValueError, match=r"(?s)nothing was trained; 1 problem.*nowhere: no such folder"):
         fit_cli([
             "--model", "FineTune", f"--model.init_args.base={tiny_pipeline_dir}", "--data", "ImageFolder",
@@ -226,9 +225,11 @@ def test_help_explains_every_argument(capsys):
 def test_a_config_can_ask_a_run_to_act(tmp_path, monkeypatch):
     config = yaml.safe_load(CONFIGS[-1].read_text(encoding="utf-8"))
     guard = config["trainer"]["callbacks"][-1]["init_args"]
-    guard |= {"on_breach": "act", "acting": {"rest": 0.0, "learning_rate": 0.5}, "breach": "guarded", "ship": "last"}
+    interventions = {"rest": 0.0, "learning_rate": 0.5}
+    guard["respond"] = {"action": "act", "watches": "guarded", "interventions": interventions}
+    guard["ship"] = "last"
     (tmp_path / "acts.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     parsed = parse(monkeypatch, tmp_path / "acts.yaml", "--data.init_args.directory", "photos")
     asked = parsed.trainer.callbacks[-1].init_args
-    assert (asked.on_breach, asked.breach, asked.ship) == ("act", "guarded", "last")
-    assert asked.acting.rest == 0.0
+    assert (asked.respond.action, asked.respond.watches, asked.ship) == ("act", "guarded", "last")
+    assert asked.respond.interventions.rest == 0.0

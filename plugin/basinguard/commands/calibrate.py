@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..calibration.candidate import Candidate
+from ..calibration.candidate import RuleCandidate, StrengthCandidate
+from ..calibration.promise import require_terms, shortfall
 from ..calibration.record_builder import certify
-from ..calibration.rule_search import require_terms, shortfall
-from ..calibration.strength import TRIED, StrengthTried, safe_strength, strengths
-from ..calibration.terms import CalibrationTerms
+from ..calibration.strength import safe_strength, strengths
+from ..calibration.terms import STRENGTHS, CalibrationTerms
 from ..core.record import Record
 from ..core.schema import Schema
 from ..pipelines.interpolation import Blend
@@ -39,8 +39,8 @@ class Calibration:
     """A record with everything that was tried on the way to it."""
 
     record: Record
-    tried: list[Candidate]
-    strengths: list[StrengthTried]
+    tried: list[RuleCandidate]
+    strengths: list[StrengthCandidate]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: the record, the whole frontier, every strength."""
@@ -75,7 +75,7 @@ def calibrate(
     terms: CalibrationTerms | None = None,
     scale: float = 7.5,
     timesteps: int = 20,
-    tried: Sequence[float] = TRIED,
+    tried: Sequence[float] = STRENGTHS,
     transfer: bool = False,
     alignment: str = "auto",
     heldout: Path | None = None,
@@ -118,7 +118,7 @@ def calibrate_opened(
     opened: Opened,
     terms: CalibrationTerms,
     *,
-    tried: Sequence[float] = TRIED,
+    tried: Sequence[float] = STRENGTHS,
     transfer: bool = False,
     quality: KernelDistance | None = None,
 ) -> Calibration:
@@ -126,25 +126,22 @@ def calibrate_opened(
     record, candidates = certify(
         opened.guard, opened.model, terms, opened.provenance, anchored=opened.anchored, quality=quality
     )
-    points: list[StrengthTried] = []
+    points: list[StrengthCandidate] = []
     if opened.provenance.base and tried:
         points = safe_strengths(opened, terms, tried)
-        chosen = safe_strength(
-            points, kind="lora" if opened.anchored else "interpolation", alpha=terms.alpha, delta=terms.delta
-        )
+        chosen = safe_strength(points, "lora" if opened.anchored else "interpolation", terms)
         record = record.model_copy(update={"strength": chosen})
     if transfer:
         record = record.model_copy(update={"transfer": tuple(transfer_table(opened.guard, opened.pipe, record))})
     return Calibration(record, candidates, points)
 
 
-def safe_strengths(opened: Opened, terms: CalibrationTerms, tried: Sequence[float] = TRIED) -> list[StrengthTried]:
+def safe_strengths(
+    opened: Opened, terms: CalibrationTerms, tried: Sequence[float] = STRENGTHS
+) -> list[StrengthCandidate]:
     """Ordinary CFG between the base's weights and the fine-tuned ones."""
     blend = Blend(opened.pipe, load_pipeline(opened.provenance.base))
-    found = strengths(
-        opened.guard, blend.at, alpha=terms.alpha, delta=terms.delta, pairs=terms.pairs, tried=tuple(tried)
-    )
-    return list(found)
+    return list(strengths(opened.guard, blend.at, dataclasses.replace(terms, strengths=tuple(tried))))
 
 
 def write(found: Calibration, out: Path) -> None:

@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..calibration.candidate import Candidate
+from ..calibration.candidate import RuleCandidate
 from ..calibration.rule_search import best
+from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
 from ..core.versions import versions
+from ..guard.plan import ProbePlan
 from ..guidance.core import Rule, SwitchAt
 from ..guidance.dynamic import LocalMinimum, SwitchAfter
 from ..guidance.serialization import rule_to_dict
@@ -26,13 +28,14 @@ from ..training.data import ImageFolder
 from ..training.finetune import FineTune
 from ..training.fit_cli import quiet_lightning
 from ..training.lightning import MemorizationGuard
+from ..training.options import ControlGroup
 
 SCALE = 3.0  # TinyWorld's usual CFG: 7.5 saturates images this small
 TIMESTEPS = 16
 EPOCHS = 200  # 32 images in batches of 16: 400 updates
 PROBES = 5
-TRANSITIONS = [470.0, 590.0, 690.0, 750.0, 815.0, 875.0]
-AFTER = [3.0, 4.5, 6.0]  # guidance that starts late may be stronger: what would be copied is decided by then
+TRANSITIONS = (470.0, 590.0, 690.0, 750.0, 815.0, 875.0)
+AFTER = (3.0, 4.5, 6.0)  # guidance that starts late may be stronger: what would be copied is decided by then
 METHODS = {
     "base": "base model, plain CFG",
     "cfg": "fine-tuned, plain CFG",
@@ -68,25 +71,18 @@ def demo(out: Path = Path("runs/demo"), epochs: int = EPOCHS, per_caption: int =
     )
 
 
-def fine_tune(out: Path, train: Path, heldout: Path, epochs: int) -> MemorizationGuard:
+def fine_tune(out: Path, train: Path, heldout_folder: Path, epochs: int) -> MemorizationGuard:
     """Full fine-tuning with the guard watching; it calibrates and exports when training ends."""
     import lightning.pytorch as pl
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    twins = [json.loads(line)["text"] for line in (heldout / "metadata.jsonl").read_text().splitlines()]
+    heldout = [json.loads(line)["text"] for line in (heldout_folder / "metadata.jsonl").read_text().splitlines()]
     guard = MemorizationGuard(
-        heldout=twins,
+        ProbePlan(captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE),
+        ControlGroup(heldout),
+        terms=CalibrationTerms(alpha=0.1, pairs=96, before=(0.0, -1.0), after=AFTER, transitions=TRANSITIONS),
         every_n_epochs=max(1, epochs // PROBES),
-        captions=12,
-        seeds=2,
-        timesteps=TIMESTEPS,
-        scale=SCALE,
         export_to=str(out / "export"),
-        alpha=0.1,
-        pairs=96,
-        before=[0.0, -1.0],
-        after=AFTER,
-        transitions=TRANSITIONS,
         ship="last",  # a story about a model that memorizes: the best epoch would be an earlier one
     )
     trainer = pl.Trainer(
@@ -118,16 +114,16 @@ def _hush() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def rules_for(record: Record, frontier: list[Candidate]) -> dict[str, Rule]:
+def rules_for(record: Record, frontier: list[RuleCandidate]) -> dict[str, Rule]:
     """The rules of the table: the best proven static and opposite ones, and the paper's DTP.
 
     Where none is proven, or pilot pairs ruled the whole family out, the one that copied least stands in its row.
     """
     rules: dict[str, Rule] = {}
     for name, opposite in (("stp", False), ("og", True)):
-        family = [c for c in frontier if (c.before < 0) == opposite]
-        chosen = best(family) or min(family, key=lambda c: (c.risk.value, -c.transition))
-        rules[name] = SwitchAt(chosen.transition, chosen.before, chosen.after or SCALE)
+        family = [c for c in frontier if (c.guidance.before < 0) == opposite]
+        chosen = best(family) or min(family, key=lambda c: (c.risk.value, -c.guidance.transition))
+        rules[name] = SwitchAt(chosen.guidance.transition, chosen.guidance.before, chosen.guidance.after or SCALE)
     rules["dtp"] = SwitchAfter(LocalMinimum(), before=0.0, after=record.guidance.after)
     return rules
 
@@ -179,17 +175,17 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def _candidate(candidate: Candidate) -> dict[str, Any]:
+def _candidate(candidate: RuleCandidate) -> dict[str, Any]:
     return {
-        "transition": candidate.transition,
-        "before": candidate.before,
-        "after": candidate.after,
+        "transition": candidate.guidance.transition,
+        "before": candidate.guidance.before,
+        "after": candidate.guidance.after,
         "pilot": candidate.pilot,
         "risk": candidate.risk.model_dump(),
         "p_value": candidate.p_value,
         "alignment": candidate.alignment.model_dump() if candidate.alignment else None,
         "evals_per_sample": candidate.evals_per_sample,
-        "kept": candidate.kept,
+        "proven": candidate.proven,
     }
 
 
