@@ -31,7 +31,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from basinguard import basin
+from basinguard.basin.detectors import detector_error
 from basinguard.basin.trajectories import pairs_of
 from basinguard.core import seeds, stats
 from basinguard.core.report import Report
@@ -120,7 +120,7 @@ def detectors(guard: Guard, model: LatentModel, report: Report) -> dict[str, Any
     found = {}
     for name, detector in DETECTORS.items():
         rule = SwitchAfter(detector, before=0.0, after=SCALE)
-        error = basin.detector_error(guard.probe(model, captions), pairs, report.basin.exits, rule)
+        error = detector_error(guard.guided_model(model, captions), pairs, report.basin.exits, rule)
         found[name] = {
             "early": error.early.model_dump(),
             "never": error.never.model_dump(),

@@ -181,7 +181,7 @@ def test_a_probe_takes_no_more_evaluations_than_the_dry_run_says(tiny_pipeline_d
         guard = Guard(
             TrainingSet(images, captions, ("a hat",)), Structure(), ProbePlan(captions=2, seeds=2, timesteps=6)
         )
-        guard.is_own_copy = lambda matches, _, copied=copied: torch.full((len(matches),), copied)
+        guard.copy_detector.is_own_copy = lambda matches, _, copied=copied: torch.full((len(matches),), copied)
         spent = guard.measure(model, epoch=0, train_step=0).unet_evals
         assert spent <= told
     assert told < 4 * spent

@@ -142,9 +142,9 @@ def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, fol
     """Gaps, exits, gaps, as spans and prices would have it: all of it stays monitored, loggers get what is new."""
     guard, measure = make_guard({"budget": 12}), Guard.measure
 
-    def in_turns(self, model, *, epoch, train_step):
+    def in_turns(self, model, *, epoch, **options):
         self.budget = Budget(evals=200 if epoch == 1 else 12)
-        return measure(self, model, epoch=epoch, train_step=train_step)
+        return measure(self, model, epoch=epoch, **options)
 
     monkeypatch.setattr(Guard, "measure", in_turns)
     keep = ModelCheckpoint(tmp_path / "kept", monitor="guard/width", save_on_train_epoch_end=True)

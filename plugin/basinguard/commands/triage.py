@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.record import TriageResult, read_record
-from ..exports.model_card import triage_line
-from ..pipelines.protect import RECORD_FILE
+from ..exports.layout import RECORD_FILE
+from ..exports.sentences import triage_line
 from ..pipelines.triage_sampling import calibrate_by_sampling
 from .session import open_model, require_same
 from .verify import read_prompts

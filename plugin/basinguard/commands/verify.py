@@ -10,12 +10,12 @@ from diffusers import StableDiffusionPipeline
 
 from ..core.record import Record, read_record
 from ..core.schema import MAX_BYTES
+from ..exports.layout import RECORD_FILE
 from ..guard.training_set import TrainingSet
 from ..guidance.core import Rule, from_record
 from ..guidance.serialization import rule_from_dict
 from ..pipelines.evaluation import Row, evaluate
 from ..pipelines.loading import load_pipeline
-from ..pipelines.protect import RECORD_FILE
 from ..plots.contact_sheet import contact_sheet
 from .session import Opened, open_model, require_same
 
