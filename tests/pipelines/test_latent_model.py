@@ -1,6 +1,5 @@
 """A pipeline in the guard's terms: samplers it can follow, other resolutions, memory that runs out."""
 
-
 import pytest
 import torch
 from diffusers import (
