@@ -332,9 +332,9 @@ def compare_images(a: Path, b: Path, picture: Path | None = None, embedder: str 
             sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
     """
     from .similarity.image_pair import compare_images
-    from .similarity.registry import choose_embedder
+    from .similarity.registry import load_embedder
 
-    print(json.dumps(compare_images(a, b, embedder=choose_embedder(embedder), picture=picture), indent=2))
+    print(json.dumps(compare_images(a, b, embedder=load_embedder(embedder), picture=picture), indent=2))
 
 
 def metrics(
@@ -358,13 +358,15 @@ def metrics(
             sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
         cache: folder in which the training images' embeddings are kept.
     """
-    from .similarity.folder_metrics import groups_of, metrics, spoken
-    from .similarity.registry import choose_embedder
+    from .similarity.duplicate_groups import duplicate_groups
+    from .similarity.folder_metrics import metrics
+    from .similarity.registry import load_embedder
+    from .similarity.scores import metrics_lines
 
-    owner = groups_of(data, groups) if groups else None
-    eye = choose_embedder(embedder)
+    owner = duplicate_groups(data, groups) if groups else None
+    eye = load_embedder(embedder)
     found = metrics(samples, data, embedder=eye, heldout=heldout, base=base, groups=owner, cache=cache)
-    print("\n".join(spoken(found)), file=sys.stderr)
+    print("\n".join(metrics_lines(found)), file=sys.stderr)
     print(json.dumps(found, indent=2))
 
 

@@ -63,19 +63,19 @@ def tinyworld(told: argparse.Namespace) -> tuple[GuidedModel, Pairs, Judge, Anch
     """TinyWorld, fine-tuned on the demo's 32 images until it copies."""
     import lightning.pytorch as pl
 
+    from basinguard.commands.demo import demo_model
     from basinguard.guard.training_set import TrainingSet
     from basinguard.pipelines.latent_model import LatentModel
     from basinguard.similarity.copy_detector import CopyDetector
     from basinguard.similarity.structure import Structure
     from basinguard.tinyworld.demo_folder import write_demo_folder
     from basinguard.training.data import ImageFolder
-    from basinguard.training.finetune import FineTune
     from basinguard.training.fit_cli import quiet_lightning
 
     quiet_lightning()
     with tempfile.TemporaryDirectory() as scratch:
         data = ImageFolder(str(write_demo_folder(Path(scratch))[0]), resolution=64, batch_size=16)
-        tuned = FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True)
+        tuned = demo_model()
         pl.Trainer(
             max_steps=told.updates, accelerator="cpu", logger=False, enable_checkpointing=False,
             enable_model_summary=False, enable_progress_bar=False,

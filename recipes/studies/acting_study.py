@@ -53,6 +53,7 @@ from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
+from basinguard.training.finetune_options import LoraOptions, MemoryOptions, OptimizerOptions, ReadingOptions
 from basinguard.training.fit_cli import quiet_lightning
 from basinguard.training.guarded_run import holding, trained_weights, untouched
 from basinguard.training.interventions import Actor
@@ -90,7 +91,11 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """What `FineTune` is given."""
-        return {"method": self.method, "learning_rate": self.rate, "cache": True}
+        return {
+            "method": self.method,
+            "optimizer": OptimizerOptions(learning_rate=self.rate),
+            "memory": MemoryOptions(cache=True),
+        }
 
 
 MORE = [Run(16, "full", rate) for rate in RATES["full"]]  # for the forecast alone; nothing of them is shipped
@@ -130,7 +135,7 @@ def style() -> KernelDistance:
     """The distance to fresh dusk scenes; 0 for dusk scenes."""
     chosen = random.Random(2).choices(all_captions(), k=FRESH)
     scenes = torch.stack([to_tensor(dusk(draw_scene(c, FRESH_SEED + n))) for n, c in enumerate(chosen)])
-    return KernelDistance.to_images(tones, scenes, eye="tones of 4 x 4 thumbnails", what="fresh dusk scenes")
+    return KernelDistance.to_images(tones, scenes, name="tones of 4 x 4 thumbnails", what="fresh dusk scenes")
 
 
 def guard_for(data: ImageFolder, controls: ImageFolder) -> Guard:
@@ -226,7 +231,7 @@ def line(report: Report) -> str:
 
 
 def images_of(folder: Path) -> ImageFolder:
-    data = ImageFolder(str(folder), resolution=64, batch_size=BATCH, keep_in_memory=True)
+    data = ImageFolder(str(folder), resolution=64, batch_size=BATCH, reading=ReadingOptions(keep_in_memory=True))
     data.setup("fit")
     return data
 
@@ -364,8 +369,8 @@ VARIANTS: dict[str, tuple[Run, dict[str, Any], Interventions | None]] = {
     "skip low losses": (ACTED, {}, Interventions(low_loss=2.0)),
     "skip large gaps": (ACTED, {}, Interventions(large_gap=1.0)),  # its threshold is measured, see `usual_gap`
     "lora rank 16, nothing": (ADAPTER, {}, None),
-    "lora rank 4": (ADAPTER, {"rank": 4}, None),
-    "lora dropout 0.1": (ADAPTER, {"dropout": 0.1}, None),
+    "lora rank 4": (ADAPTER, {"lora": LoraOptions(rank=4)}, None),
+    "lora dropout 0.1": (ADAPTER, {"lora": LoraOptions(dropout=0.1)}, None),
 }
 
 

@@ -21,6 +21,7 @@ from basinguard.similarity.structure import Structure
 from basinguard.similarity.thresholds import NO_COPY
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
+from basinguard.training.finetune_options import OptimizerOptions
 from basinguard.training.guarded_run import Watch
 from basinguard.training.options import BreachResponse, ControlGroup
 from support.guarded_runs import make_guard as small_guard
@@ -49,7 +50,7 @@ def make_guard(plan=None, **settings):
 
 def fit(base, folder, root, *callbacks, epochs=2, ckpt=None, logger=False):
     pl.seed_everything(1, workers=True, verbose=False)
-    model = FineTune(str(base), method="full", learning_rate=1e-3)
+    model = FineTune(str(base), method="full", optimizer=OptimizerOptions(learning_rate=1e-3))
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", default_root_dir=root, callbacks=list(callbacks), logger=logger,
         enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,

@@ -50,7 +50,7 @@ def quality_for(opened: Opened, pairs: int, heldout: Path | None = None) -> Kern
         what = "samples of the base model"
     else:
         return None
-    return KernelDistance.to_images(opened.clip.embed_images, images, eye=opened.clip.name, what=what, groups=groups)
+    return KernelDistance.to_images(opened.clip.embed_images, images, name=opened.clip.name, what=what, groups=groups)
 
 
 @torch.no_grad()
