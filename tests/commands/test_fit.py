@@ -210,10 +210,44 @@ def test_a_bad_plan_is_refused_before_weights_are_loaded(tiny_pipeline_dir, tmp_
         ])  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "nearest"),
+    [
+        ("lora: {rank: 16}", "rank: 16", "'rank'; the nearest is model.init_args.lora.rank"),
+        ("{rank: 16}", "{rnak: 16}", "'rnak'; the nearest is model.init_args.lora.rank"),
+        (
+            "reading: {keep_in_memory: true}",
+            "keep_in_memory: true",
+            "'keep_in_memory'; the nearest is data.init_args.reading.keep_in_memory",
+        ),
+        ("captions:", "capt:", "'capt'; the nearest is trainer.callbacks.init_args.plan.captions"),
+        ("max_epochs", "max_epoch", "'trainer.max_epoch'; the nearest is trainer.max_epochs"),
+        ("seed_everything", "seed_evrything", "'seed_evrything'; the nearest is seed_everything"),
+    ],
+)
+def test_an_option_of_the_old_shape_or_misspelt_is_one_line_with_the_nearest(tmp_path, capsys, right, wrong, nearest):
+    shipped = next(path for path in CONFIGS if path.stem == "tinyworld_lora").read_text(encoding="utf-8")
+    assert right in shipped
+    (tmp_path / "old.yaml").write_text(shipped.replace(right, wrong))
+    with pytest.raises(SystemExit) as exit_:
+        fit_cli(["--config", str(tmp_path / "old.yaml")])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == f"basinguard fit: unknown option {nearest}\n"
+
+
 def test_a_misspelt_option_is_named(capsys):
     with pytest.raises(SystemExit):
         fit_cli(["--config", str(CONFIGS[0]), "--model.init_args.rnak=4"])
-    assert "rnak" in capsys.readouterr().err
+    assert (
+        capsys.readouterr().err == "basinguard fit: unknown option 'rnak'; the nearest is model.init_args.lora.rank\n"
+    )
+
+
+def test_a_wrong_value_is_one_line(capsys):
+    with pytest.raises(SystemExit):
+        fit_cli(["--config", str(CONFIGS[0]), "--trainer.max_epochs=x"])
+    message = "Parser key \"trainer.max_epochs\": Expected a <class 'int'> Given value: x"
+    assert capsys.readouterr().err == f"basinguard fit: {message}\n"
 
 
 def test_help_explains_every_argument(capsys):

@@ -144,7 +144,7 @@ def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, fol
     guard, measure = make_guard({"budget": 12}), Guard.measure
 
     def in_turns(self, model, *, epoch, **options):
-        self.budget = Budget(evals=200 if epoch == 1 else 12)
+        self.spending.budget = Budget(evals=200 if epoch == 1 else 12)
         return measure(self, model, epoch=epoch, **options)
 
     monkeypatch.setattr(Guard, "measure", in_turns)
