@@ -22,7 +22,7 @@ from ..guard.plan import ProbePlan
 from ..guidance.core import Rule, SwitchAt
 from ..guidance.dynamic import LocalMinimum, SwitchAfter
 from ..guidance.serialization import rule_to_dict
-from ..pipelines.evaluation import Row
+from ..pipelines.evaluation import Evaluation
 from ..tinyworld.demo_folder import write_demo_folder
 from ..training.data import ImageFolder
 from ..training.finetune import FineTune
@@ -140,17 +140,19 @@ def rules_for(record: Record, frontier: list[RuleCandidate]) -> dict[str, Rule]:
     return rules
 
 
-def prove(out: Path, train: Path, per_caption: int) -> dict[str, Row]:
+def prove(out: Path, train: Path, per_caption: int) -> dict[str, Evaluation]:
     """Samples the export in a process that shares nothing with this one but files."""
     command = [sys.executable, "-m", "basinguard", "verify", str(out / "export"), str(train)]
     command += ["--rules", str(out / "rules.json"), "--out", str(out)]
     command += ["--per_caption", str(per_caption)]
     subprocess.run(command, check=True)
     rows = json.loads((out / "verification.json").read_text())
-    return {name: Row.from_json(json.dumps(row)) for name, row in rows.items()}
+    return {name: Evaluation.from_json(json.dumps(row)) for name, row in rows.items()}
 
 
-def summarize(guard: MemorizationGuard, rules: dict[str, Rule], rows: dict[str, Row], seconds: float) -> dict[str, Any]:
+def summarize(
+    guard: MemorizationGuard, rules: dict[str, Rule], rows: dict[str, Evaluation], seconds: float
+) -> dict[str, Any]:
     """What the demo found, as plain JSON."""
     record = guard.record
     assert record is not None
@@ -175,7 +177,7 @@ def summarize(guard: MemorizationGuard, rules: dict[str, Rule], rows: dict[str, 
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Evaluation) -> dict[str, Any]:
     return {
         "risk": row.risk.model_dump(),
         "similarity_p95": row.similarity_p95.value,
@@ -201,7 +203,7 @@ def _candidate(candidate: RuleCandidate) -> dict[str, Any]:
     }
 
 
-def table(rows: dict[str, Row]) -> str:
+def table(rows: dict[str, Evaluation]) -> str:
     """The rows for a terminal."""
     lines = [f"{'':5} {'risk [95% interval]':24} {'sim p95':>8} {'alignment':>10} {'UNet/img':>9} {'s/img':>6}"]
     for name, row in rows.items():

@@ -44,8 +44,8 @@ def triage(
         opened.guard.is_copy,
         per_prompt=per_prompt,
         wanted_miss=wanted_miss,
-        num_inference_steps=sampler.timesteps,
-        guidance_scale=sampler.scale,
+        scale=sampler.scale,
+        timesteps=sampler.timesteps,
     )
     record = record.model_copy(update={"triage": result})
     out.write_text(record.to_json() + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from ..exports.layout import RECORD_FILE
 from ..guard.training_set import TrainingSet
 from ..guidance.core import Rule, from_record
 from ..guidance.serialization import rule_from_dict
-from ..pipelines.evaluation import Row, evaluate
+from ..pipelines.evaluation import Evaluation, evaluate
 from ..pipelines.loading import load_pipeline
 from ..plots.contact_sheet import contact_sheet
 from .session import Opened, open_model, require_same
@@ -31,7 +31,7 @@ def verify(
     per_caption: int = 4,
     paraphrase: bool = False,
     heldout: Path | None = None,
-) -> dict[str, Row]:
+) -> dict[str, Evaluation]:
     """Samples an exported directory on fresh seeds, with and without its rule, beside the base model.
 
     Args:
