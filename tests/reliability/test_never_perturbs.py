@@ -12,8 +12,6 @@ from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.options import ControlGroup
 from support.guarded_runs import TERMS, Spy, digest, fit, make_guard, picture_folder, state_of
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
-
 TRAINING = {
     "lora": {},
     "full": {"model": {"method": "full"}},

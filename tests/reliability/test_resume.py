@@ -13,7 +13,6 @@ from basinguard.training.options import ControlGroup
 from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder, untimed
 from support.reports import changed
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 EPOCHS = 2  # of two batches each
 
 

@@ -26,8 +26,6 @@ from basinguard.training.guarded_run import GuardedRun
 from basinguard.training.options import BreachResponse, ControlGroup
 from support.guarded_runs import make_guard as small_guard
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
-
 
 def blocks(directory, name, captions, seed):
     """A folder with a picture of random blocks for each caption."""
@@ -146,7 +144,7 @@ def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, fol
     guard, measure = make_guard({"budget": 12}), Guard.measure
 
     def in_turns(self, model, *, epoch, **options):
-        self.budget = Budget(evals=200 if epoch == 1 else 12)
+        self.spending.budget = Budget(evals=200 if epoch == 1 else 12)
         return measure(self, model, epoch=epoch, **options)
 
     monkeypatch.setattr(Guard, "measure", in_turns)

@@ -19,8 +19,6 @@ from basinguard.training.options import BreachResponse, ControlGroup
 from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder
 from support.scripted_probes import COPYING, FORMING, LATE, QUIET, scripted
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
-
 
 @pytest.fixture
 def folder(tmp_path):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
 from ..core.report import Report
-from ..guard.checkpoint_selection import How
+from ..guard.checkpoint_selection import SamplingMode
 from ..guard.plan import ProbePlan
 from ..guard.status import RunStatus
 from ..guard.training_set import TrainingSet
@@ -108,7 +108,7 @@ class LoopGuard:
         return self.run.export(PipelineInTraining(pipe, base), out, terms)
 
     @contextmanager
-    def shipped_weights(self, pipe: Any, how: How = "guarded") -> Iterator[None]:
+    def shipped_weights(self, pipe: Any, how: SamplingMode = "guarded") -> Iterator[None]:
         """Inside, the pipeline holds the weights of the epoch to ship for guarded sampling, or for plain CFG."""
         with self.run.shipped_weights(PipelineInTraining(pipe), how):
             yield

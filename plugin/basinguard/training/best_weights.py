@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 
 from ..core.report import Report
-from ..guard.checkpoint_selection import Choice, How, choose
+from ..guard.checkpoint_selection import Choice, SamplingMode, choose_checkpoint
 from .options import ShippedEpoch
 
 
@@ -35,16 +35,19 @@ class BestWeights:
 
     Args:
         alpha: risk that is allowed.
-        ship: "best" by `checkpoint_selection.choose`, or the "last" that keeps the risk.
+        ship: "best" by `checkpoint_selection.choose_checkpoint`, or the "last" that keeps the risk.
     """
 
     alpha: float
     ship: ShippedEpoch = "best"
-    epochs: dict[How, EpochWeights] = field(default_factory=dict)
+    epochs: dict[SamplingMode, EpochWeights] = field(default_factory=dict)
 
-    def choices(self, history: Sequence[Report]) -> dict[How, Choice | None]:
+    def choices(self, history: Sequence[Report]) -> dict[SamplingMode, Choice | None]:
         """The epoch to ship for each way of sampling."""
-        return {how: choose(history, self.alpha, how, latest=self.ship == "last") for how in get_args(How)}
+        return {
+            how: choose_checkpoint(history, self.alpha, how, latest=self.ship == "last")
+            for how in get_args(SamplingMode)
+        }
 
     def update(self, history: Sequence[Report], weights: Callable[[], dict[str, torch.Tensor]]) -> None:
         """Takes the weights of the newest report where it is the one to ship.
@@ -55,14 +58,14 @@ class BestWeights:
         newest = history[-1]
         chosen = [how for how, choice in self.choices(history).items() if _is(choice, newest)]
         if newest.epoch < 0:
-            chosen = list(get_args(How))
+            chosen = list(get_args(SamplingMode))
         elif not any(report.searched for report in history if report.epoch >= 0):
             chosen.append("guarded")
         if chosen:
             epoch = EpochWeights(newest.epoch, newest.train_step, weights())
             self.epochs.update(dict.fromkeys(chosen, epoch))
 
-    def weights(self, how: How) -> dict[str, torch.Tensor] | None:
+    def weights(self, how: SamplingMode) -> dict[str, torch.Tensor] | None:
         """Those of the epoch to ship for a way of sampling; None where none are held."""
         return self.epochs[how].weights if how in self.epochs else None
 

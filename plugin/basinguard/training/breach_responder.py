@@ -138,7 +138,7 @@ class BreachResponder:
         """
         if run.status is None or run.status.verdict.level < 0:
             return False
-        report, rises = run.history[-1], every_rise(run.guard.latest.gaps, run.guard.null.gaps)
+        report, rises = run.history[-1], every_rise(run.guard.latest.gaps, run.guard.base.gaps)
         breached = run.status.verdict.breaches(self.response.watches)
         if not breached:
             if self.applied is not None:

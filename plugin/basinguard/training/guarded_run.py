@@ -21,11 +21,11 @@ from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
 from ..core.report import Report, measured
 from ..exports.fingerprints import dataset_sha256
-from ..guard.checkpoint_selection import How
+from ..guard.checkpoint_selection import SamplingMode
 from ..guard.control_prompts import unknowable
 from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
-from ..guard.status import RunStatus, stand
+from ..guard.status import RunStatus, run_status
 from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import clip_for, subject_fidelity
 from ..pipelines.latent_model import LatentModel
@@ -63,7 +63,7 @@ class GuardedRun:
 
     Args:
         guard: what to measure, on what.
-        ship: of the epochs that keep the risk, export the "best" or the "last", see `checkpoint_selection.choose`.
+        ship: of the epochs that keep the risk, export the "best" or the "last", see `checkpoint_selection.choose_checkpoint`.
         precision: "32" keeps the modules' own precision in probes, "bf16" and "fp16" run them under autocast.
         on_error: "warn" reports a problem once and goes on, "raise" stops.
 
@@ -158,12 +158,12 @@ class GuardedRun:
         training, plan = self.guard.training, self.guard.plan
         limits = unknowable(
             len(training.captions),
-            borrowed=training.borrowed,
-            drawn=training.borrowed and training.heldout_images is not None,
+            stand_in=training.stand_in,
+            drawn=training.stand_in and training.heldout_images is not None,
             samples=plan.captions * plan.seeds,
             allowed=plan.alpha,
         )
-        return stand(self.history, plan.alpha, limits, self.best_weights.choices(self.history))
+        return run_status(self.history, plan.alpha, limits, self.best_weights.choices(self.history))
 
     def update_status(self) -> None:
         """Judges the run anew, without harm to it."""
@@ -203,7 +203,7 @@ class GuardedRun:
         return self.record
 
     @contextmanager
-    def shipped_weights(self, module: TrainedModule, how: How = "guarded") -> Iterator[None]:
+    def shipped_weights(self, module: TrainedModule, how: SamplingMode = "guarded") -> Iterator[None]:
         """Inside, the module holds the weights of the epoch to ship for a way of sampling; in the first process."""
         with holding(module, self.best_weights.weights(how)):
             yield
