@@ -16,7 +16,8 @@ from diffusers import (
 
 from basinguard.basin.trajectories import GuidedModel, pairs_of, run_branch
 from basinguard.diffusion.solvers import SOLVERS
-from basinguard.pipelines.latent_model import LatentModel, solver_of
+from basinguard.pipelines.latent_model import LatentModel
+from basinguard.pipelines.schedulers import solver_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers' advice about safety checkers and numpy
 
