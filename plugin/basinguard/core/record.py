@@ -1,4 +1,4 @@
-"""The nouns: what the other modules hand to each other and what is written to disk. Frozen, JSON both ways.
+"""The one record of a calibration, unchanged from checkpoint to card: rule, risks, promise, and how they were measured.
 
 Anything that is read back from a file is validated here (pydantic), because a record may come from a stranger:
 unknown keys, wrong types and non-finite numbers are refused with the key's name.
@@ -22,7 +22,10 @@ SCHEMA_VERSION = 1
 
 
 class Guidance(Schema):
-    """The rule a checkpoint ships with, in numbers.
+    """The rule a checkpoint ships with, in numbers: validated, as it is stored.
+
+    What samples is `guidance.core.SwitchAt`, made by `from_record`: the file that ships with a checkpoint needs torch
+    alone, so it cannot know this class, and only the numbers that a stock pipeline can apply are left there.
 
     Attributes:
         transition: timestep at and below which plain CFG is on.
