@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "plugin" / "basinguard"
 ORDER = """
-core: seeds text schema images versions safetensors_header files provenance extras estimate html metric report stats record
+core: seeds text schema images versions safetensors_header files provenance extras estimate html metric report stats record option_errors
 guidance: core triage dynamic schedules serialization
 diffusion: noise_schedule solvers path batching sampling evaluation_count model toy
 basin: trajectories early_decision plain_run ordered_search exit_search curves critical_scale detectors gap
@@ -21,7 +21,7 @@ plots: style contact_sheet run basin tradeoff
 tinyworld: scenes demo_folder
 exports: layout sentences stored_tensors fingerprints privacy inspect sampler_grids card_plots merge provenance a1111 comfyui ui_instructions model_card lora_formats lora_header directory lora integrity hub
 audits: findings page
-pipelines: architecture forward_process latent_model resolution modular_guider lora lora_files single_file prediction_type interpolation loading protect stock_sampling triage_sampling evaluation transfer
+pipelines: schedulers architecture forward_process latent_model resolution modular_guider lora lora_files single_file prediction_type interpolation loading protect stock_sampling triage_sampling evaluation transfer
 training: options finetune_options checkpoints data_sources distributed_scan caption_augmentation trained_weights loss_filters distributed peak_memory optimizer requirements shipping sampler logging objective control_group guarded_run memory_footprint buckets encoding interventions best_weights resources data finetune accelerate callback dry_run preflight pytorch_lightning lightning fit_cli
 mitigations: settings testbed base cross_attention stock_pipeline plain_cfg guidance_interval guidance_schedules delayed_guidance delayed_guidance_released prompt_perturbation prompt_optimization summary_tokens initial_noise attention_attenuation anti_memorization_guidance less_finetuning ours registry pairs measure costs ranking comparison tradeoff_figure sample_strips report runner
 commands: sample session export demo inspect verify quality_reference triage calibrate audit

@@ -148,7 +148,6 @@ def trained(base: str, pictures: str, out: Path) -> dict[str, object]:
 
 def main(base: str, pictures: str, out: str, what: str = "probe") -> None:
     """Runs one of the two stories."""
-    warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if what == "fit":
         seen = trained(base, pictures, Path(out))
