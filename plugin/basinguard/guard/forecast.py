@@ -2,8 +2,8 @@
 
 The time of the breach t* is told by how far the early warners have come: log(t* / t) is linear in the logarithms of the
 gap's and the critical scale's excess over the control group, and in the basin width, all at time t in updates. The
-coefficients were learnt on fine-tunes of TinyWorld (`recipes/studies/acting_study.py`), and so was the interval, from the
-errors on runs that were left out; another model's may lie elsewhere, and the forecast says so.
+coefficients were learnt on fine-tunes of TinyWorld (`recipes/studies/acting_study.py`), and so was the interval, from
+the errors on runs that were left out; another model's may lie elsewhere, and the forecast says so.
 
 It was learnt on runs that did exceed the allowed risk, so it never says "never": where nothing has risen it answers
 about four times as long as so far, again and again.

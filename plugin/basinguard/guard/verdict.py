@@ -173,8 +173,8 @@ def _missing(history: Sequence[Report], alpha: float) -> str:
         return f"the base model was not measured{f' ({why[:400]})' if why else ''}; there is nothing to compare with"
     if base.samples.risk.low > alpha:
         return (
-            f"the base model itself seems to copy ({_share(base.samples.risk)}): the metric's threshold is too low for these "
-            "images, or the base was trained on them"
+            f"the base model itself seems to copy ({_share(base.samples.risk)}): the metric's threshold is too low for "
+            "these images, or the base was trained on them"
         )
     return _flat(reports)
 
