@@ -110,7 +110,7 @@ def test_calibrate_writes_a_record_that_exports_with_its_model(tuned_dir, base_d
     assert record.strength.value == 1.0, "nothing copies, so all of the fine-tune is safe"
     assert "at strength 1, the risk is at most 40%" in record.strength.promise
     everything = json.loads((tmp_path / "out" / "calibration.json").read_text())
-    assert [point["transition"] for point in everything["frontier"]] == [332.0, 666.0]
+    assert [point["guidance"]["transition"] for point in everything["frontier"]] == [332.0, 666.0]
     assert (tmp_path / "out" / "frontier.png").stat().st_size > 10_000
     opened = open_model(str(tuned_dir), scene_folder, base=str(base_dir), **QUICK)
     export_directory(opened.pipe, record, tmp_path / "export")
@@ -148,7 +148,7 @@ def test_quality_is_measured_against_the_base_and_shown_wherever_numbers_are(
     assert record.quality.method.startswith("kernel distance to 18 samples of the base model (lower is better), open_")
     assert record.plain_quality.n == record.quality.n == 6
     everything = json.loads((tmp_path / "out" / "calibration.json").read_text())
-    assert all(point["quality"]["n"] == 6 and "aligned" not in point for point in everything["frontier"])
+    assert all(point["quality"]["n"] == 6 and "pair_alignment" not in point for point in everything["frontier"])
     assert (tmp_path / "out" / "quality.png").stat().st_size > 10_000
     assert "distance: kernel distance to 18 samples" in str(found.calibration)
     page = (tmp_path / "out" / "audit.html").read_text()
