@@ -161,7 +161,7 @@ class GuardedRun:
             stand_in=training.stand_in,
             drawn=training.stand_in and training.heldout_images is not None,
             samples=plan.captions * plan.seeds,
-            allowed=plan.alpha,
+            alpha=plan.alpha,
         )
         return run_status(self.history, plan.alpha, limits, self.best_weights.choices(self.history))
 

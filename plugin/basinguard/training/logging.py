@@ -65,7 +65,7 @@ def _scalars(last: Report, base: Report) -> dict[str, float]:
 
 
 def _status_scalars(history: Sequence[Report], status: RunStatus) -> dict[str, float]:
-    verdict = newest_known(history, status.allowed)
+    verdict = newest_known(history, status.alpha)
     values = {"guard/verdict": float(verdict.level if verdict else 0)}
     if status.forecast.epochs is not None:
         values["guard/forecast"] = status.forecast.epochs.value
