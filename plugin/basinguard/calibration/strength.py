@@ -23,7 +23,6 @@ from ..guard.guard import Guard, Model
 from .record_builder import ordinary, promise, trial_of
 from .rule_search import require_terms
 
-TRIED = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 At = Callable[[float], AbstractContextManager[Model]]  # the model at a strength, for as long as the context is open
 
 
@@ -40,7 +39,7 @@ class StrengthTried:
 
 @torch.no_grad()
 def strengths(
-    guard: Guard, at: At, *, alpha: float, delta: float, pairs: int, tried: Sequence[float] = TRIED
+    guard: Guard, at: At, *, alpha: float, delta: float, pairs: int, tried: Sequence[float]
 ) -> Iterator[StrengthTried]:
     """Tests ordinary CFG from the smallest strength to the largest and stops after the first that cannot be proven.
 

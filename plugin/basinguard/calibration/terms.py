@@ -8,6 +8,9 @@ from itertools import product
 from .candidate import Setting
 
 
+STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # what `calibrate` and `audit` test by default
+
+
 @dataclass(frozen=True)
 class CalibrationTerms:
     """What is to be promised, and the rules that may be chosen.
