@@ -25,7 +25,9 @@ from peft import LoraConfig
 from torch.utils.data import DataLoader
 
 from basinguard.calibration.terms import CalibrationTerms
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.similarity.structure import Structure
 from basinguard.training.accelerate import LoopGuard
 from basinguard.training.data import ImageFolder, Pictures

@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "plugin" / "basinguard"
 ORDER = """
-core: seeds schema images versions safetensors_header atomic provenance extras estimate metric report stats record
+core: seeds text schema images versions safetensors_header files provenance extras estimate html metric report stats record
 guidance: core triage dynamic schedules serialization
-diffusion: noise_schedule solvers batching sampling model toy
+diffusion: noise_schedule solvers path batching sampling model toy
 basin: trajectories early_decision exit_search curves critical_scale detectors gap exits
 similarity: diversity preprocessing embedder scores kernel_distance clip_score image_files structure matching distribution_metrics pixel_distances networks embedding_cache structure_figure local_copies copy_detector distance_ratio sscd mirrored_views image_pair registry thresholds folder_metrics
 curation: overlay_fit perceptual_hash descriptors nearest_neighbours cross_correlation thumbnail_cache caption_files registration folder run_evidence findings scan captions duplicates caption_agreement groups outliers decisions run_remedies manifest trainer_configs report summary dataset_export analysis curate
@@ -21,10 +21,11 @@ plots: contact_sheet run basin tradeoff
 tinyworld: scenes demo_folder
 exports: sampler_grids fingerprints card_plots privacy merge provenance a1111 comfyui ui_instructions model_card lora_header directory inspect lora integrity hub
 audits: findings page
-pipelines: architecture forward_process latent_model resolution modular_guider lora lora_files single_file prediction_type interpolation loading protect triage_sampling stock_sampling evaluation transfer
+pipelines: architecture forward_process latent_model resolution modular_guider lora lora_files single_file prediction_type interpolation loading protect triage_sampling stock_sampling evaluation transfer paired_samples
 training: interrupt_checkpoint data_sources distributed_scan augmentation loss_filters distributed peak_memory finetune_options requirements shipping sampler logging objective latent_cache control_group guarded_run memory buckets encoding interventions best_weights resources data finetune accelerate callback dry_run preflight pytorch_lightning lightning fit_cli
-mitigations: base cross_attention costs stock_pipeline measure delayed_guidance_released prompt_perturbation prompt_optimization summary_tokens initial_noise plain_cfg delayed_guidance less_finetuning attention_attenuation anti_memorization_guidance guidance_interval guidance_schedules setting ours registry ranking tradeoff_figure comparison report runner
-commands: sample session export demo inspect verify quality_reference triage calibrate audit
+mitigations: settings testbed base cross_attention stock_pipeline plain_cfg guidance_interval guidance_schedules delayed_guidance delayed_guidance_released prompt_perturbation prompt_optimization summary_tokens initial_noise attention_attenuation anti_memorization_guidance less_finetuning ours registry pairs measure costs ranking comparison tradeoff_figure sample_strips report runner
+sessions: session quality_reference calibration audit verification demo_run
+commands: demo curate fit calibrate audit verify triage export inspect check sample compare compare_images metrics
 cli
 __main__
 """

@@ -66,7 +66,7 @@ def _run_verb(verb: str, *words: str) -> None:
         return
     arguments = _parse(verb, words)
     if "command" in signature(function).parameters:
-        arguments["command"] = " ".join(["basinguard", verb, *words])
+        arguments["command"] = (verb, *words)
     result = function(**arguments)
     show = getattr(module, "show", None)
     show(result, arguments) if show else print(result)

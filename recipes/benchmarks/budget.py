@@ -32,7 +32,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from basinguard import MemorizationGuard
 from basinguard.core.versions import versions
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.similarity.structure import Structure
@@ -82,9 +84,9 @@ def fit(folder: Path, callbacks: list[pl.Callback], **stop: int) -> None:
 def share(folder: Path, epochs: int, every: int) -> dict[str, Any]:
     """Probe time over training time, for each probe and over the run."""
     _, heldout = write_demo_folder(folder / "data")
-    twins = [json.loads(line)["text"] for line in (heldout / "metadata.jsonl").read_text().splitlines()]
+    controls = [json.loads(line)["text"] for line in (heldout / "metadata.jsonl").read_text().splitlines()]
     guard = Timed(
-        heldout=twins, every_n_epochs=every, captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE, budget="5%"
+        heldout=controls, every_n_epochs=every, captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE, budget="5%"
     )
     fit(folder, [guard], max_epochs=epochs)
     spans = [(trained, probed) for trained, probed in guard.spans if trained]

@@ -1,7 +1,7 @@
 """How fast is `basinguard curate`, and what does it find, beside imagededup's perceptual hash on the same images?
 
     python recipes/benchmarks/curate.py recall                     # 200 pictures x 15 edits, 512 px
-    python recipes/benchmarks/curate.py scale --sizes 1000 5000    # time and memory of each stage; 50000 needs 5 GB of disk
+    python recipes/benchmarks/curate.py scale --sizes 1000 5000    # time and memory of each stage; 50000: 5 GB disk
     python recipes/benchmarks/curate.py vectors --vectors 1000000  # the pairwise stage on synthetic 512-d vectors
 
 Needs `pip install imagededup` for the first. Pictures are made here (noise at several scales and discs), so anyone can

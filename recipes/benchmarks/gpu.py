@@ -6,7 +6,7 @@
 
 Updates: LoRA at 512 px and batch 1, 4 and 16, in bfloat16 and float16, with and without `torch.compile`. Probes: one
 `Guard.measure` of 8 captions x 2 seeds x 20 timesteps, 1, 4 and 16 pairs at a time. Sampling: the stock pipeline with
-ordinary CFG and with guidance from t = 600 on, in turn within each repeat, at 512 and 768 px; the ratio is the median
+plain CFG and with guidance from t = 600 on, in turn within each repeat, at 512 and 768 px; the ratio is the median
 over repeats with the lowest and highest. Memory is torch's peak, beside what `--dry-run` computes. What does not fit is
 written down as such, and the bench goes on.
 Time: about 20 minutes on one H100-class card, most of it compiling; not yet measured on any card.
@@ -26,7 +26,9 @@ from pathlib import Path
 
 import torch
 
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.guidance.core import SwitchAt
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline

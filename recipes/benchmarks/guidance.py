@@ -1,10 +1,10 @@
-"""What a rule costs at sampling time, as a ratio to the same stock pipeline with ordinary CFG.
+"""What a rule costs at sampling time, as a ratio to the same stock pipeline with plain CFG.
 
     python recipes/benchmarks/guidance.py --model plugin/basinguard/tinyworld/model --repeats 15
     python recipes/benchmarks/guidance.py --model sd21 --repeats 5 --out runs/bench_sd21.json
     python recipes/benchmarks/guidance.py --model path/to/a/pipeline --device cuda --steps 50
 
-All variants run in turn inside every repeat, in an order that rotates, and each is divided by ordinary CFG of the same
+All variants run in turn inside every repeat, in an order that rotates, and each is divided by plain CFG of the same
 repeat; the table gives the median ratio with the lowest and highest, the same ratio in CPU time (which other work on
 the machine moves less; set OMP_NUM_THREADS=1 for it), and the peak memory of two steps, weights included. `tiny` (of
 TinyWorld's size) and `sd21` (the UNet of full Stable Diffusion 2.1 size at 256 px, 866 M parameters, bf16) are randomly
@@ -18,7 +18,7 @@ n = 3, on a busy machine), and on TinyWorld at batch 4 0.819 (`results/bench_gui
 Time: tiny under a minute, sd21 about 10 minutes on 2 CPU cores and 4 GB.
 
 `wen` is the prompt optimisation of Wen et al., arXiv 2407.21720: Adam (lr 0.05) on the prompt embedding lowers the
-first step's magnitude for 10 iterations, their maximum, and ordinary CFG follows; `wen 1` stops after one.
+first step's magnitude for 10 iterations, their maximum, and plain CFG follows; `wen 1` stops after one.
 """
 
 from __future__ import annotations

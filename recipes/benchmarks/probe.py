@@ -15,7 +15,7 @@ Wanted: at least 20 times fewer evaluations than stock, at least 12 times less t
 Found (`results/bench_probe.json`): the toy meets all three (37, 14, 64 of 64 and 512 of 512). TinyWorld does not:
 12.6 times fewer, 8.3 times less time, 61 of 64 exits the same; with one check of each pair 8.9 times fewer and 63 of
 64. Why: copies and others overlap in latent distance there, so no branch may be stopped early; guesses at exits are
-rough; and the outcomes of 3 of the 64 pairs are not ordered (ordinary CFG does not copy, guidance that begins later
+rough; and the outcomes of 3 of the 64 pairs are not ordered (plain CFG does not copy, guidance that begins later
 does), which no search that skips candidates sees for certain. A search that knew every exit would need 21 times
 fewer, and 14 once it tried those three everywhere: 20 times and 99 % exclude each other there.
 Time: toy half a minute; tinyworld with 16 captions, 4 seeds and 50 timesteps about 50 minutes on one core.
@@ -39,12 +39,12 @@ from torch import Tensor
 
 from basinguard import basin
 from basinguard.basin.exits import Judge
+from basinguard.basin.trajectories import pairs_of
 from basinguard.core import stats
 from basinguard.core.report import Exit
 from basinguard.core.versions import versions
 from basinguard.diffusion.sampling import final, sample
 from basinguard.diffusion.toy import gaussian_memorizer
-from basinguard.guard.guard import pairs_of
 from basinguard.guidance.core import SwitchAt
 
 FIRST_SEED = 30_000
@@ -81,7 +81,7 @@ def tinyworld(told: argparse.Namespace) -> tuple[basin.Probe, basin.Pairs, Judge
             enable_model_summary=False, enable_progress_bar=False,
         ).fit(tuned, datamodule=data)  # fmt: skip
         training = TrainingSet(data.all_pixels(), tuple(text for _, text in data.items))
-    model, eye = LatentModel(tuned.eval().pipe), CopyDetector(training.images, training.captions, Structure())
+    model, copy_detector = LatentModel(tuned.eval().pipe), CopyDetector(training.images, training.captions, Structure())
     rows = list(range(0, 2 * told.captions, 2))[: told.captions]
     captions = [training.captions[i] for i in rows]
     probe = basin.Probe(model.denoiser(captions), model.schedule, model.schedule.grid(told.timesteps), 3.0, told.chunk)
@@ -90,8 +90,8 @@ def tinyworld(told: argparse.Namespace) -> tuple[basin.Probe, basin.Pairs, Judge
 
     def judge(latents: Tensor, prompt: Tensor) -> Tensor:
         unique, row = torch.unique(latents, dim=0, return_inverse=True)
-        found = eye.matches(model.decode(unique))
-        return eye.is_own_copy([found[k] for k in row.tolist()], [captions[k] for k in prompt.tolist()])
+        found = copy_detector.matches(model.decode(unique))
+        return copy_detector.is_own_copy([found[k] for k in row.tolist()], [captions[k] for k in prompt.tolist()])
 
     seeds = range(FIRST_SEED, FIRST_SEED + told.seeds)
     return probe, pairs_of(len(rows), seeds, told.seeds, model.latent_shape), judge, anchors
@@ -124,7 +124,7 @@ def agreement(exits: list[Exit], swept: Tensor, timesteps: Tensor) -> list[bool]
 
 
 def least(swept: Tensor, seeds: int) -> dict[str, int]:
-    """Evaluations of a search that knew every exit: the shared trunks, ordinary CFG, and the two branches around each.
+    """Evaluations of a search that knew every exit: the shared trunks, plain CFG, and the two branches around each.
 
     Branches run to their ends. Then the same with every pair tried everywhere whose outcomes are not ordered, which
     nothing else shows for certain.
@@ -199,8 +199,8 @@ def main() -> None:
         "seeds": told.seeds,
         "updates": told.updates if told.model == "tinyworld" else None,
         **compare(*make(told), told.timed),
-        "command": f"python recipes/benchmarks/probe.py --model {told.model} --captions {told.captions} --seeds {told.seeds}"
-        f" --timesteps {told.timesteps} --chunk {told.chunk}",
+        "command": f"python recipes/benchmarks/probe.py --model {told.model} --captions {told.captions} "
+        f"--seeds {told.seeds} --timesteps {told.timesteps} --chunk {told.chunk}",
         "threads": torch.get_num_threads(),
         "machine": platform.processor() or platform.machine(),
         "load": os.getloadavg()[0],  # well above the number of cores: times are noisy, counts are not

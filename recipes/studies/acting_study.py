@@ -2,9 +2,9 @@
 
 Copy this file, do not import it.
 
-    python recipes/studies/acting_study.py train all --out runs/acting     one JSON a run; those that are there are kept
-    python recipes/studies/acting_study.py ship all --out runs/acting      fresh seeds on every epoch that somebody would ship
-    python recipes/studies/acting_study.py act all --out runs/acting       the options of `Interventions`, at equal updates
+    python recipes/studies/acting_study.py train all --out runs/acting     one JSON a run; skips those that are there
+    python recipes/studies/acting_study.py ship all --out runs/acting      fresh seeds on every epoch worth shipping
+    python recipes/studies/acting_study.py act all --out runs/acting    the options of `Interventions`, at equal updates
     python recipes/studies/acting_table.py --runs runs/acting --out recipes/results
 
 TinyWorld learns a style that it does not draw, dusk, from 8, 32 or 128 captioned scenes, as a LoRA or in full, at two
@@ -38,12 +38,14 @@ from safetensors.torch import load_file, save_file
 from basinguard import basin
 from basinguard.core import stats
 from basinguard.core.estimate import Estimate
+from basinguard.core.images import to_tensor
 from basinguard.core.report import CriticalScales, Report
 from basinguard.diffusion.sampling import draw_noise
 from basinguard.guard.checkpoint_selection import choose
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.latent_model import LatentModel
-from basinguard.similarity.image_files import to_tensor
 from basinguard.similarity.kernel_distance import KernelDistance
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
@@ -57,14 +59,14 @@ from basinguard.training.loss_filters import LargeGap
 from basinguard.training.shipping import clip_for
 
 SCALE, TIMESTEPS, BATCH = 3.0, 10, 4
-PLAN = {"seeds": 2, "timesteps": TIMESTEPS, "scale": SCALE, "risk": 0.1}
+PLAN = {"seeds": 2, "timesteps": TIMESTEPS, "scale": SCALE, "alpha": 0.1}
 PROBED = {  # passes over the images; fewer looks at LoRA, which memorizes later and costs as much to look at
     "full": {8: (20, 40, 80, 120, 160), 16: (20, 40, 60, 80, 100), 32: (15, 30, 60, 90, 120), 128: (4, 8)},
     "lora": {8: (20, 40, 80, 120, 160), 32: (15, 30, 60), 128: (4, 8)},
 }
 RATES = {"full": (8e-4, 1.6e-3), "lora": (2e-3, 5e-3)}
-TWINS, FRESH, FRESH_SEED = 16, 64, 7_000_000
-HELD_AGAINST = 4  # training images, and twins, whose critical scale is measured
+CONTROLS, FRESH, FRESH_SEED = 16, 64, 7_000_000
+HELD_AGAINST = 4  # training images, and control images, whose critical scale is measured
 COARSE = 64  # timesteps by which a critical scale is left open
 VALIDATION = (50, 200, 350, 500, 650, 800)  # timesteps of the validation loss
 
@@ -101,9 +103,9 @@ def dusk(scene: Image.Image) -> Image.Image:
 
 
 def folders(data: Path, size: int) -> tuple[Path, Path]:
-    """Training scenes, the first of one fixed order, and twins that no run trains on."""
-    order = random.Random(0).sample(all_captions(), 128 + TWINS)
-    parts = {f"train-{size}": range(size), "twins": range(128, 128 + TWINS)}
+    """Training scenes, the first of one fixed order, and control images that no run trains on."""
+    order = random.Random(0).sample(all_captions(), 128 + CONTROLS)
+    parts = {f"train-{size}": range(size), "control": range(128, 128 + CONTROLS)}
     for name, numbers in parts.items():
         if (data / name / "metadata.jsonl").exists():
             continue
@@ -112,7 +114,7 @@ def folders(data: Path, size: int) -> tuple[Path, Path]:
             dusk(draw_scene(order[n], seed=n)).save(data / name / f"{n:03d}.png")
         lines = [json.dumps({"file_name": f"{n:03d}.png", "text": str(order[n])}) for n in numbers]
         (data / name / "metadata.jsonl").write_text("\n".join(lines) + "\n")
-    return data / f"train-{size}", data / "twins"
+    return data / f"train-{size}", data / "control"
 
 
 def tones(images: torch.Tensor) -> torch.Tensor:
@@ -128,11 +130,11 @@ def style() -> KernelDistance:
     return KernelDistance.to_images(tones, scenes, eye="tones of 4 x 4 thumbnails", what="fresh dusk scenes")
 
 
-def guard_for(data: ImageFolder, twins: ImageFolder) -> Guard:
-    """The guard of a run: 24 samples (16 of the smallest set), twins as the control group."""
+def guard_for(data: ImageFolder, controls: ImageFolder) -> Guard:
+    """The guard of a run: 24 samples (16 of the smallest set), control images as the control group."""
     training = TrainingSet(
         data.all_pixels(), tuple(text for _, text in data.items),
-        tuple(text for _, text in twins.items), twins.all_pixels(),
+        tuple(text for _, text in controls.items), controls.all_pixels(),
     )  # fmt: skip
     distance, clip = style(), clip_for("tinyworld")
     plan = ProbePlan(min(12, len(data.items)), **PLAN)
@@ -145,7 +147,7 @@ def evenly(count: int, most: int) -> list[int]:
 
 @torch.no_grad()
 def critical_scales(guard: Guard, model: LatentModel) -> tuple[list[float], list[float], int]:
-    """log sigma_c of a few training images and twins; `ProbePlan.retention` does the same on every timestep, for more."""
+    """log sigma_c of a few training and control images; `ProbePlan.critical_scales` takes every timestep and more."""
     training = guard.training
     assert training.heldout_images is not None
     own, held = (evenly(n, HELD_AGAINST) for n in (len(training.captions), len(training.heldout)))
@@ -160,8 +162,8 @@ def critical_scales(guard: Guard, model: LatentModel) -> tuple[list[float], list
 class Study(pl.Callback):
     """Measures the base model and then after the probed epochs; keeps the weights of each."""
 
-    def __init__(self, guard: Guard, twins: ImageFolder, probed: tuple[int, ...], out: Path, base: Path) -> None:
-        self.guard, self.twins, self.probed, self.out, self.base = guard, twins, probed, out, base
+    def __init__(self, guard: Guard, controls: ImageFolder, probed: tuple[int, ...], out: Path, base: Path) -> None:
+        self.guard, self.controls, self.probed, self.out, self.base = guard, controls, probed, out, base
         self.scales: list[tuple[list[float], list[float]]] = []
         self.losses: list[float] = []
 
@@ -192,7 +194,7 @@ class Study(pl.Callback):
             assert report is not None
             own, held, evals = critical_scales(self.guard, model)
             self.scales.append((own, held))
-            self.losses.append(validation_loss(pl_module, self.twins))
+            self.losses.append(validation_loss(pl_module, self.controls))
         if epoch >= 0:
             arrays = (own, self.scales[0][0], held, self.scales[0][1])
             alarm = basin.raise_alarm(*(torch.tensor(values) for values in arrays))
@@ -203,11 +205,11 @@ class Study(pl.Callback):
 
 
 @torch.no_grad()
-def validation_loss(pl_module: FineTune, twins: ImageFolder) -> float:
-    """Denoising loss on the twins, the same noise at six timesteps each time."""
-    pixels = twins.all_pixels() * 2 - 1
+def validation_loss(pl_module: FineTune, controls: ImageFolder) -> float:
+    """Denoising loss on the control images, the same noise at six timesteps each time."""
+    pixels = controls.all_pixels() * 2 - 1
     latents = pl_module.pipe.vae.encode(pixels).latent_dist.mean * pl_module.pipe.vae.config.scaling_factor
-    embeddings = pl_module.encode_captions([text for _, text in twins.items])
+    embeddings = pl_module.encode_captions([text for _, text in controls.items])
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     times = (torch.full((len(latents),), t) for t in VALIDATION)
     return float(np.mean([float(pl_module.denoising_loss(latents, embeddings, noise, t)) for t in times]))
@@ -216,7 +218,8 @@ def validation_loss(pl_module: FineTune, twins: ImageFolder) -> float:
 def line(report: Report) -> str:
     names = ("risk", "width", "gap_excess", "sigma_c_excess", "risk_uncond", "alignment_heldout", "fidelity")
     told = "  ".join(f"{name} {report.estimates.get(name)}" for name in names)
-    return f"epoch {report.epoch:4d}  {told}  t {report.basin.transition}  {report.unet_evals} evals  {report.seconds:.0f} s"
+    cost = f"{report.unet_evals} evals  {report.seconds:.0f} s"
+    return f"epoch {report.epoch:4d}  {told}  t {report.basin.transition}  {cost}"
 
 
 def images_of(folder: Path) -> ImageFolder:
@@ -232,10 +235,10 @@ def train(run: Run, out: Path) -> None:
         return
     begun = time.process_time()
     own, held = folders(out / "data", run.size)
-    data, twins = images_of(own), images_of(held)
+    data, controls = images_of(own), images_of(held)
     (out / run.name).mkdir(parents=True, exist_ok=True)
     study = Study(
-        guard_for(data, twins), twins, PROBED[run.method][run.size], out / run.name, out / f"base-{run.size}.json"
+        guard_for(data, controls), controls, PROBED[run.method][run.size], out / run.name, out / f"base-{run.size}.json"
     )
     fitted(run, data, study)
     target.write_text(
@@ -410,7 +413,7 @@ def act(name: str, out: Path) -> None:
     run, changes, acting = VARIANTS[name]
     own, held = folders(out / "data", run.size)
     folder = several_captions(out / "data", run.size) if acting and acting.vary_captions else own
-    data, twins = images_of(folder), images_of(held)
+    data, controls = images_of(folder), images_of(held)
     if acting and acting.large_gap:
         acting = Interventions(large_gap=usual_gap(data))
     watched = acting is not None and acting.filter is None
@@ -425,7 +428,7 @@ def act(name: str, out: Path) -> None:
         callbacks: list[pl.Callback] = []
         if watched:
             plan = {**PLAN, "captions": run.size, "every_n_epochs": 20, "alignment": "none", "on_breach": "act"}
-            callbacks.append(MemorizationGuard([text for _, text in twins.items][:8], acting=acting, **plan))
+            callbacks.append(MemorizationGuard([text for _, text in controls.items][:8], acting=acting, **plan))
         elif acting is not None:
             Actor(acting, module, data)
         pl.Trainer(
@@ -434,7 +437,7 @@ def act(name: str, out: Path) -> None:
         ).fit(module, datamodule=data)  # fmt: skip
         if watched:
             history, did = callbacks[0].history, callbacks[0].actor.words  # type: ignore[attr-defined]
-    found = shipped(guard_for(images_of(own), twins), LatentModel(module.eval().pipe), style(), pairs=48, each=2)
+    found = shipped(guard_for(images_of(own), controls), LatentModel(module.eval().pipe), style(), pairs=48, each=2)
     told = {"name": name, "acting": vars(acting) if acting else None, "changes": changes, "did": did, **found}
     told |= {"history": [json.loads(report.to_json()) for report in history]}
     target.write_text(json.dumps({**told, "cpu_seconds": round(time.process_time() - begun)}, indent=1))

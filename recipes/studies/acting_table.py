@@ -4,9 +4,8 @@ Copy this file, do not import it.
 
     python recipes/studies/acting_table.py --runs runs/acting --out recipes/results
 
-Writes acting_study.json, .md and .png. The forecast is fitted on the runs that exceeded the allowed risk and scored on
-each of them with that run left out; its interval is learnt the same way. Coefficients go into `basinguard.forecast` by
-hand.
+Writes acting_study.json, .md and .png. The forecast is fitted on the runs whose risk exceeded alpha and scored on
+each of them with that run left out; its interval is learnt the same way. Coefficients go into `guard.forecast` by hand.
 """
 
 from __future__ import annotations
@@ -178,7 +177,8 @@ def summary_of(out: Path) -> dict[str, Any]:
         "versions": versions(),
         "commit": commit,
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "command": "python recipes/studies/acting_study.py train all (ship all, act all); python recipes/studies/acting_table.py",
+        "command": "python recipes/studies/acting_study.py train all (ship all, act all); "
+        "python recipes/studies/acting_table.py",
         "histories": {name: [brief(report) for report in history] for name, history in histories.items()},
     }
 

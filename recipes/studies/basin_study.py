@@ -4,17 +4,17 @@
 
 A full fine-tune as in `basinguard demo` (32 images, two of them duplicates, batches of 16, learning rate 8e-4, the
 unconditional branch held), measured before it and after every `--every` epochs with the same captions, seeds and noise.
-For each measure it says at which report its alarm was first raised (interval of the rise since the base model, less
-the held-out twins' own, above 0; for the width: interval above the base model's), how many epochs before the first
-copied sample that was, and how often the same rule is raised on twins alone (a random half against the other half,
+For each measure it says at which report its alarm was first raised (interval of the rise since the base model, less the
+control prompts' own, above 0; for the width: interval above the base model's), how many epochs before the first copied
+sample that was, and how often the same rule is raised on control prompts alone (a random half against the other half,
 many times). At the end, the dynamic detectors are held against the true exits. Writes `basin_study.json` and
 `basin_study.png`.
 
-Expected (`results/basin_study.json`, 12 captions x 2 seeds, 16 twins): the critical scale raises its alarm 56 epochs
-(112 updates) before the first copied sample, the gap 28 epochs before it; the width, by definition, not before. On
-twins alone 9 % and 6 % of 200 splits raise it (nominal 2.5 %). The dynamic detectors do not fire for 19 to 22 of 22
-memorized pairs: along unguided trajectories of this model the gap has no minimum.
-Time: about 20 minutes on one core; 2 GB.
+Expected (`results/basin_study.json`, 12 captions x 2 seeds, 16 control prompts): the critical scale raises its alarm 56
+epochs (112 updates) before the first copied sample, the gap 28 epochs before it; the width, by definition, not before.
+On control prompts alone 9 % and 6 % of 200 splits raise it (nominal 2.5 %). The dynamic detectors do not fire for 19 to
+22 of 22 memorized pairs: along unguided trajectories of this model the gap has no minimum. Time: about 20 minutes on
+one core; 2 GB.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ import lightning.pytorch as pl
 import torch
 
 from basinguard import basin
+from basinguard.basin.trajectories import pairs_of
 from basinguard.core import seeds, stats
 from basinguard.core.report import Report
 from basinguard.core.versions import versions
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet, pairs_of
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.guidance.dynamic import Drop, LocalMinimum, SwitchAfter
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.plots.basin import warning_figure
@@ -51,7 +54,7 @@ SPLITS = 200
 
 
 class Study(pl.Callback):
-    """Measures the base model and then every few epochs; keeps what every twin's gap and critical scale were."""
+    """Measures the base model and then every few epochs, with the gap and critical scale of every control prompt."""
 
     def __init__(self, guard: Guard, every: int) -> None:
         self.guard, self.every, self.tables = guard, every, []
@@ -95,10 +98,10 @@ def alarms(history: list[Report]) -> dict[str, int | None]:
 
 
 def false_alarms(tables: list[Any], name: str) -> dict[str, Any]:
-    """How often twins raise the alarm against other twins: random halves at every report; twins are the clusters."""
+    """How often control prompts raise the alarm against each other: random halves; prompts are the clusters."""
     base, dice, raised = getattr(tables[0], name), torch.Generator().manual_seed(0), []
     if len(base) < 4:
-        return {"share": None, "splits": 0, "twins": len(base), "nominal": 0.025}
+        return {"share": None, "splits": 0, "control": len(base), "nominal": 0.025}
     for table in tables[1:]:
         now = getattr(table, name)
         rise = torch.tensor([now[i] - base[i] for i in sorted(now)])
@@ -106,7 +109,7 @@ def false_alarms(tables: list[Any], name: str) -> dict[str, Any]:
             mixed = rise[torch.randperm(len(rise), generator=dice)]
             half = len(mixed) // 2
             raised.append(stats.difference(mixed[:half], mixed[half:]).low > 0)
-    return {"share": sum(raised) / len(raised), "splits": len(raised), "twins": len(base), "nominal": 0.025}
+    return {"share": sum(raised) / len(raised), "splits": len(raised), "control": len(base), "nominal": 0.025}
 
 
 def detectors(guard: Guard, model: LatentModel, report: Report) -> dict[str, Any]:
@@ -140,12 +143,12 @@ def main() -> None:
     begin = time.time()
     with tempfile.TemporaryDirectory() as scratch:
         train, heldout = write_demo_folder(Path(scratch))
-        data, twins = ImageFolder(str(train), resolution=64, batch_size=16), ImageFolder(str(heldout), resolution=64)
+        data, controls = ImageFolder(str(train), resolution=64, batch_size=16), ImageFolder(str(heldout), resolution=64)
         training = TrainingSet(
             data.all_pixels(), tuple(text for _, text in data.items),
-            tuple(text for _, text in twins.items), twins.all_pixels(),
+            tuple(text for _, text in controls.items), controls.all_pixels(),
         )  # fmt: skip
-        plan = ProbePlan(told.captions, told.seeds, told.timesteps, SCALE, retention=told.retention)
+        plan = ProbePlan(told.captions, told.seeds, told.timesteps, SCALE, critical_scales=told.retention)
         guard = Guard(training, Structure(), plan)
         study = Study(guard, told.every)
         model = FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True)
@@ -164,7 +167,7 @@ def main() -> None:
         "epochs_before_first_copy": {
             name: None if copied is None or epoch is None else copied - epoch for name, epoch in first.items()
         },
-        "false_alarms_on_twins": {
+        "false_alarms_on_controls": {
             "gap": false_alarms(study.tables, "heldout"),
             "sigma_c": false_alarms(study.tables, "heldout_sigma_c"),
         },

@@ -1,10 +1,10 @@
 """Is the promise kept, and how timid is it? Many calibrations of a model whose true risk is known.
 
-Copy this file, do not import it. The model is the closed-form memorizer of `basinguard.toy`. Each calibration has
-pairs of its own, lets pilot pairs choose the settings, tests them in sequence and ships the best proven rule, as
-`basinguard calibrate` does; then the true risk of what it shipped is looked up. A promise is broken where that is
-above alpha. Timidity is measured against the best rule that is truly safe. The pairs of all calibrations are sampled
-in one go, because a small batch is no faster than a large one.
+Copy this file, do not import it. The model is the closed-form memorizer of `basinguard.diffusion.toy`. Each calibration
+has pairs of its own, lets pilot pairs choose the settings, tests them in sequence and ships the best proven rule, as
+`basinguard calibrate` does; then the true risk of what it shipped is looked up. A promise is broken where that is above
+alpha. Timidity is measured against the best rule that is truly safe. The pairs of all calibrations are sampled in one
+go, because a small batch is no faster than a large one.
 
     python recipes/studies/calibration_montecarlo.py --out recipes/results/calibration_montecarlo.json
 
@@ -167,8 +167,8 @@ def summary(shipped: list[Candidate | None], truth: dict, args: argparse.Namespa
         "delta": args.delta,
         "pairs": args.pairs,
         "finalists": FINALISTS,
-        "command": f"python recipes/studies/calibration_montecarlo.py --calibrations {args.calibrations} --alpha {args.alpha} "
-        f"--delta {args.delta} --pairs {args.pairs} --out ...",
+        "command": f"python recipes/studies/calibration_montecarlo.py --calibrations {args.calibrations} "
+        f"--alpha {args.alpha} --delta {args.delta} --pairs {args.pairs} --out ...",
         "commit": commit(),
         "versions": versions(),
     }

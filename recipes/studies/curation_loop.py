@@ -24,10 +24,11 @@ import lightning.pytorch as pl
 
 from basinguard.audits.findings import Audit
 from basinguard.calibration.terms import CalibrationTerms
-from basinguard.commands.audit import audit
+from basinguard import audit
+from basinguard.core.files import write_bytes
 from basinguard.core.stats import cluster_bootstrap
 from basinguard.curation.curate import curate
-from basinguard.curation.manifest import MANIFEST, Curation, read_manifest, write_bytes
+from basinguard.curation.manifest import MANIFEST, Curation, read_manifest
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.training.augmentation import Relief
 from basinguard.training.data import ImageFolder
@@ -76,9 +77,9 @@ def fine_tune(out: Path, train: Path, epochs: int, **images: object) -> Path:
 
 
 def look(model: Path, train: Path, out: Path, per_caption: int) -> Audit:
-    """How much a model copies, caption by caption, under ordinary guidance."""
+    """How much a model copies, caption by caption, under plain CFG."""
     return audit(
-        str(model), train, per_caption=per_caption, terms=CHEAPEST, scale=SCALE, timesteps=TIMESTEPS, out=out
+        str(model), data=train, per_caption=per_caption, terms=CHEAPEST, scale=SCALE, timesteps=TIMESTEPS, out=out
     ).audit
 
 
@@ -106,7 +107,7 @@ def compare(curation: Curation, asked: list[str], before: Audit, after: Audit) -
     shares = [by_image(found, names) for found in (before, after)]
     remained = [name for name in names if name in kept]
     return {
-        "what": "share of samples, with ordinary guidance, that reproduce a training image; n is effective samples",
+        "what": "share of samples, with plain CFG, that reproduce a training image; n is effective samples",
         "images": len(names),
         "dropped": sorted(set(names) - kept),
         "captions_added_for": asked,

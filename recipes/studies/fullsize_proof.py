@@ -4,7 +4,7 @@
     python recipes/studies/fullsize_proof.py --size small --out runs/fullsize_small
 
 UNet (866 M parameters), text encoder (340 M) and VAE (84 M) are built from the true configurations
-(`plugin/basinguard/adapters/assets/sd21`) in bfloat16. Then, at 256 px on a CPU, each group of stages in a process of
+(`plugin/basinguard/pipelines/assets/sd21`) in bfloat16. Then, at 256 px on a CPU, each group of stages in a process of
 its own: two LoRA updates, a guard probe, calibration on two captions and export; one update of full fine-tuning; the
 export loaded in a fresh process and sampled for five steps under its own rule. Time and peak resident memory of each
 stage go to `fullsize_proof.json`, beside what `--dry-run` would have told. Random weights copy nothing: what is proven
@@ -35,7 +35,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import basinguard
 from basinguard.calibration.terms import CalibrationTerms
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.architecture import sd21_config, sd21_tokenizer
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.protect import last_trace

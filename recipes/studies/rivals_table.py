@@ -1,4 +1,4 @@
-"""All scenarios of `rivals_tinyworld.py` in one table: what each method keeps at a risk that is within a budget.
+"""All scenarios of `rivals_tinyworld.py` in one table: what each mitigation retains at a risk of at most alpha.
 
 Copy this file, do not import it.
 
@@ -20,12 +20,12 @@ from pathlib import Path
 
 from basinguard.mitigations.comparison import Comparison
 from basinguard.mitigations.measure import Point
-from basinguard.mitigations.ranking import Beaten, within
-from basinguard.mitigations.registry import METHODS
-from basinguard.mitigations.report import interval
+from basinguard.mitigations.ranking import RivalWin, best_within
+from basinguard.mitigations.registry import MITIGATIONS
 from basinguard.mitigations.tradeoff_figure import tradeoff
 
-BUDGET = 0.1
+ALPHA = 0.1
+DASH = "\N{EN DASH}"  # not measured
 SCENARIOS = {
     "s1": "32 scenes, a caption of its own for each, two of them stored twice",
     "s2": "32 scenes, class prompts",
@@ -41,23 +41,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("recipes/results"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    found = {folder.parent.name: read(folder) for folder in args.folders}
+    comparisons = {folder.parent.name: read(folder) for folder in args.folders}
     commits = {folder.parent.name: (folder.parent / "commit").read_text("utf-8").strip() for folder in args.folders}
-    for name, result in found.items():
+    for name, result in comparisons.items():
         publish(name, result, args.out, commits[name])
-    pages = [page(name, result) for name, result in found.items()]
+    pages = [page(name, result) for name, result in comparisons.items()]
     (args.out / "rivals_table.md").write_text("\n".join([HEAD, *pages]), encoding="utf-8")
 
 
-HEAD = f"""# Every method beside ours, on the same noise
+HEAD = f"""# Every mitigation beside ours, on the same noise
 
-For each method the point with the best utility among those whose measured risk is at most {BUDGET:.0%}; where there is
-none, its point of least risk, marked. The strength is chosen on the very pairs it is reported for, which flatters
-methods with many strengths, ours among them. Brackets are 95 % intervals, prompts drawn again with all their seeds; a
-risk of 0 still has the interval that its n allows. Time and memory are ratios to ordinary CFG at the method's default
-strength, measured where they stand. Curves: `rivals_NAME.png`; every point with every sample's similarity:
-`rivals_NAME.json`. What it says: `rivals_findings.md`. Made by
-`python recipes/studies/rivals_tinyworld.py NAME` and `python recipes/studies/rivals_table.py`.
+For each mitigation the point with the best utility among those whose measured risk is at most {ALPHA:.0%}; where
+there is none, its point of least risk, marked. The intensity is chosen on the very pairs it is reported for, which
+flatters mitigations with many intensities, ours among them. Brackets are 95 % intervals, prompts drawn again with all
+their seeds; a risk of 0 still has the interval that its n allows. Time and memory are ratios to plain CFG at the
+mitigation's default intensity, measured where they stand. Curves: `rivals_NAME.png`; every point with every sample's
+similarity: `rivals_NAME.json`. What it says: `rivals_findings.md`. Made by `python
+recipes/studies/rivals_tinyworld.py NAME` and `python recipes/studies/rivals_table.py`.
 """
 
 
@@ -82,7 +82,7 @@ def publish(name: str, result: Comparison, out: Path, commit: str) -> None:
 def page(name: str, result: Comparison) -> str:
     """One scenario in markdown."""
     s = result.settings
-    costs = {cost.method: cost for cost in result.costs}
+    costs = {cost.mitigation: cost for cost in result.costs}
     lines = [
         f"## {name}: {SCENARIOS[name]}",
         "",
@@ -94,49 +94,53 @@ def page(name: str, result: Comparison) -> str:
         lines += [f"Quality: {result.points[0].quality.method.split('; ', 1)[-1]}."]
     lines += [
         "",
-        "| method | strength | risk | similarity p95 | alignment | quality | fidelity | diversity | UNet rows "
+        "| mitigation | intensity | risk | similarity p95 | alignment | quality | fidelity | diversity | UNet rows "
         "| time x | memory x |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for entry in within(result.points, BUDGET):
+    for entry in best_within(result.points, ALPHA):
         able = entry.point is not None
-        mine = [p for p in result.points if p.method == entry.method]
+        mine = [p for p in result.points if p.mitigation == entry.mitigation]
         point = result.points[entry.point] if entry.point is not None else min(mine, key=lambda p: p.risk.value)
-        cost = costs.get(entry.method)
-        ratios = [interval(cost.time_ratio, 2), f"{cost.memory_ratio:.2f}"] if cost else ["-", "-"]
+        cost = costs.get(entry.mitigation)
+        ratios = [cost.time_ratio.interval(2), f"{cost.memory_ratio:.2f}"] if cost else ["-", "-"]
         lines.append("| " + " | ".join([*cells(point, able), *ratios]) + " |")
-    lines += [f"| {skipped.method} | not run: {skipped.reason} |" + " |" * 9 for skipped in result.skipped]
+    lines += [f"| {skipped.mitigation} | not run: {skipped.reason} |" + " |" * 9 for skipped in result.skipped]
     return "\n".join([*lines, "", *verdict(result), "", f"    {result.command}", ""])
 
 
 def cells(point: Point, able: bool) -> Iterator[str]:
-    """The columns of one method; ours in bold, what is above the budget marked."""
-    yield f"**{point.method}**" if METHODS[point.method].ours else point.method
-    yield f"{point.strength:g}"
-    yield interval(point.risk) + ("" if able else " above the budget")
-    yield from (interval(e) for e in (point.similarity_p95, point.alignment))
-    yield interval(point.quality, 4)
-    yield from (interval(e) for e in (point.fidelity, point.diversity))
+    """The columns of one mitigation; ours in bold, what is above alpha marked."""
+    yield f"**{point.mitigation}**" if MITIGATIONS[point.mitigation].ours else point.mitigation
+    yield f"{point.intensity:g}"
+    yield point.risk.interval() + ("" if able else " above it")
+    yield from (e.interval() if e else DASH for e in (point.similarity_p95, point.alignment))
+    yield point.quality.interval(4) if point.quality else DASH
+    yield from (e.interval() if e else DASH for e in (point.fidelity, point.diversity))
     yield f"{point.unet_evals:.1f}"
 
 
 def verdict(result: Comparison) -> Iterator[str]:
     """Where a rival beats ours, one line a point; those whose utility none of ours reaches, in one line."""
-    if not result.beaten:
+    if not result.rival_wins:
         yield "No rival point copies less than every one of ours of at least its utility."
         return
     yield "Rival points that copy less than each of ours of at least their utility:"
     yield ""
-    yield from (f"- {entry.rival} at {entry.strength:g}: {said(entry)}" for entry in result.beaten if entry.difference)
-    beyond = Counter(entry.rival for entry in result.beaten if not entry.difference)
+    yield from (
+        f"- {entry.rival} at {entry.intensity:g}: {difference(entry)}"
+        for entry in result.rival_wins
+        if entry.difference
+    )
+    beyond = Counter(entry.rival for entry in result.rival_wins if not entry.difference)
     if beyond:
         yield "- points whose utility none of ours reaches: " + ", ".join(f"{n} ({k})" for n, k in beyond.items())
 
 
-def said(entry: Beaten) -> str:
+def difference(entry: RivalWin) -> str:
     """How far ours is behind."""
     sure = "certainly" if entry.certain else "not certainly"
-    return f"{entry.ours} at {entry.our_strength:g} copies {interval(entry.difference)} more, {sure}"
+    return f"{entry.ours} at {entry.our_intensity:g} copies {entry.difference.interval()} more, {sure}"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Copy this file, do not import it.
     python recipes/studies/rivals_tinyworld.py s2 --out runs/s2      32 scenes, class prompts such as "a star"
     python recipes/studies/rivals_tinyworld.py s3 --out runs/s3      8 scenes x 32 copies among 256 others
     python recipes/studies/rivals_tinyworld.py s4 --out runs/s4      24 scenes x 32 copies among 1,000 others
-    python recipes/studies/rivals_tinyworld.py art --out runs/art --openmoji DIR      32 animals of OpenMoji, with their names
+    python recipes/studies/rivals_tinyworld.py art --out runs/art --openmoji DIR      32 animals with their names
 
 DIR is the unpacked npm package `openmoji` (CC BY-SA 4.0, openmoji.org); drawing it needs `pip install resvg-py`.
 Fine-tuning alone: add `--train-only`. A comparison that was stopped goes on when the same line is run again.
@@ -37,7 +37,7 @@ from basinguard.training.fit_cli import quiet_lightning
 
 SCALE, TIMESTEPS = "3", "16"  # TinyWorld's usual CFG and sampling steps
 FRESH_SEED = 7_000_000  # draws no scene of the base or of a training set
-KEPT = (10 / 13, 8 / 13)  # shares of the updates after which a checkpoint is kept
+CHECKPOINTS = (10 / 13, 8 / 13)  # shares of the updates after which a checkpoint is saved
 Named = list[tuple[str, str, Image.Image]]  # file name, caption, picture
 
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--openmoji", type=Path)
     parser.add_argument("--captions", default="16")
     parser.add_argument("--per-caption", default="4")
-    parser.add_argument("--methods", default="all")
+    parser.add_argument("--mitigations", default="all")
     parser.add_argument("--updates", type=int)
     parser.add_argument("--train-only", action="store_true")
     parser.add_argument("--no-costs", action="store_true", help="time and memory were measured in another scenario")
@@ -145,15 +145,16 @@ def emoji(openmoji: Path, entry: dict) -> tuple[str, str, Image.Image]:
 
 def threshold(train: Path, foreign: Path) -> str:
     """The copy threshold for this art: what no foreign emoji reaches against the training images, as JSON."""
-    eye = Structure()
+    embedder = Structure()
     embedded = []
     for folder in (foreign, train):
         images = ImageFolder(str(folder), resolution=64)
         images.setup("null")
         embedded.append(images.all_pixels())
     pictures, gallery = embedded
-    measured = from_samples(eye(pictures), eye(gallery), mirrored=eye(pictures.flip(-1)), name="other OpenMoji")
-    return measured.metric(eye.name).to_json()
+    mirrored = embedder(pictures.flip(-1))
+    measured = from_samples(embedder(pictures), embedder(gallery), mirrored=mirrored, name="other OpenMoji")
+    return measured.metric(embedder.name).to_json()
 
 
 def fresh(data: Path, prompts: list[tuple[str, Caption]], each: int = 4) -> Path:
@@ -177,7 +178,7 @@ class Keep(pl.Callback):
     """Saves pipelines on the way, for the early-stopped rows."""
 
     def __init__(self, out: Path, updates: int) -> None:
-        self.at = {round(share * updates): out / f"update-{round(share * updates)}" for share in KEPT}
+        self.at = {round(share * updates): out / f"update-{round(share * updates)}" for share in CHECKPOINTS}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: FineTune, *unused: object) -> None:
         """Saves the pipeline when its turn has come."""
@@ -209,7 +210,7 @@ def compare(scenario: Scenario, args: argparse.Namespace) -> None:
     kept = sorted((args.out / "checkpoints").glob("update-*"), key=lambda p: -int(p.name.split("-")[1]))
     command = [sys.executable, "-m", "basinguard", "compare", str(args.out / "model")]
     command += ["--data", str(scenario.protected), "--base", "tinyworld"]
-    command += ["--checkpoints", json.dumps([str(path) for path in kept]), "--methods", args.methods]
+    command += ["--checkpoints", json.dumps([str(path) for path in kept]), "--mitigations", args.mitigations]
     command += ["--captions", args.captions, "--per_caption", args.per_caption]
     command += ["--scale", SCALE, "--timesteps", TIMESTEPS, "--align", scenario.align]
     command += ["--costs", str(not args.no_costs).lower(), "--out", str(args.out / "comparison")]

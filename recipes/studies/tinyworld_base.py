@@ -1,7 +1,7 @@
 """Trains TinyWorld, the small Stable-Diffusion-shaped base model that ships with basinguard, from scratch.
 
 Copy this file, do not import it. Every image is drawn by `basinguard.tinyworld.scenes`, so the base generalizes and
-memorizes nothing. The result is an ordinary `StableDiffusionPipeline` directory (v-prediction, DDIM).
+memorizes nothing. The result is a standard `StableDiffusionPipeline` directory (v-prediction, DDIM).
 
     python recipes/studies/tinyworld_base.py --out plugin/basinguard/tinyworld/model
 

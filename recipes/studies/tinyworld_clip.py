@@ -1,4 +1,4 @@
-"""Trains the tiny CLIP that scores TinyWorld images against captions, an ordinary open_clip model.
+"""Trains the tiny CLIP that scores TinyWorld images against captions, a standard open_clip model.
 
 Copy this file, do not import it. Every batch holds each caption at most once, so no scene is pushed away from its own
 words. Scenes are blurred, recoloured and made noisy while training, because the model will look at generated ones.

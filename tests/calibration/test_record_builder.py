@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from basinguard.basin.trajectories import pairs_of
 from basinguard.calibration.record_builder import certify, grid_positions
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.core import seeds
 from basinguard.core.provenance import Provenance
 from basinguard.core.record import Record
 from basinguard.core.versions import versions
-from basinguard.guard.guard import TrainingSet, pairs_of
+from basinguard.guard.training_set import TrainingSet
 from basinguard.similarity.kernel_distance import KernelDistance
 from support.toy_guard import STRONG, Nearness, Points, make_guard
 

@@ -1,6 +1,6 @@
-"""The pipelines, records and benches that commands are tried on."""
+"""The pipelines, records and testbeds that commands are tried on."""
 
-from support.bench_fixtures import batch, bench, own_bench
 from support.export_fixtures import pipe, record, samples, tuned
+from support.testbed_fixtures import batch, own_testbed, testbed
 
-__all__ = ["batch", "bench", "own_bench", "pipe", "record", "samples", "tuned"]
+__all__ = ["batch", "testbed", "own_testbed", "pipe", "record", "samples", "tuned"]

@@ -16,16 +16,20 @@ from PIL import Image
 from basinguard.cli import main
 from basinguard.core.estimate import Estimate
 from basinguard.core.stats import rate
+from basinguard.mitigations import costs as costs_module
 from basinguard.mitigations import runner as running
-from basinguard.mitigations import setting as module
+from basinguard.mitigations import testbed as module
 from basinguard.mitigations.comparison import Comparison
 from basinguard.mitigations.measure import Point, measure
-from basinguard.mitigations.ranking import beaten, within
-from basinguard.mitigations.registry import METHODS
-from basinguard.mitigations.runner import command_line, compare, table
-from basinguard.mitigations.setting import Plans
+from basinguard.mitigations.pairs import pairs_of_comparison
+from basinguard.mitigations.ranking import best_within, rival_wins
+from basinguard.mitigations.registry import MITIGATIONS
+from basinguard.mitigations.report import table
+from basinguard.mitigations.runner import command_line, compare
+from basinguard.mitigations.settings import ComparisonOptions
+from basinguard.mitigations.tradeoff_figure import tradeoff
 from basinguard.similarity.kernel_distance import kernel_shares
-from support.benches import STEPS
+from support.testbeds import STEPS
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "studies" / "rivals_table.py"
 TRIED = ("stp", "interpolate", "early-stopped")
@@ -41,28 +45,28 @@ def arguments(tmp_path_factory, tiny_pipeline_dir):
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(data / f"{k}.png")
     rows = [json.dumps({"file_name": f"{k}.png", "text": name}) for k, name in enumerate(names)]
     (data / "metadata.jsonl").write_text("\n".join(rows))
-    return {"model": str(tiny_pipeline_dir), "data": data, "methods": TRIED, "base": str(tiny_pipeline_dir)}
+    return {"model": str(tiny_pipeline_dir), "data": data, "mitigations": TRIED, "base": str(tiny_pipeline_dir)}
 
 
 @pytest.fixture(scope="module")
 def done(arguments, tmp_path_factory):
     out = tmp_path_factory.mktemp("comparison")
-    plans = Plans(captions=2, per_caption=2, timesteps=STEPS, scale=3.0)
+    options = ComparisonOptions(captions=2, per_caption=2, timesteps=STEPS, scale=3.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "alignment_for", lambda base, model: lambda images, texts: images.mean((1, 2, 3)))
-        patch.setattr("basinguard.mitigations.costs.ROUNDS", 2)
-        result = compare(**arguments, heldout=None, plans=plans, out=out, command="basinguard compare x")
-    return result, out, plans
+        patch.setattr(costs_module, "ROUNDS", 2)
+        result = compare(**arguments, heldout=None, options=options, out=out, command="basinguard compare x")
+    return result, out, options
 
 
 def test_table_has_every_point_and_the_reason_of_every_missing_method(done):
     result, _, _ = done
-    assert [(p.method, p.strength) for p in result.points][:2] == [("none", 1.0), ("stp", 950.0)]
+    assert [(p.mitigation, p.intensity) for p in result.points][:2] == [("plain", 1.0), ("stp", 950.0)]
     assert len(result.points) == 1 + 5 + 5
-    assert [(s.method, s.reason.split(":")[0]) for s in result.skipped] == [
+    assert [(s.mitigation, s.reason.split(":")[0]) for s in result.skipped] == [
         ("early-stopped", "needs earlier checkpoints of the run")
     ]
-    assert {c.method for c in result.costs} == {"none", "stp", "interpolate"}
+    assert {c.mitigation for c in result.costs} == {"plain", "stp", "interpolate"}
     assert result.clusters == (0, 0, 1, 1)
     for point in result.points:
         assert len(point.similarities) == len(point.alignments) == 4
@@ -84,7 +88,7 @@ def test_recipe_publishes_a_row_for_every_method_with_the_reason_of_the_missing_
     runpy.run_path(str(RECIPE), run_name="__main__")
     page = (tmp_path / "rivals_table.md").read_text()
     rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")]
-    assert [row[0].strip("* ") for row in rows] == ["method", "none", "stp", "interpolate", "early-stopped"]
+    assert [row[0].strip("* ") for row in rows] == ["mitigation", "plain", "stp", "interpolate", "early-stopped"]
     assert {len(row) for row in rows} == {11}
     assert "needs earlier checkpoints" in rows[-1][1]
     published = json.loads((tmp_path / "rivals_s1.json").read_text())
@@ -103,39 +107,39 @@ def test_page_opens_offline_and_escapes_what_comes_from_files(done):
     assert "<b>ball" not in page
 
 
-def test_costs_are_relative_to_ordinary_cfg(done):
-    costs = {c.method: c for c in done[0].costs}
-    assert costs["none"].unet_evals == 2 * STEPS
-    assert costs["none"].memory_ratio == 1.0
+def test_costs_are_relative_to_plain_cfg(done):
+    costs = {c.mitigation: c for c in done[0].costs}
+    assert costs["plain"].unet_evals == 2 * STEPS
+    assert costs["plain"].memory_ratio == 1.0
     assert costs["stp"].unet_evals == 7
     assert costs["stp"].time_ratio.n == 2
 
 
 def test_quality_is_the_kernel_distance_to_held_out_images_where_there_are_enough(done, arguments, tmp_path):
-    _, _, plans = done
+    _, _, options = done
     rng, folder = np.random.default_rng(1), tmp_path / "others"
     folder.mkdir()
     for k in range(16):
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{k}.png")
         (folder / f"{k}.txt").write_text(f"thing {k}")
-    bench, _ = module.bench_of(arguments["model"], arguments["data"], arguments["base"], (), plans, "none", None)
-    pairs, _ = module.pairs_on(bench, plans, folder)
-    point, images = measure(bench, METHODS["none"], 1.0, pairs)
-    eye = bench.guard.embedder
+    testbed, _ = load(arguments, options)
+    pairs, _ = pairs_of_comparison(testbed, options, folder)
+    point, images = measure(testbed, MITIGATIONS["plain"], 1.0, pairs)
+    eye = testbed.guard.embedder
     expected = kernel_shares(eye(images), eye(pairs.subject), torch.tensor(pairs.cluster))
     assert point.quality.value == pytest.approx(float(expected.mean()))
     assert "kernel distance to 16 held-out images (lower is better), structure" in point.quality.method
 
 
 def test_quality_prefers_held_out_images_of_the_very_prompts(done, arguments, tmp_path):
-    _, _, plans = done
+    _, _, options = done
     rng, folder = np.random.default_rng(1), tmp_path / "fresh"
     folder.mkdir()
     for k, name in enumerate(["<b>ball</b>", "star", "box"] * 8):
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{k:02}.png")
         (folder / f"{k:02}.txt").write_text(name)
-    bench, _ = module.bench_of(arguments["model"], arguments["data"], arguments["base"], (), plans, "none", None)
-    pairs, prompts = module.pairs_on(bench, plans, folder)
+    testbed, _ = load(arguments, options)
+    pairs, prompts = pairs_of_comparison(testbed, options, folder)
     assert prompts == ("<b>ball</b>", "box")
     assert pairs.quality.groups.tolist() == [0, 1] * 8
     assert "16 held-out images of the same prompts" in pairs.quality.method
@@ -143,35 +147,35 @@ def test_quality_prefers_held_out_images_of_the_very_prompts(done, arguments, tm
 
 
 def test_goes_on_where_it_was_and_refuses_other_settings(done, arguments, monkeypatch):
-    result, out, plans = done
+    result, out, options = done
     (out / "points" / "stp_650.json").unlink()
     drawn = []
     measure = running.measure
     monkeypatch.setattr(module, "alignment_for", lambda base, model: lambda images, texts: images.mean((1, 2, 3)))
     monkeypatch.setattr(running, "measure", lambda b, m, s, p: (drawn.append((m.name, s)), measure(b, m, s, p))[1])
-    again = compare(**arguments, plans=plans, out=out, command="basinguard compare x")
+    again = compare(**arguments, options=options, out=out, command="basinguard compare x")
     assert drawn == [("stp", 650.0)]
     assert [p.similarities for p in again.points] == [p.similarities for p in result.points]
     with pytest.raises(FileExistsError, match=r"timesteps=4, now it is 3: name another folder with --out"):
-        compare(**arguments, plans=Plans(2, 2, 3, 3.0), out=out)
+        compare(**arguments, options=ComparisonOptions(2, 2, 3, 3.0), out=out)
 
 
 def test_a_first_look_is_the_default_points_of_the_same_run(done, arguments, monkeypatch, tmp_path):
-    result, there, plans = done
+    result, there, options = done
     out = shutil.copytree(there, tmp_path / "copy")
     monkeypatch.setattr(module, "alignment_for", lambda base, model: lambda images, texts: images.mean((1, 2, 3)))
-    look = compare(**arguments, plans=replace(plans, first_look=True), out=out, command="basinguard compare x")
-    assert [(p.method, p.strength) for p in look.points] == [("none", 1.0), ("stp", 650.0), ("interpolate", 0.5)]
+    look = compare(**arguments, options=replace(options, first_look=True), out=out, command="basinguard compare x")
+    assert [(p.mitigation, p.intensity) for p in look.points] == [("plain", 1.0), ("stp", 650.0), ("interpolate", 0.5)]
     assert {p.similarities for p in look.points} <= {p.similarities for p in result.points}
     assert look.costs == ()
     assert "Methods and costs" not in (out / "comparison.html").read_text()
 
 
 def test_costs_can_be_left_out_without_losing_a_point(done, arguments, monkeypatch, tmp_path):
-    result, there, plans = done
+    result, there, options = done
     out = shutil.copytree(there, tmp_path / "copy")
     monkeypatch.setattr(module, "alignment_for", lambda base, model: lambda images, texts: images.mean((1, 2, 3)))
-    without = compare(**arguments, plans=replace(plans, costs=False), out=out, command="basinguard compare x")
+    without = compare(**arguments, options=replace(options, costs=False), out=out, command="basinguard compare x")
     assert [p.similarities for p in without.points] == [p.similarities for p in result.points]
     assert without.costs == ()
 
@@ -179,7 +183,7 @@ def test_costs_can_be_left_out_without_losing_a_point(done, arguments, monkeypat
 def test_mistakes_are_one_line(capsys, tmp_path):
     for given, said in (
         (["compare", "tinyworld"], "--data DIR"),
-        (["compare", "tinyworld", "--data", str(tmp_path), "--methods", "magic"], "['magic'] not known"),
+        (["compare", "tinyworld", "--data", str(tmp_path), "--mitigations", "magic"], "['magic'] not known"),
         (["compare", "tinyworld", "--data", str(tmp_path), "--per_caption", "0"], "at least 1 caption"),
     ):
         with pytest.raises(SystemExit) as stop:
@@ -195,11 +199,16 @@ def test_command_line_names_no_folder_of_this_machine():
     )
 
 
-def point(method, strength, copies, alignment):
+def load(arguments, options):
+    unscored = replace(options, align="none")
+    return module.load_testbed(arguments["model"], arguments["data"], arguments["base"], (), unscored)
+
+
+def point(mitigation, intensity, copies, alignment):
     hits = np.array([1.0] * copies + [0.0] * (40 - copies))
     level = {"low": alignment, "high": alignment, "level": 0.95, "n": 20, "method": "given"}
     return Point(
-        method=method, strength=strength, note="", risk=rate(hits, [i // 2 for i in range(40)]),
+        mitigation=mitigation, intensity=intensity, note="", risk=rate(hits, [i // 2 for i in range(40)]),
         similarity_p95=Estimate(value=0.5, **{**level, "low": 0.4, "high": 0.6}),
         alignment=Estimate(value=alignment, **level), diversity=None, fidelity=None, unet_evals=8, seconds=0.1,
         similarities=tuple(hits), alignments=(alignment,) * 40,
@@ -216,19 +225,17 @@ def test_a_rival_wins_only_at_no_less_alignment_and_says_how_sure_that_is():
         point("ren", 1.25, 2, 0.5),  # ours at 0.6 is as safe
         point("wen", 0.5, 30, 0.9),  # none of ours follows captions that well
     ]
-    found = beaten(points, clusters, threshold=0.5)
-    assert {(b.rival, b.strength, b.ours, b.certain) for b in found} == {
+    wins = rival_wins(points, clusters, threshold=0.5)
+    assert {(b.rival, b.intensity, b.ours, b.certain) for b in wins} == {
         ("stp", 650.0, "ours", True),
         ("stp", 750.0, "ours", False),
         ("wen", 0.5, None, False),
     }
-    best = {entry.method: entry.point for entry in within(points, 0.1)}
+    best = {entry.mitigation: entry.point for entry in best_within(points, 0.1)}
     assert best == {"ours": 1, "stp": 2, "ren": 4, "wen": None}
 
 
 def test_figure_needs_a_utility():
-    from basinguard.mitigations.tradeoff_figure import tradeoff
-
     blind = [p.model_copy(update={"alignment": None}) for p in [point("stp", 650, 3, 0.5)]]
     with pytest.raises(ValueError, match="neither alignment nor fidelity"):
         tradeoff(blind)

@@ -9,7 +9,9 @@ import pytest
 import torch
 import yaml
 
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.architecture import sd21_config
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline

@@ -11,10 +11,12 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image, ImageOps
 
+from basinguard.core import files
+from basinguard.core.files import write_bytes
 from basinguard.curation import curate as commands
-from basinguard.curation import manifest, scan, trainer_configs
+from basinguard.curation import scan, trainer_configs
 from basinguard.curation.curate import curate
-from basinguard.curation.manifest import MANIFEST, Curation, write_bytes
+from basinguard.curation.manifest import MANIFEST, Curation
 
 KOHYA_GENERAL, KOHYA_DATASET = {"enable_wildcard"}, {"resolution", "enable_bucket", "subsets"}
 KOHYA_SUBSET = {"image_dir", "metadata_file", "num_repeats"}
@@ -159,7 +161,7 @@ def test_damaged_files_cost_one_line_each_and_no_more(photos):
 @pytest.mark.parametrize("stage", ["scan", "look", "write"])
 def test_ctrl_c_changes_nothing(photos, monkeypatch, stage):
     before = tree(photos)
-    target = {"scan": (scan, "_shrink_file"), "look": (commands, "look"), "write": (manifest.os, "replace")}[stage]
+    target = {"scan": (scan, "_shrink_file"), "look": (commands, "look"), "write": (files.os, "replace")}[stage]
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
@@ -176,7 +178,7 @@ def test_a_full_disk_costs_the_outputs_one_line_each(photos, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(manifest.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     outcome = curate(photos, apply=True, workers=1)
     assert tree(photos) == before
     assert outcome.written == ()
@@ -194,7 +196,7 @@ def test_an_unwritable_place_is_one_clear_line(photos, tmp_path):
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_bytes(path, b"old")
-    monkeypatch.setattr(manifest.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(files.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(OSError, match="full"):
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"

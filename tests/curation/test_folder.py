@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from basinguard.core import images
+from basinguard.core.text import printable
 from basinguard.curation import caption_files as captionfiles
-from basinguard.curation.folder import Folder, printable, read_folder
+from basinguard.curation.folder import Folder, read_folder
 
 
 def save(path: Path, *, seed: int = 0, size: int = 32, **options) -> Path:

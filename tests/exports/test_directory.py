@@ -18,11 +18,11 @@ from PIL import Image, PngImagePlugin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from basinguard.core.atomic import whole_file
+from basinguard.core.files import file_sha256, whole_file
 from basinguard.core.record import Record, read_record
 from basinguard.exports import directory
 from basinguard.exports.directory import export_directory, short
-from basinguard.exports.fingerprints import file_sha256, weights_sha256
+from basinguard.exports.fingerprints import weights_sha256
 from basinguard.pipelines.protect import load, protect, unprotect
 from support.exports import build_pipe
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from basinguard.exports.fingerprints import dataset_sha256, file_sha256, state_dict_sha256, weights_sha256
+from basinguard.core.files import file_sha256
+from basinguard.exports.fingerprints import dataset_sha256, state_dict_sha256, weights_sha256
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.bfloat16), "c": torch.tensor(3)}
 

@@ -11,9 +11,10 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from basinguard.core.record import Strength, Transfer, TriageResult
+from basinguard.core.text import one_line
 from basinguard.exports.card_plots import write_plots
 from basinguard.exports.directory import export_directory
-from basinguard.exports.model_card import is_sd21, one_line, plain, render
+from basinguard.exports.model_card import LONGEST, is_sd21, plain, render
 from basinguard.exports.privacy import hub_id, public
 from basinguard.exports.provenance import Origin, without_paths
 from support.exports import build_record, rate
@@ -186,7 +187,7 @@ def test_a_hostile_text_anywhere_is_only_text(record, evil):
     assert not page.tags & {"script", "iframe", "hr"}
     assert not [link for link in page.links if "evil" in link or link == "x"]
     assert text.count("\n# ") == 1
-    assert ModelCard(text).data.widget[0]["text"] == one_line(evil)
+    assert ModelCard(text).data.widget[0]["text"] == one_line(evil, LONGEST)
     assert "\x1b" not in text.split("---\n", 2)[2]
     assert len(plain(evil)) < 1000
 

@@ -5,8 +5,10 @@ import torch
 
 from basinguard.core.report import Report
 from basinguard.guard.control_prompts import NEUTRAL, recombined, unknowable
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
 from basinguard.guard.status import stand
+from basinguard.guard.training_set import TrainingSet
 from basinguard.plots.run import dashboard
 from support.reports import base, near, report
 from support.toy_guard import STRONG, Nearness, Points
@@ -47,7 +49,7 @@ def test_what_cannot_be_known_is_said_and_nothing_is_said_of_a_large_set():
 def tiny_guard():
     texts = tuple(f"point {k}" for k in range(5))
     training = TrainingSet(STRONG.points[:5].reshape(-1, 3, 2, 2), texts, ("point 60", "point 61"), borrowed=True)
-    return Guard(training, Nearness(), ProbePlan(5, 1, 10, retention=2))
+    return Guard(training, Nearness(), ProbePlan(5, 1, 10, critical_scales=2))
 
 
 def test_the_base_model_draws_the_twins_once_and_a_resumed_guard_has_the_same():

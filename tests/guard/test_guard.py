@@ -9,7 +9,8 @@ from basinguard.core.report import Report
 from basinguard.diffusion.noise_schedule import FlowSchedule, to_epsilon
 from basinguard.diffusion.toy import Memorizer
 from basinguard.guard import guard as guard_module
-from basinguard.guard.guard import ProbePlan, TrainingSet
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from support.toy_guard import STRONG, WEAK, Points, make_guard
 
 
@@ -49,7 +50,7 @@ def test_memory_that_runs_out_halves_the_batches_and_changes_no_report(solver):
 
             return within
 
-    plan = {"solver": solver, "retention": 2, "checks": 1, "captions": 2, "seeds": 2, "timesteps": 8}
+    plan = {"solver": solver, "critical_scales": 2, "order_checks": 1, "captions": 2, "seeds": 2, "timesteps": 8}
     whole = make_guard(**plan).measure(Points(), epoch=0, train_step=1)
     with pytest.warns(UserWarning, match="exhausted the memory; going on with"):
         halved = make_guard(**plan).measure(Small(), epoch=0, train_step=1)
@@ -99,7 +100,7 @@ def test_zero_seeds_and_what_is_not_finite_measure_nothing():
 
 
 def test_training_moves_every_measure_away_from_the_base():
-    guard = make_guard(retention=4)
+    guard = make_guard(critical_scales=4)
     guard.measure(Points(WEAK), epoch=-1, train_step=0)
     report = guard.measure(Points(STRONG), epoch=0, train_step=10)
     assert report.basin.width.value > guard.history[0].basin.width.value
@@ -113,7 +114,7 @@ def test_training_moves_every_measure_away_from_the_base():
 
 
 def test_images_are_ranked_and_numbered_as_in_the_training_set():
-    guard = make_guard(retention=2)
+    guard = make_guard(critical_scales=2)
     guard.measure(Points(WEAK), epoch=-1, train_step=0)
     report = guard.measure(Points(STRONG), epoch=0, train_step=10)
     assert sorted(image.index for image in report.images) == [0, 1, 2, 3]
@@ -295,9 +296,9 @@ def test_processes_buy_what_the_poorest_and_slowest_of_them_can_pay(monkeypatch)
 
 
 def test_a_resumed_guard_compares_with_the_same_base():
-    whole = make_guard(retention=2)
+    whole = make_guard(critical_scales=2)
     whole.measure(Points(WEAK), epoch=-1, train_step=0)
-    resumed = make_guard(retention=2)
+    resumed = make_guard(critical_scales=2)
     resumed.load_state_dict(json.loads(json.dumps(whole.state_dict())))
     a, b = (g.measure(Points(), epoch=0, train_step=1) for g in (whole, resumed))
     assert untimed(a) == untimed(b)
@@ -316,9 +317,9 @@ def test_images_smaller_than_the_models_are_refused():
     ("wrong", "message"),
     [
         ({"budget": 0.1}, "share of the training time"),
-        ({"risk": 1.0}, "in \\(0, 1\\)"),
+        ({"alpha": 1.0}, "in \\(0, 1\\)"),
         ({"solver": "euler_a"}, "expected one of ddim"),
-        ({"retention": -1}, "0 or more"),
+        ({"critical_scales": -1}, "0 or more"),
         ({"seeds": 0}, "at least 1"),
     ],
 )

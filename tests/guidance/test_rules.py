@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from basinguard.calibration import prompt_triage as triage
+from basinguard.diffusion.noise_schedule import to_epsilon
 from basinguard.guidance import core as guidance
 from basinguard.guidance import schedules
 from basinguard.guidance.core import Constant, SwitchAt, combine, epsilon_factor, from_record, resolve
@@ -25,7 +26,8 @@ def test_the_file_that_ships_needs_torch_alone():
     tree = ast.parse(Path(guidance.__file__).read_text())
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     names += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert {name.split(".")[0] for name in names} == {"__future__", "collections", "dataclasses", "typing", "torch"}
+    stdlib = {"__future__", "collections", "contextlib", "dataclasses", "typing"}
+    assert {name.split(".")[0] for name in names} == stdlib | {"torch"}
 
 
 def run(rule, gaps, timesteps=None):
@@ -242,6 +244,7 @@ def test_the_gap_is_converted_to_epsilon(kind):
     raw = {"epsilon": eps, "v_prediction": signal * eps - noise * clean, "sample": clean}[kind]
     difference = (raw[1] - raw[0]).norm() * epsilon_factor(FakeScheduler(kind))(1.0)
     assert torch.isclose(difference, (eps[1] - eps[0]).norm())
+    assert torch.allclose(to_epsilon(kind, raw, x.expand(2, 4), signal.repeat(2), noise.repeat(2)), eps)
 
 
 def test_a_flow_matcher_is_converted_to_epsilon():

@@ -1,5 +1,5 @@
-"""A bench and a batch for all of this folder."""
+"""A testbed and a batch for all of this folder."""
 
-from support.bench_fixtures import batch, bench, own_bench
+from support.testbed_fixtures import batch, own_testbed, testbed
 
-__all__ = ["batch", "bench", "own_bench"]
+__all__ = ["batch", "own_testbed", "testbed"]

@@ -9,6 +9,7 @@ from basinguard.core.stats import rate
 from basinguard.guidance.core import SwitchAt
 from basinguard.mitigations import anti_memorization_guidance as amg
 from basinguard.mitigations import delayed_guidance_released as released
+from basinguard.mitigations import initial_noise
 from basinguard.mitigations.attention_attenuation import attenuate
 from basinguard.mitigations.base import sample
 from basinguard.mitigations.costs import Alive
@@ -17,32 +18,32 @@ from basinguard.mitigations.initial_noise import GAMMA, RHO, adjust_each, adjust
 from basinguard.mitigations.ours import chosen, strongest
 from basinguard.mitigations.prompt_optimization import optimise
 from basinguard.mitigations.prompt_perturbation import insert_words, whole_words
-from basinguard.mitigations.stock_pipeline import empty, guided, run, states
+from basinguard.mitigations.stock_pipeline import empty, guided, sample_pipeline, states
 from basinguard.mitigations.summary_tokens import REN
 from basinguard.training.loss_filters import LargeGap
-from support.benches import STEPS
+from support.testbeds import STEPS
 
 
-def test_attention_with_nothing_changed_is_the_stock_attention(bench, batch):
-    plain = run(bench, batch)
-    with cross_attention(bench.pipe.unet, lambda scores: scores):
-        same = run(bench, batch)
+def test_attention_with_nothing_changed_is_the_stock_attention(testbed, batch):
+    plain = sample_pipeline(testbed, batch)
+    with cross_attention(testbed.pipe.unet, lambda scores: scores):
+        same = sample_pipeline(testbed, batch)
     assert torch.allclose(plain, same, atol=1e-4)
 
 
-def test_ren_leaves_summary_tokens_unread(bench, batch, monkeypatch):
-    drawn, _ = sample(bench, REN, 1.25, batch)
-    told = states(bench, batch)
-    lengths = [2 + len(bench.pipe.tokenizer.tokenize(prompt)) for prompt in batch.prompts]
+def test_ren_leaves_summary_tokens_unread(testbed, batch, monkeypatch):
+    drawn, _ = sample(testbed, REN, 1.25, batch)
+    text_states = states(testbed, batch)
+    lengths = [2 + len(testbed.pipe.tokenizer.tokenize(prompt)) for prompt in batch.prompts]
     for row, length in enumerate(lengths):
-        told[row, length - 1 :] = 7.0  # what stands there must not matter
+        text_states[row, length - 1 :] = 7.0  # what stands there must not matter
 
     def encoded(prompt, device, count, do_classifier_free_guidance, *args, **kwargs):
-        return told, empty_states
+        return text_states, empty_states
 
-    empty_states = empty(bench, 2)
-    monkeypatch.setattr(bench.pipe, "encode_prompt", encoded)
-    again, _ = sample(bench, REN, 1.25, batch)
+    empty_states = empty(testbed, 2)
+    monkeypatch.setattr(testbed.pipe, "encode_prompt", encoded)
+    again, _ = sample(testbed, REN, 1.25, batch)
     assert torch.allclose(drawn, again, atol=1e-5)
 
 
@@ -55,18 +56,18 @@ def test_guard_attenuates_only_tokens_that_stand_out():
     assert torch.equal(changed[..., [0, 1, 2, 4]], scores[..., [0, 1, 2, 4]])
 
 
-def test_wen_reaches_its_target_and_keeps_the_begin_token(bench, batch):
-    told = states(bench, batch)
-    changed = optimise(bench, batch, 0.5)
+def test_wen_reaches_its_target_and_keeps_the_begin_token(testbed, batch):
+    text_states = states(testbed, batch)
+    changed = optimise(testbed, batch, 0.5)
 
     def first_pull(embeddings):
-        t = bench.pipe.scheduler.timesteps[0]
-        x = bench.noise(batch)
-        u = bench.pipe.unet(x, t, empty(bench, 2), return_dict=False)[0]
-        return (bench.pipe.unet(x, t, embeddings, return_dict=False)[0] - u).flatten(1).norm(dim=1)
+        t = testbed.pipe.scheduler.timesteps[0]
+        x = testbed.noise(batch)
+        u = testbed.pipe.unet(x, t, empty(testbed, 2), return_dict=False)[0]
+        return (testbed.pipe.unet(x, t, embeddings, return_dict=False)[0] - u).flatten(1).norm(dim=1)
 
-    assert torch.equal(changed[:, 0], told[:, 0])
-    assert bool((first_pull(changed) < first_pull(told)).all())
+    assert torch.equal(changed[:, 0], text_states[:, 0])
+    assert bool((first_pull(changed) < first_pull(text_states)).all())
 
 
 def test_the_training_filter_is_the_released_threshold_on_stable_diffusion():
@@ -74,42 +75,42 @@ def test_the_training_filter_is_the_released_threshold_on_stable_diffusion():
     assert LargeGap()(torch.zeros(2), torch.zeros(2), lambda: gaps).tolist() == [1, 0]
 
 
-def test_han_batch_step_is_the_papers(bench, batch, monkeypatch):
-    monkeypatch.setattr("basinguard.mitigations.initial_noise.TIMES", 1)
-    denoise, x = bench.model.denoiser(list(batch.prompts)), bench.noise(batch)
-    first = bench.model.schedule.grid(STEPS)[:1]
+def test_han_batch_step_is_the_papers(testbed, batch, monkeypatch):
+    monkeypatch.setattr(initial_noise, "TIMES", 1)
+    denoise, x = testbed.model.denoiser(list(batch.prompts)), testbed.noise(batch)
+    first = testbed.model.schedule.grid(STEPS)[:1]
     with torch.no_grad():
         d = pull(denoise, x, first)
         side = RHO * (4 * 16 * 16) ** 0.5 * d / d.flatten(1).norm(dim=1)[:, None, None, None]
-        wanted = x - GAMMA * (pull(denoise, x + side, first) - d)
-        assert torch.allclose(adjust_together(bench, batch), wanted, atol=1e-6)
+        expected = x - GAMMA * (pull(denoise, x + side, first) - d)
+        assert torch.allclose(adjust_together(testbed, batch), expected, atol=1e-6)
 
 
-def test_han_per_sample_lowers_the_pull(bench, batch):
-    denoise, first = bench.model.denoiser(list(batch.prompts)), bench.model.schedule.grid(STEPS)[:1]
-    x = adjust_each(bench, batch, 0.5)
+def test_han_per_sample_lowers_the_pull(testbed, batch):
+    denoise, first = testbed.model.denoiser(list(batch.prompts)), testbed.model.schedule.grid(STEPS)[:1]
+    x = adjust_each(testbed, batch, 0.5)
     with torch.no_grad():
-        before = pull(denoise, bench.noise(batch), first).flatten(1).norm(dim=1)
+        before = pull(denoise, testbed.noise(batch), first).flatten(1).norm(dim=1)
         after = pull(denoise, x, first).flatten(1).norm(dim=1)
     assert bool((after < before).all())
 
 
-def test_amg_is_the_sum_of_its_three_guidances(bench, batch, monkeypatch):
+def test_amg_is_the_sum_of_its_three_guidances(testbed, batch, monkeypatch):
     monkeypatch.setattr(amg, "LENIENT", -1.0)  # always active
-    x, t = bench.noise(batch), bench.model.schedule.grid(STEPS)[2]
-    told = states(bench, batch)
+    x, t = testbed.noise(batch), testbed.model.schedule.grid(STEPS)[2]
+    text_states = states(testbed, batch)
 
     def forward(latents, timestep, embeddings):
-        return bench.pipe.unet(latents, timestep, embeddings, return_dict=False)[0]
+        return testbed.pipe.unet(latents, timestep, embeddings, return_dict=False)[0]
 
     with torch.no_grad():
-        uncond, cond = forward(x, t, empty(bench, 2)), forward(x, t, told)
-        result = amg.guide(bench, 5.0, forward)(x, t, told, uncond, cond)
-        helper = amg.Pull(bench)
+        uncond, cond = forward(x, t, empty(testbed, 2)), forward(x, t, text_states)
+        result = amg.guide(testbed, 5.0, forward)(x, t, text_states, uncond, cond)
+        helper = amg.TrainingSimilarity(testbed)
         plain = uncond + 3.0 * (cond - uncond)
         similarity, index = helper.nearest(helper.clean(x, t, plain))
-        captions = [bench.guard.training.captions[i] for i in index]
-        neighbour = forward(x, t, torch.cat([bench.pipe.encode_prompt(c, "cpu", 1, False)[0] for c in captions]))
+        captions = [testbed.guard.training.captions[i] for i in index]
+        neighbour = forward(x, t, torch.cat([testbed.pipe.encode_prompt(c, "cpu", 1, False)[0] for c in captions]))
         s1 = (1.5 * similarity).clamp(0, 2.0)
         s2 = torch.minimum(1.5 * similarity, 2.0 - s1).clamp(min=0)
         linear = plain - s1[:, None, None, None] * (cond - uncond) - s2[:, None, None, None] * (neighbour - uncond)
@@ -119,56 +120,56 @@ def test_amg_is_the_sum_of_its_three_guidances(bench, batch, monkeypatch):
         signal, noise = helper.factors(t, x)
         step = 0.02 * pushed * signal / pushed.flatten(1).norm(dim=1)[:, None, None, None]
         moved = x - step / noise
-        both = forward(torch.cat([moved, moved]), t, torch.cat([empty(bench, 2), told])).chunk(2)
+        both = forward(torch.cat([moved, moved]), t, torch.cat([empty(testbed, 2), text_states])).chunk(2)
         later, _ = helper.nearest(helper.clean(moved, t, both[0] + 3.0 * (both[1] - both[0])))
     assert bool((later < similarity).all())
 
 
-def test_released_static_script_on_its_own_grid_is_the_equation(own_bench, batch, monkeypatch):
+def test_released_static_script_on_its_own_grid_is_the_equation(own_testbed, batch, monkeypatch):
     """Without the finer grid, only sampler details are left; DDIM on one grid must give the same sample."""
     monkeypatch.setattr(released, "FINER", 1)
-    own_bench.pipe.scheduler = type(own_bench.pipe.scheduler).from_config(
-        own_bench.pipe.scheduler.config, timestep_spacing="trailing", set_alpha_to_one=True
+    own_testbed.pipe.scheduler = type(own_testbed.pipe.scheduler).from_config(
+        own_testbed.pipe.scheduler.config, timestep_spacing="trailing", set_alpha_to_one=True
     )
-    drawn, rows = sample(own_bench, released.STP_RELEASED, 650.0, batch)
-    wanted = run(own_bench, batch, SwitchAt(650.0, 0.0, None))
-    assert torch.allclose(drawn, wanted, atol=1e-3)
+    drawn, rows = sample(own_testbed, released.STP_RELEASED, 650.0, batch)
+    expected = sample_pipeline(own_testbed, batch, SwitchAt(650.0, 0.0, None))
+    assert torch.allclose(drawn, expected, atol=1e-3)
     assert rows == len(batch) * (2 + 2 * 2)
 
 
-def test_released_dynamic_script_refines_each_sample_from_where_it_fired(bench, batch, monkeypatch):
+def test_released_dynamic_script_refines_each_sample_from_where_it_fired(testbed, batch, monkeypatch):
     gaps = iter([[3.0, 3.0], [1.0, 2.0], [2.0, 1.0], [4.0]])
 
     def scripted(self, now):
         t = torch.full((len(self.rows),), now)
         return self.denoise(self.x, t, self.rows), torch.tensor(next(gaps))
 
-    monkeypatch.setattr(released.Trajectories, "gaps", scripted)
+    monkeypatch.setattr(released.RefinedTrajectories, "gaps", scripted)
     refined = []
-    refine = released.Trajectories.refine
+    refine = released.RefinedTrajectories.refine
     monkeypatch.setattr(
-        released.Trajectories,
+        released.RefinedTrajectories,
         "refine",
         lambda self, which, now: (refined.append((self.rows[which].tolist(), now)), refine(self, which, now))[1],
     )
-    sample(bench, released.DTP_RELEASED, 0.0, batch)
-    grid = bench.model.schedule.grid(STEPS).tolist()
+    sample(testbed, released.DTP_RELEASED, 0.0, batch)
+    grid = testbed.model.schedule.grid(STEPS).tolist()
     assert refined == [([0], grid[2]), ([1], grid[3])]
 
 
-def test_a_guide_replaces_the_prediction_of_the_pipeline(bench, batch):
-    wanted = run(bench, batch, SwitchAt(0.0, before=1.5, after=None))
-    with guided(bench.pipe, lambda forward: lambda x, t, told, u, c: u + 1.5 * (c - u)):
-        drawn = run(bench, batch)
-    assert torch.allclose(drawn, wanted, atol=1e-4)
+def test_a_guide_replaces_the_prediction_of_the_pipeline(testbed, batch):
+    expected = sample_pipeline(testbed, batch, SwitchAt(0.0, before=1.5, after=None))
+    with guided(testbed.pipe, lambda forward: lambda x, t, text_states, u, c: u + 1.5 * (c - u)):
+        drawn = sample_pipeline(testbed, batch)
+    assert torch.allclose(drawn, expected, atol=1e-4)
 
 
-def test_words_go_in_at_random_places_and_are_words(bench):
+def test_words_go_in_at_random_places_and_are_words(testbed):
     words = ["tree", "lake"]
     text = insert_words("a red ball", words, 3, seed=5)
     assert [w for w in text.split() if w not in words] == ["a", "red", "ball"]
     assert len(text.split()) == 6
-    assert all(word.isalpha() for word in whole_words(bench.pipe.tokenizer))
+    assert all(word.isalpha() for word in whole_words(testbed.pipe.tokenizer))
 
 
 def candidates(before, rows):
@@ -180,12 +181,12 @@ def candidates(before, rows):
 
 def test_ours_takes_the_boldest_that_is_proven_and_says_when_none_is():
     chains = [candidates(0.0, [(400, 0), (600, 2), (800, 60)]), candidates(-1.0, [(500, 1), (700, 3)])]
-    found, proven = chosen(chains, 0.1)
-    assert (found.transition, proven) == (700, True)
-    found, proven = chosen(chains, 0.05)
-    assert (found.transition, proven) == (400, True)
-    found, proven = chosen([candidates(0.0, [(400, 50)]), candidates(-1.0, [(400, 50)])], 0.1)
-    assert (found.transition, proven) == (400, False)
+    best, proven = chosen(chains, 0.1)
+    assert (best.transition, proven) == (700, True)
+    best, proven = chosen(chains, 0.05)
+    assert (best.transition, proven) == (400, True)
+    best, proven = chosen([candidates(0.0, [(400, 50)]), candidates(-1.0, [(400, 50)])], 0.1)
+    assert (best.transition, proven) == (400, False)
 
 
 def test_the_strength_is_the_largest_that_is_proven_in_order():
@@ -196,12 +197,12 @@ def test_the_strength_is_the_largest_that_is_proven_in_order():
         rates = [rate([1] * k + [0] * (96 - k), list(range(96))) for k in hits]
         return [StrengthTried(value, risk, 0.0, None, False) for value, risk in zip(values, rates, strict=False)]
 
-    found, proven = strongest(tried(0, 1, 2, 0), 0.05)
-    assert (found.value, proven) == (0.2, True)
-    found, proven = strongest(tried(0, 1, 2, 50), 0.1)
-    assert (found.value, proven) == (0.3, True)
-    found, proven = strongest(tried(50), 0.3)
-    assert (found.value, proven) == (0.1, False)
+    best, proven = strongest(tried(0, 1, 2, 0), 0.05)
+    assert (best.value, proven) == (0.2, True)
+    best, proven = strongest(tried(0, 1, 2, 50), 0.1)
+    assert (best.value, proven) == (0.3, True)
+    best, proven = strongest(tried(50), 0.3)
+    assert (best.value, proven) == (0.1, False)
 
 
 def test_alive_counts_what_is_held_at_once():

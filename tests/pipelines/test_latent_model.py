@@ -15,8 +15,8 @@ from diffusers import (
 )
 
 from basinguard import basin
+from basinguard.basin.trajectories import pairs_of
 from basinguard.diffusion.solvers import SOLVERS
-from basinguard.guard.guard import pairs_of
 from basinguard.pipelines.latent_model import LatentModel, solver_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # diffusers' advice about safety checkers and numpy

@@ -102,7 +102,7 @@ def test_an_untrained_network_tells_nothing(tiny_pipeline_dir):
 def test_a_truncated_single_file(single):
     path = single()
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match=r"ends too early \([\d,]+ of [\d,]+ bytes\); download or copy it again"):
+    with pytest.raises(ValueError, match=r"ends too early \([\d,]+ bytes\); download or copy it again"):
         load_pipeline(path)
     path.write_bytes(path.read_bytes()[:100])
     assert "ends too early" in next(base_problems(path))

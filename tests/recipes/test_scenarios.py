@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from basinguard import cli
+from basinguard.mitigations import report, runner
+from basinguard.training import fit_cli as fit
 from basinguard.training.fit_cli import QUIET, FineTuneCLI, fit_cli
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]
@@ -36,7 +38,7 @@ def test_a_training_config_parses(path, monkeypatch):
         parsed.update(fit=self.config["fit"])
         raise SystemExit(0)
 
-    monkeypatch.setattr("basinguard.training.fit_cli.quiet_lightning", lambda: None)  # it owns its process
+    monkeypatch.setattr(fit, "quiet_lightning", lambda: None)  # it owns its process
     monkeypatch.setattr(FineTuneCLI, "before_instantiate_classes", stop)
     with pytest.raises(SystemExit):
         fit_cli(["--config", str(path), "--data.init_args.directory", "photos"])
@@ -45,13 +47,11 @@ def test_a_training_config_parses(path, monkeypatch):
 
 
 def test_the_pretrained_scenario_is_a_comparison(monkeypatch, tmp_path):
-    asked = {}
-    monkeypatch.setattr(
-        "basinguard.mitigations.runner.compare", lambda model, data, **rest: asked.update(rest, model=model)
-    )
-    monkeypatch.setattr("basinguard.mitigations.runner.table", lambda result: "")
+    arguments = {}
+    monkeypatch.setattr(runner, "compare", lambda model, data, **rest: arguments.update(rest, model=model))
+    monkeypatch.setattr(report, "table", lambda comparison: "")
     path = FOLDER / "s4_sd14_pretrained.yaml"
     cli.main(["compare", "--config", str(path), "--data", str(tmp_path)])
-    assert asked["model"] == yaml.safe_load(path.read_text())["model"]
-    assert asked["methods"] == ["all"]
-    assert (asked["plans"].timesteps, asked["plans"].per_caption) == (50, 4)
+    assert arguments["model"] == yaml.safe_load(path.read_text())["model"]
+    assert arguments["mitigations"] == ["all"]
+    assert (arguments["options"].timesteps, arguments["options"].per_caption) == (50, 4)

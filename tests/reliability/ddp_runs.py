@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.similarity.copy_detector import CopyDetector

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from basinguard.core import atomic
+from basinguard.core import files
 
 
 @pytest.mark.long
@@ -27,19 +27,19 @@ def test_a_kill_between_the_two_renames_of_an_export_is_healed_by_the_next(tmp_p
     """The one moment at which neither export bears its name."""
     out = tmp_path / "shipped"
     for text in ("old", "new"):
-        with atomic.whole_directory(out, overwrite=True) as folder:
+        with files.whole_directory(out, overwrite=True) as folder:
             (folder / "a").write_text(text)
-            (folder / atomic.SUMS).write_text(f"{'0' * 64}  a\n")
+            (folder / files.SUMS).write_text(f"{'0' * 64}  a\n")
         if text == "old":
             child = os.fork()
             if child == 0:  # dies like a process that is killed after the first rename
-                monkeypatch.setattr(atomic, "_flush", lambda path: None)
+                monkeypatch.setattr(files, "_flush", lambda path: None)
                 monkeypatch.setattr(Path, "rename", lambda self, to: (os.rename(self, to), os._exit(9)))
-                with atomic.whole_directory(out, overwrite=True) as folder:
+                with files.whole_directory(out, overwrite=True) as folder:
                     (folder / "a").write_text("killed")
             os.waitpid(child, 0)
             assert not out.exists()
-            with pytest.raises(FileExistsError), atomic.whole_directory(out):
+            with pytest.raises(FileExistsError), files.whole_directory(out):
                 pass
             assert (out / "a").read_text() == "old", "the export that was there is back"
     assert (out / "a").read_text() == "new"

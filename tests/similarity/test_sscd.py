@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet50
 
+from basinguard.core.files import file_sha256
 from basinguard.similarity.embedder import Embedder
-from basinguard.similarity.image_files import sha256_of
 from basinguard.similarity.sscd import PROTOCOLS, GeneralisedMean, Sscd, from_classy, load_sscd, read_state
 
 
@@ -63,7 +63,7 @@ def test_name_and_threshold_travel_together(published):
     metric = load_sscd(published).metric
     assert metric.threshold == 0.75
     assert "DISC" in metric.source
-    assert sha256_of(published)[:12] in metric.embedder
+    assert file_sha256(published)[:12] in metric.embedder
 
 
 def test_safetensors_load_the_same(published, images, tmp_path):
@@ -105,8 +105,8 @@ def test_a_missing_file_says_which_and_where(tmp_path):
 
 
 def test_another_hash_is_refused(published):
-    assert load_sscd(published, sha256=sha256_of(published)).name == load_sscd(published).name
-    with pytest.raises(ValueError, match=sha256_of(published)):
+    assert load_sscd(published, sha256=file_sha256(published)).name == load_sscd(published).name
+    with pytest.raises(ValueError, match=file_sha256(published)):
         load_sscd(published, sha256="0" * 64)
 
 

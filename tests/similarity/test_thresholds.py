@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from basinguard.core.metric import Metric
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.similarity.embedder import Embedder, unit
 from basinguard.similarity.structure import Structure
 from basinguard.similarity.thresholds import best_outside, calibrated, from_neighbours, from_samples, null

@@ -4,7 +4,9 @@ import torch
 
 from basinguard.core.metric import Metric
 from basinguard.diffusion.toy import gaussian_memorizer
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 
 STRONG = gaussian_memorizer(count=64, dim=12, leak=1e-3)
 WEAK = gaussian_memorizer(count=64, dim=12, leak=0.9)

@@ -12,7 +12,9 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from basinguard.core.report import Report
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.lora import add_lora
 from basinguard.similarity.structure import Structure

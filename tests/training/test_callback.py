@@ -12,7 +12,9 @@ from PIL import Image
 
 from basinguard.core.metric import Metric
 from basinguard.guard.budget import Budget
-from basinguard.guard.guard import Guard, ProbePlan, TrainingSet
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.similarity.embedder import WithThreshold
 from basinguard.similarity.structure import Structure
 from basinguard.similarity.thresholds import NO_COPY
@@ -210,7 +212,7 @@ def test_held_out_images_another_sampler_and_a_measured_threshold(tiny_pipeline_
     assert last.critical_scales.excess is not None, "held-out images are its control"
     assert next(group for group in last.groups if group.name == "heldout").captions == 3
     assert guard.guard.plan.solver == "heun"
-    assert guard.guard.plan.checks == 1
+    assert guard.guard.plan.order_checks == 1
     metric = guard.guard.embedder.metric
     assert metric.threshold >= make_guard().embedder.metric.threshold, "three images are few: no lower than published"
     assert "null held-out" in metric.source

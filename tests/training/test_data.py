@@ -9,13 +9,14 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageColumn
 from PIL import Image
 
+from basinguard.core.images import to_rgb
 from basinguard.similarity.matching import nearest as best_matches
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 from basinguard.training.augmentation import Relief
 from basinguard.training.buckets import shapes
 from basinguard.training.data import ImageFolder
-from basinguard.training.data_sources import fitted, to_rgb
+from basinguard.training.data_sources import fitted
 from basinguard.training.sampler import EpochOrder, ResumableLoader
 
 

@@ -12,7 +12,7 @@ from ..core.metric import Match
 from ..core.record import Record
 from ..core.schema import Finite, Schema
 from ..core.stats import wilson
-from ..curation.folder import printable
+from ..core.text import printable
 
 SHOWN = 10  # images listed in a terminal
 
@@ -107,12 +107,12 @@ def advise(
     said = [_verdict(plain, images, total)]
     if base is not None and base.value > 0:
         said.append(
-            f"The base model, which has never seen the images, is called a copy in {percent(base)} on the same "
+            f"The base model, which has never seen the images, is called a copy in {base.percent()} on the same "
             "captions and noise: that much the eye gets wrong, or the base knows already."
         )
     if uncond.value > 0:
         said.append(
-            f"Without any prompt it copies too ({percent(uncond)}): guidance that begins late cannot escape that. "
+            f"Without any prompt it copies too ({uncond.percent()}): guidance that begins late cannot escape that. "
             "Train with keep_unconditional, without caption dropout, or for fewer updates."
         )
     said.append(_rule(record))
@@ -133,7 +133,7 @@ def _verdict(plain: Estimate, images: Sequence[Copied], total: int) -> str:
             "which is not the same as none."
         )
     return (
-        f"It copies: {percent(plain)} of the samples with ordinary guidance reproduce a training image; "
+        f"It copies: {plain.percent()} of the samples with ordinary guidance reproduce a training image; "
         f"{len(images)} of {total} training images came back."
     )
 
@@ -142,8 +142,8 @@ def _rule(record: Record) -> str:
     rule = record.guidance
     what = f"Guidance of scale {rule.before:g} above timestep {rule.transition:g} and {rule.after:g} from there on"
     if record.promise:
-        return f"Safe by the rule: {what} copies {percent(record.risk)}; {record.promise} ({record.population})."
-    return f"No rule could be proven safe ({record.population}); the safest tried copies {percent(record.risk)}."
+        return f"Safe by the rule: {what} copies {record.risk.percent()}; {record.promise} ({record.population})."
+    return f"No rule could be proven safe ({record.population}); the safest tried copies {record.risk.percent()}."
 
 
 def _strength(record: Record) -> str:
@@ -152,18 +152,12 @@ def _strength(record: Record) -> str:
     if strength.promise:
         return (
             f"Safe for ordinary samplers: {strength.value:g} of the fine-tune's strength copies "
-            f"{percent(strength.risk)}; {strength.promise}."
+            f"{strength.risk.percent()}; {strength.promise}."
         )
     return (
         f"No strength could be proven safe for ordinary samplers; at {strength.value:g} they copy "
-        f"{percent(strength.risk)}."
+        f"{strength.risk.percent()}."
     )
-
-
-def percent(estimate: Estimate) -> str:
-    """`3.1% [1.0, 8.2] (n=64)`."""
-    value, low, high = (f"{100 * number:.1f}" for number in (estimate.value, estimate.low, estimate.high))
-    return f"{value}% [{low}, {high}] (n={estimate.n})"
 
 
 def text(audit: Audit) -> str:

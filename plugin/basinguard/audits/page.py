@@ -6,18 +6,16 @@ owner, not for publication.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..curation.folder import printable
+from ..core.html import figure_uri, render_template, thumbnail_uri
+from ..core.text import printable
 from ..plots.contact_sheet import to_image
-from .findings import Audit, Copied, percent
+from .findings import Audit, Copied
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,18 +44,16 @@ def render_page(audit: Audit, training: Tensor, samples: Tensor, figures: Mappin
         samples: the images that were drawn with ordinary guidance, likewise.
         figures: title -> plot.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files(__package__).joinpath("audit.html.jinja").read_text("utf-8"))
-    return template.render(
+    return render_template(
+        __package__,
+        "audit.html.jinja",
         title=printable(audit.model),
         audit=audit,
         advice=[printable(sentence) for sentence in audit.advice],
         numbers=_numbers(audit),
         pairs=[_pair(row, training, samples) for row in audit.images[:MOST_PICTURES]],
         more=max(0, len(audit.images) - MOST_PICTURES),
-        plots=[(title, _png(figure)) for title, figure in figures.items()],
+        plots=[(title, figure_uri(figure)) for title, figure in figures.items()],
         facts=_facts(audit),
     )
 
@@ -78,7 +74,7 @@ def _facts(audit: Audit) -> list[tuple[str, str]]:
     record = audit.record
     rule, sampler = record.guidance, record.sampler
     transfer = [
-        (f"{row.scheduler}, {row.timesteps} steps", f"{percent(row.risk)}, guidance from t = {row.transition}")
+        (f"{row.scheduler}, {row.timesteps} steps", f"{row.risk.percent()}, guidance from t = {row.transition}")
         for row in record.transfer
     ]
     quality = [
@@ -102,23 +98,5 @@ def _facts(audit: Audit) -> list[tuple[str, str]]:
 
 
 def _pair(row: Copied, training: Tensor, samples: Tensor) -> Pair:
-    trained, drawn = _thumb(training[row.index]), _thumb(samples[row.sample])
+    trained, drawn = (thumbnail_uri(to_image(i), THUMB) for i in (training[row.index], samples[row.sample]))
     return Pair(row, printable(row.file_name), printable(row.caption), trained, drawn)
-
-
-def _thumb(pixels: Tensor) -> str:
-    image = to_image(pixels)
-    image.thumbnail((THUMB, THUMB))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG" if max(image.size) < 100 else "JPEG")
-    return _uri(buffer.getvalue(), "png" if max(image.size) < 100 else "jpeg")
-
-
-def _png(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return _uri(buffer.getvalue(), "png")
-
-
-def _uri(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -18,7 +18,7 @@ from .early_decision import Anchors, Limits
 from .exit_search import search
 from .exits import Judge, find_exits
 from .gap import Alarm, caption_gaps, raise_alarm, top_gap
-from .trajectories import Pairs, Probe, Trunk, branch, prefix, trunk
+from .trajectories import Pairs, Probe, Trunk, branch, pairs_of, prefix, trunk
 
 __all__ = [
     "Alarm",
@@ -37,6 +37,7 @@ __all__ = [
     "detector_error",
     "find_exits",
     "median_exit",
+    "pairs_of",
     "prefix",
     "raise_alarm",
     "search",

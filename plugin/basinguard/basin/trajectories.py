@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..diffusion.batching import Batched
 from ..diffusion.noise_schedule import NoiseSchedule
-from ..diffusion.sampling import Denoiser, path_of, predict, sample
-from ..diffusion.solvers import Path
+from ..diffusion.path import Path
+from ..diffusion.sampling import Denoiser, draw_noise, path_of, predict, sample
 from ..guidance.core import Constant
 
 Watch = Callable[[Tensor, Tensor, Tensor], Tensor]  # rows [A], evaluation [A], predicted clean latents -> stop? [A]
@@ -41,6 +41,31 @@ class Pairs:
 
     def __getitem__(self, rows: Tensor) -> Pairs:
         return Pairs(self.prompt[rows], self.seed[rows], self.noise[rows])
+
+
+def pairs_of(
+    captions: int | Sequence[int],
+    seeds: Sequence[int],
+    per_caption: int,
+    shape: Sequence[int],
+    stride: int | None = None,
+) -> Pairs:
+    """Every caption with `per_caption` of the seeds, going round; equal seeds share their noise.
+
+    Args:
+        captions: how many, or which of the training set: a caption keeps its seeds whatever is measured beside it.
+        seeds: to choose from.
+        per_caption: seeds of each caption.
+        shape: of one sample's latents.
+        stride: seeds that a caption has of its own, where fewer are sampled; `per_caption` by default.
+    """
+    each = stride or per_caption
+    numbers = range(captions) if isinstance(captions, int) else captions
+    prompt = torch.arange(len(numbers)).repeat_interleave(per_caption)
+    seed = [seeds[(number * each + k) % len(seeds)] for number in numbers for k in range(per_caption)]
+    if not seed:
+        raise ValueError(f"{len(numbers)} captions with {per_caption} seeds each: there is nothing to sample")
+    return Pairs(prompt, torch.tensor(seed), draw_noise(seed, shape))
 
 
 @dataclass(frozen=True)
@@ -84,7 +109,7 @@ class Trunk:
     """Unguided trajectories, kept at every grid position.
 
     Attributes:
-        states: before every grid timestep and, last, at the end, [T + 1, S, ...]; see `solvers.Path` for a state.
+        states: before every grid timestep and, last, at the end, [T + 1, S, ...]; see `path.Path` for a state.
         eps: the unguided prediction at every grid timestep, [T, S, ...].
         row: which of the S trajectories each pair rides, [N].
         evals: sample-evaluations of the network.

@@ -22,7 +22,8 @@ from ..core.estimate import Estimate
 from ..core.provenance import Provenance
 from ..core.record import Guidance, Record, Sampler
 from ..core.versions import versions
-from ..guard.guard import Guard, Model
+from ..diffusion.model import Model
+from ..guard.guard import Guard
 from ..similarity.kernel_distance import KernelDistance
 from .candidate import Candidate
 from .rule_search import best, explore, finalists, frontier, shortfall

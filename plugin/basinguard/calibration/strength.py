@@ -19,7 +19,8 @@ from ..core import seeds as seed_table
 from ..core import stats
 from ..core.estimate import Estimate
 from ..core.record import Strength
-from ..guard.guard import Guard, Model
+from ..diffusion.model import Model
+from ..guard.guard import Guard
 from .record_builder import ordinary, promise, trial_of
 from .rule_search import require_terms
 

@@ -6,66 +6,61 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..mitigations.setting import Plans
+from ..mitigations.settings import ComparisonOptions
 
 if TYPE_CHECKING:
     from ..mitigations.comparison import Comparison
+
+OPTIONS = ComparisonOptions()
 
 
 def compare(
     model: str,
     *,
     data: Path,
-    methods: str | Sequence[str] = "all",
+    mitigations: str | Sequence[str] = "all",
     base: str | None = None,
     heldout: Path | None = None,
     checkpoints: Sequence[Path] = (),
-    plans: Plans = Plans(),
-    align: str = "auto",
-    metric: Path | None = None,
+    options: ComparisonOptions = OPTIONS,
     out: Path = Path("comparison"),
-    command: str = "",
+    command: Sequence[str] = (),
 ) -> Comparison:
     """Puts every mitigation of the field beside ours, on the same prompts and noise: table, trade-off plot, JSON.
 
     Args:
         model: the fine-tuned model: a directory, a hub id or "tinyworld".
         data: folder of the training images it must not reproduce, with captions.
-        methods: names with commas between them, or "all".
-        base: what was fine-tuned; methods that need it are skipped, with the reason, when it is not known.
+        mitigations: names with commas between them, or "all".
+        base: what was fine-tuned; mitigations that need it are skipped, with the reason, when it is not known.
         heldout: folder of images of the same subject that were not trained on, with captions: is it still learnt?
         checkpoints: a JSON list of earlier states of the run, most trained first.
-        plans: how much to sample.
-        align: an open_clip model that scores captions; "auto" has one for TinyWorld alone, "none" leaves it out.
-        metric: JSON file that says what a copy is, for images that need a threshold of their own.
+        options: how much to sample and how to judge it.
         out: folder of the results; a run that was stopped goes on there.
-        command: how the run was started, for the page; the command line says it itself.
+        command: the words that started the run, for the page; the command line gives them itself.
 
     Raises:
         FileExistsError: `out` holds points of other settings.
-        FileNotFoundError, ValueError: the model or the images cannot be used; an unknown method.
+        FileNotFoundError, ValueError: the model or the images cannot be used; an unknown mitigation.
     """
-    from ..core.metric import Metric
-    from ..mitigations.runner import compare
+    from ..mitigations.runner import command_line, compare
 
     return compare(
         model,
         data,
-        methods=[name.strip() for name in methods.split(",")] if isinstance(methods, str) else methods,
+        mitigations=[name.strip() for name in mitigations.split(",")] if isinstance(mitigations, str) else mitigations,
         base=base,
         heldout=heldout,
         checkpoints=checkpoints,
-        plans=plans,
-        align=align,
-        metric=Metric.from_json(metric.read_text(encoding="utf-8")) if metric else None,
+        options=options,
         out=out,
-        command=command,
+        command=command_line(command) if command else "",
     )
 
 
 def show(comparison: Comparison, arguments: dict[str, Any]) -> None:
     """Prints the table, and where the page is."""
-    from ..mitigations.runner import table
+    from ..mitigations.report import table
 
     out = arguments["out"]
     print(f"{table(comparison)}\n\n{out / 'comparison.html'}   {out / 'comparison.json'}")

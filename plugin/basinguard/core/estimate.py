@@ -1,4 +1,4 @@
-"""TODO one line."""
+"""A measured number with its interval, and the ways to print one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Estimate(Schema):
         low, high: ends of the interval.
         level: coverage of the interval, in (0, 1).
         n: how many independent observations it rests on.
-        method: name of the interval or bound, as in `basinguard.stats`.
+        method: name of the interval or bound, as in `core.stats`.
     """
 
     value: Finite
@@ -29,3 +29,12 @@ class Estimate(Schema):
 
     def __str__(self) -> str:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}] (n={self.n})"
+
+    def interval(self, digits: int = 3) -> str:
+        """With so many digits after the point, for a column of a table: `0.031 [0.010, 0.082]`."""
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+    def percent(self) -> str:
+        """A share for a sentence: `3.1 % [1.0, 8.2] (n = 64)`."""
+        value, low, high = (f"{100 * number:.1f}" for number in (self.value, self.low, self.high))
+        return f"{value} % [{low}, {high}] (n = {self.n})"

@@ -1,4 +1,7 @@
-"""Opening images that strangers made: sizes are checked before pixels are decoded, and every failure has a name."""
+"""The one decoder: a picture file as the pixels that are trained on, judged, curated and shown.
+
+Sizes are checked before pixels are decoded, no format starts another program, and every failure has a name.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,36 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.Image import Transpose
+
+from .text import one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 100_000_000  # about 300 MB decoded; a larger file is a scan or a decompression bomb
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF")  # nothing that starts another program
 ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+WHITES = (255, 65535, 2**31 - 1)  # what white can be in a picture of more than 8 bits; 1 as well where it is float
 
 
 class BadImage(ValueError):
@@ -54,20 +77,21 @@ class Facts:
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """Opens an image without decoding it.
+def open_image(source: Path | bytes) -> Iterator[Image.Image]:
+    """Opens a picture file, or its bytes, without decoding it.
 
     Raises:
         BadImage: not a regular file, empty, not an image, damaged, or more than `MAX_PIXELS` pixels; also for what
             fails inside the `with` block, so that a decoder's error has the same name as an opener's.
     """
     try:
-        _require_bytes(path)
+        _require_bytes(source)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             Image.init()  # without it a format whose plugin was not imported yet is a KeyError
-            with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            file = BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
                 _require_sane_size(*image.size)
                 yield image
     except BadImage:
@@ -78,6 +102,46 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise _named(error) from None
 
 
+def load_rgb(source: Path | bytes) -> Image.Image:
+    """A picture file, or its bytes, as `to_rgb` gives it.
+
+    Raises:
+        BadImage: see `open_image`.
+    """
+    with open_image(source) as image:
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Upright 8-bit RGB, whatever the mode: the pixels of training, and so those that everything else compares.
+
+    Transparent pixels become white. A picture of more than 8 bits is scaled, not clipped: 16-bit grey by 1/257, and
+    32-bit integers and floats by the smallest of 1 (float only), 255, 65535 and 2^31 - 1 that holds their maximum.
+    An EXIF block that cannot be read says nothing.
+
+    Raises:
+        BadImage: pixels that are not finite numbers.
+    """
+    image.load()  # a TIFF turns itself here
+    turn = UPRIGHT.get(_orientation(image))
+    upright = image.transpose(turn) if turn is not None else image
+    if upright.mode.startswith("I") or upright.mode == "F":
+        upright = _eight_bits(upright)
+    elif upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    rgb = upright.convert("RGB")
+    rgb.info.clear()  # or the result would ask to be turned once more
+    return rgb
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """A picture of any mode as pixels [3, H, W] in 0..1, float32: `to_rgb`, divided by 255."""
+    import torch
+
+    return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1).float() / 255
+
+
 def read_facts(path: Path, *, decode: bool = True) -> Facts:
     """Reads what an image file says about itself; with `decode`, also whether all its pixels are there.
 
@@ -85,15 +149,16 @@ def read_facts(path: Path, *, decode: bool = True) -> Facts:
         BadImage: see `open_image`.
     """
     with open_image(path) as image:
-        turn = image.getexif().get(ORIENTATION, 1)
-        width, height = image.size if turn not in (5, 6, 7, 8) else image.size[::-1]
+        turn = _orientation(image)
+        swapped = turn in SIDEWAYS and image.format != "TIFF"  # a TIFF's size is upright from the start
+        width, height = image.size[::-1] if swapped else image.size
         facts = Facts(
             width=width,
             height=height,
             mode=image.mode,
             format=image.format or "",
             bytes=path.stat().st_size,
-            rotated=turn not in (0, 1),
+            rotated=turn in UPRIGHT,
             alpha="A" in image.getbands() or "transparency" in image.info,
             animated=bool(getattr(image, "is_animated", False)),
         )
@@ -104,11 +169,38 @@ def read_facts(path: Path, *, decode: bool = True) -> Facts:
     return facts
 
 
-def _require_bytes(path: Path) -> None:
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise BadImage("not-a-file", "not a regular file (a pipe, a socket or a folder); only files are read")
-    if status.st_size == 0:
+def _orientation(image: Image.Image) -> int:
+    """How the picture is turned, 1 to 8; 1 where its EXIF block does not say, or is damaged."""
+    with suppress(Exception):
+        turn = image.getexif().get(ORIENTATION, 1)
+        return turn if turn in UPRIGHT else 1
+    return 1
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if not np.isfinite(values).all():
+        raise BadImage("unreadable", "holds pixels that are not finite numbers; save it anew")
+    if image.mode == "F":
+        white = _white(values, (1, *WHITES))
+        return Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(np.uint8))
+    white = WHITES[1] if image.mode.startswith("I;16") else _white(values, WHITES)
+    return Image.fromarray((values.clip(0) // (white // 255)).astype(np.uint8))
+
+
+def _white(values: np.ndarray, whites: tuple[int, ...]) -> int:
+    return next((white for white in whites if values.max() <= white), whites[-1])
+
+
+def _require_bytes(source: Path | bytes) -> None:
+    if isinstance(source, bytes):
+        size = len(source)
+    else:
+        status = os.stat(source)
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImage("not-a-file", "not a regular file (a pipe, a socket or a folder); only files are read")
+    if size == 0:
         raise BadImage("empty", "0 bytes; download or copy it again")
 
 
@@ -118,9 +210,9 @@ def _require_sane_size(width: int, height: int) -> None:
 
 
 def _named(error: Exception) -> BadImage:
-    said = " ".join(str(error).split())[:160]
+    message = one_line(str(error), 160)
     if isinstance(error, UnidentifiedImageError):
         return BadImage("unreadable", f"not an image in a known format ({', '.join(FORMATS)})")
-    if isinstance(error, EOFError) or "truncated" in said or "broken data stream" in said:
-        return BadImage("truncated", f"the file ends too early ({said}); download or copy it again")
-    return BadImage("unreadable", f"cannot be decoded ({type(error).__name__}: {said})")
+    if isinstance(error, EOFError) or "truncated" in message or "broken data stream" in message:
+        return BadImage("truncated", f"the file ends too early ({message}); download or copy it again")
+    return BadImage("unreadable", f"cannot be decoded ({type(error).__name__}: {message})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import __version__
+from ..core.text import printable
 from ..similarity.structure import Structure
 from .caption_agreement import Scorer, caption_scores
 from .captions import clip_token_counter, lint_captions
@@ -12,7 +13,6 @@ from .decisions import AllowList, propose
 from .descriptors import NAME as VIEWS
 from .duplicates import Pair, embed_thumbs, find_pairs
 from .findings import Finding, about_copies, about_file
-from .folder import printable
 from .groups import Group, find_groups
 from .manifest import Curation, GroupRecord, LeakRecord, ProblemRecord, Settings
 from .outliers import find_disagreements, find_leaks, find_outliers

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import ImageOps
 from torch import Tensor
 
-from ..core.images import open_image
-from .scan import Scan, opaque
+from ..core.images import open_image, to_rgb, to_tensor
+from .scan import Scan
 
 SIDE = 336  # pixels; CLIP models look at 224 to 336
 BATCH = 32
@@ -43,5 +41,4 @@ def caption_scores(scan: Scan, scorer: Scorer) -> dict[int, float]:
 
 def _load(scan: Scan, row: int) -> Tensor:
     with open_image(scan.items[row].path) as image:
-        square = opaque(ImageOps.exif_transpose(image)).resize((SIDE, SIDE))
-        return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
+        return to_tensor(to_rgb(image).resize((SIDE, SIDE)))

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..core.files import write_bytes
+from ..core.text import printable
 from .analysis import look
 from .caption_agreement import Scorer
 from .dataset_export import export_dataset
 from .decisions import read_allow_list
-from .folder import Folder, Problem, printable, read_folder
-from .manifest import MANIFEST, Curation, manifest_lines, write_bytes
+from .folder import Folder, Problem, read_folder
+from .manifest import MANIFEST, Curation, manifest_lines
 from .report import render_report
 from .run_evidence import read_run
 from .scan import Scan, scan_images

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
+from ..core.files import write_bytes
+from ..core.images import BadImage, open_image
 from .caption_files import CAPTION_COLUMNS
-from .manifest import write_bytes
 
 
 def export_dataset(dataset: Any, directory: Path) -> None:
@@ -31,19 +29,29 @@ def export_dataset(dataset: Any, directory: Path) -> None:
         raise ValueError(f"no image column among {list(features)}; give a folder, or a dataset with datasets.Image()")
     text = next((name for name in CAPTION_COLUMNS if name in features), None)
     directory.mkdir(parents=True, exist_ok=True)
-    undecoded = type(features[column])(decode=False)  # the class comes with the dataset, so `datasets` is not imported
     rows = []
-    for number, row in enumerate(dataset.cast_column(column, undecoded)):
-        content = row[column]["bytes"] or Path(row[column]["path"]).read_bytes()
+    for number, row in enumerate(undecoded(dataset, column)):
+        content = encoded(row[column])
         name = f"{number:08d}.{_suffix(content)}"
         write_bytes(directory / name, content)
         rows.append({"file_name": name, "text": row[text] if text else ""})
     write_bytes(directory / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
+def undecoded(dataset: Any, column: str) -> Any:
+    """The dataset with its images as they were stored, because `datasets` would let any format in."""
+    feature = dataset.features[column]  # its class comes with the dataset, so `datasets` is not imported
+    return dataset.cast_column(column, type(feature)(decode=False)) if hasattr(feature, "decode") else dataset
+
+
+def encoded(cell: Any) -> bytes:
+    """The bytes of an image in a row of an undecoded dataset."""
+    return cell if isinstance(cell, bytes) else cell["bytes"] or Path(cell["path"]).read_bytes()
+
+
 def _suffix(content: bytes) -> str:
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(content) as image:
             return (image.format or "png").lower()
-    except (UnidentifiedImageError, OSError):
+    except BadImage:
         return "png"  # a damaged image keeps its place and becomes a problem later

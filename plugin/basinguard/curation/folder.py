@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..core.images import SUFFIXES, BadImage, Facts, read_facts
+from ..core.text import one_line, printable
 from .caption_files import CAPTION_SUFFIXES, METADATA_NAMES, Row, read_caption_text, read_metadata
 
 
@@ -99,16 +100,6 @@ def read_folder(directory: Path, *, decode: bool = True) -> Folder:
     captions = _collect_captions(directory, files, images, problems)
     items = [item for name in images if (item := _read_item(directory, name, captions.get(name), decode, problems))]
     return Folder(directory, tuple(items), tuple(sorted(problems, key=lambda p: (p.file, p.code, p.message))))
-
-
-def printable(name: str) -> str:
-    r"""A file name on one line: control characters and undecodable bytes escaped.
-
-    Example:
-        >>> print(printable("two\nlines"))
-        two\nlines
-    """
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
 def _walk(directory: Path, problems: list[Problem]) -> Iterator[str]:
@@ -207,7 +198,7 @@ def _add_text_files(
         try:
             texts = read_caption_text(directory / name) if wanting else ()
         except (ValueError, OSError) as error:
-            problems.append(Problem("caption-unreadable", printable(name), " ".join(str(error).split())))
+            problems.append(Problem("caption-unreadable", printable(name), one_line(str(error))))
             continue
         merged.update(dict.fromkeys(wanting, texts))
     return merged

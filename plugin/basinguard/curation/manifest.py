@@ -7,8 +7,6 @@ The manifest is the only thing that may be written beside the images, because `l
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -73,25 +71,6 @@ class Curation(Schema):
     problems: tuple[ProblemRecord, ...]
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all.
-
-    Raises:
-        OSError: no space, no permission; nothing is left behind and an older file is unchanged.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
 def manifest_lines(decisions: Iterable[Decision]) -> bytes:
     """Rows for `load_dataset("imagefolder", metadata_filenames=["metadata.curated.jsonl"])`, one for each kept image.
 
@@ -138,12 +117,3 @@ def read_manifest(path: Path) -> list[ManifestRow]:
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}; write it with `basinguard curate --apply`") from None
     return rows
-
-
-def _parquet(columns: dict[str, list]) -> bytes:
-    import pyarrow
-    import pyarrow.parquet
-
-    sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.table(columns), sink)
-    return sink.getvalue().to_pybytes()

@@ -5,22 +5,17 @@ Whatever comes from file names and captions is escaped by the template; the page
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
-from PIL import ImageOps
-
-from ..core.images import BadImage, open_image
+from ..core.html import render_template, thumbnail_uri
+from ..core.images import BadImage, open_image, to_rgb
+from ..core.text import printable
 from .decisions import Action, Decision
-from .folder import printable
 from .manifest import Curation
-from .scan import opaque
 
 THUMB = 224  # pixels on the longer side
 MOST_THUMBS = 2000  # about 20 MB of page; the rest is listed without a picture
@@ -64,13 +59,11 @@ def render_report(curation: Curation, paths: Mapping[str, Path], *, title: str) 
         paths: where each image lies, by file name; a file that is gone is shown without a picture.
         title: what was curated.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files(__package__).joinpath("report.html.jinja").read_text("utf-8"))
     shown = _sections(curation, paths)
     counts = Counter(decision.action for decision in curation.decisions)
-    return template.render(
+    return render_template(
+        __package__,
+        "report.html.jinja",
         title=title,
         curation=curation,
         sections=shown,
@@ -110,26 +103,22 @@ def _sections(curation: Curation, paths: Mapping[str, Path]) -> list[Section]:
 def _cards(decisions: Sequence[Decision], paths: Mapping[str, Path], left: int) -> tuple[tuple[Card, ...], int]:
     cards = []
     for decision in decisions:
-        image = _data_uri(paths.get(decision.file_name)) if left > 0 else ""
+        image = _thumbnail(paths.get(decision.file_name)) if left > 0 else ""
         left -= bool(image)
         causes = tuple(finding.message for finding in decision.findings)
         cards.append(Card(decision, printable(decision.file_name), image, TITLES[decision.action], causes))
     return tuple(cards), left
 
 
-def _data_uri(path: Path | None) -> str:
+def _thumbnail(path: Path | None) -> str:
     if path is None:
         return ""
     try:
         with open_image(path) as image:
             image.draft("RGB", (2 * THUMB, 2 * THUMB))
-            small = opaque(ImageOps.exif_transpose(image))
-            small.thumbnail((THUMB, THUMB))
+            return thumbnail_uri(to_rgb(image), THUMB)
     except BadImage:
         return ""
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=72)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _noticed(curation: Curation) -> list[tuple[str, int, list[tuple[str, str]]]]:

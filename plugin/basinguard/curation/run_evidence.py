@@ -15,7 +15,8 @@ from ..core.estimate import Estimate
 from ..core.record import read_record
 from ..core.report import Report
 from ..core.stats import clopper_pearson
-from .folder import Item, printable
+from ..core.text import printable
+from .folder import Item
 
 AUDIT = "audit.json"
 RECORDS = ("basinguard.json", "export/basinguard.json")

@@ -6,7 +6,6 @@ image whatever the photographs weigh.
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -18,10 +17,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ..core.images import BadImage, open_image
-from .folder import Item, Problem, printable
+from ..core.files import file_sha256
+from ..core.images import BadImage, open_image, to_rgb
+from ..core.text import printable
+from .folder import Item, Problem
 from .thumbnail_cache import SIDE, Store, pixels
 
 CHUNK = 32
@@ -113,7 +114,7 @@ def remember(paths: Sequence[str], cache: Path) -> None:
 
 
 def shrink(path: Path) -> tuple[NDArray[np.uint8], float, float]:
-    """An upright RGB thumbnail, transparent pixels on grey and a plain frame cut off.
+    """An upright RGB thumbnail, a plain frame cut off.
 
     Returns:
         The thumbnail, uint8 [64, 64, 3], width over height of what it shows, and the share of the file that this is.
@@ -124,17 +125,13 @@ def shrink(path: Path) -> tuple[NDArray[np.uint8], float, float]:
     with open_image(path) as image:
         # JPEG only: decodes at the smallest scale that is still twice as large
         image.draft("RGB", (2 * SIDE, 2 * SIDE))
-        ImageOps.exif_transpose(image, in_place=True)
-        factor = min(image.size) // (4 * SIDE)
-        small = opaque(image.reduce(factor) if factor > 1 and _reducible(image) else image)
+        upright = to_rgb(image)
+        factor = min(upright.size) // (4 * SIDE)
+        small = upright.reduce(factor) if factor > 1 else upright
         left, top, right, bottom = _inside_frame(np.asarray(small))
         shown = small.resize((SIDE, SIDE), Image.Resampling.BOX, box=(left, top, right, bottom))
         width, height = right - left, bottom - top
         return np.asarray(shown), width / height, width * height / (small.width * small.height)
-
-
-def _reducible(image: Image.Image) -> bool:
-    return image.mode in ("RGB", "L", "CMYK", "YCbCr")
 
 
 def _inside_frame(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
@@ -157,23 +154,9 @@ def _margins(pixels: NDArray[np.uint8]) -> tuple[int, int]:
     return int(np.argmin(even)), int(np.argmin(even[::-1]))
 
 
-def opaque(image: Image.Image) -> Image.Image:
-    """The image as RGB: transparent pixels on grey, more than 8 bits stretched to 8."""
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: stretch, PIL would clip
-        values = np.asarray(image, np.float64)
-        low, high = float(values.min()), float(values.max())
-        image = Image.fromarray(np.uint8(255 * (values - low) / ((high - low) or 1)))
-    if "A" in image.getbands() or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        grey = Image.new("RGBA", layer.size, (128, 128, 128, 255))
-        return Image.alpha_composite(grey, layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
 def _hash_file(path: str) -> str | BadImage:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         return BadImage("unreadable", f"cannot be read ({error.strerror})")
 

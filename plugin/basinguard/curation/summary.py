@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from .folder import printable
+from ..core.text import printable
 from .manifest import Curation, ProblemRecord
 
 SHOWN = 8
@@ -25,7 +25,7 @@ def summarize(curation: Curation) -> str:
     ]
     codes = Counter(finding.code for decision in curation.decisions for finding in decision.findings)
     lines += [f"noticed: {', '.join(f'{count} {code}' for code, count in sorted(codes.items()))}"] if codes else []
-    lines += [f"note: {_short(note)}" for note in curation.notes]
+    lines += [f"note: {printable(note, 100)}" for note in curation.notes]
     if curation.run:
         memorized = [remedy for remedy in curation.remedies if remedy.verdict == "memorized"]
         lines.append(f"the run memorized {len(memorized)} of {len(curation.remedies)} images ({curation.run})")
@@ -36,17 +36,20 @@ def summarize(curation: Curation) -> str:
     lines += _section(
         "proposals, highest risk index first", [_line(d.risk, d.action, d.file_name, d.reason) for d in risky]
     )
-    lines += _section("in both sets", [f"{_short(leak.file_name)} = {_short(leak.heldout)}" for leak in curation.leaks])
+    lines += _section(
+        "in both sets",
+        [f"{printable(leak.file_name, 100)} = {printable(leak.heldout, 100)}" for leak in curation.leaks],
+    )
     lines += _section("problems", _problem_lines(curation.problems))
     return "\n".join(lines)
 
 
 def _line(risk: float, action: str, name: str, reason: str) -> str:
-    return f"{risk:4.2f}  {action:14} {_short(name, 34)}  {_short(reason, 70)}"
+    return f"{risk:4.2f}  {action:14} {printable(name, 34)}  {printable(reason, 70)}"
 
 
 def _problem_lines(problems: Sequence[ProblemRecord]) -> list[str]:
-    return [f"{_short(p.file, 40)}: {_short(p.message, 80)}{' [skipped]' if p.skipped else ''}" for p in problems]
+    return [f"{printable(p.file, 40)}: {printable(p.message, 80)}{' [skipped]' if p.skipped else ''}" for p in problems]
 
 
 def _section(title: str, lines: list[str]) -> list[str]:
@@ -54,8 +57,3 @@ def _section(title: str, lines: list[str]) -> list[str]:
         return []
     more = [f"  and {len(lines) - SHOWN} more, see the report"] if len(lines) > SHOWN else []
     return ["", f"{title}:", *(f"  {line}" for line in lines[:SHOWN]), *more]
-
-
-def _short(text: str, most: int = 100) -> str:
-    text = printable(text)
-    return text if len(text) <= most else text[: most - 1] + "…"

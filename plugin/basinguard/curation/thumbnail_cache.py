@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIDE = 64  # thumbnail side; edits that matter survive it, JPEG noise does not
-CACHE_VERSION = 1
+CACHE_VERSION = 2  # rises with every change of what a thumbnail shows
 
 
 def pixels(thumb: bytes) -> NDArray[np.uint8]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from .decisions import Decision
 from .folder import Item
-from .manifest import _parquet
 
 
 def kohya_files(directory: Path, out: Path, decisions: Sequence[Decision], *, resolution: int) -> dict[str, bytes]:
@@ -114,3 +113,12 @@ def _no_wildcards(caption: str) -> str:
 def _toml(text: str) -> str:
     """A TOML basic string; its escapes are JSON's, besides DEL."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")
+
+
+def _parquet(columns: dict[str, list]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table(columns), sink)
+    return sink.getvalue().to_pybytes()

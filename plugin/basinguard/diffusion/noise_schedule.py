@@ -95,6 +95,9 @@ def to_epsilon(kind: str, output: Tensor, x: Tensor, signal: Tensor, noise: Tens
     Raises:
         ValueError: an unknown kind.
 
+    `guidance.core.epsilon_factor` is the share of it that a difference of two outputs needs, where `x` drops out: the
+    shipped file has no schedules, and the factor here would cost the last bit (`(x - a * output) / s`).
+
     Source: Salimans and Ho, arXiv 2202.00512, appendix D.
     """
     a, s = (factor.to(x).reshape(-1, *[1] * (x.ndim - 1)) for factor in (signal, noise))

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..guidance.core import Rule, combine
 from ..guidance.core import gap as gap_of
 from .noise_schedule import NoiseSchedule
-from .solvers import Path, make_path
+from .path import Path, make_path
 
 EMPTY = -1  # the row of the prompt table that stands for "no prompt"
 
@@ -110,7 +110,7 @@ def _prediction(u: Tensor, c: Tensor, scale: Tensor, needs_u: Tensor, needs_c: T
 
 
 def path_of(schedule: NoiseSchedule, timesteps: Tensor, solver: str = "ddim") -> Path:
-    """A sampler on a grid of this schedule; see `solvers.make_path`."""
+    """A sampler on a grid of this schedule; see `path.make_path`."""
     ends = torch.cat([timesteps.double(), torch.tensor([-1.0], dtype=torch.float64)])
     return make_path(solver, timesteps, schedule.signal(ends).tolist(), schedule.noise(ends).tolist())
 
@@ -190,7 +190,7 @@ class Step:
         denoised: predicted clean latents, [B, ...].
         x_next: latents at the next timestep, [B, ...].
         unet_evals: sample-evaluations of the network this step took.
-        state: x_next with what a multistep sampler remembers, see `solvers.Path`.
+        state: x_next with what a multistep sampler remembers, see `path.Path`.
     """
 
     index: int

@@ -20,12 +20,12 @@ from typing import Any
 
 from PIL import Image
 
-from ..core.atomic import SUMS, whole_directory
+from ..core.files import SUMS, file_sha256, whole_directory
 from ..core.record import Record
 from ..guidance.core import from_record
 from . import card_plots as plots
 from .comfyui import comfyui_workflow
-from .fingerprints import file_sha256, weights_sha256
+from .fingerprints import weights_sha256
 from .model_card import write_card
 from .privacy import forget_origins, public, write_json
 from .provenance import PROVENANCE, Origin, provenance

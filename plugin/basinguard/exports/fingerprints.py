@@ -14,12 +14,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as `sha256sum` prints it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def state_dict_sha256(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:
     """Fingerprint of named tensors: names, dtypes, shapes and bits; their order plays no part.
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from safetensors import SafetensorError, safe_open
-
 from ..core.record import Record, read_record
+from ..core.safetensors_header import read_header
 from ..core.schema import MAX_BYTES
+from ..core.text import one_line
 from .directory import RECORD_FILE, RECORD_KEY
 from .lora_header import RECORD
 from .model_card import percent, strength_line, triage_line
@@ -57,30 +57,13 @@ def inspect_file(path: str | Path) -> Inspection:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file or directory")
     if path.suffix == ".safetensors":
-        header = read_header(path)
+        header = read_header(path, longest=MAX_HEADER).metadata
         if RECORD not in header:
             raise ValueError(f"{path}: a safetensors file, but its header has no {RECORD!r}: not a basinguard export")
         return Inspection(path, "safetensors", parse_record(header[RECORD], path), header)
     if path.name == Path(SCHEDULER).name:
         return Inspection(path, "scheduler", _in_scheduler(path))
     return Inspection(path, "record", read_record(path))
-
-
-def read_header(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, after a look at its size; {} when it has none.
-
-    Raises:
-        ValueError: not a safetensors file, or a header of more than 16 MiB.
-    """
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-    if size > MAX_HEADER:
-        raise ValueError(f"{path}: header of {size} bytes, at most {MAX_HEADER} are read; not a file that we wrote")
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            return dict(tensors.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({clean(str(error))})") from None
 
 
 def parse_record(text: str, where: Path) -> Record:
@@ -96,17 +79,11 @@ def parse_record(text: str, where: Path) -> Record:
     except (ValueError, AttributeError, RecursionError):
         raise ValueError(f"{where}: what stands in place of the record is not a JSON object") from None
     if version != 1:
-        raise ValueError(f"{where}: record schema {clean(repr(version))}; this version of basinguard reads 1")
+        raise ValueError(f"{where}: record schema {one_line(repr(version), SHOWN)}; this version of basinguard reads 1")
     try:
         return Record.from_json(text)
     except ValueError as error:
-        raise ValueError(f"{where}: {clean(str(error))}") from None
-
-
-def clean(text: str) -> str:
-    """A stranger's text for a terminal: one line, bounded, without control or direction characters."""
-    line = "".join(c if c.isprintable() else " " for c in text)
-    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"
+        raise ValueError(f"{where}: {one_line(str(error), SHOWN)}") from None
 
 
 def describe(found: Inspection) -> str:
@@ -120,18 +97,20 @@ def describe(found: Inspection) -> str:
         "risk": f"{percent(r.risk)} by the rule, {percent(r.plain)} by ordinary guidance",
         "verified": percent(r.verified),
         "alignment": "not measured" if r.alignment is None else str(r.alignment),
-        **({"quality": f"{r.quality}: {clean(r.quality.method)}"} if r.quality else {}),
-        "promise": clean(r.promise) or "none",
+        **({"quality": f"{r.quality}: {one_line(r.quality.method, SHOWN)}"} if r.quality else {}),
+        "promise": one_line(r.promise, SHOWN) or "none",
         "strength": strength_line(r) or "not calibrated",
         "triage": triage_line(r) or "not calibrated",
-        "metric": f"{clean(r.metric.embedder)} >= {r.metric.threshold:g}",
-        "sampler": f"{clean(r.sampler.scheduler)}, {r.sampler.timesteps} steps, scale {r.sampler.scale:g}",
-        "base": clean(r.base),
-        "weights": clean(r.weights_sha256),
-        "data set": clean(r.dataset_sha256),
+        "metric": f"{one_line(r.metric.embedder, SHOWN)} >= {r.metric.threshold:g}",
+        "sampler": f"{one_line(r.sampler.scheduler, SHOWN)}, {r.sampler.timesteps} steps, scale {r.sampler.scale:g}",
+        "base": one_line(r.base, SHOWN),
+        "weights": one_line(r.weights_sha256, SHOWN),
+        "data set": one_line(r.dataset_sha256, SHOWN),
         "epochs": str(len(r.history)),
     }
-    rows |= {clean(key): clean(value) for key, value in sorted(found.header.items()) if key != RECORD}
+    rows |= {
+        one_line(key, SHOWN): one_line(value, SHOWN) for key, value in sorted(found.header.items()) if key != RECORD
+    }
     width = max(map(len, rows))
     return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())
 

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from ..core.atomic import SUMS
+from ..core.files import SUMS, file_sha256
 from ..core.record import Record
+from ..core.text import one_line, printable
 from .directory import CODE, RECORD_FILE, short
-from .fingerprints import file_sha256, weights_sha256
-from .inspect import SCHEDULER, clean, inspect_file
+from .fingerprints import weights_sha256
+from .inspect import SCHEDULER, SHOWN, inspect_file
 from .lora import layers_in, lora_sha256
 from .lora_header import LORA_SHA256, RECORD, RECORD_SHA256
 
@@ -75,7 +76,7 @@ def check_directory(folder: Path) -> Check:
         good += [] if wrong else [f"{len(sums)} files are those listed in {SUMS}"]
     weights = weights_sha256(folder)
     same = weights == record.weights_sha256
-    other = f"the weights are {weights[:12]}..., the record was made for {clean(record.weights_sha256)[:12]}..."
+    other = f"the weights are {weights[:12]}..., the record was made for {printable(record.weights_sha256[:12])}..."
     (good if same else bad).append("the record belongs to these weights" if same else other)
     copies = _other_copies(folder, record)
     (bad if copies else good).append(copies or f"{RECORD_FILE} and {SCHEDULER} tell the same record")
@@ -117,18 +118,18 @@ def _wrong_files(folder: Path, sums: dict[str, str]) -> Iterator[str]:
     there = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     for name, path in there.items():
         if name in sums and file_sha256(path) != sums[name]:
-            yield f"{clean(name)} was changed"
+            yield f"{printable(name, SHOWN)} was changed"
         elif name not in sums and name != SUMS and not name.startswith(OF_THE_HUB):
-            yield f"{clean(name)} is not in {SUMS}: somebody added it"
+            yield f"{printable(name, SHOWN)} is not in {SUMS}: somebody added it"
     for name in sorted(set(sums) - set(there)):
-        yield f"{clean(name)} is missing"
+        yield f"{printable(name, SHOWN)} is missing"
 
 
 def _other_copies(folder: Path, record: Record) -> str:
     try:
         inside = inspect_file(folder / SCHEDULER).record
     except (ValueError, FileNotFoundError) as error:
-        return clean(str(error))
+        return one_line(str(error), SHOWN)
     if (folder / RECORD_FILE).is_file() and inside != short(record):
         return f"{SCHEDULER} tells another record than {RECORD_FILE}"
     return ""
@@ -145,4 +146,4 @@ def _lora_fingerprint(path: Path, header: dict[str, str]) -> str:
     try:
         return lora_sha256(layers_in(load_file(path), header))
     except ValueError as error:
-        return clean(str(error))
+        return one_line(str(error), SHOWN)

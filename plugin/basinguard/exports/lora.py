@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..core.atomic import whole_file
+from ..core.files import whole_file
 from ..core.record import Record
 from .directory import belonging
 from .fingerprints import state_dict_sha256, weights_sha256

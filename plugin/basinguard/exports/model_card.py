@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..core.estimate import Estimate
 from ..core.record import Record
+from ..core.text import one_line
 from .card_plots import BASIN, HISTORY
 from .privacy import hub_id
 from .ui_instructions import a1111_text, comfyui_text
@@ -78,10 +79,12 @@ def render(
 def front_matter(record: Record, name: str, samples: Sequence[str], prompts: Sequence[str]) -> ModelCardData:
     """What the Hub indexes: licence, base, tags, measured risk and quality, sample widget."""
     base = hub_id(record.base)
-    widget = [{"text": one_line(text), "output": {"url": url}} for text, url in zip(prompts, samples, strict=False)]
+    widget = [
+        {"text": one_line(text, LONGEST), "output": {"url": url}} for text, url in zip(prompts, samples, strict=False)
+    ]
     extra: dict[str, Any] = {"base_model_relation": "finetune"} if base else {}
     return ModelCardData(
-        model_name=one_line(name),
+        model_name=one_line(name, LONGEST),
         license="openrail++" if is_sd21(record.base) else None,
         base_model=base,
         library_name="diffusers",
@@ -99,21 +102,12 @@ def is_sd21(base: str) -> bool:
 
 def plain(text: str) -> str:
     """A stranger's text for Markdown and HTML: one line, bounded, nothing in it acts as markup."""
-    return SPECIAL.sub(r"\\\1", html.escape(one_line(text), quote=False))
-
-
-def one_line(text: str) -> str:
-    """A stranger's text without line breaks and control characters, bounded."""
-    line = " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
-    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+    return SPECIAL.sub(r"\\\1", html.escape(one_line(text, LONGEST), quote=False))
 
 
 def percent(estimate: Estimate | None) -> str:
     """`3.1 % [1.0, 8.2] (n = 64)`; "not measured" where nothing was."""
-    if estimate is None:
-        return UNKNOWN
-    value, low, high = (f"{100 * number:.1f}" for number in (estimate.value, estimate.low, estimate.high))
-    return f"{value} % [{low}, {high}] (n = {estimate.n})"
+    return UNKNOWN if estimate is None else estimate.percent()
 
 
 def strength_line(record: Record) -> str:
@@ -150,7 +144,7 @@ def _transfer(record: Record) -> list[tuple[str, str, str, str]]:
 
 
 def _results(record: Record) -> list[EvalResult]:
-    what = f"{one_line(record.metric.embedder)} >= {record.metric.threshold:g}"
+    what = f"{one_line(record.metric.embedder, LONGEST)} >= {record.metric.threshold:g}"
     rows = [
         ("memorization_risk", f"Risk with the shipped rule ({what})", record.verified or record.risk),
         ("memorization_risk_plain", f"Risk with ordinary guidance ({what})", record.plain),

@@ -28,14 +28,12 @@ from ..diffusion.sampling import path_of
 from ..similarity.copy_detector import CopyDetector
 from ..similarity.embedder import Embedder
 from .budget import EVALUATIONS, STAGES, Account, Budget, Menu, buy, rotated
-from .plan import ProbePlan, pairs_of
+from .plan import ProbePlan
 from .probe import SEEDS, Faithful, Look
 from .scope import Scope, Table
 from .training_set import TrainingSet
 
 NANO = 1e9  # processes agree on whole numbers
-
-__all__ = ["Guard", "Model", "ProbePlan", "TrainingSet", "pairs_of"]
 
 
 class Guard:
@@ -159,8 +157,8 @@ class Guard:
     def _menu(self, model: Model) -> Menu:
         """What a probe of this model may consist of."""
         path = path_of(model.schedule, model.schedule.grid(self.plan.timesteps), self.plan.solver)
-        images = min(self.plan.retention, len(self.training.captions))
-        held = 0 if self.training.heldout_images is None else min(self.plan.retention, len(self.training.heldout))
+        images = min(self.plan.critical_scales, len(self.training.captions))
+        held = 0 if self.training.heldout_images is None else min(self.plan.critical_scales, len(self.training.heldout))
         timed = self.budget is not None and self.budget.share is not None
         return Menu(
             self.plan.captions,
@@ -175,7 +173,7 @@ class Guard:
 
     def _wants_twins(self, model: Model) -> bool:
         training = self.training
-        needed = self.plan.retention > 0 and training.borrowed and training.heldout_images is None
+        needed = self.plan.critical_scales > 0 and training.borrowed and training.heldout_images is None
         return needed and bool(training.heldout) and hasattr(model, "encode")
 
     def _draw_twins(self, model: Model) -> Tensor:
@@ -183,7 +181,7 @@ class Guard:
         prompts = self.training.heldout
         probe, pairs = (
             self.probe(model, prompts),
-            pairs_of(len(prompts), [seed_table.CONTROL_IMAGES], 1, model.latent_shape),
+            basin.pairs_of(len(prompts), [seed_table.CONTROL_IMAGES], 1, model.latent_shape),
         )
         begin = torch.zeros_like(pairs.prompt)
         images = model.decode(basin.branch(probe, probe.path.begin(pairs.noise), pairs.prompt, begin)[0])
@@ -239,7 +237,7 @@ class Guard:
         """
         rows = list(range(min(count, len(self.training.captions))))
         captions = [self.training.captions[i] for i in rows]
-        probe, pairs = self.probe(model, captions), pairs_of(len(rows), [seed_table.PROBE], 1, model.latent_shape)
+        probe, pairs = self.probe(model, captions), basin.pairs_of(len(rows), [seed_table.PROBE], 1, model.latent_shape)
         start = torch.zeros_like(pairs.prompt)
         columns = {"training image": self.training.images[rows]}
         columns["plain CFG"] = model.decode(basin.branch(probe, probe.path.begin(pairs.noise), pairs.prompt, start)[0])

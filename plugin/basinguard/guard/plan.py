@@ -1,14 +1,9 @@
-"""What the guard is given: a model, a training set, and how much to measure."""
+"""How much a probe measures; read by the command line, so nothing here needs torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from ..basin import Pairs
-from ..diffusion.sampling import draw_noise
 from ..diffusion.solvers import SOLVERS
 from .budget import Budget
 
@@ -22,62 +17,37 @@ class ProbePlan:
             in turns.
         seeds: samples for each of them.
         timesteps: sampling steps.
-        scale: guidance scale of ordinary CFG.
-        risk: risk that the estimated transition may leave, in (0, 1).
+        scale: guidance scale of plain CFG.
+        alpha: risk that the estimated transition may leave, in (0, 1).
         chunk: most rows at once.
         budget: what every probe may cost: a share of the time trained since the one before ("5%") or a number of UNet
             evaluations; no limit when None. The base model's probe is not counted.
         solver: the sampler, one of `solvers.SOLVERS`.
-        retention: how many training (and held-out) images get their critical scale measured, up to 320 evaluations
+        critical_scales: how many training (and held-out) images get their critical scale measured, up to 320 evaluations
             each; where a budget cannot pay for them after all else, they are left out.
-        checks: candidates tried beyond each search, to see whether outcomes are ordered.
+        order_checks: candidates tried beyond each search, to see whether outcomes are ordered.
     """
 
     captions: int = 16
     seeds: int = 2
     timesteps: int = 20
     scale: float = 7.5
-    risk: float = 0.1
+    alpha: float = 0.1
     chunk: int = 64
     budget: str | int | None = None
     solver: str = "ddim"
-    retention: int = 0
-    checks: int = 0
+    critical_scales: int = 0
+    order_checks: int = 0
 
     def __post_init__(self) -> None:
         for name in ("captions", "seeds", "timesteps", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ProbePlan({name}={getattr(self, name)}): expected at least 1")
-        for name in ("retention", "checks"):
+        for name in ("critical_scales", "order_checks"):
             if getattr(self, name) < 0:
                 raise ValueError(f"ProbePlan({name}={getattr(self, name)}): expected 0 or more")
-        if not 0 < self.risk < 1:
-            raise ValueError(f"ProbePlan(risk={self.risk}): expected a share in (0, 1)")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"ProbePlan(alpha={self.alpha}): expected a share in (0, 1)")
         if self.solver not in SOLVERS:
             raise ValueError(f"ProbePlan(solver={self.solver!r}): expected one of {', '.join(SOLVERS)}")
         Budget.parse(self.budget)
-
-
-def pairs_of(
-    captions: int | Sequence[int],
-    seeds: Sequence[int],
-    per_caption: int,
-    shape: Sequence[int],
-    stride: int | None = None,
-) -> Pairs:
-    """Every caption with `per_caption` of the seeds, going round; equal seeds share their noise.
-
-    Args:
-        captions: how many, or which of the training set: a caption keeps its seeds whatever is measured beside it.
-        seeds: to choose from.
-        per_caption: seeds of each caption.
-        shape: of one sample's latents.
-        stride: seeds that a caption has of its own, where fewer are sampled; `per_caption` by default.
-    """
-    each = stride or per_caption
-    numbers = range(captions) if isinstance(captions, int) else captions
-    prompt = torch.arange(len(numbers)).repeat_interleave(per_caption)
-    seed = [seeds[(number * each + k) % len(seeds)] for number in numbers for k in range(per_caption)]
-    if not seed:
-        raise ValueError(f"{len(numbers)} captions with {per_caption} seeds each: there is nothing to sample")
-    return Pairs(prompt, torch.tensor(seed), draw_noise(seed, shape))

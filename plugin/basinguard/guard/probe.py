@@ -22,7 +22,7 @@ from ..core.report import Basin, Exit, Gaps, Group, Heldout, ImageResult, Report
 from ..diffusion.model import Model
 from ..similarity.copy_detector import CopyDetector
 from .critical_scales import ENCODED, Scales, measure_scales
-from .plan import ProbePlan, pairs_of
+from .plan import ProbePlan
 from .scope import Scope, Table, alarm_of, since
 from .training_set import TrainingSet
 
@@ -139,7 +139,7 @@ class Look:
             images=self._images(basin_.exits, scales),
             probed=self.scope.sampled,
             precision=self.scope.precision,
-            note=_helpless(basin_.risk_uncond, self.plan.risk),
+            note=_helpless(basin_.risk_uncond, self.plan.alpha),
         )
 
     @contextmanager
@@ -155,7 +155,7 @@ class Look:
         """Ordinary CFG for the captions in scope."""
         captions = [self.training.captions[i] for i in self.scope.sampled]
         probe, anchors = self.probe_of(captions), self._anchors(captions)
-        pairs = pairs_of(
+        pairs = basin.pairs_of(
             self.scope.sampled, self.seeds, self.scope.seeds, self.model.latent_shape, stride=self.plan.seeds
         )
         begun = guided(probe, pairs, anchors)
@@ -184,7 +184,7 @@ class Look:
 
         exits, cost = basin.find_exits(
             drawn.probe, drawn.pairs, judge, first=first, start=drawn.begun, stem=stem, anchors=drawn.anchors,
-            checks=self.plan.checks, resolution=self.scope.resolution,
+            checks=self.plan.order_checks, resolution=self.scope.resolution,
         )  # fmt: skip
         self._count("exits", cost)
         uncond, timesteps = self._uncond(drawn.probe, stem), drawn.probe.timesteps
@@ -192,7 +192,7 @@ class Look:
             width=basin.width(exits),
             log_width=log_sigma_width(exits, float(drawn.probe.schedule.sigma(timesteps[0]))),
             exit=basin.median_exit(exits),
-            transition=basin.static_transition(exits, timesteps, self.plan.risk),
+            transition=basin.static_transition(exits, timesteps, self.plan.alpha),
             risk_uncond=uncond,
             curve=tuple(basin.curve(exits, timesteps)),
             exits=tuple(exits),
@@ -242,7 +242,7 @@ class Look:
     def _heldout(self) -> tuple[Heldout, Group]:
         """Do captions that the model never saw fall into training images too, and what do they give?"""
         prompts = self.training.heldout
-        probe, pairs = self.probe_of(prompts), pairs_of(len(prompts), self.seeds, 1, self.model.latent_shape)
+        probe, pairs = self.probe_of(prompts), basin.pairs_of(len(prompts), self.seeds, 1, self.model.latent_shape)
         begun = guided(probe, pairs)
         images = self.model.decode(begun.ends)
         matches = self.copy_detector.matches(images)
@@ -296,9 +296,9 @@ class Look:
 
     def _scales(self) -> Scales:
         """Critical scales of images spread over the set, where the plan asks for them."""
-        if not self.plan.retention or not self.scope.scales or not hasattr(self.model, "encode"):
+        if not self.plan.critical_scales or not self.scope.scales or not hasattr(self.model, "encode"):
             return Scales()
-        found = measure_scales(self.training, self.model, self.probe_of, self.plan.retention)
+        found = measure_scales(self.training, self.model, self.probe_of, self.plan.critical_scales)
         self._count("scales", found.evals)
         self.now.sigma_c, self.now.heldout_sigma_c = found.logs("train"), found.logs("heldout")
         return found

@@ -209,4 +209,4 @@ def _too_late(report: Report, allowed: float) -> tuple[str, ...]:
 
 
 def _share(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}] of {estimate.n} samples"
+    return f"{estimate.interval(2)} of {estimate.n} samples"

@@ -6,34 +6,38 @@ Classifier-free guidance, none, and opposite guidance are not three mechanisms: 
 
 This file needs torch alone. It ships, unchanged, beside every exported checkpoint.
 
-Source: Jain et al., "Classifier-Free Guidance inside the Attraction Basin May Cause Memorization", CVPR 2025,
-arXiv 2411.16738 (STP, DTP, OG).
-
-Differences from the released code: its opposite guidance flips sign at every step, here it does not; its static
-transition silently changes to a 200-step grid, here it never does; its dynamic rule uses scale 1 before the
-transition although the paper says "without CFG", here `before` says which.
+Source: Jain et al., CVPR 2025, arXiv 2411.16738 (static and dynamic transition point, opposite guidance).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import Module
+
+Factor = Callable[[float], float]
+PLAIN_GRID = {"refine": 1, "anchor": False}  # of a record whose guidance is a choice of scales and no more
+FACTORS: dict[str, Factor] = {  # by prediction type, from abar
+    "epsilon": lambda signal: 1.0,
+    "v_prediction": lambda signal: signal**0.5,
+    "sample": lambda signal: (signal / max(1 - signal, 1e-12)) ** 0.5,
+}
 
 
-def combine(eps_uncond: Tensor, eps_cond: Tensor, scale: Tensor) -> Tensor:
+def combine(eps_uncond: Tensor, eps_cond: Tensor, scale: Tensor | float) -> Tensor:
     """`eps_uncond + scale * (eps_cond - eps_uncond)`, the only place where guidance is applied.
 
-    Args:
-        eps_uncond, eps_cond: predictions, [B, ...]; epsilon, v or velocity, since all are linear in each other.
-        scale: [B]; 0 = unconditional, 1 = conditional, negative = opposite.
+    Predictions are [B, ...]: epsilon, v or velocity, since all are linear in each other. `scale` is [B], or one number
+    for all: 0 = unconditional, 1 = conditional, negative = opposite.
 
     Source: Ho and Salimans, arXiv 2207.12598, eq. 6, in diffusers' convention.
     """
-    weight = scale.to(eps_cond.dtype).reshape(-1, *[1] * (eps_cond.ndim - 1))
+    weight = torch.as_tensor(scale).to(eps_cond).reshape(-1, *[1] * (eps_cond.ndim - 1))
     return eps_uncond + weight * (eps_cond - eps_uncond)
 
 
@@ -45,42 +49,54 @@ def gap(eps_uncond: Tensor, eps_cond: Tensor) -> Tensor:
     return (eps_cond.float() - eps_uncond.float()).flatten(1).pow(2).mean(1).sqrt()
 
 
-class Rule(Protocol):
-    """Decides the guidance scale of every sample. Frozen; what it remembers goes in and out as `state`.
+def epsilon_factor(scheduler: Any) -> Factor:
+    """What turns a difference of two raw predictions into one of epsilon, as a function of the timestep.
 
-    `reads_gap` says whether `scale` needs the gap: if not, a branch that the scale makes irrelevant (the conditional
-    one at 0, the unconditional one at 1) need not be evaluated at all.
+    Of a diffusers scheduler `config` and `alphas_cumprod` are read; None stands for flow matching:
+    x = (1 - sigma) x_0 + sigma eps, velocity eps - x_0, sigma = t / 1000.
+
+    Raises:
+        ValueError: its timesteps are not training timesteps in [0, 1000], so a rule would mistake them.
+
+    Source: Salimans and Ho, arXiv 2202.00512, appendix D: eps = sqrt(abar) v + sqrt(1 - abar) x.
     """
+    config: Mapping[str, Any] = {} if scheduler is None else scheduler.config
+    squared, kind = getattr(scheduler, "alphas_cumprod", None), config.get("prediction_type", "epsilon")
+    if scheduler is None or kind == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
+        return lambda timestep: 1 - timestep / 1000
+    if squared is None or config.get("timestep_type") == "continuous" or kind not in FACTORS:
+        raise ValueError(
+            f"{type(scheduler).__name__} (prediction type {kind!r}) does not count in training timesteps that a rule "
+            f"could use; accepted: flow matchers, and schedulers with alphas_cumprod that predict {', '.join(FACTORS)}"
+        )
+    table = [FACTORS[kind](signal) for signal in torch.as_tensor(squared).double().tolist()]
+    return lambda timestep: table[min(max(round(timestep), 0), len(table) - 1)]
 
-    @property
-    def reads_gap(self) -> bool:
-        """Whether `scale` looks at the gap."""
-        ...
+
+class Rule(Protocol):
+    """Decides the guidance scale of every sample. Frozen; what it remembers goes in and out as `state`."""
+
+    reads_gap: bool = False  # if not, a branch that the scale makes irrelevant need not be evaluated at all
 
     def init(self, batch: int) -> Any:
-        """The state before the first step."""
-        ...
+        """The state before the first evaluation; None for a rule that remembers nothing."""
 
     def scale(self, timestep: Tensor, gap: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         """Scale of each sample [B] at `timestep` [B], given the gap [B] there, and the next state."""
-        ...
+
+
+def resolved(scale: float | None) -> float:
+    """`scale`, unless it still waits for `resolve`."""
+    if scale is None:
+        raise ValueError("after=None stands for the caller's guidance scale; use resolve(rule, scale) before sampling")
+    return scale
 
 
 @dataclass(frozen=True)
-class Constant:
-    """The same scale everywhere: ordinary CFG (7.5), none (0 or 1), opposite (negative).
-
-    Example:
-        >>> Constant(7.5).scale(torch.tensor([999.0]), None, None)[0]
-        tensor([7.5000])
-    """
+class Constant(Rule):
+    """The same scale everywhere: plain CFG (7.5), none (0 or 1), opposite (negative)."""
 
     value: float
-
-    reads_gap = False
-
-    def init(self, batch: int) -> None:
-        """No state."""
 
     def scale(self, timestep: Tensor, gap: Tensor | None, state: None) -> tuple[Tensor, None]:
         """`value`, whatever the timestep."""
@@ -88,12 +104,11 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class SwitchAt:
+class SwitchAt(Rule):
     """Static transition point: `before` above `transition`, `after` at and below it.
 
     `transition` is a training timestep in [0, 999], or one for each prompt of the batch: a batch that is a multiple of
     them takes equal runs of neighbours for the images of one prompt. `after=None` is the caller's own guidance scale.
-    A flow matcher's T = 1000 counts as 999.
 
     Source: arXiv 2411.16738, section 4.2 (STP); with a negative `before`, section 4.4 (opposite guidance).
 
@@ -106,46 +121,29 @@ class SwitchAt:
     before: float = 0.0
     after: float | None = 7.5
 
-    reads_gap = False
-
     def __post_init__(self) -> None:
         points = self.transition if isinstance(self.transition, tuple) else (self.transition,)
         if not points or any(not 0 <= point <= 999 for point in points):
             raise ValueError(f"SwitchAt(transition={self.transition}): expected training timesteps in [0, 999]")
 
     def init(self, batch: int) -> None:
-        """No state."""
+        """No state; refuses a batch that the transitions do not divide."""
         if isinstance(self.transition, tuple) and batch % len(self.transition):
             raise ValueError(f"SwitchAt has {len(self.transition)} transitions for a batch of {batch} samples")
 
     def scale(self, timestep: Tensor, gap: Tensor | None, state: None) -> tuple[Tensor, None]:
-        """`before` above the transition, `after` at and below it."""
+        """`before` above the transition, `after` at and below it; a flow matcher's T = 1000 counts as 999."""
         transition = torch.tensor(self.transition, dtype=torch.float32, device=timestep.device).reshape(-1)
         transition = transition.repeat_interleave(len(timestep) // len(transition))
-        return torch.where(timestep.clamp(max=999) > transition, self.before, known_scale(self.after)).float(), None
-
-
-def known_scale(scale: float | None) -> float:
-    """`scale`, unless it still waits for `resolve`."""
-    if scale is None:
-        raise ValueError("after=None stands for the caller's guidance scale; use resolve(rule, scale) before sampling")
-    return scale
+        return torch.where(timestep.clamp(max=999) > transition, self.before, resolved(self.after)).float(), None
 
 
 def resolve(rule: Rule, scale: float) -> Rule:
-    """`rule` with `scale`, the caller's guidance scale, where it says `after=None`.
-
-    Example:
-        >>> resolve(SwitchAt(600, after=None), 5.0)
-        SwitchAt(transition=600, before=0.0, after=5.0)
-    """
+    """`rule` with `scale`, the caller's guidance scale, where it, or the rule inside it, says `after=None`."""
     if getattr(rule, "after", scale) is None:
         rule = replace(rule, after=scale)  # type: ignore[type-var]
     inner = getattr(rule, "rule", None)
     return rule if inner is None else replace(rule, rule=resolve(inner, scale))  # type: ignore[type-var]
-
-
-BEYOND = {"refine": 1, "anchor": False}  # how a record's guidance may go beyond a choice of scales
 
 
 def from_record(record: Mapping[str, Any]) -> SwitchAt:
@@ -156,49 +154,16 @@ def from_record(record: Mapping[str, Any]) -> SwitchAt:
     """
     try:
         numbers = record["guidance"]
-        after, beyond = numbers.get("after"), [key for key, usual in BEYOND.items() if numbers.get(key, usual) != usual]
+        more = [f"{key}={numbers[key]!s:.80}" for key, usual in PLAIN_GRID.items() if numbers.get(key, usual) != usual]
+        after = numbers.get("after")
         rule = SwitchAt(float(numbers["transition"]), float(numbers["before"]), None if after is None else float(after))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"not a basinguard record, no usable 'guidance': {error!r:.200} in {record!s:.120}") from None
+    if more:
         raise ValueError(
-            f"not a basinguard record, no usable 'guidance': {repr(error)[:200]} in {str(record)[:120]}"
-        ) from None
-    if beyond:
-        told = ", ".join(f"{key}={str(numbers[key])[:80]}" for key in beyond)
-        raise ValueError(
-            f"the record was measured with {told}, which a stock pipeline cannot apply; calibrate without it"
+            f"the record was measured with {', '.join(more)}, which a stock pipeline cannot apply; calibrate without it"
         )
     return rule
-
-
-def epsilon_factor(scheduler: Any) -> Callable[[float], float]:
-    """What turns a difference of two raw predictions into one of epsilon, as a function of the timestep.
-
-    Args:
-        scheduler: a diffusers scheduler, of which `config` and `alphas_cumprod` are read; or None for flow matching:
-            x = (1 - sigma) x_0 + sigma eps, velocity eps - x_0, sigma = t / 1000.
-
-    Raises:
-        ValueError: its timesteps are not training timesteps in [0, 1000], so a rule would mistake them.
-
-    Source: Salimans and Ho, arXiv 2202.00512, appendix D: eps = sqrt(abar) v + sqrt(1 - abar) x.
-    """
-    config: Mapping[str, Any] = {} if scheduler is None else scheduler.config
-    squared = getattr(scheduler, "alphas_cumprod", None)
-    kind = config.get("prediction_type", "epsilon")
-    if scheduler is None or kind == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
-        return lambda timestep: 1 - timestep / 1000
-    factors: dict[str, Callable[[float], float]] = {
-        "epsilon": lambda signal: 1.0,
-        "v_prediction": lambda signal: signal**0.5,
-        "sample": lambda signal: (signal / max(1 - signal, 1e-12)) ** 0.5,
-    }
-    if squared is None or config.get("timestep_type") == "continuous" or kind not in factors:
-        raise ValueError(
-            f"{type(scheduler).__name__} (prediction type {kind!r}) does not count in training timesteps that a rule "
-            f"could use; accepted: flow matchers, and schedulers with alphas_cumprod that predict {', '.join(factors)}"
-        )
-    table = [factors[kind](signal) for signal in torch.as_tensor(squared).double().tolist()]
-    return lambda timestep: table[min(max(round(timestep), 0), len(table) - 1)]
 
 
 @dataclass(frozen=True)
@@ -213,58 +178,55 @@ class Observation:
 
 @dataclass
 class Steering:
-    """A rule at work inside a sampler that stacks [uncond, cond] and computes `u + s * (c - u)` by itself.
+    """A rule at work along one trajectory, in a sampler that stacks [uncond, cond] and computes `u + s * (c - u)`.
 
-    It rewrites the unconditional half to `c + (w - 1) / (s - 1) * (u - c)`, so that the sampler's own line gives
+    Its hooks rewrite the unconditional half to `c + (w - 1) / (s - 1) * (u - c)`, so that the sampler's own line gives
     `u + w * (c - u)` with the rule's scale w, and a rescaling towards the conditional half (`guidance_rescale`) sees
-    the true one. Rows with w = s stay untouched to the bit; rows with w = 0 become (u, u). When all rows have scale 0
-    (1), only the unconditional (conditional) half is evaluated. A timestep that is seen again (second-order
-    schedulers, repeated timesteps) keeps its scale, so a detector sees every noise level once.
-
-    Made by `steer`; `remove()`, or leaving it as a context manager, restores the denoiser.
+    the true one. Rows with w = s stay untouched to the bit; rows with w = 0 become (u, u).
     """
 
     rule: Rule
     pipeline_scale: Callable[[], float]
-    factor: Callable[[float], float]
+    factor: Factor
     trace: list[Observation] = field(default_factory=list)
-    _undo: list[Callable[[], None]] = field(default_factory=list)
-    _state: Any = None
-    _scale: Tensor | None = None
-    _timestep: float | None = None
-    _now: float = 0.0
-    _half: int | None = None
+    _decision: tuple[float, Tensor, Any] | None = None  # timestep, scale, the rule's next state
+    _timestep: float = 0.0
     _rows: int | None = None
+    _lone: int | None = None
 
-    def reset(self) -> None:
-        """Forgets the trajectory: the next evaluation is the first of a new one."""
-        self._state = self._scale = self._timestep = self._half = self._rows = None
-        self.trace.clear()
-
-    def remove(self) -> None:
-        """Restores the denoiser; safe to call twice."""
-        while self._undo:
-            self._undo.pop()()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.remove()
-
-    def _decide(self, gap: Tensor | None, batch: int) -> Tensor:
-        if self._scale is None or self._now != self._timestep:
+    def decide(self, timestep: float, gap: Tensor | None, batch: int) -> Tensor:
+        """The scale of each sample, [B]; a timestep that comes again (second-order schedulers) keeps it."""
+        if self._decision is None or self._decision[0] != timestep:
             rule = resolve(self.rule, self.pipeline_scale())
-            state = rule.init(batch) if self._scale is None else self._state
-            now = torch.full((batch,), self._now, device=None if gap is None else gap.device)
-            (self._scale, self._state), self._timestep = rule.scale(now, gap, state), self._now
-        return self._scale
+            state = self._decision[2] if self._decision else rule.init(batch)
+            now = torch.full((batch,), timestep, device=None if gap is None else gap.device)
+            self._decision = (timestep, *rule.scale(now, gap, state))
+        return self._decision[1]
 
-    def _before(self, module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        rows, self._now = _inputs(args, kwargs)
-        self._half = None
-        if kwargs.get("guess_mode"):  # a ControlNet that is given the conditional half alone
+    def before(self, module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Takes the half that no row needs out of the inputs."""
+        rows, self._timestep = _inputs(args, kwargs)
+        half = self._lone = None if kwargs.get("guess_mode") else self._lone_branch(rows)  # a ControlNet's, cond alone
+        if half is None:
             return args, kwargs
+        return _each((args, kwargs), lambda x: x.chunk(2)[half] if x.ndim and len(x) == rows else x)
+
+    def after(self, module: Any, args: tuple, kwargs: dict, output: Any) -> Any:
+        """Rewrites the prediction."""
+        y = output[0]
+        gaps = gap(*y.chunk(2)) * self.factor(self._timestep) if self._lone is None else None
+        scale = self.decide(self._timestep, gaps, len(y) // 2)
+        self.trace.append(Observation(self._timestep, scale, gaps, len(y)))
+        if gaps is None:
+            return self.doubled(module, args, kwargs, output)
+        bent = torch.cat(_bent(*y.chunk(2), scale.to(y.device), self.pipeline_scale()))
+        return _each(output, lambda _: bent)
+
+    def doubled(self, module: Any, args: tuple, kwargs: dict, output: Any) -> Any:
+        """Gives one half for both, so that the sampler finds what it expects."""
+        return output if self._lone is None else _each(output, lambda y: torch.cat([y, y]))
+
+    def _lone_branch(self, rows: int) -> int | None:
         if not self.pipeline_scale() > 1 or rows % 2:
             raise ValueError(
                 f"guidance_scale={self.pipeline_scale()} with a batch of {rows}: a rule needs the pipeline's batched "
@@ -273,42 +235,25 @@ class Steering:
         if self._rows not in (None, rows):  # skip-layer guidance, for one, evaluates the conditional half once more
             raise ValueError(f"a batch of {rows} after one of {self._rows}: a rule can steer CFG's two halves, no more")
         self._rows = rows
-        if not self.rule.reads_gap:
-            scale = self._decide(None, rows // 2)
-            self._half = next((value for value in (0, 1) if bool((scale == value).all())), None)
-        if self._half is None:
-            return args, kwargs
-        which = slice(rows // 2) if self._half == 0 else slice(rows // 2, None)
-        return _each((args, kwargs), lambda x: x[which] if x.ndim and len(x) == rows else x)
-
-    def _twice(self, module: Any, args: tuple, kwargs: dict, output: Any) -> Any:
-        return output if self._half is None else _each(output, lambda y: torch.cat([y, y]))
-
-    def _after(self, module: Any, args: tuple, kwargs: dict, output: Any) -> Any:
-        y = output[0]
-        if self._half is not None and self._scale is not None:
-            self.trace.append(Observation(self._now, self._scale, None, len(y)))
-            return self._twice(module, args, kwargs, output)
-        u, c = y.chunk(2)
-        seen = gap(u, c) * self.factor(self._now)
-        scale = self._decide(seen, len(u))
-        self.trace.append(Observation(self._now, scale, seen, len(y)))
-        bent = torch.cat(_rewrite(u, c, scale.to(y.device), self.pipeline_scale()))
-        return _each(output, lambda _: bent)
+        return None if self.rule.reads_gap else lone_branch(self.decide(self._timestep, None, rows // 2))
 
 
-def _rewrite(u: Tensor, c: Tensor, scale: Tensor, pipeline_scale: float) -> tuple[Tensor, Tensor]:
+def lone_branch(scale: Tensor) -> int | None:
+    """0 (1) if all samples need the unconditional (conditional) prediction alone, None if any needs both."""
+    return next((branch for branch in (0, 1) if bool((scale == branch).all())), None)
+
+
+def _bent(u: Tensor, c: Tensor, scale: Tensor, pipeline_scale: float) -> tuple[Tensor, Tensor]:
     rows = scale.reshape(-1, *[1] * (c.ndim - 1))
     wide = torch.promote_types(c.dtype, torch.float32)
     bent = combine(c.to(wide), u.to(wide), (scale - 1) / (pipeline_scale - 1)).to(c.dtype)
-    kept = (rows == pipeline_scale) | (rows == 0)
-    return torch.where(kept, u, bent), torch.where(rows == 0, u, c)
+    return torch.where((rows == pipeline_scale) | (rows == 0), u, bent), torch.where(rows == 0, u, c)
 
 
 def _inputs(args: tuple, kwargs: Mapping[str, Any]) -> tuple[int, float]:
     x = args[0] if args else kwargs["sample"] if "sample" in kwargs else kwargs["hidden_states"]
     timestep = args[1] if len(args) > 1 else kwargs["timestep"]
-    return len(x), float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(timestep)
+    return len(x), float(timestep.flatten()[0] if isinstance(timestep, Tensor) else timestep)
 
 
 def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -316,45 +261,39 @@ def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(value)
     if isinstance(value, Mapping):
         return type(value)(**{key: _each(inner, change) for key, inner in value.items()})
-    if isinstance(value, list | tuple):
-        return type(value)([_each(inner, change) for inner in value])
-    return value
+    return type(value)([_each(inner, change) for inner in value]) if isinstance(value, list | tuple) else value
 
 
-def _hook(module: Any, before: Callable, after: Callable) -> list[Callable[[], None]]:
+def _hook(undo: ExitStack, module: Any, before: Callable, after: Callable) -> None:
     compiled = getattr(module, "_compiled_call_impl", None)
     if compiled is None:
-        first = module.register_forward_pre_hook(before, with_kwargs=True)
-        last = module.register_forward_hook(after, with_kwargs=True)
-        return [first.remove, last.remove]
+        undo.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+        undo.callback(module.register_forward_hook(after, with_kwargs=True).remove)
+    else:  # module.compile() would trace hooks into the graph
 
-    def outside(*args: Any, **kwargs: Any) -> Any:  # module.compile() would trace hooks into the graph
-        args, kwargs = before(module, args, kwargs)
-        return after(module, args, kwargs, compiled(*args, **kwargs))
+        def outside(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = before(module, args, kwargs)
+            return after(module, args, kwargs, compiled(*args, **kwargs))
 
-    module._compiled_call_impl = outside
-    return [lambda: setattr(module, "_compiled_call_impl", compiled)]
+        module._compiled_call_impl = outside
+        undo.callback(setattr, module, "_compiled_call_impl", compiled)
 
 
+@contextmanager
 def steer(
-    denoiser: torch.nn.Module,
-    rule: Rule,
-    *,
-    pipeline_scale: Callable[[], float],
-    factor: Callable[[float], float] = lambda timestep: 1.0,
-    helper: torch.nn.Module | None = None,
-) -> Steering:
-    """Steers every call of `denoiser` by `rule` until the result's `remove()`, one trajectory long.
+    denoiser: Module, rule: Rule, *, pipeline_scale: Callable[[], float], factor: Factor, helper: Module | None = None
+) -> Iterator[Steering]:
+    """Inside, every call of `denoiser` is steered by `rule`, one trajectory long; afterwards it is as before.
 
     Args:
         denoiser: a UNet or transformer that a sampler calls with the batch [uncond, cond] doubled.
-        rule: decides the scale of every sample.
         pipeline_scale: the guidance scale that the sampler itself will apply, read at every call; must be above 1.
         factor: see `epsilon_factor`.
         helper: a ControlNet that is called before the denoiser with the same batch, and can skip the same half.
     """
     steering = Steering(rule, pipeline_scale, factor)
-    steering._undo.extend(_hook(denoiser, steering._before, steering._after))
-    if helper is not None:
-        steering._undo.extend(_hook(helper, steering._before, steering._twice))
-    return steering
+    with ExitStack() as undo:
+        _hook(undo, denoiser, steering.before, steering.after)
+        if helper is not None:
+            _hook(undo, helper, steering.before, steering.doubled)
+        yield steering

@@ -1,4 +1,4 @@
-"""TODO one line."""
+"""The dynamic transition point: guidance comes on for each sample when its own gap says that it left the basin."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .core import known_scale
+from .core import Rule, resolved
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ DETECTORS: dict[str, type] = {"local_minimum": LocalMinimum, "drop": Drop}
 
 
 @dataclass(frozen=True)
-class SwitchAfter:
-    """Dynamic transition point: `before` until the detector fires for a sample, `after` from that step on.
+class SwitchAfter(Rule):
+    """Dynamic transition point: `before` until the detector fires for a sample, `after` from there on.
 
     `after=None` is the caller's own guidance scale.
 
@@ -113,4 +113,4 @@ class SwitchAfter:
         past = Past(older, last, peak, trough)
         on = fired.bool() | self.detector.fires(past, gap, timestep.to(gap.device))
         state = torch.stack([last, gap, *past.extremes(gap), on.float()], 1)
-        return torch.where(on, known_scale(self.after), self.before).float(), state
+        return torch.where(on, resolved(self.after), self.before).float(), state

@@ -1,7 +1,6 @@
-"""Rules of the rival line: guidance that varies along the trajectory, whoever the prompt is; and prompt triage.
+"""Guidance that varies along the trajectory, whoever the prompt is: rules of other papers, for comparison.
 
-The seven schedules differ only in a shape over t / T; the table `SHAPES` holds them. They take part in side-by-side
-runs; a checkpoint ships with a rule from `guidance`.
+The schedules differ only in a shape over t / T; the table `SHAPES` holds them. A checkpoint ships with `core.SwitchAt`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .core import known_scale
+from .core import Rule, resolved
 
 SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda noise: 2 * (1 - noise),
@@ -26,7 +25,7 @@ SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Rule):
     """Scale 1 + (after - 1) * shape(t / T): the named shape with the mean of constant guidance at `after`.
 
     `after=None` is the caller's own guidance scale.
@@ -42,23 +41,18 @@ class Schedule:
     shape: str
     after: float | None = None
 
-    reads_gap = False
-
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
             raise ValueError(f"Schedule({self.shape!r}): unknown shape; known: {', '.join(SHAPES)}")
 
-    def init(self, batch: int) -> None:
-        """No state."""
-
     def scale(self, timestep: Tensor, gap: Tensor | None, state: None) -> tuple[Tensor, None]:
         """The shape at `timestep`."""
         noise = (timestep.float() / 999).clamp(0, 1)
-        return 1 + (known_scale(self.after) - 1) * SHAPES[self.shape](noise), None
+        return 1 + (resolved(self.after) - 1) * SHAPES[self.shape](noise), None
 
 
 @dataclass(frozen=True)
-class Interval:
+class Interval(Rule):
     """`after` for timesteps in (low, high], the conditional prediction (scale 1) outside.
 
     The paper names noise levels: sigma in (0.28, 5.42] for SDXL; `NoiseSchedule.timestep(sigma)` translates.
@@ -74,16 +68,11 @@ class Interval:
     high: float
     after: float | None = None
 
-    reads_gap = False
-
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 1000:
             raise ValueError(f"Interval({self.low}, {self.high}): expected timesteps with 0 <= low < high <= 1000")
 
-    def init(self, batch: int) -> None:
-        """No state."""
-
     def scale(self, timestep: Tensor, gap: Tensor | None, state: None) -> tuple[Tensor, None]:
         """`after` inside the interval, 1 outside."""
         inside = (timestep > self.low) & (timestep <= self.high)
-        return torch.where(inside, known_scale(self.after), 1.0).float(), None
+        return torch.where(inside, resolved(self.after), 1.0).float(), None

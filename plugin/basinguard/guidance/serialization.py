@@ -32,7 +32,7 @@ def rule_to_dict(rule: Rule) -> dict[str, Any]:
     form = {"rule": name, **asdict(rule)}  # type: ignore[call-overload]
     detector = getattr(rule, "detector", None)
     if detector is not None and type(detector) is not LocalMinimum:
-        kind = next((kind for kind, known_type in DETECTORS.items() if type(detector) is known_type), None)
+        kind = next((name for name, kind in DETECTORS.items() if type(detector) is kind), None)
         if kind is None:
             raise TypeError(f"{detector!r} has no JSON form; detectors that do: {', '.join(DETECTORS)}")
         form["detector"] = {"detector": kind, **form["detector"]}
@@ -84,10 +84,9 @@ def _detector(form: Mapping[str, Any]) -> LocalMinimum | Drop:
     kind = numbers.pop("detector", "local_minimum")
     if not isinstance(kind, str) or kind not in DETECTORS:
         raise ValueError(f"unknown detector {kind!r:.80}; known: {', '.join(DETECTORS)}")
-    found: LocalMinimum | Drop = DETECTORS[kind](
-        **{key: None if value is None else _number(value) for key, value in numbers.items()}
-    )
-    return found
+    options = {key: None if value is None else _number(value) for key, value in numbers.items()}
+    detector: LocalMinimum | Drop = DETECTORS[kind](**options)
+    return detector
 
 
 def _number(value: Any) -> float:

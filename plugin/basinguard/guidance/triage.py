@@ -1,4 +1,4 @@
-"""TODO one line."""
+"""A rule for the prompts that pull, plain CFG for the others: told apart by their first gap."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .core import Rule, known_scale
+from .core import Rule, resolved
 
 NEAR = 10  # timesteps; over that many near t = T the gap of a v-model changes by less than a tenth
 
 
 @dataclass(frozen=True)
-class Triage:
-    """Ordinary CFG for prompts whose first gap is at most `threshold`; `rule` for the others.
+class Triage(Rule):
+    """Plain CFG for prompts whose first gap is at most `threshold`; `rule` for the others.
 
     The first gap that is not zero decides: a model with zero terminal signal-to-noise ratio has none at t = T.
 
     Attributes:
         rule: for prompts that pull.
-        threshold: root-mean-square gap in epsilon, as `basinguard.triage` calibrates it on this model.
+        threshold: root-mean-square gap in epsilon, as `calibration.prompt_triage` finds it for this model.
         after: scale of harmless prompts; None = the caller's own guidance scale.
         timestep: where the threshold was calibrated. A gap that is read further than `NEAR` from there says nothing
             of the threshold, and raises a ValueError; None = anywhere.
@@ -54,7 +54,7 @@ class Triage:
         first = torch.where(first > 0, first, gap.float())
         scale, inner = self.rule.scale(timestep, gap, inner)
         harmless = (first > 0) & (first <= self.threshold)
-        return torch.where(harmless, known_scale(self.after), scale.to(gap.device)), (inner, first)
+        return torch.where(harmless, resolved(self.after), scale.to(gap.device)), (inner, first)
 
     def _require_near(self, timestep: Tensor, judged: Tensor) -> None:
         if self.timestep is None or not bool(judged.any()):

@@ -1,4 +1,4 @@
-"""Anti-memorization guidance: away from the nearest training image, while the prediction resembles it.
+"""Chen et al., anti-memorization guidance: away from the nearest training image while the prediction resembles it.
 
 Source: Chen et al., "Towards Memorization-Free Diffusion Models", CVPR 2024, arXiv 2404.00922. With x0 the clean
 prediction (eq. 12), sigma its similarity to the nearest training image and y_N that image's caption:
@@ -9,9 +9,9 @@ prediction (eq. 12), sigma its similarity to the nearest training image and y_N 
     G_sim = c3 sqrt(1 - abar_t) grad_x sigma                                             (eq. 17)
 
 The paper's constants are in a supplement that could not be had, and its Stable Diffusion code was not available. So
-strength is c3; c1 = c2 = s0 / 2; lambda_t is the parabola lambda (1 - (t / T)^2) with lambda = 0.7 of the embedder's
+intensity is c3; c1 = c2 = s0 / 2; lambda_t is the parabola lambda (1 - (t / T)^2) with lambda = 0.7 of the embedder's
 copy threshold: lenient while x0 is a blur, as the paper describes. sigma is the similarity of the embedder that also
-judges the copies (the paper: SSCD for both), which favours this method.
+judges the copies (the paper: SSCD for both), which favours this mitigation.
 
 Cost: for samples above lambda_t, three further evaluations and a backward pass through UNet, decoder and embedder; and
 the training set's embeddings.
@@ -22,59 +22,61 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Batch, Bench, Method
-from .stock_pipeline import Forward, Guide, empty, guided, run, states
+from ..guidance.core import combine
+from .base import Mitigation
+from .stock_pipeline import Forward, Guide, empty, guided, sample_pipeline, states
+from .testbed import Batch, Testbed
 
 LENIENT = 0.7  # of the copy threshold
 
 
-class Pull:
-    """Clean predictions of one bench and how near they are to training images."""
+class TrainingSimilarity:
+    """Clean predictions of one testbed and how near they are to training images."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
-        self.gallery = bench.guard.gallery
+    def __init__(self, testbed: Testbed) -> None:
+        self.testbed = testbed
+        self.gallery = testbed.guard.gallery
 
     def clean(self, x: Tensor, timestep: Tensor, raw: Tensor) -> Tensor:
         """x0 of a raw prediction, eq. 12."""
         signal, noise = self.factors(timestep, x)
-        if self.bench.model.prediction_type == "epsilon":
+        if self.testbed.model.prediction_type == "epsilon":
             return (x - noise * raw) / signal
         return signal * x - noise * raw  # Salimans and Ho, arXiv 2202.00512, appendix D
 
     def factors(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(abar) and sqrt(1 - abar) at a timestep."""
-        schedule = self.bench.model.schedule
+        schedule = self.testbed.model.schedule
         return schedule.signal(timestep).to(like), schedule.noise(timestep).to(like)
 
     def nearest(self, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Similarity to the nearest training image and its index, both [B]; differentiable in the latents."""
-        vae = self.bench.pipe.vae
+        vae = self.testbed.pipe.vae
         pixels = vae.decode(clean / vae.config.scaling_factor, return_dict=False)[0]
-        found = self.bench.guard.embedder((pixels / 2 + 0.5).clamp(0, 1))
-        best = (found @ self.gallery.to(found).T).max(1)
+        embeddings = self.testbed.guard.embedder((pixels / 2 + 0.5).clamp(0, 1))
+        best = (embeddings @ self.gallery.to(embeddings).T).max(1)
         return best.values, best.indices
 
 
-def guide(bench: Bench, strength: float, forward: Forward) -> Guide:
+def guide(testbed: Testbed, intensity: float, forward: Forward) -> Guide:
     """The guided prediction of eq. 10, in the model's own parametrisation."""
-    pull, s0 = Pull(bench), bench.scale
-    threshold = bench.guard.embedder.metric.threshold
-    captions = bench.guard.training.captions
+    training, s0 = TrainingSimilarity(testbed), testbed.scale
+    threshold = testbed.guard.embedder.metric.threshold
+    captions = testbed.guard.training.captions
 
-    def predict(x: Tensor, timestep: Tensor, told: Tensor, uncond: Tensor, cond: Tensor) -> Tensor:
-        guided_raw = uncond + s0 * (cond - uncond)
-        similarity, index = pull.nearest(pull.clean(x, timestep, guided_raw))
-        noisy = float(timestep) / len(bench.model.schedule.alphas_cumprod)
+    def predict(x: Tensor, timestep: Tensor, text_states: Tensor, uncond: Tensor, cond: Tensor) -> Tensor:
+        guided_raw = combine(uncond, cond, s0)
+        similarity, index = training.nearest(training.clean(x, timestep, guided_raw))
+        noisy = float(timestep) / len(testbed.model.schedule.alphas_cumprod)
         active = similarity > LENIENT * threshold * (1 - noisy**2)
         if not bool(active.any()):
             return guided_raw
         texts = Batch(tuple(captions[i] for i in index[active].tolist()), (0,) * int(active.sum()))
-        neighbour = forward(x[active], timestep, states(bench, texts))
+        neighbour = forward(x[active], timestep, states(testbed, texts))
         s1 = (s0 / 2 * similarity[active]).clamp(0, s0 - 1)
         s2 = torch.minimum(s0 / 2 * similarity[active], s0 - s1 - 1).clamp(min=0)
         change = -_rows(s1) * (cond - uncond)[active] - _rows(s2) * (neighbour - uncond[active])
-        change = change + _away(pull, forward, x[active], timestep, told[active], strength)
+        change = change + _away(training, forward, x[active], timestep, text_states[active], intensity)
         result = guided_raw.clone()
         result[active] += change
         return result
@@ -82,43 +84,45 @@ def guide(bench: Bench, strength: float, forward: Forward) -> Guide:
     return predict
 
 
-def _away(pull: Pull, forward: Forward, x: Tensor, timestep: Tensor, told: Tensor, c3: float) -> Tensor:
+def _away(
+    training: TrainingSimilarity, forward: Forward, x: Tensor, timestep: Tensor, text_states: Tensor, c3: float
+) -> Tensor:
     """G_sim as a change of the raw prediction; only v needs converting, v = eps / sqrt(abar) + terms in x."""
-    signal, noise = pull.factors(timestep, x)
+    signal, noise = training.factors(timestep, x)
     with torch.enable_grad():
         start = x.detach().requires_grad_(True)
-        both = torch.cat([empty(pull.bench, len(x)), told])
+        both = torch.cat([empty(training.testbed, len(x)), text_states])
         uncond, cond = forward(torch.cat([start, start]), timestep, both).chunk(2)
-        raw = uncond + pull.bench.scale * (cond - uncond)
-        similarity, _ = pull.nearest(pull.clean(start, timestep, raw))
+        raw = combine(uncond, cond, training.testbed.scale)
+        similarity, _ = training.nearest(training.clean(start, timestep, raw))
         (gradient,) = torch.autograd.grad(similarity.sum(), start)
     usable = torch.isfinite(gradient).flatten(1).all(1)  # a compressing embedder has none where a cell is exactly flat
     change = c3 * noise * torch.where(_rows(usable), gradient, 0.0)
-    return change if pull.bench.model.prediction_type == "epsilon" else change / signal
+    return change if training.testbed.model.prediction_type == "epsilon" else change / signal
 
 
-def _rows(scale: Tensor) -> Tensor:
-    return scale[:, None, None, None]
+def _rows(weight: Tensor) -> Tensor:
+    return weight[:, None, None, None]
 
 
-def _draw(bench: Bench, batch: Batch, strength: float) -> Tensor:
-    with guided(bench.pipe, lambda forward: guide(bench, strength, forward)):
-        return run(bench, batch)
+def _draw(testbed: Testbed, batch: Batch, intensity: float) -> Tensor:
+    with guided(testbed.pipe, lambda forward: guide(testbed, intensity, forward)):
+        return sample_pipeline(testbed, batch)
 
 
-def _applies(bench: Bench) -> str:
+def _applies(testbed: Testbed) -> str:
     with torch.enable_grad():
         probe = torch.full((1, 3, 64, 64), 0.5, requires_grad=True)
-        embedder = bench.guard.embedder
+        embedder = testbed.guard.embedder
         return "" if embedder(probe).requires_grad else f"the embedder {embedder.name!r} passes no gradient"
 
 
-AMG = Method(
+AMG = Mitigation(
     name="amg",
     source="Chen et al., CVPR 2024, arXiv 2404.00922, eq. 10-17",
-    strength="c3",
-    strengths=(0.0, 10.0, 30.0, 100.0, 300.0),
+    intensity="c3",
+    intensities=(0.0, 10.0, 30.0, 100.0, 300.0),
     default=30.0,
-    draw=_draw,
-    applies=_applies,
+    sampler=_draw,
+    requires=_applies,
 )

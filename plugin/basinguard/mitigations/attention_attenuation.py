@@ -1,4 +1,4 @@
-"""GUARD: towards a prediction whose attention spikes are flattened, away from the prompt's own.
+"""Zhao et al., GUARD: towards a prediction whose attention spikes are flattened, away from the prompt's own.
 
 Source: Zhao, Triantafillou and Triantafillou, ICML 2026, arXiv 2603.00133 (CA-in-GUARD); kairanzhao/GUARD:
 
@@ -9,7 +9,8 @@ whose largest score over the pixels stands more than 0.1 standard deviations abo
 token apart) has its scores multiplied by 0.3. The equations are read from the released code and from public summaries;
 the paper's own text was not at hand. Not to be confused with this package's guard.
 
-Strength is r at s = 7.5; both are scaled to the bench's guidance scale. Cost: three evaluations a step, not two.
+The intensity is r at s = 7.5; both are scaled to the testbed's guidance scale. Cost: three evaluations a timestep, not
+two.
 
 Differences from the released code: no reweighting of neighbouring prompts (it is off in the published commands), and
 each head of each sample is judged alone, as there.
@@ -20,9 +21,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Batch, Bench, Method, needs_cross_attention
+from ..guidance.core import combine
+from .base import Mitigation, needs_cross_attention
 from .cross_attention import cross_attention
-from .stock_pipeline import Forward, Guide, guided, run
+from .stock_pipeline import Forward, Guide, guided, sample_pipeline
+from .testbed import Batch, Testbed
 
 THRESHOLD, FACTOR = 0.1, 0.3
 
@@ -40,26 +43,26 @@ def _early(name: str) -> bool:
     return name.startswith(("down_blocks", "mid_block"))
 
 
-def _guide(bench: Bench, repulsion: float, forward: Forward) -> Guide:
-    def predict(x: Tensor, timestep: Tensor, told: Tensor, uncond: Tensor, cond: Tensor) -> Tensor:
-        with cross_attention(bench.pipe.unet, attenuate, _early):
-            positive = forward(x, timestep, told)
-        return uncond + bench.scale * (positive - uncond) - repulsion * bench.units * (cond - uncond)
+def _guide(testbed: Testbed, repulsion: float, forward: Forward) -> Guide:
+    def predict(x: Tensor, timestep: Tensor, text_states: Tensor, uncond: Tensor, cond: Tensor) -> Tensor:
+        with cross_attention(testbed.pipe.unet, attenuate, _early):
+            positive = forward(x, timestep, text_states)
+        return combine(uncond, positive, testbed.scale) - repulsion * testbed.units * (cond - uncond)
 
     return predict
 
 
-def _draw(bench: Bench, batch: Batch, repulsion: float) -> Tensor:
-    with guided(bench.pipe, lambda forward: _guide(bench, repulsion, forward)):
-        return run(bench, batch)
+def _draw(testbed: Testbed, batch: Batch, repulsion: float) -> Tensor:
+    with guided(testbed.pipe, lambda forward: _guide(testbed, repulsion, forward)):
+        return sample_pipeline(testbed, batch)
 
 
-GUARD = Method(
+GUARD = Mitigation(
     name="guard-icml",
     source="Zhao et al., ICML 2026, arXiv 2603.00133; released code",
-    strength="repulsion r, at s = 7.5",
-    strengths=(0.0, 1.0, 2.0, 3.0, 4.0),
+    intensity="repulsion r, at s = 7.5",
+    intensities=(0.0, 1.0, 2.0, 3.0, 4.0),
     default=2.0,
-    draw=_draw,
-    applies=needs_cross_attention,
+    sampler=_draw,
+    requires=needs_cross_attention,
 )

@@ -1,18 +1,18 @@
-"""A comparison of methods: points, skipped methods and costs, as one value that is written to JSON."""
+"""A comparison of mitigations: points, skipped ones and costs, as one value that is written to JSON."""
 
 from __future__ import annotations
 
 from ..core.schema import Schema
 from .costs import Cost
 from .measure import Point
-from .ranking import Beaten
-from .setting import Settings
+from .ranking import RivalWin
+from .settings import ComparisonSettings
 
 
 class Skipped(Schema):
-    """A method that could not run on this model, and why."""
+    """A mitigation that could not run on this model, and why."""
 
-    method: str
+    mitigation: str
     reason: str
 
 
@@ -21,22 +21,22 @@ class Comparison(Schema):
 
     Attributes:
         settings: of the run.
-        points: every method at every strength.
-        skipped: methods that do not apply, with the reason.
-        costs: of each method at its default strength.
+        points: every mitigation at every intensity.
+        skipped: mitigations that do not apply, with the reason.
+        costs: of each mitigation at its default intensity.
         prompts: the caption of each cluster.
         clusters: prompt of each pair.
-        beaten: rival points that are safer than ours at no less alignment.
+        rival_wins: rival points that are safer than ours at no less alignment.
         versions, command, seconds, machine: of the run.
     """
 
-    settings: Settings
+    settings: ComparisonSettings
     points: tuple[Point, ...]
     skipped: tuple[Skipped, ...]
     costs: tuple[Cost, ...]
     prompts: tuple[str, ...]
     clusters: tuple[int, ...]
-    beaten: tuple[Beaten, ...]
+    rival_wins: tuple[RivalWin, ...]
     versions: dict[str, str]
     command: str
     seconds: float

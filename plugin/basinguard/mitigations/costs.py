@@ -1,4 +1,4 @@
-"""What each method costs beside ordinary CFG: time by interleaved runs, memory by counting tensors that are alive."""
+"""What each mitigation costs beside plain CFG: time by interleaved runs, memory by counting tensors that are alive."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from torch.utils._pytree import tree_leaves
 
 from ..core.estimate import Estimate
 from ..core.schema import Schema
-from .base import Batch, Bench, Method, needs_base, networks, sample
+from .base import Mitigation, needs_base, sample
+from .testbed import Batch, Testbed
 
 ROUNDS = 3
 
 
 class Cost(Schema):
-    """A method at its default strength, beside ordinary CFG on the same batch.
+    """A mitigation at its default intensity, beside plain CFG on the same batch.
 
     Attributes:
-        method, strength: which.
+        mitigation, intensity: which.
         unet_evals: rows the UNets evaluated for each sample.
-        time_ratio: wall time over that of ordinary CFG measured directly before it, median and range of the rounds.
-        memory_ratio: most bytes of tensors alive at once, weights included, over that of ordinary CFG.
+        time_ratio: wall time over that of plain CFG measured directly before it, median and range of the rounds.
+        memory_ratio: most bytes of tensors alive at once, weights included, over that of plain CFG.
     """
 
-    method: str
-    strength: float
+    mitigation: str
+    intensity: float
     unet_evals: float
     time_ratio: Estimate
     memory_ratio: float
@@ -38,52 +39,56 @@ class Cost(Schema):
 
 @torch.no_grad()
 def costs(
-    bench: Bench, methods: Sequence[Method], plain: Method, batch: Batch, report: Callable[[str], object]
+    testbed: Testbed,
+    mitigations: Sequence[Mitigation],
+    plain: Mitigation,
+    batch: Batch,
+    progress: Callable[[str], object],
 ) -> list[Cost]:
-    """Costs of the methods that apply, measured in turn, each directly after ordinary CFG.
+    """Costs of the mitigations that apply, measured in turn, each directly after plain CFG.
 
     Args:
-        bench: the model under test.
-        methods: to measure, each at its default strength.
-        plain: ordinary CFG.
+        testbed: the model under test.
+        mitigations: to measure, each at its default intensity.
+        plain: plain CFG.
         batch: what to sample.
-        report: is told each method's name before its turn.
+        progress: called with each mitigation's name before its turn.
     """
-    applying = [method for method in methods if not method.why_not(bench)]
-    ratios: dict[str, list[float]] = {method.name: [] for method in applying}
+    applying = [mitigation for mitigation in mitigations if not mitigation.missing_requirement(testbed)]
+    ratios: dict[str, list[float]] = {mitigation.name: [] for mitigation in applying}
     rows: dict[str, int] = {}
     for turn in range(ROUNDS + 1):
-        for method in applying:
-            report(method.name)
-            reference = _timed(bench, plain, batch)[0] if turn else 1.0  # the first turn is for warming up
-            seconds, rows[method.name] = _timed(bench, method, batch)
+        for mitigation in applying:
+            progress(mitigation.name)
+            reference = _timed(testbed, plain, batch)[0] if turn else 1.0  # the first turn is for warming up
+            seconds, rows[mitigation.name] = _timed(testbed, mitigation, batch)
             if turn:
-                ratios[method.name].append(seconds / reference)
-    reference_bytes = peak_bytes(bench, plain, batch)
+                ratios[mitigation.name].append(seconds / reference)
+    reference_bytes = peak_bytes(testbed, plain, batch)
     return [
         Cost(
-            method=method.name,
-            strength=method.default,
-            unet_evals=rows[method.name] / len(batch),
-            time_ratio=_range(ratios[method.name]),
-            memory_ratio=peak_bytes(bench, method, batch) / reference_bytes,
+            mitigation=mitigation.name,
+            intensity=mitigation.default,
+            unet_evals=rows[mitigation.name] / len(batch),
+            time_ratio=_range(ratios[mitigation.name]),
+            memory_ratio=peak_bytes(testbed, mitigation, batch) / reference_bytes,
         )
-        for method in applying
+        for mitigation in applying
     ]
 
 
-def _timed(bench: Bench, method: Method, batch: Batch) -> tuple[float, int]:
-    method.prepare(bench)
-    _synchronise(bench)
+def _timed(testbed: Testbed, mitigation: Mitigation, batch: Batch) -> tuple[float, int]:
+    mitigation.prepare(testbed)
+    _synchronise(testbed)
     start = time.perf_counter()
-    _, rows = sample(bench, method, method.default, batch)
-    _synchronise(bench)
+    _, rows = sample(testbed, mitigation, mitigation.default, batch)
+    _synchronise(testbed)
     return time.perf_counter() - start, rows
 
 
-def _synchronise(bench: Bench) -> None:
-    if bench.pipe.unet.device.type == "cuda":
-        torch.cuda.synchronize(bench.pipe.unet.device)
+def _synchronise(testbed: Testbed) -> None:
+    if testbed.pipe.unet.device.type == "cuda":
+        torch.cuda.synchronize(testbed.pipe.unet.device)
 
 
 def _range(ratios: list[float]) -> Estimate:
@@ -102,18 +107,18 @@ def _range(ratios: list[float]) -> Estimate:
 
 
 @torch.no_grad()
-def peak_bytes(bench: Bench, method: Method, batch: Batch) -> int:
+def peak_bytes(testbed: Testbed, mitigation: Mitigation, batch: Batch) -> int:
     """Most bytes held at once while a batch is sampled: by the allocator on an accelerator, else by living tensors."""
-    method.prepare(bench)
-    device = bench.pipe.unet.device
+    mitigation.prepare(testbed)
+    device = testbed.pipe.unet.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        sample(bench, method, method.default, batch)
+        sample(testbed, mitigation, mitigation.default, batch)
         return int(torch.cuda.max_memory_allocated(device))
-    used = networks(bench) if method.applies is needs_base else [bench.pipe.unet]
-    own = [bench.pipe.vae, bench.pipe.text_encoder]
-    with Alive(_weights([*networks(bench), *own])) as alive:
-        sample(bench, method, method.default, batch)
+    used = testbed.unets if mitigation.requires is needs_base else [testbed.pipe.unet]
+    own = [testbed.pipe.vae, testbed.pipe.text_encoder]
+    with Alive(_weights([*testbed.unets, *own])) as alive:
+        sample(testbed, mitigation, mitigation.default, batch)
     return sum(p.untyped_storage().nbytes() for p in _weights([*used, *own])) + alive.peak
 
 
@@ -131,7 +136,7 @@ class Alive(TorchDispatchMode):
     def __init__(self, ignored: Sequence[torch.Tensor] = ()) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._known: set[int] = {tensor.untyped_storage()._cdata for tensor in ignored}
+        self._counted: set[int] = {tensor.untyped_storage()._cdata for tensor in ignored}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation and looks at what it made."""
@@ -144,13 +149,13 @@ class Alive(TorchDispatchMode):
     def _see(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
+        if key in self._counted:
             return
-        self._known.add(key)
+        self._counted.add(key)
         self.now += size
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._gone, key, size)
 
     def _gone(self, key: int, size: int) -> None:
-        self._known.discard(key)
+        self._counted.discard(key)
         self.now -= size

@@ -16,7 +16,7 @@ class Edited:
     """An attention processor that hands its scores to `edit` before the softmax.
 
     The attention itself is the usual one: Vaswani et al., arXiv 1706.03762, eq. 1. diffusers' own processor fuses
-    scores and softmax, so it cannot be told to change one of them.
+    scores and softmax, so it cannot be text_states to change one of them.
     """
 
     def __init__(self, edit: Edit) -> None:

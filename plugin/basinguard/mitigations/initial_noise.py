@@ -1,4 +1,4 @@
-"""Adjust the initial noise so that the prompt pulls less, all of it at once or sample by sample.
+"""Han et al., adjust the initial noise so that the prompt pulls less, all of it at once or sample by sample.
 
 Source: Han et al., "Adjusting Initial Noise to Mitigate Memorization in Text-to-Image Diffusion Models", NeurIPS 2025,
 arXiv 2510.08625; hygnhan/init_noise_diffusion_memorization. With d(x) = eps(x, e) - eps(x, "") at the first timestep:
@@ -6,9 +6,9 @@ arXiv 2510.08625; hygnhan/init_noise_diffusion_memorization. With d(x) = eps(x, 
 batch-wise, M = 2 times: x <- x - gamma (d(x + rho d / |d|) - d(x)), gamma 0.7, rho 50; guidance is off until t = 900.
 per sample: AdamW on x until |d(x)| is at most a target (0.9 on SD 1.4), learning rate 0.01.
 
-Strength is the transition for the first (the paper sweeps 900 to 840 after adjusting) and, for the second, the share
-of the sample's own first norm that is left: absolute targets belong to one model at one size. rho, a length in latents
-of 4 x 64 x 64, is scaled by the square root of the latents' size.
+The intensity is the transition for the first (the paper sweeps 900 to 840 after adjusting) and, for the second, the
+share of the sample's own first norm that is left: absolute targets belong to one model at one size. rho, a length in
+latents of 4 x 64 x 64, is scaled by the square root of the latents' size.
 
 Differences from the released code: d is in epsilon space for v-prediction too; at most 20 iterations at rate 0.05
 instead of 1,000 at 0.01, so that a mild target costs tens of evaluations, not thousands; noise changes for each
@@ -25,8 +25,9 @@ from torch import Tensor
 
 from ..diffusion.sampling import EMPTY, Denoiser
 from ..guidance.core import SwitchAt
-from .base import Batch, Bench, Method
-from .stock_pipeline import run
+from .base import Mitigation
+from .stock_pipeline import sample_pipeline
+from .testbed import Batch, Testbed
 
 PAPER = "Han et al., NeurIPS 2025, arXiv 2510.08625"
 GAMMA, RHO, TIMES = 0.7, 50 / 128, 2  # rho as a share of the noise's own length
@@ -40,9 +41,9 @@ def pull(denoise: Denoiser, x: Tensor, timestep: Tensor) -> Tensor:
     return denoise(x, t, rows) - denoise(x, t, torch.full_like(rows, EMPTY))
 
 
-def adjust_together(bench: Bench, batch: Batch) -> Tensor:
+def adjust_together(testbed: Testbed, batch: Batch) -> Tensor:
     """Noise after M steps of the sharpness-aware update, [B, C, h, w]."""
-    denoise, x, first = _start(bench, batch)
+    denoise, x, first = _start(testbed, batch)
     for _ in range(TIMES):
         d = pull(denoise, x, first)
         length = d.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
@@ -51,43 +52,43 @@ def adjust_together(bench: Bench, batch: Batch) -> Tensor:
     return x
 
 
-def adjust_each(bench: Bench, batch: Batch, share: float) -> Tensor:
+def adjust_each(testbed: Testbed, batch: Batch, share: float) -> Tensor:
     """Noise whose pull is at most `share` of what it was, where the iterations suffice, [B, C, h, w]."""
-    denoise, x, first = _start(bench, batch)
+    denoise, x, first = _start(testbed, batch)
     x = x.clone().requires_grad_(True)
     optimiser = torch.optim.AdamW([x], lr=RATE)
     target: Tensor | None = None
     done = torch.zeros(len(batch), dtype=torch.bool)
-    kept = x.detach().clone()
+    adjusted = x.detach().clone()
     with torch.enable_grad():
         for _ in range(ITERATIONS):
             length = pull(denoise, x, first).flatten(1).norm(dim=1)
             target = share * length.detach() if target is None else target
             done |= length <= target
-            kept = torch.where(done[:, None, None, None], kept, x.detach())
+            adjusted = torch.where(done[:, None, None, None], adjusted, x.detach())
             if bool(done.all()):
                 break
             optimiser.zero_grad()
             (length * ~done).sum().backward()
             optimiser.step()
-            kept = torch.where(done[:, None, None, None], kept, x.detach())
-    return kept
+            adjusted = torch.where(done[:, None, None, None], adjusted, x.detach())
+    return adjusted
 
 
-def _start(bench: Bench, batch: Batch) -> tuple[Denoiser, Tensor, Tensor]:
-    first = bench.model.schedule.grid(bench.timesteps)[:1]
-    return bench.model.denoiser(list(batch.prompts)), bench.noise(batch), first
+def _start(testbed: Testbed, batch: Batch) -> tuple[Denoiser, Tensor, Tensor]:
+    first = testbed.model.schedule.grid(testbed.timesteps)[:1]
+    return testbed.model.denoiser(list(batch.prompts)), testbed.noise(batch), first
 
 
-def _together(bench: Bench, batch: Batch, transition: float) -> Tensor:
-    return run(bench, batch, SwitchAt(transition, 0.0, None), noise=adjust_together(bench, batch))
+def _together(testbed: Testbed, batch: Batch, transition: float) -> Tensor:
+    return sample_pipeline(testbed, batch, SwitchAt(transition, 0.0, None), noise=adjust_together(testbed, batch))
 
 
-def _each(bench: Bench, batch: Batch, share: float) -> Tensor:
-    return run(bench, batch, noise=adjust_each(bench, batch, share))
+def _each(testbed: Testbed, batch: Batch, share: float) -> Tensor:
+    return sample_pipeline(testbed, batch, noise=adjust_each(testbed, batch, share))
 
 
-BATCHWISE = Method(
+BATCHWISE = Mitigation(
     "han-batch",
     PAPER + ", section 4.1",
     "transition, timestep",
@@ -95,6 +96,6 @@ BATCHWISE = Method(
     880.0,
     _together,
 )
-PERSAMPLE = Method(
+PERSAMPLE = Mitigation(
     "han-sample", PAPER + ", section 4.2", "share of the first pull left", (0.9, 0.75, 0.6, 0.45, 0.3), 0.6, _each
 )

@@ -1,17 +1,17 @@
 """This package's own: a transition or a strength of proven risk, a base-anchored branch, triage, a base-led prefix.
 
 - `ours`: the boldest transition, with or without opposite guidance before it, whose risk is proven to be at most the
-  strength alpha with 95 % confidence (`basinguard.calibrate`), on pairs that are not those of the comparison.
-- `ours-strength`: ordinary CFG at the largest share of the fine-tune whose risk is proven likewise
-  (`basinguard.strength`), the rest of the weights being the base's.
+  intensity alpha with 95 % confidence (`calibration.rule_search`), on pairs that are not those of the comparison.
+- `ours-strength`: plain CFG at the largest share of the fine-tune whose risk is proven likewise
+  (`calibration.strength`), the rest of the weights being the base's.
 - `ours-anchored`: static transition, the unconditional branch from the base model, which never saw the images.
-- `ours-triage`: static transition for the prompts that pull most, ordinary CFG for the share `strength` that pulls
-  least by the first gap (`schedules.Triage`).
-- `ours-base-led`: above the transition the whole prediction, both branches under ordinary CFG, comes from the base
+- `ours-triage`: static transition for the prompts that pull most, plain CFG for the share that pulls
+  least by the first gap (`guidance.triage`).
+- `ours-base-led`: above the transition the whole prediction, both branches under plain CFG, comes from the base
   model, below it from the fine-tuned one. Layout from the base, details and style from the fine-tune: the prompt is
   followed from the first step, so alignment need not be paid for, and what the base cannot know cannot be laid out.
 
-Cost: a static transition saves evaluations; base-led costs those of ordinary CFG and, for a full fine-tune, the memory
+Cost: a static transition saves evaluations; base-led costs those of plain CFG and, for a full fine-tune, the memory
 of a second UNet; with a LoRA nothing, the base being the same network with its adapters off. `ours` and `ours-strength`
 need their calibration once for each checkpoint, which the rows do not count.
 """
@@ -28,34 +28,36 @@ import torch
 from torch import Tensor
 
 from ..basin import top_gap
+from ..basin.trajectories import pairs_of
 from ..calibration.candidate import Candidate, Setting
 from ..calibration.record_builder import trial_of
 from ..calibration.rule_search import best, frontier
 from ..calibration.strength import StrengthTried, strengths
 from ..core import seeds as seed_table
 from ..core import stats
-from ..guard.guard import Model, pairs_of
+from ..diffusion.model import Model
 from ..guidance.core import SwitchAt
 from ..guidance.triage import Triage
-from .base import Batch, Bench, Method, needs_base
+from .base import Mitigation, needs_base
 from .less_finetuning import INTERPOLATE, strength_of
-from .stock_pipeline import empty, routed, run
+from .stock_pipeline import empty, routed, sample_pipeline
+from .testbed import Batch, Testbed
 
 TRANSITIONS = (950.0, 850.0, 750.0, 650.0, 500.0)
 ALPHAS = (0.3, 0.2, 0.15, 0.1, 0.05)
 CONFIDENCE = 0.95
 PAIRS = 96
 SAME = 1e-2  # text states of one prompt differ in their last digits from batch to batch
-MIDDLE = 650.0  # transition of triage: what its strength does not vary
+MIDDLE = 650.0  # transition of triage: what its intensity does not vary
 
 
-def calibration(bench: Bench) -> list[list[Candidate]]:
-    """Chains of candidates, one for each scale before the transition, safest first; measured once for each bench."""
-    return bench.once("ours", lambda: [_chain(bench, before) for before in (0.0, -2.0 * bench.units)])
+def calibration(testbed: Testbed) -> list[list[Candidate]]:
+    """Chains of candidates, one for each scale before the transition, safest first; measured once for each testbed."""
+    return testbed.cached("ours", lambda: [_chain(testbed, before) for before in (0.0, -2.0 * testbed.units)])
 
 
-def _chain(bench: Bench, before: float) -> list[Candidate]:
-    trial = trial_of(bench.guard, bench.model, PAIRS, seed_table.CALIBRATION)
+def _chain(testbed: Testbed, before: float) -> list[Candidate]:
+    trial = trial_of(testbed.guard, testbed.model, PAIRS, seed_table.CALIBRATION)
     every_other = list(range(1, len(trial.probe.timesteps), 2))
     delta = (1 - CONFIDENCE) / 2
     return list(frontier(trial, Setting(before), alpha=max(ALPHAS), delta=delta, positions=every_other))
@@ -72,20 +74,20 @@ def chosen(chains: list[list[Candidate]], alpha: float) -> tuple[Candidate, bool
         p_values = [stats.binomial_p_value(round(c.risk.value * c.risk.n), c.risk.n, alpha) for c in chain]
         count = stats.fixed_sequence(p_values, (1 - CONFIDENCE) / 2)
         proven += [replace(c, kept=True) for c in chain[:count]]
-    found = best(proven)
-    return (found, True) if found else (chains[0][0], False)
+    boldest = best(proven)
+    return (boldest, True) if boldest else (chains[0][0], False)
 
 
-def tried_strengths(bench: Bench) -> list[StrengthTried]:
-    """Ordinary CFG from the smallest strength to the first that exceeds the largest alpha; measured once a bench."""
+def tried_strengths(testbed: Testbed) -> list[StrengthTried]:
+    """Plain CFG from the smallest strength to the first that exceeds the largest alpha; measured once a testbed."""
 
     @contextmanager
     def at(share: float) -> Iterator[Model]:
-        with strength_of(bench, share):
-            yield bench.model
+        with strength_of(testbed, share):
+            yield testbed.model
 
-    measure = partial(strengths, bench.guard, at, alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS)
-    return bench.once("strengths", lambda: list(measure()))
+    measure = partial(strengths, testbed.guard, at, alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS)
+    return testbed.cached("strengths", lambda: list(measure()))
 
 
 def strongest(tried: Sequence[StrengthTried], alpha: float) -> tuple[StrengthTried, bool]:
@@ -95,61 +97,62 @@ def strongest(tried: Sequence[StrengthTried], alpha: float) -> tuple[StrengthTri
     return (tried[count - 1], True) if count else (tried[0], False)
 
 
-def _strength(bench: Bench, batch: Batch, alpha: float) -> Tensor:
-    found, _ = strongest(tried_strengths(bench), alpha)
-    return INTERPOLATE.draw(bench, batch, found.value)
+def _strength(testbed: Testbed, batch: Batch, alpha: float) -> Tensor:
+    strength, _ = strongest(tried_strengths(testbed), alpha)
+    return INTERPOLATE.sampler(testbed, batch, strength.value)
 
 
-def _strength_note(bench: Bench, alpha: float) -> str:
-    found, proven = strongest(tried_strengths(bench), alpha)
+def _strength_note(testbed: Testbed, alpha: float) -> str:
+    strength, proven = strongest(tried_strengths(testbed), alpha)
     promise = f"risk at most {alpha:.0%} proven" if proven else f"a risk of {alpha:.0%} could not be proven"
-    return f"{found.value:g} of the fine-tune; {promise} on {found.risk.n} other pairs"
+    return f"{strength.value:g} of the fine-tune; {promise} on {strength.risk.n} other pairs"
 
 
-def _ours(bench: Bench, batch: Batch, alpha: float) -> Tensor:
-    found, _ = chosen(calibration(bench), alpha)
-    return run(bench, batch, SwitchAt(found.transition, found.before, None))
+def _ours(testbed: Testbed, batch: Batch, alpha: float) -> Tensor:
+    candidate, _ = chosen(calibration(testbed), alpha)
+    return sample_pipeline(testbed, batch, SwitchAt(candidate.transition, candidate.before, None))
 
 
-def _ours_note(bench: Bench, alpha: float) -> str:
-    found, proven = chosen(calibration(bench), alpha)
+def _ours_note(testbed: Testbed, alpha: float) -> str:
+    candidate, proven = chosen(calibration(testbed), alpha)
     promise = f"risk at most {alpha:.0%} proven" if proven else f"a risk of {alpha:.0%} could not be proven"
-    return f"transition {found.transition:g}, {found.before:g} before it; {promise} on {found.risk.n} other pairs"
+    rule = f"transition {candidate.transition:g}, {candidate.before:g} before it"
+    return f"{rule}; {promise} on {candidate.risk.n} other pairs"
 
 
-def _anchored(bench: Bench, batch: Batch, transition: float) -> Tensor:
-    nothing = empty(bench, 1)
+def _anchored(testbed: Testbed, batch: Batch, transition: float) -> Tensor:
+    nothing = empty(testbed, 1)
 
-    def uncond(timestep: float, told: Tensor) -> Tensor:
-        return (told - nothing).abs().flatten(1).amax(1) < SAME
+    def uncond(timestep: float, text_states: Tensor) -> Tensor:
+        return (text_states - nothing).abs().flatten(1).amax(1) < SAME
 
-    with routed(bench, uncond):
-        return run(bench, batch, SwitchAt(transition, 0.0, None))
-
-
-def _base_led(bench: Bench, batch: Batch, transition: float) -> Tensor:
-    def early(timestep: float, told: Tensor) -> Tensor:
-        return torch.full((len(told),), timestep > transition)
-
-    with routed(bench, early):
-        return run(bench, batch)
+    with routed(testbed, uncond):
+        return sample_pipeline(testbed, batch, SwitchAt(transition, 0.0, None))
 
 
-def _triage(bench: Bench, batch: Batch, harmless: float) -> Tensor:
-    threshold = float(np.quantile(_first_gaps(bench), harmless))
-    return run(bench, batch, Triage(SwitchAt(MIDDLE, 0.0, None), max(threshold, 1e-9), None))
+def _base_led(testbed: Testbed, batch: Batch, transition: float) -> Tensor:
+    def early(timestep: float, text_states: Tensor) -> Tensor:
+        return torch.full((len(text_states),), timestep > transition)
+
+    with routed(testbed, early):
+        return sample_pipeline(testbed, batch)
 
 
-def _first_gaps(bench: Bench) -> Tensor:
-    captions = bench.guard.training.captions
-    pairs = pairs_of(len(captions), [seed_table.CALIBRATION], 1, bench.model.latent_shape)
-    return bench.once("gaps", lambda: top_gap(bench.guard.probe(bench.model, captions), pairs)[0])
+def _triage(testbed: Testbed, batch: Batch, harmless: float) -> Tensor:
+    threshold = float(np.quantile(_first_gaps(testbed), harmless))
+    return sample_pipeline(testbed, batch, Triage(SwitchAt(MIDDLE, 0.0, None), max(threshold, 1e-9), None))
+
+
+def _first_gaps(testbed: Testbed) -> Tensor:
+    captions = testbed.guard.training.captions
+    pairs = pairs_of(len(captions), [seed_table.CALIBRATION], 1, testbed.model.latent_shape)
+    return testbed.cached("gaps", lambda: top_gap(testbed.guard.probe(testbed.model, captions), pairs)[0])
 
 
 HERE = "basinguard"
-OURS = Method(
+OURS = Mitigation(
     "ours",
-    f"{HERE}.calibrate",
+    f"{HERE}, proven rule",
     "proven risk alpha",
     ALPHAS,
     0.1,
@@ -158,9 +161,9 @@ OURS = Method(
     prepare=calibration,
     ours=True,
 )
-STRENGTH = Method(
+STRENGTH = Mitigation(
     "ours-strength",
-    f"{HERE}.strength",
+    f"{HERE}, proven strength",
     "proven risk alpha",
     ALPHAS,
     0.1,
@@ -170,7 +173,7 @@ STRENGTH = Method(
     tried_strengths,
     ours=True,
 )
-ANCHORED = Method(
+ANCHORED = Mitigation(
     "ours-anchored",
     f"{HERE}, base-anchored",
     "transition, timestep",
@@ -180,7 +183,7 @@ ANCHORED = Method(
     needs_base,
     ours=True,
 )
-BASE_LED = Method(
+BASE_LED = Mitigation(
     "ours-base-led",
     f"{HERE}, base-led prefix",
     "transition, timestep",
@@ -190,9 +193,9 @@ BASE_LED = Method(
     needs_base,
     ours=True,
 )
-TRIAGE = Method(
+TRIAGE = Mitigation(
     "ours-triage",
-    f"{HERE}.schedules, transition {MIDDLE:g}",
+    f"{HERE}, triage, transition {MIDDLE:g}",
     "share of prompts left alone",
     (0.75, 0.5, 0.25, 0.1, 0.0),
     0.25,

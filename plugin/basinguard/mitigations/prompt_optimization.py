@@ -1,4 +1,4 @@
-"""Optimise the prompt's embedding until it pulls less.
+"""Wen et al., optimise the prompt's embedding until it pulls less.
 
 Source: Wen et al., "Detecting, Explaining, and Mitigating Memorization in Diffusion Models", ICLR 2024,
 arXiv 2407.21720. Inference (section 5.1): with x_T fixed, Adam on the embedding e minimises
@@ -7,9 +7,9 @@ Defaults of the paper's code: learning rate 0.05, at most 10 iterations, target 
 others' use).
 
 Its training-time filter (section 5.2; `--hard_threshold`, 2 as released) changes the fine-tune instead of the sampling,
-so it has no row here: it is `adapters.filters.LargeGap`, turned on by `adapters.acting.Interventions(large_gap=...)`.
+so it has no row here: it is `training.loss_filters.LargeGap`, turned on by `Interventions(large_gap=...)`.
 
-Differences. The absolute target belongs to one model at one size (`method` papers use 0.9 to 8), so strength is the
+Differences. The absolute target belongs to one model at one size (papers use 0.9 to 8), so the intensity is the
 share of the sample's own first norm that is left. Every (prompt, seed) has an embedding of its own; the released code
 shares one among the images of a prompt and uses AdamW. The begin token's embedding stays, as released. The
 unconditional prediction does not depend on e and is evaluated once.
@@ -22,27 +22,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Batch, Bench, Method
-from .stock_pipeline import empty, run, states
+from .base import Mitigation
+from .stock_pipeline import empty, sample_pipeline, states
+from .testbed import Batch, Testbed
 
 ITERATIONS = 10
 RATE = 0.05
 
 
-def optimise(bench: Bench, batch: Batch, share: float) -> Tensor:
+def optimise(testbed: Testbed, batch: Batch, share: float) -> Tensor:
     """Embeddings [B, tokens, width] whose first pull is at most `share` of the original's, where 10 steps suffice."""
-    x, told, t = bench.noise(batch).to(bench.pipe.unet.device), states(bench, batch), _first_timestep(bench)
+    x, text_states, t = (
+        testbed.noise(batch).to(testbed.pipe.unet.device),
+        states(testbed, batch),
+        _first_timestep(testbed),
+    )
     with torch.no_grad():
-        uncond = bench.pipe.unet(x, t, empty(bench, len(batch)), return_dict=False)[0]
-    changed = told.clone().requires_grad_(True)
+        uncond = testbed.pipe.unet(x, t, empty(testbed, len(batch)), return_dict=False)[0]
+    changed = text_states.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([changed], lr=RATE)
     target: Tensor | None = None
-    kept = told.clone()
+    adjusted = text_states.clone()
     with torch.enable_grad():
         for _ in range(ITERATIONS):
-            pull = (bench.pipe.unet(x, t, changed, return_dict=False)[0] - uncond).flatten(1).norm(dim=1)
+            pull = (testbed.pipe.unet(x, t, changed, return_dict=False)[0] - uncond).flatten(1).norm(dim=1)
             target = share * pull.detach() if target is None else target
-            kept = _where(pull > target, changed.detach(), kept)
+            adjusted = _where(pull > target, changed.detach(), adjusted)
             if not bool((pull > target).any()):
                 break
             optimiser.zero_grad()
@@ -50,29 +55,29 @@ def optimise(bench: Bench, batch: Batch, share: float) -> Tensor:
             assert changed.grad is not None
             changed.grad[:, 0] = 0
             optimiser.step()
-            kept = _where(pull > target, changed.detach(), kept)
-    return kept
+            adjusted = _where(pull > target, changed.detach(), adjusted)
+    return adjusted
 
 
 def _where(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(rows[:, None, None], new, old)
 
 
-def _first_timestep(bench: Bench) -> Tensor:
-    bench.pipe.scheduler.set_timesteps(bench.timesteps)
-    first: Tensor = bench.pipe.scheduler.timesteps[0]
+def _first_timestep(testbed: Testbed) -> Tensor:
+    testbed.pipe.scheduler.set_timesteps(testbed.timesteps)
+    first: Tensor = testbed.pipe.scheduler.timesteps[0]
     return first
 
 
-def _draw(bench: Bench, batch: Batch, share: float) -> Tensor:
-    return run(bench, batch, embeddings=optimise(bench, batch, share))
+def _draw(testbed: Testbed, batch: Batch, share: float) -> Tensor:
+    return sample_pipeline(testbed, batch, embeddings=optimise(testbed, batch, share))
 
 
-WEN = Method(
+WEN = Mitigation(
     name="wen",
     source="Wen et al., ICLR 2024, arXiv 2407.21720, section 5.1",
-    strength="share of the first pull left",
-    strengths=(0.9, 0.75, 0.5, 0.35, 0.2),
+    intensity="share of the first pull left",
+    intensities=(0.9, 0.75, 0.5, 0.35, 0.2),
     default=0.5,
-    draw=_draw,
+    sampler=_draw,
 )

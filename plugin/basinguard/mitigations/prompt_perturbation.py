@@ -1,7 +1,7 @@
-"""Disturb the prompt: random tokens in the text, or Gaussian noise on its embedding.
+"""Somepalli et al., disturb the prompt: random tokens in the text, or Gaussian noise on its embedding.
 
 Source: Somepalli et al., arXiv 2305.20086, section 6 (inference-time mitigation): random tokens are inserted at random
-places of the caption; or embedding + lambda * noise, lambda 0.1. Cost: that of ordinary CFG.
+places of the caption; or embedding + lambda * noise, lambda 0.1. Cost: that of plain CFG.
 
 Differences from the released code: a random token is any word piece of the model's own tokenizer that is a whole word,
 where the released code draws among the first 49,400 ids and so also inserts word fragments; its edits "add a number"
@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Batch, Bench, Method
-from .stock_pipeline import run, states
+from .base import Mitigation
+from .stock_pipeline import sample_pipeline, states
+from .testbed import Batch, Testbed
 
 END = "</w>"  # what CLIP's tokenizers mark the end of a word with
 
@@ -44,37 +45,37 @@ def whole_words(tokenizer: Any) -> list[str]:
     return [word for word in letters if len(word) > 1] or letters
 
 
-def _tokens(bench: Bench, batch: Batch, count: float) -> Tensor:
-    words = whole_words(bench.pipe.tokenizer)
+def _tokens(testbed: Testbed, batch: Batch, count: float) -> Tensor:
+    words = whole_words(testbed.pipe.tokenizer)
     pairs = zip(batch.prompts, batch.seeds, strict=True)
     disturbed = tuple(insert_words(prompt, words, int(count), seed) for prompt, seed in pairs)
-    return run(bench, Batch(disturbed, batch.seeds))
+    return sample_pipeline(testbed, Batch(disturbed, batch.seeds))
 
 
-def _noise(bench: Bench, batch: Batch, amount: float) -> Tensor:
-    told = states(bench, batch)
-    drawn = [torch.randn(*told.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in batch.seeds]
-    return run(bench, batch, embeddings=told + amount * torch.stack(drawn).to(told))
+def _noise(testbed: Testbed, batch: Batch, amount: float) -> Tensor:
+    text_states = states(testbed, batch)
+    drawn = [torch.randn(*text_states.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in batch.seeds]
+    return sample_pipeline(testbed, batch, embeddings=text_states + amount * torch.stack(drawn).to(text_states))
 
 
-def _has_words(bench: Bench) -> str:
-    return "" if whole_words(bench.pipe.tokenizer) else "the tokenizer knows no whole word to insert"
+def _has_words(testbed: Testbed) -> str:
+    return "" if whole_words(testbed.pipe.tokenizer) else "the tokenizer knows no whole word to insert"
 
 
-TOKENS = Method(
+TOKENS = Mitigation(
     name="random-tokens",
     source="Somepalli et al., arXiv 2305.20086, section 6",
-    strength="words inserted",
-    strengths=(1.0, 2.0, 3.0, 4.0, 6.0),
+    intensity="words inserted",
+    intensities=(1.0, 2.0, 3.0, 4.0, 6.0),
     default=2.0,
-    draw=_tokens,
-    applies=_has_words,
+    sampler=_tokens,
+    requires=_has_words,
 )
-NOISE = Method(
+NOISE = Mitigation(
     name="embedding-noise",
     source="Somepalli et al., arXiv 2305.20086, section 6",
-    strength="lambda",
-    strengths=(0.05, 0.1, 0.2, 0.4, 0.8),
+    intensity="lambda",
+    intensities=(0.05, 0.1, 0.2, 0.4, 0.8),
     default=0.1,
-    draw=_noise,
+    sampler=_noise,
 )

@@ -1,4 +1,4 @@
-"""Every method by its name, in the order of the tables."""
+"""Every mitigation by its name, in the order of the tables: a new one is added here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .anti_memorization_guidance import AMG
 from .attention_attenuation import GUARD
-from .base import Method
+from .base import Mitigation
 from .delayed_guidance import DTP, OG_DTP, OG_STP, STP
 from .delayed_guidance_released import DTP_RELEASED, STP_RELEASED
 from .guidance_interval import INTERVAL
@@ -14,15 +14,15 @@ from .guidance_schedules import SCHEDULES
 from .initial_noise import BATCHWISE, PERSAMPLE
 from .less_finetuning import EARLIER, INTERPOLATE
 from .ours import ANCHORED, BASE_LED, OURS, STRENGTH, TRIAGE
-from .plain_cfg import LOWER, NONE
+from .plain_cfg import LOWER, PLAIN
 from .prompt_optimization import WEN
 from .prompt_perturbation import NOISE, TOKENS
 from .summary_tokens import REN
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        *(NONE, LOWER, INTERVAL, SCHEDULES),
+MITIGATIONS: dict[str, Mitigation] = {
+    mitigation.name: mitigation
+    for mitigation in (
+        *(PLAIN, LOWER, INTERVAL, SCHEDULES),
         *(TOKENS, NOISE, WEN, REN, AMG),
         *(STP, OG_STP, DTP, OG_DTP, STP_RELEASED, DTP_RELEASED),
         *(BATCHWISE, PERSAMPLE, GUARD, EARLIER, INTERPOLATE),
@@ -31,18 +31,18 @@ METHODS: dict[str, Method] = {
 }
 
 
-def named(names: Sequence[str]) -> list[Method]:
-    """The methods of these names, "none" always first; "all" stands for every one.
+def by_name(names: Sequence[str]) -> list[Mitigation]:
+    """The mitigations of these names, plain CFG always first; "all" stands for every one.
 
     Raises:
         ValueError: a name that is not known; the known ones are listed.
 
     Example:
-        >>> [method.name for method in named(["stp"])]
-        ['none', 'stp']
+        >>> [mitigation.name for mitigation in by_name(["stp"])]
+        ['plain', 'stp']
     """
-    unknown = [name for name in names if name not in METHODS and name != "all"]
+    unknown = [name for name in names if name not in MITIGATIONS and name != "all"]
     if unknown or not names:
-        raise ValueError(f"methods {list(names)}: {unknown} not known; known: all, {', '.join(METHODS)}")
-    wanted = set(METHODS) if "all" in names else {"none", *names}
-    return [method for name, method in METHODS.items() if name in wanted]
+        raise ValueError(f"mitigations {list(names)}: {unknown} not known; known: all, {', '.join(MITIGATIONS)}")
+    selected = set(MITIGATIONS) if "all" in names else {PLAIN.name, *names}
+    return [mitigation for name, mitigation in MITIGATIONS.items() if name in selected]

@@ -1,90 +1,69 @@
-"""The comparison for people: one HTML file that opens offline, with figure, tables and samples."""
+"""The comparison for people: an HTML page that opens offline, with figure, tables and samples; a terminal's table."""
 
 from __future__ import annotations
 
-import base64
-import io
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..core.estimate import Estimate
+from ..core.html import data_uri, figure_uri, render_template
 from .comparison import Comparison
-from .costs import Cost
-from .measure import Point
-from .ranking import within
-from .registry import METHODS
+from .ranking import BestPoint, best_within
+from .registry import MITIGATIONS
+from .sample_strips import strip_path
+from .tradeoff_figure import DPI, tradeoff
 
-DASH = "\N{EN DASH}"
-BUDGET = 0.1  # risk within which methods are compared in the first table
+ALPHA = 0.1  # risk within which mitigations are compared in the first table
 
 
-def render(result: Comparison, samples: Path) -> str:
+def render(comparison: Comparison, samples: Path) -> str:
     """The page.
 
     Args:
-        result: the comparison.
-        samples: folder of the strips, named after method and strength; a missing one is left out.
+        comparison: what was measured.
+        samples: folder of the strips, named after mitigation and intensity; a missing one is left out.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, interval=interval)
-    template = environment.from_string(files(__package__).joinpath("comparison.html.jinja").read_text("utf-8"))
-    costs = {cost.method: cost for cost in result.costs}
-    return template.render(
-        result=result,
-        settings=result.settings,
-        methods=METHODS,
-        figure=_figure(result),
-        subject=any(point.fidelity for point in result.points),
-        scored=any(point.alignment for point in result.points),
-        budget=BUDGET,
-        best=[_row(result, entry.method, entry.point, costs, samples) for entry in within(result.points, BUDGET)],
-        points=result.points,
-        costs=costs,
-        pairs=len(result.clusters),
+    points = comparison.points
+    return render_template(
+        __package__,
+        "comparison.html.jinja",
+        comparison=comparison,
+        settings=comparison.settings,
+        mitigations=MITIGATIONS,
+        figure=figure_uri(tradeoff(points), DPI) if any(point.utility for point in points) else "",
+        subject=any(point.fidelity for point in points),
+        scored=any(point.alignment for point in points),
+        alpha=ALPHA,
+        best=[_row(comparison, best, samples) for best in best_within(points, ALPHA)],
+        points=points,
+        pairs=len(comparison.clusters),
     )
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many digits after the point, or a dash."""
-    return DASH if value is None else f"{value:.{digits}f}"
-
-
-def interval(estimate: Estimate | None, digits: int = 3) -> str:
-    """An estimate with its interval, or a dash."""
-    if estimate is None:
-        return DASH
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-
-
-def _row(result: Comparison, name: str, index: int | None, costs: dict[str, Cost], samples: Path) -> dict[str, Any]:
-    point: Point | None = None if index is None else result.points[index]
-    every = [p for p in result.points if p.method == name]
-    least = min(every, key=lambda p: p.risk.value)
+def _row(comparison: Comparison, best: BestPoint, samples: Path) -> dict[str, Any]:
+    point = None if best.point is None else comparison.points[best.point]
+    least = min((p for p in comparison.points if p.mitigation == best.mitigation), key=lambda p: p.risk.value)
+    strip = strip_path(samples, point or least)
     return {
-        "method": METHODS[name],
+        "mitigation": MITIGATIONS[best.mitigation],
         "point": point,
         "least": least,
-        "cost": costs.get(name),
-        "strip": _picture(samples / f"{name}_{(point or least).strength:g}.png"),
+        "cost": next((cost for cost in comparison.costs if cost.mitigation == best.mitigation), None),
+        "strip": data_uri(strip.read_bytes()) if strip.is_file() else "",
     }
 
 
-def _figure(result: Comparison) -> str:
-    from .tradeoff_figure import tradeoff
-
-    if not any(point.utility for point in result.points):
-        return ""
-    buffer = io.BytesIO()
-    tradeoff(result.points).savefig(buffer, format="png")
-    return _uri(buffer.getvalue())
-
-
-def _picture(path: Path) -> str:
-    return _uri(path.read_bytes()) if path.is_file() else ""
-
-
-def _uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def table(comparison: Comparison, alpha: float = ALPHA) -> str:
+    """The best point of each mitigation of risk at most alpha, for a terminal."""
+    lines = [f"{'':15} {'intensity':>9} {'risk [95% interval]':24} {'sim p95':>8} {'utility':>10} {'UNet/img':>9}"]
+    for best in best_within(comparison.points, alpha):
+        if best.point is None:
+            lines.append(f"{best.mitigation:15} no intensity has a risk of at most {alpha:.0%}")
+            continue
+        point = comparison.points[best.point]
+        utility = f"{point.utility.value:.3f}" if point.utility else "-"
+        lines.append(
+            f"{point.mitigation:15} {point.intensity:9g} {point.risk.interval():24} "
+            f"{point.similarity_p95.value:8.3f} {utility:>10} {point.unet_evals:9.1f}"
+        )
+    lines += [f"{skipped.mitigation:15} not run: {skipped.reason}" for skipped in comparison.skipped]
+    return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""The stock pipeline as the methods use it: run under a rule, with other noise or embeddings, with another prediction.
+"""The stock pipeline as mitigations use it: under a rule, with other noise or embeddings, with another prediction.
 
-Three ways in, all undone when they are left: a rule (`adapters.pipelines.protect`), a guided prediction of one's own
+Three ways in, all undone when they are left: a rule (`pipelines.protect`), a guided prediction of one's own
 (`guided`), or another network in the place of the UNet's (`routed`).
 """
 
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from ..guidance.core import Rule
 from ..pipelines.protect import protect, unprotect
-from .base import Batch, Bench
+from .testbed import Batch, Testbed
 
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]  # latents, timestep, text states -> the UNet's raw output
 Guide = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # x, timestep, states, uncond, cond -> guided
 
 
-def run(
-    bench: Bench,
+def sample_pipeline(
+    testbed: Testbed,
     batch: Batch,
     rule: Rule | None = None,
     *,
@@ -33,27 +33,27 @@ def run(
     """Clean latents [B, C, h, w] by the pipeline's own loop and scheduler.
 
     Args:
-        bench: the model under test.
+        testbed: the model under test.
         batch: prompts and seeds.
-        rule: decides the guidance scale; None leaves ordinary CFG.
-        pipe: another pipeline than the bench's.
+        rule: decides the guidance scale; None leaves plain CFG.
+        pipe: another pipeline than the testbed's.
         noise: instead of the seeds' own, [B, C, h, w], unit variance.
         embeddings: instead of the prompts' own, [B, tokens, width].
     """
-    pipe = bench.pipe if pipe is None else pipe
-    told: dict[str, Any] = {"prompt": list(batch.prompts)}
+    pipe = testbed.pipe if pipe is None else pipe
+    prompts: dict[str, Any] = {"prompt": list(batch.prompts)}
     if embeddings is not None:
-        told = {"prompt_embeds": embeddings, "negative_prompt_embeds": empty(bench, len(batch))}
-    start = (bench.noise(batch) if noise is None else noise).to(pipe.unet.device, pipe.unet.dtype)
+        prompts = {"prompt_embeds": embeddings, "negative_prompt_embeds": empty(testbed, len(batch))}
+    start = (testbed.noise(batch) if noise is None else noise).to(pipe.unet.device, pipe.unet.dtype)
     if rule is not None:
         protect(pipe, rule)
     try:
         latents: Tensor = pipe(
-            **told,
+            **prompts,
             latents=start,
             generator=[torch.Generator().manual_seed(seed) for seed in batch.seeds],
-            num_inference_steps=bench.timesteps,
-            guidance_scale=bench.scale,
+            num_inference_steps=testbed.timesteps,
+            guidance_scale=testbed.scale,
             output_type="latent",
         ).images
     finally:
@@ -61,15 +61,15 @@ def run(
     return latents
 
 
-def states(bench: Bench, batch: Batch) -> Tensor:
+def states(testbed: Testbed, batch: Batch) -> Tensor:
     """Text states of a batch, [B, tokens, width], as the pipeline makes them."""
-    encoded: Tensor = bench.pipe.encode_prompt(list(batch.prompts), bench.pipe.unet.device, 1, False)[0]
+    encoded: Tensor = testbed.pipe.encode_prompt(list(batch.prompts), testbed.pipe.unet.device, 1, False)[0]
     return encoded
 
 
-def empty(bench: Bench, rows: int) -> Tensor:
+def empty(testbed: Testbed, rows: int) -> Tensor:
     """Text states of the empty prompt, [rows, tokens, width]."""
-    return states(bench, Batch(("",), (0,))).expand(rows, -1, -1)
+    return states(testbed, Batch(("",), (0,))).expand(rows, -1, -1)
 
 
 @contextmanager
@@ -85,11 +85,11 @@ def guided(pipe: Any, guide: Callable[[Forward], Guide]) -> Iterator[None]:
     """
     inside = False
 
-    def forward(x: Tensor, timestep: Tensor, told: Tensor) -> Tensor:
+    def forward(x: Tensor, timestep: Tensor, text_states: Tensor) -> Tensor:
         nonlocal inside
         inside = True
         try:
-            output: Tensor = pipe.unet(x, timestep, encoder_hidden_states=told, return_dict=False)[0]
+            output: Tensor = pipe.unet(x, timestep, encoder_hidden_states=text_states, return_dict=False)[0]
         finally:
             inside = False
         return output
@@ -99,10 +99,10 @@ def guided(pipe: Any, guide: Callable[[Forward], Guide]) -> Iterator[None]:
     def after(module: Any, args: tuple, kwargs: dict, output: tuple) -> tuple | None:
         if inside:
             return None
-        x, timestep, told = args[0], args[1], kwargs["encoder_hidden_states"]
+        x, timestep, text_states = args[0], args[1], kwargs["encoder_hidden_states"]
         uncond, cond = output[0].chunk(2)
         half = len(uncond)
-        prediction = made(x[:half], timestep, told[half:], uncond, cond)
+        prediction = made(x[:half], timestep, text_states[half:], uncond, cond)
         return (torch.cat([prediction, prediction]), *output[1:])
 
     hook = pipe.unet.register_forward_hook(after, with_kwargs=True)
@@ -116,15 +116,15 @@ Route = Callable[[float, Tensor], Tensor]  # timestep and text states [B, tokens
 
 
 @contextmanager
-def routed(bench: Bench, route: Route) -> Iterator[None]:
+def routed(testbed: Testbed, route: Route) -> Iterator[None]:
     """Inside, the rows that `route` picks are predicted by the base model instead of the fine-tuned one.
 
     A row is evaluated by one of the two, so it costs what it always did. With a LoRA the base is the same network with
     its adapters off. Text states stay those of the fine-tuned pipeline.
     """
-    unet = bench.pipe.unet
+    unet = testbed.pipe.unet
     tuned = unet.forward
-    based = bench.base.unet.forward if bench.base is not None else _without_adapters(unet, tuned)
+    based = testbed.base.unet.forward if testbed.base is not None else _without_adapters(unet, tuned)
 
     def forward(x: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **options: Any) -> Any:
         picked = route(float(timestep.flatten()[0]), encoder_hidden_states)
@@ -132,11 +132,11 @@ def routed(bench: Bench, route: Route) -> Iterator[None]:
             return based(x, timestep, encoder_hidden_states, **options)
         if not bool(picked.any()):
             return tuned(x, timestep, encoder_hidden_states, **options)
-        told = encoder_hidden_states
-        ours = tuned(x[~picked], timestep, told[~picked], **options)[0]
+        text_states = encoder_hidden_states
+        ours = tuned(x[~picked], timestep, text_states[~picked], **options)[0]
         output = torch.empty_like(x, dtype=ours.dtype)
         output[~picked] = ours
-        output[picked] = based(x[picked], timestep, told[picked], **options)[0]
+        output[picked] = based(x[picked], timestep, text_states[picked], **options)[0]
         return (output,)
 
     own = unet.__dict__.get("forward")  # an instance's own, such as accelerate's; usually the class has it

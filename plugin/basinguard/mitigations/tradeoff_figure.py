@@ -1,4 +1,4 @@
-"""The trade-off: risk, and similarity, against utility (alignment, else fidelity); one curve a method, ours on top."""
+"""Trade-off of risk, and similarity, against utility (alignment, else fidelity); a curve for each, ours on top."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ OURS = {
     "ours-anchored": GREEN,
     "ours-triage": "#CC79A7",
 }
+DPI = 110
 MARKERS = "osv^<>DPX*ph"
-SHOWN = 0.6  # of the best utility: what keeps less lies left of the panels, which say how many points do
+LEAST_UTILITY = 0.6  # of the best utility: what keeps less lies left of the panels, which say how many points do
 
 
 def tradeoff(points: Sequence[Point]) -> Figure:
@@ -38,7 +39,7 @@ def tradeoff(points: Sequence[Point]) -> Figure:
         raise ValueError(
             "neither alignment nor fidelity was measured, so there is no trade-off to draw; give --align or --heldout"
         )
-    figure = Figure(figsize=(12, 6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(12, 6), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
     _panel(left, scored, lambda p: p.risk, "share that copies a training image")
     _panel(right, scored, lambda p: p.similarity_p95, "similarity to the nearest training image, 95th percentile")
@@ -50,13 +51,13 @@ def tradeoff(points: Sequence[Point]) -> Figure:
 def _panel(axes: Axes, points: Sequence[Point], pick: Callable[[Point], Estimate], label: str) -> None:
     from matplotlib import colormaps
 
-    names = list(dict.fromkeys(point.method for point in points))
+    names = list(dict.fromkeys(point.mitigation for point in points))
     rivals = [name for name in names if not OURS.get(name)]
     for name in [*rivals, *(name for name in names if OURS.get(name))]:
-        curve = [p for p in points if p.method == name and p.utility]
+        curve = [p for p in points if p.mitigation == name and p.utility]
         x, y = [p.utility.value for p in curve if p.utility], [pick(p) for p in curve]
         rank = rivals.index(name) if name in rivals else 0
-        look: dict[str, Any] = (
+        style: dict[str, Any] = (
             {"color": OURS[name], "linewidth": 2.4, "zorder": 5, "marker": "o", "markersize": 6}
             if is_ours(curve[0])
             else {
@@ -67,7 +68,7 @@ def _panel(axes: Axes, points: Sequence[Point], pick: Callable[[Point], Estimate
                 "markersize": 5,
             }
         )
-        axes.plot(x, [e.value for e in y], label=name, **look)
+        axes.plot(x, [e.value for e in y], label=name, **style)
         if is_ours(curve[0]):
             axes.errorbar(
                 x,
@@ -85,10 +86,10 @@ def _panel(axes: Axes, points: Sequence[Point], pick: Callable[[Point], Estimate
 
 
 def _crop(axes: Axes, utilities: Sequence[float]) -> None:
-    """Leaves the place to the methods that keep most of the utility."""
-    left = SHOWN * max(utilities)
+    """Leaves the place to the mitigations that keep most of the utility."""
+    left = LEAST_UTILITY * max(utilities)
     beyond = sum(value < left for value in utilities)
     if beyond and left > 0:
         axes.set_xlim(left=left)
-        said = f"← {beyond} points keep less than {SHOWN:.0%} of the best"
-        axes.text(0.02, 0.98, said, transform=axes.transAxes, va="top", fontsize=8, color="0.35")
+        label = f"← {beyond} points keep less than {LEAST_UTILITY:.0%} of the best"
+        axes.text(0.02, 0.98, label, transform=axes.transAxes, va="top", fontsize=8, color="0.35")

@@ -17,7 +17,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput, rescale_noise_cfg
 from torch import Tensor
 
-from ..guidance.core import Rule, combine, epsilon_factor, resolve
+from ..guidance.core import Rule, Steering, combine, epsilon_factor, lone_branch, resolve
 from ..guidance.core import gap as gap_of
 from ..guidance.serialization import rule_from_dict, rule_to_dict
 
@@ -29,7 +29,7 @@ class RuleGuider(BaseGuidance):
     """Applies a rule to each step of a modular pipeline, evaluating only the branches the rule needs.
 
     Args:
-        rule: the rule's JSON form, see `basinguard.schedules.rule_to_dict`.
+        rule: the rule's JSON form, see `guidance.serialization.rule_to_dict`.
         guidance_scale: the caller's own scale, what `after=None` in the rule stands for.
         guidance_rescale: as in `ClassifierFreeGuidance`; acts where both branches are evaluated.
         noise: the numbers of the model's noise schedule, for the gap in epsilon units; None for flow matching.
@@ -51,6 +51,7 @@ class RuleGuider(BaseGuidance):
         self.rule = resolve(rule_from_dict(rule), guidance_scale)
         self.guidance_rescale = guidance_rescale
         self._factor = epsilon_factor(None if noise is None else DDPMScheduler(**noise))
+        self.guidance_scale = guidance_scale
         self._branches: tuple[str, ...] = BRANCHES
         self._forget()
 
@@ -97,16 +98,14 @@ class RuleGuider(BaseGuidance):
         if pred_cond is None or pred_uncond is None:
             pred = pred_uncond if pred_cond is None else pred_cond
             return GuiderOutput(pred=pred, pred_cond=pred, pred_uncond=pred_uncond)
-        seen = gap_of(pred_uncond, pred_cond) * self._factor(self._now)
-        pred = combine(pred_uncond, pred_cond, self._decide(seen, len(pred_cond)).to(pred_cond.device))
+        gaps = gap_of(pred_uncond, pred_cond) * self._factor(self._now)
+        pred = combine(pred_uncond, pred_cond, self._steering.decide(self._now, gaps, len(pred_cond)))
         if self.guidance_rescale > 0:
             pred = rescale_noise_cfg(pred, pred_cond, self.guidance_rescale)
         return GuiderOutput(pred=pred, pred_cond=pred_cond, pred_uncond=pred_uncond)
 
     def _forget(self) -> None:
-        self._rule_state: Any = None
-        self._scale: Tensor | None = None
-        self._decided_at: float | None = None
+        self._steering = Steering(self.rule, lambda: self.guidance_scale, self._factor)
 
     @property
     def _now(self) -> float:
@@ -115,14 +114,5 @@ class RuleGuider(BaseGuidance):
     def _needed(self, batch: int) -> tuple[str, ...]:
         if self.rule.reads_gap:
             return BRANCHES
-        scale = self._decide(None, batch)
-        if bool((scale == 0).all()):
-            return BRANCHES[1:]
-        return BRANCHES[:1] if bool((scale == 1).all()) else BRANCHES
-
-    def _decide(self, gap: Tensor | None, batch: int) -> Tensor:
-        if self._scale is None or self._decided_at != self._now:
-            state = self.rule.init(batch) if self._scale is None else self._rule_state
-            now = torch.full((batch,), self._now, device=None if gap is None else gap.device)
-            (self._scale, self._rule_state), self._decided_at = self.rule.scale(now, gap, state), self._now
-        return self._scale
+        lone = lone_branch(self._steering.decide(self._now, None, batch))
+        return BRANCHES if lone is None else (BRANCHES[1 - lone],)

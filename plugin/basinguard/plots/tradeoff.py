@@ -125,9 +125,9 @@ def frontier_text(tried: Sequence[Candidate]) -> str:
         if c.pilot:
             continue
         alignment = f"{c.alignment.value:.3f}" if c.alignment else "-"
-        quality = f" {_interval(c.quality) if c.quality else '-':24}" if measured else ""
+        quality = f" {c.quality.interval() if c.quality else '-':24}" if measured else ""
         lines.append(
-            f"{c.setting!s:32} {c.transition:6g} {_interval(c.risk):24} {c.p_value:7.2g} {alignment:>9} "
+            f"{c.setting!s:32} {c.transition:6g} {c.risk.interval():24} {c.p_value:7.2g} {alignment:>9} "
             f"{c.evals_per_sample:8.1f}{quality}   {'promised' if c.kept else 'not proven'}"
         )
     return "\n".join(lines)
@@ -139,7 +139,7 @@ def strength_text(tried: Sequence[StrengthTried]) -> str:
     for point in tried:
         alignment = f"{point.alignment.value:.3f}" if point.alignment else "-"
         said = "promised" if point.kept else "not proven"
-        lines.append(f"{point.value:8g} {_interval(point.risk):24} {point.p_value:7.2g} {alignment:>9}   {said}")
+        lines.append(f"{point.value:8g} {point.risk.interval():24} {point.p_value:7.2g} {alignment:>9}   {said}")
     return "\n".join(lines)
 
 
@@ -151,10 +151,6 @@ def transfer_text(table: Sequence[Transfer]) -> str:
         sigma = "-" if row.sigma is None else f"{row.sigma:.3g}"
         alignment = f"{row.alignment.value:.3f}" if row.alignment else "-"
         lines.append(
-            f"{row.scheduler:32} {row.timesteps:5} {where:>6} {sigma:>7} {_interval(row.risk):24} {alignment:>9}"
+            f"{row.scheduler:32} {row.timesteps:5} {where:>6} {sigma:>7} {row.risk.interval():24} {alignment:>9}"
         )
     return "\n".join(lines)
-
-
-def _interval(found: Estimate) -> str:
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"

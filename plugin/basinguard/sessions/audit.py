@@ -17,7 +17,8 @@ from ..calibration.trial import calibration_pairs
 from ..core import seeds as seed_table
 from ..core import stats
 from ..core.estimate import Estimate
-from ..guard.guard import Guard, Model
+from ..diffusion.model import Model
+from ..guard.guard import Guard
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
 from ..plots.tradeoff import frontier_figure, quality_figure, strength_figure

@@ -10,13 +10,14 @@ from torch import Tensor
 from .. import basin
 from ..calibration.trial import calibration_pairs
 from ..core import seeds as seed_table
-from ..core.images import open_image
-from ..guard.guard import Guard, Model
+from ..core.images import load_rgb
+from ..diffusion.model import Model
+from ..guard.guard import Guard
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
 from ..similarity.image_files import image_paths
 from ..similarity.kernel_distance import FEWEST, KernelDistance
-from ..training.data_sources import fitted, to_rgb
+from ..training.data_sources import fitted
 from .session import Session
 
 
@@ -75,8 +76,7 @@ def _heldout_images(session: Session, folder: Path) -> Tensor:
     trained = {image.numpy().tobytes() for image in session.guard.training.images}
     found = []
     for path in image_paths(folder):
-        with open_image(path) as picture:
-            image = fitted(to_rgb(picture), session.model.resolution)
+        image = fitted(load_rgb(path), session.model.resolution)
         if image.numpy().tobytes() in trained:
             raise ValueError(f"{path}: is a training image as well; held-out images must not have been trained on")
         found.append(image)

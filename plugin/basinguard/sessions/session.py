@@ -12,7 +12,9 @@ from ..core.provenance import Provenance
 from ..core.record import Record, read_record
 from ..exports.fingerprints import dataset_sha256, weights_sha256
 from ..exports.merge import merged
-from ..guard.guard import Guard, ProbePlan, TrainingSet
+from ..guard.guard import Guard
+from ..guard.plan import ProbePlan
+from ..guard.training_set import TrainingSet
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
 from ..pipelines.protect import RECORD_FILE

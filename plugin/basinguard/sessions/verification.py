@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..core.record import Record
 from ..core.schema import MAX_BYTES
-from ..guard.guard import TrainingSet
+from ..guard.training_set import TrainingSet
 from ..guidance.core import Rule, from_record
 from ..guidance.serialization import rule_from_dict
 from ..pipelines.evaluation import Row, evaluate
@@ -90,10 +90,9 @@ def table(rows: dict[str, Row], notes: Mapping[str, str] = MappingProxyType({}))
     width = max(5, *map(len, rows))
     lines = [f"{'':{width}} {'risk [95% interval]':24} {'sim p95':>8} {'alignment':>10} {'UNet/img':>9} {'s/img':>6}"]
     for name, row in rows.items():
-        risk = f"{row.risk.value:.3f} [{row.risk.low:.3f}, {row.risk.high:.3f}]"
         alignment = f"{row.alignment.value:.3f}" if row.alignment else "-"
         lines.append(
-            f"{name:{width}} {risk:24} {row.similarity_p95.value:8.3f} {alignment:>10} "
+            f"{name:{width}} {row.risk.interval():24} {row.similarity_p95.value:8.3f} {alignment:>10} "
             f"{row.unet_evals:9.1f} {row.seconds:6.2f}   {notes.get(name, '')}".rstrip()
         )
     return "\n".join(lines)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..core.files import file_sha256, whole_file
 from .embedder import Embedder
-from .image_files import by_size, load_for_eye, sha256_of
+from .image_files import by_size, load_image
 
 CHUNK = 64  # pictures held at once
 
@@ -46,15 +45,9 @@ class Cache:
         """Replaces the file in one move, so that an interruption leaves the old one."""
         from safetensors.torch import save_file
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(suffix=".part", dir=self.folder)
-        os.close(handle)
-        try:
-            save_file({key: value.clone() for key, value in known.items()}, name, metadata={"embedder": embedder.name})
-            os.replace(name, self.path(embedder))
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        vectors = {key: value.clone() for key, value in known.items()}
+        with whole_file(self.path(embedder), overwrite=True) as partial:
+            save_file(vectors, partial, metadata={"embedder": embedder.name})
 
 
 def embed_files(paths: Sequence[Path], embedder: Embedder, *, cache: Cache | None = None) -> Tensor:
@@ -70,7 +63,7 @@ def embed_files(paths: Sequence[Path], embedder: Embedder, *, cache: Cache | Non
     """
     if not paths:
         raise ValueError("0 files given; expected at least 1 picture")
-    hashes = [sha256_of(path) for path in paths]
+    hashes = [file_sha256(path) for path in paths]
     known = cache.read(embedder) if cache else {}
     missing = {digest: path for digest, path in zip(hashes, paths, strict=True) if digest not in known}
     todo = list(missing.items())
@@ -83,6 +76,6 @@ def embed_files(paths: Sequence[Path], embedder: Embedder, *, cache: Cache | Non
 
 def _embed(todo: Sequence[tuple[str, Path]], embedder: Embedder) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
-    for where, batch in by_size([load_for_eye(path) for _, path in todo]):
+    for where, batch in by_size([load_image(path) for _, path in todo]):
         found |= {todo[i][0]: vector for i, vector in zip(where, embedder(batch), strict=True)}
     return found

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from ..core.estimate import Estimate
+from ..core.files import file_sha256
 from ..core.stats import cluster_bootstrap, rate
 from .distance_ratio import COPY_RATIO, distance_ratio
 from .distribution_metrics import compare_features, doubt
 from .diversity import pairwise, vendi_per_prompt
 from .embedder import Embedder
-from .image_files import image_paths, load_for_eye, sha256_of
+from .image_files import image_paths, load_image
 from .mirrored_views import Views, best_match, look
 from .scores import above_floor, lines, summarise
 from .structure import Structure
@@ -154,7 +155,7 @@ def merged(groups: Sequence[int], files: Sequence[Path]) -> list[int]:
     renamed: dict[int, int] = {}
     for path, group in zip(files, groups, strict=True):
         target = _root(renamed, group)
-        renamed[target] = _root(renamed, first.setdefault(sha256_of(path), target))
+        renamed[target] = _root(renamed, first.setdefault(file_sha256(path), target))
     return [_root(renamed, group) for group in groups]
 
 
@@ -237,7 +238,7 @@ def _by_figure(
 ) -> dict[str, Any]:
     """What the eye for figures finds beside the default, where the training images stand on an empty ground."""
     some = known_files[:: -(-len(known_files) // LOOKED_AT)]
-    if eye.name != Structure().name or not mostly_figures([load_for_eye(path) for path in some]):
+    if eye.name != Structure().name or not mostly_figures([load_image(path) for path in some]):
         return {}
     second = Figure()
     known = look(known_files, second)
@@ -275,8 +276,8 @@ def _against_heldout(heldout: Path | None, known_files: Sequence[Path], judged: 
     if heldout is None:
         return {}
     files = image_paths(heldout)
-    trained = {sha256_of(path) for path in known_files}
-    leaked = [path for path in files if sha256_of(path) in trained]
+    trained = {file_sha256(path) for path in known_files}
+    leaked = [path for path in files if file_sha256(path) in trained]
     if leaked:
         raise ValueError(f"{len(leaked)} of {len(files)} held-out images, such as {leaked[0]}, are training images")
     fresh = look(files, judged.eye)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .embedder import Embedder
-from .image_files import load_for_eye
+from .image_files import load_image
 from .local_copies import compare_locally, overlay
 from .pixel_distances import DELTA, TILES, tiled_l2
 from .structure import Structure
@@ -37,7 +37,7 @@ def compare_images(
     if picture is not None:
         _check_new(picture)
     eye = embedder or Structure()
-    first, second = load_for_eye(a), load_for_eye(b)
+    first, second = load_image(a), load_image(b)
     known = eye(second[None])[0]
     straight, turned = (float(eye(view[None])[0] @ known) for view in (first, first.flip(-1)))
     mirrored = turned > straight

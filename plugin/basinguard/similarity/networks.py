@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..core.extras import optional
+from ..core.files import file_sha256
 from ..core.metric import Metric
 from .embedder import check_images, unit
-from .image_files import sha256_of
 from .preprocessing import RAW, Preprocessing
 
 NO_THRESHOLD = "no threshold is published for this embedder: measure one with basinguard.similarity.thresholds"
@@ -73,7 +73,7 @@ def timm_network(model: str, *, weights: Path | None = None, device: str = "cpu"
     label = f"timm {model}"
     if weights is not None:
         _load(built, weights, wanted=f"{model} by timm, as safetensors, from its page on the Hub (timm/{model})")
-        label += f" sha256:{sha256_of(weights)[:12]}"
+        label += f" sha256:{file_sha256(weights)[:12]}"
     metric = Metric(embedder=label, threshold=1.0, source=NO_THRESHOLD)
     return Network(metric, Preprocessing.of_timm(built), on_device(built, device))
 
@@ -108,7 +108,7 @@ def onnx_network(path: Path, preprocessing: Preprocessing, *, metric: Metric | N
             f"{path} takes bytes and normalises them itself; mean={preprocessing.mean}, std={preprocessing.std} would "
             f"do it twice: expected mean={RAW[0]}, std={RAW[1]}"
         )
-    label = f"onnx {path.stem} sha256:{sha256_of(path)[:12]}"
+    label = f"onnx {path.stem} sha256:{file_sha256(path)[:12]}"
     metric = metric or Metric(embedder=label, threshold=1.0, source=NO_THRESHOLD)
 
     def run(images: Tensor) -> Tensor:

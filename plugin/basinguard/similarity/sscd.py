@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.files import file_sha256
 from ..core.metric import Metric
-from .image_files import sha256_of
 from .networks import Network, image_input, on_device, onnx_network, onnx_session
 from .preprocessing import HALF, IMAGENET, RAW, Preprocessing
 
@@ -77,7 +77,7 @@ def load_sscd(
         raise FileNotFoundError(
             f"{path}: no such file; {protocol} wants {wanted.file}, published at {PUBLISHED}{wanted.file}"
         )
-    found = sha256_of(path)
+    found = file_sha256(path)
     if sha256 is not None and not (len(sha256) >= 12 and found.startswith(sha256.lower())):
         raise ValueError(f"{path} has sha256 {found}, expected {sha256}: download {PUBLISHED}{wanted.file} again")
     metric = Metric(embedder=f"sscd {protocol} sha256:{found[:12]}", threshold=wanted.threshold, source=wanted.source)

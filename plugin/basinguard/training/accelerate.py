@@ -12,7 +12,8 @@ held-out images of `TrainingSet`; another eye of `similarity.choose`, with a thr
 
     training = TrainingSet(images, captions, heldout, heldout_images)
     eye = calibrated(choose_embedder("sscd_disc_mixup_320=FILE"), images, fresh=heldout_images)
-    guard = LoopGuard(Guard(training, eye, ProbePlan(captions=8, solver="heun", retention=8, checks=1)), accelerator)
+    plan = ProbePlan(captions=8, solver="heun", critical_scales=8, order_checks=1)
+    guard = LoopGuard(Guard(training, embedder, plan), accelerator)
 
 Launched as such scripts are:
 
@@ -77,7 +78,7 @@ class LoopGuard:
     ) -> None:
         if accelerator is not None:
             _require_whole_weights(accelerator)
-        self.keeper = Keeper(guard.plan.risk, ship)
+        self.keeper = Keeper(guard.plan.alpha, ship)
         self.watch = Watch(guard, dtype=dtype, on_error=on_error)
         if accelerator is not None:
             accelerator.register_for_checkpointing(self)

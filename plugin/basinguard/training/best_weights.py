@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from ..core.atomic import whole_directory
+from ..core.files import whole_directory
 from ..core.report import Report
 from ..exports.directory import write_sums
 from ..exports.privacy import forget_origins

@@ -13,7 +13,8 @@ from ..calibration.candidate import Candidate
 from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
 from ..core.report import Report, last_search
-from ..guard.guard import Guard, ProbePlan
+from ..guard.guard import Guard
+from ..guard.plan import ProbePlan
 from ..guard.status import RunStatus
 from ..guard.verdict import Breach
 from ..pipelines.latent_model import LatentModel

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as T
 
-from basinguard.core.images import open_image
+from basinguard.core.images import load_rgb, to_tensor
+from basinguard.curation.dataset_export import encoded, undecoded
 from basinguard.curation.folder import Problem, read_folder
 from basinguard.curation.manifest import read_manifest
 
@@ -105,8 +104,7 @@ class FolderSource:
 
     def open(self, index: int) -> Image.Image:
         """The image, upright, in RGB."""
-        with open_image(Path(self.items[index][0])) as image:
-            return to_rgb(image)
+        return load_rgb(Path(self.items[index][0]))
 
 
 @dataclass(frozen=True)
@@ -148,11 +146,11 @@ class DatasetSource:
         items = tuple((f"{name}[{index}]", text.strip()) for index, text in enumerate(captions))
         bad = tuple(f"{label}: no caption in column {caption_column!r}" for label, text in items if not text)
         empty = () if items else (f"dataset {name!r}, split {split!r}: no rows",)
-        return cls(items, (*bad, *empty), (), rows, image_column)
+        return cls(items, (*bad, *empty), (), undecoded(rows, image_column), image_column)
 
     def open(self, index: int) -> Image.Image:
         """The image, upright, in RGB."""
-        return to_rgb(self.rows[index][self.image_column])
+        return load_rgb(encoded(self.rows[index][self.image_column]))
 
 
 def _load_rows(name: str, subset: str | None, split: str) -> Any:
@@ -167,17 +165,6 @@ def _load_rows(name: str, subset: str | None, split: str) -> Any:
 
 def _refused(problem: Problem) -> bool:
     return problem.skipped or problem.code in REFUSED
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright, 8-bit RGB; transparent pixels become white, 16-bit grey is scaled, not clipped."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):
-        return Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if "A" in upright.getbands() or "transparency" in upright.info:
-        layer = upright.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return upright.convert("RGB")
 
 
 def fitted(image: Image.Image, size: int | tuple[int, int], *, generator: torch.Generator | None = None) -> Tensor:
@@ -201,4 +188,4 @@ def fitted(image: Image.Image, size: int | tuple[int, int], *, generator: torch.
         left = int(torch.randint(width - wide + 1, (), generator=generator))
         top = int(torch.randint(height - high + 1, (), generator=generator))
     cropped = image.crop((left, top, left + wide, top + high))
-    return T.to_dtype(T.pil_to_tensor(cropped), torch.float32, scale=True)
+    return to_tensor(cropped)

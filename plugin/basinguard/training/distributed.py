@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..diffusion.model import Model
 from ..diffusion.sampling import Denoiser
-from ..guard.guard import Model
 
 ROWS = 8  # of one network call; networks round differently for other batch sizes, so this never depends on anything
 TOLD = 200  # bytes of a problem that the others hear

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from basinguard.training.augmentation import add_noise
 
 from ..core.seeds import stream
+from ..guidance.core import epsilon_factor, gap
 from ..pipelines.architecture import Architecture
 from ..pipelines.forward_process import target, training_schedule
 from ..pipelines.loading import load_pipeline
@@ -215,11 +216,9 @@ class FineTune(LightningModule):
     def _gaps(self, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """Gap of each row, [B], in epsilon space; one more evaluation of the UNet, with its dropout as it stands."""
         empty = self.encode_captions([""] * len(noisy))
-        difference = prediction.detach() - self.unet(noisy, timesteps, empty, return_dict=False)[0]
-        found = difference.float().flatten(1).square().mean(1).sqrt()
-        if self.forward_process.config.prediction_type == "v_prediction":  # eps = sqrt(abar) v + sqrt(1 - abar) x
-            found = found * self.forward_process.alphas_cumprod.to(found.device)[timesteps].sqrt()
-        return found
+        gaps = gap(self.unet(noisy, timesteps, empty, return_dict=False)[0], prediction.detach())
+        factor = epsilon_factor(self.forward_process)
+        return gaps * torch.tensor([factor(timestep) for timestep in timesteps.tolist()]).to(gaps)
 
     def encode_images(self, batch: Batch) -> Tensor:
         """Draws scaled latents, [B, 4, h, w] in float32; see `encoding`."""

@@ -147,9 +147,9 @@ class Watch:
             borrowed=guard.training.borrowed,
             drawn=guard.training.borrowed and guard.training.heldout_images is not None,
             samples=guard.plan.captions * guard.plan.seeds,
-            allowed=guard.plan.risk,
+            allowed=guard.plan.alpha,
         )
-        return stand(self.history, guard.plan.risk, known, ship)
+        return stand(self.history, guard.plan.alpha, known, ship)
 
     def _settings(self) -> str:
         training = self.guard.training

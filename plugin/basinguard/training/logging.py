@@ -8,7 +8,7 @@ from typing import Any
 
 from torchvision.transforms.functional import pil_to_tensor
 
-from ..core.atomic import whole_file
+from ..core.files import whole_file
 from ..core.report import Report, last_search, measured
 from ..guard.changes import moved
 from ..guard.guard import Guard

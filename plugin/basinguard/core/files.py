@@ -1,8 +1,9 @@
-"""Whole or not at all: a directory or file appears under its name only when every byte of it is on disk."""
+"""Files whole or not at all: one appears under its name only when every byte of it is on disk; and their hashes."""
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import shutil
 import tempfile
@@ -64,6 +65,18 @@ def whole_file(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _flush(partial)
         partial.replace(out)
         _flush(out.parent)
+
+
+def write_bytes(out: Path, content: bytes) -> None:
+    """Writes a file, or replaces one; see `whole_file`."""
+    with whole_file(out, overwrite=True) as partial:
+        partial.write_bytes(content)
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, as `sha256sum` prints it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _heal(out: Path) -> None:

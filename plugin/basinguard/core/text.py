@@ -1,0 +1,31 @@
+"""A stranger's text on one line: nothing in it can write to a terminal, a page or a card what it likes."""
+
+from __future__ import annotations
+
+
+def printable(name: str, most: int | None = None) -> str:
+    r"""A name that stays recognizable: control characters and undecodable bytes are escaped.
+
+    Args:
+        name: such as a file name.
+        most: characters at which it is cut, with an ellipsis.
+
+    Example:
+        >>> print(printable("two\nlines"))
+        two\nlines
+    """
+    return _cut("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name), most)
+
+
+def one_line(text: str, most: int | None = None) -> str:
+    r"""Prose or an error's message: line breaks become spaces, control characters go; cut at `most` characters.
+
+    Example:
+        >>> one_line("a\n  bell\a rings", 9)
+        'a bell r…'
+    """
+    return _cut(" ".join("".join(c for c in text if c.isprintable() or c.isspace()).split()), most)
+
+
+def _cut(line: str, most: int | None) -> str:
+    return line if most is None or len(line) <= most else line[: most - 1] + "…"

@@ -1,0 +1,106 @@
+"""The (prompt, seed) pairs that every mitigation samples, and the images that their quality is measured against."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import basin
+from ..basin.trajectories import pairs_of
+from ..core import seeds as seed_table
+from ..pipelines.latent_model import LatentModel
+from ..similarity.clip_score import ClipScore
+from ..similarity.embedder import embed_all
+from ..similarity.kernel_distance import FEWEST, KernelDistance
+from ..training.data import ImageFolder
+from .settings import ComparisonOptions
+from .testbed import Batch, Testbed
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Prompts and seeds of a comparison.
+
+    Attributes:
+        batch: every pair.
+        cluster: which prompt each pair belongs to.
+        heldout, subject: pairs of held-out prompts, and the held-out images, where there are any.
+        quality: distance of samples to images that were not trained on.
+    """
+
+    batch: Batch
+    cluster: tuple[int, ...]
+    heldout: Batch | None = None
+    subject: Tensor | None = None
+    quality: KernelDistance | None = None
+
+
+def pairs_of_comparison(
+    testbed: Testbed, options: ComparisonOptions, heldout: Path | None
+) -> tuple[Pairs, tuple[str, ...]]:
+    """The pairs that every mitigation samples, what quality and fidelity are measured against, and the prompts."""
+    prompts = _spread(tuple(dict.fromkeys(testbed.guard.training.captions)), options.captions)
+    cluster = tuple(k for k in range(len(prompts)) for _ in range(options.per_caption))
+    seeds = tuple(seed_table.VERIFICATION + i for i in range(len(cluster)))
+    batch = Batch(tuple(prompts[k] for k in cluster), seeds)
+    if heldout is None:
+        return Pairs(batch, cluster, quality=_to_base(testbed, prompts)), prompts
+    others = ImageFolder(str(heldout), resolution=testbed.model.resolution)
+    others.setup("compare")
+    captions, pixels = tuple(caption for _, caption in others.items), others.all_pixels()
+    quality = _to_heldout(testbed, prompts, captions, pixels) or _to_base(testbed, prompts)
+    unseen = _spread(tuple(c for c in captions if c not in testbed.guard.training.captions), len(prompts))
+    if not unseen:
+        return Pairs(batch, cluster, quality=quality), prompts
+    apart = Batch(unseen, tuple(seed_table.VERIFICATION + len(cluster) + i for i in range(len(unseen))))
+    return Pairs(batch, cluster, apart, pixels, quality), prompts
+
+
+def _to_heldout(
+    testbed: Testbed, prompts: tuple[str, ...], captions: tuple[str, ...], pixels: Tensor
+) -> KernelDistance | None:
+    """Distance to held-out images of the very prompts where each has as many; else to all; None where they are few."""
+    rows = [i for i, caption in enumerate(captions) if caption in prompts]
+    each = {captions.count(prompt) for prompt in prompts}
+    if len(each) == 1 and len(rows) >= FEWEST:
+        groups = torch.tensor([prompts.index(captions[i]) for i in rows])
+        return _distance(testbed, pixels[rows], "held-out images of the same prompts", groups)
+    return _distance(testbed, pixels, "held-out images") if len(pixels) >= FEWEST else None
+
+
+def _to_base(testbed: Testbed, prompts: tuple[str, ...]) -> KernelDistance | None:
+    """Distance to what the base model draws of the same prompts; None without a base."""
+    if testbed.base is None:
+        return None
+    each = max(4, math.ceil(FEWEST / len(prompts)))
+    seeds = range(seed_table.COMPARISON_REFERENCE, seed_table.COMPARISON_REFERENCE + each * len(prompts))
+    model = LatentModel(testbed.base)
+    reference = pairs_of(len(prompts), seeds, each, model.latent_shape)
+    probe = testbed.guard.probe(model, prompts)
+    ends, _ = basin.branch(
+        probe, probe.path.begin(reference.noise), reference.prompt, torch.zeros_like(reference.prompt)
+    )
+    return _distance(testbed, model.decode(ends), "samples of the base model", reference.prompt)
+
+
+def _distance(testbed: Testbed, images: Tensor, what: str, groups: Tensor | None = None) -> KernelDistance:
+    """In the space of the model that scores captions; without one, of the embedder that finds copies."""
+    embedder = testbed.guard.embedder
+    scorer = getattr(testbed.guard.align, "__self__", None)
+    if isinstance(scorer, ClipScore):
+        return KernelDistance.to_images(scorer.embed_images, images, eye=scorer.name, what=what, groups=groups)
+    return KernelDistance.to_images(
+        lambda batch: embed_all(batch, embedder), images, eye=embedder.name, what=what, groups=groups
+    )
+
+
+def _spread(items: tuple[str, ...], count: int | None) -> tuple[str, ...]:
+    """`count` of the items, evenly spread; all when there are no more."""
+    if count is None or count >= len(items):
+        return items
+    return tuple(items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int))

@@ -1,0 +1,76 @@
+"""How much a comparison samples, and what identifies its run, so that points of two runs are never mixed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.metric import Metric
+from ..core.schema import Schema
+
+
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """How much to sample and how to judge it.
+
+    Attributes:
+        captions: how many training captions, spread evenly over the set; None for all.
+        per_caption: seeds for each.
+        timesteps: sampling steps.
+        scale: guidance scale of plain CFG.
+        first_look: each mitigation at its default intensity alone.
+        costs: also measure time and memory of each mitigation; not at a first look.
+        align: an open_clip model; "auto" takes TinyWorld's own for TinyWorld and none otherwise.
+        metric: what a copy is, when the embedder's own threshold was measured on another kind of image
+            (`similarity.thresholds`).
+    """
+
+    captions: int | None = None
+    per_caption: int = 4
+    timesteps: int = 50
+    scale: float = 7.5
+    first_look: bool = False
+    costs: bool = True
+    align: str = "auto"
+    metric: Metric | None = None
+
+    def __post_init__(self) -> None:
+        if self.per_caption < 1 or self.timesteps < 1 or (self.captions is not None and self.captions < 1):
+            raise ValueError(f"{self}: expected at least 1 caption, 1 seed each and 1 sampling step")
+
+
+class ComparisonSettings(Schema):
+    """What two points must share to stand in one table."""
+
+    model: str
+    base: str | None
+    data: str
+    heldout: str | None
+    weights_sha256: str
+    dataset_sha256: str
+    metric: Metric
+    aligned_by: str
+    captions: int
+    per_caption: int
+    first_seed: int
+    timesteps: int
+    scale: float
+
+
+def require_same(path: Path, settings: ComparisonSettings) -> None:
+    """Writes the identity of a new run; refuses to mix points into a run of another one.
+
+    Raises:
+        FileExistsError: the first setting that differs, with both values.
+    """
+    if not path.is_file():
+        path.write_text(settings.to_json(), encoding="utf-8")
+        return
+    there = ComparisonSettings.from_json(path.read_text(encoding="utf-8"))
+    differing = [name for name in ComparisonSettings.model_fields if getattr(there, name) != getattr(settings, name)]
+    if differing:
+        name = differing[0]
+        raise FileExistsError(
+            f"{path.parent} holds points of a run with {name}={getattr(there, name)!r}, now it is "
+            f"{getattr(settings, name)!r}: name another folder with --out, or start as before to go on"
+        )

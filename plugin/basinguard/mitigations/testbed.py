@@ -1,0 +1,127 @@
+"""The model under test with what a mitigation may use of it, and the batches that every mitigation samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from ..core.record import read_record
+from ..diffusion.sampling import draw_noise
+from ..guard.guard import Guard
+from ..guard.plan import ProbePlan
+from ..guard.training_set import TrainingSet
+from ..pipelines.latent_model import LatentModel
+from ..pipelines.loading import load_pipeline, require_stable_diffusion
+from ..similarity.structure import Structure
+from ..training.data import ImageFolder
+from ..training.shipping import alignment_for
+from .settings import ComparisonOptions
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts with one seed each; equal seeds share their initial noise."""
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, rows: slice) -> Batch:
+        return Batch(self.prompts[rows], self.seeds[rows])
+
+
+@dataclass
+class Testbed:
+    """The model under test and what a mitigation may use of it. Freezes the pipelines it is given.
+
+    Attributes:
+        pipe: the fine-tuned `StableDiffusionPipeline`, as it stands.
+        guard: knows the training images, the embedder, the guidance scale and the number of sampling steps.
+        base: the model that was fine-tuned; None when it is not known.
+        checkpoints: earlier states of the same run, most trained first.
+        cache: what a mitigation computes once for all its intensities, such as a calibration.
+    """
+
+    pipe: Any
+    guard: Guard
+    base: Any | None = None
+    checkpoints: tuple[Path, ...] = ()
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    __test__ = False  # not a test class, whatever its name begins with
+
+    def __post_init__(self) -> None:
+        if not self.scale > 1:
+            raise ValueError(f"scale={self.scale}: plain CFG, which every mitigation is compared with, is above 1")
+        for pipe in (self.pipe, self.base):
+            if pipe is not None:
+                for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+                    module.requires_grad_(False)
+                pipe.set_progress_bar_config(disable=True)
+
+    def cached(self, name: str, compute: Callable[[], T]) -> T:
+        """What `compute` returned the first time that `name` was asked for."""
+        if name not in self.cache:
+            self.cache[name] = compute()
+        value: T = self.cache[name]
+        return value
+
+    @property
+    def scale(self) -> float:
+        """Guidance scale of plain CFG."""
+        return self.guard.plan.scale
+
+    @property
+    def units(self) -> float:
+        """Share of the papers' usual scale, 7.5: what a guidance weight from a paper is multiplied by here."""
+        return self.scale / 7.5
+
+    @property
+    def timesteps(self) -> int:
+        """Number of sampling steps."""
+        return self.guard.plan.timesteps
+
+    @cached_property
+    def model(self) -> LatentModel:
+        """The pipeline as a denoiser in epsilon space."""
+        return LatentModel(self.pipe)
+
+    @property
+    def unets(self) -> list[nn.Module]:
+        """Every UNet a mitigation may call, once each."""
+        unets = [self.pipe.unet] + ([self.base.unet] if self.base is not None else [])
+        return list({id(unet): unet for unet in unets}.values())
+
+    def noise(self, batch: Batch) -> Tensor:
+        """Initial noise of a batch, [B, C, h, w]: the same for every mitigation."""
+        return draw_noise(batch.seeds, self.model.latent_shape)
+
+
+def load_testbed(
+    model: str, data: Path, base: str | None, checkpoints: Sequence[Path], options: ComparisonOptions
+) -> tuple[Testbed, str | None]:
+    """Loads the models and the images; what was fine-tuned is named by `base` or by the model's own record."""
+    record = Path(model) / "basinguard.json"
+    if base is None and record.is_file():
+        base = read_record(record).base
+    for path in checkpoints:
+        require_stable_diffusion(path)
+    pipe = load_pipeline(model)
+    images = ImageFolder(str(data), resolution=pipe.unet.config.sample_size * pipe.vae_scale_factor)
+    images.setup("compare")
+    training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))
+    embedder = Structure() if options.metric is None else Structure(options.metric)
+    if embedder.name != Structure().name:
+        raise ValueError(f"the metric belongs to {embedder.name!r}, the embedder here is {Structure().name!r}")
+    plan = ProbePlan(captions=1, timesteps=options.timesteps, scale=options.scale)
+    guard = Guard(training, embedder, plan, alignment_for(base or model, options.align))
+    return Testbed(pipe, guard, load_pipeline(base) if base else None, tuple(checkpoints)), base

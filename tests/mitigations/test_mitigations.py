@@ -1,0 +1,207 @@
+"""Every mitigation: starts from the same noise, counts what it evaluates, and leaves the model as it found it."""
+
+import copy
+
+import pytest
+import torch
+
+from basinguard.calibration.strength import StrengthTried
+from basinguard.core.stats import rate
+from basinguard.mitigations import initial_noise as han
+from basinguard.mitigations import ours
+from basinguard.mitigations.base import sample
+from basinguard.mitigations.less_finetuning import EARLIER, INTERPOLATE
+from basinguard.mitigations.ours import BASE_LED, OURS, STRENGTH, tried_strengths
+from basinguard.mitigations.registry import MITIGATIONS, by_name
+from basinguard.mitigations.stock_pipeline import sample_pipeline
+from basinguard.mitigations.testbed import Batch
+from basinguard.pipelines.lora import UNET_TARGETS, add_lora
+from support.testbeds import STEPS, build_testbed
+
+RUNNABLE = [mitigation for mitigation in MITIGATIONS.values() if mitigation not in (EARLIER, OURS, STRENGTH)]
+
+
+def fingerprint(testbed):
+    unet = testbed.pipe.unet
+    return (
+        {name: value.clone() for name, value in unet.state_dict().items()},
+        dict(unet.attn_processors),
+        len(unet._forward_hooks) + len(unet._forward_pre_hooks),
+        "forward" in vars(unet),
+        "progress_bar" in vars(testbed.pipe),
+    )
+
+
+@pytest.fixture(autouse=True)
+def short_searches(monkeypatch):
+    """Han et al. search noise in up to 20 gradient steps; here it matters that they are taken, not how far they get."""
+    monkeypatch.setattr(han, "ITERATIONS", 4)
+
+
+QUIET = ("plain", "amg", "dtp-released")  # nothing need fire on random weights; their own tests make it fire
+
+
+@pytest.fixture(scope="module")
+def plain(testbed):
+    return sample(testbed, MITIGATIONS["plain"], 1.0, Batch(("a ball", "a star"), (1, 2)))[0]
+
+
+@pytest.mark.parametrize("mitigation", RUNNABLE, ids=lambda m: m.name)
+def test_does_something_repeats_itself_and_leaves_the_model_as_it_was(mitigation, testbed, batch, plain):
+    before = fingerprint(testbed)
+    first, rows = sample(testbed, mitigation, mitigation.intensities[-1], batch)
+    again, same_rows = sample(testbed, mitigation, mitigation.intensities[-1], batch)
+    after = fingerprint(testbed)
+    assert torch.equal(first, again)
+    assert rows == same_rows > 0
+    assert mitigation.name in QUIET or not torch.allclose(first, plain, atol=1e-3)
+    assert all(torch.equal(before[0][name], value) for name, value in after[0].items())
+    assert before[1:] == after[1:]
+
+
+@pytest.mark.parametrize("mitigation", RUNNABLE, ids=lambda m: m.name)
+def test_a_sample_does_not_depend_on_its_neighbours(mitigation, testbed, batch):
+    together, _ = sample(testbed, mitigation, mitigation.intensities[-1], batch)
+    alone = torch.cat([sample(testbed, mitigation, mitigation.intensities[-1], batch[i : i + 1])[0] for i in range(2)])
+    assert torch.allclose(together, alone, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "intensity"),
+    [
+        ("lower-cfg", 1.0),
+        ("stp", 999.0),
+        ("og-stp", 999.0),
+        ("ours-base-led", 999.0),
+        ("interpolate", 1.0),
+        ("embedding-noise", 0.0),
+        ("random-tokens", 0.0),
+        ("wen", 2.0),
+        ("han-sample", 2.0),
+    ],
+)
+def test_at_no_intensity_it_is_plain_cfg(name, intensity, testbed, batch):
+    plain, _ = sample(testbed, MITIGATIONS["plain"], 1.0, batch)
+    drawn, _ = sample(testbed, MITIGATIONS[name], intensity, batch)
+    assert torch.allclose(plain, drawn, atol=1e-4)
+
+
+def test_costs_are_counted_on_the_network(testbed, batch):
+    rows = {name: sample(testbed, MITIGATIONS[name], MITIGATIONS[name].default, batch)[1] / len(batch) for name in ROWS}
+    assert rows == ROWS
+
+
+ROWS = {
+    "plain": 2 * STEPS,
+    "lower-cfg": 2 * STEPS,
+    "ren": 2 * STEPS,
+    "guard-icml": 3 * STEPS,
+    "ours-base-led": 2 * STEPS,
+    "stp": 1 + 2 * 3,  # one of the four timesteps, 751, lies above 650
+    "han-batch": 2 * 2 * 2 + 2 * STEPS,  # and none above 880
+    "og-dtp": 2 * STEPS,
+}
+
+
+def test_base_led_by_the_base_alone_is_the_base(testbed, batch):
+    led, _ = sample(testbed, BASE_LED, 0.0, batch)
+    floor, _ = sample(testbed, INTERPOLATE, 0.0, batch)
+    assert torch.equal(floor, sample_pipeline(testbed, batch, pipe=testbed.base))
+    last = testbed.model.schedule.grid(STEPS)[-1]
+    assert float(last) > 0
+    assert torch.allclose(led, floor, atol=1e-5)
+
+
+def test_the_proven_strength_is_plain_cfg_on_so_much_of_the_fine_tune(own_testbed, batch):
+    tried = [StrengthTried(s, rate([0] * 96, list(range(96))), 0.0, None, True) for s in (0.25, 0.5)]
+    own_testbed.cache["strengths"] = tried
+    proven, rows = sample(own_testbed, STRENGTH, 0.1, batch)
+    assert torch.equal(proven, sample(own_testbed, INTERPOLATE, 0.5, batch)[0])
+    assert rows == 2 * STEPS * len(batch)
+    assert STRENGTH.note(own_testbed, 0.1) == "0.5 of the fine-tune; risk at most 10% proven on 96 other pairs"
+
+
+def test_where_nothing_is_copied_the_whole_fine_tune_is_proven(own_testbed, batch, monkeypatch):
+    monkeypatch.setattr(ours, "PAIRS", 9)  # none of 9 proves 0.3, which is the largest alpha
+    before = fingerprint(own_testbed)[0]
+    assert [t.value for t in tried_strengths(own_testbed)][-1] == 1.0
+    assert torch.equal(sample(own_testbed, STRENGTH, 0.3, batch)[0], sample_pipeline(own_testbed, batch))
+    assert all(torch.equal(before[name], value) for name, value in fingerprint(own_testbed)[0].items())
+
+
+def test_with_a_lora_the_base_is_the_same_network(tiny_pipeline_dir, batch):
+    testbed = build_testbed(tiny_pipeline_dir, base=False)
+    plain = sample_pipeline(testbed, batch)
+    testbed.pipe.unet.requires_grad_(False)
+    torch.manual_seed(0)
+    add_lora(testbed.pipe.unet, rank=2, alpha=2, dropout=0.0, targets=UNET_TARGETS)
+    with torch.no_grad():
+        for name, parameter in testbed.pipe.unet.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    tuned = sample_pipeline(testbed, batch)
+    assert not torch.allclose(tuned, plain, atol=1e-3)
+    assert testbed.unets == [testbed.pipe.unet]
+    for mitigation in (INTERPOLATE, BASE_LED):
+        drawn, rows = sample(testbed, mitigation, 0.0, batch)
+        assert torch.allclose(drawn, plain, atol=1e-5)
+        assert rows == 2 * STEPS * len(batch)
+    assert torch.equal(sample_pipeline(testbed, batch), tuned)
+
+
+def test_an_earlier_checkpoint_is_sampled_as_it_stands(tiny_pipeline_dir, tiny_epsilon_dir, batch):
+    testbed = build_testbed(tiny_pipeline_dir, base=False, checkpoints=(tiny_epsilon_dir,))
+    drawn, rows = sample(testbed, EARLIER, 0.0, batch)
+    other = build_testbed(tiny_epsilon_dir, base=False)
+    assert torch.equal(drawn, sample_pipeline(other, batch))
+    assert rows == 2 * STEPS * len(batch)
+    assert EARLIER.note(testbed, 0.0) == "epsilon"
+
+
+def test_what_does_not_apply_says_why(tiny_pipeline_dir, batch):
+    testbed = build_testbed(tiny_pipeline_dir, base=False)
+    reasons = {
+        name: MITIGATIONS[name].missing_requirement(testbed)
+        for name in ("interpolate", "ours-base-led", "early-stopped", "ren")
+    }
+    assert "base model" in reasons["interpolate"]
+    assert "base model" in reasons["ours-base-led"]
+    assert "checkpoints" in reasons["early-stopped"]
+    assert reasons["ren"] == ""
+    with pytest.raises(ValueError, match="interpolate cannot run here: needs the base model"):
+        sample(testbed, INTERPOLATE, 0.5, batch)
+
+
+def test_a_distilled_model_leaves_no_method(own_testbed):
+    own_testbed.pipe.unet.register_to_config(time_cond_proj_dim=8)
+    assert all(
+        "guidance-distilled" in mitigation.missing_requirement(own_testbed) for mitigation in MITIGATIONS.values()
+    )
+
+
+def test_without_cross_attention_attention_methods_say_so(own_testbed):
+    own_testbed.pipe.unet = copy.copy(own_testbed.pipe.unet)
+    own_testbed.pipe.unet.__class__ = type("Blind", (type(own_testbed.pipe.unet),), {"attn_processors": {}})
+    for name in ("ren", "guard-icml"):
+        assert MITIGATIONS[name].missing_requirement(own_testbed) == "the model has no cross-attention to change"
+
+
+def test_every_method_names_its_source_and_five_intensities():
+    for mitigation in MITIGATIONS.values():
+        assert mitigation.source
+        assert mitigation.intensity
+        assert mitigation.default in mitigation.intensities
+        assert len(mitigation.intensities) == {"plain": 1, "schedules": 6}.get(mitigation.name, 5)
+
+
+def test_unknown_methods_are_refused_with_the_list():
+    with pytest.raises(ValueError, match=r"\['magic'\] not known; known: all, plain, lower-cfg"):
+        by_name(["stp", "magic"])
+    assert [m.name for m in by_name(["all"])] == list(MITIGATIONS)
+
+
+def test_not_finite_latents_are_an_error_that_names_the_method(own_testbed):
+    with torch.no_grad():
+        next(own_testbed.pipe.unet.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="plain at intensity 1"):
+        sample(own_testbed, MITIGATIONS["plain"], 1.0, Batch(("a ball",), (0,)))
