@@ -119,7 +119,8 @@ def load_testbed(
     images = ImageFolder(str(data), resolution=pipe.unet.config.sample_size * pipe.vae_scale_factor)
     images.setup("compare")
     training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))
-    embedder = Structure() if options.metric is None else Structure(options.metric)
+    metric = Metric.from_json(options.metric.read_text(encoding="utf-8")) if options.metric else None
+    embedder = Structure() if metric is None else Structure(metric)
     if embedder.name != Structure().name:
         raise ValueError(f"the metric belongs to {embedder.name!r}, the embedder here is {Structure().name!r}")
     plan = ProbePlan(captions=1, timesteps=options.timesteps, scale=options.scale)
