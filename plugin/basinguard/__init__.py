@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from .pipelines.latent_model import LatentModel
     from .pipelines.protect import load, protect, unprotect
     from .similarity.copy_detector import CopyDetector
+    from .similarity.copy_detector_settings import CopyDetectorSettings
     from .training.accelerate import LoopGuard
     from .training.data import ImageFolder
     from .training.finetune import FineTune
-    from .training.interventions import Interventions
     from .training.lightning import MemorizationGuard
+    from .training.options import BreachResponse, ControlGroup, Interventions
 
 __version__ = "0.1.0"
 
@@ -49,12 +50,13 @@ _MODULES = {
     "training.accelerate": ("LoopGuard",),
     "training.finetune": ("FineTune",),
     "training.data": ("ImageFolder",),
-    "training.interventions": ("Interventions",),
+    "training.options": ("BreachResponse", "ControlGroup", "Interventions"),
     "guard.guard": ("Guard",),
     "guard.plan": ("ProbePlan",),
     "guard.training_set": ("TrainingSet",),
     "calibration.terms": ("CalibrationTerms",),
     "similarity.copy_detector": ("CopyDetector",),
+    "similarity.copy_detector_settings": ("CopyDetectorSettings",),
     "pipelines.latent_model": ("LatentModel",),
     "core.report": ("Report",),
     "core.record": ("Record",),

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python recipes/benchmarks/budget.py --out recipes/results/bench_budget.json
 
 Fine-tunes TinyWorld as `basinguard demo` does, 400 updates with a probe every 40 epochs (80 updates), under
-`MemorizationGuard(budget="5%")`. The share is everything the callback does at the end of an epoch, pictures and logging
+`ProbePlan(budget="5%")`. The share is everything the callback does at the end of an epoch, pictures and logging
 included, over the time trained since the probe before: over the run, and of the span whose share is largest. The base
 model's probe is not charged and is told apart. Then, each in a process of its own, the peak resident memory of 20
 updates, and of a probe of 8 and of 32 captions.
@@ -30,7 +30,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from basinguard import MemorizationGuard
+from basinguard import ControlGroup, MemorizationGuard
 from basinguard.core.versions import versions
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
@@ -86,7 +86,9 @@ def share(folder: Path, epochs: int, every: int) -> dict[str, Any]:
     _, heldout = write_demo_folder(folder / "data")
     controls = [json.loads(line)["text"] for line in (heldout / "metadata.jsonl").read_text().splitlines()]
     guard = Timed(
-        heldout=controls, every_n_epochs=every, captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE, budget="5%"
+        ProbePlan(captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE, budget="5%"),
+        ControlGroup(controls),
+        every_n_epochs=every,
     )
     fit(folder, [guard], max_epochs=epochs)
     spans = [(trained, probed) for trained, probed in guard.spans if trained]

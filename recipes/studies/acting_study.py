@@ -53,9 +53,10 @@ from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.fit_cli import quiet_lightning
 from basinguard.training.guarded_run import holding, trained_weights, untouched
-from basinguard.training.interventions import Actor, Interventions
+from basinguard.training.interventions import Actor
 from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.loss_filters import LargeGap
+from basinguard.training.options import BreachResponse, ControlGroup, Interventions
 from basinguard.training.shipping import clip_for
 
 SCALE, TIMESTEPS, BATCH = 3.0, 10, 4
@@ -274,7 +275,7 @@ HABITS = ("fixed", "validation", "last")
 def epochs_of(found: dict[str, Any]) -> dict[str, int | None]:
     """The epoch that each habit, and the guard, ships of one run; None where the guard ships none."""
     history = [Report.model_validate(row) for row in found["history"]]
-    allowed, later = PLAN["risk"], history[1:]
+    allowed, later = PLAN["alpha"], history[1:]
     losses = dict(zip((r.epoch for r in history), found["validation"], strict=True))
     ours = {how: choose(history, allowed, how) for how in ("plain", "guarded")}
     return {
@@ -427,8 +428,10 @@ def act(name: str, out: Path) -> None:
     else:
         callbacks: list[pl.Callback] = []
         if watched:
-            plan = {**PLAN, "captions": run.size, "every_n_epochs": 20, "alignment": "none", "on_breach": "act"}
-            callbacks.append(MemorizationGuard([text for _, text in controls.items][:8], acting=acting, **plan))
+            control = ControlGroup([text for _, text in controls.items][:8])
+            plan, respond = ProbePlan(run.size, **PLAN), BreachResponse("act", interventions=acting)
+            guard = MemorizationGuard(plan, control, respond=respond, every_n_epochs=20, alignment="none")
+            callbacks.append(guard)
         elif acting is not None:
             Actor(acting, module, data)
         pl.Trainer(

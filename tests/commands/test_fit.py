@@ -78,10 +78,12 @@ def on_small_model(config, base, folder, *more):
     ]  # fmt: skip
 
 
-def for_six_images(path, tmp_path, **guard):
+def for_six_images(path, tmp_path, plan=None, **guard):
     """The config as shipped, with a probe that fits a set of six images."""
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    config["trainer"]["callbacks"][-1]["init_args"] |= {"captions": 2, **guard}
+    settings = config["trainer"]["callbacks"][-1]["init_args"]
+    settings["plan"] |= {"captions": 2, **(plan or {})}
+    settings |= guard
     (tmp_path / path.name).write_text(yaml.safe_dump(config))
     return tmp_path / path.name
 
@@ -189,7 +191,7 @@ def test_a_probe_takes_no_more_evaluations_than_the_dry_run_says(tiny_pipeline_d
 
 def test_one_command_trains(tiny_pipeline_dir, scene_folder, tmp_path):
     shipped = next(path for path in CONFIGS if path.stem == "tinyworld_lora")
-    config = for_six_images(shipped, tmp_path, export_to=None, timesteps=4)
+    config = for_six_images(shipped, tmp_path, {"timesteps": 4}, export_to=None)
     cli = fit_cli([
         *on_small_model(config, tiny_pipeline_dir, scene_folder), "--trainer.max_epochs=2",
         f"--trainer.default_root_dir={tmp_path}", "--trainer.logger=false",
@@ -227,9 +229,11 @@ def test_help_explains_every_argument(capsys):
 def test_a_config_can_ask_a_run_to_act(tmp_path, monkeypatch):
     config = yaml.safe_load(CONFIGS[-1].read_text(encoding="utf-8"))
     guard = config["trainer"]["callbacks"][-1]["init_args"]
-    guard |= {"on_breach": "act", "acting": {"rest": 0.0, "learning_rate": 0.5}, "breach": "guarded", "ship": "last"}
+    interventions = {"rest": 0.0, "learning_rate": 0.5}
+    guard["respond"] = {"action": "act", "watches": "guarded", "interventions": interventions}
+    guard["ship"] = "last"
     (tmp_path / "acts.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     parsed = parse(monkeypatch, tmp_path / "acts.yaml", "--data.init_args.directory", "photos")
     asked = parsed.trainer.callbacks[-1].init_args
-    assert (asked.on_breach, asked.breach, asked.ship) == ("act", "guarded", "last")
-    assert asked.acting.rest == 0.0
+    assert (asked.respond.action, asked.respond.watches, asked.ship) == ("act", "guarded", "last")
+    assert asked.respond.interventions.rest == 0.0

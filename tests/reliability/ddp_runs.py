@@ -24,7 +24,7 @@ from basinguard.similarity.structure import Structure
 from basinguard.training.data import ImageFolder
 from basinguard.training.distributed import Sharded, Team, TeamFailure
 from basinguard.training.guarded_run import Watch
-from support.guarded_runs import GUARD, fit, make_guard, untimed
+from support.guarded_runs import CONTROL, fit, make_guard, untimed
 
 PLAN = ProbePlan(captions=4, seeds=5, timesteps=2, scale=3.0)
 
@@ -33,7 +33,7 @@ def make_watch(pictures: str, plan: ProbePlan = PLAN) -> Watch:
     images = ImageFolder(pictures, resolution=32)
     images.setup("fit")
     captions = tuple(caption for _, caption in images.items)
-    return Watch(Guard(TrainingSet(images.all_pixels(), captions, tuple(GUARD["heldout"])), Structure(), plan))
+    return Watch(Guard(TrainingSet(images.all_pixels(), captions, CONTROL.heldout), Structure(), plan))
 
 
 def failing_at(call: int, error: Exception):
@@ -56,7 +56,7 @@ def failing_at(call: int, error: Exception):
 
 
 def problem_of(watch: Watch, pipe, **replaced) -> str:
-    """The problem that a probe records while methods of `LatentModel` or `CopyDetector` are replaced, in this process only."""
+    """The problem that a probe records while methods of `LatentModel` or `CopyDetector` are replaced, in this process."""
     owners = {name: (CopyDetector if name == "matches" else LatentModel) for name in replaced}
     before = {name: getattr(owner, name) for name, owner in owners.items()}
     for name, method in replaced.items():
@@ -131,7 +131,7 @@ def trained(base: str, pictures: str, out: Path) -> dict[str, object]:
         return measure(self, model, epoch=epoch, train_step=train_step)
 
     Guard.measure = sometimes
-    guard = make_guard(on_error="warn", captions=4, seeds=3)
+    guard = make_guard(on_error="warn", plan={"captions": 4, "seeds": 3})
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         trainer, module = fit(

@@ -33,7 +33,7 @@ from basinguard.exports import directory as exporting
 from basinguard.exports.integrity import check
 from basinguard.guard.guard import Guard
 from basinguard.training import callback
-from support.guarded_runs import SHIP, digest, fit, make_guard, picture_folder, untimed
+from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder, untimed
 from support.tiny_pipeline import build_tiny_pipeline
 
 PHASES = ("start", "training", "probe", "checkpoint", "calibration", "export")
@@ -85,7 +85,7 @@ def live(root: Path, place: mmap.mmap) -> None:
     newest_three = {"save_top_k": 3, "monitor": "step", "mode": "max"}
     keep = ModelCheckpoint(root / "kept", filename="{step}", every_n_train_steps=1, **newest_three)
     keep_epochs = ModelCheckpoint(root / "kept", filename="epoch-{epoch}", every_n_epochs=1, save_top_k=-1)
-    guard = make_guard(export_to=str(root / "shipped"), on_error="raise", **SHIP)
+    guard = make_guard(export_to=str(root / "shipped"), on_error="raise", terms=TERMS)
     _, module = fit(
         root.parent / "base", root.parent / "pictures", root, guard, keep, keep_epochs, Clock(enter),
         epochs=EPOCHS, ckpt=newest(root / "kept"), model={"method": "full"},

@@ -35,8 +35,8 @@ from basinguard.similarity.structure import Structure
 from basinguard.training.accelerate import LoopGuard
 from basinguard.training.data import ImageFolder
 from basinguard.training.guarded_run import Watch
-from basinguard.training.interventions import Interventions
 from basinguard.training.lightning import MemorizationGuard
+from basinguard.training.options import BreachResponse, Interventions
 from basinguard.training.requirements import require_parts, require_whole_weights
 from support.guarded_runs import picture_folder
 
@@ -131,9 +131,9 @@ def lora_without_record(root):
 
 CASES = {
     "MemorizationGuard(every_n_epochs=0)": lambda root: MemorizationGuard(every_n_epochs=0),
-    "MemorizationGuard(seeds=0)": lambda root: MemorizationGuard(seeds=0),
-    "MemorizationGuard(risk=0.0)": lambda root: MemorizationGuard(risk=0.0),
-    "MemorizationGuard(budget='a lot')": lambda root: MemorizationGuard(budget="a lot"),
+    "ProbePlan(seeds=0)": lambda root: ProbePlan(seeds=0),
+    "ProbePlan(alpha=0.0)": lambda root: ProbePlan(alpha=0.0),
+    "ProbePlan(budget='a lot')": lambda root: ProbePlan(budget="a lot"),
     "a probe of 9 captions, a set of 2": lambda root: make_guard(ProbePlan(captions=9)),
     "a held-out prompt that is trained on": lambda root: make_guard(heldout=("a ball",)),
     "2 images, 1 caption": lambda root: TrainingSet(torch.rand(2, 3, 8, 8), ("a",)),
@@ -145,7 +145,7 @@ CASES = {
     "resumed with other seeds": resumed_with(seeds=2),
     "resumed with a state of something else": lambda root: Watch(make_guard()).load_state_dict({"history": []}),
     "resumed with another data set": lambda root: Watch(make_guard(captions=("a ball", "a cup"))).load_state_dict(Watch(make_guard()).state_dict()),
-    "on_breach='act' without an Interventions": lambda root: MemorizationGuard(on_breach="act"),
+    "BreachResponse('act') without an Interventions": lambda root: BreachResponse("act"),
     "an Interventions that does nothing": lambda root: Interventions(),
     "an Interventions that rests all turns": lambda root: Interventions(rest=1.0),
     "a guard.json that is none": lambda root: read_history(write(root, "guard.json", "3")),

@@ -101,7 +101,7 @@ def test_lightning_with_ddp(tiny_pipeline_dir, tmp_path):
         "",
     ]
     assert (len(first["said"]), len(second["said"])) == (1, 0), "the main process alone reports"
-    guard = make_guard(captions=4, seeds=3)
+    guard = make_guard(plan={"captions": 4, "seeds": 3})
     fit(tiny_pipeline_dir, tmp_path / "pictures", tmp_path, guard, epochs=1)
     assert untimed(guard.history)[0].to_json() == first["history"][0], "the base row does not depend on devices"
 

@@ -8,7 +8,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from basinguard.training.callback import GuardHooks
 from basinguard.training.lightning import MemorizationGuard
-from support.guarded_runs import SHIP, Spy, digest, fit, make_guard, picture_folder, state_of
+from basinguard.training.options import ControlGroup
+from support.guarded_runs import TERMS, Spy, digest, fit, make_guard, picture_folder, state_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 
@@ -31,12 +32,12 @@ PROBES = {
     "default": {},
     "bf16": {"precision": "bf16"},
     "every second epoch": {"every_n_epochs": 2},
-    "many seeds and steps": {"seeds": 3, "timesteps": 5, "captions": 4},
-    "no control group": {"heldout": None},
-    "no guidance": {"scale": 1.0},
-    "tight budget": {"budget": 12},
-    "share of the time": {"budget": "50%"},
-    "ships": {"export_to": "shipped", **SHIP},
+    "many seeds and steps": {"plan": {"seeds": 3, "timesteps": 5, "captions": 4}},
+    "no control group": {"control": ControlGroup()},
+    "no guidance": {"plan": {"scale": 1.0}},
+    "tight budget": {"plan": {"budget": 12}},
+    "share of the time": {"plan": {"budget": "50%"}},
+    "ships": {"export_to": "shipped", "terms": TERMS},
     "pictures": {"pictures": True},
     "fails": {"on_error": "warn", "fails": True},
 }
@@ -84,8 +85,8 @@ def test_training_is_the_same_to_the_bit(tiny_pipeline_dir, tmp_path, monkeypatc
 class Watched(MemorizationGuard):
     """Compares the whole state of training around every hook."""
 
-    def __init__(self, **settings):
-        super().__init__(**settings)
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
         self.trained_with, self.called = None, set()
 
 
@@ -114,7 +115,7 @@ def test_every_hook_leaves_weights_optimizer_gradients_modes_and_streams(tiny_pi
     settings = {"model": {"ema_decay": 0.5}, "trainer": {"accumulate_grad_batches": 2}}
     first = make_guard(Watched)
     fit(tiny_pipeline_dir, folder, tmp_path, first, keep, epochs=1, **settings)
-    second = make_guard(Watched, export_to=str(tmp_path / "shipped"), **SHIP)
+    second = make_guard(Watched, export_to=str(tmp_path / "shipped"), terms=TERMS)
     fit(tiny_pipeline_dir, folder, tmp_path, second, epochs=2, ckpt=tmp_path / "kept" / "last.ckpt", **settings)
     assert first.called | second.called == HOOKS
     assert (tmp_path / "shipped" / "basinguard.json").is_file()

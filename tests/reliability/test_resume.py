@@ -5,7 +5,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from basinguard.guard.guard import Guard
-from support.guarded_runs import SHIP, digest, fit, make_guard, picture_folder, untimed
+from basinguard.training.options import ControlGroup
+from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder, untimed
 from support.reports import changed
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
@@ -25,7 +26,7 @@ def folder(tmp_path):
 def whole(tiny_pipeline_dir, tmp_path_factory):
     """An uninterrupted run with a checkpoint after every batch, and its guard."""
     root = tmp_path_factory.mktemp("whole")
-    guard = make_guard(export_to=str(root / "shipped"), **SHIP)
+    guard = make_guard(export_to=str(root / "shipped"), terms=TERMS)
     keep = saver(root / "kept", every_n_train_steps=1)
     _, module = fit(tiny_pipeline_dir, picture_folder(root / "pictures"), root, guard, keep, epochs=EPOCHS)
     return root, guard, digest(dict(module.named_parameters()))
@@ -41,7 +42,7 @@ STEPS = [
 @pytest.mark.parametrize("step", STEPS)
 def test_a_resumed_run_equals_the_whole_one(tiny_pipeline_dir, folder, tmp_path, whole, step):
     root, guard, weights = whole
-    again = make_guard(export_to=str(tmp_path / "shipped"), **SHIP)
+    again = make_guard(export_to=str(tmp_path / "shipped"), terms=TERMS)
     checkpoint = root / "kept" / f"step={step}.ckpt"
     _, module = fit(tiny_pipeline_dir, folder, tmp_path, again, epochs=EPOCHS, ckpt=checkpoint)
     assert untimed(again.history) == untimed(guard.history)
@@ -63,12 +64,12 @@ def test_checkpoints_load_without_pickle_and_hold_kept_weights_once(whole):
 @pytest.mark.long
 def test_a_finished_run_is_exported_when_it_is_resumed(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     keep = saver(tmp_path / "kept", every_n_epochs=1)
-    first = make_guard(export_to=str(tmp_path / "shipped"), on_error="warn", **SHIP)
+    first = make_guard(export_to=str(tmp_path / "shipped"), on_error="warn", terms=TERMS)
     with monkeypatch.context() as broken:
         broken.setattr("basinguard.training.callback.ship", lambda *args, **kwargs: 1 / 0)
         fit(tiny_pipeline_dir, folder, tmp_path, first, keep, epochs=1)
     assert not (tmp_path / "shipped").exists()
-    second = make_guard(export_to=str(tmp_path / "shipped"), **SHIP)
+    second = make_guard(export_to=str(tmp_path / "shipped"), terms=TERMS)
     fit(tiny_pipeline_dir, folder, tmp_path, second, epochs=1, ckpt=keep.best_model_path)
     assert (tmp_path / "shipped" / "basinguard.json").is_file()
     assert untimed(second.history) == untimed(first.history)
@@ -114,9 +115,9 @@ def test_a_run_that_began_without_a_guard_has_no_baseline_and_says_so(tiny_pipel
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        pytest.param({"seeds": 2}, "seeds was 1, is 2", marks=pytest.mark.long),
-        pytest.param({"scale": 4.0}, "scale was 3.0, is 4.0", marks=pytest.mark.long),
-        ({"heldout": ["a green cone"]}, "heldout was ['a blue box'], is ['a green cone']"),
+        pytest.param({"plan": {"seeds": 2}}, "seeds was 1, is 2", marks=pytest.mark.long),
+        pytest.param({"plan": {"scale": 4.0}}, "scale was 3.0, is 4.0", marks=pytest.mark.long),
+        ({"control": ControlGroup(["a green cone"])}, "heldout was ['a blue box'], is ['a green cone']"),
     ],
 )
 def test_other_settings_do_not_continue_a_history(tiny_pipeline_dir, folder, tmp_path, whole, changes, told):

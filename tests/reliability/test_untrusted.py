@@ -308,7 +308,7 @@ model:
 data: {class_path: basinguard.training.data.ImageFolder, init_args: {directory: photos, resolution: 64}}
 trainer:
   max_epochs: 2
-  callbacks: [{class_path: basinguard.training.lightning.MemorizationGuard, init_args: {captions: 2, heldout: [a]}}]
+  callbacks: [{class_path: basinguard.MemorizationGuard, init_args: {plan: {captions: 2}, control: {heldout: [a]}}}]
 """
 
 

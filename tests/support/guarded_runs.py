@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -12,12 +13,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from basinguard.calibration.terms import CalibrationTerms
+from basinguard.guard.plan import ProbePlan
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.lightning import MemorizationGuard
+from basinguard.training.options import ControlGroup
 
-GUARD = {"captions": 2, "seeds": 1, "timesteps": 2, "scale": 3.0, "alignment": "none", "heldout": ["a blue box"]}
-SHIP = {"pairs": 4, "before": [0.0], "transitions": [600.0], "alpha": 0.5}
+PLAN = ProbePlan(captions=2, seeds=1, timesteps=2, scale=3.0)
+CONTROL = ControlGroup(["a blue box"])
+TERMS = CalibrationTerms(pairs=4, before=(0.0,), transitions=(600.0,), alpha=0.5)
 
 
 def picture_folder(directory: Path, count: int = 4) -> Path:
@@ -31,8 +36,10 @@ def picture_folder(directory: Path, count: int = 4) -> Path:
     return directory
 
 
-def make_guard(kind=MemorizationGuard, **changes):
-    return kind(**{**GUARD, "on_error": "raise", **changes})
+def make_guard(kind=MemorizationGuard, plan=None, **settings):
+    """A guard of a small probe; `plan` are changes of it."""
+    defaults = {"control": CONTROL, "alignment": "none", "on_error": "raise"}
+    return kind(replace(PLAN, **(plan or {})), **{**defaults, **settings})
 
 
 def fit(base, folder, root, *callbacks, epochs=2, ckpt=None, logger=False, model=None, trainer=None):

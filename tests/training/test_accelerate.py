@@ -21,7 +21,7 @@ from basinguard.similarity.structure import Structure
 from basinguard.training.accelerate import LoopGuard
 from basinguard.training.data import ImageFolder
 from basinguard.training.pytorch_lightning import MemorizationGuard
-from support.guarded_runs import GUARD, digest, picture_folder, untimed
+from support.guarded_runs import CONTROL, PLAN, digest, picture_folder, untimed
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # advice of Lightning and accelerate
 RECIPE = Path(__file__).parents[2] / "recipes" / "accelerate_lora.py"
@@ -133,7 +133,7 @@ class Data(pytorch_lightning.LightningDataModule):
 
 
 def test_the_older_import_name_works(tiny_pipeline_dir, pictures, tmp_path):
-    guard = MemorizationGuard(**GUARD, on_error="raise")
+    guard = MemorizationGuard(PLAN, CONTROL, alignment="none", on_error="raise")
     trainer = pytorch_lightning.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[guard],
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,

@@ -15,14 +15,15 @@ from basinguard.guard.budget import Budget
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet
+from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
 from basinguard.similarity.embedder import WithThreshold
 from basinguard.similarity.structure import Structure
 from basinguard.similarity.thresholds import NO_COPY
-from basinguard.training.control_group import require_control
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.guarded_run import Watch
-from basinguard.training.lightning import MemorizationGuard
+from basinguard.training.options import BreachResponse, ControlGroup
+from support.guarded_runs import make_guard as small_guard
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 
@@ -44,9 +45,8 @@ def folder(tmp_path):
     return blocks(tmp_path / "art works", "image", captions, seed=0)
 
 
-def make_guard(**changes):
-    settings = {"captions": 2, "seeds": 1, "timesteps": 3, "scale": 3.0, "on_error": "raise", "alignment": "none"}
-    return MemorizationGuard(**{**settings, "heldout": ["a blue box"], **changes})
+def make_guard(plan=None, **settings):
+    return small_guard(plan={"timesteps": 3, **(plan or {})}, **settings)
 
 
 def fit(base, folder, root, *callbacks, epochs=2, ckpt=None, logger=False):
@@ -118,7 +118,7 @@ def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, fol
 
 def test_a_budget_buys_gaps_first_and_a_report_without_samples_is_read_as_one(tiny_pipeline_dir, folder, tmp_path):
     """Nothing, gaps alone, samples, exits; what only the base measured can be monitored and is not logged again."""
-    nothing, gaps, exits = make_guard(budget=2), make_guard(budget=12), make_guard(budget=200)
+    nothing, gaps, exits = (make_guard({"budget": evals}) for evals in (2, 12, 200))
     stop = EarlyStopping("guard/risk", check_on_train_epoch_end=True, patience=9)
     fit(tiny_pipeline_dir, folder, tmp_path / "nothing", nothing, stop, epochs=3)
     assert [report.epoch for report in nothing.history] == [-1]
@@ -142,7 +142,7 @@ def test_a_budget_buys_gaps_first_and_a_report_without_samples_is_read_as_one(ti
 
 def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     """Gaps, exits, gaps, as spans and prices would have it: all of it stays monitored, loggers get what is new."""
-    guard, measure = make_guard(budget=12), Guard.measure
+    guard, measure = make_guard({"budget": 12}), Guard.measure
 
     def in_turns(self, model, *, epoch, train_step):
         self.budget = Budget(evals=200 if epoch == 1 else 12)
@@ -162,11 +162,10 @@ def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, fol
 def test_what_only_an_interrupted_run_measured_can_still_be_monitored(tiny_pipeline_dir, folder, tmp_path):
     """Resumed after a probe without samples: `guard/risk` is the base model's, as it would be without interruption."""
     save = ModelCheckpoint(tmp_path / "kept", save_last=True)
-    fit(tiny_pipeline_dir, folder, tmp_path, make_guard(budget=12), save, epochs=2)
+    fit(tiny_pipeline_dir, folder, tmp_path, make_guard({"budget": 12}), save, epochs=2)
     stop = EarlyStopping("guard/risk", check_on_train_epoch_end=True, patience=9)
-    trainer, _ = fit(
-        tiny_pipeline_dir, folder, tmp_path, make_guard(budget=12), stop, epochs=3, ckpt=tmp_path / "kept" / "last.ckpt"
-    )
+    last = tmp_path / "kept" / "last.ckpt"
+    trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, make_guard({"budget": 12}), stop, epochs=3, ckpt=last)
     assert "guard/risk" in trainer.callback_metrics
 
 
@@ -178,8 +177,8 @@ def test_every_n_epochs():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"captions": 9}, "asks for 9 captions, but the training set has 4"),
-        ({"heldout": ["a red ball"]}, "held-out prompts must not be training captions"),
+        ({"plan": {"captions": 9}}, "asks for 9 captions, but the training set has 4"),
+        ({"control": ControlGroup(["a red ball"])}, "held-out prompts must not be training captions"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_training(tiny_pipeline_dir, folder, tmp_path, settings, message):
@@ -187,7 +186,10 @@ def test_what_cannot_be_measured_is_said_before_training(tiny_pipeline_dir, fold
         fit(tiny_pipeline_dir, folder, tmp_path, make_guard(**settings))
 
 
-@pytest.mark.parametrize("settings", [{"every_n_epochs": 0}, {"seeds": 0}, {"risk": 0.0}, {"budget": 0.1}])
+WRONG_PLANS = ({"seeds": 0}, {"alpha": 0.0}, {"budget": 0.1})
+
+
+@pytest.mark.parametrize("settings", [{"every_n_epochs": 0}, *({"plan": plan} for plan in WRONG_PLANS)])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match="expected"):
         make_guard(**settings)
@@ -199,12 +201,9 @@ def held_out_folder(root):
 
 def test_held_out_images_another_sampler_and_a_measured_threshold(tiny_pipeline_dir, folder, tmp_path):
     guard = make_guard(
-        heldout=None,
-        heldout_folder=held_out_folder(tmp_path),
-        solver="heun",
-        retention=2,
-        checks=1,
-        threshold="heldout",
+        {"solver": "heun", "critical_scales": 2, "order_checks": 1},
+        control=ControlGroup(folder=held_out_folder(tmp_path)),
+        detector=CopyDetectorSettings(threshold="heldout"),
     )
     fit(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
     last = guard.history[-1]
@@ -214,26 +213,31 @@ def test_held_out_images_another_sampler_and_a_measured_threshold(tiny_pipeline_
     assert guard.guard.plan.solver == "heun"
     assert guard.guard.plan.order_checks == 1
     metric = guard.guard.embedder.metric
-    assert metric.threshold >= make_guard().embedder.metric.threshold, "three images are few: no lower than published"
+    assert metric.threshold >= Structure().metric.threshold, "three images are few: no lower than published"
     assert "null held-out" in metric.source
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("make", "message"),
     [
-        ({"embedder": "sharp"}, "embedder 'sharp' given; expected one of structure"),
-        ({"embedder": "sscd_disc_mixup_320=no such file"}, "no such file"),
-        ({"solver": "euler_a"}, "expected one of ddim"),
-        ({"threshold": "guess"}, "expected one of published, neighbours, heldout"),
-        ({"threshold": "heldout"}, "give heldout_folder as well"),
-        ({"heldout_folder": "somewhere"}, "give one of them"),
-        ({"heldout": None, "heldout_folder": "nowhere"}, "no such folder"),
-        ({"retention": -1}, "0 or more"),
+        (
+            lambda: make_guard(detector=CopyDetectorSettings("sharp")),
+            "embedder 'sharp' given; expected one of structure",
+        ),
+        (lambda: make_guard(detector=CopyDetectorSettings("sscd_disc_mixup_320=no such file")), "no such file"),
+        (lambda: make_guard({"solver": "euler_a"}), "expected one of ddim"),
+        (lambda: CopyDetectorSettings(threshold="guess"), "expected one of published, neighbours, heldout"),
+        (lambda: make_guard(detector=CopyDetectorSettings(threshold="heldout")), r"give ControlGroup\(folder="),
+        (lambda: ControlGroup(["a blue box"], "somewhere"), "give one of them"),
+        (lambda: make_guard(control=ControlGroup(folder="nowhere")), "no such folder"),
+        (lambda: make_guard({"critical_scales": -1}), "0 or more"),
+        (lambda: ControlGroup("a blue box"), "expected a list of prompts"),
+        (lambda: BreachResponse(watches="both"), "expected plain or guarded"),
     ],
 )
-def test_settings_that_contradict_are_refused_when_the_guard_is_made(settings, message):
+def test_settings_that_contradict_are_refused_when_the_guard_is_made(make, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        make_guard(**settings)
+        make()
 
 
 def test_an_eye_without_a_threshold_needs_one_measured():
@@ -242,14 +246,14 @@ def test_an_eye_without_a_threshold_needs_one_measured():
         metric = Metric(embedder="unknown", threshold=NO_COPY, source="none published")
 
     with pytest.raises(ValueError, match="no threshold is published for unknown: nothing would ever be a copy"):
-        require_control(Unknown(), "published", (), None)
-    require_control(Unknown(), "neighbours", (), None)
+        CopyDetectorSettings().require_threshold(Unknown())
+    CopyDetectorSettings(threshold="neighbours").require_threshold(Unknown())
 
 
 def test_neighbours_that_are_copies_of_each_other_measure_no_threshold(tiny_pipeline_dir, folder, tmp_path):
     Image.open(folder / "image 1.png").save(folder / "image 2.png")
     with pytest.raises(ValueError, match="threshold='neighbours' cannot be measured: two training images"):
-        fit(tiny_pipeline_dir, folder, tmp_path, make_guard(threshold="neighbours"))
+        fit(tiny_pipeline_dir, folder, tmp_path, make_guard(detector=CopyDetectorSettings(threshold="neighbours")))
 
 
 def test_a_history_seen_with_another_eye_is_not_continued():

@@ -7,8 +7,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from basinguard.core.report import ImageResult
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
-from basinguard.training.interventions import Actor, Interventions, advice, every_rise, memorized
+from basinguard.training.interventions import Actor, advice, every_rise, memorized
 from basinguard.training.loss_filters import Both, LargeGap, LowLoss, kept_mean
+from basinguard.training.options import BreachResponse, Interventions
 from basinguard.training.sampler import EpochOrder
 from support.guarded_runs import Spy, digest, fit, make_guard, picture_folder
 from support.reports import near, report
@@ -133,7 +134,7 @@ def test_acting_at_a_breach_rests_draws_and_slows(tiny_pipeline_dir, tmp_path, m
     folder, spy = several_captions(tmp_path / "pictures"), Spy()
     scripted(monkeypatch, QUIET, FOUND, FOUND, QUIET, QUIET)
     acting = Interventions(rest=0.0, vary_captions=True, learning_rate=0.5)
-    guard = make_guard(on_breach="act", acting=acting, risk=0.15)
+    guard = make_guard(respond=BreachResponse("act", interventions=acting), plan={"alpha": 0.15})
     trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, spy, guard, epochs=4)
     shown = [[index for batch in spy.seen[2 * e : 2 * e + 2] for index in batch[0]] for e in range(4)]
     assert [0 in epoch for epoch in shown] == [True, False, False, True], "it rests until it is no longer found"
@@ -146,7 +147,7 @@ def test_acting_changes_nothing_until_there_is_a_breach(tiny_pipeline_dir, tmp_p
     fit(tiny_pipeline_dir, folder, tmp_path, bare)
     scripted(monkeypatch, QUIET, QUIET, QUIET)
     acting = Interventions(rest=0.0, vary_captions=True, learning_rate=0.5, low_loss=2.0, filters_from="breach")
-    fit(tiny_pipeline_dir, folder, tmp_path, calm, make_guard(on_breach="act", acting=acting))
+    fit(tiny_pipeline_dir, folder, tmp_path, calm, make_guard(respond=BreachResponse("act", interventions=acting)))
     assert (calm.seen, calm.losses) == (bare.seen, bare.losses)
     weights = [spy.end["weights"] for spy in (bare, calm)]
     assert weights[0] == weights[1]
@@ -159,7 +160,7 @@ def test_a_resumed_run_goes_on_acting_as_an_uninterrupted_one(tiny_pipeline_dir,
 
     def run(*callbacks, **options):
         scripted(monkeypatch, *plan)
-        guard = make_guard(on_breach="act", acting=acting, risk=0.15)
+        guard = make_guard(respond=BreachResponse("act", interventions=acting), plan={"alpha": 0.15})
         _, module = fit(tiny_pipeline_dir, folder, tmp_path, guard, *callbacks, **options)
         return digest(dict(module.named_parameters()))
 
@@ -206,6 +207,6 @@ def test_advice_names_what_this_run_can_no_longer_change():
 def test_an_alarm_that_is_up_is_no_reason_to_act(tiny_pipeline_dir, tmp_path, monkeypatch):
     forming = {"gap_excess": near(0.01, 0.005)}
     scripted(monkeypatch, QUIET, forming, forming)
-    guard = make_guard(on_breach="act", acting=Interventions(learning_rate=0.5))
+    guard = make_guard(respond=BreachResponse("act", interventions=Interventions(learning_rate=0.5)))
     trainer, _ = fit(tiny_pipeline_dir, picture_folder(tmp_path / "pictures"), tmp_path, guard)
     assert trainer.optimizers[0].param_groups[0]["lr"] == 1e-3

@@ -13,7 +13,8 @@ from basinguard.core.report import Report
 from basinguard.guard.guard import Guard
 from basinguard.guard.status import GuardFile, read_history
 from basinguard.training.best_weights import CHOICE_FILE
-from support.guarded_runs import SHIP, digest, fit, make_guard, picture_folder
+from basinguard.training.options import BreachResponse, ControlGroup
+from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder
 from support.scripted_probes import COPYING, FORMING, LATE, QUIET, scripted
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
@@ -30,7 +31,7 @@ def fitted(base, folder, root, guard, *callbacks, epochs, **options):
 
 def test_guard_json_holds_verdict_forecast_choices_and_every_report(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     scripted(monkeypatch, QUIET, FORMING, COPYING)
-    fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(risk=0.15), epochs=2)
+    fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(plan={"alpha": 0.15}), epochs=2)
     text = (tmp_path / "guard.json").read_text()
     found = GuardFile.from_json(text)
     assert found.standing.verdict.state == "memorizing"
@@ -77,7 +78,7 @@ def test_tensorboard_gets_the_dashboard_and_words_and_the_bar_the_verdict(
 
 RUNS = [
     ("a breach", [QUIET, COPYING, COPYING, COPYING], {}, 1),
-    ("not while guarded sampling keeps it", [QUIET, COPYING, LATE, LATE], {"breach": "guarded"}, 2),
+    ("not while guarded sampling keeps it", [QUIET, COPYING, LATE, LATE], {"watches": "guarded"}, 2),
     ("not before it is sure", [QUIET, {"hits": 4, "transition": 500.0}, COPYING, QUIET], {}, 2),
     ("not on a failed probe", [QUIET, RuntimeError("no memory"), RuntimeError("no memory"), QUIET], {}, 3),
     ("not without a base", [RuntimeError("no memory"), LATE, LATE, LATE], {}, 3),
@@ -90,7 +91,7 @@ def test_a_run_stops_at_a_sure_breach_and_on_nothing_less(
     tiny_pipeline_dir, folder, tmp_path, monkeypatch, plan, changes, epochs
 ):
     scripted(monkeypatch, *plan)
-    guard = make_guard(on_breach="stop", on_error="warn", risk=0.15, **changes)
+    guard = make_guard(respond=BreachResponse("stop", **changes), on_error="warn", plan={"alpha": 0.15})
     trainer, _ = fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=3)
     assert trainer.current_epoch == epochs
 
@@ -114,7 +115,7 @@ def test_lightnings_own_callbacks_act_on_the_same_numbers(tiny_pipeline_dir, fol
         tmp_path / "kept", monitor="guard/ship_plain", mode="max", filename="{epoch}", save_on_train_epoch_end=True
     )
     trainer, _ = fitted(
-        tiny_pipeline_dir, folder, tmp_path, make_guard(on_error="warn", risk=0.15), stop, keep, epochs=5
+        tiny_pipeline_dir, folder, tmp_path, make_guard(on_error="warn", plan={"alpha": 0.15}), stop, keep, epochs=5
     )
     assert trainer.current_epoch == 4, "the gap at epoch 2 ends nothing, the copies at epoch 3 do"
     assert keep.best_model_path.endswith("epoch=1.ckpt")
@@ -133,7 +134,7 @@ def test_both_epochs_are_kept_across_a_resume_and_exported_by_name(tiny_pipeline
     scripted(monkeypatch, *plan, seen=seen)
     monkeypatch.setattr("basinguard.training.callback.ship", note("guarded"))
     monkeypatch.setattr("basinguard.training.callback.export_plain", lambda module, *a: note("plain")(None, module))
-    settings = {"risk": 0.15, "export_to": str(tmp_path / "shipped")}
+    settings = {"plan": {"alpha": 0.15}, "export_to": str(tmp_path / "shipped")}
     keep = ModelCheckpoint(tmp_path / "kept", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
     fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(**settings), keep, epochs=2)
     fitted(
@@ -149,7 +150,7 @@ def test_the_epoch_for_plain_cfg_is_a_stock_pipeline_with_its_reasons(tiny_pipel
 
     scripted(monkeypatch, QUIET, FORMING)
     monkeypatch.setattr("basinguard.training.callback.ship", lambda *a, **k: (None, []))
-    guard = make_guard(export_to=str(tmp_path / "shipped"), **SHIP)
+    guard = make_guard(export_to=str(tmp_path / "shipped"), terms=TERMS)
     fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
     plain = tmp_path / "shipped-plain"
     assert json.loads((plain / CHOICE_FILE).read_text())["epoch"] == 0
@@ -174,7 +175,7 @@ def test_a_run_resumed_with_another_data_set_is_unknown_and_goes_on(tiny_pipelin
     fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(), keep, epochs=1)
     other = picture_folder(tmp_path / "others", count=4)
     (other / "0.txt").write_text("a kite")
-    guard = make_guard(on_error="warn", on_breach="stop")
+    guard = make_guard(on_error="warn", respond=BreachResponse("stop"))
     with pytest.warns(UserWarning, match="resumed with another training set"):
         trainer, _ = fitted(tiny_pipeline_dir, other, tmp_path, guard, epochs=3, ckpt=keep.best_model_path)
     assert trainer.current_epoch == 3, "nothing is known of these images, so nothing stops the run"
@@ -184,17 +185,15 @@ def test_a_run_resumed_with_another_data_set_is_unknown_and_goes_on(tiny_pipelin
     assert {kept.epoch for kept in guard.keeper.kept.values()} == {0}, "what was kept of the other images is gone"
 
 
-@pytest.mark.parametrize(
-    "settings", [{"on_breach": "act"}, {"on_breach": "halt"}, {"on_breach": "act", "acting": None}]
-)
+@pytest.mark.parametrize("settings", [{"action": "act"}, {"action": "halt"}, {"action": "act", "interventions": None}])
 def test_acting_without_saying_how_is_refused(settings):
     with pytest.raises(ValueError, match="expected warn, stop, or act together with an Interventions"):
-        make_guard(**settings)
+        BreachResponse(**settings)
 
 
 def test_five_images_and_no_held_out_one_work_and_say_what_is_not_known(tiny_pipeline_dir, tmp_path):
     folder = picture_folder(tmp_path / "five", count=5)
-    guard = make_guard(heldout=None, captions=5, retention=1, risk=0.1)
+    guard = make_guard(control=ControlGroup(), plan={"captions": 5, "critical_scales": 1})
     fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
     training = guard.guard.training
     assert not set(training.heldout) & set(training.captions)
@@ -218,7 +217,7 @@ def test_a_gap_is_written_to_guard_json_as_unknown(tiny_pipeline_dir, folder, tm
 def test_a_verdict_that_cannot_be_made_harms_nothing(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     scripted(monkeypatch, QUIET, LATE)
     monkeypatch.setattr("basinguard.training.guarded_run.stand", lambda *a: 1 / 0)
-    guard = make_guard(on_error="warn", on_breach="stop")
+    guard = make_guard(on_error="warn", respond=BreachResponse("stop"))
     with pytest.warns(UserWarning, match="there is no verdict on this epoch; training goes on: ZeroDivisionError"):
         trainer, _ = fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
     assert trainer.current_epoch == 1

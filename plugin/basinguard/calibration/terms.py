@@ -16,7 +16,7 @@ class CalibrationTerms:
     """What is to be promised, and the rules that may be chosen.
 
     Attributes:
-        alpha: risk that may not be exceeded, in (0, 1).
+        alpha: risk that the export promises not to exceed, in (0, 1); what a probe goes by is `ProbePlan.alpha`.
         delta: chance that the promise is broken, in (0, 1).
         pairs: (caption, seed) pairs the promise rests on.
         before: scales above the transition to try.

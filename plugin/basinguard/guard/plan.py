@@ -18,7 +18,9 @@ class ProbePlan:
         seeds: samples for each of them.
         timesteps: sampling steps.
         scale: guidance scale of plain CFG.
-        alpha: risk that the estimated transition may leave, in (0, 1).
+        alpha: risk, in (0, 1), that plain CFG may reach and that the estimated transition may leave: what verdicts,
+            forecasts and the epochs to ship go by. A probe's few samples promise nothing: that is
+            `CalibrationTerms.alpha`, which an export is calibrated to and which may be stricter.
         chunk: most rows at once.
         budget: what every probe may cost: a share of the time trained since the one before ("5%") or a number of UNet
             evaluations; no limit when None. The base model's probe is not counted.
@@ -26,6 +28,7 @@ class ProbePlan:
         critical_scales: how many training (and held-out) images get their critical scale measured, up to 320 evaluations
             each; where a budget cannot pay for them after all else, they are left out.
         order_checks: candidates tried beyond each search, to see whether outcomes are ordered.
+        fidelity: also measure how far samples of held-out prompts look like the training images.
     """
 
     captions: int = 16
@@ -38,6 +41,7 @@ class ProbePlan:
     solver: str = "ddim"
     critical_scales: int = 0
     order_checks: int = 0
+    fidelity: bool = False
 
     def __post_init__(self) -> None:
         for name in ("captions", "seeds", "timesteps", "chunk"):

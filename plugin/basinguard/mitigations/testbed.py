@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from ..core.metric import Metric
 from ..core.record import read_record
 from ..diffusion.sampling import draw_noise
 from ..guard.guard import Guard

@@ -16,8 +16,10 @@ from typing import Any
 
 from ..calibration.candidate import Candidate
 from ..calibration.rule_search import best
+from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
 from ..core.versions import versions
+from ..guard.plan import ProbePlan
 from ..guidance.core import Rule, SwitchAt
 from ..guidance.dynamic import LocalMinimum, SwitchAfter
 from ..guidance.serialization import rule_to_dict
@@ -27,13 +29,14 @@ from ..training.data import ImageFolder
 from ..training.finetune import FineTune
 from ..training.fit_cli import quiet_lightning
 from ..training.lightning import MemorizationGuard
+from ..training.options import ControlGroup
 from .verification import table
 
 SCALE = 3.0  # TinyWorld's usual CFG: 7.5 saturates images this small
 TIMESTEPS = 16
 PROBES = 5
-TRANSITIONS = [470.0, 590.0, 690.0, 750.0, 815.0, 875.0]
-AFTER = [3.0, 4.5, 6.0]  # guidance that starts late may be stronger: what would be copied is decided by then
+TRANSITIONS = (470.0, 590.0, 690.0, 750.0, 815.0, 875.0)
+AFTER = (3.0, 4.5, 6.0)  # guidance that starts late may be stronger: what would be copied is decided by then
 METHODS = {
     "base": "base model, plain CFG",
     "cfg": "fine-tuned, plain CFG",
@@ -79,25 +82,18 @@ def run_demo(out: Path, epochs: int, per_caption: int) -> DemoRun:
     return DemoRun(out, rows, summary)
 
 
-def fine_tune(out: Path, train: Path, heldout: Path, epochs: int) -> MemorizationGuard:
+def fine_tune(out: Path, train: Path, heldout_folder: Path, epochs: int) -> MemorizationGuard:
     """Full fine-tuning with the guard watching; it calibrates and exports when training ends."""
     import lightning.pytorch as pl
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    twins = [json.loads(line)["text"] for line in (heldout / "metadata.jsonl").read_text().splitlines()]
+    heldout = [json.loads(line)["text"] for line in (heldout_folder / "metadata.jsonl").read_text().splitlines()]
     guard = MemorizationGuard(
-        heldout=twins,
+        ProbePlan(captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE),
+        ControlGroup(heldout),
+        terms=CalibrationTerms(alpha=0.1, pairs=96, before=(0.0, -1.0), after=AFTER, transitions=TRANSITIONS),
         every_n_epochs=max(1, epochs // PROBES),
-        captions=12,
-        seeds=2,
-        timesteps=TIMESTEPS,
-        scale=SCALE,
         export_to=str(out / "export"),
-        alpha=0.1,
-        pairs=96,
-        before=[0.0, -1.0],
-        after=AFTER,
-        transitions=TRANSITIONS,
         ship="last",  # a story about a model that memorizes: the best epoch would be an earlier one
     )
     trainer = pl.Trainer(

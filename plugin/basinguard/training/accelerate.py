@@ -40,8 +40,9 @@ from ..exports.merge import merged
 from ..guard.checkpoint_selection import How
 from ..guard.guard import Guard
 from ..guard.status import RunStatus
-from .best_weights import Keeper, Ship, export_plain, plain_directory
-from .guarded_run import OnError, Watch, holding, trained_weights, untouched
+from .best_weights import Keeper, export_plain, plain_directory
+from .guarded_run import Watch, holding, trained_weights, untouched
+from .options import OnError, ShippedEpoch
 from .shipping import ship
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class LoopGuard:
         *,
         dtype: torch.dtype | None = None,
         on_error: OnError = "warn",
-        ship: Ship = "best",
+        ship: ShippedEpoch = "best",
     ) -> None:
         if accelerator is not None:
             _require_whole_weights(accelerator)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -17,8 +17,8 @@ from ..exports.directory import write_sums
 from ..exports.privacy import forget_origins
 from ..guard.checkpoint_selection import Choice, How, choose
 from .guarded_run import holding
+from .options import ShippedEpoch
 
-Ship = Literal["best", "last"]
 CHOICE_FILE = "basinguard-choice.json"
 PLAIN_CARD = """# The epoch that plain CFG may sample
 
@@ -55,7 +55,7 @@ class Keeper:
     """
 
     allowed: float
-    ship: Ship = "best"
+    ship: ShippedEpoch = "best"
     kept: dict[How, Kept] = field(default_factory=dict)
 
     def choices(self, history: Sequence[Report]) -> dict[How, Choice | None]:

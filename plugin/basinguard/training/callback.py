@@ -5,9 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Any
 
 from ..calibration.candidate import Candidate
 from ..calibration.terms import CalibrationTerms
@@ -16,20 +14,19 @@ from ..core.report import Report, last_search
 from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
 from ..guard.status import RunStatus
-from ..guard.verdict import Breach
 from ..pipelines.latent_model import LatentModel
-from ..similarity.registry import choose_embedder
-from .best_weights import Keeper, Ship, as_kept, export_plain, plain_directory
-from .control_group import Threshold, require_control, training_set, with_threshold
-from .guarded_run import OnError, Watch, same_streams, trained_weights, untouched
-from .interventions import Actor, Interventions, advice, respond
+from ..similarity.copy_detector_settings import CopyDetectorSettings
+from .best_weights import Keeper, as_kept, export_plain, plain_directory
+from .control_group import require_control, training_set
+from .guarded_run import DTYPES, Watch, same_streams, trained_weights, untouched
+from .interventions import Actor, advice, respond
 from .logging import remembered, scalars, show, tell_progress_bar, write_file
+from .options import BreachResponse, ControlGroup, OnError, Precision, ShippedEpoch
 from .requirements import require_parts, require_whole_weights
 from .shipping import clip_for, ship, subject_of
 
 KEPT = "basinguard"  # key of a checkpoint
 HISTORY = "guard.json"  # in the run's log directory
-OnBreach = Literal["warn", "stop", "act"]
 
 
 class GuardHooks:
@@ -56,117 +53,53 @@ class GuardHooks:
     datamodule has `items`, (name, caption) of each image, and `all_pixels()`, [N, 3, H, W] in 0..1.
 
     Args:
-        heldout: prompts the model is not trained on, the control group. Up to 8, recombined from the training captions,
-            stand in for the early alarms when none are given, at one evaluation each; an empty list does without.
-        every_n_epochs: probe after every n-th epoch.
-        captions: how many training captions to sample at each probe.
-        seeds: samples for each of them.
-        timesteps: sampling steps.
-        scale: guidance scale of ordinary CFG.
-        risk: risk that is allowed: to plain CFG, and to the estimated transition.
-        budget: what every probe may cost: "5%" of the time trained since the one before, or a number of UNet
-            evaluations; no limit if None. It buys the gap of every caption first, then samples of captions in turns,
-            then their exits; a report's `precision` says what, and what was out of reach.
-        precision: "32" keeps the modules' own precision in probes, "bf16" runs them under autocast.
-        on_error: "warn" records a failed probe as a gap and lets training go on, "raise" stops.
+        plan: what a probe measures, and what it may cost.
+        control: what the model is not trained on.
+        detector: what decides that a sample is a copy.
+        terms: what the exported checkpoint promises.
+        respond: what happens when the risk is surely above `plan.alpha`.
         export_to: directory for the calibrated, guarded checkpoint, written when training ends.
-        alpha: risk the exported checkpoint promises not to exceed.
-        delta: chance that this promise is broken.
-        pairs: (caption, seed) pairs the promise rests on.
-        before: scales to try above the transition; 0 is none, negative is opposite guidance.
-        after: scales to try at and below it; `scale` alone when not given.
-        strengths: of the fine-tune, in [0, 1], to test with ordinary CFG for people who sample without the rule.
-        transitions: timesteps to try as the transition; every one of the sampler's grid when not given.
+        ship: of the epochs that keep the risk, export the "best" or the "last", see `checkpoint_selection.choose`.
+        every_n_epochs: probe after every n-th epoch.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
-        chunk: most (caption, seed) pairs sampled at once; fewer take less memory and change no result.
-        on_breach: what to do when plain CFG's risk is surely above the allowed one: "warn", "stop" the fit after the
-            epoch, or "act" as `acting` says. Missing evidence stops nothing.
-        breach: whose risk counts: that of "plain" CFG, or that of "guarded" sampling, which comes later.
-        acting: what "act" does; see `acting.Interventions`.
-        ship: of the epochs that keep the risk, export the "best" or the "last", see `choice.choose`.
-        fidelity: also measure how far samples of held-out prompts look like the training images, by the model of
-            `alignment`.
-        solver: sampler of the probes, one of `solvers.SOLVERS`; calibration and export use the same.
-        retention: how many training (and held-out) images get their critical scale measured at each probe.
-        checks: candidates tried beyond each search for an exit, to see whether outcomes are ordered.
-        heldout_folder: captioned images that are not trained on, instead of `heldout`: their captions are the held-out
-            prompts, and they are the control group of critical scales.
-        embedder: the eye that says "same image", as `similarity.choose` takes it: "structure" (no weights),
-            "sscd_disc_mixup_320=FILE", "timm/MODEL=FILE", "clip=FOLDER".
-        threshold: above which similarity is a copy: the embedder's "published" one, or measured where nothing is
-            copied: on "neighbours" (training images among each other) or "heldout" (images of `heldout_folder`).
+        precision: "32" keeps the modules' own precision in probes, "bf16" and "fp16" run them under autocast.
+        on_error: "warn" records a failed probe as missed and lets training go on, "raise" stops.
 
     Raises:
-        ValueError: a setting out of range, or settings that contradict each other.
+        ValueError: settings that contradict each other.
         FileNotFoundError: an embedder's weights or the held-out folder are missing.
 
     Example:
-        >>> from basinguard import MemorizationGuard
-        >>> guard = MemorizationGuard(heldout=["a red kite"], captions=8, seeds=2)
-        >>> guard.should_probe(epoch=0)
+        >>> from basinguard import ControlGroup, MemorizationGuard, ProbePlan
+        >>> guard = MemorizationGuard(ProbePlan(captions=8), ControlGroup(["a red kite"]), every_n_epochs=5)
+        >>> guard.should_probe(epoch=4)
         True
     """
 
     def __init__(
         self,
-        heldout: list[str] | None = None,
-        every_n_epochs: int = 1,
-        captions: int = 16,
-        seeds: int = 2,
-        timesteps: int = 20,
-        scale: float = 7.5,
-        risk: float = 0.1,
-        budget: str | int | None = None,
-        precision: Literal["32", "bf16"] = "32",
-        on_error: OnError = "warn",
+        plan: ProbePlan = ProbePlan(),
+        control: ControlGroup = ControlGroup(),
+        detector: CopyDetectorSettings = CopyDetectorSettings(),
+        terms: CalibrationTerms = CalibrationTerms(),
+        respond: BreachResponse = BreachResponse(),
+        *,
         export_to: str | None = None,
-        alpha: float = 0.05,
-        delta: float = 0.05,
-        pairs: int = 128,
-        before: list[float] | None = None,
-        after: list[float] | None = None,
-        strengths: list[float] | None = None,
-        transitions: list[float] | None = None,
+        ship: ShippedEpoch = "best",
+        every_n_epochs: int = 1,
         alignment: str = "auto",
-        chunk: int = 64,
-        on_breach: OnBreach = "warn",
-        breach: Breach = "plain",
-        acting: Interventions | None = None,
-        ship: Ship = "best",
-        fidelity: bool = False,
-        solver: str = "ddim",
-        retention: int = 0,
-        checks: int = 0,
-        heldout_folder: str | None = None,
-        embedder: str = "structure",
-        threshold: Threshold = "published",
+        precision: Precision = "32",
+        on_error: OnError = "warn",
     ) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"MemorizationGuard(every_n_epochs={every_n_epochs}): expected at least 1")
-        if on_breach not in ("warn", "stop", "act") or (on_breach == "act") != (acting is not None):
-            raise ValueError(
-                f"MemorizationGuard(on_breach={on_breach!r}, acting={acting}): expected warn, stop, or act together "
-                "with an Interventions(...) that says what to do"
-            )
-        self.heldout = None if heldout is None else tuple(heldout)
-        self.every_n_epochs, self.on_error = every_n_epochs, on_error
-        self.plan = ProbePlan(captions, seeds, timesteps, scale, risk, chunk, budget, solver, retention, checks)
-        self.embedder, self.threshold, self.heldout_folder = choose_embedder(embedder), threshold, heldout_folder
-        require_control(self.embedder, threshold, self.heldout or (), heldout_folder)
-        self.dtype = torch.bfloat16 if precision == "bf16" else None
+        self.plan, self.control, self.detector, self.terms, self.respond = plan, control, detector, terms, respond
+        self.embedder = detector.load()
+        require_control(control, detector)
+        self.every_n_epochs, self.on_error, self.alignment = every_n_epochs, on_error, alignment
+        self.dtype = DTYPES[precision]
         self.export_to = Path(export_to) if export_to else None
-        self.terms = CalibrationTerms(
-            alpha,
-            delta,
-            pairs,
-            before=tuple(before or (0.0, -1.0)),
-            after=tuple(after or ()),
-            transitions=tuple(transitions or ()),
-            strengths=tuple(strengths or ()),
-        )
-        self.alignment, self.fidelity = alignment, fidelity
-        self.on_breach, self.breach, self.acting = on_breach, breach, acting
-        self.keeper = Keeper(risk, ship)
+        self.keeper = Keeper(plan.alpha, ship)
         self.actor: Actor | None = None
         self.standing: RunStatus | None = None
         self.watch: Watch | None = None
@@ -197,13 +130,13 @@ class GuardHooks:
         require_whole_weights(trainer.strategy)
         require_parts(trainer.datamodule, pl_module)
         data = trainer.datamodule
-        if self.acting is not None:
-            self.actor = Actor(self.acting, pl_module, data)
+        if self.respond.interventions is not None:
+            self.actor = Actor(self.respond.interventions, pl_module, data)
         with same_streams():
-            training = training_set(data, self.heldout, self.heldout_folder)
-            eye = with_threshold(self.embedder, self.threshold, training)
+            training = training_set(data, self.control)
+            eye = self.detector.fitted(self.embedder, training.images, training.heldout_images)
             clip = clip_for(str(getattr(pl_module, "base_id", "")), self.alignment)
-            subject = subject_of(clip, training.images) if self.fidelity else None
+            subject = subject_of(clip, training.images) if self.plan.fidelity else None
             guard = Guard(training, eye, self.plan, clip.score if clip else None, subject)
         self.watch = Watch(guard, dtype=self.dtype, on_error=self.on_error)
         if self._state:
@@ -317,8 +250,8 @@ class GuardHooks:
         watch, standing = self.watch, self.standing
         if watch is None or standing is None or standing.verdict.level < 0:
             return
-        breached = standing.verdict.breaches(self.breach)
-        did = respond(trainer, watch, self.actor, breached=breached, stop=self.on_breach == "stop")
+        breached = standing.verdict.breaches(self.respond.watches)
+        did = respond(trainer, watch, self.actor, breached=breached, stop=self.respond.action == "stop")
         if breached and not self._warned and trainer.is_global_zero:
             hint = advice(getattr(pl_module, "hparams", {}))
             warnings.warn(f"epoch {self.history[-1].epoch} is {standing.verdict}; {did}; {hint}", stacklevel=2)

@@ -78,21 +78,20 @@ def _disk(plan: FitPlan) -> str:
     )
 
 
-def _probes(guard: dict[str, Any] | None, epochs: int, images: int) -> str:
+def _probes(guard: Any, epochs: int, images: int) -> str:
     if guard is None:
         return "no MemorizationGuard among trainer.callbacks, so nothing is measured"
-    folder, given = guard.get("heldout_folder"), guard.get("heldout")
-    heldout = len(FolderSource.read(folder).items) if folder else len(given or ())
-    stand_ins = MOST if given is None and not folder else 0
-    kept = guard.get("retention") or 0
-    scales = min(kept, images) + min(kept, heldout if folder else stand_ins)
-    nodes = guard["timesteps"] * (2 if guard.get("solver") == "heun" else 1)  # Heun looks twice at each step
-    each = probe_evals(guard["captions"], guard["seeds"], nodes, images + stand_ins, heldout, scales)
-    count = 1 + epochs // guard["every_n_epochs"]
-    budget = f", or what budget={guard['budget']} pays for" if guard.get("budget") else ""
-    shipped = f"; then calibrates on {guard['pairs']} pairs and exports" if guard.get("export_to") else ""
+    plan, control = guard.plan, guard.control
+    heldout = len(FolderSource.read(control.folder).items) if control.folder else len(control.heldout or ())
+    stand_ins = MOST if control.heldout is None and not control.folder else 0
+    scales = min(plan.critical_scales, images) + min(plan.critical_scales, heldout if control.folder else stand_ins)
+    nodes = plan.timesteps * (2 if plan.solver == "heun" else 1)  # Heun evaluates twice at each timestep
+    each = probe_evals(plan.captions, plan.seeds, nodes, images + stand_ins, heldout, scales)
+    count = 1 + epochs // guard.every_n_epochs
+    budget = f", or what budget={plan.budget} pays for" if plan.budget else ""
+    shipped = f"; then calibrates on {guard.terms.pairs} pairs and exports" if guard.export_to else ""
     return (
-        f"the base, then every {guard['every_n_epochs']} epochs, {count} in all: {guard['captions']} captions x "
-        f"{guard['seeds']} seeds, {guard['timesteps']} timesteps, scale {guard['scale']:g}; at most {each:,} "
+        f"the base, then every {guard.every_n_epochs} epochs, {count} in all: {plan.captions} captions x "
+        f"{plan.seeds} seeds, {plan.timesteps} timesteps, scale {plan.scale:g}; at most {each:,} "
         f"evaluations of the UNet each, {each * count:,} in all{budget}{shipped}"
     )

@@ -43,11 +43,12 @@ class FineTuneCLI(LightningCLI):
         asked = self.config[self.subcommand] if self.subcommand else self.config
         if not (_is(asked.model, FineTune) and _is(asked.data, ImageFolder)):
             return
+        guard = guard_of(asked.trainer.callbacks)
         model, images = asked.model.init_args, ImageFolder(**asked.data.init_args.as_dict())
         check_plan(
             model.base,
             images,
-            probe_images=(guard_of(asked.trainer.callbacks) or {}).get("captions", 0),
+            probe_images=guard.plan.captions if guard else 0,
             architecture=model.architecture,
             prediction_type=model.prediction_type,
         )

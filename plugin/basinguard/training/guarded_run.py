@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +25,9 @@ from ..guard.guard import Guard
 from ..guard.status import RunStatus, stand
 from ..pipelines.latent_model import LatentModel
 from .distributed import Sharded, Team, TeamFailure
+from .options import OnError, Precision
 
-OnError = Literal["warn", "raise"]
+DTYPES: dict[Precision, torch.dtype | None] = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Watch:

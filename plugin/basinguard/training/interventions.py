@@ -1,74 +1,25 @@
-"""What training does when the guard finds it memorizing. Every option is off unless asked for.
-
-`MemorizationGuard(on_breach="act", acting=Interventions(rest=0.0))`. An option acts from the first breach on (filters from the
-start if so asked); what it has done goes into the checkpoint, so a resumed run goes on with it.
-"""
+"""What training does when the guard finds it memorizing; what may be done says `options.Interventions`."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ..core.report import Report
 from .guarded_run import Watch
 from .loss_filters import Both, LargeGap, LossFilter, LowLoss
+from .options import Interventions
 
 
-@dataclass(frozen=True)
-class Interventions:
-    """What may be done to a run that memorizes; nothing by default.
-
-    `recipes/results/acting_study.md` says what each was measured to do on TinyWorld, "no effect" included.
-
-    Args:
-        rest: share of its turns, in [0, 1), that an image found memorized keeps; other images take the rest, so updates
-            stay as many. 0 leaves it out until it is no longer found.
-        vary_captions: draw among all captions of an image found memorized, each time anew, instead of its first
-            (multiple captions: Somepalli et al., arXiv 2305.20086, section 6).
-        learning_rate: factor in (0, 1) by which the learning rate is multiplied at each probe that finds a breach.
-        low_loss: leave out examples whose loss times this is below what is usual at their timestep
-            (IET-AGC, arXiv 2407.15328; 2 there), see `filters.LowLoss`.
-        large_gap: leave out examples whose gap is above this (Wen et al., arXiv 2407.21720), see `filters.LargeGap`.
-        filters_from: whether the two filters work from the "start" of training or from the first "breach".
-    """
-
-    rest: float | None = None
-    vary_captions: bool = False
-    learning_rate: float | None = None
-    low_loss: float | None = None
-    large_gap: float | None = None
-    filters_from: Literal["start", "breach"] = "start"
-
-    def __post_init__(self) -> None:
-        for name, value, good in (
-            ("rest", self.rest, lambda v: 0 <= v < 1),
-            ("learning_rate", self.learning_rate, lambda v: 0 < v < 1),
-            ("low_loss", self.low_loss, lambda v: v > 1),
-            ("large_gap", self.large_gap, lambda v: v > 0),
-        ):
-            if value is not None and not good(value):
-                raise ValueError(
-                    f"Interventions({name}={value}): expected rest in [0, 1), learning_rate in (0, 1), low_loss above 1, "
-                    "large_gap above 0"
-                )
-        if not self.vary_captions and not any(
-            (self.rest is not None, self.learning_rate, self.low_loss, self.large_gap)
-        ):
-            raise ValueError(
-                "Interventions(): nothing to do; ask for rest, vary_captions, learning_rate, low_loss, large_gap"
-            )
-
-    @property
-    def filter(self) -> LossFilter | None:
-        """The loss filter asked for."""
-        asked: list[LossFilter] = []
-        if self.low_loss is not None:
-            asked.append(LowLoss(self.low_loss))
-        if self.large_gap is not None:
-            asked.append(LargeGap(self.large_gap))
-        return Both(asked) if asked else None
+def loss_filter(interventions: Interventions) -> LossFilter | None:
+    """The loss filter asked for."""
+    filters: list[LossFilter] = []
+    if interventions.low_loss is not None:
+        filters.append(LowLoss(interventions.low_loss))
+    if interventions.large_gap is not None:
+        filters.append(LargeGap(interventions.large_gap))
+    return Both(filters) if filters else None
 
 
 def memorized(report: Report, rises: Mapping[int, float]) -> set[int]:
@@ -103,7 +54,7 @@ class Actor:
         _require(asked, pl_module, data)
         self.asked, self.pl_module, self.data = asked, pl_module, data
         self.begun, self.images, self.factor = False, set[int](), 1.0
-        self.filter = asked.filter
+        self.filter = loss_filter(asked)
         if asked.filters_from == "start":
             pl_module.filter = self.filter
 
@@ -111,7 +62,7 @@ class Actor:
         """Does what was asked for at a breach; says what, in words."""
         self.begun = True
         self.pl_module.filter = self.filter
-        self.images = memorized(report, rises) if self.asked.rest is not None or self.asked.vary_captions else set()
+        self.images = memorized(report, rises) if self.asked.rests_images else set()
         self._apply()
         if self.asked.learning_rate is not None:
             self.factor *= self.asked.learning_rate
@@ -140,7 +91,7 @@ class Actor:
 
     def _apply(self) -> None:
         rest = dict.fromkeys(self.images, self.asked.rest) if self.asked.rest is not None else {}
-        if rest or self.images or self.asked.rest is not None or self.asked.vary_captions:
+        if rest or self.images or self.asked.rests_images:
             self.data.act_on(rest, self.images if self.asked.vary_captions else set())
 
     def state_dict(self) -> dict[str, Any]:
@@ -203,9 +154,9 @@ def advice(settings: Mapping[str, Any]) -> str:
 
 def _require(asked: Interventions, pl_module: Any, data: Any) -> None:
     lacking = []
-    if asked.filter is not None and not hasattr(pl_module, "filter"):
+    if asked.filters_losses and not hasattr(pl_module, "filter"):
         lacking.append("the LightningModule has no `filter`, which low_loss and large_gap need")
-    if (asked.rest is not None or asked.vary_captions) and not hasattr(data, "act_on"):
+    if asked.rests_images and not hasattr(data, "act_on"):
         lacking.append("the datamodule has no `act_on`, which rest and vary_captions need")
     if asked.rest is not None and getattr(data, "buckets", False):
         lacking.append("rest and buckets do not go together: batches of one shape cannot be refilled from another")
@@ -214,7 +165,7 @@ def _require(asked: Interventions, pl_module: Any, data: Any) -> None:
             "no image has a second caption to draw; give some (see `basinguard curate`), or leave vary_captions out"
         )
     if lacking:
-        raise ValueError(f"on_breach='act': {'; '.join(lacking)}")
+        raise ValueError(f"BreachResponse(action='act'): {'; '.join(lacking)}")
 
 
 def every_rise(now: Mapping[int, float], base: Mapping[int, float]) -> dict[int, float]:

@@ -104,18 +104,18 @@ def plan_of(config: Any) -> FitPlan:
     request = replace(_request(model, config.data.init_args, str(trainer.precision), guard), gpu=gpu)
     root = Path(trainer.default_root_dir or ".").expanduser().absolute()
     saved = _saved(trainer.callbacks, trainer.max_epochs or 1000)
-    exported = bool(guard and guard.get("export_to"))
+    exported = bool(guard and guard.export_to)
     return FitPlan(str(model.base), request, footprint_of(model.base, request), saved, exported, root, gpu)
 
 
-def guard_of(callbacks: Any) -> dict[str, Any] | None:
-    """Arguments of the configured guard; None without one."""
-    found = [dict(c.init_args) for c in _listed(callbacks) if c.class_path.endswith("MemorizationGuard")]
+def guard_of(callbacks: Any) -> Any:
+    """Arguments of the configured guard, with its option objects; None without one."""
+    found = [c.init_args for c in _listed(callbacks) if c.class_path.endswith("MemorizationGuard")]
     return found[0] if found else None
 
 
-def _request(model: Any, data: Any, precision: str, guard: dict[str, Any] | None) -> Request:
-    probed = guard or {"captions": 0, "seeds": 0}
+def _request(model: Any, data: Any, precision: str, guard: Any) -> Request:
+    sampled = guard.plan.captions * guard.plan.seeds if guard else 0
     return Request(
         method=model.method,
         rank=model.rank,
@@ -131,9 +131,9 @@ def _request(model: Any, data: Any, precision: str, guard: dict[str, Any] | None
         ema=model.ema_decay is not None,
         optimizer=model.optimizer,
         offload_in_probes=model.offload_in_probes,
-        probe_rows=min(probed.get("chunk", 64), max(probed.get("pairs", 0), probed["captions"] * probed["seeds"])),
-        export=bool(probed.get("export_to")),
-        probe_precision="bfloat16" if probed.get("precision") == "bf16" else "float32",
+        probe_rows=min(guard.plan.chunk, max(guard.terms.pairs, sampled)) if guard else 0,
+        export=bool(guard and guard.export_to),
+        probe_precision="bfloat16" if guard and guard.precision == "bf16" else "float32",
     )
 
 
