@@ -248,7 +248,7 @@ def test_an_audit_finds_the_copies_and_its_page_is_safe(tuned_dir, base_dir, cop
 
 def test_an_audit_says_what_it_means(tuned_dir, copied_folder):
     report = audit(str(tuned_dir), data=copied_folder, per_caption=1, terms=TERMS, **QUICK).audit
-    assert report.advice[0].startswith("It copies: 100.0%")
+    assert report.advice[0].startswith("It copies: 100.0 %")
     assert report.base is None
     assert report.record.strength is None
     with pytest.raises(ValueError, match="per_caption=0"):
