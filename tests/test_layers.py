@@ -16,7 +16,7 @@ basin: trajectories early_decision exit_search curves critical_scale detectors g
 similarity: diversity preprocessing embedder scores kernel_distance clip_score image_files structure matching distribution_metrics pixel_distances networks embedding_cache structure_figure local_copies copy_detector distance_ratio sscd mirrored_views image_pair registry thresholds copy_detector_settings folder_metrics
 curation: overlay_fit perceptual_hash descriptors nearest_neighbours cross_correlation thumbnail_cache caption_files registration folder run_evidence findings scan captions duplicates caption_agreement groups outliers decisions run_remedies manifest trainer_configs report summary dataset_export analysis curate
 guard: control_prompts checkpoint_selection scope training_set budget verdict changes critical_scales plan forecast probe status guard
-calibration: prompt_triage candidate terms trial rule_search record_builder strength
+calibration: prompt_triage terms promise candidate fixed_sequence grids trial rule_search record_builder strength
 plots: contact_sheet run basin tradeoff
 tinyworld: scenes demo_folder
 exports: sampler_grids fingerprints card_plots privacy merge provenance a1111 comfyui ui_instructions model_card lora_header directory inspect lora integrity hub

@@ -1,10 +1,10 @@
 """Is the promise kept, and how timid is it? Many calibrations of a model whose true risk is known.
 
-Copy this file, do not import it. The model is the closed-form memorizer of `basinguard.diffusion.toy`. Each calibration
-has pairs of its own, lets pilot pairs choose the settings, tests them in sequence and ships the best proven rule, as
-`basinguard calibrate` does; then the true risk of what it shipped is looked up. A promise is broken where that is above
-alpha. Timidity is measured against the best rule that is truly safe. The pairs of all calibrations are sampled in one
-go, because a small batch is no faster than a large one.
+Copy this file, do not import it. The model is the closed-form memorizer of `basinguard.diffusion.toy`. Each
+calibration has pairs of its own, lets pilot pairs choose the settings, tests them in sequence and ships the best proven
+rule, as `basinguard calibrate` does; then the true risk of what it shipped is looked up. A promise is broken where that
+is above alpha. Timidity is measured against the best rule that is truly safe. The pairs of all calibrations are sampled
+in one go, because a small batch is no faster than a large one.
 
     python recipes/studies/calibration_montecarlo.py --out recipes/results/calibration_montecarlo.json
 
@@ -17,15 +17,17 @@ import argparse
 import json
 import subprocess
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from basinguard import basin
-from basinguard.calibration.candidate import Candidate, Setting
+from basinguard.calibration.candidate import RuleCandidate
+from basinguard.calibration.fixed_sequence import proven
 from basinguard.calibration.rule_search import best, explore, finalists
+from basinguard.calibration.terms import Setting
 from basinguard.calibration.trial import Trial, calibration_pairs
 from basinguard.core import stats
 from basinguard.core.versions import versions
@@ -73,21 +75,22 @@ class Samples:
         alpha: the risk that may not be exceeded.
     """
 
-    shared: list[Candidate]
+    shared: list[RuleCandidate]
     hits: torch.Tensor
     scores: torch.Tensor
     prompt: torch.Tensor
     alpha: float
 
-    def of(self, number: int) -> list[Candidate]:
+    def of(self, number: int) -> list[RuleCandidate]:
         """What one calibration sees."""
-        n = len(self.prompt)
         return [
-            replace(
-                rule,
-                risk=stats.rate(hits, self.prompt),
-                p_value=stats.binomial_p_value(int(hits.sum()), n, self.alpha),
+            RuleCandidate.measured(
+                hits,
+                self.prompt,
+                self.alpha,
                 alignment=stats.cluster_bootstrap(scores, self.prompt),
+                guidance=rule.guidance,
+                evals_per_sample=rule.evals_per_sample,
             )
             for rule, hits, scores in zip(self.shared, self.hits[:, number], self.scores[:, number], strict=True)
         ]
@@ -117,28 +120,29 @@ def sample(calibrations: int, each: int, first_seed: int, alpha: float) -> Sampl
     )
 
 
-def calibrate(pilot: list[Candidate], tested: list[Candidate], args: argparse.Namespace) -> Candidate | None:
+def calibrate(
+    pilot: list[RuleCandidate], tested: list[RuleCandidate], args: argparse.Namespace
+) -> RuleCandidate | None:
     """One calibration: the pilot names the finalists, each is tested from its safest transition on, the best ships."""
     share = args.delta / FINALISTS
     allowed = stats.largest_proven(args.alpha, share, args.pairs) / args.pairs
-    proven = []
-    for setting in finalists(pilot, FINALISTS, allowed):
-        chain = [candidate for candidate in tested if candidate.setting == setting]
-        count = stats.fixed_sequence([candidate.p_value for candidate in chain], share)
-        proven += [replace(candidate, kept=True) for candidate in chain[:count]]
-    return best(proven)
+    return best(
+        candidate
+        for setting in finalists(pilot, FINALISTS, allowed)
+        for candidate in proven((candidate for candidate in tested if candidate.setting == setting), share)
+    )
 
 
-def key(candidate: Candidate) -> tuple[Setting, float]:
-    return candidate.setting, candidate.transition
+def key(candidate: RuleCandidate) -> tuple[Setting, float]:
+    return candidate.setting, candidate.guidance.transition
 
 
-def summary(shipped: list[Candidate | None], truth: dict, args: argparse.Namespace) -> dict:
+def summary(shipped: list[RuleCandidate | None], truth: dict, args: argparse.Namespace) -> dict:
     """Broken promises, and the distance to the best rule that is truly safe."""
     chosen = [truth[key(candidate)] for candidate in shipped if candidate is not None]
     safe = [c for c in truth.values() if c.risk.value <= args.alpha]
     goal = max(safe, key=lambda c: c.alignment.value)
-    late = [boldest(safe, c.setting) - grid_index(c.transition) for c in chosen]
+    late = [boldest(safe, c.setting) - grid_index(c.guidance.transition) for c in chosen]
     broken = sum(c.risk.value > args.alpha for c in chosen)
     return {
         "broken": dump(stats.clopper_pearson(broken, len(shipped))),
@@ -151,7 +155,7 @@ def summary(shipped: list[Candidate | None], truth: dict, args: argparse.Namespa
             "share_at_the_boldest_safe_transition_or_above": dump(
                 stats.clopper_pearson(sum(k <= 0 for k in late), len(late))
             ),
-            "best_safe_rule": {"setting": str(goal.setting), "transition": goal.transition, "risk": goal.risk.value},
+            "best_safe_rule": named(goal),
             "same_setting_as_the_best_safe_rule": dump(
                 stats.clopper_pearson(sum(c.setting == goal.setting for c in chosen), len(chosen))
             ),
@@ -160,9 +164,7 @@ def summary(shipped: list[Candidate | None], truth: dict, args: argparse.Namespa
             ),
         },
         "grid": GRID.tolist(),
-        "truth": [
-            {"setting": str(c.setting), "transition": c.transition, "risk": c.risk.value} for c in truth.values()
-        ],
+        "truth": [named(c) for c in truth.values()],
         "alpha": args.alpha,
         "delta": args.delta,
         "pairs": args.pairs,
@@ -174,13 +176,18 @@ def summary(shipped: list[Candidate | None], truth: dict, args: argparse.Namespa
     }
 
 
+def named(candidate: RuleCandidate) -> dict:
+    rule = candidate.guidance
+    return {"setting": str(candidate.setting), "transition": rule.transition, "risk": candidate.risk.value}
+
+
 def grid_index(transition: float) -> int:
     """How many grid timesteps lie at or below a transition: larger is bolder."""
     return int((transition >= GRID).sum())
 
 
-def boldest(safe: list[Candidate], setting: Setting) -> int:
-    return max((grid_index(c.transition) for c in safe if c.setting == setting), default=0)
+def boldest(safe: list[RuleCandidate], setting: Setting) -> int:
+    return max((grid_index(c.guidance.transition) for c in safe if c.setting == setting), default=0)
 
 
 def dump(estimate: stats.Estimate) -> dict:

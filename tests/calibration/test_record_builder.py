@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from basinguard.basin.trajectories import pairs_of
-from basinguard.calibration.record_builder import certify, grid_positions
+from basinguard.calibration.grids import grid_positions
+from basinguard.calibration.record_builder import certify
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.core import seeds
 from basinguard.core.provenance import Provenance
@@ -50,8 +51,8 @@ def test_the_record_ships_a_proven_transition_and_says_what_it_promises():
     record, tried = certify(
         guard, Points(), CalibrationTerms(alpha=0.4, delta=0.1, pairs=200, before=(0.0,)), PROVENANCE
     )
-    chosen = next(c for c in tried if c.transition == record.guidance.transition)
-    assert chosen.kept
+    chosen = next(c for c in tried if c.guidance.transition == record.guidance.transition)
+    assert chosen.proven
     assert record.promise.startswith("the risk is at most 40%")
     assert record.risk.value < 0.4 < record.plain.value
     assert record.history == tuple(guard.history)

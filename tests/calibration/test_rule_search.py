@@ -11,10 +11,15 @@ import pytest
 import torch
 
 from basinguard import basin
-from basinguard.calibration.candidate import Candidate, Scores, Setting
-from basinguard.calibration.rule_search import best, explore, finalists, frontier, shortfall
-from basinguard.calibration.trial import Trial, calibration_pairs, refined_grid
+from basinguard.calibration.candidate import Candidate, PairScores, RuleCandidate
+from basinguard.calibration.fixed_sequence import fixed_sequence
+from basinguard.calibration.grids import refined_grid
+from basinguard.calibration.promise import shortfall
+from basinguard.calibration.rule_search import best, explore, finalists, frontier
+from basinguard.calibration.terms import Setting
+from basinguard.calibration.trial import Trial, calibration_pairs
 from basinguard.core import stats
+from basinguard.core.record import Guidance
 from basinguard.diffusion.sampling import draw_noise
 from basinguard.diffusion.toy import gaussian_memorizer
 
@@ -55,11 +60,11 @@ def broken_promises(calibrations, alpha, delta, pairs, seed):
 
 
 def sequence(drawn, alpha, delta):
-    order = list(range(len(GRID)))[::-1]
-    count = stats.fixed_sequence(
-        [stats.binomial_p_value(int(drawn[i].sum()), drawn.shape[1], alpha) for i in order], delta
-    )
-    return order[count - 1] if count else None
+    """The grid position that the product's own stopping rule would ship."""
+    order = range(len(GRID))[::-1]
+    prompt = torch.arange(drawn.shape[1])
+    tested = fixed_sequence((Candidate.measured(drawn[i], prompt, alpha) for i in order), delta)
+    return next((i for i, candidate in list(zip(order, tested, strict=False))[::-1] if candidate.proven), None)
 
 
 def test_the_promise_is_kept():
@@ -78,10 +83,10 @@ def test_the_promise_is_kept_over_many_calibrations():
 
 def test_frontier_goes_from_safe_to_bold_and_stops_at_the_first_failure():
     tried = list(frontier(trial(), Setting(), alpha=0.2, delta=0.1))
-    transitions = [candidate.transition for candidate in tried]
+    transitions = [candidate.guidance.transition for candidate in tried]
     assert transitions == sorted(transitions)
-    assert [c.kept for c in tried] == [True] * (len(tried) - 1) + [tried[-1].kept]
-    assert all(c.p_value <= 0.1 for c in tried if c.kept)
+    assert [c.proven for c in tried] == [True] * (len(tried) - 1) + [tried[-1].proven]
+    assert all(c.p_value <= 0.1 for c in tried if c.proven)
     assert all(not c.pilot for c in tried)
     costs = [c.evals_per_sample for c in tried]
     assert costs == [12 + k + 1 for k in range(len(tried))], "one pass for each step before the transition, two after"
@@ -89,20 +94,29 @@ def test_frontier_goes_from_safe_to_bold_and_stops_at_the_first_failure():
 
 def test_best_is_the_boldest_without_and_the_best_aligned_with_a_score():
     plain = list(frontier(trial(), Setting(), alpha=0.2, delta=0.1))
-    assert best(plain).transition == max(c.transition for c in plain if c.kept)
+    assert best(plain).guidance.transition == max(c.guidance.transition for c in plain if c.proven)
     scored = list(frontier(trial(align=lambda x, p: -x.norm(dim=1)), Setting(), alpha=0.2, delta=0.1))
-    assert best(scored).alignment.value == max(c.alignment.value for c in scored if c.kept)
+    assert best(scored).alignment.value == max(c.alignment.value for c in scored if c.proven)
     assert best([]) is None
 
 
 def proven(transition, alignment, distance):
     """A candidate whose alignment differs from pair to pair alike for all, so that differences are exact."""
     prompt = torch.arange(40)
-    scores = Scores(alignment + torch.linspace(-0.3, 0.3, 40), prompt) if alignment is not None else None
+    scores = PairScores(alignment + torch.linspace(-0.3, 0.3, 40), prompt) if alignment is not None else None
     quality = stats.cluster_bootstrap(torch.full((40,), distance), prompt) if distance is not None else None
     risk = stats.rate([0] * 40, prompt)
     estimate = scores.estimate() if scores else None
-    return Candidate(transition, 1.0, Setting(), risk, 0.01, estimate, 20.0, True, quality=quality, aligned=scores)
+    return RuleCandidate(
+        guidance=Guidance(transition=transition, sigma=1.0, before=0.0),
+        evals_per_sample=20.0,
+        risk=risk,
+        p_value=0.01,
+        alignment=estimate,
+        quality=quality,
+        pair_alignment=scores,
+        proven=True,
+    )
 
 
 def test_quality_decides_only_between_rules_whose_alignment_cannot_be_told_apart():
@@ -110,18 +124,19 @@ def test_quality_decides_only_between_rules_whose_alignment_cannot_be_told_apart
     assert best([clearly_better, finer]) is clearly_better, "every pair says so, although the intervals overlap"
     noise = 0.01 * torch.randn(40, generator=torch.Generator().manual_seed(0))
     level = replace(
-        finer, aligned=Scores(clearly_better.aligned.values + noise - noise.mean() - 1e-4, torch.arange(40))
+        finer,
+        pair_alignment=PairScores(clearly_better.pair_alignment.values + noise - noise.mean() - 1e-4, torch.arange(40)),
     )
     assert best([clearly_better, level]) is level
-    assert best([clearly_better, replace(level, kept=False)]) is clearly_better
+    assert best([clearly_better, replace(level, proven=False)]) is clearly_better
     assert best([clearly_better, replace(level, quality=None)]) is clearly_better, "half-measured quality is not used"
 
 
 def test_without_alignment_quality_decides_and_ties_go_to_the_bolder():
     far, near, bolder = (proven(t, None, d) for t, d in ((900.0, 2.0), (500.0, 1.0), (600.0, 1.0)))
     assert best([far, near, bolder]) is bolder
-    other = Setting(-1.0)
-    assert finalists([far, replace(near, setting=other)], 1, allowed=0.1) == [other]
+    opposite = replace(near, guidance=near.guidance.model_copy(update={"before": -1.0}))
+    assert finalists([far, opposite], 1, allowed=0.1) == [Setting(-1.0)]
 
 
 def test_quality_is_that_of_the_samples_and_says_how_it_was_measured():
@@ -186,10 +201,10 @@ def test_finer_steps_cost_what_they_cost_and_end_where_they_should():
 def test_the_whole_frontier_is_measured_before_anything_is_chosen():
     settings = [Setting(0.0), Setting(0.0, after=1.0), Setting(-1.0)]
     pilot = explore(trial(80), settings, alpha=0.2, positions=[2, 6, 10])
-    assert [(c.setting, c.transition) for c in pilot] == [
+    assert [(c.setting, c.guidance.transition) for c in pilot] == [
         (setting, float(GRID[position])) for setting in settings for position in (10, 6, 2)
     ]
-    assert all(c.pilot and not c.kept for c in pilot)
+    assert all(c.pilot and not c.proven for c in pilot)
     alone = explore(trial(80), settings[1:2], alpha=0.2, positions=[2, 6, 10])
     assert alone == pilot[3:6], "sharing what comes before the transition changes nothing"
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from basinguard.calibration.candidate import Candidate
-from basinguard.calibration.strength import StrengthTried
+from basinguard.calibration.candidate import RuleCandidate, StrengthCandidate
+from basinguard.core.record import Guidance
 from basinguard.core.stats import rate
 from basinguard.guidance.core import SwitchAt
 from basinguard.mitigations import anti_memorization_guidance as amg
@@ -174,7 +174,12 @@ def test_words_go_in_at_random_places_and_are_words(testbed):
 
 def candidates(before, rows):
     return [
-        Candidate(t, 1.0, before, rate([1] * hits + [0] * (96 - hits), list(range(96))), 0.0, None, 1.0, False)
+        RuleCandidate(
+            guidance=Guidance(transition=t, sigma=1.0, before=before),
+            risk=rate([1] * hits + [0] * (96 - hits), list(range(96))),
+            p_value=0.0,
+            evals_per_sample=1.0,
+        )
         for t, hits in rows
     ]
 
@@ -182,11 +187,11 @@ def candidates(before, rows):
 def test_ours_takes_the_boldest_that_is_proven_and_says_when_none_is():
     chains = [candidates(0.0, [(400, 0), (600, 2), (800, 60)]), candidates(-1.0, [(500, 1), (700, 3)])]
     best, proven = chosen(chains, 0.1)
-    assert (best.transition, proven) == (700, True)
+    assert (best.guidance.transition, proven) == (700, True)
     best, proven = chosen(chains, 0.05)
-    assert (best.transition, proven) == (400, True)
+    assert (best.guidance.transition, proven) == (400, True)
     best, proven = chosen([candidates(0.0, [(400, 50)]), candidates(-1.0, [(400, 50)])], 0.1)
-    assert (best.transition, proven) == (400, False)
+    assert (best.guidance.transition, proven) == (400, False)
 
 
 def test_the_strength_is_the_largest_that_is_proven_in_order():
@@ -195,14 +200,17 @@ def test_the_strength_is_the_largest_that_is_proven_in_order():
     def tried(*hits):
         values = (0.1, 0.2, 0.3, 0.4)
         rates = [rate([1] * k + [0] * (96 - k), list(range(96))) for k in hits]
-        return [StrengthTried(value, risk, 0.0, None, False) for value, risk in zip(values, rates, strict=False)]
+        return [
+            StrengthCandidate(strength=value, risk=risk, p_value=0.0)
+            for value, risk in zip(values, rates, strict=False)
+        ]
 
     best, proven = strongest(tried(0, 1, 2, 0), 0.05)
-    assert (best.value, proven) == (0.2, True)
+    assert (best.strength, proven) == (0.2, True)
     best, proven = strongest(tried(0, 1, 2, 50), 0.1)
-    assert (best.value, proven) == (0.3, True)
+    assert (best.strength, proven) == (0.3, True)
     best, proven = strongest(tried(50), 0.3)
-    assert (best.value, proven) == (0.1, False)
+    assert (best.strength, proven) == (0.1, False)
 
 
 def test_alive_counts_what_is_held_at_once():

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from basinguard.calibration.strength import StrengthTried
+from basinguard.calibration.candidate import StrengthCandidate
 from basinguard.core.stats import rate
 from basinguard.mitigations import initial_noise as han
 from basinguard.mitigations import ours
@@ -113,7 +113,8 @@ def test_base_led_by_the_base_alone_is_the_base(testbed, batch):
 
 
 def test_the_proven_strength_is_plain_cfg_on_so_much_of_the_fine_tune(own_testbed, batch):
-    tried = [StrengthTried(s, rate([0] * 96, list(range(96))), 0.0, None, True) for s in (0.25, 0.5)]
+    risk = rate([0] * 96, list(range(96)))
+    tried = [StrengthCandidate(strength=s, risk=risk, p_value=0.0, proven=True) for s in (0.25, 0.5)]
     own_testbed.cache["strengths"] = tried
     proven, rows = sample(own_testbed, STRENGTH, 0.1, batch)
     assert torch.equal(proven, sample(own_testbed, INTERPOLATE, 0.5, batch)[0])
@@ -124,7 +125,7 @@ def test_the_proven_strength_is_plain_cfg_on_so_much_of_the_fine_tune(own_testbe
 def test_where_nothing_is_copied_the_whole_fine_tune_is_proven(own_testbed, batch, monkeypatch):
     monkeypatch.setattr(ours, "PAIRS", 9)  # none of 9 proves 0.3, which is the largest alpha
     before = fingerprint(own_testbed)[0]
-    assert [t.value for t in tried_strengths(own_testbed)][-1] == 1.0
+    assert [t.strength for t in tried_strengths(own_testbed)][-1] == 1.0
     assert torch.equal(sample(own_testbed, STRENGTH, 0.3, batch)[0], sample_pipeline(own_testbed, batch))
     assert all(torch.equal(before[name], value) for name, value in fingerprint(own_testbed)[0].items())
 

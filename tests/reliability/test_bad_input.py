@@ -3,7 +3,6 @@
 Write it anew with `python tests/reliability/test_bad_input.py`.
 """
 
-# ruff: noqa: E501 (a table with long rows)
 import json
 import os
 import pickle

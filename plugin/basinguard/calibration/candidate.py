@@ -1,48 +1,23 @@
-"""TODO one line."""
+"""What may be promised: a rule, or a strength of the fine-tune, with what was measured of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from torch import Tensor
+from numpy.typing import ArrayLike
 
 from ..core import stats
 from ..core.estimate import Estimate
+from ..core.record import Guidance
+from .terms import Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Setting:
-    """All of a rule but its transition.
-
-    Attributes:
-        before: scale above the transition.
-        after: scale at and below it; None = the probe's.
-        refine: how many times finer the grid is at and below it; its price is in `Candidate.evals_per_sample`.
-        anchor: the unconditional prediction comes from the base model.
-    """
-
-    before: float = 0.0
-    after: float | None = None
-    refine: int = 1
-    anchor: bool = False
-
-    def __post_init__(self) -> None:
-        if self.refine < 1:
-            raise ValueError(f"Setting(refine={self.refine}): expected 1 (the sampler's own grid) or more")
-
-    @property
-    def stock(self) -> bool:
-        """Whether an unmodified pipeline can apply it."""
-        return self.refine == 1 and not self.anchor
-
-    def __str__(self) -> str:
-        after = "" if self.after is None else f", after {self.after:g}"
-        finer = f", {self.refine} times finer" if self.refine > 1 else ""
-        return f"before {self.before:g}{after}{finer}{', anchored' if self.anchor else ''}"
-
-
-@dataclass(frozen=True)
-class Scores:
+class PairScores:
     """A score of every pair, [N], and the pair's prompt, [N]: two rules on the same pairs are compared pair by pair."""
 
     values: Tensor
@@ -52,47 +27,72 @@ class Scores:
         """The mean, prompts as clusters."""
         return stats.cluster_bootstrap(self.values, self.prompt)
 
-    def above(self, other: Scores) -> Estimate:
+    def above(self, other: PairScores) -> Estimate:
         """Mean difference to another rule's scores on the same pairs."""
         return stats.cluster_bootstrap(self.values - other.values, self.prompt)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One rule that was tried.
+    """A way to sample whose risk was measured on (caption, seed) pairs.
 
     Attributes:
-        transition: timestep at and below which CFG is on.
-        sigma: noise level there.
-        setting: the rest of the rule.
         risk: share of pairs that reproduce a training image.
         p_value: of "the risk is above alpha".
         alignment: agreement of image and caption; None where it was not measured.
-        evals_per_sample: network evaluations one sample takes.
-        kept: whether the promise covers it.
-        pilot: measured on pilot pairs only, to decide what to test; never covered by a promise.
         quality: distance of the samples to good images, lower is better; None where it was not measured.
-        aligned: the alignment of every pair; not written to files.
+        pair_alignment: the alignment of every pair; not written to files.
+        proven: whether the promise covers it; only `fixed_sequence` says so.
     """
 
-    transition: float
-    sigma: float
-    setting: Setting
     risk: Estimate
     p_value: float
-    alignment: Estimate | None
-    evals_per_sample: float
-    kept: bool
-    pilot: bool = False
+    alignment: Estimate | None = None
     quality: Estimate | None = None
-    aligned: Scores | None = field(default=None, repr=False, compare=False)
+    pair_alignment: PairScores | None = field(default=None, repr=False, compare=False)
+    proven: bool = False
+
+    @classmethod
+    def measured(cls, hits: ArrayLike, prompt: ArrayLike, alpha: float, **rest: Any) -> Self:
+        """From which pairs are copies, [N] bool, and their prompts, [N]; `rest` are the other attributes."""
+        risk = stats.rate(hits, prompt)
+        return cls(risk=risk, p_value=_p_value(risk, alpha), **rest)
+
+    def retested(self, alpha: float) -> Self:
+        """The same measurement as evidence about another alpha; not proven."""
+        return replace(self, p_value=_p_value(self.risk, alpha), proven=False)
+
+
+AnyCandidate = TypeVar("AnyCandidate", bound=Candidate)
+
+
+def _p_value(risk: Estimate, alpha: float) -> float:
+    return stats.binomial_p_value(round(risk.value * risk.n), risk.n, alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleCandidate(Candidate):
+    """One rule that was tried.
+
+    Attributes:
+        guidance: the rule; `after=None` is the probe's scale.
+        evals_per_sample: network evaluations one sample takes.
+        pilot: measured on pilot pairs only, to decide what to test; never covered by a promise.
+    """
+
+    guidance: Guidance
+    evals_per_sample: float
+    pilot: bool = False
 
     @property
-    def before(self) -> float:
-        """Scale above the transition."""
-        return self.setting.before
+    def setting(self) -> Setting:
+        """The rule without its transition."""
+        rule = self.guidance
+        return Setting(rule.before, rule.after, rule.refine, rule.anchor)
 
-    @property
-    def after(self) -> float | None:
-        """Scale at and below it; None = the probe's."""
-        return self.setting.after
+
+@dataclass(frozen=True, kw_only=True)
+class StrengthCandidate(Candidate):
+    """Plain CFG at one strength of the fine-tune, in [0, 1]."""
+
+    strength: float

@@ -2,33 +2,28 @@
 
 Every setting that is tested gets its own sequence of transitions and its share of delta; among all that are proven,
 the best by alignment, then quality is shipped, one that a stock pipeline can apply if there is any. With more settings
-than `CalibrationTerms.finalists`, pilot pairs decide which are tested. If none is proven, the record says so in `promise` and
-carries the safest one tried.
+than `CalibrationTerms.finalists`, pilot pairs decide which are tested. If none is proven, the record says so in
+`promise` and carries the safest one tried.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
-
 import torch
-from torch import Tensor
 
-from .. import basin
 from ..core import seeds as seed_table
 from ..core import stats
-from ..core.estimate import Estimate
 from ..core.provenance import Provenance
-from ..core.record import Guidance, Record, Sampler
+from ..core.record import Record, Sampler
 from ..core.versions import versions
 from ..diffusion.model import Model
 from ..guard.guard import Guard
 from ..similarity.kernel_distance import KernelDistance
-from .candidate import Candidate
-from .rule_search import best, explore, finalists, frontier, shortfall
-from .terms import CalibrationTerms
-from .trial import Align, Trial, calibration_pairs, quality_of
+from .candidate import Candidate, RuleCandidate
+from .grids import grid_positions
+from .promise import no_promise, population, promise
+from .rule_search import best, explore, finalists, frontier
+from .terms import CalibrationTerms, Setting
+from .trial import Trial, trial_of
 
 
 @torch.no_grad()
@@ -40,7 +35,7 @@ def certify(
     *,
     anchored: Model | None = None,
     quality: KernelDistance | None = None,
-) -> tuple[Record, list[Candidate]]:
+) -> tuple[Record, list[RuleCandidate]]:
     """Calibrates the rule of a model and writes down what was promised.
 
     Args:
@@ -67,88 +62,39 @@ def certify(
     if len(settings) > terms.finalists:
         first = trial_of(guard, model, terms.pilot_pairs, seed_table.PILOT, anchored, quality)
         pilot = explore(first, settings, alpha=terms.alpha, positions=positions)
-        allowed = stats.largest_proven(terms.alpha, terms.share, len(trial.pairs)) / len(trial.pairs)
-        settings = finalists(pilot, terms.finalists, allowed)
+        settings = _finalists(pilot, terms, len(trial.pairs))
     tested = [
         candidate
         for setting in settings
         for candidate in frontier(trial, setting, alpha=terms.alpha, delta=terms.share, positions=positions)
     ]
     chosen = best(c for c in tested if c.setting.stock) or best(tested)
-    return _record(guard, terms, provenance, trial, chosen, chosen or tested[0]), tested + pilot
+    return _record(guard, terms, provenance, trial, chosen or tested[0]), tested + pilot
 
 
-def trial_of(
-    guard: Guard,
-    model: Model,
-    pairs: int,
-    first_seed: int,
-    anchored: Model | None = None,
-    quality: KernelDistance | None = None,
-) -> Trial:
-    """A model on the training captions, with pairs of its own."""
-    captions = guard.training.captions
-    even = pairs >= len(captions)  # otherwise the pairs' captions are random draws
-    images = lru_cache(maxsize=1)(model.decode)  # several eyes look at the same latents, one after the other
-    return Trial(
-        probe=guard.probe(model, captions),
-        pairs=calibration_pairs(len(captions), pairs, model.latent_shape, first_seed),
-        judge=lambda latents, prompt: guard.is_copy(images(latents)),
-        align=_aligner(guard, images),
-        anchored=None if anchored is None else anchored.denoiser(captions),
-        distance=None
-        if quality is None
-        else lambda latents, prompt: quality(images(latents), prompt if even else None),
-        distance_method="" if quality is None else quality.method,
-    )
-
-
-@dataclass(frozen=True)
-class Ordinary:
-    """What ordinary CFG gives on a trial's pairs: which copy, [N] bool, agreement with the captions, and quality."""
-
-    hits: Tensor
-    alignment: Estimate | None
-    quality: Estimate | None
-
-
-def ordinary(trial: Trial) -> Ordinary:
-    """Samples with ordinary CFG from the start."""
-    prompt = trial.pairs.prompt
-    ends, _ = basin.branch(trial.probe, trial.probe.path.begin(trial.pairs.noise), prompt, torch.zeros_like(prompt))
-    alignment = stats.cluster_bootstrap(trial.align(ends, prompt), prompt) if trial.align else None
-    return Ordinary(trial.judge(ends, prompt), alignment, quality_of(trial, ends))
+def _finalists(pilot: list[RuleCandidate], terms: CalibrationTerms, pairs: int) -> list[Setting]:
+    allowed = stats.largest_proven(terms.alpha, terms.share, pairs) / pairs
+    return finalists(pilot, terms.finalists, allowed)
 
 
 def _record(
-    guard: Guard,
-    terms: CalibrationTerms,
-    provenance: Provenance,
-    trial: Trial,
-    chosen: Candidate | None,
-    shipped: Candidate,
+    guard: Guard, terms: CalibrationTerms, provenance: Provenance, trial: Trial, shipped: RuleCandidate
 ) -> Record:
-    pairs, scale = trial.pairs, guard.plan.scale
-    plain = ordinary(trial)
+    pairs, scale, rule = trial.pairs, guard.plan.scale, shipped.guidance
+    plain = trial.measure(Candidate, trial.sample_plain(), terms.alpha)
+    covered = population(len(guard.training.captions), len(pairs))
     return Record(
-        guidance=Guidance(
-            transition=shipped.transition,
-            sigma=shipped.sigma,
-            before=shipped.before,
-            after=scale if shipped.after is None else shipped.after,
-            refine=shipped.setting.refine,
-            anchor=shipped.setting.anchor,
-        ),
+        guidance=rule if rule.after is not None else rule.model_copy(update={"after": scale}),
         risk=shipped.risk,
-        plain=stats.rate(plain.hits, pairs.prompt),
+        plain=plain.risk,
         alignment=shipped.alignment,
         plain_alignment=plain.alignment,
         quality=shipped.quality,
         plain_quality=plain.quality,
         alpha=terms.alpha,
         delta=terms.delta,
-        promise=promise(terms.alpha, terms.delta) if chosen else "",
-        population=population(len(guard.training.captions), len(pairs)) + _why_not(chosen, terms, len(pairs)),
+        promise=promise(terms.alpha, terms.delta) if shipped.proven else "",
+        population=covered if shipped.proven else f"{covered}; {no_promise(terms.alpha, terms.share, len(pairs))}",
         metric=guard.embedder.metric,
         sampler=Sampler(
             scheduler=f"{trial.probe.solver}, trailing",
@@ -164,55 +110,3 @@ def _record(
         versions=versions(),
         history=tuple(guard.history),
     )
-
-
-def grid_positions(timesteps: Tensor, transitions: tuple[float, ...]) -> list[int]:
-    """Positions on the sampler's grid of the transitions to try; all but the first when none is named.
-
-    Raises:
-        ValueError: a transition below the whole grid.
-
-    Example:
-        >>> grid_positions(torch.tensor([999, 749, 499, 249]), (500, 800))
-        [1, 2]
-    """
-    if not transitions:
-        return list(range(1, len(timesteps)))
-    found = sorted({int((timesteps > transition).sum()) for transition in transitions})
-    if found[-1] >= len(timesteps):
-        raise ValueError(f"transition {min(transitions)} lies below the sampler's last timestep {int(timesteps[-1])}")
-    return found
-
-
-def _aligner(guard: Guard, images: Callable[[Tensor], Tensor]) -> Align | None:
-    if guard.align is None:
-        return None
-    score = guard.align
-
-    def align(latents: Tensor, prompt: Tensor) -> Tensor:
-        return score(images(latents), [guard.training.captions[k] for k in prompt.tolist()])
-
-    return align
-
-
-def promise(alpha: float, delta: float) -> str:
-    """The promise in words."""
-    return f"the risk is at most {alpha:.0%}, and this sentence is wrong with probability at most {delta:.0%}"
-
-
-def population(captions: int, pairs: int) -> str:
-    """What the promise covers, and how it was sampled.
-
-    Example:
-        >>> population(32, 96)
-        'all 32 training captions x random seeds, each with 3 of them'
-    """
-    drawn = f"each with {pairs // captions} of them" if pairs >= captions else f"{pairs} pairs of them drawn at random"
-    return f"all {captions} training captions x random seeds, {drawn}"
-
-
-def _why_not(chosen: Candidate | None, terms: CalibrationTerms, pairs: int) -> str:
-    if chosen is not None:
-        return ""
-    few = shortfall(terms.alpha, terms.share, pairs)
-    return "; " + (few or f"no promise: even the latest transition tried may leave a risk above {terms.alpha:.0%}")

@@ -1,14 +1,42 @@
-"""TODO one line."""
+"""What is to be promised, and the rules that may be chosen for it. Needs neither torch nor scipy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
 
-from .candidate import Setting
+STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of a fine-tune, where they are tested at all
 
 
-STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # what `calibrate` and `audit` test by default
+@dataclass(frozen=True)
+class Setting:
+    """A family of rules: all of a `core.record.Guidance` but the transition, which is what the search varies.
+
+    Attributes:
+        before: scale above the transition.
+        after: scale at and below it; None = the probe's.
+        refine: how many times finer the grid is at and below it; its price is in `RuleCandidate.evals_per_sample`.
+        anchor: the unconditional prediction comes from the base model.
+    """
+
+    before: float = 0.0
+    after: float | None = None
+    refine: int = 1
+    anchor: bool = False
+
+    def __post_init__(self) -> None:
+        if self.refine < 1:
+            raise ValueError(f"Setting(refine={self.refine}): expected 1 (the sampler's own grid) or more")
+
+    @property
+    def stock(self) -> bool:
+        """Whether an unmodified pipeline can apply it."""
+        return self.refine == 1 and not self.anchor
+
+    def __str__(self) -> str:
+        after = "" if self.after is None else f", after {self.after:g}"
+        finer = f", {self.refine} times finer" if self.refine > 1 else ""
+        return f"before {self.before:g}{after}{finer}{', anchored' if self.anchor else ''}"
 
 
 @dataclass(frozen=True)
@@ -26,7 +54,7 @@ class CalibrationTerms:
         transitions: timesteps to try, each taken as the next grid timestep below; every grid timestep when empty.
         finalists: settings that are tested for the promise; with more of them, pilot pairs choose.
         pilot_pairs: pairs that choose, besides those of the promise.
-        strengths: of the fine-tune, to test with ordinary CFG, see `strength.strengths`; none when empty.
+        strengths: of the fine-tune, to test with plain CFG, see `strength.strengths`; none when empty.
     """
 
     alpha: float = 0.05
@@ -44,7 +72,8 @@ class CalibrationTerms:
     def __post_init__(self) -> None:
         if not self.before or not self.refine or self.finalists < 1:
             raise ValueError(
-                f"CalibrationTerms(before={self.before}, refine={self.refine}, finalists={self.finalists}): nothing to test"
+                f"CalibrationTerms(before={self.before}, refine={self.refine}, finalists={self.finalists}): "
+                "nothing to test"
             )
 
     @property

@@ -1,25 +1,31 @@
-"""TODO one line."""
+"""What candidates are measured on: a model, (caption, seed) pairs, and who judges the samples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..basin import Judge, Pairs, Probe
+from ..basin import Judge, Pairs, Probe, branch
 from ..core import stats
 from ..core.estimate import Estimate
+from ..diffusion.model import Model
 from ..diffusion.sampling import Denoiser, draw_noise
-from .candidate import Setting
+from ..guard.guard import Guard
+from ..similarity.kernel_distance import KernelDistance
+from .candidate import AnyCandidate, PairScores
+from .terms import Setting
 
-Align = Callable[[Tensor, Tensor], Tensor]  # clean latents [B, ...] and prompts [B] -> agreement [B]
+Score = Callable[[Tensor, Tensor], Tensor]  # clean latents [B, ...] and prompts [B] -> numbers [B]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What rules are measured on.
+    """What candidates are measured on.
 
     Attributes:
         probe: the model; its scale is that of a setting without one.
@@ -28,16 +34,16 @@ class Trial:
         align: scores the agreement of image and caption; None where no such model exists.
         anchored: the denoiser whose unconditional branch is the base model's; None where that is not possible.
         distance: quality of all samples of a rule at once: numbers [B] whose mean is their distance to good images,
-            lower is better, see `similarity.kernel`; None where there are none.
+            lower is better, see `similarity.kernel_distance`; None where there are none.
         distance_method: what `distance` measures, in words.
     """
 
     probe: Probe
     pairs: Pairs
     judge: Judge
-    align: Align | None = None
+    align: Score | None = None
     anchored: Denoiser | None = None
-    distance: Align | None = None
+    distance: Score | None = None
     distance_method: str = "distance, lower is better"
 
     def set_to(self, setting: Setting) -> Probe:
@@ -55,6 +61,75 @@ class Trial:
             )
         denoise = self.anchored if setting.anchor and self.anchored else self.probe.denoise
         return replace(self.probe, denoise=denoise, scale=self.probe.scale if setting.after is None else setting.after)
+
+    def sample_plain(self) -> Tensor:
+        """Clean latents of every pair by plain CFG, [N, ...]."""
+        return sample_plain(self.probe, self.pairs)
+
+    def measure(self, kind: type[AnyCandidate], latents: Tensor, alpha: float, **rest: Any) -> AnyCandidate:
+        """A candidate of a kind, from one sample of every pair, clean latents [N, ...].
+
+        Args:
+            kind: what is being measured.
+            latents: in the order of the pairs.
+            alpha: the risk that may not be exceeded.
+            rest: the attributes that its kind has beyond those of a `Candidate`.
+        """
+        prompt = self.pairs.prompt
+        scores = None if self.align is None else PairScores(self.align(latents, prompt), prompt)
+        return kind.measured(
+            self.judge(latents, prompt),
+            prompt,
+            alpha,
+            alignment=None if scores is None else scores.estimate(),
+            quality=self._quality(latents),
+            pair_alignment=scores,
+            **rest,
+        )
+
+    def _quality(self, latents: Tensor) -> Estimate | None:
+        if self.distance is None:
+            return None
+        mean = stats.cluster_bootstrap(self.distance(latents, self.pairs.prompt), self.pairs.prompt)
+        return mean.model_copy(update={"method": f"{self.distance_method}; {mean.method}"[:200]})
+
+
+def sample_plain(probe: Probe, pairs: Pairs) -> Tensor:
+    """Clean latents of every pair by plain CFG, [N, ...]."""
+    latents, _ = branch(probe, probe.path.begin(pairs.noise), pairs.prompt, torch.zeros_like(pairs.prompt))
+    return latents
+
+
+def trial_of(
+    guard: Guard,
+    model: Model,
+    pairs: int,
+    first_seed: int,
+    anchored: Model | None = None,
+    quality: KernelDistance | None = None,
+) -> Trial:
+    """A model on the training captions, with pairs of its own; `anchored` and `quality` as in `certify`."""
+    captions, score = guard.training.captions, guard.align
+    even = pairs >= len(captions)  # otherwise the pairs' captions are random draws
+    images = lru_cache(maxsize=1)(model.decode)  # several models look at the same latents, one after the other
+
+    def align(latents: Tensor, prompt: Tensor) -> Tensor:
+        assert score is not None
+        return score(images(latents), [captions[k] for k in prompt.tolist()])
+
+    def distance(latents: Tensor, prompt: Tensor) -> Tensor:
+        assert quality is not None
+        return quality(images(latents), prompt if even else None)
+
+    return Trial(
+        probe=guard.probe(model, captions),
+        pairs=calibration_pairs(len(captions), pairs, model.latent_shape, first_seed),
+        judge=lambda latents, prompt: guard.is_copy(images(latents)),
+        align=align if score else None,
+        anchored=None if anchored is None else anchored.denoiser(captions),
+        distance=distance if quality else None,
+        distance_method=quality.method if quality else "",
+    )
 
 
 def calibration_pairs(captions: int, count: int, shape: Sequence[int], first_seed: int) -> Pairs:
@@ -76,26 +151,3 @@ def calibration_pairs(captions: int, count: int, shape: Sequence[int], first_see
         prompt = torch.randint(captions, (count,), generator=torch.Generator().manual_seed(first_seed))
     seed = torch.arange(first_seed, first_seed + len(prompt))
     return Pairs(prompt, seed, draw_noise(seed.tolist(), shape))
-
-
-def refined_grid(timesteps: Tensor, position: int, refine: int) -> Tensor:
-    """What is left of a grid from `position` on, with every step split in `refine` equal ones.
-
-    Example:
-        >>> refined_grid(torch.tensor([999, 749, 499, 249]), 2, 2).tolist()
-        [499, 374, 249, 124]
-    """
-    own = timesteps[position:]
-    if refine == 1:
-        return own
-    ends = torch.cat([own[1:], own.new_tensor([-1])])
-    share = torch.arange(refine, dtype=torch.float64) / refine
-    return (own[:, None] + share * (ends - own)[:, None]).round().flatten().to(own.dtype)
-
-
-def quality_of(trial: Trial, latents: Tensor) -> Estimate | None:
-    """Distance of one rule's samples on the trial's pairs, lower is better; None where it cannot be measured."""
-    if trial.distance is None:
-        return None
-    found = stats.cluster_bootstrap(trial.distance(latents, trial.pairs.prompt), trial.pairs.prompt)
-    return found.model_copy(update={"method": f"{trial.distance_method}; {found.method}"[:200]})

@@ -208,23 +208,6 @@ def binomial_p_value(hits: int, n: int, alpha: float) -> float:
     return float(scipy_stats.binom.cdf(hits, n, alpha))
 
 
-def fixed_sequence(p_values: Sequence[float], delta: float) -> int:
-    """How many hypotheses, taken in the given order, are rejected before the first that is not.
-
-    The family-wise error of all that are rejected is at most delta, without a correction for their number.
-
-    Source: fixed sequence testing, Learn-then-Test, arXiv 2110.01052, section 3.2 (Proposition 6).
-
-    Example:
-        >>> fixed_sequence([0.01, 0.03, 0.20, 0.01], delta=0.05)
-        2
-    """
-    for count, p_value in enumerate(p_values):
-        if p_value > delta:
-            return count
-    return len(p_values)
-
-
 def pairs_needed(alpha: float, delta: float, hits: int = 0) -> int:
     """Smallest n for which `hits` hits among n outcomes prove a risk of at most alpha with confidence 1 - delta.
 

@@ -20,8 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -29,12 +27,13 @@ from torch import Tensor
 
 from ..basin import top_gap
 from ..basin.trajectories import pairs_of
-from ..calibration.candidate import Candidate, Setting
-from ..calibration.record_builder import trial_of
+from ..calibration.candidate import RuleCandidate, StrengthCandidate
+from ..calibration.fixed_sequence import proven
 from ..calibration.rule_search import best, frontier
-from ..calibration.strength import StrengthTried, strengths
+from ..calibration.strength import strengths
+from ..calibration.terms import STRENGTHS, CalibrationTerms, Setting
+from ..calibration.trial import trial_of
 from ..core import seeds as seed_table
-from ..core import stats
 from ..diffusion.model import Model
 from ..guidance.core import SwitchAt
 from ..guidance.triage import Triage
@@ -51,34 +50,30 @@ SAME = 1e-2  # text states of one prompt differ in their last digits from batch 
 MIDDLE = 650.0  # transition of triage: what its intensity does not vary
 
 
-def calibration(testbed: Testbed) -> list[list[Candidate]]:
+def calibration(testbed: Testbed) -> list[list[RuleCandidate]]:
     """Chains of candidates, one for each scale before the transition, safest first; measured once for each testbed."""
     return testbed.cached("ours", lambda: [_chain(testbed, before) for before in (0.0, -2.0 * testbed.units)])
 
 
-def _chain(testbed: Testbed, before: float) -> list[Candidate]:
+def _chain(testbed: Testbed, before: float) -> list[RuleCandidate]:
     trial = trial_of(testbed.guard, testbed.model, PAIRS, seed_table.CALIBRATION)
     every_other = list(range(1, len(trial.probe.timesteps), 2))
     delta = (1 - CONFIDENCE) / 2
     return list(frontier(trial, Setting(before), alpha=max(ALPHAS), delta=delta, positions=every_other))
 
 
-def chosen(chains: list[list[Candidate]], alpha: float) -> tuple[Candidate, bool]:
+def chosen(chains: list[list[RuleCandidate]], alpha: float) -> tuple[RuleCandidate, bool]:
     """The best candidate whose risk is at most `alpha`, and whether that is proven; else the safest one tried.
 
     Each chain is a fixed sequence of its own at half the error, so the promise covers both: Learn-then-Test,
     arXiv 2110.01052, section 3.2.
     """
-    proven: list[Candidate] = []
-    for chain in chains:
-        p_values = [stats.binomial_p_value(round(c.risk.value * c.risk.n), c.risk.n, alpha) for c in chain]
-        count = stats.fixed_sequence(p_values, (1 - CONFIDENCE) / 2)
-        proven += [replace(c, kept=True) for c in chain[:count]]
-    boldest = best(proven)
+    share = (1 - CONFIDENCE) / 2
+    boldest = best(c for chain in chains for c in proven((c.retested(alpha) for c in chain), share))
     return (boldest, True) if boldest else (chains[0][0], False)
 
 
-def tried_strengths(testbed: Testbed) -> list[StrengthTried]:
+def tried_strengths(testbed: Testbed) -> list[StrengthCandidate]:
     """Plain CFG from the smallest strength to the first that exceeds the largest alpha; measured once a testbed."""
 
     @contextmanager
@@ -86,38 +81,37 @@ def tried_strengths(testbed: Testbed) -> list[StrengthTried]:
         with strength_of(testbed, share):
             yield testbed.model
 
-    measure = partial(strengths, testbed.guard, at, alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS)
-    return testbed.cached("strengths", lambda: list(measure()))
+    terms = CalibrationTerms(alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS, strengths=STRENGTHS)
+    return testbed.cached("strengths", lambda: list(strengths(testbed.guard, at, terms)))
 
 
-def strongest(tried: Sequence[StrengthTried], alpha: float) -> tuple[StrengthTried, bool]:
+def strongest(tried: Sequence[StrengthCandidate], alpha: float) -> tuple[StrengthCandidate, bool]:
     """The largest strength whose risk is at most `alpha`, and whether that is proven; else the smallest one tried."""
-    p_values = [stats.binomial_p_value(round(t.risk.value * t.risk.n), t.risk.n, alpha) for t in tried]
-    count = stats.fixed_sequence(p_values, 1 - CONFIDENCE)
-    return (tried[count - 1], True) if count else (tried[0], False)
+    safe = proven((candidate.retested(alpha) for candidate in tried), 1 - CONFIDENCE)
+    return (safe[-1], True) if safe else (tried[0], False)
 
 
 def _strength(testbed: Testbed, batch: Batch, alpha: float) -> Tensor:
-    strength, _ = strongest(tried_strengths(testbed), alpha)
-    return INTERPOLATE.sampler(testbed, batch, strength.value)
+    candidate, _ = strongest(tried_strengths(testbed), alpha)
+    return INTERPOLATE.sampler(testbed, batch, candidate.strength)
 
 
 def _strength_note(testbed: Testbed, alpha: float) -> str:
-    strength, proven = strongest(tried_strengths(testbed), alpha)
-    promise = f"risk at most {alpha:.0%} proven" if proven else f"a risk of {alpha:.0%} could not be proven"
-    return f"{strength.value:g} of the fine-tune; {promise} on {strength.risk.n} other pairs"
+    candidate, is_proven = strongest(tried_strengths(testbed), alpha)
+    promise = f"risk at most {alpha:.0%} proven" if is_proven else f"a risk of {alpha:.0%} could not be proven"
+    return f"{candidate.strength:g} of the fine-tune; {promise} on {candidate.risk.n} other pairs"
 
 
 def _ours(testbed: Testbed, batch: Batch, alpha: float) -> Tensor:
     candidate, _ = chosen(calibration(testbed), alpha)
-    return sample_pipeline(testbed, batch, SwitchAt(candidate.transition, candidate.before, None))
+    return sample_pipeline(testbed, batch, SwitchAt(candidate.guidance.transition, candidate.guidance.before, None))
 
 
 def _ours_note(testbed: Testbed, alpha: float) -> str:
-    candidate, proven = chosen(calibration(testbed), alpha)
-    promise = f"risk at most {alpha:.0%} proven" if proven else f"a risk of {alpha:.0%} could not be proven"
-    rule = f"transition {candidate.transition:g}, {candidate.before:g} before it"
-    return f"{rule}; {promise} on {candidate.risk.n} other pairs"
+    candidate, is_proven = chosen(calibration(testbed), alpha)
+    promise = f"risk at most {alpha:.0%} proven" if is_proven else f"a risk of {alpha:.0%} could not be proven"
+    rule = candidate.guidance
+    return f"transition {rule.transition:g}, {rule.before:g} before it; {promise} on {candidate.risk.n} other pairs"
 
 
 def _anchored(testbed: Testbed, batch: Batch, transition: float) -> Tensor:

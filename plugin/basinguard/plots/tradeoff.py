@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..calibration.candidate import Candidate, Setting
-from ..calibration.strength import StrengthTried
+from ..calibration.candidate import RuleCandidate, StrengthCandidate
+from ..calibration.terms import Setting
 from ..core.estimate import Estimate
 from ..core.record import Record, Transfer
 from .basin import _canvas
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SETTING_COLOURS = (BLUE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
-def frontier_figure(tried: Sequence[Candidate], record: Record) -> Figure:
+def frontier_figure(tried: Sequence[RuleCandidate], record: Record) -> Figure:
     """Risk against alignment of every rule that was tried; without alignment, against the transition."""
     measured = any(candidate.alignment for candidate in tried)
     goal = "agreement of image and caption" if measured else "transition (timestep at which guidance begins)"
@@ -41,7 +41,7 @@ def frontier_figure(tried: Sequence[Candidate], record: Record) -> Figure:
     return figure
 
 
-def quality_figure(tried: Sequence[Candidate], record: Record) -> Figure:
+def quality_figure(tried: Sequence[RuleCandidate], record: Record) -> Figure:
     """Quality against alignment of the rules that were tested: what decided between the proven ones."""
     figure, axes = _canvas("agreement of image and caption (right is better)", "kernel distance (lower is better)")
     tested = [c for c in tried if not c.pilot and c.quality and c.alignment]
@@ -50,10 +50,10 @@ def quality_figure(tried: Sequence[Candidate], record: Record) -> Figure:
             assert c.quality is not None
             assert c.alignment is not None
             label = str(setting) if number == 0 else ""
-            _cross(axes, c.alignment, c.quality, colour, label, marker="o", face=colour if c.kept else "white")
+            _cross(axes, c.alignment, c.quality, colour, label, marker="o", face=colour if c.proven else "white")
             axes.annotate(
-                f"{c.transition:g}", (c.alignment.value, c.quality.value), xytext=(5, 4), textcoords="offset points",
-                fontsize=7,
+                f"{c.guidance.transition:g}", (c.alignment.value, c.quality.value), xytext=(5, 4),
+                textcoords="offset points", fontsize=7,
             )  # fmt: skip
     if record.plain_alignment and record.plain_quality:
         _cross(axes, record.plain_alignment, record.plain_quality, VERMILLION, "ordinary guidance")
@@ -65,39 +65,43 @@ def quality_figure(tried: Sequence[Candidate], record: Record) -> Figure:
     return figure
 
 
-def _chain(axes: Axes, chain: Sequence[Candidate], setting: Setting, colour: str) -> None:
+def _chain(axes: Axes, chain: Sequence[RuleCandidate], setting: Setting, colour: str) -> None:
     x, y = _points(chain)
     axes.plot(x, y, color=colour, linewidth=1.2, alpha=0.7, label=str(setting))
     for candidate in chain:
         (at,), _ = _points([candidate])
         risk = candidate.risk
-        face = colour if candidate.kept else "white"
+        face = colour if candidate.proven else "white"
         axes.errorbar(
             at, risk.value, yerr=[[risk.value - risk.low], [risk.high - risk.value]], color=colour, marker="o",
             markersize=5, markerfacecolor=face, capsize=2, elinewidth=0.8,
         )  # fmt: skip
         axes.annotate(
-            f"{candidate.transition:g}", (at, risk.value), xytext=(5, 4), textcoords="offset points", fontsize=7
+            f"{candidate.guidance.transition:g}",
+            (at, risk.value),
+            xytext=(5, 4),
+            textcoords="offset points",
+            fontsize=7,
         )
 
 
-def _points(candidates: Sequence[Candidate]) -> tuple[list[float], list[float]]:
-    x = [c.alignment.value if c.alignment else c.transition for c in candidates]
+def _points(candidates: Sequence[RuleCandidate]) -> tuple[list[float], list[float]]:
+    x = [c.alignment.value if c.alignment else c.guidance.transition for c in candidates]
     return x, [c.risk.value for c in candidates]
 
 
-def strength_figure(tried: Sequence[StrengthTried], alpha: float) -> Figure:
+def strength_figure(tried: Sequence[StrengthCandidate], alpha: float) -> Figure:
     """Risk of ordinary guidance, and alignment where it was measured, against the strength of the fine-tune."""
     figure, axes = _canvas("strength of the fine-tune (0 = base model, 1 = as trained)", "share")
-    values = [point.value for point in tried]
+    values = [point.strength for point in tried]
     _band(axes, values, [point.risk for point in tried], VERMILLION, "copies under ordinary guidance")
     scored = [point.alignment for point in tried if point.alignment is not None]
     if len(scored) == len(tried):
         _band(axes, values, scored, BLUE, "agreement of image and caption")
     axes.axhline(alpha, color=VERMILLION, linestyle=(0, (4, 2)), label=f"promised: at most {alpha:.0%}")
-    kept = [point.value for point in tried if point.kept]
-    if kept:
-        axes.axvline(max(kept), color=GREEN, linewidth=2, label=f"safe strength {max(kept):g}")
+    proven = [point.strength for point in tried if point.proven]
+    if proven:
+        axes.axvline(max(proven), color=GREEN, linewidth=2, label=f"safe strength {max(proven):g}")
     axes.set(xlim=(0, 1.02), ylim=(-0.03, 1.03))
     axes.legend(fontsize=8, loc="best")
     return figure
@@ -116,7 +120,7 @@ def _cross(axes: Axes, x: Estimate, y: Estimate, colour: str, label: str, *, mar
     )  # fmt: skip
 
 
-def frontier_text(tried: Sequence[Candidate]) -> str:
+def frontier_text(tried: Sequence[RuleCandidate]) -> str:
     """The rules that were tested, one line each, for a terminal."""
     measured = any(c.quality for c in tried)
     head = f"{'rule':32} {'from t':>6} {'risk [95% interval]':24} {'p':>7} {'alignment':>9} {'UNet/img':>8}"
@@ -127,19 +131,19 @@ def frontier_text(tried: Sequence[Candidate]) -> str:
         alignment = f"{c.alignment.value:.3f}" if c.alignment else "-"
         quality = f" {c.quality.interval() if c.quality else '-':24}" if measured else ""
         lines.append(
-            f"{c.setting!s:32} {c.transition:6g} {c.risk.interval():24} {c.p_value:7.2g} {alignment:>9} "
-            f"{c.evals_per_sample:8.1f}{quality}   {'promised' if c.kept else 'not proven'}"
+            f"{c.setting!s:32} {c.guidance.transition:6g} {c.risk.interval():24} {c.p_value:7.2g} {alignment:>9} "
+            f"{c.evals_per_sample:8.1f}{quality}   {'promised' if c.proven else 'not proven'}"
         )
     return "\n".join(lines)
 
 
-def strength_text(tried: Sequence[StrengthTried]) -> str:
+def strength_text(tried: Sequence[StrengthCandidate]) -> str:
     """The strengths that were tested, one line each, for a terminal."""
     lines = [f"{'strength':8} {'risk [95% interval]':24} {'p':>7} {'alignment':>9}"]
     for point in tried:
         alignment = f"{point.alignment.value:.3f}" if point.alignment else "-"
-        said = "promised" if point.kept else "not proven"
-        lines.append(f"{point.value:8g} {point.risk.interval():24} {point.p_value:7.2g} {alignment:>9}   {said}")
+        said = "promised" if point.proven else "not proven"
+        lines.append(f"{point.strength:8g} {point.risk.interval():24} {point.p_value:7.2g} {alignment:>9}   {said}")
     return "\n".join(lines)
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..calibration.candidate import Candidate
+from ..calibration.candidate import RuleCandidate, StrengthCandidate
+from ..calibration.promise import require_terms, shortfall
 from ..calibration.record_builder import certify
-from ..calibration.rule_search import require_terms, shortfall
-from ..calibration.strength import StrengthTried, safe_strength, strengths
+from ..calibration.strength import safe_strength, strengths
 from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
 from ..core.schema import Schema
@@ -37,8 +37,8 @@ class Calibration:
     """A record with everything that was tried on the way to it."""
 
     record: Record
-    tried: list[Candidate]
-    strengths: list[StrengthTried]
+    tried: list[RuleCandidate]
+    strengths: list[StrengthCandidate]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: the record, the whole frontier, every strength."""
@@ -86,26 +86,20 @@ def calibrate_session(
     record, candidates = certify(
         session.guard, session.model, terms, session.provenance, anchored=session.anchored, quality=quality
     )
-    points: list[StrengthTried] = []
+    points: list[StrengthCandidate] = []
     if session.provenance.base and terms.strengths:
         points = safe_strengths(session, terms)
-        chosen = safe_strength(
-            points, kind="lora" if session.anchored else "interpolation", alpha=terms.alpha, delta=terms.delta
-        )
+        chosen = safe_strength(points, "lora" if session.anchored else "interpolation", terms)
         record = record.model_copy(update={"strength": chosen})
     if transfer:
         record = record.model_copy(update={"transfer": tuple(transfer_table(session.guard, session.pipe, record))})
     return Calibration(record, candidates, points)
 
 
-def safe_strengths(session: Session, terms: CalibrationTerms) -> list[StrengthTried]:
+def safe_strengths(session: Session, terms: CalibrationTerms) -> list[StrengthCandidate]:
     """Plain CFG between the base's weights and the fine-tuned ones."""
     blend = Blend(session.pipe, load_pipeline(session.provenance.base))
-    return list(
-        strengths(
-            session.guard, blend.at, alpha=terms.alpha, delta=terms.delta, pairs=terms.pairs, tried=terms.strengths
-        )
-    )
+    return list(strengths(session.guard, blend.at, terms))
 
 
 def as_json(point: Any) -> dict[str, Any]:

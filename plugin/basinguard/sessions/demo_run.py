@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..calibration.candidate import Candidate
+from ..calibration.candidate import RuleCandidate
 from ..calibration.rule_search import best
 from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
@@ -125,16 +125,16 @@ def _hush() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def rules_for(record: Record, frontier: list[Candidate]) -> dict[str, Rule]:
+def rules_for(record: Record, frontier: list[RuleCandidate]) -> dict[str, Rule]:
     """The rules of the table: the best proven static and opposite ones, and the paper's DTP.
 
     Where none is proven, or pilot pairs ruled the whole family out, the one that copied least stands in its row.
     """
     rules: dict[str, Rule] = {}
     for name, opposite in (("stp", False), ("og", True)):
-        family = [c for c in frontier if (c.before < 0) == opposite]
-        chosen = best(family) or min(family, key=lambda c: (c.risk.value, -c.transition))
-        rules[name] = SwitchAt(chosen.transition, chosen.before, chosen.after or SCALE)
+        family = [c for c in frontier if (c.guidance.before < 0) == opposite]
+        chosen = best(family) or min(family, key=lambda c: (c.risk.value, -c.guidance.transition))
+        rules[name] = SwitchAt(chosen.guidance.transition, chosen.guidance.before, chosen.guidance.after or SCALE)
     rules["dtp"] = SwitchAfter(LocalMinimum(), before=0.0, after=record.guidance.after)
     return rules
 
@@ -186,15 +186,15 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def _candidate(candidate: Candidate) -> dict[str, Any]:
+def _candidate(candidate: RuleCandidate) -> dict[str, Any]:
     return {
-        "transition": candidate.transition,
-        "before": candidate.before,
-        "after": candidate.after,
+        "transition": candidate.guidance.transition,
+        "before": candidate.guidance.before,
+        "after": candidate.guidance.after,
         "pilot": candidate.pilot,
         "risk": candidate.risk.model_dump(),
         "p_value": candidate.p_value,
         "alignment": candidate.alignment.model_dump() if candidate.alignment else None,
         "evals_per_sample": candidate.evals_per_sample,
-        "kept": candidate.kept,
+        "proven": candidate.proven,
     }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import basin
-from ..calibration.trial import calibration_pairs
+from ..calibration.trial import calibration_pairs, sample_plain
 from ..core import seeds as seed_table
 from ..core.images import load_rgb
 from ..diffusion.model import Model
@@ -67,9 +67,7 @@ def base_samples(session: Session, pairs: int) -> tuple[Tensor, Tensor | None]:
 
 def plain_samples(guard: Guard, model: Model, pairs: basin.Pairs) -> Tensor:
     """Images of the training captions by ordinary guidance, [N, 3, H, W]."""
-    probe = guard.probe(model, guard.training.captions)
-    ends, _ = basin.branch(probe, probe.path.begin(pairs.noise), pairs.prompt, torch.zeros_like(pairs.prompt))
-    return model.decode(ends)
+    return model.decode(sample_plain(guard.probe(model, guard.training.captions), pairs))
 
 
 def _heldout_images(session: Session, folder: Path) -> Tensor:

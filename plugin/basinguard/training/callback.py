@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ..calibration.candidate import Candidate
+from ..calibration.candidate import RuleCandidate
 from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
 from ..core.report import Report, last_search
@@ -104,7 +104,7 @@ class GuardHooks:
         self.standing: RunStatus | None = None
         self.watch: Watch | None = None
         self.record: Record | None = None
-        self.frontier: list[Candidate] = []
+        self.frontier: list[RuleCandidate] = []
         self._state: dict[str, Any] = {}
         self._warned = False
         self._logged = 0  # reports that were logged in this fit

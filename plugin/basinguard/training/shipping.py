@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..calibration.candidate import Candidate
+from ..calibration.candidate import RuleCandidate
 from ..calibration.record_builder import certify
 from ..calibration.strength import safe_strength, strengths
 from ..calibration.terms import CalibrationTerms
@@ -35,7 +35,7 @@ SHOWN = 4  # generated samples in the card
 
 def ship(
     guard: Guard, pl_module: Any, terms: CalibrationTerms, out: Path, *, dtype: torch.dtype | None = None
-) -> tuple[Record, list[Candidate]]:
+) -> tuple[Record, list[RuleCandidate]]:
     """Calibrates a fine-tuned module and writes the guarded checkpoint to `out`.
 
     Args:
@@ -72,9 +72,8 @@ def ship(
 def _strength(guard: Guard, pl_module: Any, pipe: Any, terms: CalibrationTerms, dtype: torch.dtype | None) -> Strength:
     """The largest share of what was trained that ordinary CFG can take."""
     blend = Blend(pipe, load_pipeline(pl_module.base_id), dtype=dtype)
-    found = strengths(guard, blend.at, alpha=terms.alpha, delta=terms.delta, pairs=terms.pairs, tried=terms.strengths)
     kind: Literal["lora", "interpolation"] = "lora" if _has_adapter(pl_module.pipe) else "interpolation"
-    return safe_strength(list(found), kind=kind, alpha=terms.alpha, delta=terms.delta)
+    return safe_strength(list(strengths(guard, blend.at, terms)), kind, terms)
 
 
 def _has_adapter(pipe: Any) -> bool:
