@@ -110,7 +110,7 @@ def test_calibrate_writes_a_record_that_exports_with_its_model(tuned_dir, base_d
     assert record.strength.value == 1.0, "nothing copies, so all of the fine-tune is safe"
     assert "at strength 1, the risk is at most 40%" in record.strength.promise
     everything = json.loads((tmp_path / "out" / "calibration.json").read_text())
-    assert [point["transition"] for point in everything["frontier"]] == [332.0, 666.0]
+    assert [point["guidance"]["transition"] for point in everything["frontier"]] == [332.0, 666.0]
     assert (tmp_path / "out" / "frontier.png").stat().st_size > 10_000
     opened = open_model(str(tuned_dir), scene_folder, base=str(base_dir), **QUICK)
     export_directory(opened.pipe, record, tmp_path / "export")
