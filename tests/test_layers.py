@@ -19,7 +19,7 @@ guard: control_prompts checkpoint_selection scope training_set budget verdict ch
 calibration: prompt_triage terms promise candidate fixed_sequence grids trial rule_search record_builder strength
 plots: contact_sheet run basin tradeoff
 tinyworld: scenes demo_folder
-exports: sampler_grids fingerprints card_plots privacy merge provenance a1111 comfyui ui_instructions model_card lora_header directory inspect lora integrity hub
+exports: layout sentences stored_tensors fingerprints privacy inspect sampler_grids card_plots merge provenance a1111 comfyui ui_instructions model_card lora_formats lora_header directory lora integrity hub
 audits: findings page
 pipelines: architecture forward_process latent_model resolution modular_guider lora lora_files single_file prediction_type interpolation loading protect triage_sampling stock_sampling evaluation transfer paired_samples
 training: options interrupt_checkpoint data_sources distributed_scan augmentation loss_filters distributed peak_memory finetune_options requirements shipping sampler logging objective latent_cache control_group guarded_run memory buckets encoding interventions best_weights resources data finetune accelerate callback dry_run preflight pytorch_lightning lightning fit_cli

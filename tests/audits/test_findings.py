@@ -47,8 +47,8 @@ def test_an_image_stored_twice_counts_for_its_caption():
     [
         (make_record("p"), "Safe by the rule: Guidance of scale 0 above timestep 600", "No rule could be"),
         (make_record(), "Nothing that was tried is proven safe", "Safe by the rule"),
-        (make_record(strength=strength("s")), "Safe for ordinary samplers: 0.4", "Nothing that was tried"),
-        (make_record(strength=strength("")), "No strength could be proven safe", "Safe for ordinary"),
+        (make_record(strength=strength("s")), "Safe for plain CFG: 0.4", "Nothing that was tried"),
+        (make_record(strength=strength("")), "No strength could be proven safe", "Safe for plain CFG"),
     ],
 )
 def test_advice_follows_what_was_proven(record, says, never):

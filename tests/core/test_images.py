@@ -145,16 +145,22 @@ def test_every_orientation_stands_upright_once(tmp_path, turn, suffix):
     assert facts.rotated == (2 <= turn <= 8)
 
 
+TURN = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"  # the entry of a directory that says: orientation 6
+
+
+def block(*entries: bytes) -> bytes:
+    """A little-endian EXIF block with one directory."""
+    return b"Exif\0\0II*\0\x08\0\0\0" + len(entries).to_bytes(2, "little") + b"".join(entries) + bytes(12)
+
+
 BLOCKS = {
     "garbage": b"Exif\0\0" + bytes(range(200)),
     "no directory": b"Exif\0\0II*\0\xff\xff\xff\x7f",
-    "an unknown type": b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\x0f\x01\x63\0\x01\0\0\0\0\0\0\0" + bytes(4),
-    "a huge count": b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\x0f\x01\x02\0\xff\xff\xff\x7f\x40\0\0\0" + bytes(4),
-    "a rational by zero": b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\x1a\x01\x05\0\x01\0\0\0\x26\0\0\0"
-    + bytes(4)
-    + bytes(8),
-    "a text": b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x02\0\0\0\x36\0\0\0" + bytes(4),
-}  # fmt: skip
+    "an unknown type": block(TURN, b"\x0f\x01\x63\0\x01\0\0\0\0\0\0\0"),
+    "a huge count": block(TURN, b"\x0f\x01\x02\0\xff\xff\xff\x7f\x40\0\0\0"),
+    "a rational by zero": block(TURN, b"\x1a\x01\x05\0\x01\0\0\0\x26\0\0\0"),
+    "a text": block(b"\x12\x01\x02\0\x02\0\0\0\x36\0\0\0"),
+}
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -13,8 +13,7 @@ from PIL import Image, ImageOps
 
 from basinguard.core import files
 from basinguard.core.files import write_bytes
-from basinguard.curation import curate as commands
-from basinguard.curation import scan, trainer_configs
+from basinguard.curation import analysis, scan, trainer_configs
 from basinguard.curation.curate import curate
 from basinguard.curation.manifest import MANIFEST, Curation
 
@@ -158,10 +157,10 @@ def test_damaged_files_cost_one_line_each_and_no_more(photos):
     assert len(outcome.curation.decisions) == 8
 
 
-@pytest.mark.parametrize("stage", ["scan", "look", "write"])
+@pytest.mark.parametrize("stage", ["scan", "analyse", "write"])
 def test_ctrl_c_changes_nothing(photos, monkeypatch, stage):
     before = tree(photos)
-    target = {"scan": (scan, "_shrink_file"), "look": (commands, "look"), "write": (files.os, "replace")}[stage]
+    target = {"scan": (scan, "_shrink_file"), "analyse": (analysis, "analyse"), "write": (files.os, "replace")}[stage]
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

@@ -112,5 +112,5 @@ def test_the_most_memorized_comes_first():
 
 
 def test_thresholds_have_an_order():
-    with pytest.raises(ValueError, match="tolerated"):
-        propose_from_run({}, tolerated=0.6, hopeless=0.5)
+    with pytest.raises(ValueError, match="alpha"):
+        propose_from_run({}, alpha=0.6, hopeless=0.5)

@@ -108,7 +108,7 @@ def test_a_window_is_seen_as_the_crop_alone_would_be(pictures):
     alone = np.stack(
         [np.asarray(Image.fromarray(crop).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for crop in crops]
     )
-    windows = describe(thumb[None]).seen
+    windows = describe(thumb[None]).upright
     for crop, window in zip(describe(alone).seen[0], (windows[1], windows[2], windows[5]), strict=True):
         assert float(crop @ window[0]) > 0.97
     assert describe(thumb[None]).mirrored.numpy() == pytest.approx(

@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 from basinguard.core.files import file_sha256, whole_file
 from basinguard.core.record import Record, read_record
 from basinguard.exports import directory
-from basinguard.exports.directory import export_directory, short
+from basinguard.exports.directory import export_directory
 from basinguard.exports.fingerprints import weights_sha256
+from basinguard.exports.layout import without_history
 from basinguard.pipelines.protect import load, protect, unprotect
 from support.exports import build_pipe
 
@@ -74,7 +75,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, pipe, record, samples) ->
 @pytest.fixture
 def brief(record) -> Record:
     """Without history: nothing to plot."""
-    return short(record)
+    return without_history(record)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_basinguard_load_samples_as_the_pipeline_in_memory(exported, record, cap
 def test_the_record_is_whole_in_its_file_and_short_in_the_scheduler_config(exported, record):
     assert read_record(exported / "basinguard.json") == record
     inside = json.loads((exported / "scheduler" / "scheduler_config.json").read_text())["basinguard"]
-    assert Record.from_json(inside) == short(record)
+    assert Record.from_json(inside) == without_history(record)
     assert json.loads((exported / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"
 
 

@@ -95,5 +95,5 @@ def test_what_cannot_be_fingerprinted_is_an_error(tmp_path, call, error, message
 
 def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(ValueError, match=r"x\.safetensors: not a readable safetensors file"):
+    with pytest.raises(ValueError, match=r"x\.safetensors: not a safetensors file"):
         weights_sha256(tmp_path / "x.safetensors")

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from basinguard.cli import main
-from basinguard.core.record import Record
+from basinguard.core.record import Record, parse_record
 from basinguard.core.safetensors_header import read_header
 from basinguard.core.schema import MAX_BYTES
 from basinguard.core.text import one_line
 from basinguard.exports.directory import export_directory, write_sums
-from basinguard.exports.inspect import MAX_HEADER, SHOWN, inspect_file, parse_record
+from basinguard.exports.inspect import MAX_HEADER, SHOWN, inspect_file
 from basinguard.exports.integrity import check, check_directory
 from support.exports import build_record
 
@@ -54,7 +54,7 @@ def test_inspect_prints_the_rule_and_how_sure(exported, capsys):
     main(["inspect", str(exported)])
     out = capsys.readouterr().out
     assert "scale -2 above timestep 500 (sigma 1.6" in out
-    assert "3.0 % [0.0, 11.0] (n = 64) by the rule, 83.0 % [75.0, 91.0] (n = 64) by ordinary guidance" in out
+    assert "3.0 % [0.0, 11.0] (n = 64) by the rule, 83.0 % [75.0, 91.0] (n = 64) by plain CFG" in out
     main(["inspect", str(exported), "--json"])
     assert Record.from_json(capsys.readouterr().out) == inspect_file(exported).record
 

@@ -15,7 +15,8 @@ from basinguard.exports import lora
 from basinguard.exports.fingerprints import weights_sha256
 from basinguard.exports.inspect import inspect_file
 from basinguard.exports.integrity import check
-from basinguard.exports.lora import default_strength, export_lora, layers_in, lora_layers, lora_sha256
+from basinguard.exports.lora import default_strength, export_lora, lora_layers
+from basinguard.exports.lora_formats import layers_in, lora_sha256
 from basinguard.exports.merge import merged
 from support.exports import build_pipe, build_record, rate, with_lora
 
@@ -85,7 +86,7 @@ def test_a_safe_strength_becomes_the_default_one(tmp_path, tuned, known, told):
     hint = found.header["modelspec.usage_hint"]
     assert "Strength 1 of this file is 0.5 of the trained one" in hint
     assert hint.endswith("the numbers before are those of strength 2.")
-    assert ("where ordinary CFG copied 4.0 %" in hint) == (told == "by the record")
+    assert ("where plain CFG copied 4.0 %" in hint) == (told == "by the record")
 
 
 @pytest.mark.parametrize("change", [{"promise": ""}, {"kind": "interpolation"}, {"value": 0.0}])

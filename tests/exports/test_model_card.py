@@ -143,7 +143,7 @@ def test_the_card_tells_strength_triage_and_transfer_where_they_were_calibrated(
     page = rendered(render(told, name="x"))
     shown = re.sub(r"\s+", " ", page.text)
     for phrase in (
-        "at 0.6 of the LoRA, ordinary guidance copies 4.0 %", "a first gap of at most 0.12 at timestep 981",
+        "at 0.6 of the LoRA, plain CFG copies 4.0 %", "a first gap of at most 0.12 at timestep 981",
         "wrong for 4.0 % [0.0, 12.0] (n = 64) of the pulling pairs and 20.0 %", "triage=True", evil,
         "Euler, 50 steps 481 4.0 % [0.0, 12.0] (n = 64) not measured", "2 steps never 0.0 %",
     ):  # fmt: skip
@@ -210,6 +210,6 @@ def test_plots_are_drawn_for_what_was_measured(tmp_path, record):
     assert write_plots(tmp_path, record) == ["basin.png", "history.png"]
     with Image.open(tmp_path / "basin.png") as drawn:
         assert drawn.size == (1280, 760)
-    only = record.history[-1].model_copy(update={"curve": ()})
+    only = record.history[-1].model_copy(update={"basin": record.history[-1].basin.model_copy(update={"curve": ()})})
     assert write_plots(tmp_path, record.model_copy(update={"history": (only,)})) == ["history.png"]
     assert write_plots(tmp_path, record.model_copy(update={"history": ()})) == []

@@ -44,7 +44,7 @@ class Audit(Schema):
 
     Attributes:
         model: what was audited.
-        samples: how many were drawn with ordinary guidance.
+        samples: how many were drawn with plain CFG.
         plain: share of them that copy.
         uncond: the same without any prompt.
         base: the same of the base model, on the same captions and noise: the null; None when it is not known.
@@ -129,11 +129,11 @@ def advise(
 def _verdict(plain: Estimate, images: Sequence[Copied], total: int) -> str:
     if not images:
         return (
-            f"No copy among {plain.n} samples with ordinary guidance; the risk is likely below {plain.high:.1%}, "
+            f"No copy among {plain.n} samples with plain CFG; the risk is likely below {plain.high:.1%}, "
             "which is not the same as none."
         )
     return (
-        f"It copies: {plain.percent()} of the samples with ordinary guidance reproduce a training image; "
+        f"It copies: {plain.percent()} of the samples with plain CFG reproduce a training image; "
         f"{len(images)} of {total} training images came back."
     )
 
@@ -151,13 +151,10 @@ def _strength(record: Record) -> str:
     assert strength is not None
     if strength.promise:
         return (
-            f"Safe for ordinary samplers: {strength.value:g} of the fine-tune's strength copies "
+            f"Safe for plain CFG: {strength.value:g} of the fine-tune's strength copies "
             f"{strength.risk.percent()}; {strength.promise}."
         )
-    return (
-        f"No strength could be proven safe for ordinary samplers; at {strength.value:g} they copy "
-        f"{strength.risk.percent()}."
-    )
+    return f"No strength could be proven safe for plain CFG; at {strength.value:g} it copies {strength.risk.percent()}."
 
 
 def text(audit: Audit) -> str:

@@ -41,7 +41,7 @@ def render_page(audit: Audit, training: Tensor, samples: Tensor, figures: Mappin
     Args:
         audit: what was found.
         training: the training images, [N, 3, H, W] in [0, 1].
-        samples: the images that were drawn with ordinary guidance, likewise.
+        samples: the images that were drawn with plain CFG, likewise.
         figures: title -> plot.
     """
     return render_template(
@@ -61,7 +61,7 @@ def render_page(audit: Audit, training: Tensor, samples: Tensor, figures: Mappin
 def _numbers(audit: Audit) -> list[tuple[str, str, str]]:
     """Large figures at the top: value, what it is, how sure."""
     rows: list[tuple[str, Any]] = [
-        ("copies with ordinary guidance", audit.plain),
+        ("copies with plain CFG", audit.plain),
         ("copies without a prompt", audit.uncond),
         ("copies of the base model (null)", audit.base),
         ("copies by the rule" + ("" if audit.record.promise else ", not proven safe"), audit.record.risk),
@@ -79,7 +79,7 @@ def _facts(audit: Audit) -> list[tuple[str, str]]:
     ]
     quality = [
         (f"quality, {who}", f"{e}: {e.method}")
-        for who, e in (("by the rule", record.quality), ("ordinary guidance", record.plain_quality))
+        for who, e in (("by the rule", record.quality), ("plain CFG", record.plain_quality))
         if e is not None
     ]
     return [

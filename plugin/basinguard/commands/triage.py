@@ -51,6 +51,6 @@ def triage(
 
 def show(record: Record, arguments: dict[str, Any]) -> None:
     """Prints the line of the card, and what to do with the file."""
-    from ..exports.model_card import triage_line
+    from ..exports.sentences import triage_line
 
     print(f"{triage_line(record)}\n{arguments['out']}: export again with this record to ship it")

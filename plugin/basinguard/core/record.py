@@ -16,6 +16,7 @@ from .estimate import Estimate
 from .metric import Metric
 from .report import Report
 from .schema import MAX_BYTES, Finite, Schema, Timestep
+from .text import one_line
 
 SCHEMA_VERSION = 1
 
@@ -24,7 +25,7 @@ class Guidance(Schema):
     """The rule a checkpoint ships with, in numbers.
 
     Attributes:
-        transition: timestep at and below which ordinary CFG is on.
+        transition: timestep at and below which plain CFG is on.
         sigma: noise level at `transition`; what transfers between schedulers.
         before: scale above the transition: 0 unconditional, negative opposite, 1 conditional.
         after: scale at and below it; None = whatever the caller asks for.
@@ -51,12 +52,12 @@ class Sampler(Schema):
 
 
 class Strength(Schema):
-    """How much of a fine-tune *ordinary CFG* can take: protects people who sample without the rule.
+    """How much of a fine-tune *plain CFG* can take: protects people who sample without the rule.
 
     Attributes:
         kind: "lora": `value` multiplies the adapter; "interpolation": weights are base + value * (tuned - base).
         value: the largest strength that keeps the promise, in [0, 1]; without a promise, the smallest tried.
-        risk: of ordinary CFG at that strength, on the calibration pairs.
+        risk: of plain CFG at that strength, on the calibration pairs.
         alignment: agreement of image and caption there; None where it was not measured.
         promise: as in `Record`, or "" when none can be made.
     """
@@ -92,7 +93,7 @@ class TriageResult(Schema):
     """A calibrated threshold on the first gap: which prompts pull at all.
 
     Attributes:
-        threshold: root-mean-square gap in epsilon; a prompt at or below it keeps ordinary CFG.
+        threshold: root-mean-square gap in epsilon; a prompt at or below it keeps plain CFG.
         timestep: where the gap was read.
         false_alarm: share of harmless (prompt, seed) pairs above the threshold, on prompts not used to choose it.
         miss: share of pulling pairs at or below it, likewise.
@@ -114,11 +115,11 @@ class Record(Schema):
         risk: measured risk of that rule on the calibration pairs.
         promise: P(risk > alpha) <= delta over `population`, or "" when n was too small to promise anything.
         verified: the same risk on fresh seeds through the exported files; None until that was done.
-        plain: risk of ordinary CFG, which a user who ignores the rule gets.
-        alignment, plain_alignment: agreement of image and caption under the rule and under ordinary CFG.
+        plain: risk of plain CFG, which a user who ignores the rule gets.
+        alignment, plain_alignment: agreement of image and caption under the rule and under plain CFG.
         quality, plain_quality: kernel distance of the samples to images that were not trained on, lower is better,
             likewise; `method` names the eye and the images. None where it was not measured.
-        strength: how much of the fine-tune ordinary CFG can take; None where it was not calibrated.
+        strength: how much of the fine-tune plain CFG can take; None where it was not calibrated.
         transfer: what the rule is worth under other samplers.
         triage: which prompts need the rule; None where it was not calibrated, so that all do.
         history: one report per epoch.
@@ -162,13 +163,28 @@ def read_record(path: Path) -> Record:
         FileNotFoundError: no such file.
         ValueError: not a record; names the key that is wrong, or the schema version it does not know.
     """
-    text = path.read_bytes()[: MAX_BYTES + 1]
+    return parse_record(path.read_bytes()[: MAX_BYTES + 1], path)
+
+
+def parse_record(text: str | bytes, where: str | Path) -> Record:
+    """A record from text of unknown origin, found at `where`.
+
+    Raises:
+        ValueError: too long, not a record, or of a schema this version does not read; names the place.
+    """
     if len(text) > MAX_BYTES:
-        raise ValueError(f"{path}: more than {MAX_BYTES} bytes, so not a basinguard record")
+        raise ValueError(
+            f"{where}: {len(text)} bytes or more, at most {MAX_BYTES} accepted, so not a basinguard record"
+        )
     try:
         version = json.loads(text).get("schema_version")
     except (ValueError, AttributeError, RecursionError):
-        raise ValueError(f"{path}: not a JSON object, so not a basinguard record") from None
+        raise ValueError(f"{where}: not a JSON object, so not a basinguard record") from None
     if version != SCHEMA_VERSION:
-        raise ValueError(f"{path}: record schema {version!r}; this version of basinguard reads {SCHEMA_VERSION}")
-    return Record.from_json(text)
+        raise ValueError(
+            f"{where}: record schema {one_line(repr(version), 160)}; this version of basinguard reads {SCHEMA_VERSION}"
+        )
+    try:
+        return Record.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {one_line(str(error), 400)}") from None

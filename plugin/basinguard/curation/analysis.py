@@ -22,7 +22,7 @@ from .run_remedies import follow
 from .scan import Scan
 
 
-def look(
+def analyse(
     scan: Scan,
     other: Scan | None,
     *,

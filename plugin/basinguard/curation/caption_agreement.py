@@ -15,7 +15,7 @@ BATCH = 32
 
 
 class Scorer(Protocol):
-    """Scores pairs of image and caption, such as `similarity.alignment.ClipScore`."""
+    """Scores pairs of image and caption, such as `similarity.clip_score.ClipScore`."""
 
     @property
     def name(self) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.text import one_line
+
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # the order in which one is chosen
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 CAPTION_SUFFIXES = (".txt", ".caption")
@@ -50,8 +52,8 @@ def read_metadata(path: Path) -> Iterator[Row | Complaint]:
             if isinstance(row, dict) and "file_name" not in row and path.suffix != ".jsonl":
                 return  # a table has the same columns in every row: one complaint is enough
     except (OSError, csv.Error, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
-        yield Complaint(0, "metadata-unreadable", f"cannot be read further ({type(error).__name__}: {said})")
+        message = f"cannot be read further ({type(error).__name__}: {one_line(str(error), 200)})"
+        yield Complaint(0, "metadata-unreadable", message)
 
 
 def read_caption_text(path: Path) -> tuple[str, ...]:
@@ -74,8 +76,8 @@ def read_caption_text(path: Path) -> tuple[str, ...]:
 def _checked(number: int, row: Mapping[str, Any]) -> Row | Complaint:
     name = row.get("file_name")
     if not isinstance(name, str) or not name:
-        given = "no column file_name" if "file_name" not in row else f"file_name is {name!r:.80}"
-        return Complaint(number, "row-unusable", f"{given}; expected the image's path relative to this file")
+        problem = "no column file_name" if "file_name" not in row else f"file_name is {name!r:.80}"
+        return Complaint(number, "row-unusable", f"{problem}; expected the image's path relative to this file")
     column = next((c for c in CAPTION_COLUMNS if row.get(c) is not None), None)
     value = row.get(column) if column else ()
     texts = [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple) else None
@@ -154,8 +156,8 @@ def _parquet(path: Path) -> Numbered:
     import pyarrow.parquet as parquet
 
     with parquet.ParquetFile(path) as table:
-        known = set(table.schema_arrow.names)
-        columns = [c for c in ("file_name", *CAPTION_COLUMNS) if c in known]
+        names = set(table.schema_arrow.names)
+        columns = [c for c in ("file_name", *CAPTION_COLUMNS) if c in names]
         number = 0
         for batch in table.iter_batches(batch_size=4096, columns=columns):
             for row in batch.to_pylist() if columns else [{}]:

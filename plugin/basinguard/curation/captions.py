@@ -41,11 +41,11 @@ def lint_captions(captions: Sequence[Sequence[str]], *, count_tokens: Count | No
         captions: for each image its caption and variants; an image without one has none.
         count_tokens: how long a caption is to the text encoder; None leaves that check out.
     """
-    texts = [" ".join(variants) for variants in captions]
-    seen_in = Counter(word for text in texts for word in set(words(text)))
+    occurrences = word_counts(captions)
     same = Counter(variants[0].casefold() for variants in captions if variants)
     findings = [
-        tuple(_about(variants, seen_in, same, count_tokens, known=sum(map(bool, captions)))) for variants in captions
+        tuple(_about(variants, occurrences, same, count_tokens, captioned=sum(map(bool, captions))))
+        for variants in captions
     ]
     return CaptionReport(tuple(findings), tuple(_general(captions)))
 
@@ -60,9 +60,9 @@ def words(text: str) -> list[str]:
     return [match.group().casefold() for match in WORD.finditer(text)]
 
 
-def unique_words(text: str, seen_in: Counter[str]) -> list[str]:
+def unique_words(text: str, occurrences: Counter[str]) -> list[str]:
     """Words that no other image's captions hold, in order, each once."""
-    return list(dict.fromkeys(word for word in words(text) if seen_in[word] <= 1))
+    return list(dict.fromkeys(word for word in words(text) if occurrences[word] <= 1))
 
 
 def names(text: str) -> list[str]:
@@ -72,17 +72,17 @@ def names(text: str) -> list[str]:
         >>> names("A portrait of Anna Lind. Seen in Oslo, with a Dog")
         ['Anna Lind', 'Oslo', 'Dog']
     """
-    found = re.finditer(r"(?<![.!?]\s)(?<!^)\b[A-Z][\w'-]+(?:\s+[A-Z][\w'-]+)*", text)
-    return [match.group() for match in found]
+    matches = re.finditer(r"(?<![.!?]\s)(?<!^)\b[A-Z][\w'-]+(?:\s+[A-Z][\w'-]+)*", text)
+    return [match.group() for match in matches]
 
 
-def general_caption(text: str, seen_in: Counter[str]) -> str:
+def general_caption(text: str, occurrences: Counter[str]) -> str:
     """The parts of a caption, between commas and full stops, that other captions say too; "" when there is none.
 
     A suggestion for a person to look at: it names less, so it fits more images.
     """
     parts = [part.strip() for part in re.split(r"[,.;]\s*", text) if part.strip()]
-    shared = [part for part in parts if not unique_words(part, seen_in)]
+    shared = [part for part in parts if not unique_words(part, occurrences)]
     suggestion = ", ".join(shared)
     return suggestion if suggestion and len(words(suggestion)) < len(words(text)) else ""
 
@@ -93,7 +93,12 @@ def word_counts(captions: Sequence[Sequence[str]]) -> Counter[str]:
 
 
 def _about(
-    variants: Sequence[str], seen_in: Counter[str], same: Counter[str], count_tokens: Count | None, *, known: int
+    variants: Sequence[str],
+    occurrences: Counter[str],
+    same: Counter[str],
+    count_tokens: Count | None,
+    *,
+    captioned: int,
 ) -> list[Finding]:
     if not variants:
         return [Finding(code="caption-missing", message="has no caption, so it trains the empty prompt", weight=0.1)]
@@ -103,8 +108,8 @@ def _about(
         message = f"{sharers} images have the caption {variants[0][:80]!r}"
         findings.append(Finding(code="caption-shared", message=message))
     longest = max(variants, key=lambda text: len(words(text)))
-    if known >= ENOUGH:
-        findings += _specific(longest, seen_in, variants=len(variants))
+    if captioned >= ENOUGH:
+        findings += _specific(longest, occurrences, variants=len(variants))
     doubtful = [text for text in variants if len(text.encode()) > READS]  # a token is at least one byte
     too_long = max((count_tokens(text) for text in doubtful), default=0) if count_tokens else 0
     if too_long > READS:
@@ -113,8 +118,8 @@ def _about(
     return findings
 
 
-def _specific(text: str, seen_in: Counter[str], *, variants: int) -> list[Finding]:
-    length, rare = len(words(text)), unique_words(text, seen_in)
+def _specific(text: str, occurrences: Counter[str], *, variants: int) -> list[Finding]:
+    length, rare = len(words(text)), unique_words(text, occurrences)
     findings = []
     if length >= LONG and len(rare) >= UNIQUE_SHARE * length:
         shown = ", ".join(rare[:SHOWN])
@@ -123,7 +128,7 @@ def _specific(text: str, seen_in: Counter[str], *, variants: int) -> list[Findin
     elif rare:
         message = f"words in no other caption: {', '.join(rare[:SHOWN])}"
         findings.append(Finding(code="caption-rare-words", message=message, weight=0.05))
-    lone = [name for name in names(text) if any(seen_in[word] <= 1 for word in words(name))]
+    lone = [name for name in names(text) if any(occurrences[word] <= 1 for word in words(name))]
     if lone:
         message = f"looks like a name that only this image has: {', '.join(lone[:SHOWN])}"
         findings.append(Finding(code="caption-name", message=message, weight=0.15))
@@ -131,14 +136,16 @@ def _specific(text: str, seen_in: Counter[str], *, variants: int) -> list[Findin
 
 
 def _general(captions: Sequence[Sequence[str]]) -> list[str]:
-    told = [variants[0] for variants in captions if variants]
+    first_captions = [variants[0] for variants in captions if variants]
     notes = []
-    if len(told) >= ENOUGH:
-        for fragment, share in repeated_fragments(told):
+    if len(first_captions) >= ENOUGH:
+        for fragment, share in repeated_fragments(first_captions):
             notes.append(f"{fragment!r} is in {share:.0%} of the captions, so it tells the model nothing")
-        top, count = Counter(text.casefold() for text in told).most_common(1)[0]
-        if count > len(told) / 2:
-            notes.append(f"{count} of {len(told)} images share the caption {top[:80]!r}: nothing tells them apart")
+        top, count = Counter(text.casefold() for text in first_captions).most_common(1)[0]
+        if count > len(first_captions) / 2:
+            notes.append(
+                f"{count} of {len(first_captions)} images share the caption {top[:80]!r}: nothing tells them apart"
+            )
     return notes
 
 
@@ -150,16 +157,16 @@ def repeated_fragments(captions: Sequence[str]) -> list[tuple[str, float]]:
         [('a photo of', 1.0)]
     """
     split = [words(text) for text in captions]
-    found: list[tuple[str, float]] = []
+    fragments: list[tuple[str, float]] = []
     for size in range(12, FRAGMENT - 1, -1):
         runs = Counter(
             run for text in split for run in {tuple(text[i : i + size]) for i in range(len(text) - size + 1)}
         )
         for run, count in sorted(runs.items()):
             phrase = " ".join(run)
-            if count >= EVERYWHERE * len(captions) and not any(phrase in longer for longer, _ in found):
-                found.append((phrase, count / len(captions)))
-    return found
+            if count >= EVERYWHERE * len(captions) and not any(phrase in longer for longer, _ in fragments):
+                fragments.append((phrase, count / len(captions)))
+    return fragments
 
 
 def clip_token_counter() -> Count:

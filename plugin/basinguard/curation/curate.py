@@ -1,4 +1,4 @@
-"""All of it in one call: read, look, propose, write. The sources are read and nothing else."""
+"""All of it in one call: read, compare, propose, write. The sources are read and nothing else."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.files import write_bytes
 from ..core.text import printable
-from .analysis import look
-from .caption_agreement import Scorer
 from .dataset_export import export_dataset
 from .decisions import read_allow_list
 from .folder import Folder, Problem, read_folder
 from .manifest import MANIFEST, Curation, manifest_lines
 from .report import render_report
-from .run_evidence import read_run
 from .scan import Scan, scan_images
 from .summary import summarize
 from .trainer_configs import kohya_files, simpletuner_files
+
+if TYPE_CHECKING:
+    from .caption_agreement import Scorer
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ def curate(
         workers: processes that read images; None for all cores.
         progress: say how far it is on standard error.
         scorer: a CLIP model that looks for captions which do not say what the image shows, such as
-            `similarity.alignment.ClipScore`; None leaves that out.
+            `similarity.clip_score.ClipScore`; None leaves that out.
         from_run: a guarded run, export or audit of a model that was trained on this folder: images that it memorized
-            get the action which that evidence supports, see `remedies`.
+            get the action which that evidence supports, see `run_remedies`.
 
     Returns:
         An `Outcome`; printing it gives the summary for a terminal.
@@ -83,18 +83,20 @@ def curate(
         FileNotFoundError, NotADirectoryError: no such folder.
         ValueError: no image that can be used, or an argument out of range.
     """
+    from . import analysis, run_evidence  # torch and scipy: the command line shows its help without them
+
     directory, out = _places(source, out)
     allow = read_allow_list(allow_list) if allow_list else None
     _make(out)
     if not isinstance(source, str | Path):
         export_dataset(source, directory)
-    tell = _teller(progress)
+    report_progress = _progress_line(progress)
     folder = read_folder(directory, decode=False)
     cache = out / "cache.sqlite"
-    scan = _scan(folder, cache, workers, tell)
-    other = _scan(read_folder(Path(heldout), decode=False), cache, workers, tell) if heldout else None
-    evidence = read_run(Path(from_run), scan.items) if from_run else None
-    curation = look(scan, other, repeats=repeats, allow=allow, scorer=scorer, evidence=evidence)
+    scan = _scan(folder, cache, workers, report_progress)
+    other = _scan(read_folder(Path(heldout), decode=False), cache, workers, report_progress) if heldout else None
+    evidence = run_evidence.read_run(Path(from_run), scan.items) if from_run else None
+    curation = analysis.analyse(scan, other, repeats=repeats, allow=allow, scorer=scorer, evidence=evidence)
     written, failed = _write(directory, out, curation, scan, apply=apply, resolution=resolution)
     return Outcome(curation, tuple(written), tuple(failed))
 
@@ -115,25 +117,25 @@ def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        said = f"{printable(str(out))}: cannot be made ({error.strerror}); say where to write with out="
-        raise type(error)(error.errno, said) from None
+        message = f"{printable(str(out))}: cannot be made ({error.strerror}); say where to write with out="
+        raise type(error)(error.errno, message) from None
 
 
-def _teller(progress: bool) -> Callable[[int, int], None] | None:
-    def tell(done: int, total: int) -> None:
+def _progress_line(progress: bool) -> Callable[[int, int], None] | None:
+    def write(done: int, total: int) -> None:
         print(f"\rread {done} of {total} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
-    return tell if progress else None
+    return write if progress else None
 
 
-def _scan(folder: Folder, cache: Path, workers: int | None, tell: Callable[[int, int], None] | None) -> Scan:
+def _scan(folder: Folder, cache: Path, workers: int | None, progress: Callable[[int, int], None] | None) -> Scan:
     try:
-        scan = scan_images(folder.items, cache=cache, workers=workers, progress=tell)
+        scan = scan_images(folder.items, cache=cache, workers=workers, progress=progress)
     except (OSError, sqlite3.Error):  # an unwritable cache costs time, not the run
-        scan = scan_images(folder.items, workers=workers, progress=tell)
+        scan = scan_images(folder.items, workers=workers, progress=progress)
     if not scan.items:
-        found = "; ".join(str(p) for p in (*folder.problems, *scan.problems)[:3]) or "it holds no images"
-        raise ValueError(f"{printable(str(folder.directory))}: no image that can be used ({found})")
+        why = "; ".join(str(p) for p in (*folder.problems, *scan.problems)[:3]) or "it holds no images"
+        raise ValueError(f"{printable(str(folder.directory))}: no image that can be used ({why})")
     return replace(scan, problems=(*folder.problems, *scan.problems))
 
 

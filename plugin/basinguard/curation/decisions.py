@@ -10,15 +10,17 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from ..core.schema import Schema
 from .captions import general_caption, word_counts
 from .findings import Finding, Findings, risk_index
-from .groups import Group
 from .scan import Scan
+
+if TYPE_CHECKING:
+    from .groups import Group
 
 Action = Literal["keep", "drop", "down-weight", "merge-captions", "recaption"]
 RISKY = 0.5  # index from which an image is shown less often, when images are repeated at all
@@ -106,9 +108,9 @@ def propose(
     for entry in allow.allowed if allow else ():
         refused.setdefault(entry.sha256, set()).add(entry.action)
     place = {member: number for number, group in enumerate(groups) for member in group.members}
-    seen_in = word_counts([item.captions for item in scan.items])
+    occurrences = word_counts([item.captions for item in scan.items])
     return [
-        _decide(scan, row, groups, place.get(row), findings.get(row, ()), repeats, refused, seen_in)
+        _decide(scan, row, groups, place.get(row), findings.get(row, ()), repeats, refused, occurrences)
         for row in range(len(scan.items))
     ]
 
@@ -121,7 +123,7 @@ def _decide(
     noticed: Sequence[Finding],
     repeats: int,
     refused: Mapping[str, set[Action]],
-    seen_in: Counter[str],
+    occurrences: Counter[str],
 ) -> Decision:
     item, no = scan.items[row], refused.get(scan.sha256[row], set())
     group = groups[number] if number is not None else None
@@ -140,7 +142,7 @@ def _decide(
         action, reason, repeats = "down-weight", f"risk index {risk:.2f}: {causes}", max(1, repeats // 2)
     elif specific and "recaption" not in no:
         action, reason = "recaption", f"its caption is a key to this image alone: {specific}"
-        suggestion = general_caption(item.caption, seen_in)
+        suggestion = general_caption(item.caption, occurrences)
     return Decision(
         file_name=item.file_name,
         sha256=scan.sha256[row],
@@ -165,14 +167,14 @@ def _merged_captions(scan: Scan, group: Group, refused: Mapping[str, set[Action]
 
 def to_allow_list(decisions: Sequence[Decision], keep: Sequence[str]) -> AllowList:
     """Refusals of what was proposed for the named files."""
-    wanted = set(keep)
-    unknown = wanted - {decision.file_name for decision in decisions}
+    names = set(keep)
+    unknown = names - {decision.file_name for decision in decisions}
     if unknown:
         raise ValueError(f"no such image in this curation: {json.dumps(sorted(unknown)[:5])}")
     return AllowList(
         allowed=tuple(
             Allowed(sha256=d.sha256, action=d.action, file_name=d.file_name)
             for d in decisions
-            if d.file_name in wanted and d.action != "keep"
+            if d.file_name in names and d.action != "keep"
         )
     )

@@ -35,26 +35,26 @@ class Views:
     """Descriptions of N thumbnails as unit vectors of 3 x 8 x 8 numbers.
 
     Attributes:
-        seen: each picture whole, then through five windows, six tensors [N, 192].
+        upright: each picture whole, then through five windows, six tensors [N, 192].
         mirrored: each picture whole and mirrored, [N, 192].
     """
 
-    seen: tuple[Tensor, ...]
+    upright: tuple[Tensor, ...]
     mirrored: Tensor
 
 
 def describe(thumbs: NDArray[np.uint8], *, windows: bool = True) -> Views:
     """Descriptions of thumbnails, uint8 [N, 64, 64, 3]; without `windows` only of whole pictures."""
     places = PLACES if windows else PLACES[:1]
-    seen = [torch.empty(len(thumbs), 3 * CELLS**2) for _ in places]
+    upright = [torch.empty(len(thumbs), 3 * CELLS**2) for _ in places]
     mirrored = torch.empty(len(thumbs), 3 * CELLS**2)
     for start in range(0, len(thumbs), BATCH):
         rows = slice(start, start + BATCH)
-        for view, grid in zip(seen, _grids(thumbs[rows], places), strict=True):
+        for view, grid in zip(upright, _grids(thumbs[rows], places), strict=True):
             band = balance(grid - _smooth(grid)).flatten(1)
             view[rows] = band / band.norm(dim=1, keepdim=True).clamp(min=1e-6)
-        mirrored[rows] = seen[0][rows].view(-1, CELLS, CELLS).flip(-1).view(-1, 3 * CELLS**2)
-    return Views(tuple(seen), mirrored)
+        mirrored[rows] = upright[0][rows].view(-1, CELLS, CELLS).flip(-1).view(-1, 3 * CELLS**2)
+    return Views(tuple(upright), mirrored)
 
 
 def _grids(thumbs: NDArray[np.uint8], places: tuple[tuple[int, int], ...]) -> Iterator[Tensor]:

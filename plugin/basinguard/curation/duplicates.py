@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor
 
 from .descriptors import describe
@@ -56,7 +57,7 @@ def find_pairs(scan: Scan, *, views: bool = True) -> list[Pair]:
 
     Args:
         scan: thumbnails and content hashes.
-        views: also propose what the hash misses (crops, borders, overlays), see `views`.
+        views: also propose what the hash misses (crops, borders, overlays), see `descriptors`.
 
     Returns:
         Pairs ordered by (first, second), enough of them to connect all copies of a picture, not all there are; of
@@ -86,46 +87,35 @@ def _confirm(
     A proposal between pictures that confirmed pairs already connect is not searched; `find_groups` compares what it
     still needs.
     """
-    parent = list(range(len(thumbs)))
+    pictures = DisjointSet(range(len(thumbs)))
     rest = []
     for pair, overlay in zip(proposals, whole_overlays(sketch(thumbs), _array(proposals)), strict=True):
         if overlay.fits:
-            _join(parent, *pair)
+            pictures.merge(*pair)
             yield pair, overlay
         else:
             rest.append(pair)
     for batch in _rounds(rest):
-        apart = [pair for pair in batch if _root(parent, pair[0]) != _root(parent, pair[1])]
+        apart = [pair for pair in batch if not pictures.connected(*pair)]
         for pair, overlay in zip(apart, search(thumbs, aspects, _array(apart)), strict=True):
             if overlay.fits:
-                _join(parent, *pair)
+                pictures.merge(*pair)
                 yield pair, overlay
 
 
 def _rounds(pairs: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
     """The first proposals of every image, then the next ones, and so on."""
     rounds: dict[int, list[tuple[int, int]]] = {}
-    seen: dict[int, int] = {}
+    turns: dict[int, int] = {}
     for first, second in pairs:
-        turn = max(seen.get(first, 0), seen.get(second, 0)) // AT_ONCE
-        seen[first], seen[second] = seen.get(first, 0) + 1, seen.get(second, 0) + 1
+        turn = max(turns.get(first, 0), turns.get(second, 0)) // AT_ONCE
+        turns[first], turns[second] = turns.get(first, 0) + 1, turns.get(second, 0) + 1
         rounds.setdefault(turn, []).append((first, second))
     yield from (rounds[turn] for turn in sorted(rounds))
 
 
 def _array(pairs: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
     return np.array(pairs, np.int64).reshape(-1, 2)
-
-
-def _root(parent: list[int], node: int) -> int:
-    while parent[node] != node:
-        parent[node] = parent[parent[node]]
-        node = parent[node]
-    return node
-
-
-def _join(parent: list[int], one: int, two: int) -> None:
-    parent[_root(parent, one)] = _root(parent, two)
 
 
 def exact_pairs(sha256: Sequence[str]) -> list[Pair]:
@@ -155,7 +145,7 @@ def hash_proposals(thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
 def _view_proposals(thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The best few neighbours of each image, seen whole or through one of five windows, upright or mirrored."""
     views = describe(thumbs, windows=len(thumbs) <= WINDOWED_UP_TO)
-    values, indices = nearest_views((views.seen[0], views.mirrored), views.seen, k=NEIGHBOURS)
+    values, indices = nearest_views((views.upright[0], views.mirrored), views.upright, k=NEIGHBOURS)
     rows, columns = np.nonzero((indices >= 0) & (values >= COSINE_FLOOR))
     return np.stack([rows, indices[rows, columns]], 1)
 

@@ -123,18 +123,20 @@ def _collect_captions(
     directory: Path, files: list[str], images: list[str], problems: list[Problem]
 ) -> dict[str, tuple[str, ...]]:
     """Captions of every image that has some, from metadata files first and text files for the rest."""
-    known = set(images)
-    found: dict[str, list[tuple[str, ...]]] = {}
+    image_names = set(images)
+    rows_by_image: dict[str, list[tuple[str, ...]]] = {}
     # the deepest metadata file speaks first, as in `datasets`
     for name in sorted(_metadata_files(files, problems), key=lambda n: (-n.count("/"), n)):
-        for file_name, texts in _named_captions(directory, name, known, problems):
-            found.setdefault(file_name, []).append(texts)
-    for name, rows in found.items():
+        for file_name, texts in _named_captions(directory, name, image_names, problems):
+            rows_by_image.setdefault(file_name, []).append(texts)
+    for name, rows in rows_by_image.items():
         if len(rows) > 1:
             message = f"{len(rows)} rows name this image; it is read once, with their captions as variants"
             problems.append(Problem("rows-for-one-image", printable(name), message))
-    captions = {name: tuple(dict.fromkeys(text for row in rows for text in row)) for name, rows in found.items()}
-    return _add_text_files(directory, files, known, captions, problems)
+    captions = {
+        name: tuple(dict.fromkeys(text for row in rows for text in row)) for name, rows in rows_by_image.items()
+    }
+    return _add_text_files(directory, files, image_names, captions, problems)
 
 
 def _metadata_files(files: list[str], problems: list[Problem]) -> list[str]:
@@ -150,7 +152,7 @@ def _metadata_files(files: list[str], problems: list[Problem]) -> list[str]:
 
 
 def _named_captions(
-    directory: Path, metadata: str, known: set[str], problems: list[Problem]
+    directory: Path, metadata: str, image_names: set[str], problems: list[Problem]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     parent = PurePosixPath(metadata).parent
     for row in read_metadata(directory / metadata):
@@ -165,7 +167,7 @@ def _named_captions(
                 f"file_name {printable(row.file_name[:200])!r} {reason}; only files below this one's folder are read"
             )
             problems.append(Problem("row-escapes", at, message, True))
-        elif name not in known:
+        elif name not in image_names:
             message = f"names {printable(row.file_name[:200])!r}, which is no image here; correct or remove the row"
             problems.append(Problem("row-missing-file", at, message, True))
         else:
@@ -181,10 +183,14 @@ def _why_outside(file_name: str) -> str:
 
 
 def _add_text_files(
-    directory: Path, files: list[str], known: set[str], captions: dict[str, tuple[str, ...]], problems: list[Problem]
+    directory: Path,
+    files: list[str],
+    image_names: set[str],
+    captions: dict[str, tuple[str, ...]],
+    problems: list[Problem],
 ) -> dict[str, tuple[str, ...]]:
     stems: dict[str, list[str]] = {}
-    for name in sorted(known):
+    for name in sorted(image_names):
         stems.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
     merged = dict(captions)
     for name in files:

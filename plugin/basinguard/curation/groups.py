@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.cluster.hierarchy import DisjointSet
 
 from .duplicates import Pair
 from .folder import Item
@@ -39,15 +40,17 @@ def find_groups(scan: Scan, pairs: Sequence[Pair]) -> list[Group]:
     """Groups of a scan, ordered by their first image; see `stars` for what a group is."""
     first = {digest: row for row, digest in reversed(list(enumerate(scan.sha256)))}
 
-    def same(asked: Sequence[tuple[int, int]]) -> list[bool]:
-        alike = np.array([[first[scan.sha256[row]] for row in pair] for pair in asked], np.int64).reshape(-1, 2)
+    def same(pairs_in_doubt: Sequence[tuple[int, int]]) -> list[bool]:
+        alike = np.array([[first[scan.sha256[row]] for row in pair] for pair in pairs_in_doubt], np.int64).reshape(
+            -1, 2
+        )
         overlays = register(scan.thumbs, scan.aspects, alike)
         return [one == two or overlay.fits for (one, two), overlay in zip(alike.tolist(), overlays, strict=True)]
 
     quality = [_quality(item, float(inside)) for item, inside in zip(scan.items, scan.inside, strict=True)]
     sure = {(p.first, p.second) for p in pairs if p.share < 1 or p.similarity >= CERTAIN}
-    found = stars([(p.first, p.second) for p in pairs], same, quality, sure)
-    return [_group(members, scan.items, quality) for members in found]
+    components = stars([(p.first, p.second) for p in pairs], same, quality, sure)
+    return [_group(members, scan.items, quality) for members in components]
 
 
 def stars(
@@ -69,25 +72,25 @@ def stars(
         >>> stars([(0, 1), (1, 2), (2, 3)], lambda pairs: [abs(a - b) < 2 for a, b in pairs], [(0,)] * 4)
         [[0, 1, 2]]
     """
-    found = []
-    left, known = _neighbours(links), set(links if sure is None else sure)
+    groups = []
+    left, certain = _neighbours(links), set(links if sure is None else sure)
     while components := _components(left):  # all of them at once, because many comparisons together cost less
         centres = [max(c, key=lambda member: (len(left[member]), quality[member], -member)) for c in components]
         unsure = [
             (centre, member)
             for centre, component in zip(centres, components, strict=True)
             for member in component
-            if member != centre and (min(centre, member), max(centre, member)) not in known
+            if member != centre and (min(centre, member), max(centre, member)) not in certain
         ]
         strangers = {member for (_, member), fits in zip(unsure, same(unsure), strict=True) if not fits}
         for component in components:
             members = [member for member in component if member not in strangers]
-            found += [members] if len(members) > 1 else []
+            groups += [members] if len(members) > 1 else []
             for member in members:
                 for other in left.pop(member):
                     if other in left:
                         left[other].discard(member)
-    return sorted(found)
+    return sorted(groups)
 
 
 def _neighbours(links: Sequence[tuple[int, int]]) -> dict[int, set[int]]:
@@ -100,22 +103,11 @@ def _neighbours(links: Sequence[tuple[int, int]]) -> dict[int, set[int]]:
 
 def _components(neighbours: dict[int, set[int]]) -> list[list[int]]:
     """Members of each connected component of at least two, by the smallest member."""
-    components, known = [], set()
-    for start in sorted(neighbours):
-        if start not in known:
-            component = _component(start, neighbours)
-            known.update(component)
-            components.append(component)
-    return [component for component in components if len(component) > 1]
-
-
-def _component(start: int, neighbours: dict[int, set[int]]) -> list[int]:
-    seen, waiting = {start}, [start]
-    while waiting:
-        fresh = neighbours[waiting.pop()] - seen
-        seen |= fresh
-        waiting.extend(fresh)
-    return sorted(seen)
+    components = DisjointSet(neighbours)
+    for one, others in neighbours.items():
+        for other in others:
+            components.merge(one, other)
+    return sorted(sorted(members) for members in components.subsets() if len(members) > 1)
 
 
 def _quality(item: Item, inside: float) -> tuple[bool, int, bool, int, int]:

@@ -15,13 +15,13 @@ BLOCK_VALUES = 2**24  # similarities in memory at once: 64 MB
 
 @torch.no_grad()
 def nearest(
-    queries: Tensor, known: Tensor, *, k: int, skip_self: bool = False, exact: bool | None = None
+    queries: Tensor, gallery: Tensor, *, k: int, skip_self: bool = False, exact: bool | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The `k` most similar known vectors of each query by cosine, best first.
 
     Args:
         queries: unit vectors [N, D].
-        known: unit vectors [M, D], on the same device.
+        gallery: unit vectors [M, D], on the same device.
         k: how many; fewer come back when there are fewer.
         skip_self: leave out the entry at the query's own index.
         exact: compare all pairs; None does so up to 50,000 known vectors and asks faiss beyond.
@@ -33,46 +33,46 @@ def nearest(
         ValueError: different dimensions, or k below 1.
         ImportError: a set this large needs faiss, which is not installed.
     """
-    if queries.ndim != 2 or known.ndim != 2 or queries.shape[1] != known.shape[1] or k < 1:
+    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1] or k < 1:
         raise ValueError(
-            f"nearest: queries {list(queries.shape)}, known {list(known.shape)}, k={k} do not fit together"
+            f"nearest: queries {list(queries.shape)}, known {list(gallery.shape)}, k={k} do not fit together"
         )
-    if exact if exact is not None else len(known) <= EXACT_UP_TO:
-        return _top([queries], [known], k, skip_self)
-    return _approximate(queries, known, k, skip_self)
+    if exact if exact is not None else len(gallery) <= EXACT_UP_TO:
+        return _top([queries], [gallery], k, skip_self)
+    return _approximate(queries, gallery, k, skip_self)
 
 
 def nearest_views(
-    queries: Sequence[Tensor], known: Sequence[Tensor], *, k: int
+    queries: Sequence[Tensor], gallery: Sequence[Tensor], *, k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The `k` images that look most like each image, when either may be seen in several ways, best first.
 
     Args:
         queries: unit vectors [N, D] of the same images, one tensor for each way to see them.
-        known: likewise; the first is used alone beyond 50,000 images.
+        gallery: likewise; the first is used alone beyond 50,000 images.
         k: how many; an image is never its own neighbour.
 
     Returns:
         The best similarity over all ways, and indices, both [N, k], -1 where there was no further neighbour.
     """
-    if len(known[0]) <= EXACT_UP_TO:
-        return _top(queries, known, k, skip_self=True)
-    found = [_approximate(query, known[0], k, skip_self=True) for query in queries]
-    values, indices = (np.concatenate(parts, 1) for parts in zip(*found, strict=True))
+    if len(gallery[0]) <= EXACT_UP_TO:
+        return _top(queries, gallery, k, skip_self=True)
+    results = [_approximate(query, gallery[0], k, skip_self=True) for query in queries]
+    values, indices = (np.concatenate(parts, 1) for parts in zip(*results, strict=True))
     order = np.argsort(-values, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(values, order, 1), np.take_along_axis(indices, order, 1)
 
 
 @torch.no_grad()
 def _top(
-    queries: Sequence[Tensor], known: Sequence[Tensor], k: int, skip_self: bool
+    queries: Sequence[Tensor], gallery: Sequence[Tensor], k: int, skip_self: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    count, rows = min(k, len(known[0])), len(queries[0])
+    count, rows = min(k, len(gallery[0])), len(queries[0])
     values = np.full((rows, count), -np.inf, np.float32)
     indices = np.full((rows, count), -1, np.int64)
-    step = max(1, BLOCK_VALUES // max(1, len(known[0])))
+    step = max(1, BLOCK_VALUES // max(1, len(gallery[0])))
     for start in range(0, rows, step):
-        block = _best(queries, known, slice(start, start + step))
+        block = _best(queries, gallery, slice(start, start + step))
         if skip_self:
             own = torch.arange(start, start + len(block), device=block.device)
             inside = own < block.shape[1]
@@ -84,27 +84,27 @@ def _top(
     return values, indices
 
 
-def _best(queries: Sequence[Tensor], known: Sequence[Tensor], rows: slice) -> Tensor:
+def _best(queries: Sequence[Tensor], gallery: Sequence[Tensor], rows: slice) -> Tensor:
     """For each of these rows and each known image the similarity under the best pair of views."""
-    ways = [(query[rows], seen) for query in queries for seen in known]
-    best = ways[0][0] @ ways[0][1].T
-    for query, seen in ways[1:]:
-        torch.maximum(best, query @ seen.T, out=best)
+    combinations = [(query[rows], entry) for query in queries for entry in gallery]
+    best = combinations[0][0] @ combinations[0][1].T
+    for query, entry in combinations[1:]:
+        torch.maximum(best, query @ entry.T, out=best)
     return best
 
 
 def _approximate(
-    queries: Tensor, known: Tensor, k: int, skip_self: bool
+    queries: Tensor, gallery: Tensor, k: int, skip_self: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """An inverted file over k-means cells; probes enough of them to find almost all close neighbours."""
     try:
         import faiss
     except ImportError:
         raise ImportError(
-            f"{len(known):,} vectors given, and beyond {EXACT_UP_TO:,} faiss is needed: `pip install faiss-cpu`, "
+            f"{len(gallery):,} vectors given, and beyond {EXACT_UP_TO:,} faiss is needed: `pip install faiss-cpu`, "
             "or ask for exact=True and wait"
         ) from None
-    vectors, asked = known.cpu().numpy(), queries.cpu().numpy()
+    vectors, query_array = gallery.cpu().numpy(), queries.cpu().numpy()
     cells = max(1, int(4 * len(vectors) ** 0.5))
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(vectors.shape[1]), vectors.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
     index.cp.max_points_per_centroid = 32  # cells need not be exact, and learning them is most of the time
@@ -113,7 +113,7 @@ def _approximate(
     index.train(vectors)
     index.add(vectors)
     index.nprobe = max(1, min(cells, 16))
-    values, indices = index.search(asked, min(k + skip_self, len(vectors)))
+    values, indices = index.search(query_array, min(k + skip_self, len(vectors)))
     return _without_self(values, indices) if skip_self else (values, indices)
 
 

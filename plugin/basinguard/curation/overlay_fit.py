@@ -38,28 +38,28 @@ class Sketches:
     Attributes:
         detail: blocks of band-passed grey, rows of blocks first, int8 [N, 8, 8, 8, 8].
         light, colour: coarse patterns, [N, 25] and [N, 75].
-        known: whether there is colour to compare, [N].
+        coloured: whether there is colour to compare, [N].
     """
 
     detail: Tensor
     light: Tensor
     colour: Tensor
-    known: Tensor
+    coloured: Tensor
 
 
 def sketch(thumbs: NDArray[np.uint8]) -> Sketches:
     """Sketches of thumbnails, uint8 [N, 64, 64, 3]."""
     count = len(thumbs)
-    kept = torch.empty(count, ACROSS, ACROSS, BLOCK, BLOCK, dtype=torch.int8)
+    blocks = torch.empty(count, ACROSS, ACROSS, BLOCK, BLOCK, dtype=torch.int8)
     light, colour = torch.empty(count, COARSE**2), torch.empty(count, 3 * COARSE**2)
-    known = torch.empty(count, dtype=torch.bool)
+    coloured = torch.empty(count, dtype=torch.bool)
     for start in range(0, count, BATCH):
         rows = slice(start, start + BATCH)
         images = to_tensor(thumbs[rows])
         levels = detail(images.mean(1)).mul_(STEPS).round_().to(torch.int8)
-        kept[rows] = levels.view(-1, ACROSS, BLOCK, ACROSS, BLOCK).transpose(2, 3)
-        light[rows], colour[rows], known[rows] = coarse(images)
-    return Sketches(kept, light, colour, known)
+        blocks[rows] = levels.view(-1, ACROSS, BLOCK, ACROSS, BLOCK).transpose(2, 3)
+        light[rows], colour[rows], coloured[rows] = coarse(images)
+    return Sketches(blocks, light, colour, coloured)
 
 
 def fit_whole(sketches: Sketches, pairs: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -83,8 +83,8 @@ def _whole(sketches: Sketches, first: Tensor, second: Tensor, flip: bool) -> Ten
     two = two.flip(2, 4) if flip else two
     agreed = median_vote(one.flatten(3).flatten(1, 2).float(), two.flatten(3).flatten(1, 2).float(), STEPS)
     patterns = agreement(
-        (sketches.light[first], sketches.colour[first], sketches.known[first]),
-        (cells(sketches.light), cells(sketches.colour), sketches.known[second]),
+        (sketches.light[first], sketches.colour[first], sketches.coloured[first]),
+        (cells(sketches.light), cells(sketches.colour), sketches.coloured[second]),
     )
     return joined(agreed, patterns)
 
@@ -123,9 +123,9 @@ def median_vote(one: Tensor, two: Tensor, unit: float = 1.0) -> Tensor:
     """
     power = one.pow(2).sum(2), two.pow(2).sum(2)
     votes = torch.linalg.vecdot(one, two) / (power[0] * power[1]).clamp(min=1e-6).sqrt()
-    seen = torch.maximum(*power) > QUIET * BLOCK**2 * unit**2
-    median = torch.where(seen, votes, torch.nan).nanmedian(1).values
-    return torch.where(seen.sum(1) >= VOTERS, median, 0.0).nan_to_num(0.0)
+    voting = torch.maximum(*power) > QUIET * BLOCK**2 * unit**2
+    median = torch.where(voting, votes, torch.nan).nanmedian(1).values
+    return torch.where(voting.sum(1) >= VOTERS, median, 0.0).nan_to_num(0.0)
 
 
 def coarse(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

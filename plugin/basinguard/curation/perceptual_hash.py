@@ -49,19 +49,19 @@ def _signs(low: NDArray[np.float32]) -> NDArray[np.uint64]:
 
 
 def near_pairs(
-    queries: NDArray[np.uint64], known: NDArray[np.uint64], *, limit: int = LIMIT, per_row: int = PER_ROW
+    queries: NDArray[np.uint64], entries: NDArray[np.uint64], *, limit: int = LIMIT, per_row: int = PER_ROW
 ) -> NDArray[np.int64]:
     """Pairs (query, known) at most `limit` bits apart, the `per_row` nearest of each query, int64 [P, 2].
 
     A query is not paired with the entry at its own index, so the same array may be given twice.
     """
-    found = list(_near_blocks(queries, known, limit, per_row))
-    return np.concatenate(found) if found else np.empty((0, 2), np.int64)
+    blocks = list(_near_blocks(queries, entries, limit, per_row))
+    return np.concatenate(blocks) if blocks else np.empty((0, 2), np.int64)
 
 
-def _near_blocks(queries: NDArray, known: NDArray, limit: int, per_row: int) -> Iterator[NDArray[np.int64]]:
+def _near_blocks(queries: NDArray, entries: NDArray, limit: int, per_row: int) -> Iterator[NDArray[np.int64]]:
     for start in range(0, len(queries), BLOCK):
-        distances = np.bitwise_count(queries[start : start + BLOCK, None] ^ known[None])
+        distances = np.bitwise_count(queries[start : start + BLOCK, None] ^ entries[None])
         rows, columns = np.nonzero(distances <= limit)
         bits = distances[rows, columns]
         other = rows + start != columns

@@ -106,8 +106,8 @@ def search(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray[np.int64]
     best: list[Overlay] = [Overlay(0.0, 1.0, False)] * len(pairs)
     batches = list(_batches(aspects, pairs))
     with _one_thread_each() as mapped:
-        found = mapped(lambda batch: _lay_over(thumbs, pairs[batch[0]], batch[1]), batches)
-        for (rows, _), overlays in zip(batches, found, strict=True):
+        results = mapped(lambda batch: _lay_over(thumbs, pairs[batch[0]], batch[1]), batches)
+        for (rows, _), overlays in zip(batches, results, strict=True):
             for row, overlay in zip(rows, overlays, strict=True):
                 best[row] = overlay
     return best
@@ -151,15 +151,15 @@ def _lay_over(thumbs: NDArray[np.uint8], pairs: NDArray[np.int64], skew: float) 
     options, peaks = _peaks(F.avg_pool2d(images.mean(1), 2), ends, skew)
     best, chosen = peaks.max(0)
     chosen[best < PROMISING] = -1
-    found: list[Overlay] = [Overlay(0.0, 1.0, False)] * len(pairs)
+    overlays: list[Overlay] = [Overlay(0.0, 1.0, False)] * len(pairs)
     for number in chosen[chosen >= 0].unique().tolist():
         option, rows = options[number], torch.nonzero(chosen == number)[:, 0]
         whole, part = (images[ends[rows, side]] for side in ((1, 0) if option.swap else (0, 1)))
-        similarity = _look_closely(whole, part.flip(-1) if option.mirrored else part, option.size)
+        similarity = _full_similarity(whole, part.flip(-1) if option.mirrored else part, option.size)
         share = option.size[0] * option.size[1] / SIDE**2
         for row, value in zip(rows.tolist(), similarity.tolist(), strict=True):
-            found[row] = Overlay(value, share, option.mirrored)
-    return found
+            overlays[row] = Overlay(value, share, option.mirrored)
+    return overlays
 
 
 def _peaks(small: Tensor, ends: Tensor, skew: float) -> tuple[list[_Option], Tensor]:
@@ -191,7 +191,7 @@ def _sizes(skew: float) -> list[tuple[int, int]]:
     return sorted(size for size in sizes if min(size) >= SIDE // 4)
 
 
-def _look_closely(whole: Tensor, part: Tensor, size: tuple[int, int]) -> Tensor:
+def _full_similarity(whole: Tensor, part: Tensor, size: tuple[int, int]) -> Tensor:
     """The similarity at full resolution, [B], of pictures [B, 3, 64, 64]: the best over sizes near `size`."""
     grey, patterns, every = part.mean(1), coarse(part), torch.arange(len(whole))
     canvas, best = detail(whole.mean(1)), torch.full((len(whole),), -1.0)

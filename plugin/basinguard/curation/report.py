@@ -59,21 +59,21 @@ def render_report(curation: Curation, paths: Mapping[str, Path], *, title: str) 
         paths: where each image lies, by file name; a file that is gone is shown without a picture.
         title: what was curated.
     """
-    shown = _sections(curation, paths)
+    sections = _sections(curation, paths)
     counts = Counter(decision.action for decision in curation.decisions)
     return render_template(
         __package__,
         "report.html.jinja",
         title=title,
         curation=curation,
-        sections=shown,
+        sections=sections,
         leaks=[(printable(a.file_name), printable(a.heldout), a.similarity) for a in curation.leaks],
         problems=curation.problems,
         noticed=_noticed(curation),
         memorized=[(printable(r.file_name), r.reason) for r in curation.remedies if r.verdict == "memorized"],
         counts=[(action, TITLES[action], counts[action]) for action in TITLES if counts[action]],
-        codes=sorted({f.code for section in shown for card in section.cards for f in card.decision.findings}),
-        proposals=_proposals(shown),
+        codes=sorted({f.code for section in sections for card in section.cards for f in card.decision.findings}),
+        proposals=_proposals(sections),
     )
 
 

@@ -58,11 +58,11 @@ def read_run(run: Path, items: Sequence[Item]) -> Evidence:
     else:
         path = next((run / name for name in RECORDS if (run / name).is_file()), None)
         if path is None:
-            wanted = ", ".join((AUDIT, *RECORDS))
-            raise FileNotFoundError(f"{printable(str(run))}: holds none of {wanted}; give a guarded run or an audit")
+            names = ", ".join((AUDIT, *RECORDS))
+            raise FileNotFoundError(f"{printable(str(run))}: holds none of {names}; give a guarded run or an audit")
         counts, epochs = _newest(path, read_record(path).history, len(trained))
-        source = f"{path.name}, {_spoken(epochs)}"
-    by_caption = {trained[index].caption: clopper_pearson(*found) for index, found in counts.items()}
+        source = f"{path.name}, {_epochs_in_words(epochs)}"
+    by_caption = {trained[index].caption: clopper_pearson(*outcome) for index, outcome in counts.items()}
     risks = {item.file_name: by_caption[item.caption] for item in trained if item.caption in by_caption}
     return Evidence(risks, f"{source}: {len(by_caption)} captions sampled")
 
@@ -70,9 +70,9 @@ def read_run(run: Path, items: Sequence[Item]) -> Evidence:
 def _audited(path: Path, trained: Sequence[Item]) -> Counts:
     """From an audit: images that it does not list never came back."""
     try:
-        found = json.loads(path.read_bytes()[:MOST_BYTES])
-        total, samples = int(found["images_total"]), int(found["samples"])
-        listed = {int(row["index"]): (str(row["file_name"]), row["own"]) for row in found["images"]}
+        audit = json.loads(path.read_bytes()[:MOST_BYTES])
+        total, samples = int(audit["images_total"]), int(audit["samples"])
+        listed = {int(row["index"]): (str(row["file_name"]), row["own"]) for row in audit["images"]}
         own = {index: (round(e["value"] * e["n"]), int(e["n"])) for index, (_, e) in listed.items() if e}
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path}: not an audit of basinguard ({type(error).__name__}: {str(error)[:200]})") from None
@@ -93,9 +93,9 @@ def _newest(path: Path, history: Sequence[Report], trained: int) -> tuple[Counts
     epochs: list[int] = []
     for report in reversed(history):
         if report.epoch >= 0 and report.basin.exits and report.probed:
-            found = _probed(path, report, trained)
-            epochs += [report.epoch] if found.keys() - counts.keys() else []
-            counts = found | counts
+            outcomes = _probed(path, report, trained)
+            epochs += [report.epoch] if outcomes.keys() - counts.keys() else []
+            counts = outcomes | counts
     if not counts:
         raise ValueError(
             f"{path}: its history holds no probe with samples and exits; run `basinguard audit` on the checkpoint"
@@ -103,7 +103,7 @@ def _newest(path: Path, history: Sequence[Report], trained: int) -> tuple[Counts
     return counts, sorted(epochs)
 
 
-def _spoken(epochs: Sequence[int]) -> str:
+def _epochs_in_words(epochs: Sequence[int]) -> str:
     if len(epochs) == 1:
         return f"probe of epoch {epochs[0]}"
     return f"probes of epochs {epochs[0]} to {epochs[-1]}, the newest of each caption"
@@ -112,13 +112,13 @@ def _spoken(epochs: Sequence[int]) -> str:
 def _probed(path: Path, report: Report, trained: int) -> Counts:
     """From the exits of a probe: a pair that has one was reproduced by plain guidance from the start."""
     counts: Counts = {}
-    for found in report.basin.exits:
-        index = report.probed[found.caption] if 0 <= found.caption < len(report.probed) else -1
+    for pair in report.basin.exits:
+        index = report.probed[pair.caption] if 0 <= pair.caption < len(report.probed) else -1
         if not 0 <= index < trained:
             raise ValueError(
-                f"{path}: caption {found.caption} of the probe is none of the {trained} captioned images here; give "
+                f"{path}: caption {pair.caption} of the probe is none of the {trained} captioned images here; give "
                 "the folder that was trained on"
             )
         copies, samples = counts.get(index, (0, 0))
-        counts[index] = copies + (found.timestep is not None), samples + 1
+        counts[index] = copies + (pair.timestep is not None), samples + 1
     return counts

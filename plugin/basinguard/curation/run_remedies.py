@@ -24,7 +24,7 @@ class Remedy(Schema):
     Attributes:
         file_name: the image.
         risk: share of samples that reproduced it, as the guard measured it.
-        verdict: "memorized" (even the low end is above what is tolerated), "clear" (even the high end is below) or
+        verdict: "memorized" (even the low end is above what is allowed), "clear" (even the high end is below) or
             "undecided" (the interval holds both).
         action: what to do; "keep" unless memorized.
         reason: why, in words, with the numbers.
@@ -42,7 +42,7 @@ def propose_from_run(
     *,
     repeats: Mapping[str, int] | None = None,
     captions: Mapping[str, int] | None = None,
-    tolerated: float = 0.05,
+    alpha: float = 0.05,
     hopeless: float = 0.5,
 ) -> list[Remedy]:
     """Turns per-image memorization, measured after training, into actions.
@@ -54,7 +54,7 @@ def propose_from_run(
         risks: for each image file the share of samples that reproduced it, with its interval.
         repeats: how often an epoch showed it; 1 where nothing is said.
         captions: how many captions it had; 1 where nothing is said.
-        tolerated: risk that is accepted, in (0, 1).
+        alpha: the risk that is allowed, in (0, 1).
         hopeless: risk from which gentler actions are not tried, in (0, 1).
 
     Returns:
@@ -65,30 +65,33 @@ def propose_from_run(
         >>> propose_from_run({"a.png": risk}, repeats={"a.png": 10})[0].action
         'fewer-repeats'
     """
-    if not 0 < tolerated <= hopeless < 1:
-        raise ValueError(f"tolerated={tolerated}, hopeless={hopeless}: expected 0 < tolerated <= hopeless < 1")
+    if not 0 < alpha <= hopeless < 1:
+        raise ValueError(f"alpha={alpha}, hopeless={hopeless}: expected 0 < alpha <= hopeless < 1")
     ranked = sorted(risks, key=lambda name: (-risks[name].low, -risks[name].value, name))
-    shown, told = repeats or {}, captions or {}
-    return [_remedy(name, risks[name], shown.get(name, 1), told.get(name, 1), tolerated, hopeless) for name in ranked]
+    times_shown, caption_counts = repeats or {}, captions or {}
+    return [
+        _remedy(name, risks[name], times_shown.get(name, 1), caption_counts.get(name, 1), alpha, hopeless)
+        for name in ranked
+    ]
 
 
-def _remedy(name: str, risk: Estimate, repeats: int, captions: int, tolerated: float, hopeless: float) -> Remedy:
-    seen = f"reproduced by {risk.value:.0%} of samples [{risk.low:.0%}, {risk.high:.0%}] (n={risk.n})"
-    if risk.low <= tolerated:
-        clear = risk.high < tolerated
-        why = f"{seen}: " + (
-            "below what is tolerated" if clear else f"not enough samples to say if above {tolerated:.0%}"
+def _remedy(name: str, risk: Estimate, repeats: int, captions: int, alpha: float, hopeless: float) -> Remedy:
+    evidence = f"reproduced by {risk.value:.0%} of samples [{risk.low:.0%}, {risk.high:.0%}] (n={risk.n})"
+    if risk.low <= alpha:
+        clear = risk.high < alpha
+        why = f"{evidence}: " + (
+            "below what is allowed" if clear else f"not enough samples to say if above {alpha:.0%}"
         )
         verdict: Literal["clear", "undecided"] = "clear" if clear else "undecided"
         return Remedy(file_name=name, risk=risk, verdict=verdict, action="keep", reason=why)
     if risk.low >= hopeless:
-        action, why = "drop", f"{seen}: even the low end is above {hopeless:.0%}"
+        action, why = "drop", f"{evidence}: even the low end is above {hopeless:.0%}"
     elif repeats > 1:
-        action, why = "fewer-repeats", f"{seen}, shown {repeats} times an epoch: try {max(1, repeats // 2)}"
+        action, why = "fewer-repeats", f"{evidence}, shown {repeats} times an epoch: try {max(1, repeats // 2)}"
     elif captions <= 1:
-        action, why = "more-captions", f"{seen}, shown once with one caption: write more captions for it"
+        action, why = "more-captions", f"{evidence}, shown once with one caption: write more captions for it"
     else:
-        action, why = "drop", f"{seen}, although shown once and with {captions} captions"
+        action, why = "drop", f"{evidence}, although shown once and with {captions} captions"
     return Remedy.model_validate(
         {"file_name": name, "risk": risk, "verdict": "memorized", "action": action, "reason": why}
     )
@@ -101,31 +104,31 @@ def follow(decisions: Sequence[Decision], risks: Mapping[str, Estimate]) -> tupl
     less often by that alone.
 
     Args:
-        decisions: of `actions.propose`, before the run was known.
+        decisions: of `decisions.propose`, before the run was known.
         risks: share of samples that reproduced each image, by file name.
     """
     copies = Counter(decision.group for decision in decisions if decision.group is not None)
-    shown = {d.file_name: max(1, d.repeats) * (copies[d.group] if d.group is not None else 1) for d in decisions}
-    told = {d.file_name: len(d.captions) for d in decisions}
-    known = {name: risk for name, risk in risks.items() if name in shown}
-    remedies = propose_from_run(known, repeats=shown, captions=told)
+    times_shown = {d.file_name: max(1, d.repeats) * (copies[d.group] if d.group is not None else 1) for d in decisions}
+    caption_counts = {d.file_name: len(d.captions) for d in decisions}
+    risks_here = {name: risk for name, risk in risks.items() if name in times_shown}
+    remedies = propose_from_run(risks_here, repeats=times_shown, captions=caption_counts)
     by_name = {remedy.file_name: remedy for remedy in remedies if remedy.verdict == "memorized"}
-    seen_in = word_counts([decision.captions for decision in decisions])
-    followed = [_follow(d, by_name[d.file_name], seen_in) if d.file_name in by_name else d for d in decisions]
+    occurrences = word_counts([decision.captions for decision in decisions])
+    followed = [_follow(d, by_name[d.file_name], occurrences) if d.file_name in by_name else d for d in decisions]
     return followed, remedies
 
 
-def _follow(decision: Decision, remedy: Remedy, seen_in: Counter[str]) -> Decision:
+def _follow(decision: Decision, remedy: Remedy, occurrences: Counter[str]) -> Decision:
     weight = round(min(0.95, remedy.risk.value), 4)
     findings = (*decision.findings, Finding(code="memorized", message=remedy.reason, weight=weight))
     changed: dict[str, object] = {"findings": findings, "risk": risk_index(findings)}
     action = ACTIONS[remedy.action]
     if decision.action != "drop" and not (decision.group is not None and action != "drop"):
-        changed |= _act(decision, action, remedy.reason, seen_in)
+        changed |= _act(decision, action, remedy.reason, occurrences)
     return decision.model_copy(update=changed)
 
 
-def _act(decision: Decision, action: Action, reason: str, seen_in: Counter[str]) -> dict[str, object]:
+def _act(decision: Decision, action: Action, reason: str, occurrences: Counter[str]) -> dict[str, object]:
     """What changes when this action is taken; nothing when it was refused before."""
     if action in decision.allowed:
         return {}
@@ -134,4 +137,4 @@ def _act(decision: Decision, action: Action, reason: str, seen_in: Counter[str])
         return changed | {"repeats": 0}
     if action == "down-weight":
         return changed | {"repeats": max(1, decision.repeats // 2)}
-    return changed | {"suggestion": general_caption(decision.captions[0], seen_in) if decision.captions else ""}
+    return changed | {"suggestion": general_caption(decision.captions[0], occurrences) if decision.captions else ""}

@@ -92,17 +92,17 @@ def scan_images(
     problems = tuple(
         Problem(error.code, printable(items[row].file_name), str(error), True) for row, error in sorted(bad.items())
     )
-    kept = tuple(str(digests[row]) for row in good)
+    hashes = tuple(str(digests[row]) for row in good)
     return Scan(
-        tuple(items[row] for row in good), kept, thumbs[: len(good)], shapes[good, 0], shapes[good, 1], problems
+        tuple(items[row] for row in good), hashes, thumbs[: len(good)], shapes[good, 0], shapes[good, 1], problems
     )
 
 
 def remember(paths: Sequence[str], cache: Path) -> None:
     """Puts the thumbnails of some files into a cache, so that a later `scan_images` need not decode them.
 
-    For a machine that sees a share of a large set (`adapters.scanning`); a file that cannot be read is left to the scan
-    itself, which says why.
+    For a machine that sees a share of a large set (`training.distributed_scan`); a file that cannot be read is left to
+    the scan itself, which says why.
     """
     with closing(Store(cache)) as store:
         for path in paths:
@@ -129,9 +129,9 @@ def shrink(path: Path) -> tuple[NDArray[np.uint8], float, float]:
         factor = min(upright.size) // (4 * SIDE)
         small = upright.reduce(factor) if factor > 1 else upright
         left, top, right, bottom = _inside_frame(np.asarray(small))
-        shown = small.resize((SIDE, SIDE), Image.Resampling.BOX, box=(left, top, right, bottom))
+        thumb = small.resize((SIDE, SIDE), Image.Resampling.BOX, box=(left, top, right, bottom))
         width, height = right - left, bottom - top
-        return np.asarray(shown), width / height, width * height / (small.width * small.height)
+        return np.asarray(thumb), width / height, width * height / (small.width * small.height)
 
 
 def _inside_frame(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:

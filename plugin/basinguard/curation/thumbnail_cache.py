@@ -44,8 +44,8 @@ class Store:
 
     def knows(self, digest: str) -> bool:
         """Whether this content was seen before."""
-        asked = "SELECT 1 FROM thumbs WHERE sha256 = ?"
-        return self.database is not None and self.database.execute(asked, (digest,)).fetchone() is not None
+        query = "SELECT 1 FROM thumbs WHERE sha256 = ?"
+        return self.database is not None and self.database.execute(query, (digest,)).fetchone() is not None
 
     def merge(self, other: Path) -> None:
         """Takes over what another cache remembers."""

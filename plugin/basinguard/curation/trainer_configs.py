@@ -101,8 +101,8 @@ def _backend(directory: Path, out: Path, table: str, repeats: int, resolution: i
 
 
 def _by_repeats(decisions: Sequence[Decision]) -> list[tuple[int, list[Decision]]]:
-    kept = [decision for decision in decisions if decision.action != "drop"]
-    return [(n, [row for row in kept if row.repeats == n]) for n in sorted({row.repeats for row in kept})]
+    rows = [decision for decision in decisions if decision.action != "drop"]
+    return [(n, [row for row in rows if row.repeats == n]) for n in sorted({row.repeats for row in rows})]
 
 
 def _no_wildcards(caption: str) -> str:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from ..core.record import Record
 from ..plots.basin import curve_figure, history_figure
 from ..plots.contact_sheet import VERMILLION
+from .layout import BASIN_PLOT, HISTORY_PLOT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-BASIN, HISTORY = "basin.png", "history.png"
 
 
 def write_plots(folder: Path, record: Record) -> list[str]:
@@ -22,9 +21,9 @@ def write_plots(folder: Path, record: Record) -> list[str]:
     of every epoch.
     """
     curves = [report for report in record.history if report.basin.curve]
-    figures = {BASIN: _marked(curve_figure(curves), record)} if curves else {}
+    figures = {BASIN_PLOT: _marked(curve_figure(curves), record)} if curves else {}
     if any(not report.problem for report in record.history):
-        figures[HISTORY] = history_figure(record.history)
+        figures[HISTORY_PLOT] = history_figure(record.history)
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=200, facecolor="white", metadata={"Software": None})
     return list(figures)

@@ -1,14 +1,4 @@
-"""A checkpoint as a directory: every loader takes it, and it carries its record, its rule and its model card.
-
-model_index.json, unet/, vae/ ...    a stock pipeline; plain loaders get plain CFG and a warning
-scheduler/scheduler_config.json      also holds the record, which so survives a scheduler swap and a re-save
-basinguard.json                      the record, with its history
-provenance.json                      base, its revision and hash, data set, versions, seeds, config
-pipeline.py, basinguard_guidance.py  the rule for people who do not install basinguard
-README.md, *.png, samples/           the model card
-comfyui_workflow.json                the rule for ComfyUI, where ComfyUI has the model's noise schedule
-SHA256SUMS                           of every other file, as `sha256sum --check` reads them
-"""
+"""A checkpoint as a directory: every loader takes it, and it carries its record, its rule and its model card."""
 
 from __future__ import annotations
 
@@ -26,20 +16,25 @@ from ..guidance.core import from_record
 from . import card_plots as plots
 from .comfyui import comfyui_workflow
 from .fingerprints import weights_sha256
+from .layout import (
+    CODE,
+    NOTICE_KEY,
+    PROVENANCE_FILE,
+    RECORD_FILE,
+    RECORD_KEY,
+    SCHEDULER_FILE,
+    WORKFLOW_FILE,
+    without_history,
+)
 from .model_card import write_card
 from .privacy import forget_origins, public, write_json
-from .provenance import PROVENANCE, Origin, provenance
+from .provenance import Origin, provenance
 from .sampler_grids import fits
-from .ui_instructions import WORKFLOW
 
-RECORD_FILE = "basinguard.json"
-RECORD_KEY = "basinguard"
-NOTICE_KEY = "basinguard_notice"
 NOTICE = (
     "This checkpoint's rule against copying its training images is NOT applied by a plain load. "
     "Load it with basinguard.load(...), or as its README.md says."
 )
-CODE = {"pipeline.py": "exports/assets/pipeline.py", "basinguard_guidance.py": "guidance/core.py"}
 
 
 def export_directory(
@@ -53,7 +48,7 @@ def export_directory(
     origin: Origin | None = None,
     share_private: bool = False,
 ) -> Path:
-    """Writes a pipeline with its record, whole or not at all.
+    """Writes a pipeline with its record, whole or not at all; `layout` says what lies where.
 
     Args:
         pipe: a diffusers `StableDiffusionPipeline` without adapters (see `merge.merged`).
@@ -87,9 +82,9 @@ def export_directory(
             forget_origins(folder)
         _write_record(folder, record)
         origin = origin or Origin()
-        write_json(folder / PROVENANCE, provenance(record, origin, share_private=share_private))
+        write_json(folder / PROVENANCE_FILE, provenance(record, origin, share_private=share_private))
         if fits(record.guidance):
-            write_json(folder / WORKFLOW, comfyui_workflow(record, directory=out.resolve().name))
+            write_json(folder / WORKFLOW_FILE, comfyui_workflow(record, directory=out.resolve().name))
         _write_code(folder)
         pictures = [*plots.write_plots(folder, record), *_write_samples(folder, samples)]
         write_card(folder, record, name=out.resolve().name, pictures=pictures, prompts=prompts, origin=origin.rows())
@@ -125,16 +120,11 @@ def belonging(record: Record, weights: str, prediction_type: str) -> Record:
     return record.model_copy(update={"weights_sha256": weights})
 
 
-def short(record: Record) -> Record:
-    """The record without its history: what goes where tools print or re-read it at every load."""
-    return record.model_copy(update={"history": ()})
-
-
 def _write_record(folder: Path, record: Record) -> None:
     (folder / RECORD_FILE).write_text(record.to_json() + "\n", encoding="utf-8")
-    scheduler, index = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
+    scheduler, index = folder / SCHEDULER_FILE, folder / "model_index.json"
     config = json.loads(scheduler.read_text("utf-8"))
-    write_json(scheduler, config | {NOTICE_KEY: NOTICE, RECORD_KEY: short(record).model_dump_json()})
+    write_json(scheduler, config | {NOTICE_KEY: NOTICE, RECORD_KEY: without_history(record).model_dump_json()})
     write_json(index, json.loads(index.read_text("utf-8")) | {"_class_name": "StableDiffusionPipeline"})
 
 

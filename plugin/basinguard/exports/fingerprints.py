@@ -6,21 +6,26 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
-import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from .stored_tensors import StoredTensor, stored_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+AnyTensor = Union["Tensor", StoredTensor]
 
 
-def state_dict_sha256(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:
+def state_dict_sha256(tensors: Mapping[str, AnyTensor] | Iterable[tuple[str, AnyTensor]]) -> str:
     """Fingerprint of named tensors: names, dtypes, shapes and bits; their order plays no part.
+
+    A tensor in memory and the same one in a file (`StoredTensor`) have the same.
 
     Raises:
         ValueError: no tensor at all, one that is not in memory, or one name twice.
 
     Example:
+        >>> import torch
         >>> a, b = torch.zeros(2), torch.ones(3)
         >>> state_dict_sha256({"a": a, "b": b}) == state_dict_sha256({"b": b, "a": a})
         True
@@ -73,6 +78,8 @@ def dataset_sha256(images: Iterable[Any], captions: Iterable[str]) -> str:
 
 
 def _item_sha256(image: Any, caption: str) -> str:
+    import numpy as np
+
     pixels = np.ascontiguousarray(image.convert("RGB") if hasattr(image, "convert") else image)
     digest = hashlib.sha256(f"{pixels.dtype} {pixels.shape}\n".encode())
     digest.update(pixels.tobytes())
@@ -80,13 +87,18 @@ def _item_sha256(image: Any, caption: str) -> str:
     return digest.hexdigest()
 
 
-def _tensor_sha256(name: str, tensor: Tensor) -> str:
+def _tensor_sha256(name: str, tensor: AnyTensor) -> str:
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    digest.update(tensor.data if isinstance(tensor, StoredTensor) else _bytes_of(name, tensor))
+    return digest.hexdigest()
+
+
+def _bytes_of(name: str, tensor: Tensor) -> memoryview:
+    import torch
+
     if tensor.is_meta:
         raise ValueError(f"{name!r} has no data (meta device); load the weights before fingerprinting them")
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _plain_name(name: str) -> str:
@@ -95,26 +107,19 @@ def _plain_name(name: str) -> str:
 
 
 def _of_pipeline(pipe: Any) -> Iterator[tuple[str, Tensor]]:
+    from torch import nn
+
     for component, module in sorted(pipe.components.items()):
-        if isinstance(module, torch.nn.Module):
+        if isinstance(module, nn.Module):
             yield from ((f"{component}.{name}", tensor) for name, tensor in module.state_dict().items())
 
 
-def _stored(path: Path) -> Iterator[tuple[str, Tensor]]:
+def _stored(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     if path.is_file():
-        yield from _in_file(path, "")
+        yield from stored_tensors(path)
         return
     files = sorted(path.glob("*/*.safetensors"))
     if not files:
         raise FileNotFoundError(f"{path}: no such file, and no directory with */*.safetensors either")
     for file in files:
-        yield from _in_file(file, f"{file.parent.name}.")
-
-
-def _in_file(path: Path, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                yield prefix + name, tensors.get_tensor(name)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+        yield from ((f"{file.parent.name}.{name}", tensor) for name, tensor in stored_tensors(file))

@@ -11,17 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ..core.record import Record, read_record
+from ..core.record import Record, parse_record, read_record
 from ..core.safetensors_header import read_header
 from ..core.schema import MAX_BYTES
 from ..core.text import one_line
-from .directory import RECORD_FILE, RECORD_KEY
-from .lora_header import RECORD
-from .model_card import percent, strength_line, triage_line
+from .layout import HEADER_RECORD, RECORD_FILE, RECORD_KEY, SCHEDULER_FILE
+from .sentences import UNKNOWN, percent, strength_line, triage_line
 
 MAX_HEADER = 16 * 2**20
 SHOWN = 160  # characters of one value
-SCHEDULER = "scheduler/scheduler_config.json"
 
 
 @dataclass(frozen=True)
@@ -58,69 +56,47 @@ def inspect_file(path: str | Path) -> Inspection:
         raise FileNotFoundError(f"{path}: no such file or directory")
     if path.suffix == ".safetensors":
         header = read_header(path, longest=MAX_HEADER).metadata
-        if RECORD not in header:
-            raise ValueError(f"{path}: a safetensors file, but its header has no {RECORD!r}: not a basinguard export")
-        return Inspection(path, "safetensors", parse_record(header[RECORD], path), header)
-    if path.name == Path(SCHEDULER).name:
+        if HEADER_RECORD not in header:
+            raise ValueError(f"{path}: a safetensors file, but no {HEADER_RECORD!r} in its header: no export of ours")
+        return Inspection(path, "safetensors", parse_record(header[HEADER_RECORD], path), header)
+    if path.name == Path(SCHEDULER_FILE).name:
         return Inspection(path, "scheduler", _in_scheduler(path))
     return Inspection(path, "record", read_record(path))
 
 
-def parse_record(text: str, where: Path) -> Record:
-    """A record from text of unknown origin.
-
-    Raises:
-        ValueError: too long, not a record, or of a schema this version does not read; names the file.
-    """
-    if len(text) > MAX_BYTES:
-        raise ValueError(f"{where}: record of {len(text)} characters, at most {MAX_BYTES} accepted")
-    try:
-        version = json.loads(text).get("schema_version")
-    except (ValueError, AttributeError, RecursionError):
-        raise ValueError(f"{where}: what stands in place of the record is not a JSON object") from None
-    if version != 1:
-        raise ValueError(f"{where}: record schema {one_line(repr(version), SHOWN)}; this version of basinguard reads 1")
-    try:
-        return Record.from_json(text)
-    except ValueError as error:
-        raise ValueError(f"{where}: {one_line(str(error), SHOWN)}") from None
-
-
-def describe(found: Inspection) -> str:
+def describe(inspection: Inspection) -> str:
     """A few lines for a terminal: the rule, the risks, how sure, where it comes from."""
-    r = found.record
+    r = inspection.record
     after = "the caller's scale" if r.guidance.after is None else f"scale {r.guidance.after:g}"
     rows = {
-        "file": f"{found.path} ({found.kind})",
         "rule": f"scale {r.guidance.before:g} above timestep {r.guidance.transition:g} "
         f"(sigma {r.guidance.sigma:.4g}), then {after}",
-        "risk": f"{percent(r.risk)} by the rule, {percent(r.plain)} by ordinary guidance",
+        "risk": f"{percent(r.risk)} by the rule, {percent(r.plain)} by plain CFG",
         "verified": percent(r.verified),
-        "alignment": "not measured" if r.alignment is None else str(r.alignment),
-        **({"quality": f"{r.quality}: {one_line(r.quality.method, SHOWN)}"} if r.quality else {}),
-        "promise": one_line(r.promise, SHOWN) or "none",
+        "alignment": UNKNOWN if r.alignment is None else str(r.alignment),
+        **({"quality": f"{r.quality}: {r.quality.method}"} if r.quality else {}),
+        "promise": r.promise or "none",
         "strength": strength_line(r) or "not calibrated",
         "triage": triage_line(r) or "not calibrated",
         "metric": f"{one_line(r.metric.embedder, SHOWN)} >= {r.metric.threshold:g}",
         "sampler": f"{one_line(r.sampler.scheduler, SHOWN)}, {r.sampler.timesteps} steps, scale {r.sampler.scale:g}",
-        "base": one_line(r.base, SHOWN),
-        "weights": one_line(r.weights_sha256, SHOWN),
-        "data set": one_line(r.dataset_sha256, SHOWN),
+        "base": r.base,
+        "weights": r.weights_sha256,
+        "data set": r.dataset_sha256,
         "epochs": str(len(r.history)),
-    }
-    rows |= {
-        one_line(key, SHOWN): one_line(value, SHOWN) for key, value in sorted(found.header.items()) if key != RECORD
+        **{one_line(key, SHOWN): text for key, text in sorted(inspection.header.items()) if key != HEADER_RECORD},
     }
     width = max(map(len, rows))
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())
+    lines = [f"{'file':<{width}}  {inspection.path} ({inspection.kind})"]
+    return "\n".join(lines + [f"{key:<{width}}  {one_line(text, SHOWN)}" for key, text in rows.items()])
 
 
 def _directory(path: Path) -> Inspection:
     if (path / RECORD_FILE).is_file():
         return Inspection(path, "directory", read_record(path / RECORD_FILE))
-    if (path / SCHEDULER).is_file():
-        return Inspection(path, "directory", _in_scheduler(path / SCHEDULER))
-    raise FileNotFoundError(f"{path}: neither {RECORD_FILE} nor {SCHEDULER}, so no basinguard export")
+    if (path / SCHEDULER_FILE).is_file():
+        return Inspection(path, "directory", _in_scheduler(path / SCHEDULER_FILE))
+    raise FileNotFoundError(f"{path}: neither {RECORD_FILE} nor {SCHEDULER_FILE}, so no basinguard export")
 
 
 def _in_scheduler(path: Path) -> Record:

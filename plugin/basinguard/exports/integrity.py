@@ -14,16 +14,22 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from ..core.files import SUMS, file_sha256
 from ..core.record import Record
 from ..core.text import one_line, printable
-from .directory import CODE, RECORD_FILE, short
 from .fingerprints import weights_sha256
-from .inspect import SCHEDULER, SHOWN, inspect_file
-from .lora import layers_in, lora_sha256
-from .lora_header import LORA_SHA256, RECORD, RECORD_SHA256
+from .inspect import SHOWN, inspect_file
+from .layout import (
+    CODE,
+    HEADER_LORA_SHA256,
+    HEADER_RECORD,
+    HEADER_RECORD_SHA256,
+    RECORD_FILE,
+    SCHEDULER_FILE,
+    without_history,
+)
+from .lora_formats import layers_in, lora_sha256
+from .stored_tensors import stored_tensors
 
 OF_THE_HUB = (".gitattributes", ".git/", ".cache/huggingface/")  # what downloading from the Hub leaves behind
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -79,7 +85,7 @@ def check_directory(folder: Path) -> Check:
     other = f"the weights are {weights[:12]}..., the record was made for {printable(record.weights_sha256[:12])}..."
     (good if same else bad).append("the record belongs to these weights" if same else other)
     copies = _other_copies(folder, record)
-    (bad if copies else good).append(copies or f"{RECORD_FILE} and {SCHEDULER} tell the same record")
+    (bad if copies else good).append(copies or f"{RECORD_FILE} and {SCHEDULER_FILE} tell the same record")
     if _is_our_code(folder):
         good.append("its code is that of this version of basinguard")
     return Check(folder, tuple(good), tuple(bad))
@@ -91,8 +97,8 @@ def check_lora(path: Path) -> Check:
     if found.kind != "safetensors":
         raise ValueError(f"{path}: a {found.kind}; expected an exported directory or a LoRA file")
     claims = {
-        "tensors": (LORA_SHA256, _lora_fingerprint(path, found.header)),
-        "record": (RECORD_SHA256, hashlib.sha256(found.header[RECORD].encode()).hexdigest()),
+        "tensors": (HEADER_LORA_SHA256, _lora_fingerprint(path, found.header)),
+        "record": (HEADER_RECORD_SHA256, hashlib.sha256(found.header[HEADER_RECORD].encode()).hexdigest()),
     }
     good = [f"the {what} has its sum" for what, (key, actual) in claims.items() if found.header.get(key) == actual]
     bad = [
@@ -127,11 +133,11 @@ def _wrong_files(folder: Path, sums: dict[str, str]) -> Iterator[str]:
 
 def _other_copies(folder: Path, record: Record) -> str:
     try:
-        inside = inspect_file(folder / SCHEDULER).record
+        inside = inspect_file(folder / SCHEDULER_FILE).record
     except (ValueError, FileNotFoundError) as error:
         return one_line(str(error), SHOWN)
-    if (folder / RECORD_FILE).is_file() and inside != short(record):
-        return f"{SCHEDULER} tells another record than {RECORD_FILE}"
+    if (folder / RECORD_FILE).is_file() and inside != without_history(record):
+        return f"{SCHEDULER_FILE} tells another record than {RECORD_FILE}"
     return ""
 
 
@@ -144,6 +150,6 @@ def _is_our_code(folder: Path) -> bool:
 
 def _lora_fingerprint(path: Path, header: dict[str, str]) -> str:
     try:
-        return lora_sha256(layers_in(load_file(path), header))
+        return lora_sha256(layers_in(dict(stored_tensors(path)), header))
     except ValueError as error:
         return one_line(str(error), SHOWN)

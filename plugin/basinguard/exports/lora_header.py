@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from .. import __version__
 from ..core.record import Record
-from .model_card import is_sd21, percent
+from .layout import HEADER_LORA_SHA256, HEADER_RECORD, HEADER_RECORD_SHA256
+from .model_card import is_sd21
 from .privacy import hub_id
 from .sampler_grids import fits, steps_before
-
-RECORD, RECORD_SHA256, LORA_SHA256 = "basinguard.record", "basinguard.record_sha256", "basinguard.lora_sha256"
+from .sentences import percent
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,17 @@ class LoraFacts:
     """What a header says of the tensors.
 
     Attributes:
-        sha256: fingerprint, see `lora.lora_sha256`.
+        sha256: fingerprint, see `lora_formats.lora_sha256`.
         rank, alpha: the commonest of the file.
         strength: share of the trained strength that was saved.
-        second: whether the shapes are those of Stable Diffusion 2.
+        second_generation: whether the shapes are those of Stable Diffusion 2.
     """
 
     sha256: str
     rank: int
     alpha: float
     strength: float
-    second: bool
+    second_generation: bool
 
 
 def lora_header(record: Record, facts: LoraFacts, *, title: str) -> dict[str, str]:
@@ -47,17 +47,17 @@ def usage_hint(record: Record, *, strength: float = 1.0) -> str:
     hint = f"Guidance {rule.before:g} above timestep {rule.transition:g}, then your own CFG. "
     if fits(rule):
         hint += _typed(rule.before, steps_before(rule, "simple", steps), steps)
-    hint += f"Copies of training images: {percent(record.risk)} so, {percent(record.plain)} with ordinary CFG."
+    hint += f"Copies of training images: {percent(record.risk)} so, {percent(record.plain)} with plain CFG."
     return hint if strength == 1 else f"{hint} {_weaker(record, strength)}"
 
 
 def _weaker(record: Record, strength: float) -> str:
     """What strength 1 of the file is, and what was measured there."""
-    found = record.strength
-    known = found is not None and found.kind == "lora" and found.value == strength
-    safe = f", where ordinary CFG copied {percent(found.risk)}" if known and found else ""
+    safe = record.strength
+    measured = safe is not None and safe.kind == "lora" and safe.value == strength
+    risk = f", where plain CFG copied {percent(safe.risk)}" if measured and safe else ""
     return (
-        f"Strength 1 of this file is {strength:g} of the trained one{safe}; the numbers before are those of "
+        f"Strength 1 of this file is {strength:g} of the trained one{risk}; the numbers before are those of "
         f"strength {1 / strength:.3g}."
     )
 
@@ -75,9 +75,9 @@ def _ours(record: Record, facts: LoraFacts) -> dict[str, str]:
     text = record.to_json()
     return {
         "basinguard.version": __version__,
-        RECORD: text,
-        RECORD_SHA256: hashlib.sha256(text.encode()).hexdigest(),
-        LORA_SHA256: facts.sha256,
+        HEADER_RECORD: text,
+        HEADER_RECORD_SHA256: hashlib.sha256(text.encode()).hexdigest(),
+        HEADER_LORA_SHA256: facts.sha256,
         "basinguard.calibration.strength": f"{facts.strength:g}",
     }
 
@@ -115,4 +115,4 @@ def _is_v(record: Record) -> bool:
 
 
 def _is_second(record: Record, facts: LoraFacts) -> bool:
-    return facts.second or is_sd21(record.base)
+    return facts.second_generation or is_sd21(record.base)

@@ -12,11 +12,11 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..core.estimate import Estimate
 from ..core.record import Record
 from ..core.text import one_line
-from .card_plots import BASIN, HISTORY
+from .layout import BASIN_PLOT, HISTORY_PLOT
 from .privacy import hub_id
+from .sentences import UNKNOWN, percent, strength_line, triage_line
 from .ui_instructions import a1111_text, comfyui_text
 
 ACROSS = 4  # pictures side by side
@@ -24,7 +24,6 @@ LONGEST = 300  # characters of a stranger's text that a card shows
 SPECIAL = re.compile(r"([\\`*_\[\]|~$]|:(?=//)|(?<=www)\.)")  # markup, and what would turn into a link by itself
 SD21 = re.compile(r"stable-diffusion-2(-|$)", re.IGNORECASE)
 TAGS = ["stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "diffusers", "basinguard", "memorization"]
-UNKNOWN = "not measured"
 
 
 def write_card(
@@ -61,7 +60,7 @@ def render(
     origin: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The card as Markdown with YAML front matter; texts from the record are escaped."""
-    samples = [picture for picture in pictures if picture not in (BASIN, HISTORY)]
+    samples = [picture for picture in pictures if picture not in (BASIN_PLOT, HISTORY_PLOT)]
     card = ModelCard.from_template(
         front_matter(record, name, samples, prompts),
         template_str=files(__package__).joinpath("assets/card.md").read_text("utf-8"),
@@ -69,8 +68,8 @@ def render(
         **_texts(record, name),
         transfer=_transfer(record),
         shown=_gallery(samples, prompts),
-        basin=BASIN in pictures,
-        history=HISTORY in pictures,
+        basin=BASIN_PLOT in pictures,
+        history=HISTORY_PLOT in pictures,
         origin=[(plain(key), plain(value)) for key, value in origin],
     )
     return str(card).rstrip() + "\n"
@@ -105,31 +104,6 @@ def plain(text: str) -> str:
     return SPECIAL.sub(r"\\\1", html.escape(one_line(text, LONGEST), quote=False))
 
 
-def percent(estimate: Estimate | None) -> str:
-    """`3.1 % [1.0, 8.2] (n = 64)`; "not measured" where nothing was."""
-    return UNKNOWN if estimate is None else estimate.percent()
-
-
-def strength_line(record: Record) -> str:
-    """What ordinary guidance does at the calibrated strength; "" where there is none."""
-    found = record.strength
-    if found is None:
-        return ""
-    what = "of the LoRA" if found.kind == "lora" else "of the way from the base model's weights to these"
-    return f"at {found.value:g} {what}, ordinary guidance copies {percent(found.risk)}"
-
-
-def triage_line(record: Record) -> str:
-    """How well the first gap tells prompts apart; "" where that was not calibrated."""
-    found = record.triage
-    if found is None:
-        return ""
-    return (
-        f"a first gap of at most {found.threshold:.4g} at timestep {found.timestep:g} means harmless; wrong for "
-        f"{percent(found.miss)} of the pulling pairs and {percent(found.false_alarm)} of the harmless ones"
-    )
-
-
 def _transfer(record: Record) -> list[tuple[str, str, str, str]]:
     """Rows of what the rule was worth under other samplers."""
     return [
@@ -147,7 +121,7 @@ def _results(record: Record) -> list[EvalResult]:
     what = f"{one_line(record.metric.embedder, LONGEST)} >= {record.metric.threshold:g}"
     rows = [
         ("memorization_risk", f"Risk with the shipped rule ({what})", record.verified or record.risk),
-        ("memorization_risk_plain", f"Risk with ordinary guidance ({what})", record.plain),
+        ("memorization_risk_plain", f"Risk with plain CFG ({what})", record.plain),
         ("alignment", "Agreement of image and caption", record.alignment),
         ("kernel_distance", "Kernel distance to images that were not trained on, lower is better", record.quality),
     ]

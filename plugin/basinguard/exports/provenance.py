@@ -10,8 +10,7 @@ from typing import Any
 
 from ..core.record import Record
 from ..core.schema import MAX_BYTES
-
-PROVENANCE = "provenance.json"
+from .layout import PROVENANCE_FILE
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def read_origin(folder: Path, weights_sha256: str) -> Origin:
     Raises:
         ValueError: the file is damaged.
     """
-    path = folder / PROVENANCE
+    path = folder / PROVENANCE_FILE
     if not path.is_file():
         return Origin()
     try:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ..core.record import Record
 from .a1111 import SCHEDULES, a1111_prompt
+from .layout import WORKFLOW_FILE
 from .sampler_grids import fits, no_schedule, steps_before
-
-WORKFLOW = "comfyui_workflow.json"
 
 
 def comfyui_text(record: Record) -> str:
@@ -20,8 +19,8 @@ def comfyui_text(record: Record) -> str:
     )
     after = f"cfg {rule.after if rule.after is not None else record.sampler.scale:g}"
     return (
-        f"guarded, core nodes only.** Put this directory into `models/diffusers` and drop [`{WORKFLOW}`]({WORKFLOW}) "
-        f"on the window: two `KSamplerAdvanced`, steps 0 to {switch} with {cfg}, "
+        f"guarded, core nodes only.** Put this directory into `models/diffusers` and drop "
+        f"[`{WORKFLOW_FILE}`]({WORKFLOW_FILE}) on the window: two `KSamplerAdvanced`, steps 0 to {switch} with {cfg}, "
         f"steps {switch} to {steps} with {after}. "
         "For other steps or schedulers: `basinguard export --kind comfyui`."
     )

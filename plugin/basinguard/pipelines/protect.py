@@ -17,14 +17,12 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-from ..core.record import Record, read_record
+from ..core.record import Record, parse_record, read_record
+from ..exports.layout import RECORD_FILE, RECORD_KEY
 from ..guidance.core import Observation, Rule, SwitchAt, epsilon_factor, from_record, steer
 from ..guidance.triage import Triage
 from .loading import locate
 from .resolution import watched
-
-RECORD_FILE = "basinguard.json"
-RECORD_KEY = "basinguard"  # in scheduler_config.json: survives a scheduler swap and a re-save
 
 BATCHED = frozenset(
     f"StableDiffusion{kind}Pipeline"
@@ -226,7 +224,4 @@ def _find_record(source: str | Path, pipe: Any, options: Mapping[str, Any]) -> R
             f"{source}: neither {RECORD_FILE} nor a {RECORD_KEY!r} entry in the scheduler's config, so there is no "
             "rule to protect it by; calibrate it first, or protect(pipe, rule) with a rule of your own"
         )
-    try:
-        return Record.from_json(str(inside))
-    except ValueError as error:
-        raise ValueError(f"{source}: the {RECORD_KEY!r} entry in the scheduler's config: {error}") from None
+    return parse_record(str(inside), f"{source}: the {RECORD_KEY!r} entry in the scheduler's config")

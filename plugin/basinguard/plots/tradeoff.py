@@ -34,7 +34,7 @@ def frontier_figure(tried: Sequence[RuleCandidate], record: Record) -> Figure:
         _chain(axes, [c for c in tried if c.setting == setting and not c.pilot], setting, colour)
     axes.axhline(record.alpha, color=VERMILLION, linestyle=(0, (4, 2)), label=f"promised: at most {record.alpha:.0%}")
     if record.plain_alignment is not None:
-        _cross(axes, record.plain_alignment, record.plain, VERMILLION, "ordinary guidance")
+        _cross(axes, record.plain_alignment, record.plain, VERMILLION, "plain CFG")
     axes.set(ylim=(-0.03, 1.03))
     axes.legend(fontsize=8, loc="best")
     axes.set_title("What each rule copies, and what it keeps", loc="left", fontsize=11)
@@ -56,7 +56,7 @@ def quality_figure(tried: Sequence[RuleCandidate], record: Record) -> Figure:
                 textcoords="offset points", fontsize=7,
             )  # fmt: skip
     if record.plain_alignment and record.plain_quality:
-        _cross(axes, record.plain_alignment, record.plain_quality, VERMILLION, "ordinary guidance")
+        _cross(axes, record.plain_alignment, record.plain_quality, VERMILLION, "plain CFG")
     if record.promise and record.alignment and record.quality:
         at = (record.alignment.value, record.quality.value)
         axes.plot(*at, "o", markersize=13, markerfacecolor="none", markeredgecolor="black", label="chosen")
@@ -91,10 +91,10 @@ def _points(candidates: Sequence[RuleCandidate]) -> tuple[list[float], list[floa
 
 
 def strength_figure(tried: Sequence[StrengthCandidate], alpha: float) -> Figure:
-    """Risk of ordinary guidance, and alignment where it was measured, against the strength of the fine-tune."""
+    """Risk of plain CFG, and alignment where it was measured, against the strength of the fine-tune."""
     figure, axes = _canvas("strength of the fine-tune (0 = base model, 1 = as trained)", "share")
     values = [point.strength for point in tried]
-    _band(axes, values, [point.risk for point in tried], VERMILLION, "copies under ordinary guidance")
+    _band(axes, values, [point.risk for point in tried], VERMILLION, "copies under plain CFG")
     scored = [point.alignment for point in tried if point.alignment is not None]
     if len(scored) == len(tried):
         _band(axes, values, scored, BLUE, "agreement of image and caption")

@@ -11,13 +11,13 @@ import torch
 from ..core.provenance import Provenance
 from ..core.record import Record, read_record
 from ..exports.fingerprints import dataset_sha256, weights_sha256
+from ..exports.layout import RECORD_FILE
 from ..exports.merge import merged
 from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
 from ..guard.training_set import TrainingSet
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
-from ..pipelines.protect import RECORD_FILE
 from ..similarity.clip_score import ClipScore
 from ..similarity.structure import Structure
 from ..training.data import ImageFolder

@@ -1,0 +1,30 @@
+"""Where things lie in an export.
+
+model_index.json, unet/, vae/ ...    a stock pipeline; plain loaders get plain CFG and a warning
+scheduler/scheduler_config.json      also holds the record, which so survives a scheduler swap and a re-save
+basinguard.json                      the record, with its history
+provenance.json                      base, its revision and hash, data set, versions, seeds, config
+pipeline.py, basinguard_guidance.py  the rule for people who do not install basinguard
+README.md, *.png, samples/           the model card
+comfyui_workflow.json                the rule for ComfyUI, where ComfyUI has the model's noise schedule
+SHA256SUMS                           of every other file, as `sha256sum --check` reads them
+
+A LoRA file holds the record in its header.
+"""
+
+from __future__ import annotations
+
+from ..core.record import Record
+
+RECORD_FILE, PROVENANCE_FILE, WORKFLOW_FILE = "basinguard.json", "provenance.json", "comfyui_workflow.json"
+BASIN_PLOT, HISTORY_PLOT = "basin.png", "history.png"
+SCHEDULER_FILE = "scheduler/scheduler_config.json"
+RECORD_KEY, NOTICE_KEY = "basinguard", "basinguard_notice"  # in the scheduler's config
+CODE = {"pipeline.py": "exports/assets/pipeline.py", "basinguard_guidance.py": "guidance/core.py"}
+HEADER_RECORD = "basinguard.record"
+HEADER_RECORD_SHA256, HEADER_LORA_SHA256 = "basinguard.record_sha256", "basinguard.lora_sha256"
+
+
+def without_history(record: Record) -> Record:
+    """The record as it goes where tools print or re-read it at every load."""
+    return record.model_copy(update={"history": ()})
