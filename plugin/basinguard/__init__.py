@@ -35,8 +35,18 @@ if TYPE_CHECKING:
     from .similarity.copy_detector import CopyDetector
     from .similarity.copy_detector_settings import CopyDetectorSettings
     from .training.accelerate import LoopGuard
+    from .training.caption_augmentation import CaptionAugmentation
     from .training.data import ImageFolder
     from .training.finetune import FineTune
+    from .training.finetune_options import (
+        FramingOptions,
+        HubDataset,
+        LoraOptions,
+        LossOptions,
+        MemoryOptions,
+        OptimizerOptions,
+        ReadingOptions,
+    )
     from .training.lightning import MemorizationGuard
     from .training.options import BreachResponse, ControlGroup, Interventions
 
@@ -49,6 +59,11 @@ _MODULES = {
     "training.lightning": ("MemorizationGuard",),
     "training.accelerate": ("LoopGuard",),
     "training.finetune": ("FineTune",),
+    "training.finetune_options": (
+        "LoraOptions", "OptimizerOptions", "LossOptions", "MemoryOptions", "HubDataset", "FramingOptions",
+        "ReadingOptions",
+    ),
+    "training.caption_augmentation": ("CaptionAugmentation",),
     "training.data": ("ImageFolder",),
     "training.options": ("BreachResponse", "ControlGroup", "Interventions"),
     "guard.guard": ("Guard",),

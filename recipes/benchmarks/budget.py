@@ -31,6 +31,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from basinguard import ControlGroup, MemorizationGuard
+from basinguard.commands.demo import demo_model
 from basinguard.core.versions import versions
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
@@ -77,7 +78,7 @@ def fit(folder: Path, callbacks: list[pl.Callback], **stop: int) -> None:
         enable_progress_bar=False,
         **stop,
     )
-    module = FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True)
+    module = demo_model()
     trainer.fit(module, datamodule=ImageFolder(str(train), resolution=64, batch_size=16))
 
 

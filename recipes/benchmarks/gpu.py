@@ -35,7 +35,8 @@ from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.protect import last_trace, protect, unprotect
 from basinguard.similarity.structure import Structure
 from basinguard.training.finetune import FineTune
-from basinguard.training.memory import Request, footprint_of
+from basinguard.training.finetune_options import MemoryOptions
+from basinguard.training.memory_footprint import Workload, footprint_of
 
 TRANSITION, SCALE = 600, 7.5
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -108,9 +109,8 @@ def updates(card: Card, asked: argparse.Namespace, size: dict) -> Iterator[dict]
 def train(card: Card, base: str, side: int, count: int, rows: int, dtype: str, compiled: bool) -> dict:
     card.reset()
     weights = "bfloat16" if dtype != "float32" else "float32"
-    model = FineTune(base, method="lora", weights=weights, gradient_checkpointing=not compiled, cache=True).to(
-        card.device
-    )
+    memory = MemoryOptions(weights=weights, gradient_checkpointing=not compiled, cache=True)
+    model = FineTune(base, memory=memory).to(card.device)
     optimizer = torch.optim.AdamW(model.trained().values(), lr=1e-4)
     scaler = torch.amp.GradScaler(enabled=card.cuda and dtype == "float16")
     if compiled:
@@ -128,9 +128,9 @@ def train(card: Card, base: str, side: int, count: int, rows: int, dtype: str, c
     first = card.timed(update)  # encodes, and compiles
     card.timed(update)
     seconds = [card.timed(update) for _ in range(count)]
-    request = Request(
-        weights=weights, precision="float32" if dtype == "float32" else "bfloat16", resolution=side, batch_size=rows,
-        gradient_checkpointing=not compiled, gpu=card.cuda,
+    workload = Workload(
+        memory=memory, precision="float32" if dtype == "float32" else "bfloat16", resolution=side, batch_size=rows,
+        gpu=card.cuda,
     )  # fmt: skip
     return {
         "updates_per_second": round(1 / statistics.median(seconds), 3),
@@ -138,7 +138,7 @@ def train(card: Card, base: str, side: int, count: int, rows: int, dtype: str, c
         "highest": round(1 / min(seconds), 3),
         "first_seconds": round(first, 1),
         "peak_gb": card.peak_gb(),
-        "computed_gb": round(footprint_of(base, request).peak / 1e9, 2),
+        "computed_gb": round(footprint_of(base, workload).peak / 1e9, 2),
     }
 
 

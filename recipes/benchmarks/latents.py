@@ -34,7 +34,8 @@ from basinguard.pipelines.lora import UNET_TARGETS, add_lora
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
-from basinguard.training.memory import empty_parts
+from basinguard.training.finetune_options import MemoryOptions, ReadingOptions
+from basinguard.training.memory_footprint import empty_parts
 
 
 def write_images(folder: Path, count: int, side: int, kind: str) -> Path:
@@ -60,9 +61,11 @@ def update(model: FineTune, optimizer: torch.optim.Optimizer, batch: dict) -> fl
 def cache(asked: argparse.Namespace, folder: Path) -> dict:
     """Ratio of an update that encodes to one from the cache."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    images = ImageFolder(str(folder), resolution=asked.resolution, batch_size=asked.batch, keep_in_memory=True)
+    images = ImageFolder(
+        str(folder), resolution=asked.resolution, batch_size=asked.batch, reading=ReadingOptions(keep_in_memory=True)
+    )
     batches = [{**b, "pixel_values": b["pixel_values"].to(device)} for b in images.train_dataloader()]
-    models = {kept: FineTune(asked.model, method="lora", cache=kept).to(device) for kept in (False, True)}
+    models = {kept: FineTune(asked.model, memory=MemoryOptions(cache=kept)).to(device) for kept in (False, True)}
     optimizers = {kept: torch.optim.AdamW(model.trained().values()) for kept, model in models.items()}
     for batch in batches:  # the first epoch fills the cache
         update(models[True], optimizers[True], batch)

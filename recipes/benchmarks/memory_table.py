@@ -18,27 +18,29 @@ import time
 from pathlib import Path
 
 from basinguard.pipelines.architecture import sd21_config
-from basinguard.training.memory import Request, footprint
+from basinguard.training.finetune_options import MemoryOptions, OptimizerOptions
+from basinguard.training.memory_footprint import ProbeLoad, Workload, footprint
 
 CARDS = (8, 12, 16, 24, 80)  # GB, taken as 1e9 bytes; 5 % are left to the driver and to fragmentation
 USABLE = 0.95
-LORA = {"method": "lora", "weights": "bfloat16", "precision": "bfloat16", "cache": True}
-FULL = {"method": "full", "precision": "bfloat16", "cache": True}
-PROBE = {"probe_rows": 4, "probe_precision": "bfloat16", "export": True}
+HALF = MemoryOptions(weights="bfloat16")
+SAVING = MemoryOptions(gradient_checkpointing=True)
+BOTH = MemoryOptions(weights="bfloat16", gradient_checkpointing=True)
+EIGHT_BIT = OptimizerOptions(name="adamw8bit")
+LORA = {"method": "lora", "memory": HALF}
+FULL = {"method": "full", "memory": SAVING}
+PROBE = ProbeLoad(rows=4, precision="bfloat16", export=True)
 ROWS = {
     "LoRA, 512 px, batch 1": LORA | {"batch_size": 1},
-    "LoRA, 512 px, batch 1, checkpointing": LORA | {"batch_size": 1, "gradient_checkpointing": True},
+    "LoRA, 512 px, batch 1, checkpointing": LORA | {"batch_size": 1, "memory": BOTH},
     "LoRA, 512 px, batch 4": LORA,
-    "LoRA, 512 px, batch 4, checkpointing": LORA | {"gradient_checkpointing": True},
-    "LoRA, 768 px, batch 4, checkpointing": LORA | {"resolution": 768, "gradient_checkpointing": True},
-    "LoRA on float32 weights, 512 px, batch 4": LORA | {"weights": "float32"},
-    "full, 256 px, batch 16, checkpointing": FULL
-    | {"resolution": 256, "batch_size": 16, "gradient_checkpointing": True},
-    "full, 512 px, batch 4, checkpointing": FULL | {"gradient_checkpointing": True},
-    "full, 512 px, batch 4, checkpointing, 8-bit AdamW": FULL
-    | {"gradient_checkpointing": True, "optimizer": "adamw8bit"},
-    "full in bfloat16, 512 px, batch 4, checkpointing, 8-bit AdamW": FULL
-    | {"weights": "bfloat16", "gradient_checkpointing": True, "optimizer": "adamw8bit"},
+    "LoRA, 512 px, batch 4, checkpointing": LORA | {"memory": BOTH},
+    "LoRA, 768 px, batch 4, checkpointing": LORA | {"resolution": 768, "memory": BOTH},
+    "LoRA on float32 weights, 512 px, batch 4": LORA | {"memory": MemoryOptions()},
+    "full, 256 px, batch 16, checkpointing": FULL | {"resolution": 256, "batch_size": 16},
+    "full, 512 px, batch 4, checkpointing": FULL,
+    "full, 512 px, batch 4, checkpointing, 8-bit AdamW": FULL | {"optimizer": EIGHT_BIT},
+    "full in bfloat16, 512 px, batch 4, checkpointing, 8-bit AdamW": FULL | {"memory": BOTH, "optimizer": EIGHT_BIT},
 }
 
 
@@ -49,7 +51,7 @@ def main() -> None:
     configs = {name: sd21_config(f"{name}/config.json") for name in ("unet", "vae", "text_encoder")}
     rows = []
     for name, options in ROWS.items():
-        found = footprint(configs, Request(**options, **PROBE))
+        found = footprint(configs, Workload(**options, precision="bfloat16", probe=PROBE))
         card = next((size for size in CARDS if found.peak <= size * 1e9 * USABLE), None)
         parts = {part: getattr(found, part) for part in ("weights", "optimizer", "update", "encode", "probe", "copied")}
         rows.append({"plan": name, "peak_gb": round(found.peak / 1e9, 1), "fits_gb": card,

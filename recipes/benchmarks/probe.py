@@ -37,9 +37,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from basinguard import basin
-from basinguard.basin.exits import Judge
-from basinguard.basin.trajectories import pairs_of
+from basinguard.basin.early_decision import Anchors
+from basinguard.basin.exit_search import ExitSearch, Judge
+from basinguard.basin.trajectories import GuidedModel, Pairs, pairs_of, run_branch, run_trunk
 from basinguard.core import stats
 from basinguard.core.report import Exit
 from basinguard.core.versions import versions
@@ -50,32 +50,32 @@ from basinguard.guidance.core import SwitchAt
 FIRST_SEED = 30_000
 
 
-def toy(told: argparse.Namespace) -> tuple[basin.Probe, basin.Pairs, Judge, basin.Anchors]:
+def toy(told: argparse.Namespace) -> tuple[GuidedModel, Pairs, Judge, Anchors]:
     """The closed-form memorizer of 64 points."""
     memorizer = gaussian_memorizer(count=64, dim=32, leak=1e-3)
-    probe = basin.Probe(memorizer, memorizer.schedule, memorizer.schedule.grid(told.timesteps), 7.5, told.chunk)
+    probe = GuidedModel(memorizer, memorizer.schedule, memorizer.schedule.grid(told.timesteps), 7.5, told.chunk)
     pairs = pairs_of(told.captions, range(FIRST_SEED, FIRST_SEED + told.seeds), told.seeds, (32,))
-    anchors = basin.Anchors(memorizer.points[: told.captions], torch.arange(told.captions))
+    anchors = Anchors(memorizer.points[: told.captions], torch.arange(told.captions))
     return probe, pairs, lambda x, p: memorizer.nearest(x) == p, anchors
 
 
-def tinyworld(told: argparse.Namespace) -> tuple[basin.Probe, basin.Pairs, Judge, basin.Anchors]:
+def tinyworld(told: argparse.Namespace) -> tuple[GuidedModel, Pairs, Judge, Anchors]:
     """TinyWorld, fine-tuned on the demo's 32 images until it copies."""
     import lightning.pytorch as pl
 
+    from basinguard.commands.demo import demo_model
     from basinguard.guard.training_set import TrainingSet
     from basinguard.pipelines.latent_model import LatentModel
     from basinguard.similarity.copy_detector import CopyDetector
     from basinguard.similarity.structure import Structure
     from basinguard.tinyworld.demo_folder import write_demo_folder
     from basinguard.training.data import ImageFolder
-    from basinguard.training.finetune import FineTune
     from basinguard.training.fit_cli import quiet_lightning
 
     quiet_lightning()
     with tempfile.TemporaryDirectory() as scratch:
         data = ImageFolder(str(write_demo_folder(Path(scratch))[0]), resolution=64, batch_size=16)
-        tuned = FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True)
+        tuned = demo_model()
         pl.Trainer(
             max_steps=told.updates, accelerator="cpu", logger=False, enable_checkpointing=False,
             enable_model_summary=False, enable_progress_bar=False,
@@ -84,9 +84,9 @@ def tinyworld(told: argparse.Namespace) -> tuple[basin.Probe, basin.Pairs, Judge
     model, copy_detector = LatentModel(tuned.eval().pipe), CopyDetector(training.images, training.captions, Structure())
     rows = list(range(0, 2 * told.captions, 2))[: told.captions]
     captions = [training.captions[i] for i in rows]
-    probe = basin.Probe(model.denoiser(captions), model.schedule, model.schedule.grid(told.timesteps), 3.0, told.chunk)
+    probe = GuidedModel(model.denoiser(captions), model.schedule, model.schedule.grid(told.timesteps), 3.0, told.chunk)
     pixels = training.images[rows]
-    anchors = basin.Anchors(model.encode(torch.cat([pixels, pixels.flip(-1)])), torch.arange(len(rows)).repeat(2))
+    anchors = Anchors(model.encode(torch.cat([pixels, pixels.flip(-1)])), torch.arange(len(rows)).repeat(2))
 
     def judge(latents: Tensor, prompt: Tensor) -> Tensor:
         unique, row = torch.unique(latents, dim=0, return_inverse=True)
@@ -97,16 +97,16 @@ def tinyworld(told: argparse.Namespace) -> tuple[basin.Probe, basin.Pairs, Judge
     return probe, pairs_of(len(rows), seeds, told.seeds, model.latent_shape), judge, anchors
 
 
-def outcomes(probe: basin.Probe, pairs: basin.Pairs, judge: Judge) -> Tensor:
+def outcomes(probe: GuidedModel, pairs: Pairs, judge: Judge) -> Tensor:
     """Outcome of every candidate, run to the end and looked at, [T, N]."""
-    stem, rows, found = basin.trunk(probe, pairs), torch.arange(len(pairs)), []
+    stem, rows, found = run_trunk(probe, pairs), torch.arange(len(pairs)), []
     for index in range(len(probe.timesteps)):
         at = torch.full_like(rows, index)
-        found.append(judge(basin.branch(probe, stem.at(rows, at), pairs.prompt, at)[0], pairs.prompt))
+        found.append(judge(run_branch(probe, stem.at(rows, at), pairs.prompt, at), pairs.prompt))
     return torch.stack(found)
 
 
-def plain(probe: basin.Probe, pairs: basin.Pairs, judge: Judge, index: int) -> float:
+def plain(probe: GuidedModel, pairs: Pairs, judge: Judge, index: int) -> float:
     """Seconds that one candidate of the plain sweep takes."""
     begin = time.perf_counter()
     rule = SwitchAt(float(probe.timesteps[index]), 0.0, probe.scale)
@@ -140,7 +140,7 @@ def least(swept: Tensor, seeds: int) -> dict[str, int]:
 
 
 @torch.no_grad()
-def compare(probe: basin.Probe, pairs: basin.Pairs, judge: Judge, anchors: basin.Anchors, timed: int) -> dict[str, Any]:
+def compare(probe: GuidedModel, pairs: Pairs, judge: Judge, anchors: Anchors, timed: int) -> dict[str, Any]:
     """Both ways on the same pairs."""
     count, n = len(probe.timesteps), len(pairs)
     candidates = [round((k + 0.5) * count / timed) for k in range(timed)]
@@ -149,11 +149,15 @@ def compare(probe: basin.Probe, pairs: basin.Pairs, judge: Judge, anchors: basin
         plain_seconds.append(plain(probe, pairs, judge, min(index, count - 1)))
         if k in (0, timed // 2, timed - 1):
             begin = time.perf_counter()
-            exits, evals = basin.find_exits(probe, pairs, judge, anchors=anchors)
+            before = probe.count.total
+            exits = ExitSearch(probe, pairs, judge, anchors=anchors).exits()
+            evals = probe.count.total - before
             probe_seconds.append(time.perf_counter() - begin)
     swept = outcomes(probe, pairs, judge)
     same = agreement(exits, swept, probe.timesteps)
-    checked, checked_evals = basin.find_exits(probe, pairs, judge, anchors=anchors, checks=1)
+    before = probe.count.total
+    checked = ExitSearch(probe, pairs, judge, anchors=anchors).exits(order_checks=1)
+    checked_evals = probe.count.total - before
     stock, thrifty = count * 2 * count * n, sum(i + 2 * (count - i) for i in range(count)) * n
     sweep_seconds = statistics.mean(plain_seconds) * count
     return {

@@ -35,7 +35,9 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from basinguard import basin
+from basinguard.basin.critical_scale import critical_scale
+from basinguard.basin.gap import raise_alarm
+from basinguard.basin.trajectories import Pairs, run_branch, run_trunk
 from basinguard.core import stats
 from basinguard.core.estimate import Estimate
 from basinguard.core.images import to_tensor
@@ -51,6 +53,7 @@ from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
+from basinguard.training.finetune_options import LoraOptions, MemoryOptions, OptimizerOptions, ReadingOptions
 from basinguard.training.fit_cli import quiet_lightning
 from basinguard.training.guarded_run import holding, trained_weights, untouched
 from basinguard.training.interventions import Actor
@@ -88,7 +91,11 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """What `FineTune` is given."""
-        return {"method": self.method, "learning_rate": self.rate, "cache": True}
+        return {
+            "method": self.method,
+            "optimizer": OptimizerOptions(learning_rate=self.rate),
+            "memory": MemoryOptions(cache=True),
+        }
 
 
 MORE = [Run(16, "full", rate) for rate in RATES["full"]]  # for the forecast alone; nothing of them is shipped
@@ -139,7 +146,7 @@ def guard_for(data: ImageFolder, controls: ImageFolder) -> Guard:
     )  # fmt: skip
     distance, clip = style(), clip_for("tinyworld")
     plan = ProbePlan(min(12, len(data.items)), **PLAN)
-    return Guard(training, Structure(), plan, clip.score, faithful=lambda images: -distance(images))
+    return Guard(training, Structure(), plan, clip.score, score_fidelity=lambda images: -distance(images))
 
 
 def evenly(count: int, most: int) -> list[int]:
@@ -155,9 +162,9 @@ def critical_scales(guard: Guard, model: LatentModel) -> tuple[list[float], list
     texts = [training.captions[i] for i in own] + [training.heldout[i] for i in held]
     images = torch.cat([training.images[own], training.heldout_images[held]])
     rows = torch.arange(len(texts))
-    found = basin.critical_scale(guard.probe(model, texts), model.encode(images), rows, resolution=COARSE)
-    logs = found.with_caption.log().tolist()
-    return logs[: len(own)], logs[len(own) :], found.evals
+    guided = guard.guided_model(model, texts)
+    logs = critical_scale(guided, model.encode(images), rows, resolution=COARSE).with_caption.log().tolist()
+    return logs[: len(own)], logs[len(own) :], guided.count.total
 
 
 class Study(pl.Callback):
@@ -198,7 +205,7 @@ class Study(pl.Callback):
             self.losses.append(validation_loss(pl_module, self.controls))
         if epoch >= 0:
             arrays = (own, self.scales[0][0], held, self.scales[0][1])
-            alarm = basin.raise_alarm(*(torch.tensor(values) for values in arrays))
+            alarm = raise_alarm(*(torch.tensor(values) for values in arrays))
             found = CriticalScales(excess=alarm.excess, since_base=alarm.since_base)
             report = report.model_copy(update={"critical_scales": found, "unet_evals": report.unet_evals + evals})
             self.guard.history[-1] = report
@@ -224,7 +231,7 @@ def line(report: Report) -> str:
 
 
 def images_of(folder: Path) -> ImageFolder:
-    data = ImageFolder(str(folder), resolution=64, batch_size=BATCH, keep_in_memory=True)
+    data = ImageFolder(str(folder), resolution=64, batch_size=BATCH, reading=ReadingOptions(keep_in_memory=True))
     data.setup("fit")
     return data
 
@@ -290,13 +297,13 @@ def epochs_of(found: dict[str, Any]) -> dict[str, int | None]:
 def samples(guard: Guard, model: LatentModel, prompts: list[str], total: int, transition: float = 999.0) -> Any:
     """Images [total, 3, H, W] of prompts going round, each with a seed of its own, and whose each is."""
     prompt = torch.arange(total) % len(prompts)
-    pairs = basin.Pairs(prompt, SHIP_SEED + torch.arange(total), noise_of(total, model))
-    probe = guard.probe(model, prompts)
+    pairs = Pairs(prompt, SHIP_SEED + torch.arange(total), noise_of(total, model))
+    probe = guard.guided_model(model, prompts)
     index = torch.zeros_like(prompt) + int((probe.timesteps > transition).sum())
     states = probe.path.begin(pairs.noise)
     if int(index[0]):
-        states = basin.prefix(probe, pairs, before=0.0)[0][index, torch.arange(total)]
-    return model.decode(basin.branch(probe, states, prompt, index)[0]), prompt
+        states = run_trunk(probe, pairs, before=0.0).pair_states[index, torch.arange(total)]
+    return model.decode(run_branch(probe, states, prompt, index)), prompt
 
 
 def noise_of(total: int, model: LatentModel) -> torch.Tensor:
@@ -315,8 +322,8 @@ def shipped(
     captions, prompts = list(guard.training.captions), list(guard.training.heldout)
     own, which = samples(guard, model, captions, pairs, transition)
     held, whose = samples(guard, model, prompts, each * len(prompts), transition)
-    assert guard.align is not None
-    scores = guard.align(held, [prompts[k] for k in whose.tolist()])
+    assert guard.score_alignment is not None
+    scores = guard.score_alignment(held, [prompts[k] for k in whose.tolist()])
     return {
         "risk": stats.rate(guard.is_copy(own), which).model_dump(),
         "alignment": stats.cluster_bootstrap(scores, whose).model_dump(),
@@ -362,8 +369,8 @@ VARIANTS: dict[str, tuple[Run, dict[str, Any], Interventions | None]] = {
     "skip low losses": (ACTED, {}, Interventions(low_loss=2.0)),
     "skip large gaps": (ACTED, {}, Interventions(large_gap=1.0)),  # its threshold is measured, see `usual_gap`
     "lora rank 16, nothing": (ADAPTER, {}, None),
-    "lora rank 4": (ADAPTER, {"rank": 4}, None),
-    "lora dropout 0.1": (ADAPTER, {"dropout": 0.1}, None),
+    "lora rank 4": (ADAPTER, {"lora": LoraOptions(rank=4)}, None),
+    "lora dropout 0.1": (ADAPTER, {"lora": LoraOptions(dropout=0.1)}, None),
 }
 
 

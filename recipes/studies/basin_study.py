@@ -31,8 +31,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from basinguard import basin
+from basinguard.basin.detectors import detector_error
 from basinguard.basin.trajectories import pairs_of
+from basinguard.commands.demo import demo_model
 from basinguard.core import seeds, stats
 from basinguard.core.report import Report
 from basinguard.core.versions import versions
@@ -120,7 +121,7 @@ def detectors(guard: Guard, model: LatentModel, report: Report) -> dict[str, Any
     found = {}
     for name, detector in DETECTORS.items():
         rule = SwitchAfter(detector, before=0.0, after=SCALE)
-        error = basin.detector_error(guard.probe(model, captions), pairs, report.basin.exits, rule)
+        error = detector_error(guard.guided_model(model, captions), pairs, report.basin.exits, rule)
         found[name] = {
             "early": error.early.model_dump(),
             "never": error.never.model_dump(),
@@ -151,7 +152,7 @@ def main() -> None:
         plan = ProbePlan(told.captions, told.seeds, told.timesteps, SCALE, critical_scales=told.retention)
         guard = Guard(training, Structure(), plan)
         study = Study(guard, told.every)
-        model = FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True)
+        model = demo_model()
         pl.Trainer(
             max_epochs=told.epochs, accelerator="cpu", logger=False, callbacks=[study], enable_checkpointing=False,
             enable_model_summary=False, enable_progress_bar=False,

@@ -38,9 +38,13 @@ from basinguard.sessions.session import Session, open_model
 from basinguard.similarity.kernel_distance import KernelDistance
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.tinyworld.scenes import all_captions, draw_scene
+from basinguard.training.finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions
 
 SCALE, TIMESTEPS = 3.0, 16
-METHODS = {"full": {"learning_rate": 8e-4}, "lora": {"learning_rate": 3e-3, "rank": 32}}
+METHODS = {
+    "full": {"optimizer": OptimizerOptions(learning_rate=8e-4)},
+    "lora": {"optimizer": OptimizerOptions(learning_rate=3e-3), "lora": LoraOptions(rank=32)},
+}
 TERMS = CalibrationTerms(
     alpha=0.1, delta=0.05, pairs=96, before=(0.0, -1.0), after=(4.5,), transitions=(690.0, 750.0, 815.0),
     strengths=(0.4, 0.5, 0.6, 0.7, 0.8, 1.0),
@@ -93,7 +97,13 @@ def fresh_scenes(session: Session) -> KernelDistance:
 
 def fine_tune(method: str, updates: int, data: Path, out: Path) -> Path:
     """The demo's fine-tune without the guard."""
-    module = FineTune("tinyworld", method=method, keep_unconditional=1.0, cache=True, **METHODS[method])
+    module = FineTune(
+        "tinyworld",
+        method,
+        loss=LossOptions(keep_unconditional=1.0),
+        memory=MemoryOptions(cache=True),
+        **METHODS[method],
+    )
     trainer = pl.Trainer(
         max_steps=updates, accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False
     )

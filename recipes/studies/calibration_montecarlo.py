@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from basinguard import basin
+from basinguard.basin.trajectories import GuidedModel
 from basinguard.calibration.candidate import RuleCandidate
 from basinguard.calibration.fixed_sequence import proven
 from basinguard.calibration.rule_search import best, explore, finalists
@@ -35,7 +35,7 @@ from basinguard.diffusion.toy import gaussian_memorizer
 
 TOY = gaussian_memorizer(count=64, dim=8, leak=1e-2)
 GRID = TOY.schedule.grid(24)
-PROBE = basin.Probe(TOY, TOY.schedule, GRID, 4.0, chunk=100_000)
+PROBE = GuidedModel(TOY, TOY.schedule, GRID, 4.0, chunk=100_000)
 CAPTIONS = 4
 SETTINGS = [Setting(before, after) for before in (0.0, -1.0) for after in (2.0, 4.0)]
 POSITIONS = [index for index, timestep in enumerate(GRID.tolist()) if timestep < 600]

@@ -29,10 +29,10 @@ from basinguard.core.files import write_bytes
 from basinguard.core.stats import cluster_bootstrap
 from basinguard.curation.curate import curate
 from basinguard.curation.manifest import MANIFEST, Curation, read_manifest
+from basinguard.sessions.demo_run import demo_model
 from basinguard.tinyworld.demo_folder import write_demo_folder
-from basinguard.training.augmentation import Relief
+from basinguard.training.caption_augmentation import CaptionAugmentation
 from basinguard.training.data import ImageFolder
-from basinguard.training.finetune import FineTune
 
 SCALE, TIMESTEPS = 3.0, 16
 CHEAPEST = CalibrationTerms(
@@ -54,7 +54,8 @@ def main() -> None:
     outcome = curate(train, out=args.out / "curation", from_run=args.out / "audit-first", apply=True, workers=1)
     print(outcome)
     asked = add_captions(train / MANIFEST, outcome.curation)
-    second = fine_tune(args.out / "second", train, args.epochs, manifest=MANIFEST, relief=Relief(draw=True))
+    drawn = CaptionAugmentation(draw=True)
+    second = fine_tune(args.out / "second", train, args.epochs, manifest=MANIFEST, caption_augmentation=drawn)
     after = look(second, train, args.out / "audit-second", args.per_caption)
     result = compare(outcome.curation, asked, before, after) | provenance(time.monotonic() - started)
     text = json.dumps(result, indent=2)
@@ -69,7 +70,7 @@ def fine_tune(out: Path, train: Path, epochs: int, **images: object) -> Path:
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False,
         enable_progress_bar=False,
     )  # fmt: skip
-    module = FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True)
+    module = demo_model()
     trainer.fit(module, datamodule=ImageFolder(str(train), resolution=64, batch_size=16, **images))  # type: ignore[arg-type]
     module.export_pipeline().save_pretrained(out)
     print(f"{out}: {trainer.global_step} updates", flush=True)

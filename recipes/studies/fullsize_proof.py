@@ -45,11 +45,13 @@ from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
+from basinguard.training.finetune_options import LoraOptions, MemoryOptions
 from basinguard.training.fit_cli import quiet_lightning
-from basinguard.training.memory import RUNTIME, Request, footprint_of
+from basinguard.training.memory_footprint import RUNTIME, ProbeLoad, Workload, footprint_of
 from basinguard.training.shipping import ship
 
 PX, TIMESTEPS, SCALE = 256, 5, 7.5
+SAVING = MemoryOptions(weights="bfloat16", gradient_checkpointing=True)
 SMALL = {
     "unet": {"block_out_channels": [32, 32, 64, 64], "attention_head_dim": [1, 1, 2, 2], "cross_attention_dim": 64},
     "text_encoder": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
@@ -145,7 +147,7 @@ def write_images(folder: Path) -> None:
 
 def fitted(asked: argparse.Namespace, updates: int, **options: object) -> tuple[FineTune, ImageFolder]:
     """Trains as `basinguard fit` does, for a few updates of one image."""
-    model = FineTune(str(asked.out / "base"), weights="bfloat16", gradient_checkpointing=True, **options)
+    model = FineTune(str(asked.out / "base"), memory=SAVING, **options)
     images = ImageFolder(str(asked.out / "images"), resolution=PX, batch_size=1)
     trainer = Trainer(
         accelerator="cpu", max_steps=updates, logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -160,11 +162,11 @@ def fitted(asked: argparse.Namespace, updates: int, **options: object) -> tuple[
 
 def told(asked: argparse.Namespace, **options: object) -> dict[str, float]:
     """What `--dry-run` would have said of an update, a probe and the export, in GB."""
-    request = Request(
-        weights="bfloat16", precision="bfloat16", gradient_checkpointing=True, resolution=PX, batch_size=1, gpu=False,
-        probe_rows=2, export=True, **options,
+    workload = Workload(
+        memory=SAVING, precision="bfloat16", resolution=PX, batch_size=1, gpu=False,
+        probe=ProbeLoad(rows=2, export=True), **options,
     )  # fmt: skip
-    found = footprint_of(asked.out / "base", request)
+    found = footprint_of(asked.out / "base", workload)
     held = RUNTIME + found.weights + found.optimizer
     parts = {"update": max(found.update, found.encode), "probe": found.probe, "export": found.probe + found.copied}
     return {name: round((held + part) / 1e9, 2) for name, part in parts.items()}
@@ -175,7 +177,7 @@ def lora(asked: argparse.Namespace) -> dict:
     stages: dict = {}
     estimate = told(asked)
     with measured(stages, "two LoRA updates") as note:
-        module, images = fitted(asked, updates=2, rank=16)
+        module, images = fitted(asked, updates=2, lora=LoraOptions(rank=16))
         changed = max(float(p.detach().abs().max()) for n, p in module.trained().items() if "lora_B" in n)
         note |= {"estimate_gb": estimate["update"], "trained": sum(p.numel() for p in module.trained().values())}
         note["largest_change"] = changed

@@ -27,12 +27,14 @@ from pathlib import Path
 import lightning.pytorch as pl
 from PIL import Image
 
+from basinguard.commands.demo import demo_model
 from basinguard.similarity.structure import Structure
 from basinguard.similarity.thresholds import from_samples
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.tinyworld.scenes import KINDS, Caption, all_captions, draw_scene
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
+from basinguard.training.finetune_options import ReadingOptions
 from basinguard.training.fit_cli import quiet_lightning
 
 SCALE, TIMESTEPS = "3", "16"  # TinyWorld's usual CFG and sampling steps
@@ -189,9 +191,9 @@ class Keep(pl.Callback):
 def fine_tune(scenario: Scenario, out: Path, updates: int) -> None:
     """Full fine-tuning, the unconditional branch held in place, as `basinguard demo` does it."""
     quiet_lightning()
-    images = ImageFolder(str(scenario.train), resolution=64, batch_size=16, keep_in_memory=True)
+    images = ImageFolder(str(scenario.train), resolution=64, batch_size=16, reading=ReadingOptions(keep_in_memory=True))
     images.setup("fit")
-    module = FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True)
+    module = demo_model()
     trainer = pl.Trainer(
         max_steps=updates,
         accelerator="cpu",

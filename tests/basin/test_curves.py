@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from basinguard import basin
+from basinguard.basin.curves import risk_curve, static_transition
+from basinguard.basin.exit_search import ExitSearch
+from basinguard.basin.gap import top_gap
+from basinguard.basin.ordered_search import last_position
+from basinguard.basin.trajectories import GuidedModel, Pairs, run_trunk
 from basinguard.core.report import Exit
 from basinguard.diffusion.sampling import draw_noise, final, sample
 from basinguard.diffusion.toy import gaussian_memorizer
@@ -19,11 +23,11 @@ def judge(latents, prompt):
 
 def make_pairs(captions=4, seeds=3):
     prompt, seed = torch.arange(captions).repeat_interleave(seeds), torch.arange(seeds).repeat(captions)
-    return basin.Pairs(prompt, seed, draw_noise(seed.tolist(), (16,)))
+    return Pairs(prompt, seed, draw_noise(seed.tolist(), (16,)))
 
 
 def make_probe(**changes):
-    return basin.Probe(**{"denoise": TOY, "schedule": TOY.schedule, "timesteps": GRID, "scale": 7.5, **changes})
+    return GuidedModel(**{"denoise": TOY, "schedule": TOY.schedule, "timesteps": GRID, "scale": 7.5, **changes})
 
 
 def swept(pairs, before):
@@ -39,7 +43,8 @@ def swept(pairs, before):
 def test_bisection_finds_what_the_sweep_finds(before):
     pairs = make_pairs()
     outcomes = swept(pairs, before)
-    exits, evals = basin.find_exits(make_probe(), pairs, judge, before=before)
+    model = make_probe()
+    exits = ExitSearch(model, pairs, judge, before=before).exits()
     for column, found in zip(outcomes.T, exits, strict=True):
         if not column[0]:
             assert found.censored == "never"
@@ -47,21 +52,22 @@ def test_bisection_finds_what_the_sweep_finds(before):
         on_grid = GRID.tolist().index(int(found.timestep))
         assert column[on_grid], "the reported exit does not reproduce the image"
         assert found.censored == "always" or not column[on_grid + 1 :][:1].any(), "one step lower still reproduces"
-    assert evals < 16 * 32 * len(pairs) / 3, "bisection should cost far less than the sweep"
+    assert model.count.total < 16 * 32 * len(pairs) / 3, "bisection should cost far less than the sweep"
 
 
 def test_chunking_changes_no_result():
     pairs = make_pairs()
-    whole, _ = basin.find_exits(make_probe(), pairs, judge)
-    small, _ = basin.find_exits(make_probe(chunk=5), pairs, judge)
+    whole = ExitSearch(make_probe(), pairs, judge).exits()
+    small = ExitSearch(make_probe(chunk=5), pairs, judge).exits()
     assert whole == small
 
 
 def test_a_shared_seed_is_denoised_once():
     pairs = make_pairs(captions=4, seeds=3)
-    states, evals = basin.prefix(make_probe(), pairs, before=0.0)
+    model = make_probe()
+    states = run_trunk(model, pairs, before=0.0).pair_states
     assert states.shape == (17, 12, 16)
-    assert evals == 16 * 3
+    assert model.count.total == 16 * 3
 
 
 def test_search_equals_a_scan_for_every_threshold():
@@ -71,7 +77,7 @@ def test_search_equals_a_scan_for_every_threshold():
     def reproduces(rows, index):
         return index <= truth[rows]
 
-    assert torch.equal(basin.search(reproduces, truth >= 0, count), truth)
+    assert torch.equal(last_position(reproduces, truth >= 0, count), truth)
 
 
 def exit_at(timestep, caption=0, seed=0, lower=0.0):
@@ -89,7 +95,7 @@ def test_width_of_a_caption_that_is_never_memorized_is_zero():
 
 def test_curve_counts_exits_at_or_below_each_timestep():
     exits = [exit_at(200.0, 0), exit_at(600.0, 1), exit_at(None, 2, lower=None), exit_at(200.0, 3)]
-    curve = basin.curve(exits, torch.tensor([800, 600, 400, 200, 100]))
+    curve = risk_curve(exits, torch.tensor([800, 600, 400, 200, 100]))
     assert [(t, e.value) for t, e in curve] == [(100, 0), (200, 0.5), (400, 0.5), (600, 0.75), (800, 0.75)]
     assert all(e.low <= e.value <= e.high for _, e in curve)
 
@@ -97,23 +103,24 @@ def test_curve_counts_exits_at_or_below_each_timestep():
 def test_static_transition_is_the_boldest_within_budget():
     exits = [exit_at(float(t), caption) for caption, t in enumerate((300, 500, 700, 900))]
     grid = torch.tensor([999, 900, 700, 500, 300, 100])
-    assert basin.static_transition(exits, grid, budget=0.25) == 300
-    assert basin.static_transition(exits, grid, budget=0.1) == 100
+    assert static_transition(exits, grid, alpha=0.25) == 300
+    assert static_transition(exits, grid, alpha=0.1) == 100
     never = [exit_at(None, c, lower=None) for c in range(4)]
-    assert basin.static_transition(never, grid, budget=0.1) == 999
+    assert static_transition(never, grid, alpha=0.1) == 999
     always = [exit_at(100.0, c, lower=None) for c in range(4)]
-    assert basin.static_transition(always, grid, budget=0.1) is None
+    assert static_transition(always, grid, alpha=0.1) is None
 
 
 def test_top_gap_is_the_gap_at_the_noisiest_timestep():
     pairs = make_pairs(captions=2, seeds=2)
-    gaps, evals = basin.top_gap(make_probe(), pairs)
+    model = make_probe()
+    gaps = top_gap(model, pairs)
     first = next(sample(TOY, pairs.noise, pairs.prompt, TOY.schedule, GRID, SwitchAt(999, 0.0, 7.5)))
     torch.testing.assert_close(gaps, first.gap)
-    assert evals == 2 + 4, "one unconditional evaluation a seed, one conditional a pair"
+    assert model.count.total == 2 + 4, "one unconditional evaluation a seed, one conditional a pair"
 
 
 def test_a_model_that_returns_nan_measures_nothing():
     broken = make_probe(denoise=lambda x, t, p: x * float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
-        basin.find_exits(broken, make_pairs(), judge)
+        ExitSearch(broken, make_pairs(), judge).exits()

@@ -3,16 +3,18 @@
 import pytest
 import torch
 
-from basinguard import basin
-from basinguard.basin.early_decision import Limits, Watcher, learn
-from basinguard.basin.exits import _Finder, guided
+from basinguard.basin.curves import risk_curve
+from basinguard.basin.early_decision import Anchors, Limits, Watcher, learn
+from basinguard.basin.exit_search import ExitSearch
+from basinguard.basin.plain_run import run_plain
+from basinguard.basin.trajectories import GuidedModel, Pairs, run_branch, run_trunk
 from basinguard.diffusion.noise_schedule import FlowSchedule
 from basinguard.diffusion.sampling import draw_noise
 from basinguard.diffusion.toy import Memorizer, gaussian_memorizer
 
 TOY = gaussian_memorizer(count=24, dim=12, leak=1e-3)
 FLOW = Memorizer(TOY.points, TOY.leak, FlowSchedule(shift=3.0))
-ANCHORS = basin.Anchors(TOY.points[:8], torch.arange(8))
+ANCHORS = Anchors(TOY.points[:8], torch.arange(8))
 
 
 def judge(latents, prompt):
@@ -22,22 +24,28 @@ def judge(latents, prompt):
 def make_pairs(captions=8, seeds=6, first=0):
     prompt = torch.arange(captions).repeat_interleave(seeds)
     seed = torch.arange(first, first + seeds).repeat(captions)
-    return basin.Pairs(prompt, seed, draw_noise(seed.tolist(), (12,)))
+    return Pairs(prompt, seed, draw_noise(seed.tolist(), (12,)))
 
 
 def make_probe(solver="ddim", steps=25, chunk=512, scale=7.5, toy=TOY):
-    return basin.Probe(toy, toy.schedule, toy.schedule.grid(steps), scale, chunk, solver)
+    return GuidedModel(toy, toy.schedule, toy.schedule.grid(steps), scale, chunk, solver)
 
 
 def swept(probe, pairs):
     """Outcome of every candidate, none shared, none stopped: [T, N]."""
-    stem = basin.trunk(probe, pairs)
+    stem = run_trunk(probe, pairs)
     rows = torch.arange(len(pairs))
     outcomes = []
     for index in range(len(probe.timesteps)):
         at = torch.full_like(rows, index)
-        outcomes.append(judge(basin.branch(probe, stem.at(rows, at), pairs.prompt, at)[0], pairs.prompt))
+        outcomes.append(judge(run_branch(probe, stem.at(rows, at), pairs.prompt, at), pairs.prompt))
     return torch.stack(outcomes)
+
+
+def searched(probe, pairs, kind=ExitSearch, resolution=1, **options):
+    """The exits, and the evaluations that they took."""
+    before = probe.count.total
+    return kind(probe, pairs, judge, **options).exits(resolution=resolution), probe.count.total - before
 
 
 @pytest.mark.parametrize(
@@ -46,19 +54,22 @@ def swept(probe, pairs):
 def test_early_decisions_change_no_exit_and_save_most_of_the_work(solver, toy):
     probe, pairs = make_probe(solver, steps=40, toy=toy), make_pairs(seeds=3)
     outcomes = swept(probe, pairs)
-    exits, evals = basin.find_exits(probe, pairs, judge, anchors=ANCHORS)
+    exits, evals = searched(probe, pairs, anchors=ANCHORS)
     assert agreeing(exits, outcomes, probe) == len(exits)
-    whole = 2 * len(probe.path.nodes) * len(pairs)  # ordinary CFG from the start, which is run to the end in any case
-    _, without = basin.find_exits(probe, pairs, judge)
+    whole = 2 * len(probe.path.nodes) * len(pairs)  # plain CFG from the start, which is run to the end in any case
+    _, without = searched(probe, pairs)
     assert evals - whole < (without - whole) / 2
 
 
-def test_guesses_that_all_err_to_one_side_cost_little(monkeypatch):
+class Biased(ExitSearch):
+    def guess(self):
+        return super().guess() + 8
+
+
+def test_guesses_that_all_err_to_one_side_cost_little():
     probe, pairs = make_probe(steps=40), make_pairs(captions=4, seeds=12)
-    expected, fair = basin.find_exits(probe, pairs, judge, anchors=ANCHORS)
-    right = _Finder.guess
-    monkeypatch.setattr(_Finder, "guess", lambda *told: right(*told) + 8)
-    exits, biased = basin.find_exits(probe, pairs, judge, anchors=ANCHORS)
+    expected, fair = searched(probe, pairs, anchors=ANCHORS)
+    exits, biased = searched(probe, pairs, kind=Biased, anchors=ANCHORS)
     assert exits == expected
     whole = 2 * len(probe.path.nodes) * len(pairs)
     assert biased - whole < 1.4 * (fair - whole)
@@ -67,8 +78,8 @@ def test_guesses_that_all_err_to_one_side_cost_little(monkeypatch):
 def test_a_sampler_whose_outcomes_are_not_ordered_is_caught_by_checks():
     probe, pairs = make_probe("pndm"), make_pairs(captions=4, seeds=4)  # a switch disturbs the history PNDM builds on
     outcomes = swept(probe, pairs)
-    plain, _ = basin.find_exits(probe, pairs, judge)
-    checked, _ = basin.find_exits(probe, pairs, judge, checks=12)
+    plain = ExitSearch(probe, pairs, judge).exits()
+    checked = ExitSearch(probe, pairs, judge).exits(order_checks=12)
     assert agreeing(plain, outcomes, probe) < agreeing(checked, outcomes, probe)
     for found, column in zip(checked, outcomes.T, strict=True):
         if not found.monotone:
@@ -93,10 +104,10 @@ def test_the_judge_sees_only_what_latents_do_not_decide():
         return judge(latents, prompt)
 
     probe, pairs = make_probe(), make_pairs()
-    plain, _ = basin.find_exits(probe, pairs, counting)
+    plain = ExitSearch(probe, pairs, counting).exits()
     without = sum(asked)
     asked.clear()
-    early, _ = basin.find_exits(probe, pairs, counting, anchors=ANCHORS)
+    early = ExitSearch(probe, pairs, counting, anchors=ANCHORS).exits()
     assert early == plain
     assert sum(asked) <= 2 * len(pairs) + 0.2 * (without - 2 * len(pairs)), "two sets of ends are looked at in any case"
 
@@ -104,17 +115,17 @@ def test_the_judge_sees_only_what_latents_do_not_decide():
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 def test_chunks_and_order_change_no_exit(chunk):
     pairs = make_pairs(captions=4, seeds=3)
-    expected, _ = basin.find_exits(make_probe(), pairs, judge, anchors=ANCHORS)
-    assert basin.find_exits(make_probe(chunk=chunk), pairs, judge, anchors=ANCHORS)[0] == expected
+    expected = ExitSearch(make_probe(), pairs, judge, anchors=ANCHORS).exits()
+    assert ExitSearch(make_probe(chunk=chunk), pairs, judge, anchors=ANCHORS).exits() == expected
     mixed = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))
-    shuffled, _ = basin.find_exits(make_probe(), pairs[mixed], judge, anchors=ANCHORS)
+    shuffled = ExitSearch(make_probe(), pairs[mixed], judge, anchors=ANCHORS).exits()
     assert shuffled == [expected[k] for k in mixed.tolist()]
 
 
 def test_a_coarser_search_brackets_the_exact_exit():
     pairs = make_pairs(captions=4)
-    exact, cost = basin.find_exits(make_probe(), pairs, judge)
-    coarse, cheaper = basin.find_exits(make_probe(), pairs, judge, resolution=4)
+    exact, cost = searched(make_probe(), pairs)
+    coarse, cheaper = searched(make_probe(), pairs, resolution=4)
     assert cheaper < cost
     for a, b in zip(exact, coarse, strict=True):
         assert (a.timestep is None) == (b.timestep is None)
@@ -125,9 +136,9 @@ class Bumpy:
     """A judge of a model whose outcomes are not ordered: every caption 0 sample that was guided late is a copy."""
 
     def __init__(self, probe, pairs, hits):
-        stem, rows = basin.trunk(probe, pairs), torch.arange(len(pairs))
+        stem, rows = run_trunk(probe, pairs), torch.arange(len(pairs))
         ends = [
-            basin.branch(probe, stem.at(rows, at := torch.full_like(rows, i)), pairs.prompt, at)[0]
+            run_branch(probe, stem.at(rows, at := torch.full_like(rows, i)), pairs.prompt, at)
             for i in range(len(probe.timesteps))
         ]
         self.ends, self.hits = torch.stack(ends), hits
@@ -140,7 +151,7 @@ class Bumpy:
 def test_outcomes_that_are_not_ordered_are_found_swept_and_reported():
     probe, pairs = make_probe(steps=8), make_pairs(captions=1, seeds=6)
     bumpy = Bumpy(probe, pairs, hits={0, 1, 5})
-    exits, _ = basin.find_exits(probe, pairs, bumpy, checks=12)
+    exits = ExitSearch(probe, pairs, bumpy).exits(order_checks=12)
     odd = [found for found in exits if not found.monotone]
     assert odd, "12 checks of 8 positions must meet position 5"
     for found in odd:
@@ -148,16 +159,16 @@ def test_outcomes_that_are_not_ordered_are_found_swept_and_reported():
         assert found.timestep == float(probe.timesteps[5]), "the exit is the smallest timestep that reproduces"
         assert found.reproduced_from(float(probe.timesteps[1]))
         assert not found.reproduced_from(float(probe.timesteps[3]))
-    methods = {estimate.method for _, estimate in basin.curve(exits, probe.timesteps)}
+    methods = {estimate.method for _, estimate in risk_curve(exits, probe.timesteps)}
     assert any("Bonferroni" in method for method in methods)
 
 
 def test_a_seed_that_needs_no_guidance_never_leaves():
     probe = make_probe()
     wide = make_pairs(captions=1, seeds=60, first=100)
-    own = judge(basin.trunk(probe, wide).states[-1], wide.prompt).nonzero().squeeze(1)
+    own = judge(run_trunk(probe, wide).states[-1], wide.prompt).nonzero().squeeze(1)
     assert len(own), "one seed in 24 falls to point 0 by itself"
-    exits, _ = basin.find_exits(probe, wide[own], judge)
+    exits = ExitSearch(probe, wide[own], judge).exits()
     assert {found.censored for found in exits} == {"always"}
     assert all(found.timestep == float(probe.timesteps[-1]) for found in exits)
 
@@ -183,7 +194,7 @@ def test_distances_of_copies_and_others_that_overlap_decide_nothing():
 
 def test_a_branch_that_still_approaches_is_not_given_up():
     limits = Limits(near=0.2, far=0.8, yes_from=0, no_from=0, middle=0.5)
-    anchors = basin.Anchors(torch.zeros(1, 1) + 1e-9, torch.tensor([0]))
+    anchors = Anchors(torch.zeros(1, 1) + 1e-9, torch.tensor([0]))
     spread = float(anchors._spread)
     watcher, row = Watcher(limits, anchors, torch.tensor([0])), torch.tensor([0])
     for index, distance in enumerate((2.0, 1.9, 1.8, 1.7)):
@@ -194,12 +205,12 @@ def test_a_branch_that_still_approaches_is_not_given_up():
 
 def test_guided_keeps_the_trail_of_every_evaluation():
     probe, pairs = make_probe(steps=6), make_pairs(captions=2, seeds=2)
-    found = guided(probe, pairs, ANCHORS)
+    found = run_plain(probe, pairs, ANCHORS)
     assert found.trail.shape == (6, 4)
-    assert found.evals == 2 * 6 * 4
-    assert guided(probe, pairs).trail is None
+    assert probe.count.total == 2 * 6 * 4
+    assert run_plain(probe, pairs).trail is None
 
 
 def test_no_pairs_are_refused():
     with pytest.raises(ValueError, match=r"0 \(caption, seed\) pairs"):
-        basin.Pairs(torch.tensor([]), torch.tensor([]), torch.zeros(0, 3))
+        Pairs(torch.tensor([]), torch.tensor([]), torch.zeros(0, 3))

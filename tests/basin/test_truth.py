@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from basinguard import basin
+from basinguard.basin.curves import mean_width, median_exit
+from basinguard.basin.exit_search import ExitSearch
+from basinguard.basin.trajectories import GuidedModel, Pairs, run_trunk
 from basinguard.core import stats
 from basinguard.diffusion.sampling import draw_noise
 from basinguard.diffusion.toy import exact_exits, gaussian_memorizer, two_points
@@ -55,9 +57,9 @@ def measured_and_true(rng, settings):
     prompt = torch.arange(settings).repeat_interleave(SEEDS)
     seed = torch.arange(len(prompt)) + int(rng.integers(10**6))
     noise = draw_noise(seed.tolist(), (dim,))
-    pairs = basin.Pairs(prompt, seed, stacked.noise(prompt, noise))
-    probe = basin.Probe(stacked, stacked.schedule, stacked.schedule.grid(steps), scale, chunk=4096)
-    exits, _ = basin.find_exits(probe, pairs, stacked.nearest_own)
+    pairs = Pairs(prompt, seed, stacked.noise(prompt, noise))
+    probe = GuidedModel(stacked, stacked.schedule, stacked.schedule.grid(steps), scale, chunk=4096)
+    exits = ExitSearch(probe, pairs, stacked.nearest_own).exits()
     populations = draw_noise(range(5_000_000, 5_000_000 + POPULATION), (dim,))
     rows = []
     for k, toy in enumerate(toys):
@@ -85,7 +87,7 @@ def compare(groups, settings, seed):
             if both:
                 middle = [(e.timestep + (e.lower or 0.0)) / 2 - t for e, t in both]
                 errors.append(float(np.median(np.abs(middle))) * steps / 1000)
-            found = basin.width([e.model_copy(update={"caption": k}) for k, e in enumerate(exits)])
+            found = mean_width([e.model_copy(update={"caption": k}) for k, e in enumerate(exits)])
             covered.append(found.low <= width <= found.high)
     return np.array(errors), np.mean(agree), np.array(covered)
 
@@ -115,9 +117,9 @@ def test_the_exact_exit_is_where_a_fine_sampler_leaves():
     toy = two_points(6.0, 1e-3, dim=3)
     noise = draw_noise(range(8), (3,)).double()
     exact = exact_exits(toy, noise, 5.0, steps=250)
-    pairs = basin.Pairs(torch.zeros(8, dtype=torch.long), torch.arange(8), noise)
-    probe = basin.Probe(toy, toy.schedule, toy.schedule.grid(125), 5.0, chunk=4096)
-    exits, _ = basin.find_exits(probe, pairs, lambda x, p: toy.nearest(x) == p)
+    pairs = Pairs(torch.zeros(8, dtype=torch.long), torch.arange(8), noise)
+    probe = GuidedModel(toy, toy.schedule, toy.schedule.grid(125), 5.0, chunk=4096)
+    exits = ExitSearch(probe, pairs, lambda x, p: toy.nearest(x) == p).exits()
     for found, sigma in zip(exits, exact.tolist(), strict=True):
         true = timestep_of(toy, sigma)
         assert (found.timestep is None) == (true is None)
@@ -127,12 +129,12 @@ def test_the_exact_exit_is_where_a_fine_sampler_leaves():
 def test_the_formula_of_many_points_says_where_half_of_them_leave():
     toy = gaussian_memorizer()
     seed = torch.arange(24)
-    pairs = basin.Pairs(torch.zeros(24, dtype=torch.long), seed, draw_noise(seed.tolist(), (32,)))
-    probe = basin.Probe(toy, toy.schedule, toy.schedule.grid(25), 7.5)
-    exits, _ = basin.find_exits(probe, pairs, lambda x, p: toy.nearest(x) == p)
-    ends = basin.trunk(probe, pairs).states[-1]
+    pairs = Pairs(torch.zeros(24, dtype=torch.long), seed, draw_noise(seed.tolist(), (32,)))
+    probe = GuidedModel(toy, toy.schedule, toy.schedule.grid(25), 7.5)
+    exits = ExitSearch(probe, pairs, lambda x, p: toy.nearest(x) == p).exits()
+    ends = run_trunk(probe, pairs).states[-1]
     formula = toy.schedule.timestep(float(toy.exit_sigma(0, toy.points[toy.nearest(ends)]).median()))
-    assert abs(basin.median_exit(exits).value - formula) <= 2 * 40
+    assert abs(median_exit(exits).value - formula) <= 2 * 40
 
 
 def test_exact_exits_need_two_points():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from basinguard import basin
+from basinguard.basin.trajectories import GuidedModel, run_branch, run_trunk
 from basinguard.calibration.candidate import Candidate, PairScores, RuleCandidate
 from basinguard.calibration.fixed_sequence import fixed_sequence
 from basinguard.calibration.grids import refined_grid
@@ -25,7 +25,7 @@ from basinguard.diffusion.toy import gaussian_memorizer
 
 TOY = gaussian_memorizer(count=16, dim=8, leak=1e-2)
 GRID = TOY.schedule.grid(12)
-PROBE = basin.Probe(TOY, TOY.schedule, GRID, 4.0, chunk=4096)
+PROBE = GuidedModel(TOY, TOY.schedule, GRID, 4.0, chunk=4096)
 
 
 def judge(latents, prompt):
@@ -38,8 +38,8 @@ def trial(count=400, first_seed=0, **options):
 
 def outcomes(pairs):
     """Whether each pair is reproduced at each grid position, [T, N]."""
-    states, _ = basin.prefix(PROBE, pairs, 0.0)
-    rows = [basin.branch(PROBE, states[i], pairs.prompt, torch.full_like(pairs.prompt, i))[0] for i in range(len(GRID))]
+    states = run_trunk(PROBE, pairs, 0.0).pair_states
+    rows = [run_branch(PROBE, states[i], pairs.prompt, torch.full_like(pairs.prompt, i)) for i in range(len(GRID))]
     return torch.stack([judge(row, pairs.prompt) for row in rows])
 
 
@@ -166,7 +166,7 @@ def test_a_rule_of_constant_guidance_ends_where_the_sampler_does_and_costs_what_
     assert [c.evals_per_sample for c in found] == [2 * evals] * 2
     torch.testing.assert_close(seen[0], seen[1])
     prompt = given.pairs.prompt
-    whole, _ = basin.branch(given.probe, given.probe.path.begin(given.pairs.noise), prompt, 0 * prompt)
+    whole = run_branch(given.probe, given.probe.path.begin(given.pairs.noise), prompt, 0 * prompt)
     torch.testing.assert_close(seen[0], whole)
 
 

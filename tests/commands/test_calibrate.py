@@ -10,7 +10,8 @@ from diffusers import StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 
-from basinguard import basin, cli
+from basinguard import cli
+from basinguard.basin.trajectories import GuidedModel, run_branch
 from basinguard.calibration.terms import STRENGTHS, CalibrationTerms
 from basinguard.commands.audit import audit
 from basinguard.commands.calibrate import calibrate
@@ -217,10 +218,10 @@ def copied_folder(tuned_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("copied")
     captions = ['<script>alert("a")</script>', "a ball & b", "\x1b[31mred"]
     model, rows = LatentModel(opened_pipe(tuned_dir)), []
-    probe = basin.Probe(model.denoiser(captions), model.schedule, model.schedule.grid(3), 3.0)
+    probe = GuidedModel(model.denoiser(captions), model.schedule, model.schedule.grid(3), 3.0)
     prompt = torch.arange(3)
     with torch.no_grad():
-        ends, _ = basin.branch(probe, draw_noise(range(seeds.AUDIT, seeds.AUDIT + 3), (4, 16, 16)), prompt, 0 * prompt)
+        ends = run_branch(probe, draw_noise(range(seeds.AUDIT, seeds.AUDIT + 3), (4, 16, 16)), prompt, 0 * prompt)
         for k, pixels in enumerate(model.decode(ends)):
             to_image(pixels).save(folder / f"{k}.png")
             rows.append({"file_name": f"{k}.png", "text": captions[k]})

@@ -20,7 +20,7 @@ from basinguard.training import resources
 from basinguard.training.data import ImageFolder
 from basinguard.training.dry_run import probe_evals
 from basinguard.training.fit_cli import QUIET, FineTuneCLI, fit_cli
-from basinguard.training.memory import footprint
+from basinguard.training.memory_footprint import footprint
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -62,7 +62,7 @@ def test_a_config_parses_and_its_header_is_true(path, monkeypatch):
     assert f"basinguard fit --config configs/{path.name} --data.init_args.directory DIR" in text
     assert config.trainer.default_root_dir == f"runs/{path.stem}"
     images = ImageFolder(**config.data.init_args.as_dict())
-    assert not (config.model.init_args.cache and images.augments)
+    assert not (config.model.init_args.memory.cache and images.augments)
 
 
 SMALL = {"architecture": "any", "prediction_type": None}  # the tiny pipeline is no Stable Diffusion 2
@@ -118,8 +118,10 @@ def test_the_header_says_the_memory_and_disk_of_the_real_model(path, monkeypatch
     config = parse(monkeypatch, path, "--data.init_args.directory", "photos")
     if path.stem.startswith("sd21"):
         configs = {name: sd21_config(f"{name}/config.json") for name in ("unet", "vae", "text_encoder")}
-        monkeypatch.setattr(resources, "footprint_of", lambda base, asked: footprint(configs, replace(asked, gpu=True)))
-    plan, text = resources.plan_of(config), path.read_text(encoding="utf-8")
+        monkeypatch.setattr(
+            resources, "footprint_of", lambda base, workload: footprint(configs, replace(workload, gpu=True))
+        )
+    plan, text = resources.resources_of(config), path.read_text(encoding="utf-8")
     assert re.search(r"Memory: +([\d.]+) GB", text)[1] == f"{plan.footprint.peak / 1e9:.1f}"
     if path.stem.startswith("sd21"):
         said = f"{plan.checkpoints} checkpoints of {plan.checkpoint_size / 1e9:.2f} GB"
@@ -129,7 +131,7 @@ def test_the_header_says_the_memory_and_disk_of_the_real_model(path, monkeypatch
 def test_the_checkpoint_size_is_that_of_a_real_one(tiny_pipeline_dir, scene_folder, tmp_path):
     path = for_six_images(next(path for path in CONFIGS if path.stem == "tinyworld_full"), tmp_path)
     cli = fit_cli(["--dry-run", *on_small_model(path, tiny_pipeline_dir, scene_folder)])
-    told = resources.plan_of(cli.config).checkpoint_size
+    told = resources.resources_of(cli.config).checkpoint_size
     cli.trainer.strategy.connect(cli.model)
     cli.model.trainer = cli.trainer
     optimizer = torch.optim.AdamW(cli.model.trained().values())
@@ -154,11 +156,11 @@ def test_too_little_memory_or_disk_is_said_before_weights_are_loaded(
     )
     monkeypatch.setattr(resources.psutil, "virtual_memory", lambda: Free(1e8))
     monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: Disk(1e6))
-    with pytest.raises(ValueError, match="this machine is too small for the plan") as caught:
+    with pytest.raises(ValueError, match="this machine is too small for it") as caught:
         fit_cli(on_small_model(path, tiny_pipeline_dir, scene_folder))
     memory, disk = str(caught.value).splitlines()[1:]
     assert re.search(
-        r"memory: the plan takes \d\.\d GB, 0\.1 GB are free on the CPU; try gradient_checkpointing", memory
+        r"memory: the fine-tune takes \d\.\d GB, 0\.1 GB are free on the CPU; try memory.gradient_checkpointing", memory
     )
     assert re.search(r"disk: 6 checkpoints of .* keep fewer \(save_top_k\), or set trainer\.default_root_dir", disk)
     with pytest.raises(pytest.fail.Exception, match="weights were loaded"):
@@ -183,7 +185,7 @@ def test_a_probe_takes_no_more_evaluations_than_the_dry_run_says(tiny_pipeline_d
         guard = Guard(
             TrainingSet(images, captions, ("a hat",)), Structure(), ProbePlan(captions=2, seeds=2, timesteps=6)
         )
-        guard.is_own_copy = lambda matches, _, copied=copied: torch.full((len(matches),), copied)
+        guard.copy_detector.is_own_copy = lambda matches, _, copied=copied: torch.full((len(matches),), copied)
         spent = guard.measure(model, epoch=0, train_step=0).unet_evals
         assert spent <= told
     assert told < 4 * spent
@@ -223,7 +225,7 @@ def test_help_explains_every_argument(capsys):
         fit_cli(["--model.help=FineTune"])
     said = capsys.readouterr().out
     assert "unconditional" in said  # from the docstring of caption_dropout
-    assert "--model.min_snr_gamma" in said
+    assert "--model.loss.min_snr_gamma" in said
 
 
 def test_a_config_can_ask_a_run_to_act(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
+from basinguard.diffusion.evaluation_count import EvaluationCount, counted
 from basinguard.diffusion.noise_schedule import NoiseSchedule
 from basinguard.diffusion.sampling import EMPTY, draw_noise, final, sample
 from basinguard.diffusion.toy import gaussian_memorizer
@@ -68,15 +69,17 @@ def test_scale_one_is_the_conditional_and_scale_zero_the_unconditional_trajector
             assert torch.equal(asked, only), "a branch that the scale makes irrelevant was evaluated"
             return TOY(y, timestep, asked)
 
-        steps = list(sample(one_branch, x, prompt, TOY.schedule, GRID, Constant(scale)))
-        assert torch.equal(steps[-1].x_next, run(Constant(scale)))
-        assert sum(step.unet_evals for step in steps) == 20 * 4
+        count = EvaluationCount()
+        end = final(sample(counted(one_branch, count), x, prompt, TOY.schedule, GRID, Constant(scale)))
+        assert torch.equal(end, run(Constant(scale)))
+        assert count.total == 20 * 4
 
 
 def test_rows_at_different_scales_cost_only_what_each_needs():
     rule = SwitchAt((999.0, 0.0), before=0.0, after=4.0)  # row 0 guided throughout, row 1 never
-    steps = list(sample(TOY, draw_noise(range(2), (8,)), torch.zeros(2, dtype=torch.long), TOY.schedule, GRID, rule))
-    assert sum(step.unet_evals for step in steps) == 20 * (2 + 1)
+    count, prompt = EvaluationCount(), torch.zeros(2, dtype=torch.long)
+    steps = list(sample(counted(TOY, count), draw_noise(range(2), (8,)), prompt, TOY.schedule, GRID, rule))
+    assert count.total == 20 * (2 + 1)
     torch.testing.assert_close(steps[-1].x_next[0], run(Constant(4.0), range(2))[0])
     torch.testing.assert_close(steps[-1].x_next[1], run(Constant(0.0), range(2))[1])
 

@@ -11,7 +11,8 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from basinguard import basin
+from basinguard.basin.trajectories import GuidedModel, Pairs, run_branch, run_trunk
+from basinguard.diffusion.evaluation_count import EvaluationCount, counted
 from basinguard.diffusion.noise_schedule import FlowSchedule, NoiseSchedule, to_epsilon
 from basinguard.diffusion.sampling import draw_noise, final, sample
 from basinguard.diffusion.solvers import SOLVERS
@@ -59,37 +60,34 @@ def test_equals_diffusers_with_a_switch_anywhere(name, switch):
 @pytest.mark.parametrize("before", [0.0, -1.0, 1.0])
 def test_a_branch_equals_the_whole_trajectory(name, before):
     grid = TOY.schedule.grid(10)
-    probe = basin.Probe(TOY, TOY.schedule, grid, 5.0, solver=name)
-    pairs = basin.Pairs(PROMPT, torch.arange(4), draw_noise(range(4), (8,)).double())
-    states, _ = basin.prefix(probe, pairs, before)
+    probe = GuidedModel(TOY, TOY.schedule, grid, 5.0, solver=name)
+    pairs = Pairs(PROMPT, torch.arange(4), draw_noise(range(4), (8,)).double())
+    states = run_trunk(probe, pairs, before).pair_states
     for index, t in enumerate(grid):
         rule = SwitchAt(float(t), before, 5.0)
         whole = final(sample(TOY, pairs.noise, PROMPT, TOY.schedule, grid, rule, name))
-        ends, _ = basin.branch(probe, states[index], PROMPT, torch.full_like(PROMPT, index))
+        ends = run_branch(probe, states[index], PROMPT, torch.full_like(PROMPT, index))
         torch.testing.assert_close(ends, whole)
     unguided = final(sample(TOY, pairs.noise, PROMPT, TOY.schedule, grid, Constant(before), name))
     torch.testing.assert_close(probe.path.latents(states[-1]), unguided)
 
 
 def test_rows_at_different_places_of_one_batch_keep_their_own_history():
-    probe = basin.Probe(TOY, TOY.schedule, TOY.schedule.grid(10), 5.0, solver="pndm")
-    pairs = basin.Pairs(PROMPT, torch.arange(4), draw_noise(range(4), (8,)).double())
-    states, _ = basin.prefix(probe, pairs, 0.0)
+    probe = GuidedModel(TOY, TOY.schedule, TOY.schedule.grid(10), 5.0, solver="pndm")
+    pairs = Pairs(PROMPT, torch.arange(4), draw_noise(range(4), (8,)).double())
+    states = run_trunk(probe, pairs, 0.0).pair_states
     index = torch.tensor([0, 1, 4, 9])
-    together, _ = basin.branch(probe, states[index, torch.arange(4)], PROMPT, index)
+    together = run_branch(probe, states[index, torch.arange(4)], PROMPT, index)
     for row, i in enumerate(index.tolist()):
-        alone, _ = basin.branch(probe, states[i, row : row + 1], PROMPT[:1], index[row : row + 1])
+        alone = run_branch(probe, states[i, row : row + 1], PROMPT[:1], index[row : row + 1])
         torch.testing.assert_close(together[row : row + 1], alone)
 
 
 @pytest.mark.parametrize(("name", "evals"), [("ddim", 10), ("euler", 10), ("dpm++2m", 10), ("pndm", 11), ("heun", 19)])
 def test_evaluations_of_each_sampler(name, evals):
-    steps = list(
-        sample(
-            TOY, draw_noise([0], (8,)).double(), PROMPT[:1], TOY.schedule, TOY.schedule.grid(10), Constant(1.0), name
-        )
-    )
-    assert sum(step.unet_evals for step in steps) == evals
+    count, noise = EvaluationCount(), draw_noise([0], (8,)).double()
+    final(sample(counted(TOY, count), noise, PROMPT[:1], TOY.schedule, TOY.schedule.grid(10), Constant(1.0), name))
+    assert count.total == evals
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])

@@ -201,11 +201,21 @@ class Clock:
 
         return Slow(toy)
 
-    def probe(self, guard, epoch, training=0.0):
+    def probe(self, guard, epoch, training=0.0, team=None):
         """The report after so many seconds of training, and the seconds it took."""
         self.now += training
         begin = self.now
-        return guard.measure(self.model(), epoch=epoch, train_step=epoch), self.now - begin
+        return guard.measure(self.model(), epoch=epoch, train_step=epoch, team=team), self.now - begin
+
+
+class Others:
+    """Processes that measure together and never fail."""
+
+    def __init__(self, least):
+        self.least = least
+
+    def meet(self):
+        pass
 
 
 SIXTEEN = tuple(f"point {k}" for k in range(16))
@@ -279,13 +289,12 @@ def test_pictures_are_paid_from_what_is_left(monkeypatch):
 
 
 def test_processes_buy_what_the_poorest_and_slowest_of_them_can_pay(monkeypatch):
-    """Every number that decides goes through `agree`: the others' allowance is less, their prices are higher."""
+    """Every number that decides goes through the team: the others' allowance is less, their prices are higher."""
 
     def bought(agree):
         clock, guard = Clock(monkeypatch), make_guard(captions=4, seeds=1, budget="5%")
         clock.probe(guard, -1)
-        guard.agree = agree
-        return clock.probe(guard, 0, 30.0)[0].precision
+        return clock.probe(guard, 0, 30.0, team=Others(agree))[0].precision
 
     asked = []
     alone = bought(int)

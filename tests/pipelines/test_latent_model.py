@@ -14,8 +14,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 
-from basinguard import basin
-from basinguard.basin.trajectories import pairs_of
+from basinguard.basin.trajectories import GuidedModel, pairs_of, run_branch
 from basinguard.diffusion.solvers import SOLVERS
 from basinguard.pipelines.latent_model import LatentModel, solver_of
 
@@ -62,7 +61,7 @@ def test_a_probe_equals_the_stock_pipeline(pipe, solver):
     model = LatentModel(pipe)
     pairs = pairs_of(2, [1, 2], 1, model.latent_shape)
     prompts = ["a red ball", "a blue box"]
-    probe = basin.Probe(model.denoiser(prompts), model.schedule, model.schedule.grid(4), 3.0, solver=solver)
+    probe = GuidedModel(model.denoiser(prompts), model.schedule, model.schedule.grid(4), 3.0, solver=solver)
     kept = pipe.scheduler
     kind = {"ddim": DDIMScheduler, "dpm++2m": DPMSolverMultistepScheduler}[solver]
     settings = {"timestep_spacing": "trailing"} | ({"set_alpha_to_one": True} if solver == "ddim" else {})
@@ -71,7 +70,7 @@ def test_a_probe_equals_the_stock_pipeline(pipe, solver):
     stock = pipe(prompts, latents=pairs.noise, num_inference_steps=4, guidance_scale=3.0, output_type="latent").images
     pipe.scheduler = kept
     with torch.no_grad():
-        ours, _ = basin.branch(probe, probe.path.begin(pairs.noise), pairs.prompt, torch.zeros_like(pairs.prompt))
+        ours = run_branch(probe, probe.path.begin(pairs.noise), pairs.prompt, torch.zeros_like(pairs.prompt))
     torch.testing.assert_close(ours, stock, rtol=2e-3, atol=2e-3)
 
 

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 
 from basinguard.core.report import Report
 from basinguard.guard.guard import Guard
+from basinguard.guard.probe import Probe
 from basinguard.plots.basin import curve_figure, history_figure
 from support.guarded_runs import TERMS, Spy, fit, make_guard, picture_folder
 
@@ -83,15 +84,15 @@ def test_a_failing_probe_is_one_warning_and_gaps(tiny_pipeline_dir, tmp_path, mo
 
 
 def test_one_gap_between_two_measurements(tiny_pipeline_dir, tmp_path, monkeypatch):
-    measure = Guard.measure
+    measure = Probe.report
 
-    def sometimes(self, model, *, epoch, train_step):
+    def sometimes(self, epoch, train_step, start):
+        report = measure(self, epoch, train_step, start)
         if epoch == 0:
-            self.history.append("half a report")
             raise RuntimeError("only in epoch 0")
-        return measure(self, model, epoch=epoch, train_step=train_step)
+        return report
 
-    monkeypatch.setattr(Guard, "measure", sometimes)
+    monkeypatch.setattr(Probe, "report", sometimes)
     guard, said = guarded_run(tiny_pipeline_dir, tmp_path)
     assert [report.problem for report in guard.history] == ["", "RuntimeError: only in epoch 0", ""]
     assert len(said) == 1

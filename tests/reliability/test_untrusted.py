@@ -304,7 +304,7 @@ CONFIG = """
 seed_everything: 0
 model:
   class_path: basinguard.training.finetune.FineTune
-  init_args: {base: tinyworld, method: lora, rank: 4, learning_rate: 1.0e-3, targets: [to_q], cache: true}
+  init_args: {base: tinyworld, method: lora, lora: {rank: 4, targets: [to_q]}, optimizer: {learning_rate: 1.0e-3}}
 data: {class_path: basinguard.training.data.ImageFolder, init_args: {directory: photos, resolution: 64}}
 trainer:
   max_epochs: 2

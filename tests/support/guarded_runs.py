@@ -16,9 +16,10 @@ from PIL import Image
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.guard.plan import ProbePlan
 from basinguard.training.data import ImageFolder
-from basinguard.training.finetune import FineTune
 from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.options import ControlGroup
+
+from .fine_tunes import fine_tune
 
 PLAN = ProbePlan(captions=2, seeds=1, timesteps=2, scale=3.0)
 CONTROL = ControlGroup(["a blue box"])
@@ -47,7 +48,7 @@ def fit(base, folder, root, *callbacks, epochs=2, ckpt=None, logger=False, model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice
         pl.seed_everything(1, workers=True, verbose=False)
-        module = FineTune(str(base), **{"method": "lora", "rank": 2, "learning_rate": 1e-3, **(model or {})})
+        module = fine_tune(base, **{"method": "lora", "rank": 2, "learning_rate": 1e-3, **(model or {})})
         coach = pl.Trainer(
             max_epochs=epochs, accelerator="cpu", default_root_dir=root, callbacks=list(callbacks), logger=logger,
             enable_model_summary=False, log_every_n_steps=1,

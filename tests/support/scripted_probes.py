@@ -11,7 +11,7 @@ LATE = {"hits": 12, "transition": None}
 def scripted(monkeypatch, *plan, seen=None):
     """Probes that find what `plan` says of epochs -1, 0, 1, ...; an error in it is a probe that fails."""
 
-    def measure(self, model, *, epoch, train_step):
+    def measure(self, model, *, epoch, train_step, team=None):
         told = plan[epoch + 1]
         if isinstance(told, Exception):
             raise told

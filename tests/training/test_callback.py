@@ -21,6 +21,7 @@ from basinguard.similarity.structure import Structure
 from basinguard.similarity.thresholds import NO_COPY
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
+from basinguard.training.finetune_options import OptimizerOptions
 from basinguard.training.guarded_run import Watch
 from basinguard.training.options import BreachResponse, ControlGroup
 from support.guarded_runs import make_guard as small_guard
@@ -51,7 +52,7 @@ def make_guard(plan=None, **settings):
 
 def fit(base, folder, root, *callbacks, epochs=2, ckpt=None, logger=False):
     pl.seed_everything(1, workers=True, verbose=False)
-    model = FineTune(str(base), method="full", learning_rate=1e-3)
+    model = FineTune(str(base), method="full", optimizer=OptimizerOptions(learning_rate=1e-3))
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", default_root_dir=root, callbacks=list(callbacks), logger=logger,
         enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
@@ -144,9 +145,9 @@ def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, fol
     """Gaps, exits, gaps, as spans and prices would have it: all of it stays monitored, loggers get what is new."""
     guard, measure = make_guard({"budget": 12}), Guard.measure
 
-    def in_turns(self, model, *, epoch, train_step):
+    def in_turns(self, model, *, epoch, **options):
         self.budget = Budget(evals=200 if epoch == 1 else 12)
-        return measure(self, model, epoch=epoch, train_step=train_step)
+        return measure(self, model, epoch=epoch, **options)
 
     monkeypatch.setattr(Guard, "measure", in_turns)
     keep = ModelCheckpoint(tmp_path / "kept", monitor="guard/width", save_on_train_epoch_end=True)

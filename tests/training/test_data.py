@@ -13,11 +13,12 @@ from basinguard.core.images import to_rgb
 from basinguard.similarity.matching import nearest as best_matches
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
-from basinguard.training.augmentation import Relief
 from basinguard.training.buckets import shapes
-from basinguard.training.data import ImageFolder
+from basinguard.training.caption_augmentation import CaptionAugmentation
 from basinguard.training.data_sources import fitted
+from basinguard.training.finetune_options import HubDataset
 from basinguard.training.sampler import EpochOrder, ResumableLoader
+from support.fine_tunes import image_folder
 
 
 def gradient(width, height):
@@ -81,11 +82,11 @@ def test_exif_turns_the_image(tmp_path):
     exif[0x0112] = 6
     image.save(tmp_path / "turned.png", exif=exif)
     (tmp_path / "turned.txt").write_text("a turned picture")
-    assert ImageFolder(str(tmp_path)).source.open(0).size == (20, 30)
+    assert image_folder(str(tmp_path)).source.open(0).size == (20, 30)
 
 
 def test_a_batch_is_what_the_model_takes(scene_folder):
-    images = ImageFolder(str(scene_folder), resolution=32, batch_size=4)
+    images = image_folder(str(scene_folder), resolution=32, batch_size=4)
     images.setup("fit")
     first, second = load_all(images)
     assert first["pixel_values"].shape == (4, 3, 32, 32)
@@ -100,7 +101,7 @@ def test_a_batch_is_what_the_model_takes(scene_folder):
 
 def test_order_depends_on_seed_and_epoch_alone(scene_folder):
     def order(seed, epoch):
-        batches = load_all(ImageFolder(str(scene_folder), resolution=8, batch_size=2, seed=seed), epoch)
+        batches = load_all(image_folder(str(scene_folder), resolution=8, batch_size=2, seed=seed), epoch)
         return [i for batch in batches for i in batch["index"].tolist()]
 
     torch.manual_seed(0)
@@ -113,16 +114,16 @@ def test_order_depends_on_seed_and_epoch_alone(scene_folder):
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_augmentation_is_the_same_in_any_worker(scene_folder):
     options = {"resolution": 24, "batch_size": 2, "crop": "random", "flip": True}
-    alone, helped = (load_all(ImageFolder(str(scene_folder), num_workers=n, **options)) for n in (0, 1))
+    alone, helped = (load_all(image_folder(str(scene_folder), num_workers=n, **options)) for n in (0, 1))
     for a, b in zip(alone, helped, strict=True):
         assert torch.equal(a["pixel_values"], b["pixel_values"])
     assert not torch.equal(
-        alone[0]["pixel_values"], load_all(ImageFolder(str(scene_folder), **options), 1)[0]["pixel_values"]
+        alone[0]["pixel_values"], load_all(image_folder(str(scene_folder), **options), 1)[0]["pixel_values"]
     )
 
 
 def test_half_of_the_images_are_flipped(scene_folder):
-    images = ImageFolder(str(scene_folder), resolution=32, batch_size=6, flip=True, keep_in_memory=True)
+    images = image_folder(str(scene_folder), resolution=32, batch_size=6, flip=True, keep_in_memory=True)
     straight = images.all_pixels() * 2 - 1
     loader, flipped, epochs = images.train_dataloader(), 0, 40
     for epoch in range(epochs):
@@ -136,12 +137,12 @@ def test_half_of_the_images_are_flipped(scene_folder):
 
 
 def test_keeping_pixels_in_memory_changes_none(scene_folder):
-    read, kept = (load_all(ImageFolder(str(scene_folder), resolution=24, keep_in_memory=k))[0] for k in (False, True))
+    read, kept = (load_all(image_folder(str(scene_folder), resolution=24, keep_in_memory=k))[0] for k in (False, True))
     torch.testing.assert_close(kept["pixel_values"], read["pixel_values"], rtol=0, atol=1e-6)
 
 
 def test_a_loader_skips_what_was_trained_on_once(scene_folder):
-    images = ImageFolder(str(scene_folder), resolution=8, batch_size=2)
+    images = image_folder(str(scene_folder), resolution=8, batch_size=2)
     whole = [batch["index"].tolist() for batch in load_all(images)]
     loader = images.train_dataloader()
     loader.load_state_dict({"processed": 2})
@@ -154,8 +155,10 @@ def test_a_loader_without_a_trainer_has_nothing_to_resume():
     assert ResumableLoader(torch.arange(4), sampler=EpochOrder(4, 0)).state_dict() == {"processed": 0}
 
 
-def test_captions_pass_through_relief(scene_folder):
-    images = ImageFolder(str(scene_folder), resolution=8, batch_size=6, relief=lambda caption: caption.upper())
+def test_captions_pass_through_an_augmentation(scene_folder):
+    images = image_folder(
+        str(scene_folder), resolution=8, batch_size=6, caption_augmentation=lambda caption: caption.upper()
+    )
     assert all(caption.isupper() for caption in load_all(images)[0]["caption"])
     assert images.items[0][1] == "a ball 0"
 
@@ -167,7 +170,7 @@ def test_awkward_file_names(tmp_path, name):
     gradient(8, 8).save(tmp_path / name)
     row = json.dumps({"file_name": name, "text": "a picture"}, ensure_ascii=False)
     (tmp_path / "metadata.jsonl").write_text(row + "\n", encoding="utf-8")
-    images = ImageFolder(str(tmp_path), resolution=8)
+    images = image_folder(str(tmp_path), resolution=8)
     images.setup("fit")
     assert images.items == ((str(tmp_path / name), "a picture"),)
     assert torch.equal(images.pixels(0), fitted(gradient(8, 8), 8))
@@ -181,7 +184,7 @@ def dataset_of(captions, column="text"):
 
 def test_a_dataset_saved_to_disk(tmp_path):
     dataset_of(["a ball", "a box"]).save_to_disk(tmp_path / "stored")
-    images = ImageFolder(dataset=str(tmp_path / "stored"), resolution=8)
+    images = image_folder(dataset=HubDataset(str(tmp_path / "stored")), resolution=8)
     images.setup("fit")
     assert [caption for _, caption in images.items] == ["a ball", "a box"]
     assert torch.equal(images.pixels(1), fitted(gradient(9, 8), 8))
@@ -190,41 +193,44 @@ def test_a_dataset_saved_to_disk(tmp_path):
 def test_a_dataset_of_parquet_files(tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
     dataset_of(["a ball", "a box"], "caption").to_parquet(str(tmp_path / "data.parquet"))
-    images = ImageFolder(dataset=str(tmp_path), resolution=8, caption_column="caption")
+    images = image_folder(dataset=HubDataset(str(tmp_path), caption_column="caption"), resolution=8)
     images.setup("fit")
     assert len(images.items) == 2
-    assert "no column ['text']; it has ['image', 'caption']" in ImageFolder(dataset=str(tmp_path)).source.problems[0]
+    assert (
+        "no column ['text']; it has ['image', 'caption']"
+        in image_folder(dataset=HubDataset(str(tmp_path))).source.problems[0]
+    )
 
 
 def test_a_dataset_row_without_a_caption_is_named(tmp_path):
     dataset_of(["a ball", None]).save_to_disk(tmp_path / "stored")
-    images = ImageFolder(dataset=str(tmp_path / "stored"))
+    images = image_folder(dataset=HubDataset(str(tmp_path / "stored")))
     assert images.source.problems == (f"{tmp_path / 'stored'}[1]: no caption in column 'text'",)
 
 
 def test_a_missing_dataset_says_so(tmp_path):
-    problem = ImageFolder(dataset=str(tmp_path / "nowhere")).source.problems[0]
+    problem = image_folder(dataset=HubDataset(str(tmp_path / "nowhere"))).source.problems[0]
     assert problem.startswith(f"dataset '{tmp_path / 'nowhere'}' cannot be loaded (")
 
 
 def test_bad_images_are_refused_or_skipped(scene_folder):
     (scene_folder / "5.png").write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"cannot be used:\n- 5\.png: "):
-        ImageFolder(str(scene_folder)).setup("fit")
-    images = ImageFolder(str(scene_folder), skip_bad=True)
+        image_folder(str(scene_folder)).setup("fit")
+    images = image_folder(str(scene_folder), skip_bad=True)
     with pytest.warns(UserWarning, match=r"5\.png: "):
         images.setup("fit")
     assert len(images.items) == 5
 
 
 def test_exactly_one_source_is_asked_for(tmp_path):
-    for options in ({}, {"directory": "a", "dataset": "b"}):
-        assert ImageFolder(**options).source.problems[0].endswith("give exactly one of them")
+    for options in ({}, {"directory": "a", "dataset": HubDataset("b")}):
+        assert image_folder(**options).source.problems[0].endswith("give exactly one of them")
 
 
 def test_numbers_out_of_range_are_named():
     with pytest.raises(ValueError, match="resolution=4, batch_size=0, num_workers=0; expected at least 8, 1 and 0"):
-        ImageFolder("x", resolution=4, batch_size=0)
+        image_folder("x", resolution=4, batch_size=0)
 
 
 @pytest.fixture
@@ -240,7 +246,7 @@ def curated(scene_folder):
 
 
 def test_a_manifest_says_which_images_how_often_and_with_which_captions(curated):
-    images = ImageFolder(**curated)
+    images = image_folder(**curated)
     assert [caption for _, caption in images.items] == ["one", "two"]
     batch = load_all(images)[0]
     assert sorted(batch["index"].tolist()) == [0, 1, 1, 1]
@@ -248,8 +254,8 @@ def test_a_manifest_says_which_images_how_often_and_with_which_captions(curated)
     assert "embedding_noise" not in batch
 
 
-def test_relief_draws_captions_caps_repeats_and_asks_for_noise(curated):
-    images = ImageFolder(**curated, relief=Relief(draw=True, most_repeats=2, noise=0.1))
+def test_augmentation_draws_captions_caps_repeats_and_asks_for_noise(curated):
+    images = image_folder(**curated, caption_augmentation=CaptionAugmentation(draw=True, most_repeats=2, noise=0.1))
     loader, seen = images.train_dataloader(), set()
     for epoch in range(20):
         loader.sampler.set_epoch(epoch)
@@ -260,19 +266,22 @@ def test_relief_draws_captions_caps_repeats_and_asks_for_noise(curated):
     assert seen == {"one", "uno", "two"}
 
 
-def test_relief_depends_on_seed_and_epoch_alone(curated):
-    noisy = Relief(draw=True, replace_words=0.5, insert_words=0.5, repeat_words=0.5, dropout=0.2, replace=0.2)
+def test_augmentation_depends_on_seed_and_epoch_alone(curated):
+    noisy = CaptionAugmentation(
+        draw=True, replace_words=0.5, insert_words=0.5, repeat_words=0.5, dropout=0.2, replace=0.2
+    )
     one, two, other = (
-        [batch["caption"] for batch in load_all(ImageFolder(**curated, relief=noisy, seed=seed))] for seed in (0, 0, 1)
+        [batch["caption"] for batch in load_all(image_folder(**curated, caption_augmentation=noisy, seed=seed))]
+        for seed in (0, 0, 1)
     )
     assert one == two
     assert one != other
 
 
 @pytest.mark.parametrize("wrong", [{"dropout": 1.5}, {"replace_words": -1}, {"noise": -0.1}, {"most_repeats": 0}])
-def test_relief_out_of_range_is_refused(wrong):
+def test_augmentation_out_of_range_is_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
-        Relief(**wrong)
+        CaptionAugmentation(**wrong)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +291,7 @@ def test_relief_out_of_range_is_refused(wrong):
 def test_a_manifest_that_does_not_fit_is_refused(curated, scene_folder, line, said):
     (scene_folder / "metadata.curated.jsonl").write_text(line)
     with pytest.raises(ValueError, match=said):
-        ImageFolder(**curated).setup("fit")
+        image_folder(**curated).setup("fit")
 
 
 @pytest.fixture
@@ -298,7 +307,7 @@ def mixed_folder(tmp_path):
 
 
 def bucketed(folder, **options):
-    return ImageFolder(
+    return image_folder(
         str(folder), **{"resolution": 64, "batch_size": 2, "buckets": True, "bucket_step": 16, **options}
     )
 

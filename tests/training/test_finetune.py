@@ -10,9 +10,10 @@ from diffusers.training_utils import compute_snr
 from lightning.pytorch import Callback, Trainer
 
 from basinguard.pipelines.loading import load_pipeline
-from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.fit_cli import QUIET
+from basinguard.training.objective import drop_captions
+from support.fine_tunes import fine_tune, image_folder
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]
 CAPTIONS = ["a ball", "a box"]
@@ -45,12 +46,12 @@ def diffusers_loss(pipe, schedule, batch, min_snr_gamma=None):
 
 
 def fit(base, folder, root, *callbacks, epochs=2, ckpt_path=None, batch_size=2, **options):
-    model = FineTune(str(base), **{"rank": 2, "learning_rate": 1e-2, **options})
+    model = fine_tune(base, **{"rank": 2, "learning_rate": 1e-2, **options})
     trainer = Trainer(
         accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=root, callbacks=list(callbacks),
     )  # fmt: skip
-    images = ImageFolder(str(folder), resolution=32, batch_size=batch_size, keep_in_memory=True)
+    images = image_folder(str(folder), resolution=32, batch_size=batch_size, keep_in_memory=True)
     trainer.fit(model, images, ckpt_path=ckpt_path)
     return model, trainer
 
@@ -63,7 +64,7 @@ def weights_of(model):
 @pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
 def test_loss_equals_diffusers(tiny_pipeline_dir, tiny_epsilon_dir, prediction_type, gamma):
     base = tiny_pipeline_dir if prediction_type == "v_prediction" else tiny_epsilon_dir
-    model = FineTune(str(base), method="full", min_snr_gamma=gamma)
+    model = fine_tune(base, method="full", min_snr_gamma=gamma)
     torch.manual_seed(5)
     ours = model.loss(make_batch())
     pipe = StableDiffusionPipeline.from_pretrained(base)
@@ -76,7 +77,7 @@ def test_loss_equals_diffusers(tiny_pipeline_dir, tiny_epsilon_dir, prediction_t
 def test_a_fresh_adapter_changes_no_prediction(tiny_pipeline_dir):
     losses = []
     for options in ({"method": "full"}, {"method": "lora", "rank": 2, "train_text_encoder": True}):
-        model = FineTune(str(tiny_pipeline_dir), **options)
+        model = fine_tune(tiny_pipeline_dir, **options)
         torch.manual_seed(5)
         losses.append(model.loss(make_batch()))
     assert torch.equal(*losses)
@@ -84,7 +85,7 @@ def test_a_fresh_adapter_changes_no_prediction(tiny_pipeline_dir):
 
 def test_lora_trains_adapters_only_and_resumes_bit_for_bit(tiny_pipeline_dir, scene_folder, tmp_path):
     whole, _ = fit(tiny_pipeline_dir, scene_folder, tmp_path, epochs=2, dropout=0.1)
-    before = weights_of(FineTune(str(tiny_pipeline_dir), rank=2, dropout=0.1))
+    before = weights_of(fine_tune(tiny_pipeline_dir, rank=2, dropout=0.1))
     after = weights_of(whole)
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     assert changed == set(whole.trained())
@@ -123,7 +124,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes_bit_for_bit(tiny_pipeline_dir, 
 
 def test_full_training_changes_all_of_the_unet_and_nothing_else(tiny_pipeline_dir, scene_folder, tmp_path):
     model, _ = fit(tiny_pipeline_dir, scene_folder, tmp_path, method="full", epochs=1)
-    before, after = weights_of(FineTune(str(tiny_pipeline_dir), method="full")), weights_of(model)
+    before, after = weights_of(fine_tune(tiny_pipeline_dir, method="full")), weights_of(model)
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     assert changed == {name for name in after if name.startswith("unet.")}
 
@@ -146,7 +147,7 @@ def test_cached_encodings_are_the_uncached_ones(tiny_pipeline_dir, monkeypatch):
     }
     losses, encoded = [], []
     for cache in (False, True):
-        model = FineTune(str(tiny_pipeline_dir), cache=cache)
+        model = fine_tune(tiny_pipeline_dir, cache=cache)
         encode = model.vae.encode
         monkeypatch.setattr(
             model.vae, "encode", lambda pixels, encode=encode: encoded.append(len(pixels)) or encode(pixels)
@@ -158,12 +159,12 @@ def test_cached_encodings_are_the_uncached_ones(tiny_pipeline_dir, monkeypatch):
 
 
 def test_caching_refuses_pictures_that_change(tiny_pipeline_dir, scene_folder, tmp_path):
-    model = FineTune(str(tiny_pipeline_dir), cache=True)
+    model = fine_tune(tiny_pipeline_dir, cache=True)
     trainer = Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, default_root_dir=tmp_path
     )
     with pytest.raises(ValueError, match="turn off random crop and flip, or the cache"):
-        trainer.fit(model, ImageFolder(str(scene_folder), resolution=32, flip=True))
+        trainer.fit(model, image_folder(str(scene_folder), resolution=32, flip=True))
 
 
 def test_export_is_the_trained_model_without_adapters(tiny_pipeline_dir, scene_folder, tmp_path):
@@ -197,12 +198,12 @@ def test_export_takes_the_averaged_weights(tiny_pipeline_dir, scene_folder, tmp_
 
 def test_half_precision_files_are_trained_in_float32(tiny_pipeline_dir, tmp_path):
     load_pipeline(tiny_pipeline_dir).to(torch.float16).save_pretrained(tmp_path / "fp16", variant="fp16")
-    model = FineTune(str(tmp_path / "fp16"))
+    model = fine_tune(tmp_path / "fp16")
     assert {value.dtype for value in model.parameters()} == {torch.float32}
 
 
 def test_bfloat16_holds_the_base_and_keeps_the_adapter_in_float32(tiny_pipeline_dir):
-    model = FineTune(str(tiny_pipeline_dir), rank=2, weights="bfloat16", gradient_checkpointing=True)
+    model = fine_tune(tiny_pipeline_dir, rank=2, weights="bfloat16", gradient_checkpointing=True)
     assert {value.dtype for value in model.trained().values()} == {torch.float32}
     assert {v.dtype for n, v in model.named_parameters() if n not in model.trained()} == {torch.bfloat16}
     loss = model.loss(make_batch())
@@ -214,7 +215,7 @@ def test_bfloat16_holds_the_base_and_keeps_the_adapter_in_float32(tiny_pipeline_
 def test_gradient_checkpointing_gives_the_same_gradients(tiny_pipeline_dir):
     found = []
     for checkpointing in (False, True):
-        model = FineTune(str(tiny_pipeline_dir), method="full", gradient_checkpointing=checkpointing)
+        model = fine_tune(tiny_pipeline_dir, method="full", gradient_checkpointing=checkpointing)
         torch.manual_seed(5)
         model.loss(make_batch()).backward()
         found.append(model.unet.conv_in.weight.grad)
@@ -240,10 +241,10 @@ class Moments(Callback):
 @pytest.mark.long
 def test_eight_bit_moments_train_as_full_ones_do_and_resume(tiny_pipeline_dir, scene_folder, tmp_path):
     pytest.importorskip("bitsandbytes")
-    start = weights_of(FineTune(str(tiny_pipeline_dir), method="full"))
+    start = weights_of(fine_tune(tiny_pipeline_dir, method="full"))
     options = {"method": "full", "learning_rate": 1e-4, "epochs": 3}
     full, _ = fit(tiny_pipeline_dir, scene_folder, tmp_path / "full", **options)
-    model, trainer = fit(tiny_pipeline_dir, scene_folder, tmp_path / "eight", optimizer="adamw8bit", **options)
+    model, trainer = fit(tiny_pipeline_dir, scene_folder, tmp_path / "eight", name="adamw8bit", **options)
     large = [s for p, s in trainer.optimizers[0].state.items() if p.numel() >= 4096]  # smaller ones stay
     assert large
     assert all(state["state1"].dtype == state["state2"].dtype == torch.uint8 for state in large)
@@ -251,22 +252,21 @@ def test_eight_bit_moments_train_as_full_ones_do_and_resume(tiny_pipeline_dir, s
     assert F.cosine_similarity(*steps, dim=0) > 0.99
     trainer.save_checkpoint(tmp_path / "at3.ckpt")
     resumed = {}
-    options |= {"optimizer": "adamw8bit", "epochs": 4, "ckpt_path": tmp_path / "at3.ckpt"}
+    options |= {"name": "adamw8bit", "epochs": 4, "ckpt_path": tmp_path / "at3.ckpt"}
     fit(tiny_pipeline_dir, scene_folder, tmp_path / "resumed", Moments(resumed), **options)
     saved = moments_by_name(model, trainer)
     assert resumed.keys() == saved.keys()
     assert all(torch.equal(value, resumed[name]) for name, value in saved.items())
 
 
-def test_captions_are_dropped_as_often_as_asked(tiny_pipeline_dir):
-    model = FineTune(str(tiny_pipeline_dir), caption_dropout=0.25)
+def test_captions_are_dropped_as_often_as_asked():
     torch.manual_seed(0)
-    dropped = model._dropped(["a"] * 4000).count("")
+    dropped = drop_captions(["a"] * 4000, 0.25).count("")
     assert 890 < dropped < 1110  # 1000 expected, 4 standard deviations of Binomial(4000, 0.25)
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tiny_pipeline_dir):
-    model = FineTune(str(tiny_pipeline_dir), rank=2)
+    model = fine_tune(tiny_pipeline_dir, rank=2)
     checkpoint = {"state_dict": dict(list(model.trained().items())[1:])}
     with pytest.raises(ValueError, match=r"does not fit: 1 weights are on one side only, such as 'unet\..*lora_A"):
         model.on_load_checkpoint(checkpoint)
@@ -281,9 +281,9 @@ def test_a_checkpoint_loads_without_a_trainer(tiny_pipeline_dir, scene_folder, t
 
 def test_every_number_out_of_range_is_named(tiny_pipeline_dir):
     with pytest.raises(ValueError, match=r"rank=0 \(at least 1\), dropout=1\.0 .*ema_decay=2"):
-        FineTune(str(tiny_pipeline_dir), rank=0, dropout=1.0, ema_decay=2)
+        fine_tune(tiny_pipeline_dir, rank=0, dropout=1.0, ema_decay=2)
 
 
 def test_unknown_lora_targets_are_named(tiny_pipeline_dir):
     with pytest.raises(ValueError, match=r"\['to_z'\] name no layer of UNet2DConditionModel; usual ones"):
-        FineTune(str(tiny_pipeline_dir), targets=["to_q", "to_z"])
+        fine_tune(tiny_pipeline_dir, targets=["to_q", "to_z"])

@@ -7,8 +7,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from basinguard.core.report import ImageResult
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
+from basinguard.training.finetune_options import FramingOptions
 from basinguard.training.interventions import Actor, advice, every_rise, memorized
-from basinguard.training.loss_filters import Both, LargeGap, LowLoss, kept_mean
+from basinguard.training.loss_filters import Both, LargeGap, LowLoss, filtered_mean
 from basinguard.training.options import BreachResponse, Interventions
 from basinguard.training.sampler import EpochOrder
 from support.guarded_runs import Spy, digest, fit, make_guard, picture_folder
@@ -31,7 +32,7 @@ def several_captions(directory):
 def test_a_resting_image_gives_its_turns_to_others_and_the_epoch_stays_as_long():
     order = EpochOrder(6, seed=0)
     plain = list(order)
-    order.rest = {2: 0.0, 4: 0.5}
+    order.shares = {2: 0.0, 4: 0.5}
     shown = []
     for epoch in range(400):
         order.set_epoch(epoch)
@@ -41,7 +42,7 @@ def test_a_resting_image_gives_its_turns_to_others_and_the_epoch_stays_as_long()
     assert counts[2] == 0
     assert 160 < counts[4] < 240, "half of its 400 turns"
     assert counts[[0, 1, 3, 5]].min() > 450
-    order.rest = {}
+    order.shares = {}
     order.set_epoch(0)
     assert list(order) == plain
 
@@ -49,7 +50,7 @@ def test_a_resting_image_gives_its_turns_to_others_and_the_epoch_stays_as_long()
 def test_when_every_image_rests_none_does():
     order = EpochOrder(3, seed=0)
     plain = list(order)
-    order.rest = dict.fromkeys(range(3), 0.0)
+    order.shares = dict.fromkeys(range(3), 0.0)
     assert list(order) == plain
 
 
@@ -94,11 +95,11 @@ def test_a_large_gap_is_left_out_and_both_rules_must_agree():
 
 def test_where_no_row_counts_the_loss_is_zero_and_has_a_gradient():
     errors = torch.ones(2, requires_grad=True)
-    loss = kept_mean(errors, torch.zeros(2))
+    loss = filtered_mean(errors, torch.zeros(2))
     loss.backward()
     assert loss == 0
     assert errors.grad.tolist() == [0, 0]
-    assert kept_mean(torch.tensor([1.0, 3.0, 8.0]), torch.tensor([1.0, 1.0, 0.0])) == 2
+    assert filtered_mean(torch.tensor([1.0, 3.0, 8.0]), torch.tensor([1.0, 1.0, 0.0])) == 2
 
 
 def test_the_gap_of_a_row_is_that_of_the_two_branches_in_epsilon(tiny_pipeline_dir, tiny_epsilon_dir):
@@ -191,16 +192,20 @@ def test_what_cannot_be_done_is_said_before_training(tiny_pipeline_dir, tmp_path
     with pytest.raises(ValueError, match="no image has a second caption"):
         Actor(Interventions(vary_captions=True), model, ImageFolder(str(folder), resolution=32))
     with pytest.raises(ValueError, match="rest and buckets do not go together"):
-        Actor(Interventions(rest=0.0), model, ImageFolder(str(folder), resolution=32, buckets=True))
+        Actor(
+            Interventions(rest=0.0),
+            model,
+            ImageFolder(str(folder), resolution=32, framing=FramingOptions(buckets=True)),
+        )
     with pytest.raises(ValueError, match="has no `filter`"):
         Actor(Interventions(low_loss=2.0), torch.nn.Identity(), ImageFolder(str(folder), resolution=32))
 
 
 def test_advice_names_what_this_run_can_no_longer_change():
-    assert advice({"method": "lora", "rank": 16, "dropout": 0.0}) == (
+    assert advice({"method": "lora", "lora": {"rank": 16, "dropout": 0.0}}) == (
         "next time: rank 16 could be 4 and dropout could be 0.1"
     )
-    assert advice({"method": "lora", "rank": 4, "dropout": 0.1}) == ""
+    assert advice({"method": "lora", "lora": {"rank": 4, "dropout": 0.1}}) == ""
     assert "LoRA of low rank" in advice({"method": "full"})
 
 

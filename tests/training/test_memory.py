@@ -1,4 +1,4 @@
-"""Memory told before a fit: bytes that can be counted by hand, and what each saver saves."""
+"""Memory sizes before a fit: bytes that can be counted by hand, and what each saver saves."""
 
 from dataclasses import replace
 
@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from basinguard.training.finetune import FineTune
-from basinguard.training.finetune_options import moments_of, optimizer_class, parked
-from basinguard.training.memory import Request, footprint_of
+from basinguard.training.memory_footprint import ProbeLoad, Workload, footprint_of
+from basinguard.training.optimizer import moments_of, optimizer_class, parked
 from basinguard.training.peak_memory import checkpointing, peak_bytes
+from support.fine_tunes import MODEL, fine_tune, grouped
 
 
 def test_living_tensors_are_counted_and_dead_ones_are_not():
@@ -63,20 +63,20 @@ def test_recomputing_holds_less():
     assert recomputed < 0.6 * kept
 
 
-PLAIN = Request(method="full", resolution=32, batch_size=8, gpu=False)
+WHOLE = Workload(method="full", resolution=32, batch_size=8, gpu=False)
 
 
 def size(base, **changes):
-    return footprint_of(base, replace(PLAIN, **changes))
+    return footprint_of(base, replace(WHOLE, **grouped({**MODEL, "probe": ProbeLoad}, changes)))
 
 
 def test_weights_and_moments_are_those_of_the_model(tiny_pipeline_dir):
     for options in ({"method": "full"}, {"method": "lora", "rank": 4}):
-        model = FineTune(str(tiny_pipeline_dir), **options)
-        told = size(tiny_pipeline_dir, **options)
-        assert told.weights == sum(p.numel() * p.element_size() for p in model.parameters())
-        assert told.trained == sum(p.numel() for p in model.trained().values())
-        assert told.optimizer == 8 * told.trained
+        model = fine_tune(tiny_pipeline_dir, **options)
+        sizes = size(tiny_pipeline_dir, **options)
+        assert sizes.weights == sum(p.numel() * p.element_size() for p in model.parameters())
+        assert sizes.trained == sum(p.numel() for p in model.trained().values())
+        assert sizes.optimizer == 8 * sizes.trained
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_weights_and_moments_are_those_of_the_model(tiny_pipeline_dir):
     [
         ({"gradient_checkpointing": True}, "update", 0.8),
         ({"batch_size": 4}, "encode", 0.6),
-        ({"optimizer": "adamw8bit"}, "optimizer", 0.26),
+        ({"name": "adamw8bit"}, "optimizer", 0.26),
         ({"weights": "bfloat16"}, "weights", 0.51),
         ({"method": "lora"}, "optimizer", 0.5),
     ],
@@ -95,9 +95,9 @@ def test_a_saver_saves(tiny_pipeline_dir, changes, part, share):
 
 
 def test_a_probe_counts_what_is_sampled_at_once_and_moments_can_be_parked(tiny_pipeline_dir):
-    few, many = (size(tiny_pipeline_dir, probe_rows=rows) for rows in (64, 1024))
+    few, many = (size(tiny_pipeline_dir, rows=rows) for rows in (64, 1024))
     assert few.probe < many.probe
-    away = size(tiny_pipeline_dir, probe_rows=1024, offload_in_probes=True)
+    away = size(tiny_pipeline_dir, rows=1024, offload_in_probes=True)
     assert away.parked == away.optimizer == many.optimizer
 
 
@@ -134,5 +134,5 @@ def test_parking_sends_tensors_away_and_home_even_after_an_error():
 
 def test_eight_bit_moments_need_their_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
-    with pytest.raises(ValueError, match=r"pip install 'basinguard\[eightbit\]', or set optimizer: adamw"):
+    with pytest.raises(ValueError, match=r"pip install 'basinguard\[eightbit\]', or set optimizer.name: adamw"):
         optimizer_class("adamw8bit")

@@ -10,13 +10,13 @@ from PIL import Image
 
 from basinguard.pipelines import loading
 from basinguard.pipelines.loading import load_pipeline, locate, require_scheduler
-from basinguard.training.data import ImageFolder
-from basinguard.training.preflight import check_plan
+from basinguard.training.preflight import check_fit
+from support.fine_tunes import image_folder
 
 
 def complaint(*given, **options):
     with pytest.raises(ValueError, match="nothing was trained") as caught:
-        check_plan(*given, **options)
+        check_fit(*given, **options)
     return str(caught.value)
 
 
@@ -31,11 +31,11 @@ def edit(path, **changes):
 
 
 def scenes(folder, **options):
-    return ImageFolder(str(folder), **{"resolution": 32, **options})
+    return image_folder(str(folder), **{"resolution": 32, **options})
 
 
 def test_a_good_plan_passes(tiny_pipeline_dir, scene_folder):
-    assert check_plan(tiny_pipeline_dir, scenes(scene_folder), probe_images=6, scheduler="DDIMScheduler") is None
+    assert check_fit(tiny_pipeline_dir, scenes(scene_folder), probe_images=6, scheduler="DDIMScheduler") is None
 
 
 def test_a_missing_folder(tiny_pipeline_dir, tmp_path):
@@ -85,10 +85,11 @@ def test_a_caption_longer_than_the_tokenizer_takes(tiny_pipeline_dir, scene_fold
     (scene_folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = complaint(tiny_pipeline_dir, scenes(scene_folder))
     assert (
-        f"{scene_folder / '4.png'}: caption of 24 tokens, the model takes 16; shorten it, or set long_captions" in said
+        f"{scene_folder / '4.png'}: caption of 24 tokens, the model takes 16; shorten it, or set reading.long_captions"
+        in said
     )
     with pytest.warns(UserWarning, match=r"4\.png: caption of 24 tokens, the model takes 16; the rest is cut off"):
-        check_plan(tiny_pipeline_dir, scenes(scene_folder, long_captions="truncate"))
+        check_fit(tiny_pipeline_dir, scenes(scene_folder, long_captions="truncate"))
 
 
 def test_an_unknown_scheduler(tiny_pipeline_dir, base):

@@ -15,39 +15,43 @@ import torch
 from torch import Tensor
 
 from ..diffusion.sampling import EMPTY
-from .trajectories import Probe
+from .trajectories import GuidedModel
 
 STEPS = 16
 RADIUS = 0.25
 
 
 @dataclass(frozen=True)
-class Retention:
+class CriticalScale:
     """Critical scale of each image, with its caption and without.
 
     Attributes:
         with_caption, without: sigma_c, [N]; never outside the schedule: its smallest sigma where even that is not
             borne, its largest where all are.
-        evals: sample-evaluations of the network.
     """
 
     with_caption: Tensor
     without: Tensor
-    evals: int
 
     @property
-    def caption_gap(self) -> Tensor:
+    def caption_effect(self) -> Tensor:
         """log sigma_c with the caption less log sigma_c without: how much of the hold is the caption's, [N]."""
         return (self.with_caption / self.without).log()
 
 
 def critical_scale(
-    probe: Probe, latents: Tensor, prompt: Tensor, *, steps: int = STEPS, radius: float = RADIUS, resolution: int = 1
-) -> Retention:
+    model: GuidedModel,
+    latents: Tensor,
+    prompt: Tensor,
+    *,
+    steps: int = STEPS,
+    radius: float = RADIUS,
+    resolution: int = 1,
+) -> CriticalScale:
     """Critical scale of clean latents by bisection over the training timesteps, which are levels of log sigma.
 
     Args:
-        probe: the model; its grid and guidance scale play no part.
+        model: what is measured; its grid and guidance scale play no part.
         latents: clean, [N, ...].
         prompt: index of each image's caption, [N].
         steps: applications of the denoiser that must be borne (K).
@@ -64,31 +68,28 @@ def critical_scale(
             "a radius in (0, 1) and at least 1 step"
         )
     x, prompts = torch.cat([latents, latents]), torch.cat([prompt, torch.full_like(prompt, EMPTY)])
-    low, high = torch.zeros(len(x), dtype=torch.long), torch.full((len(x),), len(probe.schedule.alphas_cumprod))
-    evals = 0
+    low, high = torch.zeros(len(x), dtype=torch.long), torch.full((len(x),), len(model.schedule.alphas_cumprod))
     while bool((open_ := high - low > resolution).any()):
         rows = open_.nonzero().squeeze(1)
         middle = (low[rows] + high[rows]) // 2
-        kept, cost = _kept(probe, x[rows], prompts[rows], middle, steps, radius)
-        low[rows], high[rows] = torch.where(kept, middle, low[rows]), torch.where(kept, high[rows], middle)
-        evals += cost
-    sigma = probe.schedule.sigma(low)
-    return Retention(sigma[: len(latents)], sigma[len(latents) :], evals)
+        borne = _borne(model, x[rows], prompts[rows], middle, steps, radius)
+        low[rows], high[rows] = torch.where(borne, middle, low[rows]), torch.where(borne, high[rows], middle)
+    sigma = model.schedule.sigma(low)
+    return CriticalScale(sigma[: len(latents)], sigma[len(latents) :])
 
 
-def _kept(probe: Probe, x: Tensor, prompt: Tensor, timestep: Tensor, steps: int, radius: float) -> tuple[Tensor, int]:
+def _borne(model: GuidedModel, x: Tensor, prompt: Tensor, timestep: Tensor, steps: int, radius: float) -> Tensor:
     """Whether each row stays within the radius for all steps, [N]; rows that left are not evaluated again."""
-    y, inside, evals = x.clone(), torch.ones_like(prompt, dtype=torch.bool), 0
-    signal, sigma = probe.schedule.signal(timestep), probe.schedule.sigma(timestep)
+    y, inside = x.clone(), torch.ones_like(prompt, dtype=torch.bool)
+    signal, sigma = model.schedule.signal(timestep), model.schedule.sigma(timestep)
     for _ in range(steps):
         rows = inside.nonzero().squeeze(1)
         if not len(rows):
             break
         a, s = (f[rows].to(x).reshape(-1, *[1] * (x.ndim - 1)) for f in (signal, sigma))
-        y[rows] = y[rows] - s * probe.evaluate(a * y[rows], timestep[rows], prompt[rows])
-        evals += len(rows)
+        y[rows] = y[rows] - s * model.evaluate(a * y[rows], timestep[rows], prompt[rows])
         away = (y[rows] - x[rows]).flatten(1).norm(dim=1)
         if not bool(torch.isfinite(away).all()):
             raise FloatingPointError("the model's prediction is not finite; nothing can be measured on this model")
         inside[rows] = away <= radius * x[rows].flatten(1).norm(dim=1)
-    return inside, evals
+    return inside

@@ -12,7 +12,7 @@ from ..core.estimate import Estimate
 from ..core.report import Exit
 
 
-def curve(exits: Sequence[Exit], timesteps: Tensor) -> list[tuple[float, Estimate]]:
+def risk_curve(exits: Sequence[Exit], timesteps: Tensor) -> list[tuple[float, Estimate]]:
     """P(memorized | transition = t) at every grid timestep, ascending, with a band over the whole curve.
 
     Exits that the search left open by more than one grid step count from the timestep that was seen to reproduce.
@@ -22,7 +22,7 @@ def curve(exits: Sequence[Exit], timesteps: Tensor) -> list[tuple[float, Estimat
     return list(zip(grid, stats.simultaneous_rates(hits, [e.caption for e in exits]), strict=True))
 
 
-def width(exits: Sequence[Exit]) -> Estimate:
+def mean_width(exits: Sequence[Exit]) -> Estimate:
     """Mean basin width over all pairs, as a share of [0, T]; clusters are the captions.
 
     A pair that is never memorized counts 0. The value counts every other pair from the timestep that was seen to
@@ -30,20 +30,20 @@ def width(exits: Sequence[Exit]) -> Estimate:
     is reproduced), because the true exit lies between the two.
     """
     captions = [e.caption for e in exits]
-    seen = stats.cluster_bootstrap([e.width for e in exits], captions)
+    estimate = stats.cluster_bootstrap([e.width for e in exits], captions)
     widest = stats.cluster_bootstrap([_widest(e) for e in exits], captions)
-    return seen.model_copy(update={"high": widest.high, "method": "cluster-bootstrap over interval-censored exits"})
+    return estimate.model_copy(update={"high": widest.high, "method": "cluster-bootstrap over interval-censored exits"})
 
 
-def _widest(found: Exit) -> float:
-    return 0.0 if found.timestep is None else 1 - (found.lower or 0.0) / 999
+def _widest(exit_: Exit) -> float:
+    return 0.0 if exit_.timestep is None else 1 - (exit_.lower or 0.0) / 999
 
 
-def log_sigma_width(exits: Sequence[Exit], largest: float) -> Estimate:
+def mean_log_width(exits: Sequence[Exit], largest: float) -> Estimate:
     """Mean of log sigma(T) - log sigma(exit), 0 where nothing is memorized: the width that transfers between grids.
 
     Args:
-        exits: from `find_exits`.
+        exits: from `ExitSearch.exits`.
         largest: sigma at the noisiest timestep.
     """
     values = [0.0 if e.sigma is None else float(np.log(largest / e.sigma)) for e in exits]
@@ -58,15 +58,15 @@ def median_exit(exits: Sequence[Exit]) -> Estimate | None:
     return stats.cluster_bootstrap([t for t, _ in inside], [caption for _, caption in inside], stats.median)
 
 
-def static_transition(exits: Sequence[Exit], timesteps: Tensor, budget: float) -> float | None:
-    """The largest grid timestep up to which the share of memorized pairs stays within `budget`; 999 if it always does.
+def static_transition(exits: Sequence[Exit], timesteps: Tensor, alpha: float) -> float | None:
+    """The largest grid timestep up to which the share of memorized pairs stays within `alpha`; 999 if it always does.
 
     A point estimate for following a run; the promise that holds is made by `calibrate`. None when no transition is
     low enough.
     """
-    allowed: float | None = None
-    for t, rate in curve(exits, timesteps):
-        if rate.value > budget:
-            return allowed
-        allowed = t
+    boldest: float | None = None
+    for t, rate in risk_curve(exits, timesteps):
+        if rate.value > alpha:
+            return boldest
+        boldest = t
     return 999.0

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ..core import stats
 from ..core.estimate import Estimate
 from ..core.report import Exit
 from ..diffusion.sampling import sample
 from ..guidance.dynamic import SwitchAfter
-from .trajectories import Pairs, Probe
+from .trajectories import GuidedModel, Pairs
 
 
 @dataclass(frozen=True)
@@ -26,21 +25,19 @@ class DetectorError:
         distance: median of exit less detected timestep over memorizing pairs for which it fires; positive is late
             (safe, at the price of guidance), negative is early. None when it fires for none.
         fired: timestep at which guidance comes on, for each pair; None where it does not.
-        evals: sample-evaluations of the network.
     """
 
     early: Estimate
     never: Estimate
     distance: Estimate | None
     fired: tuple[float | None, ...]
-    evals: int
 
 
-def detector_error(probe: Probe, pairs: Pairs, exits: Sequence[Exit], rule: SwitchAfter) -> DetectorError:
+def detector_error(model: GuidedModel, pairs: Pairs, exits: Sequence[Exit], rule: SwitchAfter) -> DetectorError:
     """Runs the rule on trajectories whose exit is known.
 
     Args:
-        probe: the model and the sampler that the exits were measured with.
+        model: the model and the sampler that the exits were measured with.
         pairs: those trajectories.
         exits: their exits, found with the same scale before the switch.
         rule: the detector, the scale before it fires and the one after.
@@ -54,29 +51,22 @@ def detector_error(probe: Probe, pairs: Pairs, exits: Sequence[Exit], rule: Swit
     inside = [e.timestep is not None for e in exits]
     if not any(inside):
         raise ValueError(f"none of {len(exits)} pairs memorizes: there is no exit to compare the detector with")
-    fired, evals = _fired(probe, pairs, rule)
-    known = [(e, f) for e, f in zip(exits, fired, strict=True) if e.timestep is not None]
-    clusters = [e.caption for e, _ in known]
-    late = [(e.timestep - f, e.caption) for e, f in known if f is not None and e.timestep is not None]
+    fired = _fired(model, pairs, rule)
+    memorizing = [(e, f) for e, f in zip(exits, fired, strict=True) if e.timestep is not None]
+    clusters = [e.caption for e, _ in memorizing]
+    late = [(e.timestep - f, e.caption) for e, f in memorizing if f is not None and e.timestep is not None]
     return DetectorError(
-        early=stats.rate([f is not None and e.reproduced_from(f) for e, f in known], clusters),
-        never=stats.rate([f is None for _, f in known], clusters),
+        early=stats.rate([f is not None and e.reproduced_from(f) for e, f in memorizing], clusters),
+        never=stats.rate([f is None for _, f in memorizing], clusters),
         distance=stats.cluster_bootstrap([d for d, _ in late], [c for _, c in late], stats.median) if late else None,
         fired=tuple(fired),
-        evals=evals,
     )
 
 
-def _fired(probe: Probe, pairs: Pairs, rule: SwitchAfter) -> tuple[list[float | None], int]:
+def _fired(model: GuidedModel, pairs: Pairs, rule: SwitchAfter) -> list[float | None]:
     when = torch.full((len(pairs),), -1.0)
-    evals = 0
-    args = (probe.evaluate, pairs.noise, pairs.prompt, probe.schedule, probe.timesteps, rule, probe.solver)
-    for step in sample(*args):
+    arguments = (pairs.noise, pairs.prompt, model.schedule, model.timesteps, rule, model.solver)
+    for step in sample(model.evaluate, *arguments):
         new = (step.scale == rule.after) & (when < 0)
         when[new] = step.timestep[new].float()
-        evals += step.unet_evals
-    return [None if t < 0 else t for t in _numbers(when)], evals
-
-
-def _numbers(values: Tensor) -> list[float]:
-    return [float(v) for v in values]
+    return [None if t < 0 else t for t in when.tolist()]

@@ -118,7 +118,7 @@ class Watcher:
         self.outcome = torch.full((len(prompt),), -1)  # 1 reproduced, 0 not, -1 undecided
 
     def __call__(self, rows: Tensor, index: Tensor, denoised: Tensor) -> Tensor:
-        """Whether each row is decided now; see `probe.Watch`."""
+        """Whether each row is decided now; see `trajectories.Watch`."""
         self.seen[:, rows] = self.seen[:, rows].roll(-1, 0)
         self.seen[-1, rows] = self.anchors.distance(denoised, self.prompt[rows])
         last = self.seen[:, rows]

@@ -18,38 +18,36 @@ from ..core import stats
 from ..core.estimate import Estimate
 from ..diffusion.sampling import EMPTY, draw_noise
 from ..guidance.core import gap
-from .trajectories import Pairs, Probe
+from .trajectories import GuidedModel, Pairs
 
 
-def top_gap(probe: Probe, pairs: Pairs) -> tuple[Tensor, int]:
-    """Gap of every pair at the noisiest timestep, [N], in epsilon units, and its cost.
+def top_gap(model: GuidedModel, pairs: Pairs) -> Tensor:
+    """Gap of every pair at the noisiest timestep, [N], in epsilon units.
 
     The unconditional prediction is made once for each seed.
     """
     seeds, row = pairs.seed.unique(return_inverse=True)
     first = torch.stack([(row == k).nonzero()[0, 0] for k in range(len(seeds))])
-    state = probe.path.latents(probe.path.begin(pairs.noise))
+    state = model.path.latents(model.path.begin(pairs.noise))
     x = torch.cat([state[first], state])
     prompt = torch.cat([torch.full_like(first, EMPTY), pairs.prompt])
-    eps = probe.evaluate(x, probe.path.nodes[0].expand(len(x)), prompt)
-    return gap(eps[: len(seeds)][row], eps[len(seeds) :]), len(x)
+    eps = model.evaluate(x, model.path.nodes[0].expand(len(x)), prompt)
+    return gap(eps[: len(seeds)][row], eps[len(seeds) :])
 
 
-def caption_gaps(probe: Probe, captions: int, seeds: Sequence[int], shape: Sequence[int]) -> tuple[Tensor, int]:
-    """Gap of every caption on the same noises, [captions, seeds], and its cost.
+def caption_gaps(model: GuidedModel, captions: int, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Gap of every caption on the same noises, [captions, seeds].
 
     Rows are taken a few hundred at a time, so memory does not grow with the number of captions.
     """
-    noise, cost = draw_noise(seeds, shape), 0
-    parts: list[Tensor] = []
-    size = max(1, 4 * probe.chunk // len(seeds))
+    noise, parts = draw_noise(seeds, shape), list[Tensor]()
+    size = max(1, 4 * model.chunk // len(seeds))
     for some in torch.arange(captions).split(size):
         prompt = some.repeat_interleave(len(seeds))
         seed = torch.tensor(list(seeds)).repeat(len(some))
-        gaps, evals = top_gap(probe, Pairs(prompt, seed, noise.repeat(len(some), *[1] * (noise.ndim - 1))))
+        gaps = top_gap(model, Pairs(prompt, seed, noise.repeat(len(some), *[1] * (noise.ndim - 1))))
         parts.append(gaps.reshape(len(some), len(seeds)))
-        cost += evals
-    return torch.cat(parts), cost
+    return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -76,27 +74,27 @@ class Alarm:
         return self.excess.low > 0
 
 
-def raise_alarm(now: Tensor, base: Tensor, twins: Tensor, twins_base: Tensor) -> Alarm:
+def raise_alarm(now: Tensor, base: Tensor, control: Tensor, control_base: Tensor) -> Alarm:
     """Compares a measure of every caption with the base model's, and with that of held-out captions.
 
     Args:
         now, base: the measure of each training caption in this model and in the base model, same noise, [N].
-        twins, twins_base: the same of held-out captions, [M].
+        control, control_base: the same of held-out captions, [M].
 
     Raises:
         ValueError: no held-out captions, or lists that do not belong together.
     """
-    if now.shape != base.shape or twins.shape != twins_base.shape or not len(now) or not len(twins):
+    if now.shape != base.shape or control.shape != control_base.shape or not len(now) or not len(control):
         raise ValueError(
-            f"{list(now.shape)} against {list(base.shape)} training and {list(twins.shape)} against "
-            f"{list(twins_base.shape)} held-out captions; expected one value for each caption in both models"
+            f"{list(now.shape)} against {list(base.shape)} training and {list(control.shape)} against "
+            f"{list(control_base.shape)} held-out captions; expected one value for each caption in both models"
         )
-    rise, control = (now - base).double(), (twins - twins_base).double()
+    rise, control_rise = (now - base).double(), (control - control_base).double()
     order = rise.argsort(descending=True)
     return Alarm(
         since_base=stats.cluster_bootstrap(rise, range(len(rise))),
-        excess=stats.difference(rise, control),
-        auc=stats.auc_interval(rise, control),
+        excess=stats.difference(rise, control_rise),
+        auc=stats.auc_interval(rise, control_rise),
         ranking=tuple(order.tolist()),
         rise=tuple(rise[order].tolist()),
     )

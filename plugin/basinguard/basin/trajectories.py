@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..diffusion.batching import Batched
+from ..diffusion.evaluation_count import EvaluationCount, counted
 from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.path import Path
 from ..diffusion.sampling import Denoiser, draw_noise, path_of, predict, sample
@@ -69,16 +70,17 @@ def pairs_of(
 
 
 @dataclass(frozen=True)
-class Probe:
+class GuidedModel:
     """A model as the measurements see it: denoiser, schedule, sampler, guidance scale, and how many rows fit at once.
 
     Attributes:
         denoise: the model.
         schedule: its noise schedule.
         timesteps: the sampler's grid, descending, [T].
-        scale: guidance scale of ordinary CFG.
+        scale: guidance scale of plain CFG.
         chunk: most rows evaluated at once; changes memory, never a result.
         solver: the sampler, one of `solvers.SOLVERS`.
+        count: rows that went through the network, padding left out; copies made by `replace` share it.
     """
 
     denoise: Denoiser
@@ -87,6 +89,7 @@ class Probe:
     scale: float
     chunk: int = 64
     solver: str = "ddim"
+    count: EvaluationCount = field(default_factory=EvaluationCount, compare=False)
 
     @cached_property
     def path(self) -> Path:
@@ -96,12 +99,7 @@ class Probe:
     @cached_property
     def evaluate(self) -> Denoiser:
         """The denoiser for any number of rows; halves its chunk when memory runs out."""
-        batched = Batched(self.denoise, self.chunk)
-
-        def evaluate(x: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
-            return batched(x, timestep, prompt)
-
-        return evaluate
+        return counted(Batched(self.denoise, self.chunk), self.count)
 
 
 @dataclass(frozen=True)
@@ -112,20 +110,23 @@ class Trunk:
         states: before every grid timestep and, last, at the end, [T + 1, S, ...]; see `path.Path` for a state.
         eps: the unguided prediction at every grid timestep, [T, S, ...].
         row: which of the S trajectories each pair rides, [N].
-        evals: sample-evaluations of the network.
     """
 
     states: Tensor
     eps: Tensor
     row: Tensor
-    evals: int
 
     def at(self, rows: Tensor, index: Tensor) -> Tensor:
         """State of each pair in `rows` before its own grid position, [len(rows), ...]."""
         return self.states[index, self.row[rows]]
 
+    @property
+    def pair_states(self) -> Tensor:
+        """Every state of each pair, [T + 1, N, ...]."""
+        return self.states[:, self.row]
 
-def trunk(probe: Probe, pairs: Pairs, before: float = 0.0) -> Trunk:
+
+def run_trunk(model: GuidedModel, pairs: Pairs, before: float = 0.0) -> Trunk:
     """The trajectories of all pairs at constant scale `before`, from the first timestep to the end.
 
     At scale 0 the prompt plays no part, so pairs of one seed share one trajectory.
@@ -136,27 +137,17 @@ def trunk(probe: Probe, pairs: Pairs, before: float = 0.0) -> Trunk:
     each = torch.arange(len(pairs))
     rows, row = _unique(pairs.seed) if before == 0 else (each, each)
     ride = pairs[rows]
-    run = sample(
-        probe.evaluate, ride.noise, ride.prompt, probe.schedule, probe.timesteps, Constant(before), probe.solver
-    )
-    states, evals = [probe.path.begin(ride.noise)], 0
-    eps: list[Tensor] = []
-    kept = set(probe.path.first.tolist())
-    for step in run:
-        if step.index in kept:
-            known = step.eps_cond if step.eps_uncond is None else step.eps_uncond
-            assert known is not None  # a step without any prediction does not exist
-            eps.append(known)
-        if step.index + 1 in kept:
+    arguments = (model.schedule, model.timesteps, Constant(before), model.solver)
+    states, eps = [model.path.begin(ride.noise)], list[Tensor]()
+    on_grid = set(model.path.first.tolist())
+    for step in sample(model.evaluate, ride.noise, ride.prompt, *arguments):
+        if step.index in on_grid:
+            prediction = step.eps_cond if step.eps_uncond is None else step.eps_uncond
+            assert prediction is not None  # a step without any prediction does not exist
+            eps.append(prediction)
+        if step.index + 1 in on_grid:
             states.append(step.state)
-        evals += step.unet_evals
-    return Trunk(torch.stack(states), torch.stack(eps), row, evals)
-
-
-def prefix(probe: Probe, pairs: Pairs, before: float) -> tuple[Tensor, int]:
-    """Every state of the trajectories that are never switched, [T + 1, N, ...], and what they cost; see `trunk`."""
-    found = trunk(probe, pairs, before)
-    return found.states[:, found.row], found.evals
+    return Trunk(torch.stack(states), torch.stack(eps), row)
 
 
 def _unique(seed: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,12 +157,12 @@ def _unique(seed: Tensor) -> tuple[Tensor, Tensor]:
     return first, inverse
 
 
-def branch(probe: Probe, x: Tensor, prompt: Tensor, index: Tensor, watch: Watch | None = None) -> tuple[Tensor, int]:
-    """Ordinary CFG from grid position `index` of each row to the end: clean latents [N, ...], and the cost.
+def run_branch(model: GuidedModel, x: Tensor, prompt: Tensor, index: Tensor, watch: Watch | None = None) -> Tensor:
+    """Plain CFG from grid position `index` of each row to the end: clean latents, [N, ...].
 
     Args:
-        probe: the model.
-        x: state of each row at its grid position, from `prefix` or `trunk`, [N, ...].
+        model: what is sampled.
+        x: state of each row at its grid position, from a `Trunk` or `Path.begin`, [N, ...].
         prompt: index of each row's prompt, [N].
         index: grid position at which each row begins, [N]; T means that it is at its end already.
         watch: looks at what the conditional prediction says of the clean latents, and stops rows that need not go on;
@@ -180,20 +171,18 @@ def branch(probe: Probe, x: Tensor, prompt: Tensor, index: Tensor, watch: Watch 
     Raises:
         FloatingPointError: the model returned a value that is not finite.
     """
-    path, state, node = probe.path, x.clone(), probe.path.first[index]
-    running = node < len(path.nodes)
-    evals, rule = 0, Constant(probe.scale)
+    path, state, node = model.path, x.clone(), model.path.first[index]
+    running, rule = node < len(path.nodes), Constant(model.scale)
     while bool(running.any()):
         rows = running.nonzero().squeeze(1)
         here, now = state[rows], node[rows]
-        guided, _ = predict(probe.evaluate, path.latents(here), path.nodes[now], prompt[rows], rule, None)
+        guided, _ = predict(model.evaluate, path.latents(here), path.nodes[now], prompt[rows], rule, None)
         state[rows] = path.step(here, guided.eps, now)
-        evals += guided.unet_evals
         node[rows] += 1
         running[rows] = node[rows] < len(path.nodes)
         if watch is not None:
-            told = guided.eps if guided.eps_cond is None else guided.eps_cond
-            running[rows] &= ~watch(rows, now, path.denoised(here, told, now))
+            prediction = guided.eps if guided.eps_cond is None else guided.eps_cond
+            running[rows] &= ~watch(rows, now, path.denoised(here, prediction, now))
     if not bool(torch.isfinite(state).all()):
         raise FloatingPointError("the model's prediction is not finite; nothing can be measured on this model")
-    return path.latents(state), evals
+    return path.latents(state)

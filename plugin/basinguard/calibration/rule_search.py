@@ -22,7 +22,7 @@ from dataclasses import asdict, replace
 import torch
 from torch import Tensor
 
-from ..basin import branch, prefix
+from ..basin.trajectories import run_branch, run_trunk
 from ..core.record import Guidance
 from .candidate import RuleCandidate
 from .fixed_sequence import fixed_sequence
@@ -123,7 +123,7 @@ def _measured(
     for setting in settings:
         start = (setting.before, setting.anchor)
         if start not in prefixes:
-            prefixes[start], _ = prefix(trial.set_to(setting), trial.pairs, setting.before)
+            prefixes[start] = run_trunk(trial.set_to(setting), trial.pairs, setting.before).pair_states
         for position in sorted(positions or range(len(trial.probe.timesteps)), reverse=True):
             yield _candidate(trial, setting, position, prefixes[start][position], alpha)
 
@@ -131,7 +131,9 @@ def _measured(
 def _candidate(trial: Trial, setting: Setting, position: int, x: Tensor, alpha: float) -> RuleCandidate:
     """Switches guidance on at `position`, from the states `x` there, and measures what comes out."""
     probe, timestep = trial.probe, float(trial.probe.timesteps[position])
-    latents, evals = _finish(trial, setting, position, x)
+    before = probe.count.total
+    latents = _finish(trial, setting, position, x)
+    evals = probe.count.total - before
     each_before = 1 if setting.before in (0.0, 1.0) else 2
     return trial.measure(
         RuleCandidate,
@@ -142,10 +144,10 @@ def _candidate(trial: Trial, setting: Setting, position: int, x: Tensor, alpha: 
     )
 
 
-def _finish(trial: Trial, setting: Setting, position: int, x: Tensor) -> tuple[Tensor, int]:
-    """Plain CFG from `position` to the end: clean latents, and the evaluations it took."""
+def _finish(trial: Trial, setting: Setting, position: int, x: Tensor) -> Tensor:
+    """Plain CFG from `position` to the end: clean latents."""
     probe, prompt = trial.set_to(setting), trial.pairs.prompt
     if setting.refine == 1:
-        return branch(probe, x, prompt, torch.full_like(prompt, position))
+        return run_branch(probe, x, prompt, torch.full_like(prompt, position))
     finer = replace(probe, timesteps=refined_grid(probe.timesteps, position, setting.refine))
-    return branch(finer, x, prompt, torch.zeros_like(prompt))
+    return run_branch(finer, x, prompt, torch.zeros_like(prompt))

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..basin import Judge, Pairs, Probe, branch
+from ..basin.exit_search import Judge
+from ..basin.plain_run import run_plain
+from ..basin.trajectories import GuidedModel, Pairs
 from ..core import stats
 from ..core.estimate import Estimate
 from ..diffusion.model import Model
@@ -38,7 +40,7 @@ class Trial:
         distance_method: what `distance` measures, in words.
     """
 
-    probe: Probe
+    probe: GuidedModel
     pairs: Pairs
     judge: Judge
     align: Score | None = None
@@ -46,7 +48,7 @@ class Trial:
     distance: Score | None = None
     distance_method: str = "distance, lower is better"
 
-    def set_to(self, setting: Setting) -> Probe:
+    def set_to(self, setting: Setting) -> GuidedModel:
         """The probe with the setting's denoiser and scale.
 
         Raises:
@@ -64,7 +66,7 @@ class Trial:
 
     def sample_plain(self) -> Tensor:
         """Clean latents of every pair by plain CFG, [N, ...]."""
-        return sample_plain(self.probe, self.pairs)
+        return run_plain(self.probe, self.pairs).ends
 
     def measure(self, kind: type[AnyCandidate], latents: Tensor, alpha: float, **rest: Any) -> AnyCandidate:
         """A candidate of a kind, from one sample of every pair, clean latents [N, ...].
@@ -94,12 +96,6 @@ class Trial:
         return mean.model_copy(update={"method": f"{self.distance_method}; {mean.method}"[:200]})
 
 
-def sample_plain(probe: Probe, pairs: Pairs) -> Tensor:
-    """Clean latents of every pair by plain CFG, [N, ...]."""
-    latents, _ = branch(probe, probe.path.begin(pairs.noise), pairs.prompt, torch.zeros_like(pairs.prompt))
-    return latents
-
-
 def trial_of(
     guard: Guard,
     model: Model,
@@ -109,7 +105,7 @@ def trial_of(
     quality: KernelDistance | None = None,
 ) -> Trial:
     """A model on the training captions, with pairs of its own; `anchored` and `quality` as in `certify`."""
-    captions, score = guard.training.captions, guard.align
+    captions, score = guard.training.captions, guard.score_alignment
     even = pairs >= len(captions)  # otherwise the pairs' captions are random draws
     images = lru_cache(maxsize=1)(model.decode)  # several models look at the same latents, one after the other
 
@@ -122,7 +118,7 @@ def trial_of(
         return quality(images(latents), prompt if even else None)
 
     return Trial(
-        probe=guard.probe(model, captions),
+        probe=guard.guided_model(model, captions),
         pairs=calibration_pairs(len(captions), pairs, model.latent_shape, first_seed),
         judge=lambda latents, prompt: guard.is_copy(images(latents)),
         align=align if score else None,

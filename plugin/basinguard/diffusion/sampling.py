@@ -53,7 +53,6 @@ class Prediction:
     eps_cond: Tensor | None
     gap: Tensor | None
     scale: Tensor
-    unet_evals: int
 
 
 def predict(
@@ -105,7 +104,6 @@ def _prediction(u: Tensor, c: Tensor, scale: Tensor, needs_u: Tensor, needs_c: T
         eps_cond=c if bool(needs_c.all()) else None,
         gap=gap_of(u, c) if both else None,
         scale=scale,
-        unet_evals=int(needs_u.sum() + needs_c.sum()),
     )
 
 
@@ -161,7 +159,6 @@ def sample(
             scale=guided.scale,
             denoised=path.denoised(state, guided.eps, where),
             x_next=path.latents(after),
-            unet_evals=guided.unet_evals,
             state=after,
         )
         state = after
@@ -189,7 +186,6 @@ class Step:
         scale: guidance scale used, [B].
         denoised: predicted clean latents, [B, ...].
         x_next: latents at the next timestep, [B, ...].
-        unet_evals: sample-evaluations of the network this step took.
         state: x_next with what a multistep sampler remembers, see `path.Path`.
     """
 
@@ -203,5 +199,4 @@ class Step:
     scale: torch.Tensor
     denoised: torch.Tensor
     x_next: torch.Tensor
-    unet_evals: int
     state: torch.Tensor

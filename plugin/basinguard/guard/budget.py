@@ -70,6 +70,10 @@ class Account:
     balance: float = 0.0
     prices: dict[str, float] = field(default_factory=dict)
 
+    def copy(self) -> Account:
+        """One that learns and pays on its own."""
+        return Account(self.balance, dict(self.prices))
+
     def allow(self, seconds: float) -> None:
         """Opens a new allowance; debts carry over, savings do not."""
         self.balance = min(0.0, self.balance) + max(0.0, seconds)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..basin import Probe, critical_scale
+from ..basin.critical_scale import critical_scale
+from ..basin.trajectories import GuidedModel
 from ..core import stats
 from ..core.report import CriticalScales
 from .scope import Table, alarm_of, since
@@ -25,16 +26,14 @@ class Scales:
 
     Attributes:
         train, heldout: of training and of held-out images.
-        evals: sample-evaluations of the network.
     """
 
     train: dict[int, Pair] = field(default_factory=dict)
     heldout: dict[int, Pair] = field(default_factory=dict)
-    evals: int = 0
 
     def logs(self, name: str) -> dict[int, float]:
         """Log critical scale with the caption, of the images of `name`."""
-        return {i: float(np.log(told)) for i, (told, _) in getattr(self, name).items()}
+        return {i: float(np.log(with_caption)) for i, (with_caption, _) in getattr(self, name).items()}
 
     def summary(self, null: Table) -> CriticalScales:
         """The report's part about them; empty where nothing was measured.
@@ -56,13 +55,15 @@ class Scales:
         )
 
 
-def measure_scales(training: TrainingSet, model: Any, probe_of: Callable[[Sequence[str]], Probe], count: int) -> Scales:
+def measure_scales(
+    training: TrainingSet, model: Any, guided: Callable[[Sequence[str]], GuidedModel], count: int
+) -> Scales:
     """Critical scales of `count` training images and as many held-out ones, spread evenly over each set.
 
     Args:
         training: the images.
         model: has `encode`.
-        probe_of: the model with these prompts.
+        guided: the model with these prompts.
         count: of each; all where there are fewer.
     """
     held = training.heldout_images
@@ -72,9 +73,9 @@ def measure_scales(training: TrainingSet, model: Any, probe_of: Callable[[Sequen
     if held is not None:
         images = torch.cat([images, held[others]])
     latents = torch.cat([model.encode(part).cpu() for part in images.split(ENCODED)])
-    found = critical_scale(probe_of(texts), latents, torch.arange(len(texts)))
-    values = iter(zip(found.with_caption.tolist(), found.without.tolist(), strict=True))
-    return Scales({i: next(values) for i in rows}, {i: next(values) for i in others}, found.evals)
+    scales = critical_scale(guided(texts), latents, torch.arange(len(texts)))
+    values = iter(zip(scales.with_caption.tolist(), scales.without.tolist(), strict=True))
+    return Scales({i: next(values) for i in rows}, {i: next(values) for i in others})
 
 
 def _evenly(total: int, count: int) -> list[int]:

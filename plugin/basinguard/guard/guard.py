@@ -12,14 +12,16 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .. import basin
+from ..basin.plain_run import run_plain
+from ..basin.trajectories import GuidedModel, pairs_of, run_branch, run_trunk
 from ..core import seeds as seed_table
 from ..core.metric import Match
 from ..core.report import Report
@@ -28,12 +30,26 @@ from ..diffusion.sampling import path_of
 from ..similarity.copy_detector import CopyDetector
 from ..similarity.embedder import Embedder
 from .budget import EVALUATIONS, STAGES, Account, Budget, Menu, buy, rotated
+from .measured_model import Instruments, ScoreAlignment, ScoreFidelity, guided_model
 from .plan import ProbePlan
-from .probe import SEEDS, Faithful, Look
+from .probe import SEEDS, Probe
 from .scope import Scope, Table
 from .training_set import TrainingSet
 
+Agree = Callable[[int], int]
 NANO = 1e9  # processes agree on whole numbers
+
+
+class Team(Protocol):
+    """Processes that measure together; `training.distributed.Team` is one."""
+
+    def least(self, number: int) -> int:
+        """The smallest of a number that each process knows its own of; all must buy the same probe."""
+        ...
+
+    def meet(self) -> object:
+        """Waits for the others; raises where one of them failed."""
+        ...
 
 
 class Guard:
@@ -41,11 +57,16 @@ class Guard:
 
     Args:
         training: images, captions and held-out prompts.
-        embedder: the eye that says "same image", with its threshold.
+        embedder: says what is the same image, with its threshold.
         plan: how much to measure.
-        align: agreement of images [B, 3, H, W] and captions, [B], higher is better; None where no such model exists.
-        faithful: how far each image [B, 3, H, W] looks like the subject or style that is taught, [B], higher is better;
-            asked about samples of held-out prompts.
+        score_alignment: agreement of images [B, 3, H, W] and captions, [B], higher is better; None where no such model
+            exists.
+        score_fidelity: how far each image [B, 3, H, W] looks like the subject or style that is taught, [B], higher is
+            better; asked about samples of held-out prompts.
+
+    Attributes:
+        history: every report so far.
+        null, latest: what the base model and the last measured one were found to do.
     """
 
     def __init__(
@@ -53,11 +74,11 @@ class Guard:
         training: TrainingSet,
         embedder: Embedder,
         plan: ProbePlan | None = None,
-        align: Callable[[Tensor, Sequence[str]], Tensor] | None = None,
-        faithful: Faithful | None = None,
+        score_alignment: ScoreAlignment | None = None,
+        score_fidelity: ScoreFidelity | None = None,
     ) -> None:
-        self.training, self.embedder, self.plan, self.align = training, embedder, plan or ProbePlan(), align
-        self.faithful = faithful
+        self.training, self.embedder, self.plan = training, embedder, plan or ProbePlan()
+        self.score_alignment, self.score_fidelity = score_alignment, score_fidelity
         if self.plan.captions > len(training.captions):
             raise ValueError(
                 f"the probe asks for {self.plan.captions} captions, but the training set has {len(training.captions)}; "
@@ -66,8 +87,7 @@ class Guard:
         self.copy_detector = CopyDetector(training.images, training.captions, embedder)
         self.history: list[Report] = []
         self.budget, self.account = Budget.parse(self.plan.budget), Account()
-        self.null, self.latest = Table(), Table()  # what the base model and the last measured one were found to do
-        self.agree: Callable[[int], int] = int  # what several processes that measure together can all pay
+        self.null, self.latest = Table(), Table()
         self._turns = {"gaps": 0, "sampled": 0}  # captions that budgets have paid for so far
         self._left_at = time.monotonic()
 
@@ -88,21 +108,24 @@ class Guard:
         """Whether each sample reproduces the training image of its own caption (or a duplicate of it), [B] bool."""
         return self.copy_detector.is_own_copy(matches, captions)
 
-    def probe(self, model: Model, prompts: Sequence[str], timesteps: int | None = None) -> basin.Probe:
-        """The model as `basin` sees it, with these prompts."""
-        grid = model.schedule.grid(timesteps or self.plan.timesteps)
-        denoise = model.denoiser(prompts)
-        return basin.Probe(denoise, model.schedule, grid, self.plan.scale, self.plan.chunk, self.plan.solver)
+    def guided_model(self, model: Model, prompts: Sequence[str]) -> GuidedModel:
+        """The model with these prompts, as `basin` samples it."""
+        return guided_model(model, prompts, self.plan)
 
     def probed_captions(self) -> list[str]:
         """The training captions that a probe without a budget samples, spread evenly over the set."""
         return [self.training.captions[i] for i in self._spread()]
 
-    @torch.no_grad()
-    def measure(self, model: Model, *, epoch: int, train_step: int) -> Report | None:
-        """Looks at the model once and appends the report to `history`. Epoch -1 is the untouched base.
+    def measure(self, model: Model, *, epoch: int, train_step: int, team: Team | None = None) -> Report | None:
+        """Measures the model once and appends the report to `history`; on an error nothing has changed.
 
         The base model is measured in full, whatever the budget; every later probe is paid from it.
+
+        Args:
+            model: what is measured.
+            epoch: from 0; -1 is the untouched base model.
+            train_step: updates so far.
+            team: the processes that measure together; None for this one alone.
 
         Returns:
             The report; None when the budget cannot pay for anything useful.
@@ -111,28 +134,42 @@ class Guard:
             ValueError: training images smaller than the model's.
             FloatingPointError: the model returned a value that is not finite.
         """
-        start = time.monotonic()
-        _check_size(self.training, model)
-        if epoch < 0 and self._wants_twins(model):
-            self._take_twins(self._draw_twins(model))
-        menu = self._menu(model)
-        scope = self._scope(menu, epoch, start)
-        report = None
-        if scope is not None:
-            look = Look(
-                self.copy_detector,
-                self.training,
-                self.plan,
-                model,
-                scope,
-                None if epoch < 0 else self.null,
-                self.align,
-                self.faithful,
-            )
-            report = look.report(epoch, train_step, start)
-            self.null, self.latest = look.null, look.now
+        draft = copy(self)
+        draft.account, draft._turns = self.account.copy(), dict(self._turns)
+        report = draft._measure(model, epoch, train_step, team.least if team else int)
+        if team is not None:
+            team.meet()  # raises here too where another process failed: their next probes stay the same
+        vars(self).update(vars(draft))
+        if report is not None:
             self.history.append(report)
-            self.account.learn(look.took, _rows(menu, scope, look))
+        return report
+
+    def miss(self, epoch: int, train_step: int, problem: str) -> Report:
+        """Appends the report that a failed probe leaves; its time is not training's."""
+        self.history.append(Report.missed(epoch, train_step, problem))
+        self._left_at = time.monotonic()
+        return self.history[-1]
+
+    def start_over(self, problem: str) -> None:
+        """Forgets the history; the base model's missed report says why."""
+        self.history = [Report.missed(-1, 0, problem)]
+
+    @torch.no_grad()
+    def _measure(self, model: Model, epoch: int, train_step: int, agree: Agree) -> Report | None:
+        start, report = time.monotonic(), None
+        _check_size(self.training, model)
+        if epoch < 0 and self._needs_control_images(model):
+            self._take_control_images(self._draw_control_images(model))
+        menu = self._menu(model)
+        scope = self._scope(menu, epoch, start, agree)
+        if scope is not None:
+            instruments = Instruments(
+                self.copy_detector, self.training, self.plan, self.score_alignment, self.score_fidelity
+            )
+            probe = Probe(instruments, model, scope, None if epoch < 0 else self.null)
+            report = probe.report(epoch, train_step, start)
+            self.null, self.latest = probe.base, probe.now
+            self.account.learn(probe.seconds, _rows(menu, scope, probe.count.rows))
         self._pay(time.monotonic() - start, epoch)
         return report
 
@@ -171,31 +208,27 @@ class Guard:
             unit=max(1, self.plan.chunk // 8) if timed else 1,  # batches are padded: a row more may cost nothing
         )
 
-    def _wants_twins(self, model: Model) -> bool:
+    def _needs_control_images(self, model: Model) -> bool:
         training = self.training
         needed = self.plan.critical_scales > 0 and training.borrowed and training.heldout_images is None
         return needed and bool(training.heldout) and hasattr(model, "encode")
 
-    def _draw_twins(self, model: Model) -> Tensor:
-        """Images that the base model itself draws for the held-out prompts, [M, 3, H, W] in [0, 1], by plain CFG."""
+    def _draw_control_images(self, model: Model) -> Tensor:
+        """Images that the base model itself draws for the held-out prompts, [M, 3, H, W] uint8, by plain CFG."""
         prompts = self.training.heldout
-        probe, pairs = (
-            self.probe(model, prompts),
-            basin.pairs_of(len(prompts), [seed_table.CONTROL_IMAGES], 1, model.latent_shape),
-        )
-        begin = torch.zeros_like(pairs.prompt)
-        images = model.decode(basin.branch(probe, probe.path.begin(pairs.noise), pairs.prompt, begin)[0])
+        pairs = pairs_of(len(prompts), [seed_table.CONTROL_IMAGES], 1, model.latent_shape)
+        images = model.decode(run_plain(self.guided_model(model, prompts), pairs).ends)
         return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
-    def _take_twins(self, pixels: Tensor) -> None:
+    def _take_control_images(self, pixels: Tensor) -> None:
         self.training = replace(self.training, heldout_images=pixels.float() / 255)
 
-    def _scope(self, menu: Menu, epoch: int, now: float) -> Scope | None:
+    def _scope(self, menu: Menu, epoch: int, now: float, agree: Agree) -> Scope | None:
         """What this probe covers, or None when it cannot be paid."""
         everything = tuple(range(len(self.training.captions)))
         if self.budget is None or epoch < 0:
             return Scope(tuple(self._spread()), everything, self.plan.seeds)
-        allowance, prices = self._means(now)
+        allowance, prices = self._means(now, agree)
         bought = buy(allowance, menu, prices)
         if bought is None:
             return None
@@ -210,13 +243,13 @@ class Guard:
             precision=bought.precision(self.plan.timesteps, len(everything)),
         )
 
-    def _means(self, now: float) -> tuple[float, Mapping[str, float]]:
+    def _means(self, now: float, agree: Agree) -> tuple[float, Mapping[str, float]]:
         """What this probe may spend, and what each stage costs in that currency; the same in all processes."""
         if self.budget is None or self.budget.share is None:
             return float(self.budget.evals or 0) if self.budget else 0.0, EVALUATIONS
         self.account.allow(self.budget.share * (now - self._left_at))
-        allowance = self.agree(round(self.account.spendable() * NANO)) / NANO
-        return allowance, {stage: -self.agree(-round(self.account.price(stage) * NANO)) / NANO for stage in STAGES}
+        allowance = agree(round(self.account.spendable() * NANO)) / NANO
+        return allowance, {stage: -agree(-round(self.account.price(stage) * NANO)) / NANO for stage in STAGES}
 
     def _next(self, what: str, count: int) -> tuple[int, ...]:
         """The captions whose turn it is."""
@@ -237,23 +270,25 @@ class Guard:
         """
         rows = list(range(min(count, len(self.training.captions))))
         captions = [self.training.captions[i] for i in rows]
-        probe, pairs = self.probe(model, captions), basin.pairs_of(len(rows), [seed_table.PROBE], 1, model.latent_shape)
-        start = torch.zeros_like(pairs.prompt)
+        guided, pairs = (
+            self.guided_model(model, captions),
+            pairs_of(len(rows), [seed_table.PROBE], 1, model.latent_shape),
+        )
         columns = {"training image": self.training.images[rows]}
-        columns["plain CFG"] = model.decode(basin.branch(probe, probe.path.begin(pairs.noise), pairs.prompt, start)[0])
+        columns["plain CFG"] = model.decode(run_plain(guided, pairs).ends)
         if transition is not None:
-            index = start + int((probe.timesteps > transition).sum())
-            states, _ = basin.prefix(probe, pairs, before=0.0)
-            columns["guarded"] = model.decode(basin.branch(probe, states[index, rows], pairs.prompt, index)[0])
+            index = torch.zeros_like(pairs.prompt) + int((guided.timesteps > transition).sum())
+            states = run_trunk(guided, pairs).at(torch.arange(len(rows)), index)
+            columns["guarded"] = model.decode(run_branch(guided, states, pairs.prompt, index))
         marks = {name: self.is_copy(images).tolist() for name, images in columns.items() if name != "training image"}
         return columns, captions, marks
 
     def state_dict(self) -> dict[str, Any]:
-        """The history and what it is compared with, as plain JSON text; images of borrowed twins as bytes."""
-        kept = {"null": asdict(self.null), "account": asdict(self.account), "turns": self._turns}
-        state: dict[str, Any] = {"history": [report.to_json() for report in self.history], "kept": json.dumps(kept)}
+        """The history and what it is compared with, as plain JSON text; control images that were drawn as bytes."""
+        memory = {"null": asdict(self.null), "account": asdict(self.account), "turns": self._turns}
+        state: dict[str, Any] = {"history": [report.to_json() for report in self.history], "memory": json.dumps(memory)}
         if self.training.borrowed and self.training.heldout_images is not None:
-            state["twins"] = (self.training.heldout_images * 255).round().to(torch.uint8)
+            state["control images"] = (self.training.heldout_images * 255).round().to(torch.uint8)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -265,24 +300,24 @@ class Guard:
         if "history" not in state:
             raise ValueError(f"guard state has no 'history'; its keys are {sorted(state)}")
         self.history = [Report.from_json(text) for text in state["history"]]
-        kept = json.loads(state.get("kept", "{}"))
-        tables = kept.get("null", {})
+        memory = json.loads(state.get("memory", "{}"))
+        tables = memory.get("null", {})
         self.null = Table(**{name: {int(i): float(v) for i, v in table.items()} for name, table in tables.items()})
-        if "twins" in state and self.training.borrowed:
-            self._take_twins(state["twins"])
-        self.account, self._turns = Account(**kept.get("account", {})), {**self._turns, **kept.get("turns", {})}
+        if "control images" in state and self.training.borrowed:
+            self._take_control_images(state["control images"])
+        self.account, self._turns = Account(**memory.get("account", {})), {**self._turns, **memory.get("turns", {})}
         self._left_at = time.monotonic()
 
 
-def _rows(menu: Menu, scope: Scope, look: Look) -> dict[str, int]:
-    """Rows that each stage put through the network."""
+def _rows(menu: Menu, scope: Scope, evaluated: Mapping[str, int]) -> dict[str, int]:
+    """Rows that each stage put through the network, padding included where the menu tells it."""
     pairs = len(scope.sampled) * scope.seeds
-    searched = look.evals.get("exits", 0) - menu.evaluations * min(menu.pool, pairs)
+    searched = evaluated.get("exits", 0) - menu.evaluations * min(menu.pool, pairs)
     return {
         "gap": menu.gap(len(scope.gaps), scope.heldout),
         "samples": menu.samples(pairs),
         "exits": menu.trunk(pairs) + max(0, searched),
-        "scales": look.evals.get("scales", 0),
+        "scales": evaluated.get("scales", 0),
     }
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .. import basin
-from ..basin.gap import Alarm
+from ..basin.gap import Alarm, raise_alarm
 from ..core import stats
 from ..core.estimate import Estimate
 
@@ -67,7 +66,7 @@ def alarm_of(
     kept, twins = [i for i in now if i in base], [i for i in heldout if i in heldout_base]
     if not kept or not twins:
         return None
-    return basin.raise_alarm(
+    return raise_alarm(
         *(torch.tensor([values[i] for i in kept]) for values in (now, base)),
         *(torch.tensor([values[i] for i in twins]) for values in (heldout, heldout_base)),
     )

@@ -39,3 +39,7 @@ class TrainingSet:
     def count(self, caption: str) -> int:
         """How many images carry this caption."""
         return self.captions.count(caption)
+
+    def images_of(self, caption: str) -> list[int]:
+        """The images that carry this caption, by index."""
+        return [i for i, text in enumerate(self.captions) if text == caption]

@@ -78,7 +78,7 @@ def measure(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: P
     seconds = (time.monotonic() - start) / len(pairs.batch)
     guard, prompts = testbed.guard, pairs.batch.prompts
     similarity = [round(match.similarity, 4) for match in guard.matches(images)]
-    score = [round(s, 4) for s in guard.align(images, prompts).tolist()] if guard.align else []
+    score = [round(s, 4) for s in guard.score_alignment(images, prompts).tolist()] if guard.score_alignment else []
     point = Point(
         mitigation=mitigation.name,
         intensity=intensity,

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..basin import top_gap
+from ..basin.gap import top_gap
 from ..basin.trajectories import pairs_of
 from ..calibration.candidate import RuleCandidate, StrengthCandidate
 from ..calibration.fixed_sequence import proven
@@ -140,7 +140,7 @@ def _triage(testbed: Testbed, batch: Batch, harmless: float) -> Tensor:
 def _first_gaps(testbed: Testbed) -> Tensor:
     captions = testbed.guard.training.captions
     pairs = pairs_of(len(captions), [seed_table.CALIBRATION], 1, testbed.model.latent_shape)
-    return testbed.cached("gaps", lambda: top_gap(testbed.guard.probe(testbed.model, captions), pairs)[0])
+    return testbed.cached("gaps", lambda: top_gap(testbed.guard.guided_model(testbed.model, captions), pairs)[0])
 
 
 HERE = "basinguard"

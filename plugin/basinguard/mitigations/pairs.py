@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import basin
+from ..basin.plain_run import run_plain
 from ..basin.trajectories import pairs_of
 from ..core import seeds as seed_table
 from ..pipelines.latent_model import LatentModel
@@ -81,17 +81,15 @@ def _to_base(testbed: Testbed, prompts: tuple[str, ...]) -> KernelDistance | Non
     seeds = range(seed_table.COMPARISON_REFERENCE, seed_table.COMPARISON_REFERENCE + each * len(prompts))
     model = LatentModel(testbed.base)
     reference = pairs_of(len(prompts), seeds, each, model.latent_shape)
-    probe = testbed.guard.probe(model, prompts)
-    ends, _ = basin.branch(
-        probe, probe.path.begin(reference.noise), reference.prompt, torch.zeros_like(reference.prompt)
-    )
+    probe = testbed.guard.guided_model(model, prompts)
+    ends = run_plain(probe, reference).ends
     return _distance(testbed, model.decode(ends), "samples of the base model", reference.prompt)
 
 
 def _distance(testbed: Testbed, images: Tensor, what: str, groups: Tensor | None = None) -> KernelDistance:
     """In the space of the model that scores captions; without one, of the embedder that finds copies."""
     embedder = testbed.guard.embedder
-    scorer = getattr(testbed.guard.align, "__self__", None)
+    scorer = getattr(testbed.guard.score_alignment, "__self__", None)
     if isinstance(scorer, ClipScore):
         return KernelDistance.to_images(scorer.embed_images, images, eye=scorer.name, what=what, groups=groups)
     return KernelDistance.to_images(

@@ -108,7 +108,7 @@ def _settings(
     data: Path,
     heldout: Path | None,
 ) -> ComparisonSettings:
-    training, scorer = testbed.guard.training, testbed.guard.align
+    training, scorer = testbed.guard.training, testbed.guard.score_alignment
     return ComparisonSettings(
         model=Path(model).name,
         base=Path(base).name if base else None,

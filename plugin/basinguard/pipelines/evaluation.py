@@ -73,7 +73,7 @@ def evaluate(
     seconds = (time.monotonic() - start) / len(prompt)
     similarity = [match.similarity for match in guard.matches(images)]
     copied = np.array(similarity) >= guard.embedder.metric.threshold
-    score = guard.align(images, [captions[k] for k in prompt]) if guard.align else None
+    score = guard.score_alignment(images, [captions[k] for k in prompt]) if guard.score_alignment else None
     row = Row(
         risk=stats.rate(copied, prompt),
         similarity_p95=stats.cluster_bootstrap(similarity, prompt, stats.p95),

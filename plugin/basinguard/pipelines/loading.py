@@ -27,7 +27,7 @@ from basinguard.tinyworld import model_directory
 from .architecture import SAMPLE_SIZES, SD21
 from .lora_files import put_lora, require_lora
 from .prediction_type import evidence
-from .single_file import load_single_file, require_single_file, speak, told_prediction_type
+from .single_file import load_single_file, prediction_type_of, require_single_file, speak
 
 TINYWORLD = "tinyworld"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -107,7 +107,7 @@ def _pretrained(source: Path | str, dtype: torch.dtype) -> StableDiffusionPipeli
 
 def _single(path: Path, dtype: torch.dtype, given: str | None) -> StableDiffusionPipeline:
     """A single file whose prediction type is known: given, told by its metadata, or measured."""
-    told = given or told_prediction_type(require_single_file(path))
+    told = given or prediction_type_of(require_single_file(path))
     pipe = load_single_file(path, told or "v_prediction", dtype=dtype, config=SD21)
     if told is None:
         told = evidence(pipe).prediction_type

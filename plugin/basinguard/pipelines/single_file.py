@@ -43,7 +43,7 @@ def require_single_file(path: Path) -> Header:
     return header
 
 
-def told_prediction_type(header: Header) -> str | None:
+def prediction_type_of(header: Header) -> str | None:
     """What a file's own metadata says it predicts; None if nothing, or nothing known."""
     for key in SAYS_TYPE:
         if key in header.metadata:

@@ -52,7 +52,7 @@ def transfer_table(
         with scheduler_of(pipe, name):
             images, _ = draw(pipe, texts, seeds, record, scale=record.sampler.scale, timesteps=count)
             start, sigma = first_guided(pipe.scheduler, record.guidance.transition)
-        score = guard.align(images, texts) if guard.align else None
+        score = guard.score_alignment(images, texts) if guard.score_alignment else None
         yield Transfer(
             scheduler=name,
             timesteps=count,

@@ -9,10 +9,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import basin
 from ..audits.findings import Audit, advise, rank
 from ..audits.findings import text as as_text
 from ..audits.page import render_page
+from ..basin.trajectories import Pairs, run_trunk
 from ..calibration.trial import calibration_pairs
 from ..core import seeds as seed_table
 from ..core import stats
@@ -101,13 +101,13 @@ def _figures(calibration: Calibration) -> dict[str, Figure]:
     return figures
 
 
-def _without_prompt(guard: Guard, model: Model, pairs: basin.Pairs) -> Estimate:
+def _without_prompt(guard: Guard, model: Model, pairs: Pairs) -> Estimate:
     """Does the empty prompt alone reproduce training images?"""
-    states, _ = basin.prefix(guard.probe(model, guard.training.captions), pairs, before=0.0)
+    states = run_trunk(guard.guided_model(model, guard.training.captions), pairs, before=0.0).pair_states
     return stats.rate(guard.is_copy(model.decode(states[-1])), pairs.seed)
 
 
-def _null(session: Session, pairs: basin.Pairs) -> Estimate | None:
+def _null(session: Session, pairs: Pairs) -> Estimate | None:
     """Copies of the base model on the same captions and noise."""
     if not session.provenance.base:
         return None

@@ -27,6 +27,7 @@ from ..pipelines.evaluation import Row
 from ..tinyworld.demo_folder import write_demo_folder
 from ..training.data import ImageFolder
 from ..training.finetune import FineTune
+from ..training.finetune_options import LossOptions, MemoryOptions, OptimizerOptions
 from ..training.fit_cli import quiet_lightning
 from ..training.lightning import MemorizationGuard
 from ..training.options import ControlGroup
@@ -106,10 +107,21 @@ def fine_tune(out: Path, train: Path, heldout_folder: Path, epochs: int) -> Memo
         log_every_n_steps=1,
     )
     trainer.fit(
-        FineTune("tinyworld", method="full", learning_rate=8e-4, keep_unconditional=1.0, cache=True),
+        demo_model(),
         datamodule=ImageFolder(str(train), resolution=64, batch_size=16),
     )
     return guard
+
+
+def demo_model() -> FineTune:
+    """The demo's fine-tune: every weight of TinyWorld's UNet, its unconditional branch held where it was."""
+    return FineTune(
+        "tinyworld",
+        "full",
+        optimizer=OptimizerOptions(learning_rate=8e-4),
+        loss=LossOptions(keep_unconditional=1.0),
+        memory=MemoryOptions(cache=True),
+    )
 
 
 def _hush() -> None:

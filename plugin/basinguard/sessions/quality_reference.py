@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import basin
-from ..calibration.trial import calibration_pairs, sample_plain
+from ..basin.plain_run import run_plain
+from ..basin.trajectories import Pairs
+from ..calibration.trial import calibration_pairs
 from ..core import seeds as seed_table
 from ..core.images import load_rgb
 from ..diffusion.model import Model
@@ -65,9 +66,9 @@ def base_samples(session: Session, pairs: int) -> tuple[Tensor, Tensor | None]:
     return plain_samples(session.guard, base, drawn), drawn.prompt if pairs >= captions else None
 
 
-def plain_samples(guard: Guard, model: Model, pairs: basin.Pairs) -> Tensor:
+def plain_samples(guard: Guard, model: Model, pairs: Pairs) -> Tensor:
     """Images of the training captions by ordinary guidance, [N, 3, H, W]."""
-    return model.decode(sample_plain(guard.probe(model, guard.training.captions), pairs))
+    return model.decode(run_plain(guard.guided_model(model, guard.training.captions), pairs).ends)
 
 
 def _heldout_images(session: Session, folder: Path) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -13,11 +13,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from basinguard.training.augmentation import Relief, draw_caption, vocabulary_of
-
 from ..core.seeds import stream
 from .buckets import BucketBatches, Shape, nearest, shapes
+from .caption_augmentation import CaptionAugmentation, draw_caption, vocabulary_of
 from .data_sources import DatasetSource, FolderSource, Named, Source, fitted
+from .finetune_options import FramingOptions, HubDataset, ReadingOptions, as_options
 from .sampler import MARK, EpochOrder, ResumableLoader
 
 
@@ -25,34 +25,23 @@ class ImageFolder(LightningDataModule):
     """Captioned images, resized and cropped: square, or each to the nearest of a few shapes.
 
     Batches are {"pixel_values": [B, 3, H, W] in -1..1, "caption": B texts, "index": [B]}, and "embedding_noise" [B]
-    where relief asks for it. Their order, crops and flips
-    depend on `seed` and the epoch alone, whatever `num_workers` is, and resume where a checkpoint left them.
+    where the caption augmentation asks for it. Their order, crops and flips depend on `seed` and the epoch alone,
+    whatever `num_workers` is, and resume where a checkpoint left them.
 
     Args:
         directory: a folder with metadata.jsonl, .csv or .parquet (columns file_name and text), or images with a .txt
             of the same name beside each.
-        dataset: instead of a directory: a Hugging Face dataset, by hub id, folder, or `save_to_disk` folder.
-        resolution: side of the squares the model is trained on, in pixels.
-        batch_size: images in a batch.
-        crop: "centre", or "random" for a new place each epoch.
-        flip: mirror half of the images each epoch. Mirrored copies are then memorized too; the guard finds both.
-        buckets: keep proportions: crop each image to the nearest of a few shapes of at most `resolution` squared
-            pixels; a batch holds one shape. Probes stay square.
-        bucket_step: the shapes' sides are multiples of it, in pixels.
-        resolutions: further sides; the epochs take turns at `resolution` and these.
-        num_workers: processes that read images; 0 reads in the training process.
-        seed: of order, crops and flips.
-        skip_bad: leave out images that cannot be used, with a warning, instead of refusing to start.
-        long_captions: "refuse" a caption with more tokens than the model takes, or "truncate" it with a warning.
-        keep_in_memory: decode each image once and keep its pixels (3 * resolution^2 bytes each, in every worker).
-        subset: of the Hugging Face dataset (its configuration).
-        split: of the Hugging Face dataset.
-        image_column: of the Hugging Face dataset.
-        caption_column: of the Hugging Face dataset.
-        relief: what is done to captions and repeats while training, see `basinguard.curation.relief`; or a function
-            that is called on each caption whenever it is trained on and returns the caption to use.
+        dataset: instead of a directory: a Hugging Face dataset.
         manifest: name of a curated manifest in `directory`, such as metadata.curated.jsonl: only its images are
             trained on, with its captions and repeats.
+        resolution: side of the squares the model is trained on, in pixels.
+        framing: crop, flip, and shapes beside the square.
+        reading: what is kept in memory, left out or cut.
+        caption_augmentation: what is done to captions and repeats while training; or a function that is called on each
+            caption whenever it is trained on and returns the caption to use.
+        batch_size: images in a batch.
+        num_workers: processes that read images; 0 reads in the training process.
+        seed: of order, crops and flips.
 
     Example:
         >>> images = ImageFolder("photos", resolution=512, batch_size=4)              # doctest: +SKIP
@@ -63,57 +52,45 @@ class ImageFolder(LightningDataModule):
     def __init__(
         self,
         directory: str | None = None,
-        dataset: str | None = None,
+        dataset: HubDataset | None = None,
+        manifest: str | None = None,
         resolution: int = 512,
+        framing: FramingOptions = FramingOptions(),
+        reading: ReadingOptions = ReadingOptions(),
+        caption_augmentation: CaptionAugmentation | Callable[[str], str] | None = None,
         batch_size: int = 4,
-        crop: Literal["centre", "random"] = "centre",
-        flip: bool = False,
-        buckets: bool = False,
-        bucket_step: int = 64,
-        resolutions: list[int] | None = None,
         num_workers: int = 0,
         seed: int = 0,
-        skip_bad: bool = False,
-        long_captions: Literal["refuse", "truncate"] = "refuse",
-        keep_in_memory: bool = False,
-        subset: str | None = None,
-        split: str = "train",
-        image_column: str = "image",
-        caption_column: str = "text",
-        relief: Relief | Callable[[str], str] | None = None,
-        manifest: str | None = None,
     ) -> None:
         super().__init__()
-        if min(resolution, bucket_step, *(resolutions or [8])) < 8 or batch_size < 1 or num_workers < 0:
-            given = f"resolution={resolution}, batch_size={batch_size}, num_workers={num_workers}"
-            more = f", bucket_step={bucket_step}, resolutions={resolutions}" if buckets or resolutions else ""
-            raise ValueError(f"ImageFolder: {given}{more}; expected at least 8, 1 and 0{', 8 and 8' * bool(more)}")
-        self.directory, self.dataset, self.resolution, self.batch_size = directory, dataset, resolution, batch_size
-        self.buckets, self.bucket_step, self.resolutions = buckets, bucket_step, (resolution, *(resolutions or ()))
-        self.crop, self.flip, self.num_workers, self.seed = crop, flip, num_workers, seed
-        self.skip_bad, self.long_captions, self.keep_in_memory = skip_bad, long_captions, keep_in_memory
-        self.subset, self.split = subset, split
-        self.image_column, self.caption_column, self.relief = image_column, caption_column, relief
-        self.manifest = manifest
+        self.directory, self.dataset, self.manifest = directory, as_options(HubDataset, dataset), manifest
+        self.resolution, self.framing = resolution, as_options(FramingOptions, framing)
+        self.reading = as_options(ReadingOptions, reading)
+        self.caption_augmentation = as_options(CaptionAugmentation, caption_augmentation)
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self._require_ranges()
         self._order: EpochOrder | None = None
-        self._rest: dict[int, float] = {}
-        self._vary: frozenset[int] = frozenset()
+        self._shares: dict[int, float] = {}
+        self._varied: frozenset[int] = frozenset()
+
+    def _require_ranges(self) -> None:
+        step, further = self.framing.bucket_step, self.framing.resolutions
+        if min(self.resolution, step, *(further or [8])) < 8 or self.batch_size < 1 or self.num_workers < 0:
+            numbers = f"resolution={self.resolution}, batch_size={self.batch_size}, num_workers={self.num_workers}"
+            more = self.framing.buckets or further
+            shapes = f", bucket_step={step}, resolutions={list(further)}" if more else ""
+            accepted = f"at least 8, 1 and 0{', 8 and 8' if more else ''}"
+            raise ValueError(f"ImageFolder: {numbers}{shapes}; expected {accepted}")
 
     @cached_property
     def source(self) -> Source:
         """Where the images come from; read once. Its `problems` say why it cannot be used."""
-        if (self.directory is None) == (self.dataset is None):
-            given = f"directory={self.directory!r}, dataset={self.dataset!r}"
-            return FolderSource((), (f"{given}; give exactly one of them",), ())
-        if self.directory is not None:
-            return FolderSource.read(self.directory, skip_bad=self.skip_bad, manifest=self.manifest)
-        return DatasetSource.read(
-            str(self.dataset),
-            subset=self.subset,
-            split=self.split,
-            image_column=self.image_column,
-            caption_column=self.caption_column,
-        )
+        if self.directory is not None and self.dataset is None:
+            return FolderSource.read(self.directory, skip_bad=self.reading.skip_bad, manifest=self.manifest)
+        if self.dataset is not None and self.directory is None:
+            return DatasetSource.read(self.dataset)
+        arguments = f"directory={self.directory!r}, dataset={self.dataset!r}"
+        return FolderSource((), (f"{arguments}; give exactly one of them",), ())
 
     @property
     def items(self) -> tuple[Named, ...]:
@@ -123,7 +100,17 @@ class ImageFolder(LightningDataModule):
     @property
     def augments(self) -> bool:
         """Whether an image differs from epoch to epoch."""
-        return self.flip or self.crop == "random" or len(self.resolutions) > 1
+        return self.framing.flip or self.framing.crop == "random" or len(self.resolutions) > 1
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Sides that the epochs take turns at."""
+        return (self.resolution, *self.framing.resolutions)
+
+    @property
+    def buckets(self) -> bool:
+        """Whether images keep their proportions."""
+        return self.framing.buckets
 
     @cached_property
     def shapes(self) -> tuple[Shape, ...]:
@@ -131,8 +118,8 @@ class ImageFolder(LightningDataModule):
         square = (self.resolution, self.resolution)
         if not self.buckets:
             return (square,) * len(self.items)
-        choice = shapes(self.resolution, self.bucket_step)
-        return tuple(choice[nearest(self.source.open(k).size, choice)] for k in range(len(self.items)))
+        accepted = shapes(self.resolution, self.framing.bucket_step)
+        return tuple(accepted[nearest(self.source.open(k).size, accepted)] for k in range(len(self.items)))
 
     def pixels(self, index: int) -> Tensor:
         """One training image as the model sees it without augmentation, [3, H, W] in 0..1."""
@@ -166,32 +153,31 @@ class ImageFolder(LightningDataModule):
         """
         if rest and self.buckets:
             raise ValueError(f"ImageFolder(buckets=True): {len(rest)} images cannot rest; train without buckets")
-        self._rest, self._vary = dict(rest), frozenset(vary)
+        self._shares, self._varied = dict(rest), frozenset(vary)
         if self._order is not None:
-            self._tell(self._order)
+            self._set_turns(self._order)
 
-    def _tell(self, order: EpochOrder) -> None:
-        shown = enumerate(self._shown)
-        order.rest = {at: self._rest[index] for at, index in shown if index in self._rest}
-        order.marked = frozenset(at for at, index in enumerate(self._shown) if index in self._vary)
+    def _set_turns(self, order: EpochOrder) -> None:
+        order.shares = {at: self._shares[index] for at, index in enumerate(self._shown) if index in self._shares}
+        order.marked = frozenset(at for at, index in enumerate(self._shown) if index in self._varied)
 
     def train_dataloader(self) -> DataLoader:
         """One epoch of shuffled batches; the last one may be smaller."""
         pictures = Pictures(self)
         order = EpochOrder(len(pictures), self.seed)
         self._order, self._shown = order, pictures.shown
-        self._tell(order)
-        taken: dict[str, Any] = {"batch_size": self.batch_size, "sampler": order}
+        self._set_turns(order)
+        batches: dict[str, Any] = {"batch_size": self.batch_size, "sampler": order}
         if self.buckets:
-            choice = sorted(set(self.shapes))
-            bucket = [choice.index(self.shapes[index]) for index in pictures.shown]
-            taken = {"batch_sampler": BucketBatches(order, bucket, self.batch_size)}
+            used = sorted(set(self.shapes))
+            bucket = [used.index(self.shapes[index]) for index in pictures.shown]
+            batches = {"batch_sampler": BucketBatches(order, bucket, self.batch_size)}
         loader = ResumableLoader(
             pictures,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            **taken,
+            **batches,
         )
         loader.trainer = self.trainer
         return loader
@@ -201,51 +187,50 @@ class Pictures(Dataset[dict[str, Any]]):
     """Training examples of an `ImageFolder`, addressed by epoch * count + index (see `EpochOrder`)."""
 
     def __init__(self, images: ImageFolder) -> None:
-        self.source, self.shapes = images.source, images.shapes
-        self.resolutions = images.resolutions
-        self.choice = {side: shapes(side, images.bucket_step) for side in self.resolutions} if images.buckets else {}
-        self.random_crop, self.flip, self.seed = images.crop == "random", images.flip, images.seed
-        self.relief = images.relief
+        self.source, self.shapes, self.resolutions = images.source, images.shapes, images.resolutions
+        self.framing, self.seed, self.augmentation = images.framing, images.seed, images.caption_augmentation
+        step = self.framing.bucket_step
+        self.accepted = {side: shapes(side, step) for side in self.resolutions} if self.framing.buckets else {}
         repeats: Sequence[int] = self.source.repeats
-        if isinstance(self.relief, Relief):
-            repeats = self.relief.repeats(repeats)
+        if isinstance(self.augmentation, CaptionAugmentation):
+            repeats = self.augmentation.repeats(repeats)
             self.vocabulary = vocabulary_of([text for texts in self.source.captions for text in texts])
         self.shown = [index for index, count in enumerate(repeats) for _ in range(count)]
-        self.kept: dict[int, Tensor] | None = {} if self._keeps(images) else None
-
-    def _keeps(self, images: ImageFolder) -> bool:
-        return images.keep_in_memory and not self.random_crop and len(self.resolutions) == 1
+        one_size = self.framing.crop == "centre" and len(self.resolutions) == 1
+        self.decoded: dict[int, Tensor] | None = {} if images.reading.keep_in_memory and one_size else None
 
     def __len__(self) -> int:
         return len(self.shown)
 
     def __getitem__(self, key: int) -> dict[str, Any]:
-        varied, key = key >= MARK, key % MARK  # told by the key, because a worker has a copy of this data set
+        varied, key = key >= MARK, key % MARK  # by the key, because a worker has a copy of this data set
         index = self.shown[key % len(self)]
         generator = torch.Generator().manual_seed(stream(self.seed, key))
         pixels = self._pixels(index, key // len(self), generator)
-        if self.flip and torch.rand((), generator=generator) < 0.5:
+        if self.framing.flip and torch.rand((), generator=generator) < 0.5:
             pixels = pixels.flip(-1)
         example = {"pixel_values": pixels * 2 - 1, "caption": self._caption(index, key, varied), "index": index}
-        if isinstance(self.relief, Relief) and self.relief.noise:
-            example["embedding_noise"] = self.relief.noise
+        if isinstance(self.augmentation, CaptionAugmentation) and self.augmentation.noise:
+            example["embedding_noise"] = self.augmentation.noise
         return example
 
     def _caption(self, index: int, key: int, varied: bool) -> str:
         caption = self.source.items[index][1]
         if varied:
             caption = draw_caption(self.source.captions[index], random.Random(stream(self.seed, key)))
-        if isinstance(self.relief, Relief):
+        if isinstance(self.augmentation, CaptionAugmentation):
             rng = random.Random(stream(self.seed, key))
-            return self.relief.caption([caption] if varied else self.source.captions[index], self.vocabulary, rng)
-        return caption if self.relief is None else self.relief(caption)
+            captions = [caption] if varied else self.source.captions[index]
+            return self.augmentation.caption(captions, self.vocabulary, rng)
+        return caption if self.augmentation is None else self.augmentation(caption)
 
     def _pixels(self, index: int, epoch: int, generator: torch.Generator) -> Tensor:
         side = self.resolutions[epoch % len(self.resolutions)]
-        choice = self.choice.get(side, ((side, side),))
-        size = choice[nearest(self.shapes[index], choice)]
-        if self.kept is None:
-            return fitted(self.source.open(index), size, generator=generator if self.random_crop else None)
-        if index not in self.kept:
-            self.kept[index] = (fitted(self.source.open(index), size) * 255).round().to(torch.uint8)
-        return self.kept[index].float() / 255
+        accepted = self.accepted.get(side, ((side, side),))
+        size = accepted[nearest(self.shapes[index], accepted)]
+        if self.decoded is None:
+            place = generator if self.framing.crop == "random" else None
+            return fitted(self.source.open(index), size, generator=place)
+        if index not in self.decoded:
+            self.decoded[index] = (fitted(self.source.open(index), size) * 255).round().to(torch.uint8)
+        return self.decoded[index].float() / 255

@@ -15,6 +15,8 @@ from basinguard.curation.dataset_export import encoded, undecoded
 from basinguard.curation.folder import Problem, read_folder
 from basinguard.curation.manifest import read_manifest
 
+from .finetune_options import HubDataset
+
 REFUSED = frozenset(
     {"caption-missing", "caption-unreadable", "caption-too-long", "metadata-unreadable", "row-unusable"}
 )
@@ -83,21 +85,21 @@ class FolderSource:
         if rows is None:
             used = [(item, item.captions, 1) for item in folder.items if item.caption]
         else:
-            known = {item.file_name: item for item in folder.items}
+            by_name = {item.file_name: item for item in folder.items}
             bad = [
                 f"{manifest}: {row.file_name}: no such image; curate again"
                 for row in rows
-                if row.file_name not in known
+                if row.file_name not in by_name
             ]
-            used = [(known[row.file_name], row.captions, row.repeats) for row in rows if row.file_name in known]
+            used = [(by_name[row.file_name], row.captions, row.repeats) for row in rows if row.file_name in by_name]
         items = tuple((str(item.path), texts[0]) for item, texts, _ in used)
         if not items:
             bad.append(f"{directory}: no captioned image; add images, each named in metadata.jsonl or with a .txt")
-        keep_going = skip_bad and bool(items)
+        skips = skip_bad and bool(items)
         return cls(
             items,
-            () if keep_going else tuple(bad),
-            (*odd, *(bad if keep_going else ())),
+            () if skips else tuple(bad),
+            (*odd, *(bad if skips else ())),
             tuple(texts for _, texts, _ in used),
             tuple(repeats for _, _, repeats in used),
         )
@@ -128,15 +130,14 @@ class DatasetSource:
         return (1,) * len(self.items)
 
     @classmethod
-    def read(
-        cls, name: str, *, subset: str | None, split: str, image_column: str, caption_column: str
-    ) -> DatasetSource:
+    def read(cls, dataset: HubDataset) -> DatasetSource:
         """Loads a hub id, a directory with data files, or what `Dataset.save_to_disk` wrote."""
+        name, image_column, caption_column = dataset.name, dataset.image_column, dataset.caption_column
         try:
-            rows = _load_rows(name, subset, split)
+            rows = _load_rows(dataset)
         except Exception as error:  # a loader of foreign formats raises almost anything
-            said = " ".join(str(error).split())[:300]
-            return cls((), (f"dataset {name!r} cannot be loaded ({type(error).__name__}: {said}); give another, or "
+            message = " ".join(str(error).split())[:300]
+            return cls((), (f"dataset {name!r} cannot be loaded ({type(error).__name__}: {message}); give another, or "
                             "connect if it has to be fetched",))  # fmt: skip
         missing = [column for column in (image_column, caption_column) if column not in rows.column_names]
         if missing:
@@ -145,7 +146,7 @@ class DatasetSource:
         captions = [text if isinstance(text, str) else "" for text in rows[caption_column]]
         items = tuple((f"{name}[{index}]", text.strip()) for index, text in enumerate(captions))
         bad = tuple(f"{label}: no caption in column {caption_column!r}" for label, text in items if not text)
-        empty = () if items else (f"dataset {name!r}, split {split!r}: no rows",)
+        empty = () if items else (f"dataset {name!r}, split {dataset.split!r}: no rows",)
         return cls(items, (*bad, *empty), (), undecoded(rows, image_column), image_column)
 
     def open(self, index: int) -> Image.Image:
@@ -153,14 +154,14 @@ class DatasetSource:
         return load_rgb(encoded(self.rows[index][self.image_column]))
 
 
-def _load_rows(name: str, subset: str | None, split: str) -> Any:
+def _load_rows(dataset: HubDataset) -> Any:
     from datasets import DatasetDict, load_dataset, load_from_disk
 
-    directory = Path(name).expanduser()
+    directory = Path(dataset.name).expanduser()
     if (directory / "state.json").is_file() or (directory / "dataset_dict.json").is_file():
         stored = load_from_disk(str(directory))
-        return stored[split] if isinstance(stored, DatasetDict) else stored
-    return load_dataset(name, subset, split=split)
+        return stored[dataset.split] if isinstance(stored, DatasetDict) else stored
+    return load_dataset(dataset.name, dataset.subset, split=dataset.split)
 
 
 def _refused(problem: Problem) -> bool:
@@ -179,8 +180,8 @@ def fitted(image: Image.Image, size: int | tuple[int, int], *, generator: torch.
         Pixels [3, height, width] in 0..1, float32.
     """
     wide, high = (size, size) if isinstance(size, int) else size
-    scale = max(wide / image.width, high / image.height)
-    width, height = max(wide, round(image.width * scale)), max(high, round(image.height * scale))
+    factor = max(wide / image.width, high / image.height)
+    width, height = max(wide, round(image.width * factor)), max(high, round(image.height * factor))
     if (width, height) != image.size:
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     left, top = (width - wide) // 2, (height - high) // 2

@@ -10,7 +10,7 @@ from ..guard.control_prompts import MOST
 from ..pipelines.architecture import name_of
 from ..pipelines.prediction_type import evidence
 from .data_sources import FolderSource
-from .resources import FitPlan, guard_of, plan_of
+from .resources import FitResources, guard_of, resources_of
 
 PROBED_SEEDS = 8  # noise seeds that a probe samples without a prompt, at least
 GAP_EVALS = 4  # a training caption: two seeds, with and without the prompt
@@ -37,9 +37,9 @@ def probe_evals(captions: int, seeds: int, timesteps: int, images: int, heldout:
     return sampled + searched + 2 * unguided * timesteps + GAP_EVALS * (images + heldout) + SCALE_EVALS * scales
 
 
-def report(cli: Any) -> str:
+def summary(cli: Any) -> str:
     """What the built run would do, for people: its configuration, size, memory, disk and probes."""
-    plan, config = plan_of(cli.config), cli.parser.dump(cli.config, skip_none=False)
+    resources, config = resources_of(cli.config), cli.parser.dump(cli.config, skip_none=False)
     cli.datamodule.setup("fit")
     loader = cli.datamodule.train_dataloader()
     next(iter(loader))
@@ -49,13 +49,13 @@ def report(cli: Any) -> str:
         config.rstrip(),
         "",
         f"model:  {_model(cli.model)}",
-        f"data:   {images} images, batches of {plan.request.batch_size}: {updates} updates an epoch, "
+        f"data:   {images} images, batches of {resources.workload.batch_size}: {updates} updates an epoch, "
         f"{updates * epochs} in {epochs} epochs",
-        *(f"memory: {line}" for line in plan.footprint.lines()),
-        f"        {plan.free_memory / 1e9:.1f} GB free on the {'GPU' if plan.on_gpu else 'CPU'} of this machine",
-        f"disk:   {_disk(plan)}",
+        *(f"memory: {line}" for line in resources.footprint.lines()),
+        f"        {resources.free_memory / 1e9:.1f} GB free on the {'GPU' if resources.on_gpu else 'CPU'} of this machine",
+        f"disk:   {_disk(resources)}",
         f"probe:  {_probes(guard_of(cli.config.trainer.callbacks), epochs, images)}",
-        *(f"too little {problem}" for problem in plan.problems()),
+        *(f"too little {problem}" for problem in resources.problems()),
         "dry run: everything was built, no step was taken",
     ]
     return "\n".join(lines)
@@ -64,17 +64,17 @@ def report(cli: Any) -> str:
 def _model(model: Any) -> str:
     every = sum(p.numel() for p in model.parameters())
     opened = sum(p.numel() for p in model.trained().values())
-    said, found = model.pipe.scheduler.config.prediction_type, evidence(model.pipe).prediction_type
-    sure = "confirmed by its output" if found else "its output does not tell (untrained?)"
+    predicts, measured = model.pipe.scheduler.config.prediction_type, evidence(model.pipe).prediction_type
+    sure = "confirmed by its output" if measured else "its output does not tell (untrained?)"
     architecture = name_of(model.unet.config.cross_attention_dim)
-    return f"{architecture}, predicts {said} ({sure}); trains {opened:,} of {every:,} parameters"
+    return f"{architecture}, predicts {predicts} ({sure}); trains {opened:,} of {every:,} parameters"
 
 
-def _disk(plan: FitPlan) -> str:
-    export = f", two exports of {plan.footprint.weights / 1e9:.1f} GB" if plan.export else ""
+def _disk(resources: FitResources) -> str:
+    export = f", two exports of {resources.footprint.weights / 1e9:.1f} GB" if resources.export else ""
     return (
-        f"{plan.checkpoints} checkpoints of {plan.checkpoint_size / 1e9:.2f} GB{export}: {plan.disk / 1e9:.1f} GB in "
-        f"all, {plan.free_disk / 1e9:.1f} GB free at {plan.root}"
+        f"{resources.checkpoints} checkpoints of {resources.checkpoint_size / 1e9:.2f} GB{export}: {resources.disk / 1e9:.1f} GB in "
+        f"all, {resources.free_disk / 1e9:.1f} GB free at {resources.root}"
     )
 
 

@@ -1,94 +1,180 @@
-"""What `FineTune` accepts, and what its options need: ranges, the optimizer, and contexts to measure in."""
+"""Options of a fine-tune and of its images, each documented here and nowhere else; plain values, read without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import torch
-
-
-def require_ranges(asked: Any) -> None:
-    """Raises one ValueError for every number that is out of range."""
-    problems = [
-        f"{name}={asked[name]} ({accepted})"
-        for name, good, accepted in (
-            ("rank", asked.rank >= 1, "at least 1"),
-            ("dropout", 0 <= asked.dropout < 1, "0 to below 1"),
-            ("learning_rate", asked.learning_rate > 0, "above 0"),
-            ("weight_decay", asked.weight_decay >= 0, "0 or more"),
-            ("warmup", asked.warmup >= 0, "0 or more"),
-            ("min_snr_gamma", asked.min_snr_gamma is None or asked.min_snr_gamma > 0, "above 0, or null"),
-            ("caption_dropout", 0 <= asked.caption_dropout <= 1, "0 to 1"),
-            ("keep_unconditional", asked.keep_unconditional >= 0, "0 or more"),
-            ("ema_decay", asked.ema_decay is None or 0 < asked.ema_decay < 1, "between 0 and 1, or null"),
-            ("seed", 0 <= asked.seed < 2**31, "0 to 2147483647"),
-        )
-        if not good
-    ]
-    if problems:
-        raise ValueError(f"FineTune: out of range: {', '.join(problems)}")
+Precision = Literal["float32", "bfloat16"]
+Range = tuple[str, Any, bool, str]  # name, value, whether it is accepted, what is accepted
 
 
-def optimizer_class(name: str) -> Any:
-    """AdamW, with its two moments in float32 or in 8 bits.
+@dataclass(frozen=True)
+class LoraOptions:
+    """A low-rank adapter.
 
-    Raises:
-        ValueError: "adamw8bit" without bitsandbytes.
-
-    Source: Loshchilov and Hutter, arXiv 1711.05101; Dettmers et al., arXiv 2110.02861.
+    Args:
+        rank: its capacity. Higher memorizes sooner.
+        alpha: its update is multiplied by alpha / rank; the rank itself when not given.
+        dropout: share of its inputs that is dropped in training, in [0, 1).
+        targets: layers of the UNet that get one; the attention projections when not given.
     """
-    if name == "adamw":
-        return torch.optim.AdamW
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError:
-        raise ValueError(
-            "optimizer=adamw8bit needs bitsandbytes: pip install 'basinguard[eightbit]', or set optimizer: adamw"
-        ) from None
-    return AdamW8bit
+
+    rank: int = 16
+    alpha: float | None = None
+    dropout: float = 0.0
+    targets: tuple[str, ...] | None = None
+
+    def ranges(self) -> tuple[Range, ...]:
+        """What each number may be."""
+        return (
+            ("rank", self.rank, self.rank >= 1, "at least 1"),
+            ("dropout", self.dropout, 0 <= self.dropout < 1, "0 to below 1"),
+        )
 
 
-def checkpoint_activations(module: Any) -> None:
-    """Turns gradient checkpointing on, in a diffusers or a transformers model."""
-    enable = getattr(module, "enable_gradient_checkpointing", None) or module.gradient_checkpointing_enable
-    enable()
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """AdamW, its learning rate over the updates, and the average of what it makes.
+
+    Args:
+        name: "adamw", or "adamw8bit" with its moments in 8 bits (the extra `eightbit`): 2 bytes a trained parameter
+            instead of 8.
+        learning_rate: after the warm-up.
+        weight_decay: decoupled.
+        warmup: updates until the learning rate is reached.
+        schedule: of the learning rate after the warm-up.
+        ema_decay: keep averaged weights, for export and for the guard, with this decay (0.999 is usual).
+    """
+
+    name: Literal["adamw", "adamw8bit"] = "adamw"
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-2
+    warmup: int = 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    ema_decay: float | None = None
+
+    def ranges(self) -> tuple[Range, ...]:
+        """What each number may be."""
+        decay = self.ema_decay
+        return (
+            ("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0"),
+            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more"),
+            ("warmup", self.warmup, self.warmup >= 0, "0 or more"),
+            ("ema_decay", decay, decay is None or 0 < decay < 1, "between 0 and 1, or null"),
+        )
 
 
-def moments_of(optimizers: Iterable[torch.optim.Optimizer]) -> list[tuple[dict[str, Any], str]]:
-    """Where optimizers hold tensors: (state of one parameter, name) for each that is more than a number."""
-    return [
-        (state, name)
-        for optimizer in optimizers
-        for state in optimizer.state.values()
-        for name, value in state.items()
-        if isinstance(value, torch.Tensor) and value.numel() > 1
-    ]
+@dataclass(frozen=True)
+class LossOptions:
+    """What counts in the loss.
+
+    Args:
+        min_snr_gamma: weigh timesteps by Min-SNR with this gamma (5 is usual); uniform when not given.
+        caption_dropout: share of captions replaced by "", in [0, 1]. On a small set this teaches the unconditional
+            branch the images too, and guidance that starts late cannot escape them then.
+        keep_unconditional: weight of a second loss that holds the prediction for "" where the base model had it, on
+            half of each batch; 0 leaves it out. On a small set the unconditional branch otherwise learns the
+            images as well, and guidance that starts late cannot escape them. Costs about two thirds more time and, with
+            method "full", a frozen copy of the UNet.
+    """
+
+    min_snr_gamma: float | None = None
+    caption_dropout: float = 0.0
+    keep_unconditional: float = 0.0
+
+    def ranges(self) -> tuple[Range, ...]:
+        """What each number may be."""
+        gamma, dropout = self.min_snr_gamma, self.caption_dropout
+        return (
+            ("min_snr_gamma", gamma, gamma is None or gamma > 0, "above 0, or null"),
+            ("caption_dropout", dropout, 0 <= dropout <= 1, "0 to 1"),
+            ("keep_unconditional", self.keep_unconditional, self.keep_unconditional >= 0, "0 or more"),
+        )
 
 
-@contextmanager
-def parked(held: list[tuple[dict[str, Any], str]], device: str = "cpu") -> Iterator[None]:
-    """Inside, these tensors lie in main memory (or on `device`); then they are back where they were, unchanged."""
-    homes = [state[name].device for state, name in held]
-    for state, name in held:
-        state[name] = state[name].to(device)
-    try:
-        yield
-    finally:
-        for (state, name), home in zip(held, homes, strict=True):
-            state[name] = state[name].to(home)
+@dataclass(frozen=True)
+class MemoryOptions:
+    """Memory against time.
+
+    Args:
+        weights: how weights are held. "float32" also widens a base stored in half precision; "bfloat16" halves the
+            memory of what is frozen (an adapter stays in float32) or, with method "full", of everything.
+        gradient_checkpointing: less memory, about a third more time.
+        cache: encode every image and caption once, keep the result in main memory. Needs pictures without random crop
+            or flip; a trained text encoder is still run every time. Captions that are augmented are encoded whenever
+            they are new, and all kept (308 KB each with Stable Diffusion 2).
+        offload_in_probes: keep the optimizer's moments in main memory while the guard probes.
+    """
+
+    weights: Precision = "float32"
+    gradient_checkpointing: bool = False
+    cache: bool = False
+    offload_in_probes: bool = False
 
 
-@contextmanager
-def averaged(ema: Any, parameters: list[torch.nn.Parameter]) -> Iterator[None]:
-    """Inside, diffusers' moving average stands in for the parameters; without one (None), nothing changes."""
-    if ema is None:
-        yield
-        return
-    ema.store(parameters)
-    try:
-        ema.copy_to(parameters)
-        yield
-    finally:
-        ema.restore(parameters)
+@dataclass(frozen=True)
+class HubDataset:
+    """A Hugging Face dataset with a column of images and one of captions.
+
+    Args:
+        name: hub id, folder with data files, or what `Dataset.save_to_disk` wrote.
+        subset: its configuration.
+        split: part of it.
+        image_column: where the images are.
+        caption_column: where the captions are.
+    """
+
+    name: str
+    subset: str | None = None
+    split: str = "train"
+    image_column: str = "image"
+    caption_column: str = "text"
+
+
+@dataclass(frozen=True)
+class FramingOptions:
+    """Which part of an image is trained on, and in which shape.
+
+    Args:
+        crop: "centre", or "random" for a new place each epoch.
+        flip: mirror half of the images each epoch. Mirrored copies are then memorized too; the guard finds both.
+        buckets: keep proportions: crop each image to the nearest of a few shapes of at most `resolution` squared
+            pixels; a batch holds one shape. Probes stay square.
+        bucket_step: the shapes' sides are multiples of it, in pixels.
+        resolutions: further sides; the epochs take turns at `resolution` and these.
+    """
+
+    crop: Literal["centre", "random"] = "centre"
+    flip: bool = False
+    buckets: bool = False
+    bucket_step: int = 64
+    resolutions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How images are read, and what happens to those that cannot be used.
+
+    Args:
+        keep_in_memory: decode each image once and keep its pixels (3 * resolution^2 bytes each, in every worker).
+        skip_bad: leave out images that cannot be used, with a warning, instead of refusing to start.
+        long_captions: "refuse" a caption with more tokens than the model takes, or "truncate" it with a warning.
+    """
+
+    keep_in_memory: bool = False
+    skip_bad: bool = False
+    long_captions: Literal["refuse", "truncate"] = "refuse"
+
+
+def as_options(kind: type, value: Any) -> Any:
+    """An options object from its plain dict, as checkpoints and configurations hold it; anything else as it is."""
+    return kind(**value) if isinstance(value, Mapping) else value
+
+
+def require_ranges(owner: str, *ranges: Range) -> None:
+    """Raises one ValueError that names every number out of its range, and what is accepted."""
+    problems = [f"{name}={value} ({accepted})" for name, value, good, accepted in ranges if not good]
+    if problems:
+        raise ValueError(f"{owner}: out of range: {', '.join(problems)}")

@@ -1,4 +1,4 @@
-"""`basinguard fit`: LightningCLI over `FineTune` and `ImageFolder`, with the plan checked before weights are loaded.
+"""`basinguard fit`: LightningCLI over `FineTune` and `ImageFolder`, checked before weights are loaded.
 
     basinguard fit --config configs/tinyworld_lora.yaml --data.init_args.directory photos
 
@@ -16,9 +16,10 @@ from typing import Any
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 
 from .data import ImageFolder
+from .dry_run import summary
 from .finetune import FineTune
-from .preflight import check_plan
-from .resources import guard_of, plan_of
+from .preflight import check_fit
+from .resources import guard_of, resources_of
 
 FLAGS = ("--dry-run", "--anyway")
 # each is said about something that is meant to be as it is
@@ -34,27 +35,27 @@ QUIET = (
 
 
 class FineTuneCLI(LightningCLI):
-    """LightningCLI that refuses a bad plan first."""
+    """LightningCLI that refuses first what cannot work."""
 
     anyway = False  # start although memory or disk look too small
 
     def before_instantiate_classes(self) -> None:
         """Checks the model and the images named in the config."""
-        asked = self.config[self.subcommand] if self.subcommand else self.config
-        if not (_is(asked.model, FineTune) and _is(asked.data, ImageFolder)):
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        if not (_is(config.model, FineTune) and _is(config.data, ImageFolder)):
             return
-        guard = guard_of(asked.trainer.callbacks)
-        model, images = asked.model.init_args, ImageFolder(**asked.data.init_args.as_dict())
-        check_plan(
+        guard = guard_of(config.trainer.callbacks)
+        model, images = config.model.init_args, ImageFolder(**config.data.init_args.as_dict())
+        check_fit(
             model.base,
             images,
             probe_images=guard.plan.captions if guard else 0,
             architecture=model.architecture,
             prediction_type=model.prediction_type,
         )
-        short = [] if self.anyway else list(plan_of(asked).problems())
+        short = [] if self.anyway else list(resources_of(config).problems())
         if short:
-            raise ValueError("nothing was trained; this machine is too small for the plan:\n- " + "\n- ".join(short))
+            raise ValueError("nothing was trained; this machine is too small for it:\n- " + "\n- ".join(short))
 
 
 def fit_cli(args: Sequence[str]) -> FineTuneCLI:
@@ -67,17 +68,15 @@ def fit_cli(args: Sequence[str]) -> FineTuneCLI:
         The CLI, with its `trainer`, `model` and `datamodule`.
 
     Raises:
-        ValueError: the plan cannot work; lists every problem.
+        ValueError: it cannot work; lists every problem.
     """
     quiet_lightning()
-    given = [word for word in args if word not in FLAGS]
+    options = [word for word in args if word not in FLAGS]
     if "--dry-run" in args:
-        from .dry_run import report
-
-        cli = build_cli(given, run=False, anyway=True)
-        print(report(cli))
+        cli = build_cli(options, run=False, anyway=True)
+        print(summary(cli))
         return cli
-    return build_cli(["fit", *given], run=True, anyway="--anyway" in args)
+    return build_cli(["fit", *options], run=True, anyway="--anyway" in args)
 
 
 def build_cli(args: Sequence[str], *, run: bool, anyway: bool = False) -> FineTuneCLI:

@@ -48,7 +48,6 @@ class Watch:
     def __init__(self, guard: Guard, *, dtype: torch.dtype | None = None, on_error: OnError = "warn") -> None:
         self.guard, self.dtype, self.on_error = guard, dtype, on_error
         self.team = Team.current()
-        guard.agree = self.team.least  # processes that share a probe must buy the same one
         self.other_data = False  # resumed with another training set: what was known is about other images
         self._told: set[str] = set()
 
@@ -73,26 +72,23 @@ class Watch:
         Returns:
             What was measured, or the gap that stands in its place; None where the budget pays for nothing.
         """
-        before, seen = self.guard.state_dict(), len(self.history)
         try:
             with untouched(pipe.unet, pipe.vae, pipe.text_encoder):
-                self._measure(LatentModel(pipe, dtype=self.dtype), epoch, train_step)
+                return self._measure(LatentModel(pipe, dtype=self.dtype), epoch, train_step)
         except Exception as error:
-            self.guard.load_state_dict(before)  # in every process, so that their next probes are the same again
-            self.history.append(Report.missed(epoch, train_step, describe(error)))
+            report = self.guard.miss(epoch, train_step, describe(error))
             self.complain(f"the probe of epoch {epoch} failed and is missing", error)
-        return self.history[-1] if len(self.history) > seen else None
+            return report
 
-    def _measure(self, model: LatentModel, epoch: int, train_step: int) -> None:
+    def _measure(self, model: LatentModel, epoch: int, train_step: int) -> Report | None:
         """Measures together with the other processes; whoever fails, all of them raise."""
         try:
-            self.guard.measure(Sharded(model, self.team), epoch=epoch, train_step=train_step)
+            return self.guard.measure(Sharded(model, self.team), epoch=epoch, train_step=train_step, team=self.team)
         except TeamFailure:
             raise  # the others know already
         except Exception as error:
             self.team.meet(error)
-        else:
-            self.team.meet()
+            raise
 
     def complain(self, what: str, error: Exception) -> None:
         """Reports a problem once for each kind, or raises it when so asked.
@@ -137,7 +133,7 @@ class Watch:
             f"{now['training set'][:12]} now): the base model was not measured on these images"
         )
         self.other_data = True
-        self.guard.history = [Report.missed(-1, 0, told)]
+        self.guard.start_over(told)
         self.complain("the history so far is about other images and is left behind", ValueError(told))
 
     def standing(self, ship: Mapping[How, Choice | None] | None = None) -> RunStatus:

@@ -144,12 +144,12 @@ def advice(settings: Mapping[str, Any]) -> str:
     """
     if settings.get("method") != "lora":
         return "next time: a LoRA of low rank has less room to memorize than every weight of the UNet"
-    told = []
-    if settings.get("rank", 0) > 4:
-        told.append(f"rank {settings['rank']} could be 4")
-    if not settings.get("dropout"):
-        told.append("dropout could be 0.1")
-    return f"next time: {' and '.join(told)}" if told else ""
+    lora, changes = settings.get("lora", {}), []
+    if lora.get("rank", 0) > 4:
+        changes.append(f"rank {lora['rank']} could be 4")
+    if not lora.get("dropout"):
+        changes.append("dropout could be 0.1")
+    return f"next time: {' and '.join(changes)}" if changes else ""
 
 
 def _require(asked: Interventions, pl_module: Any, data: Any) -> None:

@@ -120,6 +120,6 @@ class Both:
             one.load_state_dict(state[str(k)])
 
 
-def kept_mean(errors: Tensor, weights: Tensor) -> Tensor:
+def filtered_mean(errors: Tensor, weights: Tensor) -> Tensor:
     """Mean of the rows that count, a scalar; 0, with a gradient of 0, where none does."""
     return (errors * weights).sum() / weights.sum().clamp(min=1)

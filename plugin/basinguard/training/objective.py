@@ -1,4 +1,4 @@
-"""What a denoiser is trained to predict, and how much each timestep counts. Pure functions."""
+"""The training loss: what a denoiser is trained to predict, and how much each timestep and caption counts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch import Tensor
+
+from ..guidance.core import epsilon_factor, gap
 
 
 def min_snr_weights(schedule: DDPMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
@@ -20,26 +22,42 @@ def min_snr_weights(schedule: DDPMScheduler, timesteps: Tensor, gamma: float) ->
 
     Source: Hang et al., arXiv 2303.09556, section 3.4 and appendix.
     """
-    kept = schedule.alphas_cumprod.to(timesteps.device)[timesteps]
-    snr = kept / (1 - kept)
+    signal = schedule.alphas_cumprod.to(timesteps.device)[timesteps]
+    snr = signal / (1 - signal)  # diffusers' `compute_snr` takes roots first and differs in the last bit
     if schedule.config.prediction_type == "epsilon":
         return (gamma / snr).clamp(max=1)  # zero terminal SNR: gamma / 0 is clamped, 0 / 0 would be NaN
     return snr.clamp(max=gamma) / (snr + 1)
 
 
-def row_errors(prediction: Tensor, wanted: Tensor) -> Tensor:
+def row_errors(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each row in float32, [B]."""
-    return F.mse_loss(prediction.float(), wanted.float(), reduction="none").flatten(1).mean(1)
+    return F.mse_loss(prediction.float(), target.float(), reduction="none").flatten(1).mean(1)
 
 
-def weighted_mse(prediction: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
+def weighted_mse(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean squared error in float32, a scalar; each row counts by its weight ([B], None: all 1)."""
-    error = F.mse_loss(prediction.float(), wanted.float(), reduction="none")
+    error = F.mse_loss(prediction.float(), target.float(), reduction="none")
     if weights is None:
         return error.mean()
     return (error.mean(dim=tuple(range(1, error.ndim))) * weights).mean()
 
 
+def epsilon_gaps(schedule: DDPMScheduler, unconditional: Tensor, conditional: Tensor, timesteps: Tensor) -> Tensor:
+    """Gap of each row, [B], in epsilon space, of raw predictions."""
+    gaps, factor = gap(unconditional, conditional), epsilon_factor(schedule)
+    return gaps * torch.tensor([factor(timestep) for timestep in timesteps.tolist()]).to(gaps)
+
+
 def random_timesteps(schedule: DDPMScheduler, count: int, device: torch.device) -> Tensor:
     """Uniform training timesteps, [count]."""
     return torch.randint(0, schedule.config.num_train_timesteps, (count,), device=device)
+
+
+def drop_captions(captions: list[str], share: float) -> list[str]:
+    """The captions, each replaced by "" with probability `share`; draws from torch's generator, if it is not 0.
+
+    Source: Ho and Salimans, arXiv 2207.12598, section 3.2.
+    """
+    if share == 0:
+        return captions
+    return ["" if drawn < share else text for text, drawn in zip(captions, torch.rand(len(captions)), strict=True)]

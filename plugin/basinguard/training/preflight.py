@@ -1,8 +1,8 @@
-"""Refuses a plan that cannot work, before any weight is loaded: all of its problems at once, each with its remedy."""
+"""Refuses a fine-tune that cannot work, before any weight is loaded: all problems at once, each with its remedy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,11 @@ from ..core.safetensors_header import read_header
 from ..pipelines.architecture import Architecture, misfit, sd21_tokenizer, wrong_architecture
 from ..pipelines.forward_process import PREDICTION_TYPES
 from ..pipelines.loading import locate, model_config, model_file, require_scheduler, require_stable_diffusion
-from ..pipelines.single_file import told_prediction_type
+from ..pipelines.single_file import prediction_type_of
 from .data import ImageFolder
 
-Found = tuple[list[str], list[str]]
 
-
-def check_plan(
+def check_fit(
     base: str | Path,
     images: ImageFolder | None = None,
     *,
@@ -27,68 +25,68 @@ def check_plan(
     scheduler: str | None = None,
     architecture: Architecture = "any",
     prediction_type: str | None = None,
-    more: Iterable[str] = (),
 ) -> None:
-    """Looks at everything a fit needs without loading weights; warns of oddities.
+    """Checks everything a fit needs without loading weights; warns of oddities.
 
     Args:
         base: the model to fine-tune, as `load_pipeline` takes it.
         images: the training set.
         probe_images: how many training captions the guard wants to probe.
         scheduler: the sampler asked for, by diffusers' class name; None: the model's own.
-        architecture: what the plan is written for.
-        prediction_type: what the plan is written for; None: whatever the base predicts.
-        more: problems that the caller found, told together with these.
+        architecture: what the configuration is written for.
+        prediction_type: what the configuration is written for; None: whatever the base predicts.
 
     Raises:
         ValueError: one line for each problem, naming the file or value and what to do.
     """
     problems = list(base_problems(base, architecture, prediction_type))
     if scheduler is not None:
-        problems += _complaint(require_scheduler, scheduler)
+        problems += _error_of(require_scheduler, scheduler)
     if images is not None:
-        problems += images.source.problems
-        if len(images.items) < probe_images:
-            problems.append(
-                f"the guard is to probe {probe_images} training images, but there are {len(images.items)}; lower its "
-                f"`captions` (--trainer.callbacks.captions {len(images.items)} where it is the last), or add images"
-            )
+        problems += [*images.source.problems, *_too_few(images, probe_images)]
         if not list(base_problems(base)):
             refused, warned = _fit_between(base, images)
             problems += refused
             for line in (*warned, *images.source.oddities):
                 rank_zero_warn(line)
-    problems += more
     if problems:
         lines = "\n".join(f"- {problem}" for problem in dict.fromkeys(problems))
         raise ValueError(f"nothing was trained; {len(set(problems))} problem(s) to solve first:\n{lines}")
+
+
+def _too_few(images: ImageFolder, probe_images: int) -> Iterator[str]:
+    if (count := len(images.items)) < probe_images:
+        yield (
+            f"the guard is to probe {probe_images} training images, but there are {count}; lower its `captions` "
+            f"(--trainer.callbacks.captions {count} where it is the last), or add images"
+        )
 
 
 def base_problems(
     base: str | Path, architecture: Architecture = "any", prediction_type: str | None = None
 ) -> Iterator[str]:
     """What is wrong with a model, as far as its configuration files and the headers of its weights tell."""
-    fatal = _complaint(require_stable_diffusion, base)
-    if fatal:
-        yield from fatal
+    other_kind = _error_of(require_stable_diffusion, base)
+    if other_kind:
+        yield from other_kind
         return
     names = ("scheduler/scheduler_config.json", "unet/config.json", "vae/config.json", "text_encoder/config.json")
-    unreadable = [line for name in names for line in _complaint(model_config, base, name)]
+    unreadable = [line for name in names for line in _error_of(model_config, base, name)]
     yield from unreadable
     if unreadable:
         return
     source, unet = locate(base), model_config(base, names[1])
     yield from wrong_architecture(str(base), unet, architecture)
     if isinstance(source, Path) and source.is_file():
-        said = told_prediction_type(read_header(source))  # None: measured when it is loaded
+        predicts = prediction_type_of(read_header(source))  # None: measured when it is loaded
     else:
         scheduler = model_config(base, names[0])
         yield from _scheduler_problems(base, scheduler)
-        said = scheduler.get("prediction_type", "epsilon")
-    if prediction_type and said and said != prediction_type:
+        predicts = scheduler.get("prediction_type", "epsilon")
+    if prediction_type and predicts and predicts != prediction_type:
         yield (
-            f"base {str(base)!r} predicts {said}, this plan is for {prediction_type}; give such a base, or set "
-            f"model.init_args.prediction_type to {said}"
+            f"base {str(base)!r} predicts {predicts}, this configuration is for {prediction_type}; give such a base, "
+            f"or set model.init_args.prediction_type to {predicts}"
         )
     if isinstance(source, Path) and source.is_dir():
         yield from _weight_problems(base, source, unet)
@@ -98,39 +96,38 @@ def _weight_problems(base: str | Path, folder: Path, unet_config: dict[str, Any]
     """Weights that end too early, or that belong to another configuration."""
     for part in ("unet", "vae", "text_encoder"):
         for path in sorted((folder / part).glob("*.safetensors")):
-            damaged = _complaint(read_header, path)
+            damaged = _error_of(read_header, path)
             yield from (f"base {str(base)!r}: {line}" for line in damaged)
             if part == "unet" and not damaged and (why := misfit(read_header(path), unet_config)):
                 yield f"base {str(base)!r}: {path.name} does not fit: {why}; download or copy it again"
 
 
 def _scheduler_problems(base: str | Path, config: dict[str, Any]) -> Iterator[str]:
-    for line in _complaint(require_scheduler, str(config.get("_class_name"))):
+    for line in _error_of(require_scheduler, str(config.get("_class_name"))):
         yield f"base {str(base)!r}: {line}"
     kind = config.get("prediction_type", "epsilon")
     if kind not in PREDICTION_TYPES:
         yield f"base {str(base)!r}: prediction type {kind!r} of its scheduler; accepted: {', '.join(PREDICTION_TYPES)}"
 
 
-def _fit_between(base: str | Path, images: ImageFolder) -> Found:
+def _fit_between(base: str | Path, images: ImageFolder) -> tuple[list[str], list[str]]:
     """What is wrong, and what is odd, between a model and a training set."""
-    refused: list[str] = []
     factor = 2 ** (len(model_config(base, "vae/config.json").get("block_out_channels", [0])) - 1)
-    for side in images.resolutions:
-        if side % factor:
-            refused.append(f"resolution={side} is not a multiple of {factor}, the model's downsampling factor")
-    if images.buckets and images.bucket_step % factor:
-        refused.append(
-            f"bucket_step={images.bucket_step} is not a multiple of {factor}, the model's downsampling factor"
-        )
+    sides = [("resolution", side) for side in images.resolutions]
+    sides += [("bucket_step", images.framing.bucket_step)] if images.buckets else []
+    refused = [
+        f"{name}={side} is not a multiple of {factor}, the model's downsampling factor"
+        for name, side in sides
+        if side % factor
+    ]
     limit, counts = _token_counts(base, [caption for _, caption in images.items])
     long = [
         f"{label}: caption of {count} tokens, the model takes {limit}"
         for (label, _), count in zip(images.items, counts, strict=True)
         if count > limit
     ]
-    if images.long_captions == "refuse":
-        return [*refused, *(f"{line}; shorten it, or set long_captions: truncate" for line in long)], []
+    if images.reading.long_captions == "refuse":
+        return [*refused, *(f"{line}; shorten it, or set reading.long_captions: truncate" for line in long)], []
     return refused, [f"{line}; the rest is cut off" for line in long]
 
 
@@ -150,10 +147,10 @@ def _token_counts(base: str | Path, captions: list[str]) -> tuple[int, list[int]
     return limit, [len(row) for row in ids]
 
 
-def _complaint(check: Any, *given: Any) -> list[str]:
-    """What a check that raises has to say: one line, or none."""
+def _error_of(check: Callable[..., Any], *arguments: Any) -> list[str]:
+    """The message of a check that raises: one line, or none."""
     try:
-        check(*given)
+        check(*arguments)
     except (ValueError, OSError) as error:
         return [str(error)]
     return []

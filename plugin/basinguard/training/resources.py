@@ -1,10 +1,10 @@
-"""Does the plan fit this machine? Memory and disk that a `basinguard fit` asks for, against what is free."""
+"""Does a fine-tune fit this machine? Memory and disk that a `basinguard fit` takes, against what is free."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,19 @@ from typing import Any
 import psutil
 import torch
 
-from ..pipelines.lora import UNET_TARGETS
-from .memory import Footprint, Request, footprint_of
+from .finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions
+from .memory_footprint import MemoryFootprint, ProbeLoad, Workload, footprint_of
 
 BFLOAT16 = {"bf16-mixed", "bf16", "bf16-true", "16-mixed", "16"}
 
 
 @dataclass(frozen=True)
-class FitPlan:
-    """What a configuration asks of a machine.
+class FitResources:
+    """What a fine-tune takes of a machine.
 
     Attributes:
         base: the model.
-        request: what decides its memory.
+        workload: what decides its memory.
         footprint: that memory.
         checkpoints: most checkpoint files at one time.
         export: whether the guard writes a guarded pipeline, and one for plain CFG.
@@ -33,8 +33,8 @@ class FitPlan:
     """
 
     base: str
-    request: Request
-    footprint: Footprint
+    workload: Workload
+    footprint: MemoryFootprint
     checkpoints: int
     export: bool
     root: Path
@@ -43,7 +43,7 @@ class FitPlan:
     @property
     def checkpoint_size(self) -> int:
         """Bytes of one checkpoint: trained weights, their moments, their average."""
-        per = 4 if self.request.method == "lora" or self.request.weights == "float32" else 2
+        per = 4 if self.workload.method == "lora" or self.workload.memory.weights == "float32" else 2
         return self.footprint.trained * per + self.footprint.optimizer
 
     @property
@@ -66,7 +66,7 @@ class FitPlan:
         """One line for each resource that is too small, with what would help."""
         if self.footprint.peak > self.free_memory:
             yield (
-                f"memory: the plan takes {_gb(self.footprint.peak)}, {_gb(self.free_memory)} are free on the "
+                f"memory: the fine-tune takes {_gb(self.footprint.peak)}, {_gb(self.free_memory)} are free on the "
                 f"{'GPU' if self.on_gpu else 'CPU'}; {self.advice()} (--anyway starts all the same)"
             )
         if self.disk > self.free_disk:
@@ -78,66 +78,73 @@ class FitPlan:
 
     def advice(self) -> str:
         """The options that would save memory here, those that cost least first."""
-        asked, options = self.request, []
-        if not asked.gradient_checkpointing:
-            options.append("gradient_checkpointing: true")
-        if asked.method == "full" and asked.optimizer == "adamw":
-            options.append("optimizer: adamw8bit")
-        if asked.weights == "float32" and asked.method == "lora":
-            options.append("weights: bfloat16")
-        if asked.batch_size > 1:
-            options.append(f"batch_size: {asked.batch_size // 2} with trainer.accumulate_grad_batches: 2")
-        if asked.method == "full":
+        work, options = self.workload, []
+        if not work.memory.gradient_checkpointing:
+            options.append("memory.gradient_checkpointing: true")
+        if work.method == "full" and work.optimizer.name == "adamw":
+            options.append("optimizer.name: adamw8bit")
+        if work.memory.weights == "float32" and work.method == "lora":
+            options.append("memory.weights: bfloat16")
+        if work.batch_size > 1:
+            options.append(f"batch_size: {work.batch_size // 2} with trainer.accumulate_grad_batches: 2")
+        if work.method == "full":
             options.append("method: lora")
         return f"try {', '.join(options)}" if options else "train at a lower resolution"
 
 
-def plan_of(config: Any) -> FitPlan:
+def resources_of(config: Any) -> FitResources:
     """Reads the parsed configuration of `basinguard fit`; computes its memory from the base's configuration files.
 
     Args:
         config: with `model`, `data` and `trainer`, as jsonargparse parsed it.
     """
-    model, trainer = config.model.init_args, config.trainer
-    guard = guard_of(trainer.callbacks)
-    gpu = torch.cuda.is_available() and trainer.accelerator != "cpu"
-    request = replace(_request(model, config.data.init_args, str(trainer.precision), guard), gpu=gpu)
-    root = Path(trainer.default_root_dir or ".").expanduser().absolute()
-    saved = _saved(trainer.callbacks, trainer.max_epochs or 1000)
-    exported = bool(guard and guard.export_to)
-    return FitPlan(str(model.base), request, footprint_of(model.base, request), saved, exported, root, gpu)
+    trainer, guard = config.trainer, guard_of(config.trainer.callbacks)
+    workload = _workload(config, guard)
+    base = str(config.model.init_args.base)
+    return FitResources(
+        base=base,
+        workload=workload,
+        footprint=footprint_of(base, workload),
+        checkpoints=_checkpoints(trainer.callbacks, trainer.max_epochs or 1000),
+        export=workload.probe.export,
+        root=Path(trainer.default_root_dir or ".").expanduser().absolute(),
+        on_gpu=workload.gpu,
+    )
 
 
 def guard_of(callbacks: Any) -> Any:
     """Arguments of the configured guard, with its option objects; None without one."""
-    found = [c.init_args for c in _listed(callbacks) if c.class_path.endswith("MemorizationGuard")]
-    return found[0] if found else None
+    guards = [c.init_args for c in _listed(callbacks) if c.class_path.endswith("MemorizationGuard")]
+    return guards[0] if guards else None
 
 
-def _request(model: Any, data: Any, precision: str, guard: Any) -> Request:
-    sampled = guard.plan.captions * guard.plan.seeds if guard else 0
-    return Request(
+def _workload(config: Any, guard: Any) -> Workload:
+    model, data, precision = config.model.init_args, config.data.init_args, str(config.trainer.precision)
+    memory = MemoryOptions(**model.memory.as_dict())
+    return Workload(
         method=model.method,
-        rank=model.rank,
-        targets=tuple(model.targets or UNET_TARGETS),
+        lora=LoraOptions(**model.lora.as_dict()),
+        optimizer=OptimizerOptions(**model.optimizer.as_dict()),
+        loss=LossOptions(**model.loss.as_dict()),
+        memory=memory,
         train_text_encoder=model.train_text_encoder,
-        weights=model.weights,
-        precision="bfloat16" if precision in BFLOAT16 or model.weights == "bfloat16" else "float32",
-        resolution=max(data.resolution, *(data.resolutions or [0])),
+        precision="bfloat16" if precision in BFLOAT16 or memory.weights == "bfloat16" else "float32",
+        resolution=max(data.resolution, *(data.framing.resolutions or [0])),
         batch_size=data.batch_size,
-        gradient_checkpointing=model.gradient_checkpointing,
-        cache=model.cache,
-        keep_unconditional=model.keep_unconditional > 0,
-        ema=model.ema_decay is not None,
-        optimizer=model.optimizer,
-        offload_in_probes=model.offload_in_probes,
-        probe_rows=min(guard.plan.chunk, max(guard.terms.pairs, sampled)) if guard else 0,
-        export=bool(guard and guard.export_to),
-        probe_precision="bfloat16" if guard and guard.precision == "bf16" else "float32",
+        probe=_probe_load(guard) if guard else ProbeLoad(),
+        gpu=torch.cuda.is_available() and config.trainer.accelerator != "cpu",
     )
 
 
-def _saved(callbacks: Any, epochs: int) -> int:
+def _probe_load(guard: Any) -> ProbeLoad:
+    return ProbeLoad(
+        rows=min(guard.plan.chunk, max(guard.terms.pairs, guard.plan.captions * guard.plan.seeds)),
+        precision="bfloat16" if guard.precision == "bf16" else "float32",
+        export=bool(guard.export_to),
+    )
+
+
+def _checkpoints(callbacks: Any, epochs: int) -> int:
     """Most checkpoints at one time; Lightning keeps one if nothing is configured."""
     counts = []
     for callback in _listed(callbacks):

@@ -25,8 +25,8 @@ class EpochOrder(Sampler[int]):
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
         self.epoch = self.skip = 0
-        self.marked: frozenset[int] = frozenset()  # whose key is told apart by MARK
-        self.rest: dict[int, float] = {}  # by index: share of its turns that it keeps; others take the rest
+        self.marked: frozenset[int] = frozenset()  # whose key MARK sets apart
+        self.shares: dict[int, float] = {}  # by index: share of its turns that it keeps; others take those it loses
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -38,14 +38,14 @@ class EpochOrder(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(stream(self.seed, self.epoch))
         order = torch.randperm(self.count, generator=generator)
-        if self.rest:
-            order = self._relieved(order, generator)
+        if self.shares:
+            order = self._with_turns_given_away(order, generator)
         order, self.skip = order[self.skip :], 0
         return iter([MARK * (at in self.marked) + at + self.epoch * self.count for at in order.tolist()])
 
-    def _relieved(self, order: Tensor, generator: torch.Generator) -> Tensor:
+    def _with_turns_given_away(self, order: Tensor, generator: torch.Generator) -> Tensor:
         """The order with turns of resting images given to others, drawn at random; as long as before."""
-        share = torch.tensor([self.rest.get(index, 1.0) for index in range(self.count)])
+        share = torch.tensor([self.shares.get(index, 1.0) for index in range(self.count)])
         awake = (share == 1).nonzero().squeeze(1)
         if not len(awake):
             return order  # nobody is there to take a turn

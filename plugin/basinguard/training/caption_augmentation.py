@@ -1,4 +1,4 @@
-"""Training-time relief: what makes a caption fit its image less well, so that it is less of a key.
+"""What makes a caption fit its image less well while training, so that it is less of a key.
 
 Pure functions for the data module to call for each sample. All randomness comes from the generator that is given.
 
@@ -18,12 +18,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 
 @dataclass(frozen=True)
-class Relief:
+class CaptionAugmentation:
     """What the data module may do to captions and repeats while training; nothing of it by default.
 
     Args:
@@ -37,7 +34,7 @@ class Relief:
         most_repeats: no image is shown more often in an epoch; None for no cap.
 
     Example:
-        >>> Relief(draw=True).caption(["a cat", "a tabby"], (), random.Random(1))
+        >>> CaptionAugmentation(draw=True).caption(["a cat", "a tabby"], (), random.Random(1))
         'a cat'
     """
 
@@ -53,7 +50,7 @@ class Relief:
     def __post_init__(self) -> None:
         for rate in (self.dropout, self.replace, self.replace_words, self.insert_words, self.repeat_words):
             _require_rate(rate)
-        _require_scale(self.noise)
+        require_std(self.noise)
         if self.most_repeats is not None:
             cap_repeats((), self.most_repeats)
 
@@ -61,7 +58,7 @@ class Relief:
         """The caption to train on this time.
 
         Args:
-            captions: of the image; the first is the one used without relief.
+            captions: of the image; the first is the one used without augmentation.
             vocabulary: where random words come from, see `vocabulary_of`.
             rng: all randomness.
         """
@@ -72,9 +69,9 @@ class Relief:
         text = repeat_words(text, self.repeat_words, rng)
         return drop_caption(text, self.dropout, rng)
 
-    def repeats(self, asked: Sequence[int]) -> list[int]:
-        """How often an epoch shows each image, of how often was asked for."""
-        return list(asked) if self.most_repeats is None else cap_repeats(asked, self.most_repeats)
+    def repeats(self, counts: Sequence[int]) -> list[int]:
+        """How often an epoch shows each image, of how often the data set does."""
+        return list(counts) if self.most_repeats is None else cap_repeats(counts, self.most_repeats)
 
 
 def draw_caption(captions: Sequence[str], rng: random.Random) -> str:
@@ -132,13 +129,6 @@ def repeat_words(caption: str, rate: float, rng: random.Random) -> str:
     return " ".join(longer)
 
 
-def add_noise(embeddings: Tensor, scale: float, generator: torch.Generator | None = None) -> Tensor:
-    """Text embeddings [B, T, D] plus Gaussian noise of standard deviation `scale` (GN; the paper uses 0.1)."""
-    _require_scale(scale)
-    noise = torch.randn(embeddings.shape, generator=generator, device=generator.device if generator else None)
-    return embeddings + scale * noise.to(embeddings)
-
-
 def cap_repeats(repeats: Sequence[int], most: int) -> list[int]:
     """Repeats of each image, none above `most`: an image seen half as often is memorized later.
 
@@ -161,6 +151,7 @@ def _require_rate(rate: float) -> None:
         raise ValueError(f"rate {rate} given; expected a probability in [0, 1]")
 
 
-def _require_scale(scale: float) -> None:
-    if not scale >= 0:
-        raise ValueError(f"noise {scale} given; expected a standard deviation of at least 0")
+def require_std(std: float) -> None:
+    """Refuses a standard deviation below 0."""
+    if not std >= 0:
+        raise ValueError(f"noise {std} given; expected a standard deviation of at least 0")
