@@ -29,7 +29,7 @@ import torch
 from basinguard.similarity.embedder import Embedder, unit
 from basinguard.similarity.matching import search
 from basinguard.similarity.structure import Structure
-from basinguard.similarity.structure_figure import Figure
+from basinguard.similarity.structure_figure import StructureFigure
 
 BATCH = 64
 
@@ -47,7 +47,7 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     matching = match_cost(args.repeats)  # first: peak memory only ever grows
     speeds = {side: images_per_second(side, Structure(), args.repeats) for side in (64, 256, 512)}
-    figures = {side: images_per_second(side, Figure(), args.repeats) for side in (64, 256, 512)}
+    figures = {side: images_per_second(side, StructureFigure(), args.repeats) for side in (64, 256, 512)}
     result = {
         "recipe": "bench_similarity",
         "embedder": Structure().name,
@@ -56,7 +56,7 @@ def main() -> None:
         "commit": commit,
         "load_average_before": load,
         "embed": speeds,
-        "embed_figures": {"embedder": Figure().name} | figures,
+        "embed_figures": {"embedder": StructureFigure().name} | figures,
         "match_1000_against_10000": matching,
     }
     args.results.parent.mkdir(parents=True, exist_ok=True)

@@ -135,7 +135,7 @@ def style() -> KernelDistance:
     """The distance to fresh dusk scenes; 0 for dusk scenes."""
     chosen = random.Random(2).choices(all_captions(), k=FRESH)
     scenes = torch.stack([to_tensor(dusk(draw_scene(c, FRESH_SEED + n))) for n, c in enumerate(chosen)])
-    return KernelDistance.to_images(tones, scenes, eye="tones of 4 x 4 thumbnails", what="fresh dusk scenes")
+    return KernelDistance.to_images(tones, scenes, name="tones of 4 x 4 thumbnails", what="fresh dusk scenes")
 
 
 def guard_for(data: ImageFolder, controls: ImageFolder) -> Guard:

@@ -92,7 +92,9 @@ def fresh_scenes(session: Session) -> KernelDistance:
     group = torch.arange(len(captions)).repeat(FRESH)
     scenes = [draw_scene(named[captions[k]], seed=FRESH_SEED + n) for n, k in enumerate(group.tolist())]
     images, embedder = torch.stack([to_tensor(scene) for scene in scenes]), session.clip
-    return KernelDistance.to_images(embedder.embed_images, images, eye=embedder.name, what="fresh scenes", groups=group)
+    return KernelDistance.to_images(
+        embedder.embed_images, images, name=embedder.name, what="fresh scenes", groups=group
+    )
 
 
 def fine_tune(method: str, updates: int, data: Path, out: Path) -> Path:

@@ -55,8 +55,8 @@ from basinguard.similarity.matching import search
 from basinguard.similarity.pixel_distances import tiled_l2
 from basinguard.similarity.sscd import PROTOCOLS, load_sscd
 from basinguard.similarity.structure import Structure
-from basinguard.similarity.structure_figure import Figure, on_empty_ground
-from basinguard.similarity.thresholds import null
+from basinguard.similarity.structure_figure import StructureFigure, on_empty_ground
+from basinguard.similarity.thresholds import null_threshold
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 SIDE = 128
@@ -156,10 +156,12 @@ def scene_null(sets: int, queries: int = 96) -> dict:
 
 def figure_null(images: Tensor, owner: Tensor) -> dict:
     """Pictures of one source, each against 32 others of it: how alike are strangers on an empty ground?"""
-    embedder = Figure()
+    embedder = StructureFigure()
     values = others(images, owner, lambda x: embed_all(x, embedder), product)
     nulls = {
-        f"quantile_{1 - share:g}": null(values, name="others", gallery=GALLERY, false_positives=share).threshold
+        f"quantile_{1 - share:g}": null_threshold(
+            values, name="others", gallery=GALLERY, false_positives=share
+        ).threshold
         for share in (0.05, 0.01, 0.001)
     }
     return {
@@ -347,14 +349,14 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 # How each embedder reads an image, and how it compares two.
 EYES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
     Structure().name: (lambda x: embed_all(x, Structure()), product),
-    Figure().name: (lambda x: embed_all(x, Figure()), product),
+    StructureFigure().name: (lambda x: embed_all(x, StructureFigure()), product),
     "tiled l2, 64 px": (lambda x: F.adaptive_avg_pool2d(x, 64), lambda a, b: 1 - tiled_l2(a, b)),
     "pixel cosine, 32 px": (small_pixels, product),
     "difference hash, 256 bit": (difference_hash, product),
 }
 
 
-PUBLISHED = {embedder.name: embedder.metric.threshold for embedder in (Structure(), Figure())}
+PUBLISHED = {embedder.name: embedder.metric.threshold for embedder in (Structure(), StructureFigure())}
 PUBLISHED |= {"SSCD": PROTOCOLS["disc_mixup_288"].threshold}
 
 
@@ -369,7 +371,7 @@ def table(images: Tensor, owner: Tensor, edits: dict[str, Callable[[Tensor], Ten
     found: dict = {"images": len(images), "eyes": {}}
     for name, (see, compare) in embedders.items():
         print(f"  {name}", flush=True)
-        own = null(
+        own = null_threshold(
             others(tuning, owner[:half], see, compare), name="tuning half", gallery=GALLERY, false_positives=0.01
         )
         fresh = others(testing, owner[half : 2 * half], see, compare)

@@ -109,10 +109,10 @@ def test_a_window_is_seen_as_the_crop_alone_would_be(pictures):
         [np.asarray(Image.fromarray(crop).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for crop in crops]
     )
     windows = describe(thumb[None]).upright
-    for crop, window in zip(describe(alone).seen[0], (windows[1], windows[2], windows[5]), strict=True):
+    for crop, window in zip(describe(alone).upright[0], (windows[1], windows[2], windows[5]), strict=True):
         assert float(crop @ window[0]) > 0.97
     assert describe(thumb[None]).mirrored.numpy() == pytest.approx(
-        describe(np.ascontiguousarray(thumb[None, :, ::-1])).seen[0].numpy(), abs=1e-4
+        describe(np.ascontiguousarray(thumb[None, :, ::-1])).upright[0].numpy(), abs=1e-4
     )
     assert windows[0].shape == (1, 3 * CELLS**2)
     assert WINDOW < SIDE

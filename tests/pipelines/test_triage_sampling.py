@@ -47,7 +47,7 @@ def test_one_run_of_ordinary_cfg_gives_the_gap_and_the_outcome(pipe):
         sizes.append(len(images))
         return torch.tensor(copied)
 
-    options = {"num_inference_steps": 4, "guidance_scale": 3.0}
+    options = {"timesteps": 4, "scale": 3.0}
     found = calibrate_by_sampling(pipe, TEXTS, is_copy, per_prompt=3, wanted_miss=0.3, first_seed=50, **options)
     assert (sizes, is_protected(pipe)) == ([24], False)
     single = [first_gap(pipe, [TEXTS[row // 3]], 50 + row, **options) for row in range(24)]
@@ -90,11 +90,11 @@ def test_a_first_gap_at_another_noise_level_is_refused(pipe, record):
 def test_the_first_gap_costs_one_evaluation():
     pipe, sizes = tiny.pipeline(), []
     pipe.unet.conv_in.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
-    timestep, gaps = first_gap(pipe, PROMPTS, num_inference_steps=10)
+    timestep, gaps = first_gap(pipe, PROMPTS, timesteps=10)
     assert (timestep, sizes) == (901.0, [4])
     assert len(gaps) == 2
     assert min(gaps) > 0
     assert not is_protected(pipe)
     protect(pipe, SwitchAt(600, 0.0, None))
-    assert first_gap(pipe, PROMPTS, num_inference_steps=10) == (timestep, gaps)
+    assert first_gap(pipe, PROMPTS, timesteps=10) == (timestep, gaps)
     assert is_protected(pipe)

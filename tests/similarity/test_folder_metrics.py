@@ -6,7 +6,8 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from basinguard.cli import main
-from basinguard.similarity.folder_metrics import groups_of, merged, metrics
+from basinguard.similarity.duplicate_groups import duplicate_groups, merge_groups
+from basinguard.similarity.folder_metrics import metrics
 from basinguard.similarity.image_pair import compare_images
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
@@ -151,7 +152,7 @@ def test_equal_files_are_one_group_and_near_ones_must_be_named(world):
     assert found["null_train"].startswith("not measured: two training images")
     curation = world / "curation.json"
     curation.write_text(json.dumps({"groups": [{"files": ["1.png", "near.jpg"], "reason": "copies"}]}))
-    known = metrics(world / "samples", train, groups=groups_of(train, curation))
+    known = metrics(world / "samples", train, groups=duplicate_groups(train, curation))
     assert "null train-train" in known["null_train"]["metric"]["source"]
     assert known["ratio"]["duplicate_groups_known"] is True
     assert known["ratio"]["share"]["value"] >= found["ratio"]["share"]["value"]
@@ -161,21 +162,21 @@ def test_groups_of_another_folder_are_refused(world, tmp_path):
     other = tmp_path / "curation.json"
     other.write_text(json.dumps({"groups": [{"files": ["strange.png"]}]}))
     with pytest.raises(ValueError, match=r"names 'strange\.png', which is not in"):
-        groups_of(world / "train", other)
+        duplicate_groups(world / "train", other)
     other.write_text("[]")
     with pytest.raises(ValueError, match=r"not a curation\.json"):
-        groups_of(world / "train", other)
+        duplicate_groups(world / "train", other)
     with pytest.raises(FileNotFoundError, match="basinguard curate"):
-        groups_of(world / "train", tmp_path / "no.json")
+        duplicate_groups(world / "train", tmp_path / "no.json")
 
 
 def test_groups_are_joined_by_content(world):
     files = [world / "train" / f"{i}.png" for i in (0, 1, 2)]
     shutil.copy(files[0], files[2])
-    assert merged([0, 1, 2], files) == [0, 1, 0]
-    assert merged([0, 1, 1], files) == [0, 0, 0]
+    assert merge_groups([0, 1, 2], files) == [0, 1, 0]
+    assert merge_groups([0, 1, 1], files) == [0, 0, 0]
     with pytest.raises(ValueError, match="2 groups given for 3 training images"):
-        merged([0, 1], files)
+        merge_groups([0, 1], files)
 
 
 def test_awkward_names_and_hidden_files(world, capsys):
@@ -224,5 +225,5 @@ def test_the_picture_that_cannot_be_used_is_named(world):
     values = np.full((32, 32), 0.5, np.float32)
     values[3, 3] = np.nan
     Image.fromarray(values).save(world / "nan.tif")
-    with pytest.raises(ValueError, match=r"nan\.tif: pixel values from nan"):
+    with pytest.raises(ValueError, match=r"nan\.tif: holds pixels that are not finite"):
         compare_images(world / "nan.tif", world / "train" / "0.png")

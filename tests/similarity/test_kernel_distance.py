@@ -83,11 +83,11 @@ def test_it_names_what_it_measured_and_refuses_too_few_images():
         return torch.nn.functional.normalize(images.flatten(1), dim=1)
 
     images = torch.rand(FEWEST, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    distance = KernelDistance.to_images(eye, images, eye="an eye", what="held-out images")
+    distance = KernelDistance.to_images(eye, images, name="an eye", what="held-out images")
     assert distance.method == f"kernel distance to {FEWEST} held-out images (lower is better), an eye"
     assert distance(images[:5]).shape == (5,)
     with pytest.raises(ValueError, match=f"3 reference images given; a kernel distance needs at least {FEWEST}"):
-        KernelDistance.to_images(eye, images[:3], eye="an eye", what="held-out images")
+        KernelDistance.to_images(eye, images[:3], name="an eye", what="held-out images")
     with pytest.raises(ValueError, match="at least 2 each"):
         kernel_shares(torch.ones(1, 2), torch.ones(4, 2))
     with pytest.raises(ValueError, match=r"expected \[N, D\] and \[M, D\]"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from basinguard.similarity.diversity import pairwise, vendi, vendi_per_prompt
-from basinguard.similarity.scores import above_floor, lines, summarise
+from basinguard.similarity.scores import above_floor, summarise, summary_lines
 
 SIMILARITIES = [0.1, 0.2, 0.9, 0.3, 0.3, 0.4]
 PROMPTS = ["a", "a", "a", "b", "b", "b"]
@@ -36,7 +36,7 @@ def test_floor_is_paired():
 
 
 def test_every_line_names_the_metric():
-    shown = lines(summarise(SIMILARITIES, PROMPTS, threshold=0.9), metric="eye v1")
+    shown = summary_lines(summarise(SIMILARITIES, PROMPTS, threshold=0.9), metric="eye v1")
     assert len(shown) == 5
     assert all(line.endswith("eye v1") for line in shown)
 

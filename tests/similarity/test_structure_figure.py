@@ -4,9 +4,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as edit
 
 from basinguard.similarity.embedder import Embedder, embed_all
-from basinguard.similarity.registry import choose_embedder
+from basinguard.similarity.registry import load_embedder
 from basinguard.similarity.structure import CANVAS, Structure
-from basinguard.similarity.structure_figure import Figure, centred, mostly_figures, on_empty_ground
+from basinguard.similarity.structure_figure import StructureFigure, centred, mostly_figures, on_empty_ground
 from basinguard.tinyworld.scenes import Caption, draw_scene
 
 
@@ -47,20 +47,20 @@ def moved(image: Tensor, right: int, down: int) -> Tensor:
 def test_a_figure_elsewhere_is_the_same_figure(copy, seed):
     torch.manual_seed(seed)
     original = sticker(seed)
-    assert similarity(original, copy(original), Figure()) > 0.85
-    assert similarity(original, copy(original), Figure()) > similarity(original, copy(original), Structure())
+    assert similarity(original, copy(original), StructureFigure()) > 0.85
+    assert similarity(original, copy(original), StructureFigure()) > similarity(original, copy(original), Structure())
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_another_figure_is_not(seed):
-    assert similarity(sticker(seed), sticker(seed + 50), Figure()) < Figure().metric.threshold
+    assert similarity(sticker(seed), sticker(seed + 50), StructureFigure()) < StructureFigure().metric.threshold
 
 
 def test_without_an_empty_ground_it_is_the_other_eye_bit_for_bit():
     images = scenes(12)
     full = images[~on_empty_ground(images)]
     assert len(full) >= 8
-    assert torch.equal(Figure()(full), Structure()(full))
+    assert torch.equal(StructureFigure()(full), Structure()(full))
 
 
 def test_the_box_fills_the_canvas():
@@ -73,22 +73,22 @@ def test_the_box_fills_the_canvas():
 def test_a_speck_does_not_move_the_box():
     dirty = sticker(0)
     dirty[..., 60:62, 1:3] = 0.0
-    assert similarity(sticker(0), dirty, Figure()) > 0.97
+    assert similarity(sticker(0), dirty, StructureFigure()) > 0.97
 
 
 def test_is_an_embedder_of_unit_vectors_that_do_not_depend_on_the_batch():
     images = torch.cat([*(sticker(seed) for seed in range(3)), scenes(3)])
-    together = Figure()(images)
-    assert isinstance(Figure(), Embedder)
+    together = StructureFigure()(images)
+    assert isinstance(StructureFigure(), Embedder)
     torch.testing.assert_close(together.norm(dim=1), torch.ones(6))
-    torch.testing.assert_close(together, embed_all(images, Figure(), batch=2), atol=1e-5, rtol=0)
-    assert Figure().name != Structure().name  # values can differ, so the name does
+    torch.testing.assert_close(together, embed_all(images, StructureFigure(), batch=2), atol=1e-5, rtol=0)
+    assert StructureFigure().name != Structure().name  # values can differ, so the name does
 
 
 def test_a_picture_on_a_fully_transparent_or_flat_ground_is_still_seen():
     flat = torch.full((1, 3, 64, 64), 0.5)
-    assert similarity(flat, torch.ones(1, 3, 64, 64), Figure()) > 0.99
-    assert abs(similarity(flat, sticker(0), Figure())) < 0.1
+    assert similarity(flat, torch.ones(1, 3, 64, 64), StructureFigure()) > 0.99
+    assert abs(similarity(flat, sticker(0), StructureFigure())) < 0.1
 
 
 def test_it_is_of_use_where_most_training_images_are_figures():
@@ -97,7 +97,7 @@ def test_it_is_of_use_where_most_training_images_are_figures():
     assert mostly_figures([sticker(0)[0], torch.ones(3, 90, 40)])  # sizes may differ
     assert not mostly_figures(torch.cat([stickers, scenes(4)]))
     assert not mostly_figures(scenes(4))
-    assert choose_embedder("structure-figure") == Figure()
+    assert load_embedder("structure-figure") == StructureFigure()
 
 
 @pytest.mark.parametrize(
@@ -111,4 +111,4 @@ def test_it_is_of_use_where_most_training_images_are_figures():
 )
 def test_refuses_what_it_cannot_see(images, says):
     with pytest.raises(ValueError, match=says):
-        Figure()(images)
+        StructureFigure()(images)

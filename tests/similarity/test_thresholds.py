@@ -10,7 +10,7 @@ from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet
 from basinguard.similarity.embedder import Embedder, unit
 from basinguard.similarity.structure import Structure
-from basinguard.similarity.thresholds import best_outside, calibrated, from_neighbours, from_samples, null
+from basinguard.similarity.thresholds import best_outside, calibrated, from_neighbours, from_samples, null_threshold
 
 
 def vectors(n: int, *, seed: int) -> torch.Tensor:
@@ -18,7 +18,7 @@ def vectors(n: int, *, seed: int) -> torch.Tensor:
 
 
 def test_the_threshold_is_exceeded_by_the_share_asked_for():
-    found = null(np.arange(1, 1000) / 1000, name="x", gallery=32, false_positives=0.01)
+    found = null_threshold(np.arange(1, 1000) / 1000, name="x", gallery=32, false_positives=0.01)
     assert found.threshold.value == pytest.approx(0.99)
     assert found.threshold.n == 999
     assert found.false_positives == 0.01
@@ -28,13 +28,16 @@ def test_the_interval_covers_the_quantile_as_often_as_it_says():
     rng = np.random.default_rng(0)
     covered = [
         e.low <= 0.95 <= e.high
-        for e in (null(rng.uniform(size=400), name="u", gallery=1, false_positives=0.05).threshold for _ in range(400))
+        for e in (
+            null_threshold(rng.uniform(size=400), name="u", gallery=1, false_positives=0.05).threshold
+            for _ in range(400)
+        )
     ]
     assert 0.93 <= np.mean(covered) <= 0.99
 
 
 def test_too_few_images_are_said_to_be_too_few():
-    found = null([0.1, 0.5, 0.3], name="x", gallery=5)
+    found = null_threshold([0.1, 0.5, 0.3], name="x", gallery=5)
     assert found.false_positives == 1 / 4
     assert found.threshold.value == 0.5
     assert "0.25 of 3 images" in found.metric("eye").source
@@ -44,12 +47,12 @@ def test_too_few_images_are_said_to_be_too_few():
 @pytest.mark.parametrize("bad", [[], [0.5], [0.5, math.nan], [[0.1, 0.2]]])
 def test_refuses_what_is_no_null(bad):
     with pytest.raises(ValueError, match="at least 2 finite"):
-        null(bad, name="x", gallery=1)
+        null_threshold(bad, name="x", gallery=1)
 
 
 def test_refuses_a_share_that_is_none():
     with pytest.raises(ValueError, match="false_positives=0"):
-        null([0.1, 0.2], name="x", gallery=1, false_positives=0)
+        null_threshold([0.1, 0.2], name="x", gallery=1, false_positives=0)
 
 
 def test_samples_take_the_better_of_both_sides():
@@ -99,7 +102,9 @@ def test_a_guard_can_be_given_an_eye_with_a_threshold_of_its_own_images():
 
 
 def test_a_small_null_does_not_undercut_the_published_threshold_and_a_large_one_may():
-    few, many = (null(np.linspace(0.1, 0.3, n), name="x", gallery=9, false_positives=0.01) for n in (20, 2000))
+    few, many = (
+        null_threshold(np.linspace(0.1, 0.3, n), name="x", gallery=9, false_positives=0.01) for n in (20, 2000)
+    )
     published = Metric(embedder="eye", threshold=0.69, source="there")
     assert few.beside(published).threshold == 0.69
     assert "because 20 images are few" in few.beside(published).source

@@ -18,9 +18,9 @@ def compare_images(a: Path, b: Path, picture: Path | None = None, embedder: str 
             sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
     """
     from ..similarity.image_pair import compare_images
-    from ..similarity.registry import choose_embedder
+    from ..similarity.registry import load_embedder
 
-    return compare_images(a, b, embedder=choose_embedder(embedder), picture=picture)
+    return compare_images(a, b, embedder=load_embedder(embedder), picture=picture)
 
 
 def show(comparison: dict[str, Any], arguments: dict[str, Any]) -> None:

@@ -29,19 +29,20 @@ def metrics(
             sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
         cache: folder in which the training images' embeddings are kept.
     """
-    from ..similarity.folder_metrics import groups_of, metrics
-    from ..similarity.registry import choose_embedder
+    from ..similarity.duplicate_groups import duplicate_groups
+    from ..similarity.folder_metrics import metrics
+    from ..similarity.registry import load_embedder
 
-    group_of_image = groups_of(data, groups) if groups else None
+    group_of_image = duplicate_groups(data, groups) if groups else None
     return metrics(
-        samples, data, embedder=choose_embedder(embedder), heldout=heldout, base=base, groups=group_of_image,
+        samples, data, embedder=load_embedder(embedder), heldout=heldout, base=base, groups=group_of_image,
         cache=cache,
     )  # fmt: skip
 
 
 def show(result: dict[str, Any], arguments: dict[str, Any]) -> None:
     """Prints JSON, and a summary for people on stderr."""
-    from ..similarity.folder_metrics import spoken
+    from ..similarity.scores import metrics_lines
 
-    print("\n".join(spoken(result)), file=sys.stderr)
+    print("\n".join(metrics_lines(result)), file=sys.stderr)
     print(json.dumps(result, indent=2))

@@ -41,8 +41,8 @@ def triage(
         session.guard.is_copy,
         per_prompt=per_prompt,
         wanted_miss=wanted_miss,
-        num_inference_steps=record.sampler.timesteps,
-        guidance_scale=record.sampler.scale,
+        scale=record.sampler.scale,
+        timesteps=record.sampler.timesteps,
     )
     record = record.model_copy(update={"triage": result})
     out.write_text(record.to_json() + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..pipelines.evaluation import Row
+    from ..pipelines.evaluation import Evaluation
 
 
 def verify(
@@ -17,7 +17,7 @@ def verify(
     per_caption: int = 4,
     paraphrase: bool = False,
     heldout: Path | None = None,
-) -> dict[str, Row]:
+) -> dict[str, Evaluation]:
     """Samples an exported directory on fresh seeds, with and without its rule, beside the base model.
 
     Args:
@@ -50,7 +50,7 @@ def verify(
     return verification.rows
 
 
-def show(rows: dict[str, Row], arguments: dict[str, Any]) -> None:
+def show(rows: dict[str, Evaluation], arguments: dict[str, Any]) -> None:
     """Prints one row for each way of sampling."""
     from ..sessions.verification import table
 

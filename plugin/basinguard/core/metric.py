@@ -18,7 +18,7 @@ class Match(Schema):
 
 
 class Metric(Schema):
-    """Which eye said "same image": a threshold belongs to one embedder with one preprocessing, and to no other."""
+    """What says "same image": a threshold belongs to one embedder with one preprocessing, and to no other."""
 
     embedder: Annotated[str, Field(max_length=200)]
     threshold: Finite

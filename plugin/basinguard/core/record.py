@@ -118,7 +118,7 @@ class Record(Schema):
         plain: risk of plain CFG, which a user who ignores the rule gets.
         alignment, plain_alignment: agreement of image and caption under the rule and under plain CFG.
         quality, plain_quality: kernel distance of the samples to images that were not trained on, lower is better,
-            likewise; `method` names the eye and the images. None where it was not measured.
+            likewise; `method` names the embedder and the images. None where it was not measured.
         strength: how much of the fine-tune plain CFG can take; None where it was not calibrated.
         transfer: what the rule is worth under other samplers.
         triage: which prompts need the rule; None where it was not calibrated, so that all do.

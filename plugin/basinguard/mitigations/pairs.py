@@ -91,9 +91,9 @@ def _distance(testbed: Testbed, images: Tensor, what: str, groups: Tensor | None
     embedder = testbed.guard.embedder
     scorer = getattr(testbed.guard.score_alignment, "__self__", None)
     if isinstance(scorer, ClipScore):
-        return KernelDistance.to_images(scorer.embed_images, images, eye=scorer.name, what=what, groups=groups)
+        return KernelDistance.to_images(scorer.embed_images, images, name=scorer.name, what=what, groups=groups)
     return KernelDistance.to_images(
-        lambda batch: embed_all(batch, embedder), images, eye=embedder.name, what=what, groups=groups
+        lambda batch: embed_all(batch, embedder), images, name=embedder.name, what=what, groups=groups
     )
 
 

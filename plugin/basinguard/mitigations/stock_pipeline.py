@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..guidance.core import Rule
-from ..pipelines.protect import protect, unprotect
+from ..pipelines.stock_sampling import sample_batch
 from .testbed import Batch, Testbed
 
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]  # latents, timestep, text states -> the UNet's raw output
@@ -41,24 +41,15 @@ def sample_pipeline(
         embeddings: instead of the prompts' own, [B, tokens, width].
     """
     pipe = testbed.pipe if pipe is None else pipe
-    prompts: dict[str, Any] = {"prompt": list(batch.prompts)}
-    if embeddings is not None:
-        prompts = {"prompt_embeds": embeddings, "negative_prompt_embeds": empty(testbed, len(batch))}
     start = (testbed.noise(batch) if noise is None else noise).to(pipe.unet.device, pipe.unet.dtype)
-    if rule is not None:
-        protect(pipe, rule)
-    try:
-        latents: Tensor = pipe(
-            **prompts,
-            latents=start,
-            generator=[torch.Generator().manual_seed(seed) for seed in batch.seeds],
-            num_inference_steps=testbed.timesteps,
-            guidance_scale=testbed.scale,
-            output_type="latent",
-        ).images
-    finally:
-        unprotect(pipe)
-    return latents
+    options: dict[str, Any] = {"latents": start, "output_type": "latent"}
+    if embeddings is not None:
+        nothing = empty(testbed, len(batch))
+        options |= {"prompt": None, "prompt_embeds": embeddings, "negative_prompt_embeds": nothing}
+    samples = sample_batch(
+        pipe, batch.prompts, batch.seeds, rule, scale=testbed.scale, timesteps=testbed.timesteps, **options
+    )
+    return samples.images
 
 
 def states(testbed: Testbed, batch: Batch) -> Tensor:

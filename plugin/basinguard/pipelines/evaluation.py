@@ -1,4 +1,4 @@
-"""TODO one line."""
+"""How much a model copies as people sample it: on fresh seeds, through the stock pipeline, with a rule or without."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..core.estimate import Estimate
 from ..core.schema import Schema
 from ..guard.guard import Guard
 from ..guidance.core import Rule
-from .stock_sampling import draw
+from .stock_sampling import fresh_pairs, sample_stock
 
 
-class Row(Schema):
-    """One method on one model, measured on (caption, seed) pairs.
+class Evaluation(Schema):
+    """One rule on one model, measured on (caption, seed) pairs.
 
     Attributes:
         risk: share of samples that reproduce a training image.
@@ -37,12 +37,6 @@ class Row(Schema):
     seconds: float
 
 
-def fresh_pairs(captions: int, per_caption: int) -> tuple[list[int], list[int]]:
-    """Caption index and seed of every pair; no two pairs share a seed."""
-    prompt = [k for k in range(captions) for _ in range(per_caption)]
-    return prompt, [seed_table.VERIFICATION + i for i in range(len(prompt))]
-
-
 @torch.no_grad()
 def evaluate(
     pipe: Any,
@@ -52,11 +46,11 @@ def evaluate(
     per_caption: int = 4,
     timesteps: int = 20,
     prompts: Sequence[str] = (),
-) -> tuple[Row, Tensor]:
+) -> tuple[Evaluation, Tensor]:
     """Samples every training caption, or other prompts, with fresh seeds through the pipeline.
 
     Args:
-        pipe: a stock pipeline, unprotected.
+        pipe: a stock pipeline.
         guard: knows the training images, the embedder and the guidance scale.
         rule: to protect the pipeline with; None samples with the pipeline's own CFG.
         per_caption: seeds for each caption.
@@ -64,21 +58,28 @@ def evaluate(
         prompts: to sample instead of the training captions.
 
     Returns:
-        The row, and the images [N, 3, H, W] in [0, 1].
+        What was measured, and the images [N, 3, H, W] in [0, 1].
     """
     captions = prompts or guard.training.captions
-    prompt, seeds = fresh_pairs(len(captions), per_caption)
+    prompt, seeds = fresh_pairs(len(captions), per_caption, seed_table.VERIFICATION)
+    texts = [captions[k] for k in prompt]
     start = time.monotonic()
-    images, evals = draw(pipe, [captions[k] for k in prompt], seeds, rule, scale=guard.plan.scale, timesteps=timesteps)
+    samples = sample_stock(pipe, texts, seeds, rule, scale=guard.plan.scale, timesteps=timesteps)
     seconds = (time.monotonic() - start) / len(prompt)
-    similarity = [match.similarity for match in guard.matches(images)]
+    similarity = [match.similarity for match in guard.matches(samples.images)]
     copied = np.array(similarity) >= guard.embedder.metric.threshold
-    score = guard.score_alignment(images, [captions[k] for k in prompt]) if guard.score_alignment else None
-    row = Row(
+    evaluation = Evaluation(
         risk=stats.rate(copied, prompt),
         similarity_p95=stats.cluster_bootstrap(similarity, prompt, stats.p95),
-        alignment=None if score is None else stats.cluster_bootstrap(score, prompt),
-        unet_evals=evals / len(prompt),
+        alignment=mean_alignment(guard, samples.images, texts, prompt),
+        unet_evals=samples.unet_evals / len(prompt),
         seconds=seconds,
     )
-    return row, images
+    return evaluation, samples.images
+
+
+def mean_alignment(guard: Guard, images: Tensor, texts: Sequence[str], prompt: Sequence[int]) -> Estimate | None:
+    """Agreement of images and texts, clustered by the index of the prompt; None without a model for it."""
+    if guard.score_alignment is None:
+        return None
+    return stats.cluster_bootstrap(guard.score_alignment(images, texts), prompt)

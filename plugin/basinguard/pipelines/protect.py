@@ -76,6 +76,21 @@ def unprotect(pipe: Any) -> Any:
     return pipe
 
 
+@contextmanager
+def protected(pipe: Any, rule: Rule | Record | None) -> Iterator[None]:
+    """Inside, `pipe` samples by `rule`, or unprotected by None; afterwards it carries what it carried before."""
+    before = pipe.__dict__.get("progress_bar")
+    unprotect(pipe)
+    try:
+        if rule is not None:
+            protect(pipe, rule)
+        yield
+    finally:
+        unprotect(pipe)
+        if before is not None:
+            pipe.progress_bar = before
+
+
 def is_protected(pipe: Any) -> bool:
     """Whether `protect` has been called on this very object."""
     return hasattr(pipe.__dict__.get("progress_bar"), "basinguard")

@@ -1,50 +1,88 @@
-"""Verification: samples an exported directory as a user would and says what came out. Fresh seeds, fresh process.
+"""Samples from a stock pipeline, drawn as a user would draw them.
 
-Everything goes through `StableDiffusionPipeline.__call__` with the rule attached by `protect`, so what is measured here
-is what ships, not the sampler the calibration used.
+Everything goes through the pipeline's own `__call__` with the rule attached by `protect`, so what is measured here is
+what ships, not the sampler the calibration used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.record import Record
-from ..guidance.core import Rule
-from .protect import last_trace, protect, unprotect
+from ..guidance.core import Observation, Rule
+from .protect import last_trace, protected
 
 BATCH = 32
 
 
-def draw(
+@dataclass(frozen=True)
+class StockSamples:
+    """What a stock pipeline returned.
+
+    Attributes:
+        images: [N, 3, H, W] in [0, 1], or clean latents where those were asked for, on the CPU in float32.
+        trace: what the rule saw and decided, one entry per evaluation; empty without a rule.
+        unet_evals: sample-evaluations of the UNet, all together.
+    """
+
+    images: Tensor
+    trace: list[Observation]
+    unet_evals: int
+
+
+def sample_batch(
     pipe: Any,
-    captions: Sequence[str],
+    prompts: Sequence[str],
     seeds: Sequence[int],
     rule: Rule | Record | None,
     *,
     scale: float,
     timesteps: int,
-) -> tuple[Tensor, int]:
-    """Images [N, 3, H, W] in [0, 1] of captions and seeds, and the UNet sample-evaluations they took."""
-    if rule is not None:
-        protect(pipe, rule)
-    images, evals = [], 0
-    try:
-        for first in range(0, len(captions), BATCH):
-            rows = slice(first, first + BATCH)
-            out = pipe(
-                prompt=list(captions[rows]),
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds[rows]],
-                num_inference_steps=timesteps,
-                guidance_scale=scale,
-                output_type="pt",
-            )
-            images.append(out.images.float().cpu())
-            plain = 2 * timesteps * len(out.images)
-            evals += plain if rule is None else sum(seen.unet_evals for seen in last_trace(pipe))
-    finally:
-        unprotect(pipe)
-    return torch.cat(images), evals
+    **options: Any,
+) -> StockSamples:
+    """One call of the pipeline; its batch size never changes an image's noise.
+
+    Args:
+        pipe: a stock pipeline; what it carries already is back afterwards.
+        prompts: N of them.
+        seeds: one for each.
+        rule: to protect the pipeline with; None samples with the pipeline's own CFG.
+        scale: of plain CFG.
+        timesteps: sampling steps.
+        options: more arguments of the pipeline, such as `latents` or `output_type="latent"`.
+    """
+    arguments = {
+        "prompt": list(prompts),
+        "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
+        "num_inference_steps": timesteps,
+        "guidance_scale": scale,
+        "output_type": "pt",
+    }
+    with protected(pipe, rule):
+        images = pipe(**arguments | options).images.float().cpu()
+        trace = [] if rule is None else list(last_trace(pipe))
+    plain_evals = 2 * timesteps * len(images)
+    return StockSamples(images, trace, plain_evals if rule is None else sum(seen.unet_evals for seen in trace))
+
+
+def sample_stock(
+    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], rule: Rule | Record | None, *, scale: float, timesteps: int
+) -> StockSamples:
+    """Images of any number of prompts, see `sample_batch`."""
+    slices = [slice(first, first + BATCH) for first in range(0, len(prompts), BATCH)]
+    batches = [
+        sample_batch(pipe, prompts[rows], seeds[rows], rule, scale=scale, timesteps=timesteps) for rows in slices
+    ]
+    trace = [observation for batch in batches for observation in batch.trace]
+    return StockSamples(torch.cat([batch.images for batch in batches]), trace, sum(b.unet_evals for b in batches))
+
+
+def fresh_pairs(captions: int, per_caption: int, first_seed: int) -> tuple[list[int], list[int]]:
+    """Caption index and seed of every pair; no two pairs share a seed."""
+    prompt = [k for k in range(captions) for _ in range(per_caption)]
+    return prompt, [first_seed + i for i in range(len(prompt))]

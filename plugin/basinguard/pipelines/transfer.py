@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from ..core import seeds as seed_table
 from ..core import stats
 from ..core.record import Record, Transfer
 from ..guard.guard import Guard
-from .stock_sampling import draw
+from .evaluation import mean_alignment
+from .stock_sampling import fresh_pairs, sample_stock
 
 STEPS = (20, 30, 50)
 SCHEDULERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
@@ -37,7 +39,7 @@ def transfer_table(
 
     Args:
         guard: knows the training images.
-        pipe: the calibrated pipeline, unprotected; its own scheduler is back afterwards.
+        pipe: the calibrated pipeline; its own scheduler is back afterwards.
         record: its calibration.
         steps: sampling steps.
         per_caption: fresh seeds for each caption.
@@ -45,21 +47,19 @@ def transfer_table(
     Raises:
         ValueError: the record does not fit the pipeline.
     """
-    captions = guard.training.captions
-    prompt = [k for k in range(len(captions)) for _ in range(per_caption)]
-    texts, seeds = [captions[k] for k in prompt], [seed_table.TRANSFER + i for i in range(len(prompt))]
-    for name, count in ((name, count) for name in SCHEDULERS for count in steps):
+    prompt, seeds = fresh_pairs(len(guard.training.captions), per_caption, seed_table.TRANSFER)
+    texts, scale = [guard.training.captions[k] for k in prompt], record.sampler.scale
+    for name, count in product(SCHEDULERS, steps):
         with scheduler_of(pipe, name):
-            images, _ = draw(pipe, texts, seeds, record, scale=record.sampler.scale, timesteps=count)
+            images = sample_stock(pipe, texts, seeds, record, scale=scale, timesteps=count).images
             start, sigma = first_guided(pipe.scheduler, record.guidance.transition)
-        score = guard.score_alignment(images, texts) if guard.score_alignment else None
         yield Transfer(
             scheduler=name,
             timesteps=count,
             transition=start,
             sigma=sigma,
             risk=stats.rate(guard.is_copy(images), prompt),
-            alignment=None if score is None else stats.cluster_bootstrap(score, prompt),
+            alignment=mean_alignment(guard, images, texts, prompt),
         )
 
 

@@ -23,7 +23,7 @@ from ..guard.plan import ProbePlan
 from ..guidance.core import Rule, SwitchAt
 from ..guidance.dynamic import LocalMinimum, SwitchAfter
 from ..guidance.serialization import rule_to_dict
-from ..pipelines.evaluation import Row
+from ..pipelines.evaluation import Evaluation
 from ..tinyworld.demo_folder import write_demo_folder
 from ..training.data import ImageFolder
 from ..training.finetune import FineTune
@@ -52,7 +52,7 @@ class DemoRun:
     """What the demo found: the rows of its table, and its summary as plain JSON; both lie in `out`."""
 
     out: Path
-    rows: dict[str, Row]
+    rows: dict[str, Evaluation]
     summary: dict[str, Any]
 
     def __str__(self) -> str:
@@ -151,17 +151,17 @@ def rules_for(record: Record, frontier: list[RuleCandidate]) -> dict[str, Rule]:
     return rules
 
 
-def prove(out: Path, train: Path, per_caption: int) -> dict[str, Row]:
+def prove(out: Path, train: Path, per_caption: int) -> dict[str, Evaluation]:
     """Samples the export in a process that shares nothing with this one but files."""
     command = [sys.executable, "-m", "basinguard", "verify", str(out / "export"), str(train)]
     command += ["--rules", str(out / "rules.json"), "--out", str(out)]
     command += ["--per_caption", str(per_caption)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # its table is printed here, with notes
     rows = json.loads((out / "verification.json").read_text())
-    return {name: Row.from_json(json.dumps(row)) for name, row in rows.items()}
+    return {name: Evaluation.from_json(json.dumps(row)) for name, row in rows.items()}
 
 
-def summarize(guard: MemorizationGuard, rules: dict[str, Rule], rows: dict[str, Row], seconds: float) -> dict[str, Any]:
+def summarize(guard: MemorizationGuard, rules: dict[str, Rule], rows: dict[str, Evaluation], seconds: float) -> dict[str, Any]:
     """What the demo found, as plain JSON."""
     record = guard.record
     assert record is not None
@@ -186,7 +186,7 @@ def summarize(guard: MemorizationGuard, rules: dict[str, Rule], rows: dict[str, 
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Evaluation) -> dict[str, Any]:
     return {
         "risk": row.risk.model_dump(),
         "similarity_p95": row.similarity_p95.value,

@@ -50,7 +50,7 @@ def quality_for(session: Session, pairs: int, heldout: Path | None = None) -> Ke
         what = "samples of the base model"
     else:
         return None
-    return KernelDistance.to_images(session.clip.embed_images, images, eye=session.clip.name, what=what, groups=groups)
+    return KernelDistance.to_images(session.clip.embed_images, images, name=session.clip.name, what=what, groups=groups)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from ..core.schema import MAX_BYTES
 from ..guard.training_set import TrainingSet
 from ..guidance.core import Rule, from_record
 from ..guidance.serialization import rule_from_dict
-from ..pipelines.evaluation import Row, evaluate
+from ..pipelines.evaluation import Evaluation, evaluate
 from ..pipelines.loading import load_pipeline
 from ..plots.contact_sheet import contact_sheet
 from .session import Session
@@ -35,7 +35,7 @@ class Verification:
         record: the verified record; None when the record's own rule was not among those compared.
     """
 
-    rows: dict[str, Row]
+    rows: dict[str, Evaluation]
     sheet: Image.Image
     record: Record | None
 
@@ -85,7 +85,7 @@ def verify_session(
     return Verification(rows, contact_sheet(images, [texts[row] for row in shown], marks), verified)
 
 
-def table(rows: dict[str, Row], notes: Mapping[str, str] = MappingProxyType({})) -> str:
+def table(rows: dict[str, Evaluation], notes: Mapping[str, str] = MappingProxyType({})) -> str:
     """The rows for a terminal, each with its note."""
     width = max(5, *map(len, rows))
     lines = [f"{'':{width}} {'risk [95% interval]':24} {'sim p95':>8} {'alignment':>10} {'UNet/img':>9} {'s/img':>6}"]

@@ -83,18 +83,18 @@ class ClipScore:
     @torch.no_grad()
     def embed_images(self, images: Tensor) -> Tensor:
         """Unit vectors [B, D] of images [B, 3, H, W] in [0, 1]."""
-        seen = self._prepare(check_images(images)).to(self._place)
-        return unit(torch.cat([self.model.encode_image(part) for part in seen.split(BATCH)]).float()).cpu()
+        prepared = self._prepare(check_images(images)).to(self._device)
+        return unit(torch.cat([self.model.encode_image(part) for part in prepared.split(BATCH)]).float()).cpu()
 
     @torch.no_grad()
     def embed_captions(self, captions: Sequence[str]) -> Tensor:
         """Unit vectors [B, D] of captions."""
         if isinstance(captions, str) or not captions:
             raise ValueError(f"captions {captions!r} given; expected a list with at least one text")
-        return unit(self.model.encode_text(self._tokenizer(list(captions)).to(self._place)).float()).cpu()
+        return unit(self.model.encode_text(self._tokenizer(list(captions)).to(self._device)).float()).cpu()
 
     @property
-    def _place(self) -> torch.device:
+    def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
 

@@ -18,7 +18,7 @@ class CopyDetectorSettings:
     """Where a copy is decided.
 
     Args:
-        embedder: what turns images into vectors, as `registry.choose_embedder` takes it: "structure" (no weights),
+        embedder: what turns images into vectors, as `registry.load_embedder` takes it: "structure" (no weights),
             "sscd_disc_mixup_320=FILE", "timm/MODEL=FILE", "clip=FOLDER".
         threshold: above which similarity is a copy: the embedder's "published" one, or measured where nothing is
             copied: on "neighbours" (training images among each other) or on "heldout" images.
@@ -43,9 +43,9 @@ class CopyDetectorSettings:
             FileNotFoundError: its weights are missing.
             ValueError: a word that stands for none, or one without a threshold where the published one is asked for.
         """
-        from .registry import choose_embedder
+        from .registry import load_embedder
 
-        embedder = choose_embedder(self.embedder)
+        embedder = load_embedder(self.embedder)
         self.require_threshold(embedder)
         return embedder
 

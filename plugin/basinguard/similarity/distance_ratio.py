@@ -44,8 +44,8 @@ def distance_ratio(samples: Tensor, train: Tensor, groups: Sequence[int] | None 
     if len(sizes) < 2:
         raise ValueError(f"{len(train)} training images in {len(sizes)} group(s) given; the ratio needs 2 groups")
     values, indices = search(samples, train, k=int(sizes.max()) + 1)
-    found = owner[indices.cpu()]
-    second = values.cpu().masked_fill(found == found[:, :1], -math.inf).max(1).values
+    neighbours = owner[indices.cpu()]
+    second = values.cpu().masked_fill(neighbours == neighbours[:, :1], -math.inf).max(1).values
     near, far = (_distance(v) for v in (values[:, 0].cpu(), second))
     return torch.where(far > 0, near / far.clamp(min=1e-12), torch.ones_like(near))
 

@@ -1,8 +1,8 @@
 """Quality against held-out images: KID, FID, MIFID, precision and recall, by torchmetrics and torch-fidelity.
 
-All of them compare two sets of features, so the eye is named: "inception" for the field's tables, or any `Embedder`.
-The intervals come from leaving out groups of images, samples and data in turn. FID has a bias that shrinks with n and
-that no interval shows: below a few thousand images it is no result, and it says so.
+All of them compare two sets of features, so the embedder is named: "inception" for the field's tables, or any
+`Embedder`. The intervals come from leaving out groups of images, samples and data in turn. FID has a bias that shrinks
+with n and that no interval shows: below a few thousand images it is no result, and it says so.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def quality(samples: Tensor, data: Tensor, features: Embedder | None = None) -> 
     Args:
         samples: images, [N, 3, H, W] in [0, 1].
         data: images that were not trained on, [M, 3, h, w].
-        features: the eye; None is inception, whose weight file must already be on this machine.
+        features: the embedder; None is inception, whose weight file must already be on this machine.
 
     Returns:
-        Estimates under "kid", "fid", "mifid", "precision" and "recall", the eye's name in `method`.
+        Estimates under "kid", "fid", "mifid", "precision" and "recall", the embedder's name in `method`.
 
     Raises:
         ImportError: torchmetrics or torch-fidelity is not installed; says how to get them.

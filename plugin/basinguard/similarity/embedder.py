@@ -1,4 +1,4 @@
-"""What an embedder is: images in, unit vectors out, and a `Metric` that names the eye beside every number."""
+"""What an embedder is: images in, unit vectors out, and a `Metric` that names the embedder beside every number."""
 
 from __future__ import annotations
 
@@ -40,33 +40,33 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class WithThreshold:
-    """The same eye with another threshold, such as one measured on the user's own images.
+    """The same embedder with another threshold, such as one measured on the user's own images.
 
     Attributes:
-        eye: the embedder.
+        embedder: the embedder.
         metric: the threshold, measured with this embedder.
 
     Raises:
         ValueError: the threshold was measured for another embedder.
     """
 
-    eye: Embedder
+    embedder: Embedder
     metric: Metric
 
     def __post_init__(self) -> None:
-        if self.metric.embedder != self.eye.name:
+        if self.metric.embedder != self.embedder.name:
             raise ValueError(
-                f"the threshold belongs to {self.metric.embedder}, this is {self.eye.name}: measure one for it"
+                f"the threshold belongs to {self.metric.embedder}, this is {self.embedder.name}: measure one for it"
             )
 
     @property
     def name(self) -> str:
         """Embedder, weights and version."""
-        return self.eye.name
+        return self.embedder.name
 
     def __call__(self, images: Tensor) -> Tensor:
         """Unit vectors [B, D] of images [B, 3, H, W] in [0, 1]."""
-        return self.eye(images)
+        return self.embedder(images)
 
 
 def check_images(images: Tensor, *, smallest: int = SMALLEST_SIDE) -> Tensor:
@@ -88,7 +88,7 @@ def check_images(images: Tensor, *, smallest: int = SMALLEST_SIDE) -> Tensor:
     if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
         raise ValueError(
             f"images of shape {list(images.shape)} given; expected [B, 3, H, W] with B >= 1: "
-            "`similarity.files.load_images` converts grayscale, alpha and mixed sizes"
+            "`core.images.to_tensor` converts grayscale, alpha and mixed sizes"
         )
     if min(images.shape[2:]) < smallest:
         raise ValueError(

@@ -41,13 +41,13 @@ class Cache:
         except (FileNotFoundError, SafetensorError, OSError):
             return {}
 
-    def write(self, embedder: Embedder, known: dict[str, Tensor]) -> None:
+    def write(self, embedder: Embedder, vectors: dict[str, Tensor]) -> None:
         """Replaces the file in one move, so that an interruption leaves the old one."""
         from safetensors.torch import save_file
 
-        vectors = {key: value.clone() for key, value in known.items()}
+        copies = {digest: vector.clone() for digest, vector in vectors.items()}
         with whole_file(self.path(embedder), overwrite=True) as partial:
-            save_file(vectors, partial, metadata={"embedder": embedder.name})
+            save_file(copies, partial, metadata={"embedder": embedder.name})
 
 
 def embed_files(paths: Sequence[Path], embedder: Embedder, *, cache: Cache | None = None) -> Tensor:
@@ -55,7 +55,7 @@ def embed_files(paths: Sequence[Path], embedder: Embedder, *, cache: Cache | Non
 
     Args:
         paths: the files.
-        embedder: the eye.
+        embedder: makes them.
         cache: where embeddings are kept; None keeps nothing.
 
     Raises:
@@ -64,18 +64,18 @@ def embed_files(paths: Sequence[Path], embedder: Embedder, *, cache: Cache | Non
     if not paths:
         raise ValueError("0 files given; expected at least 1 picture")
     hashes = [file_sha256(path) for path in paths]
-    known = cache.read(embedder) if cache else {}
-    missing = {digest: path for digest, path in zip(hashes, paths, strict=True) if digest not in known}
+    vectors = cache.read(embedder) if cache else {}
+    missing = {digest: path for digest, path in zip(hashes, paths, strict=True) if digest not in vectors}
     todo = list(missing.items())
     for start in range(0, len(todo), CHUNK):
-        known |= _embed(todo[start : start + CHUNK], embedder)
+        vectors |= _embed(todo[start : start + CHUNK], embedder)
     if cache and todo:
-        cache.write(embedder, known)
-    return torch.stack([known[digest] for digest in hashes])
+        cache.write(embedder, vectors)
+    return torch.stack([vectors[digest] for digest in hashes])
 
 
 def _embed(todo: Sequence[tuple[str, Path]], embedder: Embedder) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    vectors: dict[str, Tensor] = {}
     for where, batch in by_size([load_image(path) for _, path in todo]):
-        found |= {todo[i][0]: vector for i, vector in zip(where, embedder(batch), strict=True)}
-    return found
+        vectors |= {todo[i][0]: vector for i, vector in zip(where, embedder(batch), strict=True)}
+    return vectors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,14 @@ from ..core.stats import cluster_bootstrap, rate
 from .distance_ratio import COPY_RATIO, distance_ratio
 from .distribution_metrics import compare_features, doubt
 from .diversity import pairwise, vendi_per_prompt
+from .duplicate_groups import merge_groups
 from .embedder import Embedder
 from .image_files import image_paths, load_image
-from .mirrored_views import Views, best_match, look
-from .scores import above_floor, lines, summarise
+from .mirrored_views import Views, best_match, embed_file_views
+from .scores import above_floor, summarise
 from .structure import Structure
-from .structure_figure import LOOKED_AT, Figure, mostly_figures
-from .thresholds import DUPLICATE, Null, from_neighbours, from_samples
+from .structure_figure import SAMPLED, StructureFigure, mostly_figures
+from .thresholds import DUPLICATE, NullThreshold, from_neighbours, from_samples
 
 
 def metrics(
@@ -44,125 +44,55 @@ def metrics(
     Args:
         samples: folder of generated images.
         data: folder of training images.
-        embedder: the eye; None is the offline default.
+        embedder: says what is alike; None is the offline default.
         heldout: folder of like images that were not trained on: for a null and for likeness to the subject.
         base: folder of the base model's samples on the same prompts and noise, under the same names: for a null and as
             the floor.
-        groups: duplicate group of each training image in the order of their names (see `groups_of`); None when all
-            are different. Files with equal content are in one group either way.
+        groups: duplicate group of each training image in the order of their names (see `duplicate_groups`); None
+            when all are different. Files with equal content are in one group either way.
         cache: folder in which the training images' embeddings are kept.
 
     Returns:
         "metric" (name, published threshold, source) with "aggregates" as estimates; "null_train" (a threshold measured
         on this very set, and the share of samples above it), "ratio" (the test without a threshold), "diversity", with
         base samples "null_base_samples" and "above_floor", with held-out images "null_heldout",
-        "likeness_to_heldout" and "quality", with training images on an empty ground "figure" (what the eye for shifted
-        and cropped figures finds beside the default), and "nearest" (for each sample its training image, similarity and
-        whether mirrored). What could not be measured says why.
+        "likeness_to_heldout" and "quality", with training images on an empty ground "figure" (what the embedder for
+        shifted and cropped figures finds beside the default), and "nearest" (for each sample its training image,
+        similarity and whether mirrored). What could not be measured says why.
 
     Raises:
         FileNotFoundError: no such folder.
         ValueError: a folder without pictures, a picture that cannot be read, samples or held-out images that are
             training images, or base samples under other names.
     """
-    eye = embedder or Structure()
-    files, known_files = image_paths(samples), image_paths(data)
-    _refuse_overlap(files, known_files)
-    known = look(known_files, eye, cache=cache)
-    owner = merged(range(len(known_files)) if groups is None else groups, known_files)
-    views = look(files, eye)
-    best, index, mirrored = best_match(views, known.straight)
+    embedder = embedder or Structure()
+    files, train_files = image_paths(samples), image_paths(data)
+    _refuse_overlap(files, train_files)
+    train_views = embed_file_views(train_files, embedder, cache=cache)
+    owner = merge_groups(range(len(train_files)) if groups is None else groups, train_files)
+    views = embed_file_views(files, embedder)
+    best, index, mirrored = best_match(views, train_views.straight)
     prompts = [str(f.parent.relative_to(samples)) if f.parent != samples else f.name for f in files]
-    judged = Judged(eye, known, best, prompts)
+    judged = Judged(embedder, train_views, best, prompts)
     return {
-        "metric": eye.metric.model_dump(),
+        "metric": embedder.metric.model_dump(),
         "samples": len(files),
         "prompts": len(set(prompts)),
-        "training_images": len(known_files),
-        "aggregates": {k: e.model_dump() for k, e in summarise(best, prompts, threshold=eye.metric.threshold).items()},
-        "null_train": _or_why_not(lambda: judged.by(_train_null(known, owner))),
-        "ratio": _or_why_not(lambda: _ratio(views, known.straight, owner, prompts, known=groups is not None)),
-        "diversity": _or_why_not(lambda: _diversity(views.straight, prompts, eye)),
+        "training_images": len(train_files),
+        "aggregates": _dumped(summarise(best, prompts, threshold=embedder.metric.threshold)),
+        "null_train": _or_why_not(lambda: judged.by(_train_null(train_views, owner))),
+        "ratio": _or_why_not(
+            lambda: _ratio(views, train_views.straight, owner, prompts, groups_known=groups is not None)
+        ),
+        "diversity": _or_why_not(lambda: _diversity(views.straight, prompts, embedder)),
         **_against_base(base, samples, files, judged),
-        **_against_heldout(heldout, known_files, judged, views),
-        **_by_figure(eye, files, known_files, owner, prompts),
+        **_against_heldout(heldout, train_files, judged, views),
+        **_by_figure(embedder, files, train_files, owner, prompts),
         "nearest": [
-            {"sample": str(f), "training_image": str(known_files[i]), "similarity": s, "mirrored": m}
+            {"sample": str(f), "training_image": str(train_files[i]), "similarity": s, "mirrored": m}
             for f, i, s, m in zip(files, index, best.tolist(), mirrored, strict=True)
         ],
     }
-
-
-def spoken(found: Mapping[str, Any]) -> list[str]:
-    """What `metrics` found, for people: the aggregates, and the share of copies by every threshold."""
-    embedder = found["metric"]["embedder"]
-    aggregates = {name: Estimate.model_validate(e) for name, e in found["aggregates"].items()}
-    rows = lines(aggregates, metric=f"{embedder} at {found['metric']['threshold']:.3g} (published)")
-    if second := found.get("figure"):
-        share = {"share": Estimate.model_validate(second["share"])}
-        rows += lines(
-            share, metric=f"{second['metric']['embedder']} at {second['metric']['threshold']:.3g} (published)"
-        )
-    for part in ("null_train", "null_heldout", "null_base_samples"):
-        null = found.get(part)
-        if isinstance(null, str):
-            rows.append(f"{part}: {null}")
-        elif null:
-            share = {"share": Estimate.model_validate(null["share"])}
-            rows += lines(share, metric=f"{embedder} at {null['metric']['threshold']:.3g} ({part})")
-    return rows
-
-
-def groups_of(data: Path, curation: Path) -> list[int]:
-    """Duplicate group of each training image, as `basinguard curate` found them.
-
-    Args:
-        data: folder of training images.
-        curation: its curation.json.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a curation.json, or one of another folder.
-    """
-    if not curation.is_file():
-        raise FileNotFoundError(f"{curation}: no such file; `basinguard curate {data}` writes one")
-    try:
-        groups = [group["files"] for group in json.loads(curation.read_text())["groups"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{curation}: not a curation.json ({type(error).__name__}: {str(error)[:200]})") from None
-    names = {path.relative_to(data).as_posix(): number for number, path in enumerate(image_paths(data))}
-    owner = list(range(len(names)))
-    for files in groups:
-        strange = [name for name in files if name not in names]
-        if strange:
-            raise ValueError(
-                f"{curation} names {strange[0]!r}, which is not in {data}: was it made for another folder?"
-            )
-        for name in files:
-            owner[names[name]] = names[files[0]]
-    return owner
-
-
-def merged(groups: Sequence[int], files: Sequence[Path]) -> list[int]:
-    """Groups of files, with those of equal content brought together.
-
-    Raises:
-        ValueError: another number of groups than files.
-    """
-    if len(groups) != len(files):
-        raise ValueError(f"{len(groups)} groups given for {len(files)} training images; expected one each")
-    first: dict[str, int] = {}
-    renamed: dict[int, int] = {}
-    for path, group in zip(files, groups, strict=True):
-        target = _root(renamed, group)
-        renamed[target] = _root(renamed, first.setdefault(file_sha256(path), target))
-    return [_root(renamed, group) for group in groups]
-
-
-def _root(renamed: dict[int, int], group: int) -> int:
-    while renamed.get(group, group) != group:
-        group = renamed[group]
-    return group
 
 
 @dataclass(frozen=True)
@@ -170,20 +100,20 @@ class Judged:
     """Samples with their best matches, ready to be judged by any threshold.
 
     Attributes:
-        eye: the embedder.
-        known: the training images, both ways.
+        embedder: the embedder.
+        train_views: the training images, both ways.
         best: best-match similarity of each sample, [N].
         prompts: which prompt each sample was drawn for.
     """
 
-    eye: Embedder
-    known: Views
+    embedder: Embedder
+    train_views: Views
     best: np.ndarray
     prompts: list[str]
 
-    def by(self, null: Null) -> dict[str, Any]:
+    def by(self, null: NullThreshold) -> dict[str, Any]:
         """A null's threshold, the share of samples at or above it, and what to judge by beside a published one."""
-        own, advised = null.metric(self.eye.name), null.beside(self.eye.metric)
+        own, advised = null.metric(self.embedder.name), null.beside(self.embedder.metric)
         return {
             "metric": own.model_dump(),
             "share": rate(self.best >= own.threshold, self.prompts).model_dump(),
@@ -204,6 +134,10 @@ def _refuse_overlap(samples: Sequence[Path], data: Sequence[Path]) -> None:
         )
 
 
+def _dumped(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: estimate.model_dump() for name, estimate in estimates.items()}
+
+
 def _or_why_not(measure: Callable[[], Any]) -> Any:
     try:
         return measure()
@@ -211,40 +145,42 @@ def _or_why_not(measure: Callable[[], Any]) -> Any:
         return f"not measured: {error}"
 
 
-def _train_null(known: Views, owner: Sequence[int]) -> Null:
-    found = from_neighbours(known.straight, owner, mirrored=known.turned)
-    if found.threshold.value > DUPLICATE:
+def _train_null(train_views: Views, owner: Sequence[int]) -> NullThreshold:
+    null = from_neighbours(train_views.straight, owner, mirrored=train_views.mirrored)
+    if null.threshold.value > DUPLICATE:
         raise ValueError(
-            f"two training images are {found.threshold.value:.3f} alike and not known as duplicates; run "
+            f"two training images are {null.threshold.value:.3f} alike and not known as duplicates; run "
             "`basinguard curate` and give its curation.json as --groups"
         )
-    return found
+    return null
 
 
-def _ratio(views: Views, train: Tensor, groups: Sequence[int], prompts: list[str], *, known: bool) -> dict[str, Any]:
+def _ratio(
+    views: Views, train: Tensor, groups: Sequence[int], prompts: list[str], *, groups_known: bool
+) -> dict[str, Any]:
     ratios = torch.minimum(*(distance_ratio(view, train, groups) for view in views))
     share = rate((ratios < COPY_RATIO).tolist(), prompts)
-    return {"below": COPY_RATIO, "share": share.model_dump(), "duplicate_groups_known": known}
+    return {"below": COPY_RATIO, "share": share.model_dump(), "duplicate_groups_known": groups_known}
 
 
-def _diversity(straight: Tensor, prompts: list[str], eye: Embedder) -> dict[str, Any]:
+def _diversity(straight: Tensor, prompts: list[str], embedder: Embedder) -> dict[str, Any]:
     numbers = np.unique(prompts, return_inverse=True)[1].tolist()
-    found = {"vendi": vendi_per_prompt(straight, numbers), "pairwise": pairwise(straight, numbers)}
-    return {"embedder": eye.name, **{name: estimate.model_dump() for name, estimate in found.items()}}
+    scores = {"vendi": vendi_per_prompt(straight, numbers), "pairwise": pairwise(straight, numbers)}
+    return {"embedder": embedder.name, **_dumped(scores)}
 
 
 def _by_figure(
-    eye: Embedder, files: Sequence[Path], known_files: Sequence[Path], owner: Sequence[int], prompts: list[str]
+    embedder: Embedder, files: Sequence[Path], train_files: Sequence[Path], owner: Sequence[int], prompts: list[str]
 ) -> dict[str, Any]:
-    """What the eye for figures finds beside the default, where the training images stand on an empty ground."""
-    some = known_files[:: -(-len(known_files) // LOOKED_AT)]
-    if eye.name != Structure().name or not mostly_figures([load_image(path) for path in some]):
+    """What the embedder for figures finds beside the default, where the training images stand on an empty ground."""
+    some = train_files[:: -(-len(train_files) // SAMPLED)]
+    if embedder.name != Structure().name or not mostly_figures([load_image(path) for path in some]):
         return {}
-    second = Figure()
-    known = look(known_files, second)
-    best = best_match(look(files, second), known.straight)[0]
+    second = StructureFigure()
+    train_views = embed_file_views(train_files, second)
+    best = best_match(embed_file_views(files, second), train_views.straight)[0]
     share = rate(best >= second.metric.threshold, prompts)
-    own = _or_why_not(lambda: Judged(second, known, best, prompts).by(_train_null(known, owner)))
+    own = _or_why_not(lambda: Judged(second, train_views, best, prompts).by(_train_null(train_views, owner)))
     return {
         "figure": {
             "metric": second.metric.model_dump(),
@@ -265,33 +201,31 @@ def _against_base(base: Path | None, samples: Path, files: list[Path], judged: J
         raise ValueError(
             f"{base} lacks {len(absent)} of {len(files)} samples, such as {absent[0].name}: same names needed"
         )
-    views = look(same, judged.eye)
-    floor = best_match(views, judged.known.straight)[0]
-    null = _or_why_not(lambda: judged.by(from_samples(views.straight, judged.known.straight, mirrored=views.turned)))
+    views, train = embed_file_views(same, judged.embedder), judged.train_views.straight
+    floor = best_match(views, train)[0]
+    null = _or_why_not(lambda: judged.by(from_samples(views.straight, train, mirrored=views.mirrored)))
     return {"null_base_samples": null, "above_floor": above_floor(judged.best, floor, judged.prompts).model_dump()}
 
 
-def _against_heldout(heldout: Path | None, known_files: Sequence[Path], judged: Judged, views: Views) -> dict[str, Any]:
+def _against_heldout(heldout: Path | None, train_files: Sequence[Path], judged: Judged, views: Views) -> dict[str, Any]:
     """Images of the subject that were not trained on: a null, and likeness, which a guard that undoes all lowers."""
     if heldout is None:
         return {}
     files = image_paths(heldout)
-    trained = {file_sha256(path) for path in known_files}
+    trained = {file_sha256(path) for path in train_files}
     leaked = [path for path in files if file_sha256(path) in trained]
     if leaked:
         raise ValueError(f"{len(leaked)} of {len(files)} held-out images, such as {leaked[0]}, are training images")
-    fresh = look(files, judged.eye)
+    fresh = embed_file_views(files, judged.embedder)
     likeness = cluster_bootstrap((views.straight @ fresh.straight.T).mean(1).tolist(), judged.prompts)
 
     def null() -> dict[str, Any]:
-        known = judged.known.straight
-        return judged.by(from_samples(fresh.straight, known, mirrored=fresh.turned, name="held-out"))
+        train = judged.train_views.straight
+        return judged.by(from_samples(fresh.straight, train, mirrored=fresh.mirrored, name="held-out"))
 
     def quality() -> dict[str, Any]:
-        found = compare_features(views.straight, fresh.straight, name=judged.eye.name)
-        return {name: estimate.model_dump() for name, estimate in found.items()} | {
-            "note": doubt(min(len(files), len(judged.best)))
-        }
+        qualities = compare_features(views.straight, fresh.straight, name=judged.embedder.name)
+        return _dumped(qualities) | {"note": doubt(min(len(files), len(judged.best)))}
 
     return {
         "null_heldout": _or_why_not(null),

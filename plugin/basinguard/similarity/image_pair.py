@@ -1,4 +1,4 @@
-"""What the command line offers: `compare-images A B`; `metrics` is in `folders`."""
+"""`basinguard compare-images`: are these two images the same?"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def compare_images(
     Args:
         a: an image, such as a sample.
         b: another, such as the training image it may come from.
-        embedder: the eye; None is the offline default.
+        embedder: says what is alike; None is the offline default.
         picture: where to write A with the copied part marked (PNG); None writes nothing.
 
     Returns:
@@ -36,21 +36,21 @@ def compare_images(
     """
     if picture is not None:
         _check_new(picture)
-    eye = embedder or Structure()
+    embedder = embedder or Structure()
     first, second = load_image(a), load_image(b)
-    known = eye(second[None])[0]
-    straight, turned = (float(eye(view[None])[0] @ known) for view in (first, first.flip(-1)))
-    mirrored = turned > straight
+    reference = embedder(second[None])[0]
+    straight, flipped = (float(embedder(view[None])[0] @ reference) for view in (first, first.flip(-1)))
+    mirrored = flipped > straight
     local = compare_locally(first, second, mirrored=mirrored)
     if picture is not None:
         _save(overlay(first, local), picture)
-    similarity = max(straight, turned)
+    similarity = max(straight, flipped)
     distance = _tiled(first, second.flip(-1) if mirrored else second)
     return {
         "similarity": similarity,
         "mirrored": mirrored,
-        "copy": similarity >= eye.metric.threshold,
-        "metric": eye.metric.model_dump(),
+        "copy": similarity >= embedder.metric.threshold,
+        "metric": embedder.metric.model_dump(),
         "kind": local.kind,
         "share": local.share,
         "windows": local.windows,

@@ -1,8 +1,8 @@
 """Quality as one number for each sample: kernel distance (KID) to fixed images that were not trained on.
 
-Lower is better. Reference images must not be training images, since being close to those is copying. `quality.kid` is
-the same distance as a single number; as a mean over samples it has an interval that keeps the seeds of one prompt
-together, and two rules on the same pairs can be compared pair by pair.
+Lower is better. Reference images must not be training images, since being close to those is copying.
+`distribution_metrics.kid` is the same distance as a single number; as a mean over samples it has an interval that keeps
+the seeds of one prompt together, and two rules on the same pairs can be compared pair by pair.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class KernelDistance:
         embed: images [B, 3, H, W] in [0, 1] to unit vectors [B, D], such as `ClipScore.embed_images`.
         reference: unit vectors of images that were not trained on, [M, D], M >= 16.
         groups: the prompt of each of them, [M], where every prompt has as many; None where they are random draws.
-        method: the eye and the reference in words; goes into every `Estimate`.
+        method: the embedder and the reference in words; goes into every `Estimate`.
 
     Raises:
         ValueError: too few reference images.
@@ -45,16 +45,16 @@ class KernelDistance:
         embed: Callable[[Tensor], Tensor],
         images: Tensor,
         *,
-        eye: str,
+        name: str,
         what: str,
         groups: Tensor | None = None,
     ) -> KernelDistance:
-        """The distance to images [M, 3, H, W]; `eye` names the embedder, `what` the images, such as "held-out images".
+        """The distance to images [M, 3, H, W]; `name` names the embedder, `what` the images, such as "held-out images".
 
         Raises:
             ValueError: too few images.
         """
-        method = f"kernel distance to {len(images)} {what} (lower is better), {eye}"
+        method = f"kernel distance to {len(images)} {what} (lower is better), {name}"
         return cls(embed, embed(images), method[:180], groups)
 
     def __call__(self, images: Tensor, groups: Tensor | None = None) -> Tensor:

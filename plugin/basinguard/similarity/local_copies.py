@@ -94,10 +94,10 @@ def overlay(sample: Tensor, copied: Copied) -> Tensor:
     covered = (F.conv_transpose2d(windows, torch.ones(1, 1, WINDOW, WINDOW), stride=STRIDE) > 0).float()
     weight = F.interpolate(covered, (height, width), mode="nearest")[0]
     grey = sample.mean(0, keepdim=True).expand_as(sample) * 0.5 + 0.25
-    shown = weight * sample + (1 - weight) * grey
+    picture = weight * sample + (1 - weight) * grey
     thick = max(1, height // 128)
     edge = (F.max_pool2d(weight, 2 * thick + 1, 1, thick) - weight) > 0
-    return torch.where(edge, torch.tensor([0.9, 0.1, 0.1]).view(3, 1, 1), shown)
+    return torch.where(edge, torch.tensor([0.9, 0.1, 0.1]).view(3, 1, 1), picture)
 
 
 def _kind(share: float, copied: Tensor) -> Literal["verbatim", "template", "none"]:

@@ -22,7 +22,7 @@ def nearest(samples: Tensor, gallery: Tensor, embedder: Embedder, *, mirror: boo
     Args:
         samples: images, [N, 3, H, W] in [0, 1].
         gallery: training images, [M, 3, H, W] in [0, 1], or their embeddings by the same embedder, [M, D].
-        embedder: the eye.
+        embedder: says what is alike.
         mirror: also compare each sample's mirror image; flipped training is common and a flipped copy is a copy.
 
     Returns:
@@ -33,11 +33,11 @@ def nearest(samples: Tensor, gallery: Tensor, embedder: Embedder, *, mirror: boo
     """
     if len(samples) == 0 or len(gallery) == 0:
         raise ValueError(f"{len(samples)} samples and {len(gallery)} training images given; need at least 1 of each")
-    known = gallery if gallery.ndim == 2 else embed_all(gallery, embedder)
-    value, index = search(embed_all(samples, embedder), known)
+    vectors = gallery if gallery.ndim == 2 else embed_all(gallery, embedder)
+    value, index = search(embed_all(samples, embedder), vectors)
     mirrored = torch.zeros(len(samples), dtype=torch.bool)
     if mirror:
-        other, other_index = search(embed_all(samples.flip(-1), embedder), known)
+        other, other_index = search(embed_all(samples.flip(-1), embedder), vectors)
         mirrored = (other > value)[:, 0].cpu()
         index = torch.where(other > value, other_index, index)
         value = torch.maximum(value, other)
@@ -46,46 +46,46 @@ def nearest(samples: Tensor, gallery: Tensor, embedder: Embedder, *, mirror: boo
 
 
 @torch.no_grad()
-def search(queries: Tensor, known: Tensor, *, k: int = 1) -> tuple[Tensor, Tensor]:
+def search(queries: Tensor, gallery: Tensor, *, k: int = 1) -> tuple[Tensor, Tensor]:
     """The `k` largest dot products of each query and where they are, both [N, k], best first.
 
     Args:
         queries: [N, D] unit vectors.
-        known: [M, D] unit vectors; fewer than `k` give as many as there are.
+        gallery: [M, D] unit vectors; fewer than `k` give as many as there are.
 
     Raises:
         ValueError: nothing to search in, sizes that differ, or values that are not finite.
     """
-    if queries.ndim != 2 or known.ndim != 2 or queries.shape[1] != known.shape[1] or len(known) == 0:
+    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1] or len(gallery) == 0:
         raise ValueError(
-            f"queries {list(queries.shape)} and known embeddings {list(known.shape)} given; expected [N, D] and [M, D] "
+            f"queries {list(queries.shape)} and gallery {list(gallery.shape)} given; expected [N, D] and [M, D] "
             "with M >= 1 and one D: embed both with the same embedder"
         )
-    k = min(k, len(known))
-    values, indices = (_by_faiss if _faiss_pays(known) else _by_product)(queries, known.to(queries), k)
+    k = min(k, len(gallery))
+    values, indices = (_by_faiss if _faiss_pays(gallery) else _by_product)(queries, gallery.to(queries), k)
     if not bool(torch.isfinite(values).all()):
         raise ValueError("embeddings with NaN or infinite values given; embed the images again")
     return values, indices
 
 
-def _by_product(queries: Tensor, known: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    found = [part.topk(k, dim=1) for part in _products(queries, known)]
-    return torch.cat([top.values for top in found]), torch.cat([top.indices for top in found])
+def _by_product(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    tops = [part.topk(k, dim=1) for part in _products(queries, gallery)]
+    return torch.cat([top.values for top in tops]), torch.cat([top.indices for top in tops])
 
 
-def _faiss_pays(known: Tensor) -> bool:
+def _faiss_pays(gallery: Tensor) -> bool:
     """Whether the gallery is large, on the CPU, and faiss is there; its flat index is exact too."""
-    return len(known) >= FAISS_FROM and known.device.type == "cpu" and find_spec("faiss") is not None
+    return len(gallery) >= FAISS_FROM and gallery.device.type == "cpu" and find_spec("faiss") is not None
 
 
-def _by_faiss(queries: Tensor, known: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _by_faiss(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
     faiss = optional("faiss", install="faiss-cpu", gives="searching a large gallery")
-    index = faiss.IndexFlatIP(known.shape[1])
-    index.add(known.float().contiguous().numpy())
+    index = faiss.IndexFlatIP(gallery.shape[1])
+    index.add(gallery.float().contiguous().numpy())
     values, indices = index.search(queries.float().contiguous().numpy(), k)
     return torch.from_numpy(values).to(queries), torch.from_numpy(indices)
 
 
-def _products(queries: Tensor, known: Tensor) -> Iterator[Tensor]:
-    for part in queries.split(max(1, CHUNK // len(known))):
-        yield part @ known.T
+def _products(queries: Tensor, gallery: Tensor) -> Iterator[Tensor]:
+    for part in queries.split(max(1, CHUNK // len(gallery))):
+        yield part @ gallery.T

@@ -72,14 +72,14 @@ def timm_network(model: str, *, weights: Path | None = None, device: str = "cpu"
     built = timm.create_model(model, pretrained=weights is None, num_classes=0)
     label = f"timm {model}"
     if weights is not None:
-        _load(built, weights, wanted=f"{model} by timm, as safetensors, from its page on the Hub (timm/{model})")
+        _load(built, weights, source=f"{model} by timm, as safetensors, from its page on the Hub (timm/{model})")
         label += f" sha256:{file_sha256(weights)[:12]}"
     metric = Metric(embedder=label, threshold=1.0, source=NO_THRESHOLD)
     return Network(metric, Preprocessing.of_timm(built), on_device(built, device))
 
 
 def clip_network(model: str | Path, pretrained: str | None = None, *, device: str = "cpu") -> Network:
-    """The image tower of any open_clip model (CLIP-I); arguments as in `alignment.ClipScore.load`."""
+    """The image tower of any open_clip model (CLIP-I); arguments as in `clip_score.ClipScore.load`."""
     from .clip_score import ClipScore
 
     clip = ClipScore.load(model, pretrained, device=device)
@@ -102,8 +102,8 @@ def onnx_network(path: Path, preprocessing: Preprocessing, *, metric: Metric | N
         ValueError: not an ONNX file, one that does not take one image tensor, or bytes that would be normalised twice.
     """
     session = onnx_session(path)
-    wanted = image_input(session, path)
-    if wanted.takes_bytes and (preprocessing.mean, preprocessing.std) != RAW:
+    layout = image_input(session, path)
+    if layout.takes_bytes and (preprocessing.mean, preprocessing.std) != RAW:
         raise ValueError(
             f"{path} takes bytes and normalises them itself; mean={preprocessing.mean}, std={preprocessing.std} would "
             f"do it twice: expected mean={RAW[0]}, std={RAW[1]}"
@@ -112,8 +112,8 @@ def onnx_network(path: Path, preprocessing: Preprocessing, *, metric: Metric | N
     metric = metric or Metric(embedder=label, threshold=1.0, source=NO_THRESHOLD)
 
     def run(images: Tensor) -> Tensor:
-        parts = images.split(1 if wanted.one_by_one else len(images))
-        return torch.cat([torch.from_numpy(session.run(None, {wanted.name: wanted.lay_out(p)})[0]) for p in parts])
+        parts = images.split(1 if layout.one_by_one else len(images))
+        return torch.cat([torch.from_numpy(session.run(None, {layout.name: layout.lay_out(p)})[0]) for p in parts])
 
     return Network(metric, preprocessing, run)
 
@@ -146,9 +146,9 @@ def image_input(session: Any, path: Path) -> ImageInput:
         one = batch == 1
         if one or not isinstance(batch, int):
             return ImageInput(inputs[0].name, inputs[0].type == "tensor(uint8)", last == 3 and first != 3, one)
-    found = [(i.type, list(i.shape)) for i in inputs]
+    shapes = [(i.type, list(i.shape)) for i in inputs]
     raise ValueError(
-        f"{path} takes {found}; expected one image, float or bytes, [B, 3, h, w] or [B, h, w, 3], B open or 1"
+        f"{path} takes {shapes}; expected one image, float or bytes, [B, 3, h, w] or [B, h, w, 3], B open or 1"
     )
 
 
@@ -169,17 +169,17 @@ def onnx_session(path: Path) -> Any:
         raise ValueError(f"{path}: not a readable ONNX file ({' '.join(str(error).split())[:200]})") from None
 
 
-def _load(module: torch.nn.Module, path: Path, *, wanted: str) -> None:
+def _load(module: torch.nn.Module, path: Path, *, source: str) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such weight file; wanted: {wanted}")
+        raise FileNotFoundError(f"{path}: no such weight file; wanted: {source}")
     try:
         state = load_file(path)
         wrong = module.load_state_dict(state, strict=False)  # a classifier that is not used may be there
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:
-        raise ValueError(f"{path} does not fit: {str(error)[:300]}; wanted: {wanted}") from None
+        raise ValueError(f"{path} does not fit: {str(error)[:300]}; wanted: {source}") from None
     if wrong.missing_keys:
         lacking = wrong.missing_keys
-        raise ValueError(f"{path} lacks {len(lacking)} tensors, such as {lacking[0]}; wanted: {wanted}")
+        raise ValueError(f"{path} lacks {len(lacking)} tensors, such as {lacking[0]}; wanted: {source}")

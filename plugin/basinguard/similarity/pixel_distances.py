@@ -48,8 +48,8 @@ def tiled_l2(a: Tensor, b: Tensor) -> Tensor:
 
 def nearest_tiled_l2(samples: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
     """The smallest `tiled_l2` of each sample to a training image, and which, both [N]. One sample at a time."""
-    found = [tiled_l2(sample.expand_as(train), train).min(0) for sample in samples]
-    return torch.stack([f.values for f in found]), torch.stack([f.indices for f in found])
+    minima = [tiled_l2(sample.expand_as(train), train).min(0) for sample in samples]
+    return torch.stack([f.values for f in minima]), torch.stack([f.indices for f in minima])
 
 
 def adaptive_l2(sample: Tensor, train: Tensor) -> Tensor:

@@ -37,8 +37,8 @@ class Preprocessing:
         """Images [B, 3, H, W] in [0, 1] as the network wants them."""
         from torchvision.transforms.v2 import functional as edit
 
-        way = edit.InterpolationMode(self.interpolation)
-        resized = edit.resize(images, self._shape(images), interpolation=way, antialias=True).clamp(0, 1)
+        interpolation = edit.InterpolationMode(self.interpolation)
+        resized = edit.resize(images, self._shape(images), interpolation=interpolation, antialias=True).clamp(0, 1)
         if self.crop is not None:
             resized = edit.center_crop(resized, list(self.crop))
         return edit.normalize(resized, list(self.mean), list(self.std))
@@ -55,19 +55,19 @@ class Preprocessing:
     @classmethod
     def of_open_clip(cls, visual: Any) -> Self:
         """What open_clip's own transform does for this image tower (its `preprocess_cfg`)."""
-        wanted = visual.preprocess_cfg
-        size = wanted["size"]
+        config = visual.preprocess_cfg
+        size = config["size"]
         target = (size, size) if isinstance(size, int) else (int(size[-2]), int(size[-1]))
-        mode: Any = wanted.get("resize_mode") or "shortest"
-        way = wanted.get("interpolation") or "bicubic"
-        return cls(target, mode, target, tuple(wanted["mean"]), tuple(wanted["std"]), way)
+        mode: Any = config.get("resize_mode") or "shortest"
+        interpolation = config.get("interpolation") or "bicubic"
+        return cls(target, mode, target, tuple(config["mean"]), tuple(config["std"]), interpolation)
 
     @classmethod
     def of_timm(cls, model: Any) -> Self:
         """What timm's evaluation transform does for this model (its `pretrained_cfg`)."""
-        wanted = optional("timm.data", install="timm", gives="DINO").resolve_model_data_config(model)
-        height, width = wanted["input_size"][1:]
-        scale = wanted["crop_pct"]
-        mode: Any = "squash" if wanted["crop_mode"] == "squash" else "shortest"
+        config = optional("timm.data", install="timm", gives="DINO").resolve_model_data_config(model)
+        height, width = config["input_size"][1:]
+        scale = config["crop_pct"]
+        mode: Any = "squash" if config["crop_mode"] == "squash" else "shortest"
         size = (int(height / scale), int(width / scale))
-        return cls(size, mode, (height, width), tuple(wanted["mean"]), tuple(wanted["std"]), wanted["interpolation"])
+        return cls(size, mode, (height, width), tuple(config["mean"]), tuple(config["std"]), config["interpolation"])

@@ -8,7 +8,7 @@ from .embedder import Embedder
 from .networks import clip_network, timm_network
 from .sscd import PROTOCOLS, load_sscd
 from .structure import Structure
-from .structure_figure import Figure
+from .structure_figure import StructureFigure
 
 KNOWN = (
     "structure",
@@ -20,8 +20,8 @@ KNOWN = (
 )
 
 
-def choose_embedder(text: str) -> Embedder:
-    """The eye that a word stands for.
+def load_embedder(text: str) -> Embedder:
+    """The embedder that a word stands for.
 
     Args:
         text: "structure" (offline, no weights), "structure-figure" (the same for shifted and cropped figures on an
@@ -34,14 +34,14 @@ def choose_embedder(text: str) -> Embedder:
         ValueError: a word that stands for nothing, or a file of another model.
 
     Example:
-        >>> choose_embedder("structure").name
+        >>> load_embedder("structure").name
         'structure-colour-v1'
     """
     kind, _, where = text.partition("=")
     if text == "structure":
         return Structure()
     if text == "structure-figure":
-        return Figure()
+        return StructureFigure()
     if where and kind.removeprefix("sscd_") in PROTOCOLS:
         return load_sscd(Path(where), kind.removeprefix("sscd_"))
     if where and kind.startswith("timm/"):

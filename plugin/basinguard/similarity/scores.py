@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -54,6 +55,26 @@ def above_floor(similarities: ArrayLike, floor: ArrayLike, prompts: ArrayLike) -
     return cluster_bootstrap(s - f, prompts)
 
 
-def lines(summary: Mapping[str, Estimate], *, metric: str) -> list[str]:
+def summary_lines(summary: Mapping[str, Estimate], *, metric: str) -> list[str]:
     """A summary for people, the metric's name in every line."""
     return [f"{name:14} {estimate!s:34} {metric}" for name, estimate in summary.items()]
+
+
+def metrics_lines(results: Mapping[str, Any]) -> list[str]:
+    """What `metrics` found, for people: the aggregates, and the share of copies by every threshold."""
+    embedder = results["metric"]["embedder"]
+    aggregates = {name: Estimate.model_validate(e) for name, e in results["aggregates"].items()}
+    rows = summary_lines(aggregates, metric=f"{embedder} at {results['metric']['threshold']:.3g} (published)")
+    if second := results.get("figure"):
+        share = {"share": Estimate.model_validate(second["share"])}
+        rows += summary_lines(
+            share, metric=f"{second['metric']['embedder']} at {second['metric']['threshold']:.3g} (published)"
+        )
+    for part in ("null_train", "null_heldout", "null_base_samples"):
+        null = results.get(part)
+        if isinstance(null, str):
+            rows.append(f"{part}: {null}")
+        elif null:
+            share = {"share": Estimate.model_validate(null["share"])}
+            rows += summary_lines(share, metric=f"{embedder} at {null['metric']['threshold']:.3g} ({part})")
+    return rows

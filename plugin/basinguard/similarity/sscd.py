@@ -72,29 +72,29 @@ def load_sscd(
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown SSCD protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
-    wanted = PROTOCOLS[protocol]
+    spec = PROTOCOLS[protocol]
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such file; {protocol} wants {wanted.file}, published at {PUBLISHED}{wanted.file}"
+            f"{path}: no such file; {protocol} wants {spec.file}, published at {PUBLISHED}{spec.file}"
         )
-    found = file_sha256(path)
-    if sha256 is not None and not (len(sha256) >= 12 and found.startswith(sha256.lower())):
-        raise ValueError(f"{path} has sha256 {found}, expected {sha256}: download {PUBLISHED}{wanted.file} again")
-    metric = Metric(embedder=f"sscd {protocol} sha256:{found[:12]}", threshold=wanted.threshold, source=wanted.source)
+    digest = file_sha256(path)
+    if sha256 is not None and not (len(sha256) >= 12 and digest.startswith(sha256.lower())):
+        raise ValueError(f"{path} has sha256 {digest}, expected {sha256}: download {PUBLISHED}{spec.file} again")
+    metric = Metric(embedder=f"sscd {protocol} sha256:{digest[:12]}", threshold=spec.threshold, source=spec.source)
     if path.suffix == ".onnx":
-        return _from_onnx(path, wanted, metric)
-    module = Sscd(wanted)
-    _fill(module, path, wanted)
-    return Network(metric, wanted.preprocessing, on_device(module, device))
+        return _from_onnx(path, spec, metric)
+    module = Sscd(spec)
+    _fill(module, path, spec)
+    return Network(metric, spec.preprocessing, on_device(module, device))
 
 
-def _from_onnx(path: Path, wanted: Protocol, metric: Metric) -> Network:
+def _from_onnx(path: Path, spec: Protocol, metric: Metric) -> Network:
     session = onnx_session(path)
     length = session.get_outputs()[0].shape[-1]
-    if isinstance(length, int) and length != wanted.dimensions:
-        raise ValueError(f"{path} gives {length} numbers an image, {wanted.file} gives {wanted.dimensions}")
+    if isinstance(length, int) and length != spec.dimensions:
+        raise ValueError(f"{path} gives {length} numbers an image, {spec.file} gives {spec.dimensions}")
     raw = image_input(session, path).takes_bytes
-    preprocessing = replace(wanted.preprocessing, mean=RAW[0], std=RAW[1]) if raw else wanted.preprocessing
+    preprocessing = replace(spec.preprocessing, mean=RAW[0], std=RAW[1]) if raw else spec.preprocessing
     return onnx_network(path, preprocessing, metric=metric.model_copy(update={"embedder": f"{metric.embedder} onnx"}))
 
 
@@ -181,16 +181,14 @@ def from_classy(key: str) -> str:
     return key
 
 
-def _fill(module: nn.Module, path: Path, wanted: Protocol) -> None:
+def _fill(module: nn.Module, path: Path, spec: Protocol) -> None:
     try:
-        read = read_state(path)
+        tensors = read_state(path)
     except ValueError as error:
-        raise ValueError(f"{error}; wanted: {wanted.file}, published at {PUBLISHED}{wanted.file}") from None
-    state = {from_classy(key): value for key, value in read.items()}
+        raise ValueError(f"{error}; wanted: {spec.file}, published at {PUBLISHED}{spec.file}") from None
+    state = {from_classy(key): value for key, value in tensors.items()}
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
         problem = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"{path} is not {wanted.file} ({problem}); it is published at {PUBLISHED}{wanted.file}"
-        ) from None
+        raise ValueError(f"{path} is not {spec.file} ({problem}); it is published at {PUBLISHED}{spec.file}") from None

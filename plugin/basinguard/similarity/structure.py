@@ -4,9 +4,9 @@ An image is seen as its luminance and two opponent colours on coarse grids. The 
 change of exposure or tint, which is smooth, hardly counts; the coarsest keeps the layout. Each part is scaled to the
 same length, so that more contrast or saturation (what classifier-free guidance adds) changes nothing, and coordinates
 are compressed, so that one artefact cannot outvote the rest. How well that works is measured by
-`recipes/studies/similarity_table.py`: well on full pictures; where a ground is empty, as in clip art and emoji, the shipped
-threshold takes strangers for copies (`null.calibrated` measures another), and crops, shifts and overlays are often
-missed: `figure` finds the shifted and cropped ones.
+`recipes/studies/similarity_table.py`: well on full pictures; where a ground is empty, as in clip art and emoji, the
+shipped threshold takes strangers for copies (`thresholds.calibrated` measures another), and crops, shifts and overlays
+are often missed: `structure_figure` finds the shifted and cropped ones.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ METRIC = Metric(
     embedder=NAME,
     threshold=0.69,
     source="0.999 quantile (0.684 [0.673, 0.695], rounded up) of the best mirror-aware match of a fresh TinyWorld "
-    "scene against 32 others, one with the same caption; n=19200 scenes, 200 sets; recipes/studies/similarity_table.py null. "
+    "scene against 32 others, one with the same caption; n=19200 scenes, 200 sets; "
+    "recipes/studies/similarity_table.py null. "
     "Other kinds of image need their own null: basinguard.similarity.thresholds",
 )
 

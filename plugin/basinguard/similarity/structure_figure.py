@@ -1,4 +1,4 @@
-"""The offline eye for figures on an empty ground, such as clip art and emoji: the figure is brought to one place.
+"""The offline embedder for figures on an empty ground, such as clip art and emoji: the figure is brought to one place.
 
 On an empty ground `structure` sees mostly where the figure ends, and a copy that is shifted or cropped a little ends
 elsewhere. Here the box that holds the figure fills the canvas first; everything after that is `structure`. A picture
@@ -25,27 +25,28 @@ APART = 0.1  # difference of a colour from the ground, in 0..1, from which on it
 EMPTY = 0.5  # share of the border that has one colour: a crop through the figure leaves half of it
 TAILS = 0.05  # of the figure's area left outside the box at each end, so that a speck does not decide where it ends
 MOSTLY = 0.75  # share of a set on an empty ground from which on it is a set of figures
-LOOKED_AT = 32  # images of a set that decide
+SAMPLED = 32  # images of a set that decide
 SMALLEST = 0.25  # of the canvas: a smaller box is widened, because enlarging it further shows only blur
 
 METRIC = Metric(
     embedder=NAME,
     threshold=0.92,
     source="0.99 quantile (0.919, rounded up) of the best mirror-aware match of a picture against 32 others, n=1413 "
-    "emoji, the hardest of three sources (stamps 0.75, n=477; clip art 0.733, n=1743); recipes/studies/similarity_table.py "
-    "figure-null. Other kinds of image need their own null: basinguard.similarity.thresholds",
+    "emoji, the hardest of three sources (stamps 0.75, n=477; clip art 0.733, n=1743); "
+    "recipes/studies/similarity_table.py figure-null. "
+    "Other kinds of image need their own null: basinguard.similarity.thresholds",
 )
 
 
 @dataclass(frozen=True)
-class Figure(Structure):
+class StructureFigure(Structure):
     """Embedder without weights for figures on an empty ground; 1153 numbers for an image of any size and shape.
 
     Example:
         >>> ground = torch.ones(1, 3, 64, 64)
         >>> ball, moved = ground.clone(), ground.clone()
         >>> ball[..., 20:40, 20:40], moved[..., 26:46, 12:32] = 0.2, 0.2
-        >>> a, b = Figure()(torch.cat([ball, moved]))
+        >>> a, b = StructureFigure()(torch.cat([ball, moved]))
         >>> round(float(a @ b), 2)
         1.0
     """
@@ -63,7 +64,7 @@ def on_empty_ground(images: Tensor) -> Tensor:
 
 
 def mostly_figures(images: Sequence[Tensor] | Tensor) -> bool:
-    """Whether at least three in four of these images [3, H, W] stand on an empty ground, so that `Figure` is of use."""
+    """Whether at least three in four of these images [3, H, W] stand on an empty ground."""
     empty = [bool(on_empty_ground(image[None])) for image in images]
     return bool(empty) and sum(empty) >= MOSTLY * len(empty)
 
@@ -78,8 +79,8 @@ def centred(canvas: Tensor) -> Tensor:
     box = torch.stack([torch.stack([width, none, x], 1), torch.stack([none, height, y], 1)], 1)
     places = F.affine_grid(box, list(canvas.shape), align_corners=False)
     enlarged = F.grid_sample(canvas, places, padding_mode="border", align_corners=False)
-    seen = empty & (figure.sum((1, 2)) > 0)
-    return torch.where(seen.view(-1, 1, 1, 1), enlarged, canvas)
+    framed = empty & (figure.sum((1, 2)) > 0)
+    return torch.where(framed.view(-1, 1, 1, 1), enlarged, canvas)
 
 
 def _ground(canvas: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from ..core.estimate import Estimate
 from ..core.metric import Metric
 from .embedder import Embedder, WithThreshold
 from .matching import search
-from .mirrored_views import look_at
+from .mirrored_views import embed_views
 
 FALSE_POSITIVES = 1e-3
 DUPLICATE = 0.98  # a train-train null above this is a pair of near-duplicates, not a threshold
@@ -30,7 +30,7 @@ NO_COPY = 1.0  # the threshold of an embedder for which none is published
 
 
 @dataclass(frozen=True)
-class Null:
+class NullThreshold:
     """A threshold measured on images that are no copies.
 
     Attributes:
@@ -70,9 +70,9 @@ class Null:
         return own.model_copy(update={"threshold": threshold, "source": source})
 
 
-def null(
+def null_threshold(
     best: ArrayLike, *, name: str, gallery: int, false_positives: float = FALSE_POSITIVES, level: float = 0.95
-) -> Null:
+) -> NullThreshold:
     """The threshold that the share `false_positives` of best matches exceeds.
 
     Args:
@@ -102,11 +102,11 @@ def null(
         value=values[rank - 1], low=min(low, values[rank - 1]), high=high, level=level, n=n, method="order statistics"
     )
     enough = share == false_positives
-    return Null(name=name, threshold=threshold, false_positives=share, gallery=gallery, enough=enough)
+    return NullThreshold(name=name, threshold=threshold, false_positives=share, gallery=gallery, enough=enough)
 
 
 def calibrated(
-    eye: Embedder,
+    embedder: Embedder,
     train: Tensor,
     *,
     fresh: Tensor | None = None,
@@ -114,10 +114,10 @@ def calibrated(
     name: str = "held-out",
     false_positives: float = FALSE_POSITIVES,
 ) -> WithThreshold:
-    """The same eye with a threshold measured on these very images, for a guard or any other judge.
+    """The same embedder with a threshold measured on these very images, for a guard or any other judge.
 
     Args:
-        eye: the embedder.
+        embedder: the embedder.
         train: training images, [M, 3, H, W] in [0, 1].
         fresh: images that cannot be copies, [N, 3, h, w]: the base model's samples, or held-out images. None compares
             the training images with each other.
@@ -134,21 +134,27 @@ def calibrated(
         >>> calibrated(Structure(), images).metric.threshold >= Structure().metric.threshold
         True
     """
-    known = look_at(train, eye)
+    train_views = embed_views(train, embedder)
     if fresh is None:
         owner = range(len(train)) if groups is None else groups
-        found = from_neighbours(known.straight, owner, mirrored=known.turned, false_positives=false_positives)
-        if found.threshold.value > DUPLICATE:
+        measured = from_neighbours(
+            train_views.straight, owner, mirrored=train_views.mirrored, false_positives=false_positives
+        )
+        if measured.threshold.value > DUPLICATE:
             raise ValueError(
-                f"two training images of different groups are {found.threshold.value:.3f} alike: near-duplicates leave "
-                "nothing to tell a copy by; give their groups (`basinguard curate` finds them)"
+                f"two training images of different groups are {measured.threshold.value:.3f} alike: near-duplicates "
+                "leave nothing to tell a copy by; give their groups (`basinguard curate` finds them)"
             )
     else:
-        seen = look_at(fresh, eye)
-        found = from_samples(
-            seen.straight, known.straight, mirrored=seen.turned, name=name, false_positives=false_positives
+        fresh_views = embed_views(fresh, embedder)
+        measured = from_samples(
+            fresh_views.straight,
+            train_views.straight,
+            mirrored=fresh_views.mirrored,
+            name=name,
+            false_positives=false_positives,
         )
-    return WithThreshold(eye, found.beside(eye.metric))
+    return WithThreshold(embedder, measured.beside(embedder.metric))
 
 
 def from_samples(
@@ -158,7 +164,7 @@ def from_samples(
     mirrored: Tensor | None = None,
     name: str = "base samples",
     false_positives: float = FALSE_POSITIVES,
-) -> Null:
+) -> NullThreshold:
     """From embeddings [N, D] of images that cannot be copies: the base model's samples, or held-out images.
 
     Args:
@@ -166,12 +172,12 @@ def from_samples(
         train: embeddings of the training images, [M, D].
         mirrored: embeddings of the mirrored samples, when matching will be mirror-aware too.
         name: "base samples" or "held-out".
-        false_positives: as in `null`.
+        false_positives: as in `null_threshold`.
     """
     best = search(samples, train)[0][:, 0]
     if mirrored is not None:
         best = torch.maximum(best, search(mirrored, train)[0][:, 0])
-    return null(best.tolist(), name=name, gallery=len(train), false_positives=false_positives)
+    return null_threshold(best.tolist(), name=name, gallery=len(train), false_positives=false_positives)
 
 
 def from_neighbours(
@@ -180,41 +186,41 @@ def from_neighbours(
     *,
     mirrored: Tensor | None = None,
     false_positives: float = FALSE_POSITIVES,
-) -> Null:
+) -> NullThreshold:
     """From the training images themselves: each one's best match outside its own duplicate group.
 
     Args:
         train: embeddings, [M, D].
         groups: duplicate group of each; all different when there are no duplicates.
         mirrored: embeddings of the mirrored training images.
-        false_positives: as in `null`.
+        false_positives: as in `null_threshold`.
 
     Raises:
         ValueError: one group holds every image, so nothing is left to compare to.
     """
     best = best_outside(train, train, groups, groups, mirrored=mirrored)
-    return null(best, name="train-train", gallery=len(train) - 1, false_positives=false_positives)
+    return null_threshold(best, name="train-train", gallery=len(train) - 1, false_positives=false_positives)
 
 
 def best_outside(
-    queries: Tensor, known: Tensor, own: Sequence[int], groups: Sequence[int], *, mirrored: Tensor | None = None
+    queries: Tensor, gallery: Tensor, own: Sequence[int], groups: Sequence[int], *, mirrored: Tensor | None = None
 ) -> list[float]:
     """Best similarity of each query to a known image of another group.
 
     Args:
         queries: [N, D]; `own` is the group of each.
-        known: [M, D]; `groups` is the group of each.
+        gallery: [M, D]; `groups` is the group of each.
         mirrored: embeddings of the mirrored queries.
     """
     mine, theirs = torch.as_tensor(own), torch.as_tensor(groups)
-    if len(mine) != len(queries) or len(theirs) != len(known):
-        raise ValueError(f"{len(mine)} and {len(theirs)} groups given for {len(queries)} and {len(known)} images")
+    if len(mine) != len(queries) or len(theirs) != len(gallery):
+        raise ValueError(f"{len(mine)} and {len(theirs)} groups given for {len(queries)} and {len(gallery)} images")
     largest = int(torch.unique(theirs, return_counts=True)[1].max())
-    if largest == len(known):
-        raise ValueError(f"all {len(known)} images are in one duplicate group: no other image to compare to")
+    if largest == len(gallery):
+        raise ValueError(f"all {len(gallery)} images are in one duplicate group: no other image to compare to")
     best = torch.full((len(queries),), -math.inf)
     for vectors in (queries, mirrored) if mirrored is not None else (queries,):
-        values, indices = search(vectors, known, k=largest + 1)
+        values, indices = search(vectors, gallery, k=largest + 1)
         allowed = theirs[indices.cpu()] != mine[:, None]
         best = torch.maximum(best, values.cpu().masked_fill(~allowed, -math.inf).max(1).values)
     return best.tolist()

@@ -11,7 +11,7 @@ Everything `MemorizationGuard` can be told is an argument of these: sampler, cri
 held-out images of `TrainingSet`; another eye of `similarity.choose`, with a threshold measured by `similarity.null`:
 
     training = TrainingSet(images, captions, heldout, heldout_images)
-    eye = calibrated(choose_embedder("sscd_disc_mixup_320=FILE"), images, fresh=heldout_images)
+    eye = calibrated(load_embedder("sscd_disc_mixup_320=FILE"), images, fresh=heldout_images)
     plan = ProbePlan(captions=8, solver="heun", critical_scales=8, order_checks=1)
     guard = LoopGuard(Guard(training, embedder, plan), accelerator)
 

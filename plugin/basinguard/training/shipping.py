@@ -26,7 +26,7 @@ from ..guidance.core import from_record
 from ..pipelines.interpolation import Blend
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import TINYWORLD, load_pipeline, locate, model_file
-from ..pipelines.stock_sampling import draw
+from ..pipelines.stock_sampling import sample_stock
 from ..plots.contact_sheet import to_image
 from ..similarity.clip_score import ClipScore
 
@@ -89,7 +89,8 @@ def guarded_samples(guard: Guard, pipe: Any, record: Record) -> tuple[list[Image
     heldout = list(guard.training.heldout[:SHOWN])
     texts = heldout or list(guard.training.captions[:SHOWN])
     seeds, rule = range(seed_table.CARD, seed_table.CARD + len(texts)), from_record(record.model_dump())
-    images, _ = draw(pipe, texts, seeds, rule, scale=record.sampler.scale, timesteps=record.sampler.timesteps)
+    sampler = record.sampler
+    images = sample_stock(pipe, texts, seeds, rule, scale=sampler.scale, timesteps=sampler.timesteps).images
     kept = [k for k, copied in enumerate(guard.is_copy(images).tolist()) if not copied]
     return [to_image(images[k]) for k in kept], [texts[k] for k in kept] if heldout else []
 
