@@ -43,7 +43,7 @@ from basinguard.core.estimate import Estimate
 from basinguard.core.images import to_tensor
 from basinguard.core.report import CriticalScales, Report
 from basinguard.diffusion.sampling import draw_noise
-from basinguard.guard.checkpoint_selection import choose
+from basinguard.guard.checkpoint_selection import choose_checkpoint
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet
@@ -284,7 +284,7 @@ def epochs_of(found: dict[str, Any]) -> dict[str, int | None]:
     history = [Report.model_validate(row) for row in found["history"]]
     allowed, later = PLAN["alpha"], history[1:]
     losses = dict(zip((r.epoch for r in history), found["validation"], strict=True))
-    ours = {how: choose(history, allowed, how) for how in ("plain", "guarded")}
+    ours = {how: choose_checkpoint(history, allowed, how) for how in ("plain", "guarded")}
     return {
         "fixed": max(r.epoch for r in later if r.epoch + 1 <= PASSES),
         "validation": min((r.epoch for r in later), key=lambda epoch: losses[epoch]),

@@ -16,13 +16,13 @@ from basinguard.pipelines.architecture import sd21_config
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.similarity.structure import Structure
-from basinguard.training import resources
+from basinguard.training import finetune, resources
+from basinguard.training import fit_cli as fit_module
 from basinguard.training.data import ImageFolder
 from basinguard.training.dry_run import probe_evals
-from basinguard.training.fit_cli import QUIET, FineTuneCLI, fit_cli
+from basinguard.training.fit_cli import FineTuneCLI, fit_cli
 from basinguard.training.memory_footprint import footprint
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 SIBLINGS = ("sd21_768_lora", "sd21_base_lora")  # differ from sd21_lora in base and resolution alone
 
@@ -30,7 +30,7 @@ SIBLINGS = ("sd21_768_lora", "sd21_base_lora")  # differ from sd21_lora in base 
 @pytest.fixture(autouse=True)
 def restored_filters(monkeypatch):
     """`fit_cli` owns its process; a test does not."""
-    monkeypatch.setattr("basinguard.training.fit_cli.quiet_lightning", lambda: None)
+    monkeypatch.setattr(fit_module, "quiet_lightning", lambda: None)
 
 
 def parse(monkeypatch, config, *more):
@@ -151,9 +151,7 @@ def test_too_little_memory_or_disk_is_said_before_weights_are_loaded(
     tiny_pipeline_dir, scene_folder, tmp_path, monkeypatch
 ):
     path = for_six_images(next(path for path in CONFIGS if path.stem == "tinyworld_full"), tmp_path)
-    monkeypatch.setattr(
-        "basinguard.training.finetune.load_pipeline", lambda *_, **__: pytest.fail("weights were loaded")
-    )
+    monkeypatch.setattr(finetune, "load_pipeline", lambda *_, **__: pytest.fail("weights were loaded"))
     monkeypatch.setattr(resources.psutil, "virtual_memory", lambda: Free(1e8))
     monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: Disk(1e6))
     with pytest.raises(ValueError, match="this machine is too small for it") as caught:
@@ -204,9 +202,7 @@ def test_one_command_trains(tiny_pipeline_dir, scene_folder, tmp_path):
 
 
 def test_a_bad_plan_is_refused_before_weights_are_loaded(tiny_pipeline_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "basinguard.training.finetune.load_pipeline", lambda *_, **__: pytest.fail("weights were loaded")
-    )
+    monkeypatch.setattr(finetune, "load_pipeline", lambda *_, **__: pytest.fail("weights were loaded"))
     with pytest.raises(ValueError, match=r"(?s)nothing was trained; 1 problem.*nowhere: no such folder"):
         fit_cli([
             "--model", "FineTune", f"--model.init_args.base={tiny_pipeline_dir}", "--data", "ImageFolder",
@@ -214,10 +210,44 @@ def test_a_bad_plan_is_refused_before_weights_are_loaded(tiny_pipeline_dir, tmp_
         ])  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "nearest"),
+    [
+        ("lora: {rank: 16}", "rank: 16", "'rank'; the nearest is model.init_args.lora.rank"),
+        ("{rank: 16}", "{rnak: 16}", "'rnak'; the nearest is model.init_args.lora.rank"),
+        (
+            "reading: {keep_in_memory: true}",
+            "keep_in_memory: true",
+            "'keep_in_memory'; the nearest is data.init_args.reading.keep_in_memory",
+        ),
+        ("captions:", "capt:", "'capt'; the nearest is trainer.callbacks.init_args.plan.captions"),
+        ("max_epochs", "max_epoch", "'trainer.max_epoch'; the nearest is trainer.max_epochs"),
+        ("seed_everything", "seed_evrything", "'seed_evrything'; the nearest is seed_everything"),
+    ],
+)
+def test_an_option_of_the_old_shape_or_misspelt_is_one_line_with_the_nearest(tmp_path, capsys, right, wrong, nearest):
+    shipped = next(path for path in CONFIGS if path.stem == "tinyworld_lora").read_text(encoding="utf-8")
+    assert right in shipped
+    (tmp_path / "old.yaml").write_text(shipped.replace(right, wrong))
+    with pytest.raises(SystemExit) as exit_:
+        fit_cli(["--config", str(tmp_path / "old.yaml")])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == f"basinguard fit: unknown option {nearest}\n"
+
+
 def test_a_misspelt_option_is_named(capsys):
     with pytest.raises(SystemExit):
         fit_cli(["--config", str(CONFIGS[0]), "--model.init_args.rnak=4"])
-    assert "rnak" in capsys.readouterr().err
+    assert (
+        capsys.readouterr().err == "basinguard fit: unknown option 'rnak'; the nearest is model.init_args.lora.rank\n"
+    )
+
+
+def test_a_wrong_value_is_one_line(capsys):
+    with pytest.raises(SystemExit):
+        fit_cli(["--config", str(CONFIGS[0]), "--trainer.max_epochs=x"])
+    message = "Parser key \"trainer.max_epochs\": Expected a <class 'int'> Given value: x"
+    assert capsys.readouterr().err == f"basinguard fit: {message}\n"
 
 
 def test_help_explains_every_argument(capsys):

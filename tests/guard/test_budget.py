@@ -7,13 +7,14 @@ import warnings
 import pytest
 import torch
 
-from basinguard.diffusion import batching
+from basinguard.diffusion import batching, evaluation_count
 from basinguard.diffusion.batching import Batched
-from basinguard.guard import budget
-from basinguard.guard.budget import EVALUATIONS, SCALE_EVALS, STAGES, Account, Budget, Menu, buy, rotated
+from basinguard.guard import budget, probe_costs
+from basinguard.guard.budget import STAGES, Account, Budget
+from basinguard.guard.probe_costs import EVALUATIONS, SCALE_EVALS, ProbeCosts, affordable_probe, rotated
 
 
-@pytest.mark.parametrize("module", [budget, batching])
+@pytest.mark.parametrize("module", [budget, probe_costs, batching, evaluation_count])
 def test_examples(module):
     assert doctest.testmod(module, extraglobs={"torch": torch}).failed == 0
 
@@ -24,7 +25,7 @@ def test_what_is_no_budget_is_refused(wrong):
         Budget.parse(wrong)
 
 
-MENU = Menu(captions=16, gap_captions=32, seeds=4, evaluations=20, heldout=8)
+MENU = ProbeCosts(captions=16, gap_captions=32, seeds=4, evaluations=20, heldout=8)
 PADDED = dataclasses.replace(MENU, unit=8)
 
 
@@ -33,7 +34,7 @@ def test_no_probe_takes_more_than_its_span_pays_and_debts_are_paid_back():
     for epoch in range(200):
         account.allow(0.05 * 60.0)
         trained += 60.0
-        bought = buy(account.spendable(), PADDED, {stage: account.price(stage) for stage in STAGES})
+        bought = affordable_probe(account.spendable(), PADDED, {stage: account.price(stage) for stage in STAGES})
         slower = 1.2 if epoch % 3 else 0.7  # than it was last time
         seconds = cost(bought, PADDED, dict.fromkeys(STAGES, 0.01 * slower)) if bought else 0.0
         account.balance -= seconds
@@ -74,13 +75,13 @@ def cost(bought, menu, prices=EVALUATIONS):
 
 @pytest.mark.parametrize("menu", [MENU, PADDED])
 def test_a_purchase_is_within_its_allowance(menu):
-    bought = {evals: buy(evals, menu) for evals in range(0, 20_000, 37)}
+    bought = {evals: affordable_probe(evals, menu) for evals in range(0, 20_000, 37)}
     assert all(cost(found, menu) <= evals for evals, found in bought.items() if found)
 
 
 def test_what_more_evaluations_buy():
     """Gaps, then samples, then their exits, then more of them; each at its price."""
-    ladder = [buy(evals, MENU) for evals in (2, 20, 42, 150, 600, 2000, 20000)]
+    ladder = [affordable_probe(evals, MENU) for evals in (2, 20, 42, 150, 600, 2000, 20000)]
     assert ladder[0] is None
     assert [(b.gaps, b.pairs, b.resolution) for b in ladder[1:4]] == [(10, 0, 0), (32, 0, 0), (32, 2, 0)]
     assert all(b.resolution == 0 and b.missing > 1 for b in ladder[1:4])
@@ -90,28 +91,28 @@ def test_what_more_evaluations_buy():
 
 
 def test_held_out_prompts_are_left_out_before_the_epoch_stays_dark():
-    few = buy(10, MENU)
+    few = affordable_probe(10, MENU)
     assert (few.gaps, few.heldout) == (9, False)
     assert few.precision(20, 32).startswith("gap of 9 of 32 captions, of no held-out prompts; no samples")
-    assert buy(12, MENU).heldout
+    assert affordable_probe(12, MENU).heldout
 
 
 def test_critical_scales_are_bought_with_what_is_left():
     menu = dataclasses.replace(MENU, captions=4, seeds=1, scales=3)
-    assert buy(900, menu).scales == 0
-    assert buy(3000, menu).scales == 3
-    assert "critical scale of 3 images" in buy(3000, menu).precision(20, 32)
+    assert affordable_probe(900, menu).scales == 0
+    assert affordable_probe(3000, menu).scales == 3
+    assert "critical scale of 3 images" in affordable_probe(3000, menu).precision(20, 32)
 
 
 def test_what_was_out_of_reach_is_told_with_the_remedy():
-    bought = buy(42, MENU)
+    bought = affordable_probe(42, MENU)
     assert "no samples; exits take" in bought.precision(20, 32)
-    again = buy(42 * bought.missing * 1.01, MENU)
+    again = affordable_probe(42 * bought.missing * 1.01, MENU)
     assert again.resolution == 8, "that many times the budget does buy exits"
 
 
 def test_a_set_of_one_caption_is_bought_too():
-    assert buy(100, Menu(captions=1, gap_captions=1, seeds=1, evaluations=20)).gaps == 1
+    assert affordable_probe(100, ProbeCosts(captions=1, gap_captions=1, seeds=1, evaluations=20)).gaps == 1
 
 
 def test_rotation_visits_every_caption_equally_often():
@@ -155,10 +156,8 @@ def test_one_row_that_does_not_fit_is_an_error():
     def impossible(x):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(torch.OutOfMemoryError):
-            Batched(impossible, 4)(torch.zeros(4))
+    with pytest.warns(match="exhausted the memory"), pytest.raises(torch.OutOfMemoryError):
+        Batched(impossible, 4)(torch.zeros(4))
 
 
 def test_another_error_is_not_swallowed():

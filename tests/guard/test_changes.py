@@ -4,7 +4,7 @@ import pytest
 
 from basinguard.core.report import Report, last_search
 from basinguard.core.stats import wilson
-from basinguard.guard.changes import moved
+from basinguard.guard.changes import changes_table
 from support.reports import changed
 
 
@@ -14,7 +14,9 @@ def report(epoch, hits, transition):
 
 
 def test_movement_since_the_probe_before_and_since_the_base():
-    text = moved([report(-1, 0, 999.0), report(0, 2, 999.0), Report.missed(1, 1, "no memory"), report(2, 8, 640.0)])
+    text = changes_table(
+        [report(-1, 0, 999.0), report(0, 2, 999.0), Report.missed(1, 1, "no memory"), report(2, 8, 640.0)]
+    )
     assert text.startswith("**epoch 2**, guidance may come on at timestep 640")
     assert "since epoch 0 | since the base model" in text
     assert "| risk under plain CFG | 0.4 [" in text
@@ -23,24 +25,24 @@ def test_movement_since_the_probe_before_and_since_the_base():
 
 
 def test_no_transition_left_is_said():
-    assert "too late" in moved([report(-1, 0, 999.0), report(3, 20, None)])
+    assert "too late" in changes_table([report(-1, 0, 999.0), report(3, 20, None)])
 
 
 def test_gaps_alone_do_not_say_that_no_transition_protects():
     base, sampled = report(-1, 0, 999.0), report(2, 8, 640.0)
     only = {"gap": wilson(3, 20), "precision": "gap of 20 of 20 captions; no samples"}
     gaps = changed(Report.missed(3, 3, ""), **only)
-    text = moved([base, sampled, gaps])
+    text = changes_table([base, sampled, gaps])
     assert text.startswith("**epoch 3**, guidance may come on at timestep 640, as of epoch 2")
     assert "| gap, training captions |" in text
     assert "risk" not in text
     assert "within the budget: gap of 20 of 20 captions; no samples" in text
     assert last_search([base, sampled, gaps]) is sampled
-    assert "too late" not in moved([gaps])
-    late = moved([base, report(2, 20, None), gaps])
+    assert "too late" not in changes_table([gaps])
+    late = changes_table([base, report(2, 20, None), gaps])
     assert "no transition on the grid leaves a risk within the plan's, as of epoch 2" in late
 
 
 def test_nothing_measured_is_refused():
     with pytest.raises(ValueError, match="1 reports and none"):
-        moved([Report.missed(0, 0, "no memory")])
+        changes_table([Report.missed(0, 0, "no memory")])

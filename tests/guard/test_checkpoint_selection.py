@@ -4,14 +4,14 @@ import pytest
 
 from basinguard.core.report import Report
 from basinguard.core.stats import wilson
-from basinguard.guard.checkpoint_selection import choose, guarded_risk
+from basinguard.guard.checkpoint_selection import choose_checkpoint, guarded_risk
 from support.reports import base, near, report
 
 ALLOWED = 0.15
 
 
 def picked(history, how="plain", **changes):
-    found = choose(history, ALLOWED, how, **changes)
+    found = choose_checkpoint(history, ALLOWED, how, **changes)
     return None if found is None else found.epoch
 
 
@@ -42,9 +42,9 @@ def test_without_fidelity_the_latest_that_aligns_as_well_as_the_best():
 
 def test_an_epoch_that_proves_the_risk_beats_one_that_only_measures_it():
     history = [base(), report(0, n=60), report(1, 5, n=60)]  # [0, 0.06] and 0.083 [0.036, 0.18]
-    found = choose(history, ALLOWED, "plain")
+    found = choose_checkpoint(history, ALLOWED, "plain")
     assert (found.epoch, found.proven) == (0, True)
-    unsure = choose([base(), report(1, 5, n=60)], ALLOWED, "plain")
+    unsure = choose_checkpoint([base(), report(1, 5, n=60)], ALLOWED, "plain")
     assert not unsure.proven
     assert "the interval reaches 0.18" in unsure.why
 
@@ -70,7 +70,7 @@ def test_what_was_kept_on_the_way_is_what_is_chosen_at_the_end(how):
     for k in range(8):
         history.append(report(k, hits[k], alignment_heldout=near(align[k]), fidelity=near(faith[k])))
         history.append(Report.missed(k, 0, "a gap"))
-        found = choose(history, ALLOWED, how)
+        found = choose_checkpoint(history, ALLOWED, how)
         if found is not None and found.epoch == k:
             kept = k
     assert kept == picked(history, how)

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from basinguard.core.report import Report
-from basinguard.guard.control_prompts import NEUTRAL, recombined, unknowable
+from basinguard.guard.control_prompts import NEUTRAL, recombined_prompts, unknowable
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
-from basinguard.guard.status import stand
+from basinguard.guard.status import run_status
 from basinguard.guard.training_set import TrainingSet
 from basinguard.plots.run import dashboard
 from support.reports import base, near, report
@@ -16,8 +16,8 @@ from support.toy_guard import STRONG, Nearness, Points
 
 def test_twins_share_words_with_the_set_and_are_none_of_its_captions():
     captions = ["a red ball on grass", "a blue box in snow", "a green kite"]
-    found = recombined(captions)
-    assert found == recombined(captions), "the same prompts whenever a run is resumed"
+    found = recombined_prompts(captions)
+    assert found == recombined_prompts(captions), "the same prompts whenever a run is resumed"
     assert len(found) == len(set(found)) > 3
     assert not set(found) & set(captions)
     assert "a red in snow" not in captions
@@ -25,18 +25,18 @@ def test_twins_share_words_with_the_set_and_are_none_of_its_captions():
 
 @pytest.mark.parametrize("captions", [["a photo of sks dog"] * 5, ["dog"], [NEUTRAL[0], NEUTRAL[1]]])
 def test_a_set_that_says_always_the_same_gets_neutral_prompts(captions):
-    found = recombined(captions, most=4)
+    found = recombined_prompts(captions, most=4)
     assert len(found) == 4
     assert not set(found) & set(captions)
 
 
 def test_many_captions_cost_no_more_than_a_few():
-    assert len(recombined([f"a thing {k} of kind {k % 7}" for k in range(5000)])) == 8
+    assert len(recombined_prompts([f"a thing {k} of kind {k % 7}" for k in range(5000)])) == 8
 
 
 def test_what_cannot_be_known_is_said_and_nothing_is_said_of_a_large_set():
-    assert unknowable(200, borrowed=False, drawn=False, samples=64, allowed=0.1) == ()
-    told = " ".join(unknowable(5, borrowed=True, drawn=True, samples=10, allowed=0.1))
+    assert unknowable(200, stand_in=False, drawn=False, samples=64, allowed=0.1) == ()
+    told = " ".join(unknowable(5, stand_in=True, drawn=True, samples=10, allowed=0.1))
     for words in (
         "recombined",
         "the base model's own samples",
@@ -48,7 +48,7 @@ def test_what_cannot_be_known_is_said_and_nothing_is_said_of_a_large_set():
 
 def tiny_guard():
     texts = tuple(f"point {k}" for k in range(5))
-    training = TrainingSet(STRONG.points[:5].reshape(-1, 3, 2, 2), texts, ("point 60", "point 61"), borrowed=True)
+    training = TrainingSet(STRONG.points[:5].reshape(-1, 3, 2, 2), texts, ("point 60", "point 61"), stand_in=True)
     return Guard(training, Nearness(), ProbePlan(5, 1, 10, critical_scales=2))
 
 
@@ -67,7 +67,7 @@ def test_the_base_model_draws_the_twins_once_and_a_resumed_guard_has_the_same():
 
 
 def drawn(history):
-    figure = dashboard(history, stand(history, 0.15))
+    figure = dashboard(history, run_status(history, 0.15))
     figure.canvas.draw()
     return figure
 

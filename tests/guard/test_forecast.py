@@ -9,7 +9,7 @@ import pytest
 from basinguard.core.report import Report
 from basinguard.guard import forecast as module
 from basinguard.guard.forecast import Coefficients, features, forecast, log_time_left
-from basinguard.guard.status import stand
+from basinguard.guard.status import run_status
 from support.reports import base, near, report
 
 ALLOWED = 0.15
@@ -76,7 +76,7 @@ def test_without_a_critical_scale_the_coefficients_learnt_without_it_are_used(mo
 
 
 def test_where_a_run_stands_survives_json_and_reads_as_text():
-    standing = stand([base(), risen(9)], ALLOWED, ["what nobody measured"])
+    standing = run_status([base(), risen(9)], ALLOWED, ["what nobody measured"])
     assert type(standing).from_json(standing.to_json()) == standing
     text = str(standing)
     assert text.startswith("**basin forming**, risk under plain CFG 0.00")

@@ -281,11 +281,11 @@ def test_pictures_are_paid_from_what_is_left(monkeypatch):
     assert not guard.affords("curves")
     clock.probe(guard, 1, 600.0)
     assert guard.affords("curves")
-    before = guard.account.balance
+    before = guard.spending.account.balance
     with guard.charged("curves"):
         clock.now += 2.0
-    assert guard.account.balance == pytest.approx(before - 2.0)
-    assert guard.account.prices["curves"] == pytest.approx(2.0)
+    assert guard.spending.account.balance == pytest.approx(before - 2.0)
+    assert guard.spending.account.prices["curves"] == pytest.approx(2.0)
 
 
 def test_processes_buy_what_the_poorest_and_slowest_of_them_can_pay(monkeypatch):

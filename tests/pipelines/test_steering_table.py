@@ -21,7 +21,6 @@ from basinguard.guidance.triage import Triage
 from basinguard.pipelines.protect import BATCHED, last_trace, protect, unprotect
 from support import tiny_pipelines as tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # diffusers with numpy 2
 TABLE = Path(__file__).with_name("steering_table.json")
 STEPS = 6
 MAIN = {

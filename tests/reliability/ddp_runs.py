@@ -73,8 +73,8 @@ def on_a_budget(base: str, pictures: str, rank: int) -> list[str]:
     pipe, watch = load_pipeline(base), make_watch(pictures, replace(PLAN, budget="5%"))
     watch.probe(pipe, epoch=-1, train_step=0)
     for epoch, seconds in enumerate((5, 50, 500)):
-        watch.guard._left_at -= seconds * (1 + rank)
-        watch.guard.account.prices["gap"] *= 1 + rank
+        watch.guard.spending.left_at -= seconds * (1 + rank)
+        watch.guard.spending.account.prices["gap"] *= 1 + rank
         watch.probe(pipe, epoch=epoch, train_step=epoch)
     return [report.to_json() for report in untimed(watch.history)]
 
@@ -148,7 +148,6 @@ def trained(base: str, pictures: str, out: Path) -> dict[str, object]:
 
 def main(base: str, pictures: str, out: str, what: str = "probe") -> None:
     """Runs one of the two stories."""
-    warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if what == "fit":
         seen = trained(base, pictures, Path(out))

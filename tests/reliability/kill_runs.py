@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -168,7 +167,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    warnings.simplefilter("ignore")
 
     draw, place, start = random.Random(asked.seed), mmap.mmap(-1, 1), time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="kills-"))

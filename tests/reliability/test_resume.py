@@ -5,11 +5,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from basinguard.guard.guard import Guard
+from basinguard.training import callback
 from basinguard.training.options import ControlGroup
 from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder, untimed
 from support.reports import changed
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 EPOCHS = 2  # of two batches each
 
 
@@ -66,7 +66,7 @@ def test_a_finished_run_is_exported_when_it_is_resumed(tiny_pipeline_dir, folder
     keep = saver(tmp_path / "kept", every_n_epochs=1)
     first = make_guard(export_to=str(tmp_path / "shipped"), on_error="warn", terms=TERMS)
     with monkeypatch.context() as broken:
-        broken.setattr("basinguard.training.callback.ship", lambda *args, **kwargs: 1 / 0)
+        broken.setattr(callback, "ship", lambda *args, **kwargs: 1 / 0)
         fit(tiny_pipeline_dir, folder, tmp_path, first, keep, epochs=1)
     assert not (tmp_path / "shipped").exists()
     second = make_guard(export_to=str(tmp_path / "shipped"), terms=TERMS)
@@ -92,7 +92,7 @@ def test_what_is_exported_are_the_weights_that_could_be_protected(tiny_pipeline_
         return None, []
 
     monkeypatch.setattr(Guard, "measure", hopeless_at_the_end)
-    monkeypatch.setattr("basinguard.training.callback.ship", shipped)
+    monkeypatch.setattr(callback, "ship", shipped)
     keep = saver(tmp_path / "kept", every_n_epochs=1)
     settings = {"model": {"ema_decay": 0.5}}
     fit(tiny_pipeline_dir, folder, tmp_path, make_guard(), keep, epochs=1, **settings)

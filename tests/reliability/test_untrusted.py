@@ -27,10 +27,11 @@ from basinguard.curation.caption_files import Complaint, Row, read_caption_text,
 from basinguard.curation.decisions import Decision, read_allow_list
 from basinguard.curation.manifest import Curation, Settings
 from basinguard.curation.report import render_report
+from basinguard.exports import integrity
 from basinguard.exports.inspect import describe, inspect_file
 from basinguard.exports.integrity import check
 from basinguard.exports.model_card import render
-from basinguard.guard.status import GuardFile, read_history, stand
+from basinguard.guard.status import GuardFile, read_history, run_status
 from basinguard.guidance.core import from_record
 from basinguard.guidance.serialization import rule_from_dict
 from basinguard.pipelines.loading import load_pipeline, model_config
@@ -42,7 +43,6 @@ from support.guarded_runs import picture_folder
 from support.hostile_files import hostile, tensor_files, try_all
 from support.reports import changed
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # PIL's advice about damaged pictures
 PAGES = [30, pytest.param(10_000, marks=pytest.mark.long)]
 CASES = [100, pytest.param(10_000, marks=pytest.mark.long)]
 RATE = Estimate(value=0.1, low=0.05, high=0.2, level=0.95, n=64, method="wilson")
@@ -55,7 +55,7 @@ RECORD = Record(
     seeds=(1, 2), base="owner/name", weights_sha256=SHA, dataset_sha256=SHA, versions={"torch": "2"}, history=(REPORT,),
 )  # fmt: skip
 FORM = json.loads(RECORD.to_json())
-GUARD = GuardFile(standing=stand([REPORT], 0.1), history=(REPORT,)).to_json()
+GUARD = GuardFile(standing=run_status([REPORT], 0.1), history=(REPORT,)).to_json()
 SCHEDULER = {"_class_name": "DDIMScheduler", "basinguard": RECORD.to_json(), "prediction_type": "epsilon"}
 RULES = {"a": {"rule": "switch_at", "transition": [500.0], "before": 0.0, "after": 7.5},
          "b": {"rule": "switch_after", "detector": {"depth": 0.1}, "before": 0.0, "after": None}}  # fmt: skip
@@ -345,7 +345,7 @@ def test_captions_cannot_name_files_outside_their_folder(tmp_path, name):
 
 def test_sums_cannot_name_files_outside_their_export(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr("basinguard.exports.integrity.file_sha256", lambda path: opened.append(path) or SHA)
+    monkeypatch.setattr(integrity, "file_sha256", lambda path: opened.append(path) or SHA)
     checked_sums(tmp_path / "export")(f"{SHA}  ../../etc/passwd\n{SHA}  /etc/passwd\n".encode())
     assert all(path.resolve().is_relative_to((tmp_path / "export").resolve()) for path in opened)
 

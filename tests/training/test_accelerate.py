@@ -23,7 +23,6 @@ from basinguard.training.data import ImageFolder
 from basinguard.training.pytorch_lightning import MemorizationGuard
 from support.guarded_runs import CONTROL, PLAN, digest, picture_folder, untimed
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # advice of Lightning and accelerate
 RECIPE = Path(__file__).parents[2] / "recipes" / "accelerate_lora.py"
 
 

@@ -26,8 +26,6 @@ from basinguard.training.guarded_run import Watch
 from basinguard.training.options import BreachResponse, ControlGroup
 from support.guarded_runs import make_guard as small_guard
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
-
 
 def blocks(directory, name, captions, seed):
     """A folder with a picture of random blocks for each caption."""
@@ -106,7 +104,7 @@ def test_loggers_get_the_scalars_and_tensorboard_the_pictures(tiny_pipeline_dir,
 
 def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     guard = make_guard(on_error="warn")
-    monkeypatch.setattr("basinguard.guard.guard.Guard.measure", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(Guard, "measure", lambda *a, **k: 1 / 0)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard)
@@ -146,7 +144,7 @@ def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, fol
     guard, measure = make_guard({"budget": 12}), Guard.measure
 
     def in_turns(self, model, *, epoch, **options):
-        self.budget = Budget(evals=200 if epoch == 1 else 12)
+        self.spending.budget = Budget(evals=200 if epoch == 1 else 12)
         return measure(self, model, epoch=epoch, **options)
 
     monkeypatch.setattr(Guard, "measure", in_turns)

@@ -16,7 +16,6 @@ from support.guarded_runs import Spy, digest, fit, make_guard, picture_folder
 from support.reports import near, report
 from support.scripted_probes import COPYING, QUIET, scripted
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 FOUND = {**COPYING, "images": (ImageResult(index=0, width=0.4), ImageResult(index=3, width=0.0)), "probed": (0, 3)}
 
 

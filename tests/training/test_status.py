@@ -12,12 +12,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from basinguard.core.report import Report
 from basinguard.guard.guard import Guard
 from basinguard.guard.status import GuardFile, read_history
+from basinguard.training import callback, guarded_run
 from basinguard.training.best_weights import CHOICE_FILE
 from basinguard.training.options import BreachResponse, ControlGroup
 from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder
 from support.scripted_probes import COPYING, FORMING, LATE, QUIET, scripted
-
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 
 
 @pytest.fixture
@@ -132,8 +131,8 @@ def test_both_epochs_are_kept_across_a_resume_and_exported_by_name(tiny_pipeline
         return ship
 
     scripted(monkeypatch, *plan, seen=seen)
-    monkeypatch.setattr("basinguard.training.callback.ship", note("guarded"))
-    monkeypatch.setattr("basinguard.training.callback.export_plain", lambda module, *a: note("plain")(None, module))
+    monkeypatch.setattr(callback, "ship", note("guarded"))
+    monkeypatch.setattr(callback, "export_plain", lambda module, *a: note("plain")(None, module))
     settings = {"plan": {"alpha": 0.15}, "export_to": str(tmp_path / "shipped")}
     keep = ModelCheckpoint(tmp_path / "kept", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
     fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(**settings), keep, epochs=2)
@@ -149,7 +148,7 @@ def test_the_epoch_for_plain_cfg_is_a_stock_pipeline_with_its_reasons(tiny_pipel
     from basinguard.pipelines.loading import load_pipeline
 
     scripted(monkeypatch, QUIET, FORMING)
-    monkeypatch.setattr("basinguard.training.callback.ship", lambda *a, **k: (None, []))
+    monkeypatch.setattr(callback, "ship", lambda *a, **k: (None, []))
     guard = make_guard(export_to=str(tmp_path / "shipped"), terms=TERMS)
     fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
     plain = tmp_path / "shipped-plain"
@@ -162,7 +161,7 @@ def test_nothing_is_shipped_for_plain_cfg_when_no_epoch_keeps_the_risk(
     tiny_pipeline_dir, folder, tmp_path, monkeypatch
 ):
     scripted(monkeypatch, QUIET, COPYING)
-    monkeypatch.setattr("basinguard.training.callback.ship", lambda *a, **k: (None, []))
+    monkeypatch.setattr(callback, "ship", lambda *a, **k: (None, []))
     guard = make_guard(export_to=str(tmp_path / "shipped"))
     with pytest.warns(UserWarning, match="no epoch keeps plain CFG's risk"):
         fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
@@ -216,7 +215,7 @@ def test_a_gap_is_written_to_guard_json_as_unknown(tiny_pipeline_dir, folder, tm
 
 def test_a_verdict_that_cannot_be_made_harms_nothing(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     scripted(monkeypatch, QUIET, LATE)
-    monkeypatch.setattr("basinguard.training.guarded_run.stand", lambda *a: 1 / 0)
+    monkeypatch.setattr(guarded_run, "stand", lambda *a: 1 / 0)
     guard = make_guard(on_error="warn", respond=BreachResponse("stop"))
     with pytest.warns(UserWarning, match="there is no verdict on this epoch; training goes on: ZeroDivisionError"):
         trainer, _ = fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)

@@ -22,7 +22,10 @@ SCHEMA_VERSION = 1
 
 
 class Guidance(Schema):
-    """The rule a checkpoint ships with, in numbers.
+    """The rule a checkpoint ships with, in numbers: validated, as it is stored.
+
+    What samples is `guidance.core.SwitchAt`, made by `from_record`: the file that ships with a checkpoint needs torch
+    alone, so it cannot know this class, and only the numbers that a stock pipeline can apply are left there.
 
     Attributes:
         transition: timestep at and below which plain CFG is on.

@@ -1,4 +1,4 @@
-"""TODO one line."""
+"""A text-to-image model, as everything that measures or samples it needs it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .sampling import Denoiser
 
 
 class Model(Protocol):
-    """A text-to-image model as the guard sees it; `adapters.diffusers.LatentModel` is one.
+    """A text-to-image model as the guard sees it; `pipelines.latent_model.LatentModel` is one.
 
     One that also has `encode(images [B, 3, H, W] in [0, 1]) -> latents` lets probes stop branches early and measure
     critical scales.

@@ -1,4 +1,4 @@
-"""TODO one line."""
+"""How much noise a timestep stands for, and epsilon from whatever a network predicts."""
 
 from __future__ import annotations
 

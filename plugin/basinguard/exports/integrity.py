@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -43,11 +43,13 @@ class Check:
         path: what was checked.
         verified: what was found to be right, in words.
         problems: what was found to be wrong; empty when all is right.
+        notes: what could not be checked.
     """
 
     path: Path
     verified: tuple[str, ...]
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -55,7 +57,8 @@ class Check:
         return not self.problems
 
     def __str__(self) -> str:
-        lines = [*(f"ok       {text}" for text in self.verified), *(f"PROBLEM  {text}" for text in self.problems)]
+        marked = {"ok": self.verified, "note": self.notes, "PROBLEM": self.problems}
+        lines = [f"{mark:<7}  {text}" for mark, texts in marked.items() for text in texts]
         return "\n".join([f"{self.path}: {'all right' if self.ok else 'NOT what it says'}", *lines])
 
 
@@ -73,40 +76,51 @@ def check_directory(folder: Path) -> Check:
         ValueError: the record cannot be read.
     """
     record = inspect_file(folder).record
-    good, bad = [], []
-    sums, mistakes = _sums(folder)
-    bad += mistakes
-    if sums:
-        wrong = list(_wrong_files(folder, sums))
-        bad += wrong
-        good += [] if wrong else [f"{len(sums)} files are those listed in {SUMS}"]
-    weights = weights_sha256(folder)
-    same = weights == record.weights_sha256
-    other = f"the weights are {weights[:12]}..., the record was made for {printable(record.weights_sha256[:12])}..."
-    (good if same else bad).append("the record belongs to these weights" if same else other)
-    copies = _other_copies(folder, record)
-    (bad if copies else good).append(copies or f"{RECORD_FILE} and {SCHEDULER_FILE} tell the same record")
-    if _is_our_code(folder):
-        good.append("its code is that of this version of basinguard")
-    return Check(folder, tuple(good), tuple(bad))
+    code = _is_of_this_version(folder)
+    rows = [*_files(folder), _weights(folder, record), _copies_of_record(folder, record)]
+    rows += [(True, "its code is that of this version of basinguard")] if code else []
+    notes = [f"{' and '.join(CODE)} are not those of this version of basinguard: read them before you run them"]
+    return _sorted(folder, rows, notes if code is False else ())
 
 
 def check_lora(path: Path) -> Check:
     """Checks the tensors and the record of a LoRA file against the sums in its header."""
-    found = inspect_file(path)
-    if found.kind != "safetensors":
-        raise ValueError(f"{path}: a {found.kind}; expected an exported directory or a LoRA file")
-    claims = {
-        "tensors": (HEADER_LORA_SHA256, _lora_fingerprint(path, found.header)),
-        "record": (HEADER_RECORD_SHA256, hashlib.sha256(found.header[HEADER_RECORD].encode()).hexdigest()),
+    inspection = inspect_file(path)
+    if inspection.kind != "safetensors":
+        raise ValueError(f"{path}: a {inspection.kind}; expected an exported directory or a LoRA file")
+    header = inspection.header
+    sums = {
+        "tensors": (HEADER_LORA_SHA256, _lora_fingerprint(path, header)),
+        "record": (HEADER_RECORD_SHA256, hashlib.sha256(header[HEADER_RECORD].encode()).hexdigest()),
     }
-    good = [f"the {what} has its sum" for what, (key, actual) in claims.items() if found.header.get(key) == actual]
-    bad = [
-        f"the {what} does not have the sum that the header's {key!r} says"
-        for what, (key, actual) in claims.items()
-        if found.header.get(key) != actual
-    ]
-    return Check(path, tuple(good), tuple(bad))
+    return _sorted(path, [_header_sum(header, what, key, actual) for what, (key, actual) in sums.items()])
+
+
+Row = tuple[bool, str]  # whether it is right, and what that is
+
+
+def _sorted(path: Path, rows: Iterable[Row], notes: Iterable[str] = ()) -> Check:
+    rows = list(rows)
+    return Check(path, *(tuple(text for right, text in rows if right is want) for want in (True, False)), tuple(notes))
+
+
+def _header_sum(header: dict[str, str], what: str, key: str, actual: str) -> Row:
+    if header.get(key) == actual:
+        return True, f"the {what} has its sum"
+    return False, f"the {what} does not have the sum that the header's {key!r} says"
+
+
+def _files(folder: Path) -> list[Row]:
+    sums, mistakes = _sums(folder)
+    wrong = mistakes or list(_wrong_files(folder, sums))
+    return [(False, text) for text in wrong] or [(True, f"{len(sums)} files are those listed in {SUMS}")]
+
+
+def _weights(folder: Path, record: Record) -> Row:
+    actual, recorded = weights_sha256(folder), record.weights_sha256
+    if actual == recorded:
+        return True, "the record belongs to these weights"
+    return False, f"the weights are {actual[:12]}..., the record was made for {printable(recorded[:12])}..."
 
 
 def _sums(folder: Path) -> tuple[dict[str, str], list[str]]:
@@ -131,21 +145,22 @@ def _wrong_files(folder: Path, sums: dict[str, str]) -> Iterator[str]:
         yield f"{printable(name, SHOWN)} is missing"
 
 
-def _other_copies(folder: Path, record: Record) -> str:
+def _copies_of_record(folder: Path, record: Record) -> Row:
     try:
         inside = inspect_file(folder / SCHEDULER_FILE).record
     except (ValueError, FileNotFoundError) as error:
-        return one_line(str(error), SHOWN)
+        return False, one_line(str(error), SHOWN)
     if (folder / RECORD_FILE).is_file() and inside != without_history(record):
-        return f"{SCHEDULER_FILE} tells another record than {RECORD_FILE}"
-    return ""
+        return False, f"{SCHEDULER_FILE} tells another record than {RECORD_FILE}"
+    return True, f"{RECORD_FILE} and {SCHEDULER_FILE} tell the same record"
 
 
-def _is_our_code(folder: Path) -> bool:
-    return all(
-        (folder / name).is_file() and (folder / name).read_bytes() == files("basinguard").joinpath(source).read_bytes()
-        for name, source in CODE.items()
-    )
+def _is_of_this_version(folder: Path) -> bool | None:
+    """Whether the code that ships with an export is this version's; None where there is none."""
+    if not all((folder / name).is_file() for name in CODE):
+        return None
+    ours = files("basinguard")
+    return all((folder / name).read_bytes() == ours.joinpath(source).read_bytes() for name, source in CODE.items())
 
 
 def _lora_fingerprint(path: Path, header: dict[str, str]) -> str:

@@ -18,7 +18,7 @@ SPOKEN = {
 }
 
 
-def moved(history: Sequence[Report]) -> str:
+def changes_table(history: Sequence[Report]) -> str:
     """A table in markdown: what was measured last, and how far it moved since the probe before and since the base.
 
     Args:

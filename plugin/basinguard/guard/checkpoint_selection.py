@@ -13,7 +13,7 @@ from ..core.estimate import Estimate
 from ..core.report import Report, measured
 from ..core.schema import Schema
 
-How = Literal["plain", "guarded"]
+SamplingMode = Literal["plain", "guarded"]
 NOT, MEASURED, PROVEN = 0, 1, 2  # how well an epoch keeps the allowed risk
 
 
@@ -21,7 +21,7 @@ class Choice(Schema):
     """An epoch to ship.
 
     Attributes:
-        how: "plain" for ordinary CFG, "guarded" for guidance that comes on at the report's transition.
+        how: "plain" for plain CFG, "guarded" for guidance that comes on at the report's transition.
         epoch, train_step: which weights.
         proven: whether the upper end of the risk's interval keeps the allowed risk, not only its value.
         risk: of that way of sampling; for "guarded" of training captions, from the report's curve.
@@ -29,7 +29,7 @@ class Choice(Schema):
         why: the reasons in words.
     """
 
-    how: How
+    how: SamplingMode
     epoch: int
     train_step: int
     proven: bool
@@ -39,7 +39,9 @@ class Choice(Schema):
     why: str
 
 
-def choose(history: Sequence[Report], allowed: float, how: How, *, latest: bool = False) -> Choice | None:
+def choose_checkpoint(
+    history: Sequence[Report], allowed: float, how: SamplingMode, *, latest: bool = False
+) -> Choice | None:
     """The epoch to ship; None where no epoch keeps the allowed risk.
 
     Among epochs that keep it, by the upper end of the interval if any does so: the one with the highest fidelity, or
@@ -61,7 +63,7 @@ def choose(history: Sequence[Report], allowed: float, how: How, *, latest: bool 
     return None if kept is None else _told(kept, allowed, how)
 
 
-def replaces(report: Report, kept: Report | None, history: Sequence[Report], allowed: float, how: How) -> bool:
+def replaces(report: Report, kept: Report | None, history: Sequence[Report], allowed: float, how: SamplingMode) -> bool:
     """Whether an epoch takes the place of the one that was kept before it.
 
     Args:
@@ -99,11 +101,11 @@ def alignment_of(report: Report) -> Estimate | None:
     return report.heldout.alignment or report.samples.alignment
 
 
-def _risk(report: Report, how: How) -> Estimate | None:
+def _risk(report: Report, how: SamplingMode) -> Estimate | None:
     return report.samples.risk if how == "plain" else guarded_risk(report)
 
 
-def _keeps(report: Report, allowed: float, how: How) -> int:
+def _keeps(report: Report, allowed: float, how: SamplingMode) -> int:
     risk = _risk(report, how)
     if risk is None or risk.value > allowed:
         return NOT
@@ -117,7 +119,7 @@ def _reaches(alignment: Estimate | None, best: float) -> bool:
     return alignment is None or alignment.high >= best
 
 
-def _told(report: Report, allowed: float, how: How) -> Choice:
+def _told(report: Report, allowed: float, how: SamplingMode) -> Choice:
     risk, proven = _risk(report, how), _keeps(report, allowed, how) == PROVEN
     assert risk is not None
     where = "" if how == "plain" else f" with guidance from timestep {report.basin.transition:g} on"

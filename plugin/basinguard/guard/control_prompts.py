@@ -23,7 +23,7 @@ NEUTRAL = (  # for sets that say the same of every image
 )
 
 
-def recombined(captions: Sequence[str], most: int = MOST) -> tuple[str, ...]:
+def recombined_prompts(captions: Sequence[str], most: int = MOST) -> tuple[str, ...]:
     """Prompts that no image carries: the first half of one caption and the second half of another.
 
     Where captions are too much alike for that, neutral prompts fill up.
@@ -33,7 +33,7 @@ def recombined(captions: Sequence[str], most: int = MOST) -> tuple[str, ...]:
         most: how many are wanted.
 
     Example:
-        >>> recombined(["a red ball", "a blue box", "a red ball"], most=2)
+        >>> recombined_prompts(["a red ball", "a blue box", "a red ball"], most=2)
         ('a blue ball', 'a red box')
     """
     words = [caption.split() for caption in dict.fromkeys(captions)]
@@ -45,18 +45,18 @@ def recombined(captions: Sequence[str], most: int = MOST) -> tuple[str, ...]:
     return tuple([*sorted(new[:most]), *(n for n in NEUTRAL if n not in known)][:most])
 
 
-def unknowable(images: int, *, borrowed: bool, drawn: bool, samples: int, allowed: float) -> tuple[str, ...]:
+def unknowable(images: int, *, stand_in: bool, drawn: bool, samples: int, allowed: float) -> tuple[str, ...]:
     """What the guard cannot tell about a set, in words.
 
     Args:
         images: in the set.
-        borrowed: whether its control prompts are `recombined`.
+        stand_in: whether its control prompts are `recombined`.
         drawn: whether its control images were drawn by the base model.
         samples: (caption, seed) pairs of a probe.
         allowed: risk that is accepted.
     """
     told = []
-    if borrowed:
+    if stand_in:
         told.append(
             "whether prompts that share no word with the set behave as the control does: its prompts are recombined "
             "from the training captions, may pull towards the images themselves, and then hide an early alarm"

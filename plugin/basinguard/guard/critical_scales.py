@@ -13,7 +13,8 @@ from ..basin.critical_scale import critical_scale
 from ..basin.trajectories import GuidedModel
 from ..core import stats
 from ..core.report import CriticalScales
-from .scope import Table, alarm_of, since
+from .coverage import spread
+from .measures import Measures, compare_rises, mean_rise
 from .training_set import TrainingSet
 
 ENCODED = 16  # images encoded at once
@@ -35,7 +36,7 @@ class Scales:
         """Log critical scale with the caption, of the images of `name`."""
         return {i: float(np.log(with_caption)) for i, (with_caption, _) in getattr(self, name).items()}
 
-    def summary(self, null: Table) -> CriticalScales:
+    def summary(self, null: Measures) -> CriticalScales:
         """The report's part about them; empty where nothing was measured.
 
         Args:
@@ -45,12 +46,12 @@ class Scales:
             return CriticalScales()
         with_caption, without = (np.log([pair[k] for pair in self.train.values()]) for k in (0, 1))
         now, each = self.logs("train"), list(self.train)
-        alarm = alarm_of(now, null.sigma_c, self.logs("heldout"), null.heldout_sigma_c)
+        alarm = compare_rises(now, null.sigma_c, self.logs("heldout"), null.heldout_sigma_c)
         return CriticalScales(
             sigma_c=stats.cluster_bootstrap(np.exp(with_caption), each, _geometric),
             sigma_c_uncond=stats.cluster_bootstrap(np.exp(without), each, _geometric),
             caption_effect=stats.cluster_bootstrap(with_caption - without, each),
-            since_base=since(now, null.sigma_c),
+            since_base=mean_rise(now, null.sigma_c),
             excess=alarm.excess if alarm else None,
         )
 
@@ -67,7 +68,7 @@ def measure_scales(
         count: of each; all where there are fewer.
     """
     held = training.heldout_images
-    rows, others = _evenly(len(training.captions), count), _evenly(0 if held is None else len(held), count)
+    rows, others = spread(len(training.captions), count), spread(0 if held is None else len(held), count)
     texts = [training.captions[i] for i in rows] + [training.heldout[i] for i in others]
     images = training.images[rows]
     if held is not None:
@@ -76,10 +77,6 @@ def measure_scales(
     scales = critical_scale(guided(texts), latents, torch.arange(len(texts)))
     values = iter(zip(scales.with_caption.tolist(), scales.without.tolist(), strict=True))
     return Scales({i: next(values) for i in rows}, {i: next(values) for i in others})
-
-
-def _evenly(total: int, count: int) -> list[int]:
-    return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
 
 
 def _geometric(values: np.ndarray) -> np.ndarray:

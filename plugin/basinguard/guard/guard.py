@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import asdict, replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,18 +25,14 @@ from ..core import seeds as seed_table
 from ..core.metric import Match
 from ..core.report import Report
 from ..diffusion.model import Model
-from ..diffusion.sampling import path_of
 from ..similarity.copy_detector import CopyDetector
 from ..similarity.embedder import Embedder
-from .budget import EVALUATIONS, STAGES, Account, Budget, Menu, buy, rotated
+from .coverage import Agree, Spending, spread
 from .measured_model import Instruments, ScoreAlignment, ScoreFidelity, guided_model
+from .measures import Measures
 from .plan import ProbePlan
-from .probe import SEEDS, Probe
-from .scope import Scope, Table
+from .probe import Probe
 from .training_set import TrainingSet
-
-Agree = Callable[[int], int]
-NANO = 1e9  # processes agree on whole numbers
 
 
 class Team(Protocol):
@@ -66,7 +61,7 @@ class Guard:
 
     Attributes:
         history: every report so far.
-        null, latest: what the base model and the last measured one were found to do.
+        base, latest: what the base model and the last measured one were found to do.
     """
 
     def __init__(
@@ -86,10 +81,8 @@ class Guard:
             )
         self.copy_detector = CopyDetector(training.images, training.captions, embedder)
         self.history: list[Report] = []
-        self.budget, self.account = Budget.parse(self.plan.budget), Account()
-        self.null, self.latest = Table(), Table()
-        self._turns = {"gaps": 0, "sampled": 0}  # captions that budgets have paid for so far
-        self._left_at = time.monotonic()
+        self.spending = Spending(self.plan)
+        self.base, self.latest = Measures(), Measures()
 
     @property
     def gallery(self) -> Tensor:
@@ -114,7 +107,7 @@ class Guard:
 
     def probed_captions(self) -> list[str]:
         """The training captions that a probe without a budget samples, spread evenly over the set."""
-        return [self.training.captions[i] for i in self._spread()]
+        return [self.training.captions[i] for i in spread(len(self.training.captions), self.plan.captions)]
 
     def measure(self, model: Model, *, epoch: int, train_step: int, team: Team | None = None) -> Report | None:
         """Measures the model once and appends the report to `history`; on an error nothing has changed.
@@ -135,7 +128,7 @@ class Guard:
             FloatingPointError: the model returned a value that is not finite.
         """
         draft = copy(self)
-        draft.account, draft._turns = self.account.copy(), dict(self._turns)
+        draft.spending = self.spending.copy()
         report = draft._measure(model, epoch, train_step, team.least if team else int)
         if team is not None:
             team.meet()  # raises here too where another process failed: their next probes stay the same
@@ -147,7 +140,7 @@ class Guard:
     def miss(self, epoch: int, train_step: int, problem: str) -> Report:
         """Appends the report that a failed probe leaves; its time is not training's."""
         self.history.append(Report.missed(epoch, train_step, problem))
-        self._left_at = time.monotonic()
+        self.spending.left_at = time.monotonic()
         return self.history[-1]
 
     def start_over(self, problem: str) -> None:
@@ -160,57 +153,30 @@ class Guard:
         _check_size(self.training, model)
         if epoch < 0 and self._needs_control_images(model):
             self._take_control_images(self._draw_control_images(model))
-        menu = self._menu(model)
-        scope = self._scope(menu, epoch, start, agree)
-        if scope is not None:
+        costs = self.spending.costs(model, self.training)
+        coverage = self.spending.coverage(costs, epoch, start, agree)
+        if coverage is not None:
             instruments = Instruments(
                 self.copy_detector, self.training, self.plan, self.score_alignment, self.score_fidelity
             )
-            probe = Probe(instruments, model, scope, None if epoch < 0 else self.null)
+            probe = Probe(instruments, model, coverage, None if epoch < 0 else self.base)
             report = probe.report(epoch, train_step, start)
-            self.null, self.latest = probe.base, probe.now
-            self.account.learn(probe.seconds, _rows(menu, scope, probe.count.rows))
-        self._pay(time.monotonic() - start, epoch)
+            self.base, self.latest = probe.base, probe.now
+            self.spending.learn(costs, coverage, probe.seconds, probe.count.rows)
+        self.spending.pay(time.monotonic() - start, epoch)
         return report
 
-    @contextmanager
-    def charged(self, name: str) -> Iterator[None]:
+    def charged(self, name: str) -> AbstractContextManager[None]:
         """Inside, time is the probe's and not training's; what it took is remembered as the price of `name`."""
-        start = time.monotonic()
-        yield
-        self.account.prices[name] = time.monotonic() - start
-        self._pay(self.account.prices[name], self.history[-1].epoch)
+        return self.spending.charged(name, self.history[-1].epoch)
 
     def affords(self, name: str) -> bool:
-        """Whether what is left of a budget of time pays for one more picture; the base model's are free."""
-        if self.budget is None or self.budget.share is None or self.history[-1].epoch < 0:
-            return True
-        return self.account.prices.get(name, 0.0) <= self.account.balance
-
-    def _pay(self, seconds: float, epoch: int) -> None:
-        self.account.balance -= seconds if epoch >= 0 else 0.0
-        self._left_at = time.monotonic()
-
-    def _menu(self, model: Model) -> Menu:
-        """What a probe of this model may consist of."""
-        path = path_of(model.schedule, model.schedule.grid(self.plan.timesteps), self.plan.solver)
-        images = min(self.plan.critical_scales, len(self.training.captions))
-        held = 0 if self.training.heldout_images is None else min(self.plan.critical_scales, len(self.training.heldout))
-        timed = self.budget is not None and self.budget.share is not None
-        return Menu(
-            self.plan.captions,
-            len(self.training.captions),
-            self.plan.seeds,
-            evaluations=len(path.nodes),
-            heldout=len(self.training.heldout),
-            pool=max(SEEDS, self.plan.seeds),
-            scales=images + held,
-            unit=max(1, self.plan.chunk // 8) if timed else 1,  # batches are padded: a row more may cost nothing
-        )
+        """Whether what is left of a budget of time pays for one more picture."""
+        return self.spending.affords(name, self.history[-1].epoch)
 
     def _needs_control_images(self, model: Model) -> bool:
         training = self.training
-        needed = self.plan.critical_scales > 0 and training.borrowed and training.heldout_images is None
+        needed = self.plan.critical_scales > 0 and training.stand_in and training.heldout_images is None
         return needed and bool(training.heldout) and hasattr(model, "encode")
 
     def _draw_control_images(self, model: Model) -> Tensor:
@@ -222,43 +188,6 @@ class Guard:
 
     def _take_control_images(self, pixels: Tensor) -> None:
         self.training = replace(self.training, heldout_images=pixels.float() / 255)
-
-    def _scope(self, menu: Menu, epoch: int, now: float, agree: Agree) -> Scope | None:
-        """What this probe covers, or None when it cannot be paid."""
-        everything = tuple(range(len(self.training.captions)))
-        if self.budget is None or epoch < 0:
-            return Scope(tuple(self._spread()), everything, self.plan.seeds)
-        allowance, prices = self._means(now, agree)
-        bought = buy(allowance, menu, prices)
-        if bought is None:
-            return None
-        return Scope(
-            self._next("sampled", bought.captions),
-            everything if bought.gaps == len(everything) else self._next("gaps", bought.gaps),
-            bought.seeds,
-            bought.resolution,
-            heldout=bought.heldout,
-            scales=bought.scales > 0,
-            thorough=False,
-            precision=bought.precision(self.plan.timesteps, len(everything)),
-        )
-
-    def _means(self, now: float, agree: Agree) -> tuple[float, Mapping[str, float]]:
-        """What this probe may spend, and what each stage costs in that currency; the same in all processes."""
-        if self.budget is None or self.budget.share is None:
-            return float(self.budget.evals or 0) if self.budget else 0.0, EVALUATIONS
-        self.account.allow(self.budget.share * (now - self._left_at))
-        allowance = agree(round(self.account.spendable() * NANO)) / NANO
-        return allowance, {stage: -agree(-round(self.account.price(stage) * NANO)) / NANO for stage in STAGES}
-
-    def _next(self, what: str, count: int) -> tuple[int, ...]:
-        """The captions whose turn it is."""
-        begin = self._turns[what]
-        self._turns[what] += count
-        return tuple(rotated(len(self.training.captions), count, begin))
-
-    def _spread(self) -> list[int]:
-        return np.linspace(0, len(self.training.captions) - 1, self.plan.captions).round().astype(int).tolist()
 
     @torch.no_grad()
     def show(
@@ -285,9 +214,9 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """The history and what it is compared with, as plain JSON text; control images that were drawn as bytes."""
-        memory = {"null": asdict(self.null), "account": asdict(self.account), "turns": self._turns}
+        memory = {"base": asdict(self.base), **self.spending.state_dict()}
         state: dict[str, Any] = {"history": [report.to_json() for report in self.history], "memory": json.dumps(memory)}
-        if self.training.borrowed and self.training.heldout_images is not None:
+        if self.training.stand_in and self.training.heldout_images is not None:
             state["control images"] = (self.training.heldout_images * 255).round().to(torch.uint8)
         return state
 
@@ -301,24 +230,11 @@ class Guard:
             raise ValueError(f"guard state has no 'history'; its keys are {sorted(state)}")
         self.history = [Report.from_json(text) for text in state["history"]]
         memory = json.loads(state.get("memory", "{}"))
-        tables = memory.get("null", {})
-        self.null = Table(**{name: {int(i): float(v) for i, v in table.items()} for name, table in tables.items()})
-        if "control images" in state and self.training.borrowed:
+        tables = memory.get("base", {})
+        self.base = Measures(**{name: {int(i): float(v) for i, v in table.items()} for name, table in tables.items()})
+        if "control images" in state and self.training.stand_in:
             self._take_control_images(state["control images"])
-        self.account, self._turns = Account(**memory.get("account", {})), {**self._turns, **memory.get("turns", {})}
-        self._left_at = time.monotonic()
-
-
-def _rows(menu: Menu, scope: Scope, evaluated: Mapping[str, int]) -> dict[str, int]:
-    """Rows that each stage put through the network, padding included where the menu tells it."""
-    pairs = len(scope.sampled) * scope.seeds
-    searched = evaluated.get("exits", 0) - menu.evaluations * min(menu.pool, pairs)
-    return {
-        "gap": menu.gap(len(scope.gaps), scope.heldout),
-        "samples": menu.samples(pairs),
-        "exits": menu.trunk(pairs) + max(0, searched),
-        "scales": evaluated.get("scales", 0),
-    }
+        self.spending.load_state_dict(memory)
 
 
 def _check_size(training: TrainingSet, model: Model) -> None:

@@ -19,12 +19,12 @@ from ..core.estimate import Estimate
 from ..core.report import Basin, Exit, Gaps, Group, Heldout, ImageResult, Report, Samples
 from ..diffusion.evaluation_count import EvaluationCount
 from ..diffusion.model import Model
+from .coverage import SEEDS, Coverage
 from .critical_scales import Scales, measure_scales
 from .measured_model import Drawn, Instruments, MeasuredModel
-from .scope import Scope, Table, alarm_of, since
+from .measures import Measures, compare_rises, mean_rise
 
 GAP_SEEDS = (seed_table.PROBE,)
-SEEDS = 8  # seeds that captions share, going round: one unguided trajectory each
 WORST = 10  # captions named in a report
 
 
@@ -34,7 +34,7 @@ class Probe:
     Args:
         instruments: what to measure with.
         model: what is measured.
-        scope: what is covered.
+        coverage: what is measured.
         base: what the base model measured; None when this is the base model.
 
     Attributes:
@@ -43,10 +43,10 @@ class Probe:
         count: rows that went through the network in each stage.
     """
 
-    def __init__(self, instruments: Instruments, model: Model, scope: Scope, base: Table | None) -> None:
+    def __init__(self, instruments: Instruments, model: Model, coverage: Coverage, base: Measures | None) -> None:
         self.instruments, self.copy_detector = instruments, instruments.copy_detector
-        self.training, self.plan, self.scope = instruments.training, instruments.plan, scope
-        self.count, self.now = EvaluationCount(), Table()
+        self.training, self.plan, self.coverage = instruments.training, instruments.plan, coverage
+        self.count, self.now = EvaluationCount(), Measures()
         self.base = self.now if base is None else base
         self.seconds: dict[str, float] = {}
         self.model, self.measured = model, MeasuredModel(instruments, model, self.count)
@@ -57,7 +57,7 @@ class Probe:
         return range(seed_table.PROBE, seed_table.PROBE + max(SEEDS, self.plan.seeds))
 
     def report(self, epoch: int, train_step: int, start: float) -> Report:
-        """Everything in scope, in one report; parts that are not stay empty.
+        """Everything covered, in one report; parts that are not stay empty.
 
         Args:
             epoch, train_step: which weights these are.
@@ -67,7 +67,7 @@ class Probe:
         with self.count.stage("gap"):
             gaps = self._gaps()
         heldout = Heldout()
-        if self.scope.thorough and self.training.heldout and not self.training.borrowed:
+        if self.coverage.sample_heldout and self.training.heldout and not self.training.stand_in:
             with self._stage("heldout"):  # stand-ins are there for the alarms alone
                 heldout, group = self._heldout()
                 groups = (*groups, group)
@@ -87,8 +87,8 @@ class Probe:
             heldout=heldout,
             groups=groups,
             images=self._images(basin.exits, scales),
-            probed=self.scope.sampled,
-            precision=self.scope.precision,
+            probed=self.coverage.sampled,
+            precision=self.coverage.precision,
             note=_warning(basin.risk_uncond, self.plan.alpha),
         )
 
@@ -100,23 +100,23 @@ class Probe:
         self.seconds[name] = time.monotonic() - begin
 
     def _sampled(self) -> tuple[Samples, Basin, tuple[Group, ...]]:
-        """The samples of the captions in scope and, where it asks for them, their exits."""
-        if not self.scope.sampled:
+        """The samples of the captions covered and, where it asks for them, their exits."""
+        if not self.coverage.sampled:
             return Samples(), Basin(), ()
         with self._stage("samples"):
             drawn = self._draw_training()
             samples = self._samples(drawn)
-        if not self.scope.resolution:
+        if not self.coverage.resolution:
             return samples, Basin(), ()
         with self._stage("exits"):
             basin = self._basin(drawn)
             return samples, basin, tuple(self._groups(drawn, basin.exits))
 
     def _draw_training(self) -> Drawn:
-        captions = [self.training.captions[i] for i in self.scope.sampled]
+        captions = [self.training.captions[i] for i in self.coverage.sampled]
         model, anchors = self.measured.guided(captions), self.measured.anchors(captions)
         shape, own = self.model.latent_shape, self.plan.seeds
-        pairs = pairs_of(self.scope.sampled, self.seeds, self.scope.seeds, shape, stride=own)
+        pairs = pairs_of(self.coverage.sampled, self.seeds, self.coverage.seeds, shape, stride=own)
         return self.measured.draw(captions, model, pairs, anchors)
 
     def _samples(self, drawn: Drawn) -> Samples:
@@ -138,7 +138,7 @@ class Probe:
             drawn.model, drawn.pairs, reproduces_own, anchors=drawn.anchors, plain=drawn.plain,
             reproduced=self.copy_detector.is_own_copy(drawn.matches, drawn.texts),
         )  # fmt: skip
-        exits = search.exits(order_checks=self.plan.order_checks, resolution=self.scope.resolution)
+        exits = search.exits(order_checks=self.plan.order_checks, resolution=self.coverage.resolution)
         timesteps = drawn.model.timesteps
         return Basin(
             width=mean_width(exits),
@@ -152,14 +152,14 @@ class Probe:
 
     def _gaps(self) -> Gaps:
         """Gap of training and held-out captions, and what they say against the base."""
-        control = range(len(self.training.heldout)) if self.scope.heldout else ()
-        self.now.gaps = train = self._gap_of(self.scope.gaps, self.training.captions)
+        control = range(len(self.training.heldout)) if self.coverage.heldout else ()
+        self.now.gaps = train = self._gap_of(self.coverage.gaps, self.training.captions)
         self.now.heldout = heldout = self._gap_of(control, self.training.heldout)
-        alarm = alarm_of(train, self.base.gaps, heldout, self.base.heldout)
+        alarm = compare_rises(train, self.base.gaps, heldout, self.base.heldout)
         return Gaps(
             train=stats.cluster_bootstrap(list(train.values()), list(train)),
             heldout=stats.cluster_bootstrap(list(heldout.values()), list(heldout)) if heldout else None,
-            since_base=since(train, self.base.gaps),
+            since_base=mean_rise(train, self.base.gaps),
             excess=alarm.excess if alarm else None,
             auc=alarm.auc if alarm else None,
         )
@@ -219,7 +219,7 @@ class Probe:
 
     def _scales(self) -> Scales:
         """Critical scales of images spread over the set, where the plan asks for them."""
-        if not self.plan.critical_scales or not self.scope.scales or not hasattr(self.model, "encode"):
+        if not self.plan.critical_scales or not self.coverage.scales or not hasattr(self.model, "encode"):
             return Scales()
         scales = measure_scales(self.training, self.model, self.measured.guided, self.plan.critical_scales)
         self.now.sigma_c, self.now.heldout_sigma_c = scales.logs("train"), scales.logs("heldout")
@@ -230,7 +230,7 @@ class Probe:
         rise = {i: value - self.base.gaps[i] for i, value in self.now.gaps.items() if i in self.base.gaps}
         width: dict[int, list[float]] = {}
         for exit_ in exits:
-            width.setdefault(self.scope.sampled[exit_.caption], []).append(exit_.width)
+            width.setdefault(self.coverage.sampled[exit_.caption], []).append(exit_.width)
         worst = sorted(rise, key=lambda i: -rise[i])[:WORST]
         every = sorted({*worst, *width, *scales.train}, key=lambda i: -rise.get(i, float("-inf")))
         return tuple(

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from ..core.report import Report
 from ..core.schema import MAX_BYTES, Schema
-from .checkpoint_selection import Choice, How, choose
+from .checkpoint_selection import Choice, SamplingMode, choose_checkpoint
 from .forecast import Forecast, forecast
 from .verdict import Verdict, judge
 
@@ -48,11 +48,11 @@ class GuardFile(Schema):
     history: tuple[Report, ...]
 
 
-def stand(
+def run_status(
     history: Sequence[Report],
     allowed: float,
     unknowable: Sequence[str] = (),
-    ship: Mapping[How, Choice | None] | None = None,
+    ship: Mapping[SamplingMode, Choice | None] | None = None,
 ) -> RunStatus:
     """Where a run stands; pure and without a model, in milliseconds.
 
@@ -62,7 +62,7 @@ def stand(
         unknowable: see `RunStatus`.
         ship: the epochs to ship, where they were chosen already.
     """
-    ship = ship or {how: choose(history, allowed, how) for how in get_args(How)}
+    ship = ship or {how: choose_checkpoint(history, allowed, how) for how in get_args(SamplingMode)}
     return RunStatus(
         allowed=allowed,
         verdict=judge(history, allowed),

@@ -1,4 +1,4 @@
-"""TODO one line."""
+"""The images that must not come back, their captions, and the control group beside them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class TrainingSet:
         captions: one for each image.
         heldout: prompts the model was not trained on: the control group.
         heldout_images: their images, [M, 3, H, W], where there are any: the control of critical scales.
-        borrowed: `heldout` are stand-ins, see `twins`; their images are drawn by the base model when they are needed.
+        stand_in: `heldout` are stand-ins, see `control_prompts`; their images are drawn by the base model when they are needed.
     """
 
     images: Tensor
     captions: tuple[str, ...]
     heldout: tuple[str, ...] = ()
     heldout_images: Tensor | None = None
-    borrowed: bool = False
+    stand_in: bool = False
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.captions) or not self.captions:

@@ -37,7 +37,7 @@ from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
 from ..core.report import Report
 from ..exports.merge import merged
-from ..guard.checkpoint_selection import How
+from ..guard.checkpoint_selection import SamplingMode
 from ..guard.guard import Guard
 from ..guard.status import RunStatus
 from .best_weights import Keeper, export_plain, plain_directory
@@ -146,7 +146,7 @@ class LoopGuard:
         return record
 
     @contextmanager
-    def kept_weights(self, pipe: Any, how: How = "guarded") -> Iterator[None]:
+    def kept_weights(self, pipe: Any, how: SamplingMode = "guarded") -> Iterator[None]:
         """Inside, the pipeline holds the weights of the epoch to ship for guarded sampling, or for plain CFG."""
         kept = self.keeper.kept.get(how)
         with holding(_parts(pipe), kept.weights if kept else {}):

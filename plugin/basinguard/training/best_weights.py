@@ -15,7 +15,7 @@ from ..core.files import whole_directory
 from ..core.report import Report
 from ..exports.directory import write_sums
 from ..exports.privacy import forget_origins
-from ..guard.checkpoint_selection import Choice, How, choose
+from ..guard.checkpoint_selection import Choice, SamplingMode, choose_checkpoint
 from .guarded_run import holding
 from .options import ShippedEpoch
 
@@ -56,11 +56,14 @@ class Keeper:
 
     allowed: float
     ship: ShippedEpoch = "best"
-    kept: dict[How, Kept] = field(default_factory=dict)
+    kept: dict[SamplingMode, Kept] = field(default_factory=dict)
 
-    def choices(self, history: Sequence[Report]) -> dict[How, Choice | None]:
+    def choices(self, history: Sequence[Report]) -> dict[SamplingMode, Choice | None]:
         """The epoch to ship for each way of sampling."""
-        return {how: choose(history, self.allowed, how, latest=self.ship == "last") for how in get_args(How)}
+        return {
+            how: choose_checkpoint(history, self.allowed, how, latest=self.ship == "last")
+            for how in get_args(SamplingMode)
+        }
 
     def look(self, history: Sequence[Report], weights: Callable[[], dict[str, torch.Tensor]]) -> None:
         """Takes the weights of the newest report where it is the one to ship.
@@ -71,7 +74,7 @@ class Keeper:
         newest = history[-1]
         taken = [how for how, choice in self.choices(history).items() if _is(choice, newest)]
         if newest.epoch < 0:
-            taken = list(get_args(How))
+            taken = list(get_args(SamplingMode))
         elif not any(report.searched for report in history if report.epoch >= 0):
             taken.append("guarded")
         if taken:

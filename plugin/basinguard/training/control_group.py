@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..guard.control_prompts import recombined
+from ..guard.control_prompts import recombined_prompts
 from ..guard.training_set import TrainingSet
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from .data_sources import FolderSource, fitted
@@ -37,8 +37,8 @@ def training_set(data: Any, control: ControlGroup) -> TrainingSet:
     """
     images, captions = data.all_pixels(), tuple(caption for _, caption in data.items)
     if control.folder is None:
-        prompts = recombined(captions) if control.heldout is None else tuple(control.heldout)
-        return TrainingSet(images, captions, prompts, borrowed=control.heldout is None)
+        prompts = recombined_prompts(captions) if control.heldout is None else tuple(control.heldout)
+        return TrainingSet(images, captions, prompts, stand_in=control.heldout is None)
     source = FolderSource.read(control.folder)
     if source.problems:
         lines = "\n".join(f"- {problem}" for problem in source.problems)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import ceil, log2
 from typing import Any
 
-from ..guard.budget import SCALE_EVALS
 from ..guard.control_prompts import MOST
+from ..guard.probe_costs import SCALE_EVALS
 from ..pipelines.architecture import name_of
 from ..pipelines.prediction_type import evidence
 from .data_sources import FolderSource

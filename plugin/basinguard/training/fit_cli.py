@@ -9,15 +9,18 @@ everything, takes no step and says what would happen; `--anyway` starts although
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from ..core.option_errors import one_line, options_of
 from .data import ImageFolder
 from .dry_run import summary
 from .finetune import FineTune
+from .lightning import MemorizationGuard
 from .preflight import check_fit
 from .resources import guard_of, resources_of
 
@@ -32,6 +35,26 @@ QUIET = (
     r"Found keys that are in the model state dict but not in the checkpoint",  # frozen weights are left out of it
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # small sets are the point
 )
+
+
+class FitParser(LightningArgumentParser):
+    """A parser that says what is wrong in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Names an unknown option and the nearest right one; exit status 2, or an ArgumentError if that is asked for."""
+        line = one_line(message, self._options())
+        if not self.exit_on_error:
+            super().error(line, ex)
+        print(f"basinguard fit: {line}", file=sys.stderr)
+        self.exit(2)
+
+    def _options(self) -> Iterator[str]:
+        """Every option of the trainer, the model, the images and the guard, as a config writes them."""
+        verbs = [action.choices for action in self._actions if isinstance(action.choices, dict)]
+        for parser in (self, *(parser for choices in verbs for parser in choices.values())):
+            yield from (action.dest for action in parser._actions)
+        for kind, place in ((FineTune, "model"), (ImageFolder, "data"), (MemorizationGuard, "trainer.callbacks")):
+            yield from options_of(kind, f"{place}.init_args")
 
 
 class FineTuneCLI(LightningCLI):
@@ -91,6 +114,7 @@ def build_cli(args: Sequence[str], *, run: bool, anyway: bool = False) -> FineTu
         save_config_callback=SaveConfigCallback if run else None,
         save_config_kwargs={"overwrite": True},
         args=list(args),
+        parser_class=FitParser,
         run=run,
     )
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from ..core.report import Report, measured
 from ..exports.fingerprints import dataset_sha256
-from ..guard.checkpoint_selection import Choice, How
+from ..guard.checkpoint_selection import Choice, SamplingMode
 from ..guard.control_prompts import unknowable
 from ..guard.guard import Guard
-from ..guard.status import RunStatus, stand
+from ..guard.status import RunStatus, run_status
 from ..pipelines.latent_model import LatentModel
 from .distributed import Sharded, Team, TeamFailure
 from .options import OnError, Precision
@@ -136,17 +136,17 @@ class Watch:
         self.guard.start_over(told)
         self.complain("the history so far is about other images and is left behind", ValueError(told))
 
-    def standing(self, ship: Mapping[How, Choice | None] | None = None) -> RunStatus:
+    def standing(self, ship: Mapping[SamplingMode, Choice | None] | None = None) -> RunStatus:
         """Where the run stands; `ship` are the epochs to ship where they were chosen otherwise."""
         guard = self.guard
         known = unknowable(
             len(guard.training.captions),
-            borrowed=guard.training.borrowed,
-            drawn=guard.training.borrowed and guard.training.heldout_images is not None,
+            stand_in=guard.training.stand_in,
+            drawn=guard.training.stand_in and guard.training.heldout_images is not None,
             samples=guard.plan.captions * guard.plan.seeds,
             allowed=guard.plan.alpha,
         )
-        return stand(self.history, guard.plan.alpha, known, ship)
+        return run_status(self.history, guard.plan.alpha, known, ship)
 
     def _settings(self) -> str:
         training = self.guard.training

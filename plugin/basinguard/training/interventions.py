@@ -111,7 +111,7 @@ class Actor:
 
 def respond(trainer: Any, watch: Watch, actor: Actor | None, *, breached: bool, stop: bool) -> str:
     """Stops or acts on the newest report, if there is a breach; says what was done, in words."""
-    report, rises = watch.history[-1], every_rise(watch.guard.latest.gaps, watch.guard.null.gaps)
+    report, rises = watch.history[-1], every_rise(watch.guard.latest.gaps, watch.guard.base.gaps)
     if not breached:
         if actor is not None:
             actor.look_again(report, rises)

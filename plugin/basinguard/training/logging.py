@@ -10,7 +10,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from ..core.files import whole_file
 from ..core.report import Report, last_search, measured
-from ..guard.changes import moved
+from ..guard.changes import changes_table
 from ..guard.guard import Guard
 from ..guard.status import GuardFile, RunStatus
 from ..guard.verdict import newest_known
@@ -127,4 +127,4 @@ def _draw(board: Any, history: Sequence[Report], standing: RunStatus | None, tra
     if standing is not None:
         board.add_figure("guard/dashboard", dashboard(history, standing), train_step)
         board.add_text("guard/standing", str(standing), train_step)
-    board.add_text("guard/report", moved(history), train_step)
+    board.add_text("guard/report", changes_table(history), train_step)

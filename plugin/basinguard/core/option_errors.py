@@ -1,0 +1,68 @@
+"""A parser's complaint about an option in one line, with the nearest option that there is."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import is_dataclass
+from inspect import signature
+from typing import Any, get_args, get_type_hints
+
+UNKNOWN = re.compile(r"(?:Option|option) '([^']+)'(?: is not accepted)?|unrecognized arguments: -*([^\s=]+)")
+NOISE = (
+    "Does not validate against",
+    "Subtypes:",
+    "Errors:",
+    "Given value type:",
+    "Given value: {",
+    "Expected a <class 'NoneType'>",
+)
+MOST = 400  # characters
+
+
+def options_of(build: Callable[..., Any], prefix: str) -> Iterator[str]:
+    """Dotted names of all options of a class or function; those in a dataclass stand below the argument's name.
+
+    Example:
+        >>> from basinguard.core.estimate import Estimate
+        >>> next(options_of(Estimate, "risk"))
+        'risk.value'
+    """
+    hints = get_type_hints(build.__init__ if isinstance(build, type) else build)
+    for name in signature(build).parameters:
+        yield f"{prefix}.{name}"
+        hint = hints.get(name)
+        for kind in (hint, *get_args(hint)):
+            if isinstance(kind, type) and is_dataclass(kind):
+                yield from options_of(kind, f"{prefix}.{name}")
+
+
+def one_line(message: str, options: Iterable[str]) -> str:
+    """What jsonargparse says in many lines; an option that does not exist comes with the nearest that does.
+
+    Example:
+        >>> one_line("Option 'rnak' is not accepted", ["model.rank", "model.seed"])
+        "unknown option 'rnak'; the nearest is model.rank"
+    """
+    if unknown := UNKNOWN.search(message):
+        name = unknown[1] or unknown[2]
+        return f"unknown option {name!r}; the nearest is {nearest_option(name, options)}"
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    text = " ".join(line for line in lines if line and not line.startswith(NOISE))
+    return text if len(text) <= MOST else f"{text[:MOST]}..."
+
+
+def nearest_option(name: str, options: Iterable[str]) -> str:
+    """The option whose last word is nearest to the name's, then the one whose place is.
+
+    Example:
+        >>> nearest_option("model.rank", ["model.lora.rank", "model.lora", "data.seed"])
+        'model.lora.rank'
+    """
+
+    def likeness(option: str) -> tuple[float, float]:
+        last = difflib.SequenceMatcher(None, name.rpartition(".")[2], option.rpartition(".")[2]).ratio()
+        return last, difflib.SequenceMatcher(None, name, option).ratio()
+
+    return max(options, key=likeness)

@@ -1,0 +1,175 @@
+"""What the stages of a probe cost, and the best probe that a budget can pay for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from ..core.stats import wilson
+from .budget import STAGES
+
+LEAST_PAIRS = 2  # below this samples say nothing
+LEAST_SEARCHED = 4  # and below this exits
+SCALE_EVALS = 320  # most evaluations that one critical scale takes: 10 halvings of 16, with the caption and without
+EVALUATIONS: Mapping[str, float] = MappingProxyType(dict.fromkeys(STAGES, 1.0))  # prices where evaluations are counted
+
+
+@dataclass(frozen=True)
+class ProbeCosts:
+    """What there is to buy, and how many rows of the network it takes.
+
+    Attributes:
+        captions: most captions to sample at one probe.
+        gap_captions: captions of the training set.
+        seeds: most samples of each caption.
+        evaluations: of one row from noise to image.
+        heldout: held-out prompts, whose gap is the control.
+        pool: seeds that captions share: unguided trajectories, at most.
+        scales: images whose critical scale is asked for.
+        unit: rows come in multiples of this; 1 counts evaluations instead of time.
+    """
+
+    captions: int
+    gap_captions: int
+    seeds: int
+    evaluations: int
+    heldout: int = 0
+    pool: int = 8
+    scales: int = 0
+    unit: int = 1
+
+    def gap(self, captions: int, heldout: bool = True) -> int:
+        """Rows for the gap of so many captions, and of the held-out prompts."""
+        return self._full(captions + 1) + (self._full(self.heldout + 1) if heldout and self.heldout else 0)
+
+    def samples(self, pairs: int) -> int:
+        """Rows for plain CFG of so many pairs."""
+        return self.evaluations * self._full(2 * pairs)
+
+    def trunk(self, pairs: int) -> int:
+        """Rows for the unguided trajectories, one for each seed."""
+        return self.evaluations * self._full(min(self.pool, pairs))
+
+    def exits(self, pairs: int, resolution: int) -> int:
+        """Rows for the exits of sampled pairs, all of which may reproduce."""
+        tries = math.log2(max(2.0, self.evaluations / resolution)) / 2 + 1  # a guess saves about half of the halvings
+        return self.trunk(pairs) + math.ceil(self.samples(pairs) * tries / 2)
+
+    def _full(self, rows: int) -> int:
+        return -(-rows // self.unit) * self.unit
+
+
+@dataclass(frozen=True)
+class AffordableProbe:
+    """What a budget buys.
+
+    Attributes:
+        gaps: captions whose gap is measured.
+        captions: captions that are sampled; 0 is none.
+        seeds: samples of each.
+        resolution: grid positions an exit may be left open by; 0 where exits are not looked for.
+        scales: images whose critical scale is measured.
+        heldout: whether the gap of held-out prompts is measured too.
+        missing: how many times this budget the least search for exits takes; 0 where it was bought.
+    """
+
+    gaps: int
+    captions: int = 0
+    seeds: int = 0
+    resolution: int = 0
+    scales: int = 0
+    heldout: bool = True
+    missing: float = 0.0
+
+    @property
+    def pairs(self) -> int:
+        """(caption, seed) pairs that are sampled."""
+        return self.captions * self.seeds
+
+    def precision(self, timesteps: int, total: int) -> str:
+        """What that is good for, in words.
+
+        Args:
+            timesteps: of the sampler's grid.
+            total: captions of the training set.
+
+        Example:
+            >>> AffordableProbe(30, 8, 2, 2).precision(timesteps=20, total=30)
+            'gap of 30 of 30 captions; 16 samples of 8 captions: risk within 0.22, exits within 100 timesteps'
+            >>> AffordableProbe(30, missing=2.5).precision(timesteps=20, total=30)
+            'gap of 30 of 30 captions; no samples; exits take 2.5 times this budget: raise it, or probe less often'
+        """
+        parts = [f"gap of {self.gaps} of {total} captions" + ("" if self.heldout else ", of no held-out prompts")]
+        if not self.pairs:
+            parts.append("no samples")
+        else:
+            half = wilson(self.pairs // 2, self.pairs)
+            exits = f", exits within {round(self.resolution * 1000 / timesteps)} timesteps" if self.resolution else ""
+            parts.append(
+                f"{self.pairs} samples of {self.captions} captions: risk within {(half.high - half.low) / 2:.2f}{exits}"
+            )
+        if self.scales:
+            parts.append(f"critical scale of {self.scales} images")
+        if self.missing:
+            parts.append(f"exits take {self.missing:.2g} times this budget: raise it, or probe less often")
+        return "; ".join(parts)
+
+
+def affordable_probe(
+    allowance: float, costs: ProbeCosts, prices: Mapping[str, float] = EVALUATIONS
+) -> AffordableProbe | None:
+    """The best measurement for an allowance; None when it cannot pay for the gap of two captions.
+
+    The gap comes first, because it warns earliest and costs one evaluation a caption; held-out prompts, its control,
+    are left out where nothing would remain for captions. Then samples with their exits, more captions before more
+    seeds and a finer search last; where exits are too dear, samples alone, which tell the risk. What is left goes to
+    critical scales, where the plan asks for them.
+
+    Args:
+        allowance: what may be spent, in seconds or evaluations.
+        costs: what there is.
+        prices: of a row of each stage, in the same currency.
+    """
+    least = min(2, costs.gap_captions)
+    heldout = costs.gap(least) * prices["gap"] <= allowance
+    gaps = _most(costs.gap_captions, lambda n: costs.gap(n, heldout) * prices["gap"], allowance)
+    if gaps < least:
+        return None
+    left = allowance - costs.gap(gaps, heldout) * prices["gap"]
+    most, searched = costs.captions * costs.seeds, min(LEAST_SEARCHED, costs.captions * costs.seeds)
+
+    def with_exits(resolution: int) -> Callable[[int], float]:
+        return lambda n: costs.samples(n) * prices["samples"] + costs.exits(n, resolution) * prices["exits"]
+
+    pairs, resolution = 0, 0
+    for resolution in (1, 2, 4, 8):
+        pairs = _most(most, with_exits(resolution), left)
+        if pairs >= searched:
+            break
+    spent, missing = with_exits(resolution)(pairs), 0.0
+    if pairs < searched:
+        alone = _most(most, lambda n: costs.samples(n) * prices["samples"], left)
+        pairs, resolution = alone if alone >= min(LEAST_PAIRS, most) else 0, 0
+        spent = costs.samples(pairs) * prices["samples"]
+        missing = (costs.gap(gaps, heldout) * prices["gap"] + with_exits(8)(searched)) / allowance
+    captions = min(costs.captions, pairs)
+    scales = costs.scales if costs.scales * SCALE_EVALS * prices["scales"] <= left - spent else 0
+    return AffordableProbe(gaps, captions, pairs // captions if captions else 0, resolution, scales, heldout, missing)
+
+
+def _most(count: int, cost: Callable[[int], float], allowance: float) -> int:
+    """The largest number up to `count` whose cost is within the allowance; 0 when not even 1 is."""
+    return next((n for n in range(count, 0, -1) if cost(n) <= allowance), 0)
+
+
+def rotated(total: int, count: int, begin: int) -> list[int]:
+    """`count` of `total` captions, from place `begin` on, round and round, in one fixed mixed order.
+
+    Example:
+        >>> rotated(5, 2, 0), rotated(5, 2, 2), rotated(5, 2, 4)
+        ([0, 3], [1, 4], [2, 0])
+    """
+    stride = next(s for s in range(int(total * 0.618), total + 2) if math.gcd(s, total) == 1) if total > 1 else 1
+    return [stride * (begin + i) % total for i in range(count)]
