@@ -14,41 +14,46 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .calibration.terms import CalibrationTerms
-    from .commands.audit import audit
-    from .commands.calibrate import calibrate
-    from .commands.compare import compare
-    from .commands.curate import curate
-    from .commands.export import export
-    from .commands.verify import verify
-    from .core.estimate import Estimate
-    from .core.record import Record
-    from .core.report import Report
-    from .guard.guard import Guard
-    from .guard.plan import ProbePlan
-    from .guard.training_set import TrainingSet
-    from .guidance.core import Constant, SwitchAt
-    from .guidance.dynamic import Drop, LocalMinimum, SwitchAfter
-    from .pipelines.latent_model import LatentModel
-    from .pipelines.protect import load, protect, unprotect
-    from .similarity.copy_detector import CopyDetector
-    from .similarity.copy_detector_settings import CopyDetectorSettings
-    from .training.accelerate import LoopGuard
-    from .training.caption_augmentation import CaptionAugmentation
-    from .training.data import ImageFolder
-    from .training.finetune import FineTune
-    from .training.finetune_options import (
-        FramingOptions,
-        HubDataset,
-        LoraOptions,
-        LossOptions,
-        MemoryOptions,
-        OptimizerOptions,
-        ReadingOptions,
-    )
-    from .training.lightning import MemorizationGuard
-    from .training.options import BreachResponse, ControlGroup, Interventions
+if TYPE_CHECKING:  # `as` says to type checkers that the name is public
+    from .calibration.terms import CalibrationTerms as CalibrationTerms
+    from .commands.audit import audit as audit
+    from .commands.calibrate import calibrate as calibrate
+    from .commands.compare import compare as compare
+    from .commands.curate import curate as curate
+    from .commands.export import export as export
+    from .commands.verify import verify as verify
+    from .core.estimate import Estimate as Estimate
+    from .core.record import Record as Record
+    from .core.report import Report as Report
+    from .guard.guard import Guard as Guard
+    from .guard.plan import ProbePlan as ProbePlan
+    from .guard.training_set import TrainingSet as TrainingSet
+    from .guidance.core import Constant as Constant
+    from .guidance.core import SwitchAt as SwitchAt
+    from .guidance.dynamic import Drop as Drop
+    from .guidance.dynamic import LocalMinimum as LocalMinimum
+    from .guidance.dynamic import SwitchAfter as SwitchAfter
+    from .pipelines.latent_model import LatentModel as LatentModel
+    from .pipelines.protect import load as load
+    from .pipelines.protect import protect as protect
+    from .pipelines.protect import unprotect as unprotect
+    from .similarity.copy_detector import CopyDetector as CopyDetector
+    from .similarity.copy_detector_settings import CopyDetectorSettings as CopyDetectorSettings
+    from .training.accelerate import LoopGuard as LoopGuard
+    from .training.caption_augmentation import CaptionAugmentation as CaptionAugmentation
+    from .training.data import ImageFolder as ImageFolder
+    from .training.finetune import FineTune as FineTune
+    from .training.finetune_options import FramingOptions as FramingOptions
+    from .training.finetune_options import HubDataset as HubDataset
+    from .training.finetune_options import LoraOptions as LoraOptions
+    from .training.finetune_options import LossOptions as LossOptions
+    from .training.finetune_options import MemoryOptions as MemoryOptions
+    from .training.finetune_options import OptimizerOptions as OptimizerOptions
+    from .training.finetune_options import ReadingOptions as ReadingOptions
+    from .training.lightning import MemorizationGuard as MemorizationGuard
+    from .training.options import BreachResponse as BreachResponse
+    from .training.options import ControlGroup as ControlGroup
+    from .training.options import Interventions as Interventions
 
 __version__ = "0.1.0"
 
@@ -60,7 +65,12 @@ _MODULES = {
     "training.accelerate": ("LoopGuard",),
     "training.finetune": ("FineTune",),
     "training.finetune_options": (
-        "LoraOptions", "OptimizerOptions", "LossOptions", "MemoryOptions", "HubDataset", "FramingOptions",
+        "LoraOptions",
+        "OptimizerOptions",
+        "LossOptions",
+        "MemoryOptions",
+        "HubDataset",
+        "FramingOptions",
         "ReadingOptions",
     ),
     "training.caption_augmentation": ("CaptionAugmentation",),

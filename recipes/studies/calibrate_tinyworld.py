@@ -46,7 +46,12 @@ METHODS = {
     "lora": {"optimizer": OptimizerOptions(learning_rate=3e-3), "lora": LoraOptions(rank=32)},
 }
 TERMS = CalibrationTerms(
-    alpha=0.1, delta=0.05, pairs=96, before=(0.0, -1.0), after=(4.5,), transitions=(690.0, 750.0, 815.0),
+    alpha=0.1,
+    delta=0.05,
+    pairs=96,
+    before=(0.0, -1.0),
+    after=(4.5,),
+    transitions=(690.0, 750.0, 815.0),
     strengths=(0.4, 0.5, 0.6, 0.7, 0.8, 1.0),
 )
 FRESH, FRESH_SEED = 3, 7_000_000  # scenes of each caption; seeds that draw no scene of the base's or the demo's

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
+from basinguard import audit
 from basinguard.audits.findings import Audit
 from basinguard.calibration.terms import CalibrationTerms
-from basinguard import audit
 from basinguard.core.files import write_bytes
 from basinguard.core.stats import cluster_bootstrap
 from basinguard.curation.curate import curate

@@ -100,8 +100,12 @@ def test_another_model_is_no_base(base_dir):
 
 def test_calibrate_writes_a_record_that_exports_with_its_model(tuned_dir, base_dir, scene_folder, tmp_path):
     found = calibrate(
-        str(tuned_dir), data=scene_folder, base=str(base_dir), terms=replace(TERMS, strengths=(0.5, 1.0)),
-        out=tmp_path / "out", **QUICK
+        str(tuned_dir),
+        data=scene_folder,
+        base=str(base_dir),
+        terms=replace(TERMS, strengths=(0.5, 1.0)),
+        out=tmp_path / "out",
+        **QUICK,
     )
     record = read_record(tmp_path / "out" / "record.json")
     assert record == found.record
@@ -125,9 +129,7 @@ def test_a_lora_file_can_be_calibrated_with_an_anchor(base_dir, scene_folder, tm
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet))
     pipe.save_lora_weights(tmp_path, unet_lora_layers=layers, weight_name="mine.safetensors")
     terms = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), anchor=True, strengths=(1.0,))
-    found = calibrate(
-        str(base_dir), data=scene_folder, lora=tmp_path / "mine.safetensors", terms=terms, **QUICK
-    )
+    found = calibrate(str(base_dir), data=scene_folder, lora=tmp_path / "mine.safetensors", terms=terms, **QUICK)
     assert found.record.strength.kind == "lora"
     assert found.record.base == str(base_dir)
     assert {candidate.setting.anchor for candidate in found.tried} == {False, True}
@@ -189,7 +191,9 @@ def test_promises_that_cannot_be_made_are_refused_before_anything_is_loaded(term
 
 
 def test_a_record_of_another_model_or_eye_is_refused(tuned_dir, base_dir, scene_folder):
-    record = calibrate(str(tuned_dir), data=scene_folder, terms=replace(TERMS, strengths=()), alignment="none", **QUICK).record
+    record = calibrate(
+        str(tuned_dir), data=scene_folder, terms=replace(TERMS, strengths=()), alignment="none", **QUICK
+    ).record
     require_same(record, open_model(str(tuned_dir), scene_folder))
     with pytest.raises(ValueError, match="the record was made for weights"):
         require_same(record, open_model(str(base_dir), scene_folder))
@@ -231,7 +235,13 @@ def copied_folder(tuned_dir, tmp_path_factory):
 
 def test_an_audit_finds_the_copies_and_its_page_is_safe(tuned_dir, base_dir, copied_folder, tmp_path):
     found = audit(
-        str(tuned_dir), data=copied_folder, base=str(base_dir), per_caption=1, terms=TERMS, out=tmp_path / "out", **QUICK
+        str(tuned_dir),
+        data=copied_folder,
+        base=str(base_dir),
+        per_caption=1,
+        terms=TERMS,
+        out=tmp_path / "out",
+        **QUICK,
     )
     report = found.audit
     assert report.plain.value == 1.0

@@ -18,7 +18,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from basinguard.sessions.verification import read_rules
 from basinguard.core.files import whole_directory
 from basinguard.core.images import read_facts
 from basinguard.core.record import read_record
@@ -30,6 +29,7 @@ from basinguard.guard.plan import ProbePlan
 from basinguard.guard.status import read_history
 from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.loading import load_pipeline, require_stable_diffusion
+from basinguard.sessions.verification import read_rules
 from basinguard.similarity.structure import Structure
 from basinguard.training.accelerate import LoopGuard
 from basinguard.training.data import ImageFolder

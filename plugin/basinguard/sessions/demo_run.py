@@ -161,7 +161,9 @@ def prove(out: Path, train: Path, per_caption: int) -> dict[str, Evaluation]:
     return {name: Evaluation.from_json(json.dumps(row)) for name, row in rows.items()}
 
 
-def summarize(guard: MemorizationGuard, rules: dict[str, Rule], rows: dict[str, Evaluation], seconds: float) -> dict[str, Any]:
+def summarize(
+    guard: MemorizationGuard, rules: dict[str, Rule], rows: dict[str, Evaluation], seconds: float
+) -> dict[str, Any]:
     """What the demo found, as plain JSON."""
     record = guard.record
     assert record is not None

@@ -96,7 +96,9 @@ def open_model(
         prediction_type=latent_model.prediction_type,
         resolution=latent_model.resolution,
     )
-    return Session(pipe, latent_model, guard, provenance, tuple(Path(name).name for name, _ in images.items), anchored, clip)
+    return Session(
+        pipe, latent_model, guard, provenance, tuple(Path(name).name for name, _ in images.items), anchored, clip
+    )
 
 
 def open_export(export: Path, data: Path, alignment: str = "auto") -> tuple[Record, Session]:
