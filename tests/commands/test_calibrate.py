@@ -151,7 +151,7 @@ def test_quality_is_measured_against_the_base_and_shown_wherever_numbers_are(
     assert record.quality.method.startswith("kernel distance to 18 samples of the base model (lower is better), open_")
     assert record.plain_quality.n == record.quality.n == 6
     everything = json.loads((tmp_path / "out" / "calibration.json").read_text())
-    assert all(point["quality"]["n"] == 6 and "aligned" not in point for point in everything["frontier"])
+    assert all(point["quality"]["n"] == 6 and "pair_alignment" not in point for point in everything["frontier"])
     assert (tmp_path / "out" / "quality.png").stat().st_size > 10_000
     assert "distance: kernel distance to 18 samples" in str(found.calibration)
     page = (tmp_path / "out" / "audit.html").read_text()

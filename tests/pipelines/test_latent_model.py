@@ -14,7 +14,8 @@ from diffusers import (
 
 from basinguard.basin.trajectories import GuidedModel, pairs_of, run_branch
 from basinguard.diffusion.solvers import SOLVERS
-from basinguard.pipelines.latent_model import LatentModel, solver_of
+from basinguard.pipelines.latent_model import LatentModel
+from basinguard.pipelines.schedulers import solver_of
 
 
 @pytest.fixture(scope="module")

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 
 from ..core import seeds as seed_table
 from ..core import stats
 from ..core.record import Record, Transfer
 from ..guard.guard import Guard
 from .evaluation import mean_alignment
+from .schedulers import SCHEDULERS, first_guided, scheduler_of
 from .stock_sampling import fresh_pairs, sample_stock
 
 STEPS = (20, 30, 50)
-SCHEDULERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
-    "DDIM": (DDIMScheduler, {}),
-    "Euler": (EulerDiscreteScheduler, {}),
-    "DPM-Solver++ 2M": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
-    "DPM-Solver++ 2M, Karras sigmas": (
-        DPMSolverMultistepScheduler,
-        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
-    ),
-}
 
 
 @torch.no_grad()
@@ -61,24 +51,3 @@ def transfer_table(
             risk=stats.rate(guard.is_copy(images), prompt),
             alignment=mean_alignment(guard, images, texts, prompt),
         )
-
-
-@contextmanager
-def scheduler_of(pipe: Any, name: str) -> Iterator[None]:
-    """Inside, `pipe` samples by another scheduler, with the noise schedule of its own."""
-    kind, options = SCHEDULERS[name]
-    own = pipe.scheduler
-    pipe.scheduler = kind.from_config(own.config, **options)
-    try:
-        yield
-    finally:
-        pipe.scheduler = own
-
-
-def first_guided(scheduler: Any, transition: float) -> tuple[float, float] | tuple[None, None]:
-    """The first timestep at or below `transition` on the grid the scheduler has just used, and its noise level."""
-    guided = [float(t) for t in scheduler.timesteps if float(t) <= transition]
-    if not guided:
-        return None, None
-    signal = float(scheduler.alphas_cumprod[round(guided[0])])
-    return guided[0], ((1 - signal) / max(signal, 1e-12)) ** 0.5
