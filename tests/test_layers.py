@@ -17,7 +17,7 @@ similarity: diversity preprocessing embedder scores kernel_distance clip_score i
 curation: overlay_fit perceptual_hash descriptors nearest_neighbours cross_correlation thumbnail_cache caption_files registration folder run_evidence findings scan captions duplicates caption_agreement groups outliers decisions run_remedies manifest trainer_configs report summary dataset_export analysis curate
 guard: control_prompts checkpoint_selection measures training_set budget verdict changes plan probe_costs coverage critical_scales forecast measured_model probe status guard
 calibration: prompt_triage terms promise candidate fixed_sequence grids trial rule_search record_builder strength
-plots: contact_sheet run basin tradeoff
+plots: style contact_sheet run basin tradeoff
 tinyworld: scenes demo_folder
 exports: layout sentences stored_tensors fingerprints privacy inspect sampler_grids card_plots merge provenance a1111 comfyui ui_instructions model_card lora_formats lora_header directory lora integrity hub
 audits: findings page
