@@ -202,7 +202,7 @@ def test_the_transfer_table_covers_every_sampler_and_says_where_guidance_began(t
     record = calibrate(str(tuned_dir), scene_folder, terms=TERMS, tried=(), **QUICK).record
     opened = open_model(str(tuned_dir), scene_folder, **QUICK)
     own = opened.pipe.scheduler
-    table = list(transfer_table(opened.guard, opened.pipe, record, steps=(2, 4), per_caption=1))
+    table = list(transfer_table(opened.guard, opened.pipe, record, timesteps=(2, 4), per_caption=1))
     assert opened.pipe.scheduler is own
     assert [(row.scheduler, row.timesteps) for row in table[:3]] == [("DDIM", 2), ("DDIM", 4), ("Euler", 2)]
     assert len(table) == 8
