@@ -11,10 +11,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 
 from basinguard.core.metric import Metric
-from basinguard.run.guard.budget import Budget
-from basinguard.run.guard.guard import Guard
-from basinguard.run.guard.plan import ProbePlan
-from basinguard.run.guard.training_set import TrainingSet
+from basinguard.guard.budget import Budget
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
 from basinguard.similarity.embedder import WithThreshold
 from basinguard.similarity.structure import Structure
@@ -104,7 +104,7 @@ def test_loggers_get_the_scalars_and_tensorboard_the_pictures(tiny_pipeline_dir,
 
 def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     guard = make_guard(on_error="warn")
-    monkeypatch.setattr("basinguard.run.guard.guard.Guard.measure", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("basinguard.guard.guard.Guard.measure", lambda *a, **k: 1 / 0)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard)
