@@ -16,14 +16,13 @@ from basinguard.pipelines.architecture import sd21_config
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.similarity.structure import Structure
-from basinguard.training import fit_cli as fit_cli_module
-from basinguard.training import resources
+from basinguard.training import finetune, resources
+from basinguard.training import fit_cli as fit_module
 from basinguard.training.data import ImageFolder
 from basinguard.training.dry_run import probe_evals
-from basinguard.training.fit_cli import QUIET, FineTuneCLI, fit_cli
+from basinguard.training.fit_cli import FineTuneCLI, fit_cli
 from basinguard.training.memory_footprint import footprint
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 SIBLINGS = ("sd21_768_lora", "sd21_base_lora")  # differ from sd21_lora in base and resolution alone
 
@@ -31,7 +30,7 @@ SIBLINGS = ("sd21_768_lora", "sd21_base_lora")  # differ from sd21_lora in base 
 @pytest.fixture(autouse=True)
 def restored_filters(monkeypatch):
     """`fit_cli` owns its process; a test does not."""
-    monkeypatch.setattr(fit_cli_module, "quiet_lightning", lambda: None)
+    monkeypatch.setattr(fit_module, "quiet_lightning", lambda: None)
 
 
 def parse(monkeypatch, config, *more):
@@ -152,9 +151,7 @@ def test_too_little_memory_or_disk_is_said_before_weights_are_loaded(
     tiny_pipeline_dir, scene_folder, tmp_path, monkeypatch
 ):
     path = for_six_images(next(path for path in CONFIGS if path.stem == "tinyworld_full"), tmp_path)
-    monkeypatch.setattr(
-        "basinguard.training.finetune.load_pipeline", lambda *_, **__: pytest.fail("weights were loaded")
-    )
+    monkeypatch.setattr(finetune, "load_pipeline", lambda *_, **__: pytest.fail("weights were loaded"))
     monkeypatch.setattr(resources.psutil, "virtual_memory", lambda: Free(1e8))
     monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: Disk(1e6))
     with pytest.raises(ValueError, match="this machine is too small for it") as caught:
@@ -205,9 +202,7 @@ def test_one_command_trains(tiny_pipeline_dir, scene_folder, tmp_path):
 
 
 def test_a_bad_plan_is_refused_before_weights_are_loaded(tiny_pipeline_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "basinguard.training.finetune.load_pipeline", lambda *_, **__: pytest.fail("weights were loaded")
-    )
+    monkeypatch.setattr(finetune, "load_pipeline", lambda *_, **__: pytest.fail("weights were loaded"))
     with pytest.raises(ValueError, match=r"(?s)nothing was trained; 1 problem.*nowhere: no such folder"):
         fit_cli([
             "--model", "FineTune", f"--model.init_args.base={tiny_pipeline_dir}", "--data", "ImageFolder",

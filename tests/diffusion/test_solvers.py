@@ -29,7 +29,6 @@ SCHEDULERS = {
     "dpm++2m": (DPMSolverMultistepScheduler, {}),
     "pndm": (PNDMScheduler, {"skip_prk_steps": True, "set_alpha_to_one": True}),
 }
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers and numpy 2
 PROMPT = torch.zeros(4, dtype=torch.long)
 
 

@@ -28,7 +28,6 @@ from basinguard.pipelines.protect import load, protect, unprotect
 from support.exports import build_pipe
 
 # diffusers 0.42 with numpy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 CALL = {"prompt": "a", "guidance_scale": 4.0, "num_inference_steps": 8, "output_type": "latent"}
 CHILD = """
 import sys, torch

@@ -156,10 +156,8 @@ def test_one_row_that_does_not_fit_is_an_error():
     def impossible(x):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(torch.OutOfMemoryError):
-            Batched(impossible, 4)(torch.zeros(4))
+    with pytest.warns(match="exhausted the memory"), pytest.raises(torch.OutOfMemoryError):
+        Batched(impossible, 4)(torch.zeros(4))
 
 
 def test_another_error_is_not_swallowed():

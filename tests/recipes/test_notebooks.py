@@ -9,7 +9,6 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 
-@pytest.mark.filterwarnings("ignore")  # jupyter's own
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_runs_in_under_a_minute_and_shows_its_plots(path):
     notebook = nbformat.read(path, as_version=4)

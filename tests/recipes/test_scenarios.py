@@ -9,9 +9,7 @@ import yaml
 from basinguard import cli
 from basinguard.mitigations import report, runner
 from basinguard.training import fit_cli as fit
-from basinguard.training.fit_cli import QUIET, FineTuneCLI, fit_cli
-
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]
+from basinguard.training.fit_cli import FineTuneCLI, fit_cli
 
 FOLDER = Path(__file__).parents[2] / "configs" / "scenarios"
 TRAINED = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.startswith("s4"))

@@ -15,7 +15,6 @@ from basinguard.training.distributed import ROWS, Sharded, Team
 from basinguard.training.requirements import require_whole_weights
 from support.guarded_runs import fit, make_guard, picture_folder, untimed
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 FAILED = "process 1 of 2: RuntimeError: only in process 1"
 WAIT = 400  # seconds after which a deadlock is one
 

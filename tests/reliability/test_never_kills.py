@@ -8,12 +8,12 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from basinguard.core.report import Report
+from basinguard.exports import directory
 from basinguard.guard.guard import Guard
 from basinguard.guard.probe import Probe
 from basinguard.plots.basin import curve_figure, history_figure
 from support.guarded_runs import TERMS, Spy, fit, make_guard, picture_folder
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 NO_SPACE = OSError(28, "No space left on device")
 
 
@@ -140,12 +140,12 @@ def test_a_full_disk_while_logging_costs_the_pictures_only(tiny_pipeline_dir, tm
 
 @pytest.mark.long
 def test_a_full_disk_while_exporting_leaves_nothing_and_raises_nothing(tiny_pipeline_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("basinguard.exports.directory.write_card", failing(NO_SPACE))
+    monkeypatch.setattr(directory, "write_card", failing(NO_SPACE))
     guard, said = guarded_run(tiny_pipeline_dir, tmp_path, export_to=str(tmp_path / "out" / "shipped"), terms=TERMS)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["shipped-plain"], "that one was whole"
     assert "nothing was exported" in said[0]
     assert "resume the last checkpoint" in said[0]
-    assert guard.record is None
+    assert guard.run.record is None
 
 
 def test_raise_stops_at_the_first_problem(tiny_pipeline_dir, tmp_path, monkeypatch):

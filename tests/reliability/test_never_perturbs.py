@@ -6,12 +6,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from basinguard.guard.guard import Guard
 from basinguard.training.callback import GuardHooks
 from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.options import ControlGroup
 from support.guarded_runs import TERMS, Spy, digest, fit, make_guard, picture_folder, state_of
-
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers, loggers and intervals
 
 TRAINING = {
     "lora": {},
@@ -67,7 +66,7 @@ def test_training_is_the_same_to_the_bit(tiny_pipeline_dir, tmp_path, monkeypatc
     settings = dict(PROBES[probe])
     logger = TensorBoardLogger(tmp_path / "board") if settings.pop("pictures", False) else False
     if settings.pop("fails", False):
-        monkeypatch.setattr("basinguard.guard.guard.Guard.measure", harmful)
+        monkeypatch.setattr(Guard, "measure", harmful)
     if "export_to" in settings:
         settings["export_to"] = str(tmp_path / "shipped")
     if mode not in BARE:

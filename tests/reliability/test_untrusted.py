@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from basinguard.cli import MISTAKES
-from basinguard.commands.verify import _rules
 from basinguard.core.estimate import Estimate
 from basinguard.core.images import BadImage, read_facts
 from basinguard.core.metric import Metric
@@ -27,6 +26,7 @@ from basinguard.curation.caption_files import Complaint, Row, read_caption_text,
 from basinguard.curation.decisions import Decision, read_allow_list
 from basinguard.curation.manifest import Curation, Settings
 from basinguard.curation.report import render_report
+from basinguard.exports import integrity
 from basinguard.exports.inspect import describe, inspect_file
 from basinguard.exports.integrity import check
 from basinguard.exports.model_card import render
@@ -34,6 +34,7 @@ from basinguard.guard.status import GuardFile, read_history, run_status
 from basinguard.guidance.core import from_record
 from basinguard.guidance.serialization import rule_from_dict
 from basinguard.pipelines.loading import load_pipeline, model_config
+from basinguard.sessions.verification import read_rules
 from basinguard.similarity.image_files import load_image
 from basinguard.training.data_sources import FolderSource
 from basinguard.training.fit_cli import FineTuneCLI, build_cli
@@ -42,7 +43,6 @@ from support.guarded_runs import picture_folder
 from support.hostile_files import hostile, tensor_files, try_all
 from support.reports import changed
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # PIL's advice about damaged pictures
 PAGES = [30, pytest.param(10_000, marks=pytest.mark.long)]
 CASES = [100, pytest.param(10_000, marks=pytest.mark.long)]
 RATE = Estimate(value=0.1, low=0.05, high=0.2, level=0.95, n=64, method="wilson")
@@ -167,7 +167,10 @@ def parsers(root: Path):
         "safetensors header": (tensors, refuses(lambda c: shown(root)(at(root / "a.safetensors", c)), ValueError)),
         "LoRA file": (tensors, refuses(lambda c: check(at(root / "b.safetensors", c)), ValueError)),
         "SHA256SUMS": (hostile(f"{SHA}  basinguard.json\n{SHA}  ../x\n".encode()), checked_sums(root / "export")),
-        "rules": (hostile(encoded(RULES), RULES), refuses(lambda c: _rules(at(root / "rules.json", c)), ValueError)),
+        "rules": (
+            hostile(encoded(RULES), RULES),
+            refuses(lambda c: read_rules(at(root / "rules.json", c)), ValueError),
+        ),
         "rule in a record": (
             hostile(encoded(FORM), FORM),
             refuses(lambda c: from_record(json.loads(c)), ValueError, RecursionError),
@@ -345,7 +348,7 @@ def test_captions_cannot_name_files_outside_their_folder(tmp_path, name):
 
 def test_sums_cannot_name_files_outside_their_export(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr("basinguard.exports.integrity.file_sha256", lambda path: opened.append(path) or SHA)
+    monkeypatch.setattr(integrity, "file_sha256", lambda path: opened.append(path) or SHA)
     checked_sums(tmp_path / "export")(f"{SHA}  ../../etc/passwd\n{SHA}  /etc/passwd\n".encode())
     assert all(path.resolve().is_relative_to((tmp_path / "export").resolve()) for path in opened)
 

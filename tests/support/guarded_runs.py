@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,16 +44,14 @@ def make_guard(kind=MemorizationGuard, plan=None, **settings):
 
 def fit(base, folder, root, *callbacks, epochs=2, ckpt=None, logger=False, model=None, trainer=None):
     """One fit on the CPU; `model` and `trainer` are further arguments of theirs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's advice
-        pl.seed_everything(1, workers=True, verbose=False)
-        module = fine_tune(base, **{"method": "lora", "rank": 2, "learning_rate": 1e-3, **(model or {})})
-        coach = pl.Trainer(
-            max_epochs=epochs, accelerator="cpu", default_root_dir=root, callbacks=list(callbacks), logger=logger,
-            enable_model_summary=False, log_every_n_steps=1,
-            enable_checkpointing=any(isinstance(c, pl.callbacks.ModelCheckpoint) for c in callbacks),
-            **{"enable_progress_bar": False, **(trainer or {})},
-        )  # fmt: skip
+    pl.seed_everything(1, workers=True, verbose=False)
+    module = fine_tune(base, **{"method": "lora", "rank": 2, "learning_rate": 1e-3, **(model or {})})
+    coach = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", default_root_dir=root, callbacks=list(callbacks), logger=logger,
+        enable_model_summary=False, log_every_n_steps=1,
+        enable_checkpointing=any(isinstance(c, pl.callbacks.ModelCheckpoint) for c in callbacks),
+        **{"enable_progress_bar": False, **(trainer or {})},
+    )  # fmt: skip
     coach.fit(module, datamodule=ImageFolder(str(folder), resolution=32, batch_size=2), ckpt_path=ckpt)
     return coach, module
 

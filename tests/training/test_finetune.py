@@ -11,11 +11,9 @@ from lightning.pytorch import Callback, Trainer
 
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.training.finetune import FineTune
-from basinguard.training.fit_cli import QUIET
 from basinguard.training.objective import drop_captions
 from support.fine_tunes import fine_tune, image_folder
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{message}") for message in QUIET]
 CAPTIONS = ["a ball", "a box"]
 
 

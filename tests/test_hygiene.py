@@ -1,0 +1,62 @@
+"""Tests stand on their own: they mirror the package, import no other test, patch no name in a string, hide no warning."""
+
+import ast
+import re
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "plugin" / "basinguard"
+OWN = {"support", "reliability", "recipes", "constraints"}  # folders that are no part of the package
+MODULES = sorted(path for path in TESTS.rglob("*.py"))
+
+
+def imported(tree):
+    """Dotted names of everything that is imported anywhere in a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module or ''}.{alias.name}" for alias in node.names)
+
+
+def patched_by_string(tree):
+    """First arguments of `setattr`, `delattr` and `patch` calls that are dotted names in a string."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("setattr", "delattr", "patch") and str(node.args[0].value).startswith("basinguard"):
+                yield node.args[0].value
+
+
+def offenders(read):
+    """Test module -> what `read` makes of its source, where that is anything."""
+    results = {path.relative_to(TESTS).as_posix(): list(read(path.read_text(encoding="utf-8"))) for path in MODULES}
+    return {name: result for name, result in results.items() if result}
+
+
+def test_folders_mirror_the_package():
+    folders = {path.name for path in TESTS.iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert folders - OWN <= {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+
+
+def test_no_test_module_is_imported():
+    test = re.compile(r"(^|\.)(test_\w+|conftest|tests)(\.|$)")
+    assert offenders(lambda text: filter(test.search, imported(ast.parse(text)))) == {}
+
+
+def test_objects_are_patched_rather_than_names_in_strings():
+    assert offenders(lambda text: patched_by_string(ast.parse(text))) == {}
+
+
+def test_no_warning_is_silenced_for_a_whole_module_or_whatever_it_says():
+    everything = re.compile(
+        r"^pytestmark\b.*filterwarnings|(?:filterwarnings|simplefilter)\(\"ignore\"\)", re.MULTILINE
+    )
+    assert offenders(everything.findall) == {}
+
+
+def test_the_readers_see_what_they_look_for():
+    text = "from support.x import y\nfrom tests.test_a import b\nimport test_c\n"
+    assert list(imported(ast.parse(text))) == ["support.x.y", "tests.test_a.b", "test_c"]
+    code = "monkeypatch.setattr('basinguard.guard.guard.Guard', 1)\nmonkeypatch.setattr(guard, 'x', 1)"
+    assert list(patched_by_string(ast.parse(code))) == ["basinguard.guard.guard.Guard"]
