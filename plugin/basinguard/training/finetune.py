@@ -234,8 +234,8 @@ class FineTune(LightningModule):
     def averaged_weights(self) -> Iterator[None]:
         """Inside is what is measured and exported: averaged weights, if any; `offload_in_probes` parks the moments."""
         trainer = getattr(self, "_trainer", None)
-        parks = trainer is not None and self.memory_options.offload_in_probes
-        moments = moments_of(trainer.optimizers) if parks else []
+        offload = self.memory_options.offload_in_probes
+        moments = moments_of(trainer.optimizers) if trainer is not None and offload else []
         with parked(moments), averaged(self.ema, list(self.trained().values())):
             yield
 
