@@ -181,11 +181,7 @@ def from_samples(
 
 
 def from_neighbours(
-    train: Tensor,
-    groups: Sequence[int],
-    *,
-    mirrored: Tensor | None = None,
-    false_positives: float = FALSE_POSITIVES,
+    train: Tensor, groups: Sequence[int], *, mirrored: Tensor | None = None, false_positives: float = FALSE_POSITIVES
 ) -> NullThreshold:
     """From the training images themselves: each one's best match outside its own duplicate group.
 
