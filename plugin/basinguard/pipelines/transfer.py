@@ -16,14 +16,14 @@ from .evaluation import mean_alignment
 from .schedulers import SCHEDULERS, first_guided, scheduler_of
 from .stock_sampling import fresh_pairs, sample_stock
 
-STEPS = (20, 30, 50)
+TIMESTEPS = (20, 30, 50)
 
 
 @torch.no_grad()
 def transfer_table(
-    guard: Guard, pipe: Any, record: Record, *, steps: Sequence[int] = STEPS, per_caption: int = 2
+    guard: Guard, pipe: Any, record: Record, *, timesteps: Sequence[int] = TIMESTEPS, per_caption: int = 2
 ) -> Iterator[Transfer]:
-    """Samples by the record's rule under each scheduler and step count, through the stock pipeline.
+    """Samples by the record's rule under each scheduler and number of timesteps, through the stock pipeline.
 
     Every row has the same captions and seeds, so rows differ by their sampler alone.
 
@@ -31,7 +31,7 @@ def transfer_table(
         guard: knows the training images.
         pipe: the calibrated pipeline; its own scheduler is back afterwards.
         record: its calibration.
-        steps: sampling steps.
+        timesteps: numbers of sampling steps.
         per_caption: fresh seeds for each caption.
 
     Raises:
@@ -39,7 +39,7 @@ def transfer_table(
     """
     prompt, seeds = fresh_pairs(len(guard.training.captions), per_caption, seed_table.TRANSFER)
     texts, scale = [guard.training.captions[k] for k in prompt], record.sampler.scale
-    for name, count in product(SCHEDULERS, steps):
+    for name, count in product(SCHEDULERS, timesteps):
         with scheduler_of(pipe, name):
             images = sample_stock(pipe, texts, seeds, record, scale=scale, timesteps=count).images
             start, sigma = first_guided(pipe.scheduler, record.guidance.transition)

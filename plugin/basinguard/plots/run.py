@@ -38,7 +38,7 @@ def dashboard(history: Sequence[Report], status: RunStatus) -> Figure:
             ("plain CFG", VERMILLION, lambda r: r.samples.risk),
             ("guarded, training captions", BLUE, guarded_risk),
             ("empty prompt", GREEN, lambda r: r.basin.risk_uncond),
-        ], status.allowed),
+        ], status.alpha),
         ("alignment and fidelity, plain CFG", [
             ("alignment", BLUE, alignment_of), ("fidelity", GREEN, lambda r: r.heldout.fidelity),
         ], None),
