@@ -21,8 +21,7 @@ from torch import Tensor
 from ..core.estimate import Estimate
 from ..core.metric import Metric
 from .embedder import Embedder, WithThreshold
-from .matching import search
-from .mirrored_views import embed_views
+from .matching import embed_views, search
 
 FALSE_POSITIVES = 1e-3
 DUPLICATE = 0.98  # a train-train null above this is a pair of near-duplicates, not a threshold
