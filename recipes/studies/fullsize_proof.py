@@ -47,8 +47,8 @@ from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import LoraOptions, MemoryOptions
 from basinguard.training.fit_cli import quiet_lightning
+from basinguard.training.guarded_export import export_calibrated
 from basinguard.training.memory_footprint import RUNTIME, ProbeLoad, Workload, footprint_of
-from basinguard.training.shipping import ship
 
 PX, TIMESTEPS, SCALE = 256, 5, 7.5
 SAVING = MemoryOptions(weights="bfloat16", gradient_checkpointing=True)
@@ -160,7 +160,7 @@ def fitted(asked: argparse.Namespace, updates: int, **options: object) -> tuple[
     return model, images
 
 
-def told(asked: argparse.Namespace, **options: object) -> dict[str, float]:
+def computed_gb(asked: argparse.Namespace, **options: object) -> dict[str, float]:
     """What `--dry-run` would have said of an update, a probe and the export, in GB."""
     workload = Workload(
         memory=SAVING, precision="bfloat16", resolution=PX, batch_size=1, gpu=False,
@@ -175,7 +175,7 @@ def told(asked: argparse.Namespace, **options: object) -> dict[str, float]:
 def lora(asked: argparse.Namespace) -> dict:
     """Two LoRA updates, a minimal probe, a calibration on two captions, and the export."""
     stages: dict = {}
-    estimate = told(asked)
+    estimate = computed_gb(asked)
     with measured(stages, "two LoRA updates") as note:
         module, images = fitted(asked, updates=2, lora=LoraOptions(rank=16))
         changed = max(float(p.detach().abs().max()) for n, p in module.trained().items() if "lora_B" in n)
@@ -188,7 +188,7 @@ def lora(asked: argparse.Namespace) -> dict:
         report = guard.measure(LatentModel(module.pipe), epoch=0, train_step=2)
         note |= {"estimate_gb": estimate["probe"], "unet_evals": report.unet_evals, "risk": report.samples.risk.value}
     with measured(stages, "calibrate on two captions and export") as note:
-        record, tried = ship(
+        record, tried = export_calibrated(
             guard,
             module,
             CalibrationTerms(alpha=0.5, delta=0.5, pairs=2, before=(0.0,), transitions=(500,)),
@@ -201,7 +201,7 @@ def lora(asked: argparse.Namespace) -> dict:
 def full(asked: argparse.Namespace) -> dict:
     """One update of every weight of the UNet, in bfloat16."""
     stages: dict = {}
-    estimate = told(asked, method="full")
+    estimate = computed_gb(asked, method="full")
     with measured(stages, "one full fine-tuning update") as note:
         module, _ = fitted(asked, updates=1, method="full")
         note |= {"estimate_gb": estimate["update"], "trained": sum(p.numel() for p in module.trained().values())}

@@ -4,7 +4,7 @@
 
 Everything in a config can be changed on the command line (`--model.init_args.rank 4`,
 `--trainer.callbacks+=module.Class`); `--print_config` shows the whole of it, `--ckpt_path` resumes. `--dry-run` builds
-everything, takes no step and says what would happen; `--anyway` starts although memory or disk look too small.
+everything, trains nothing and says what would happen; `--anyway` starts although memory or disk look too small.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class FitParser(LightningArgumentParser):
     """A parser that says what is wrong in one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Names an unknown option and the nearest right one; exit status 2, or an ArgumentError if that is asked for."""
+        """Names an unknown option and the nearest right one; exit status 2, or an ArgumentError where one is wanted."""
         line = one_line(message, self._options())
         if not self.exit_on_error:
             super().error(line, ex)
