@@ -31,7 +31,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from basinguard import ControlGroup, MemorizationGuard
-from basinguard.commands.demo import demo_model
+from basinguard.sessions.demo_run import demo_model
 from basinguard.core.versions import versions
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan

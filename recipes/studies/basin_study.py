@@ -33,7 +33,7 @@ import torch
 
 from basinguard.basin.detectors import detector_error
 from basinguard.basin.trajectories import pairs_of
-from basinguard.commands.demo import demo_model
+from basinguard.sessions.demo_run import demo_model
 from basinguard.core import seeds, stats
 from basinguard.core.report import Report
 from basinguard.core.versions import versions
