@@ -24,10 +24,7 @@ from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from torch.utils.data import DataLoader
 
-from basinguard.calibration.terms import CalibrationTerms
-from basinguard.guard.plan import ProbePlan
-from basinguard.guard.training_set import TrainingSet
-from basinguard.training.accelerate import LoopGuard
+from basinguard import CalibrationTerms, LoopGuard, ProbePlan, TrainingSet
 from basinguard.training.data import ImageFolder, Pictures
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -34,8 +34,8 @@ import torch
 from basinguard.basin.detectors import detector_error
 from basinguard.basin.trajectories import pairs_of
 from basinguard.core import seeds, stats
+from basinguard.core.provenance import versions
 from basinguard.core.report import Report
-from basinguard.core.versions import versions
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet

@@ -104,7 +104,7 @@ def test_loggers_get_the_scalars_and_tensorboard_the_pictures(tiny_pipeline_dir,
 
 def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     guard = make_guard(on_error="warn")
-    monkeypatch.setattr(Guard, "measure", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("basinguard.guard.guard.Guard.measure", lambda *a, **k: 1 / 0)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard)
@@ -149,10 +149,10 @@ def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, fol
 
     monkeypatch.setattr(Guard, "measure", in_turns)
     keep = ModelCheckpoint(tmp_path / "kept", monitor="guard/width", save_on_train_epoch_end=True)
-    logger = CSVLogger(tmp_path / "logs", name="", version="")
+    logger = CSVLogger(tmp_path / "table", name="", version="")
     trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard, keep, epochs=3, logger=logger)
     assert [report.searched for report in guard.history] == [True, False, True, False]
-    rows = list(csv.DictReader((tmp_path / "logs" / "metrics.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((tmp_path / "table" / "metrics.csv").read_text().splitlines()))
     told = {name: [row["epoch"] for row in rows if row.get(name)] for name in ("guard/gap", "guard/width")}
     assert told == {"guard/gap": ["", "0", "1", "2"], "guard/width": ["", "1"]}
     assert float(trainer.callback_metrics["guard/width"]) == pytest.approx(guard.history[2].basin.width.value)
