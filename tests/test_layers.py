@@ -17,14 +17,15 @@ similarity: diversity preprocessing embedder scores kernel_distance clip_score i
 curation: overlay_fit perceptual_hash descriptors nearest_neighbours cross_correlation thumbnail_cache caption_files registration folder run_evidence findings scan captions duplicates caption_agreement groups outliers decisions run_remedies manifest trainer_configs report summary dataset_export analysis curate
 guard: control_prompts checkpoint_selection measures training_set budget verdict changes plan probe_costs coverage critical_scales forecast measured_model probe status guard
 calibration: prompt_triage terms promise candidate fixed_sequence grids trial rule_search record_builder strength
-plots: contact_sheet run basin tradeoff
+plots: style contact_sheet run basin tradeoff
 tinyworld: scenes demo_folder
 exports: layout sentences stored_tensors fingerprints privacy inspect sampler_grids card_plots merge provenance a1111 comfyui ui_instructions model_card lora_formats lora_header directory lora integrity hub
 audits: findings page
-pipelines: architecture forward_process latent_model resolution modular_guider lora lora_files single_file prediction_type interpolation loading protect stock_sampling triage_sampling evaluation transfer
+pipelines: schedulers architecture forward_process latent_model resolution modular_guider lora lora_files single_file prediction_type interpolation loading protect stock_sampling triage_sampling evaluation transfer paired_samples
 training: options finetune_options checkpoints data_sources distributed_scan caption_augmentation trained_weights loss_filters distributed peak_memory optimizer requirements shipping sampler logging objective control_group guarded_run memory_footprint buckets encoding interventions best_weights resources data finetune accelerate callback dry_run preflight pytorch_lightning lightning fit_cli
 mitigations: settings testbed base cross_attention stock_pipeline plain_cfg guidance_interval guidance_schedules delayed_guidance delayed_guidance_released prompt_perturbation prompt_optimization summary_tokens initial_noise attention_attenuation anti_memorization_guidance less_finetuning ours registry pairs measure costs ranking comparison tradeoff_figure sample_strips report runner
-commands: sample session export demo inspect verify quality_reference triage calibrate audit
+sessions: session quality_reference calibration audit verification demo_run
+commands: demo curate fit calibrate audit verify triage export inspect check sample compare compare_images metrics
 cli
 __main__
 """

@@ -1,9 +1,10 @@
-"""A guard against memorization for people who fine-tune Stable Diffusion 2.1 on small image sets.
+"""A guard against memorization for people who fine-tune Stable Diffusion on small image sets.
 
     basinguard.protect(pipe, rule)        a rule inside an unmodified diffusers pipeline
     basinguard.load(directory)            an exported checkpoint, sampled by its own rule
-    basinguard.MemorizationGuard(...)     the Lightning callback
+    basinguard.MemorizationGuard(...)     the Lightning callback; LoopGuard for loops of one's own
     basinguard.FineTune, ImageFolder      a LightningModule and LightningDataModule to go with it
+    basinguard.curate, calibrate, ...     the verbs of the command line as functions
 
 Names are looked up when they are used, so importing the package loads no framework.
 """
@@ -11,46 +12,89 @@ Names are looked up when they are used, so importing the package loads no framew
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # `as` says to type checkers that the name is public
+    from .calibration.terms import CalibrationTerms as CalibrationTerms
+    from .commands.audit import audit as audit
+    from .commands.calibrate import calibrate as calibrate
+    from .commands.compare import compare as compare
+    from .commands.curate import curate as curate
+    from .commands.export import export as export
+    from .commands.verify import verify as verify
+    from .core.estimate import Estimate as Estimate
+    from .core.record import Record as Record
+    from .core.report import Report as Report
+    from .guard.guard import Guard as Guard
+    from .guard.plan import ProbePlan as ProbePlan
+    from .guard.training_set import TrainingSet as TrainingSet
+    from .guidance.core import Constant as Constant
+    from .guidance.core import SwitchAt as SwitchAt
+    from .guidance.dynamic import Drop as Drop
+    from .guidance.dynamic import LocalMinimum as LocalMinimum
+    from .guidance.dynamic import SwitchAfter as SwitchAfter
+    from .pipelines.latent_model import LatentModel as LatentModel
+    from .pipelines.protect import load as load
+    from .pipelines.protect import protect as protect
+    from .pipelines.protect import unprotect as unprotect
+    from .similarity.copy_detector import CopyDetector as CopyDetector
+    from .similarity.copy_detector_settings import CopyDetectorSettings as CopyDetectorSettings
+    from .training.accelerate import LoopGuard as LoopGuard
+    from .training.caption_augmentation import CaptionAugmentation as CaptionAugmentation
+    from .training.data import ImageFolder as ImageFolder
+    from .training.finetune import FineTune as FineTune
+    from .training.finetune_options import FramingOptions as FramingOptions
+    from .training.finetune_options import HubDataset as HubDataset
+    from .training.finetune_options import LoraOptions as LoraOptions
+    from .training.finetune_options import LossOptions as LossOptions
+    from .training.finetune_options import MemoryOptions as MemoryOptions
+    from .training.finetune_options import OptimizerOptions as OptimizerOptions
+    from .training.finetune_options import ReadingOptions as ReadingOptions
+    from .training.lightning import MemorizationGuard as MemorizationGuard
+    from .training.options import BreachResponse as BreachResponse
+    from .training.options import ControlGroup as ControlGroup
+    from .training.options import Interventions as Interventions
 
 __version__ = "0.1.0"
 
-_WHERE = {
-    "protect": "pipelines.protect",
-    "unprotect": "pipelines.protect",
-    "load": "pipelines.protect",
-    "MemorizationGuard": "training.lightning",
-    "BreachResponse": "training.options",
-    "ControlGroup": "training.options",
-    "Interventions": "training.options",
-    "CopyDetectorSettings": "similarity.copy_detector_settings",
-    "ProbePlan": "guard.plan",
-    "CalibrationTerms": "calibration.terms",
-    "FineTune": "training.finetune",
-    "LoraOptions": "training.finetune_options",
-    "OptimizerOptions": "training.finetune_options",
-    "LossOptions": "training.finetune_options",
-    "MemoryOptions": "training.finetune_options",
-    "ImageFolder": "training.data",
-    "HubDataset": "training.finetune_options",
-    "FramingOptions": "training.finetune_options",
-    "ReadingOptions": "training.finetune_options",
-    "CaptionAugmentation": "training.caption_augmentation",
-    "LatentModel": "pipelines.latent_model",
-    "Guard": "guard.guard",
-    "Record": "core.record",
-    "Constant": "guidance.core",
-    "SwitchAt": "guidance.core",
-    "SwitchAfter": "guidance.dynamic",
-    "LocalMinimum": "guidance.dynamic",
-    "Drop": "guidance.dynamic",
+_MODULES = {
+    "pipelines.protect": ("protect", "unprotect", "load"),
+    "guidance.core": ("Constant", "SwitchAt"),
+    "guidance.dynamic": ("SwitchAfter", "LocalMinimum", "Drop"),
+    "training.lightning": ("MemorizationGuard",),
+    "training.accelerate": ("LoopGuard",),
+    "training.finetune": ("FineTune",),
+    "training.finetune_options": (
+        "LoraOptions",
+        "OptimizerOptions",
+        "LossOptions",
+        "MemoryOptions",
+        "HubDataset",
+        "FramingOptions",
+        "ReadingOptions",
+    ),
+    "training.caption_augmentation": ("CaptionAugmentation",),
+    "training.data": ("ImageFolder",),
+    "training.options": ("BreachResponse", "ControlGroup", "Interventions"),
+    "guard.guard": ("Guard",),
+    "guard.plan": ("ProbePlan",),
+    "guard.training_set": ("TrainingSet",),
+    "calibration.terms": ("CalibrationTerms",),
+    "similarity.copy_detector": ("CopyDetector",),
+    "similarity.copy_detector_settings": ("CopyDetectorSettings",),
+    "pipelines.latent_model": ("LatentModel",),
+    "core.report": ("Report",),
+    "core.record": ("Record",),
+    "core.estimate": ("Estimate",),
+    **{f"commands.{verb}": (verb,) for verb in ("curate", "calibrate", "audit", "verify", "export", "compare")},
 }
-__all__ = [*_WHERE, "__version__"]
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = [*_MODULE_OF, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    if name in _MODULE_OF:
+        return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

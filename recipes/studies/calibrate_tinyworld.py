@@ -28,14 +28,13 @@ import torch
 
 from basinguard import FineTune, ImageFolder
 from basinguard.calibration.terms import CalibrationTerms
-from basinguard.commands.audit import audit_opened
-from basinguard.commands.audit import write as write_audit
-from basinguard.commands.calibrate import Calibration, calibrate_opened, write
-from basinguard.commands.session import Opened, open_model
 from basinguard.core.images import to_tensor
 from basinguard.guidance.core import from_record
 from basinguard.pipelines.evaluation import evaluate
 from basinguard.pipelines.transfer import transfer_table
+from basinguard.sessions.audit import audit_session
+from basinguard.sessions.calibration import Calibration, calibrate_session
+from basinguard.sessions.session import Session, open_model
 from basinguard.similarity.kernel_distance import KernelDistance
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.tinyworld.scenes import all_captions, draw_scene
@@ -47,9 +46,14 @@ METHODS = {
     "lora": {"optimizer": OptimizerOptions(learning_rate=3e-3), "lora": LoraOptions(rank=32)},
 }
 TERMS = CalibrationTerms(
-    alpha=0.1, delta=0.05, pairs=96, before=(0.0, -1.0), after=(4.5,), transitions=(690.0, 750.0, 815.0)
+    alpha=0.1,
+    delta=0.05,
+    pairs=96,
+    before=(0.0, -1.0),
+    after=(4.5,),
+    transitions=(690.0, 750.0, 815.0),
+    strengths=(0.4, 0.5, 0.6, 0.7, 0.8, 1.0),
 )
-STRENGTHS = (0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 FRESH, FRESH_SEED = 3, 7_000_000  # scenes of each caption; seeds that draw no scene of the base's or the demo's
 
 
@@ -67,32 +71,32 @@ def main() -> None:
     start = time.monotonic()
     data, _ = write_demo_folder(args.run / "data")
     model = args.model or fine_tune(args.method, args.updates, data, args.run / "model")
-    opened = open_model(str(model), data, base="tinyworld", scale=SCALE, timesteps=TIMESTEPS)
+    session = open_model(str(model), data, base="tinyworld", scale=SCALE, timesteps=TIMESTEPS)
     terms = replace(TERMS, pairs=args.pairs)
-    found = calibrate_opened(opened, terms, tried=STRENGTHS, quality=fresh_scenes(opened))
+    found = calibrate_session(session, terms, quality=fresh_scenes(session))
     if args.method == "lora":  # it is merged into the model by now: a share of the way from the base is its strength
         strength = found.record.strength.model_copy(update={"kind": "lora"})
         found = replace(found, record=found.record.model_copy(update={"strength": strength}))
     print(found, flush=True)
     publish(args, found, {}, seconds=time.monotonic() - start)
-    row, _ = evaluate(opened.pipe, opened.guard, from_record(found.record.model_dump()), timesteps=TIMESTEPS)
+    row, _ = evaluate(session.pipe, session.guard, from_record(found.record.model_dump()), timesteps=TIMESTEPS)
     publish(args, found, {"fresh_seeds": row.model_dump()}, seconds=time.monotonic() - start)
-    page = audit_opened(str(args.method), opened, found, per_caption=2)
-    write_audit(page, args.run / "audit")
+    page = audit_session(str(args.method), session, found, per_caption=2)
+    page.write(args.run / "audit")
     print(page, flush=True)
     more = {"fresh_seeds": row.model_dump(), "audit": page.audit.model_dump(exclude={"record", "images"})}
     publish(args, found, more, seconds=time.monotonic() - start)
-    table = tuple(transfer_table(opened.guard, opened.pipe, found.record, per_caption=1))
+    table = tuple(transfer_table(session.guard, session.pipe, found.record, per_caption=1))
     found = replace(found, record=found.record.model_copy(update={"transfer": table}))
     publish(args, found, more, seconds=time.monotonic() - start)
 
 
-def fresh_scenes(opened: Opened) -> KernelDistance:
+def fresh_scenes(session: Session) -> KernelDistance:
     """The distance to scenes of the training captions that no model has seen, as many of each."""
-    named, captions = {str(caption): caption for caption in all_captions()}, opened.guard.training.captions
+    named, captions = {str(caption): caption for caption in all_captions()}, session.guard.training.captions
     group = torch.arange(len(captions)).repeat(FRESH)
     scenes = [draw_scene(named[captions[k]], seed=FRESH_SEED + n) for n, k in enumerate(group.tolist())]
-    images, embedder = torch.stack([to_tensor(scene) for scene in scenes]), opened.clip
+    images, embedder = torch.stack([to_tensor(scene) for scene in scenes]), session.clip
     return KernelDistance.to_images(
         embedder.embed_images, images, name=embedder.name, what="fresh scenes", groups=group
     )
@@ -118,7 +122,7 @@ def fine_tune(method: str, updates: int, data: Path, out: Path) -> Path:
 
 def publish(args: argparse.Namespace, found: Calibration, more: dict, seconds: float) -> None:
     """Numbers and plots so far, with how they were made."""
-    write(found, args.run / "calibration")
+    found.write(args.run / "calibration")
     args.out.mkdir(parents=True, exist_ok=True)
     result = found.to_dict() | more
     given = " --model (trained apart, with the same settings)" if args.model else ""

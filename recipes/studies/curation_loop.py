@@ -22,14 +22,14 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
+from basinguard import audit
 from basinguard.audits.findings import Audit
 from basinguard.calibration.terms import CalibrationTerms
-from basinguard.commands.audit import audit
-from basinguard.commands.demo import demo_model
 from basinguard.core.files import write_bytes
 from basinguard.core.stats import cluster_bootstrap
 from basinguard.curation.curate import curate
 from basinguard.curation.manifest import MANIFEST, Curation, read_manifest
+from basinguard.sessions.demo_run import demo_model
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.training.caption_augmentation import CaptionAugmentation
 from basinguard.training.data import ImageFolder
@@ -80,7 +80,7 @@ def fine_tune(out: Path, train: Path, epochs: int, **images: object) -> Path:
 def look(model: Path, train: Path, out: Path, per_caption: int) -> Audit:
     """How much a model copies, caption by caption, under plain CFG."""
     return audit(
-        str(model), train, per_caption=per_caption, terms=CHEAPEST, scale=SCALE, timesteps=TIMESTEPS, out=out
+        str(model), data=train, per_caption=per_caption, terms=CHEAPEST, scale=SCALE, timesteps=TIMESTEPS, out=out
     ).audit
 
 

@@ -62,9 +62,8 @@ def test_the_record_ships_a_proven_transition_and_says_what_it_promises():
 @pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
 def test_the_record_names_the_sampler_and_the_quality_it_was_measured_with(solver):
     guard = make_guard(solver=solver)
-    eye = Nearness()
     quality = KernelDistance.to_images(
-        eye, STRONG.points[20:40].reshape(-1, 3, 2, 2), name="nearness", what="other points"
+        Nearness(), STRONG.points[20:40].reshape(-1, 3, 2, 2), name="nearness", what="other points"
     )
     terms = CalibrationTerms(alpha=0.4, delta=0.1, pairs=40, before=(0.0,), transitions=(100.0,))
     record, _ = certify(guard, Points(), terms, PROVENANCE, quality=quality)

@@ -140,34 +140,34 @@ def test_without_alignment_quality_decides_and_ties_go_to_the_bolder():
 
 
 def test_quality_is_that_of_the_samples_and_says_how_it_was_measured():
-    given = trial(40, distance=lambda x, p: 1.0 + 0 * x[:, 0], distance_method="distance to nothing")
-    found = explore(given, [Setting()], alpha=0.2, positions=[11])[0]
-    assert (found.quality.value, found.quality.n) == (1.0, 4)
-    assert found.quality.method == "distance to nothing; cluster-bootstrap"
+    scored = trial(40, distance=lambda x, p: 1.0 + 0 * x[:, 0], distance_method="distance to nothing")
+    candidate = explore(scored, [Setting()], alpha=0.2, positions=[11])[0]
+    assert (candidate.quality.value, candidate.quality.n) == (1.0, 4)
+    assert candidate.quality.method == "distance to nothing; cluster-bootstrap"
     assert explore(trial(40), [Setting()], alpha=0.2, positions=[11])[0].quality is None
 
 
 @pytest.mark.parametrize("solver", ["heun", "dpm++2m", "pndm"])
 def test_finer_steps_of_a_sampler_with_a_memory_are_refused(solver):
-    given = replace(trial(40), probe=replace(PROBE, solver=solver))
+    other = replace(trial(40), probe=replace(PROBE, solver=solver))
     with pytest.raises(ValueError, match=r"refine=2 with sampler .* its memory belongs to steps of one size"):
-        explore(given, [Setting(refine=2)], alpha=0.2)
+        explore(other, [Setting(refine=2)], alpha=0.2)
 
 
 @pytest.mark.parametrize("solver", ["ddim", "euler", "heun", "dpm++2m", "pndm"])
 def test_a_rule_of_constant_guidance_ends_where_the_sampler_does_and_costs_what_it_does(solver):
-    """Scale 4 before and after the transition is ordinary guidance, wherever the transition is."""
-    seen = []
-    given = replace(
-        trial(8), probe=replace(PROBE, solver=solver), judge=lambda x, p: seen.append(x) or TOY.nearest(x) == p
+    """Scale 4 before and after the transition is plain CFG, wherever the transition is."""
+    ends = []
+    constant = replace(
+        trial(8), probe=replace(PROBE, solver=solver), judge=lambda x, p: ends.append(x) or TOY.nearest(x) == p
     )
-    found = explore(given, [Setting(4.0)], alpha=0.2, positions=[11, 5])
+    candidates = explore(constant, [Setting(4.0)], alpha=0.2, positions=[11, 5])
     evals = {"heun": 23, "pndm": 13}.get(solver, 12)
-    assert [c.evals_per_sample for c in found] == [2 * evals] * 2
-    torch.testing.assert_close(seen[0], seen[1])
-    prompt = given.pairs.prompt
-    whole = run_branch(given.probe, given.probe.path.begin(given.pairs.noise), prompt, 0 * prompt)
-    torch.testing.assert_close(seen[0], whole)
+    assert [c.evals_per_sample for c in candidates] == [2 * evals] * 2
+    torch.testing.assert_close(ends[0], ends[1])
+    prompt = constant.pairs.prompt
+    whole = run_branch(constant.probe, constant.probe.path.begin(constant.pairs.noise), prompt, 0 * prompt)
+    torch.testing.assert_close(ends[0], whole)
 
 
 def test_pairs_are_spread_over_captions_and_share_no_noise():
@@ -229,8 +229,8 @@ def test_an_anchor_replaces_the_unconditional_branch_and_cures_one_that_memorize
         return TOY(x, timestep, prompt.clamp(min=0))  # its unconditional branch draws point 0, whatever the prompt
 
     pairs = calibration_pairs(1, 40, (8,), 0)
-    given = Trial(replace(PROBE, denoise=leaky), pairs, judge, anchored=TOY)
-    plain, cured = (explore(given, [Setting(anchor=a)], alpha=0.2, positions=[11])[0] for a in (False, True))
+    leaking = Trial(replace(PROBE, denoise=leaky), pairs, judge, anchored=TOY)
+    plain, cured = (explore(leaking, [Setting(anchor=a)], alpha=0.2, positions=[11])[0] for a in (False, True))
     assert plain.risk.value > 0.9
     assert cured.risk.value < 0.3
     with pytest.raises(ValueError, match="needs a LoRA"):
@@ -253,7 +253,7 @@ def test_the_promise_of_whole_calibrations_is_broken_in_at_most_delta_of_500(tmp
     monkeypatch.setattr(sys, "argv", [str(recipe), "--out", str(out)])
     with torch.enable_grad():  # puts back what the recipe switches off for the whole process
         runpy.run_path(str(recipe), run_name="__main__")
-    found = json.loads(out.read_text())
-    assert found["broken"]["n"] == 500
-    assert found["broken"]["value"] <= found["delta"] + 3 * (found["delta"] * (1 - found["delta"]) / 500) ** 0.5
-    assert found["promised"]["value"] > 0.95
+    result = json.loads(out.read_text())
+    assert result["broken"]["n"] == 500
+    assert result["broken"]["value"] <= result["delta"] + 3 * (result["delta"] * (1 - result["delta"]) / 500) ** 0.5
+    assert result["promised"]["value"] > 0.95

@@ -12,11 +12,9 @@ from peft import LoraConfig, get_peft_model_state_dict
 
 from basinguard import cli
 from basinguard.basin.trajectories import GuidedModel, run_branch
-from basinguard.calibration.terms import CalibrationTerms
+from basinguard.calibration.terms import STRENGTHS, CalibrationTerms
 from basinguard.commands.audit import audit
 from basinguard.commands.calibrate import calibrate
-from basinguard.commands.quality_reference import quality_for
-from basinguard.commands.session import open_model, require_same
 from basinguard.core import seeds
 from basinguard.core.record import read_record
 from basinguard.diffusion.sampling import draw_noise
@@ -26,11 +24,13 @@ from basinguard.pipelines.interpolation import Blend
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.transfer import first_guided, transfer_table
 from basinguard.plots.contact_sheet import to_image
+from basinguard.sessions.quality_reference import quality_for
+from basinguard.sessions.session import open_model, require_same
 from basinguard.similarity.clip_score import TINY
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 QUICK = {"scale": 3.0, "timesteps": 3}
-TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,))
+TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), strengths=STRENGTHS)
 
 
 def opened_pipe(directory):
@@ -100,7 +100,12 @@ def test_another_model_is_no_base(base_dir):
 
 def test_calibrate_writes_a_record_that_exports_with_its_model(tuned_dir, base_dir, scene_folder, tmp_path):
     found = calibrate(
-        str(tuned_dir), scene_folder, base=str(base_dir), terms=TERMS, tried=(0.5, 1.0), out=tmp_path / "out", **QUICK
+        str(tuned_dir),
+        data=scene_folder,
+        base=str(base_dir),
+        terms=replace(TERMS, strengths=(0.5, 1.0)),
+        out=tmp_path / "out",
+        **QUICK,
     )
     record = read_record(tmp_path / "out" / "record.json")
     assert record == found.record
@@ -110,12 +115,12 @@ def test_calibrate_writes_a_record_that_exports_with_its_model(tuned_dir, base_d
     assert record.strength.value == 1.0, "nothing copies, so all of the fine-tune is safe"
     assert "at strength 1, the risk is at most 40%" in record.strength.promise
     everything = json.loads((tmp_path / "out" / "calibration.json").read_text())
-    assert [point["transition"] for point in everything["frontier"]] == [332.0, 666.0]
+    assert [point["guidance"]["transition"] for point in everything["frontier"]] == [332.0, 666.0]
     assert (tmp_path / "out" / "frontier.png").stat().st_size > 10_000
     opened = open_model(str(tuned_dir), scene_folder, base=str(base_dir), **QUICK)
     export_directory(opened.pipe, record, tmp_path / "export")
     with pytest.raises(FileExistsError, match="name another folder"):
-        calibrate(str(tuned_dir), scene_folder, terms=TERMS, out=tmp_path / "out", **QUICK)
+        calibrate(str(tuned_dir), data=scene_folder, terms=TERMS, out=tmp_path / "out", **QUICK)
 
 
 def test_a_lora_file_can_be_calibrated_with_an_anchor(base_dir, scene_folder, tmp_path):
@@ -123,10 +128,8 @@ def test_a_lora_file_can_be_calibrated_with_an_anchor(base_dir, scene_folder, tm
     pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), "default")
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet))
     pipe.save_lora_weights(tmp_path, unet_lora_layers=layers, weight_name="mine.safetensors")
-    terms = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), anchor=True)
-    found = calibrate(
-        str(base_dir), scene_folder, lora=tmp_path / "mine.safetensors", terms=terms, tried=(1.0,), **QUICK
-    )
+    terms = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), anchor=True, strengths=(1.0,))
+    found = calibrate(str(base_dir), data=scene_folder, lora=tmp_path / "mine.safetensors", terms=terms, **QUICK)
     assert found.record.strength.kind == "lora"
     assert found.record.base == str(base_dir)
     assert {candidate.setting.anchor for candidate in found.tried} == {False, True}
@@ -141,14 +144,14 @@ def test_quality_is_measured_against_the_base_and_shown_wherever_numbers_are(
     tuned_dir, base_dir, scene_folder, tmp_path
 ):
     found = audit(
-        str(tuned_dir), scene_folder, base=str(base_dir), per_caption=1, terms=TERMS, alignment=TINY,
+        str(tuned_dir), data=scene_folder, base=str(base_dir), per_caption=1, terms=TERMS, alignment=TINY,
         out=tmp_path / "out", **QUICK
     )  # fmt: skip
     record = found.calibration.record
     assert record.quality.method.startswith("kernel distance to 18 samples of the base model (lower is better), open_")
     assert record.plain_quality.n == record.quality.n == 6
     everything = json.loads((tmp_path / "out" / "calibration.json").read_text())
-    assert all(point["quality"]["n"] == 6 and "aligned" not in point for point in everything["frontier"])
+    assert all(point["quality"]["n"] == 6 and "pair_alignment" not in point for point in everything["frontier"])
     assert (tmp_path / "out" / "quality.png").stat().st_size > 10_000
     assert "distance: kernel distance to 18 samples" in str(found.calibration)
     page = (tmp_path / "out" / "audit.html").read_text()
@@ -184,11 +187,13 @@ def test_quality_is_measured_against_heldout_images_but_never_training_images(tu
 )
 def test_promises_that_cannot_be_made_are_refused_before_anything_is_loaded(terms, message):
     with pytest.raises(ValueError, match=message):
-        calibrate("no such model", Path("nowhere"), terms=terms)
+        calibrate("no such model", data=Path("nowhere"), terms=terms)
 
 
 def test_a_record_of_another_model_or_eye_is_refused(tuned_dir, base_dir, scene_folder):
-    record = calibrate(str(tuned_dir), scene_folder, terms=TERMS, tried=(), alignment="none", **QUICK).record
+    record = calibrate(
+        str(tuned_dir), data=scene_folder, terms=replace(TERMS, strengths=()), alignment="none", **QUICK
+    ).record
     require_same(record, open_model(str(tuned_dir), scene_folder))
     with pytest.raises(ValueError, match="the record was made for weights"):
         require_same(record, open_model(str(base_dir), scene_folder))
@@ -199,10 +204,10 @@ def test_a_record_of_another_model_or_eye_is_refused(tuned_dir, base_dir, scene_
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own
 def test_the_transfer_table_covers_every_sampler_and_says_where_guidance_began(tuned_dir, scene_folder):
-    record = calibrate(str(tuned_dir), scene_folder, terms=TERMS, tried=(), **QUICK).record
+    record = calibrate(str(tuned_dir), data=scene_folder, terms=replace(TERMS, strengths=()), **QUICK).record
     opened = open_model(str(tuned_dir), scene_folder, **QUICK)
     own = opened.pipe.scheduler
-    table = list(transfer_table(opened.guard, opened.pipe, record, steps=(2, 4), per_caption=1))
+    table = list(transfer_table(opened.guard, opened.pipe, record, timesteps=(2, 4), per_caption=1))
     assert opened.pipe.scheduler is own
     assert [(row.scheduler, row.timesteps) for row in table[:3]] == [("DDIM", 2), ("DDIM", 4), ("Euler", 2)]
     assert len(table) == 8
@@ -230,7 +235,13 @@ def copied_folder(tuned_dir, tmp_path_factory):
 
 def test_an_audit_finds_the_copies_and_its_page_is_safe(tuned_dir, base_dir, copied_folder, tmp_path):
     found = audit(
-        str(tuned_dir), copied_folder, base=str(base_dir), per_caption=1, terms=TERMS, out=tmp_path / "out", **QUICK
+        str(tuned_dir),
+        data=copied_folder,
+        base=str(base_dir),
+        per_caption=1,
+        terms=TERMS,
+        out=tmp_path / "out",
+        **QUICK,
     )
     report = found.audit
     assert report.plain.value == 1.0
@@ -247,12 +258,12 @@ def test_an_audit_finds_the_copies_and_its_page_is_safe(tuned_dir, base_dir, cop
 
 
 def test_an_audit_says_what_it_means(tuned_dir, copied_folder):
-    report = audit(str(tuned_dir), copied_folder, per_caption=1, terms=TERMS, **QUICK).audit
-    assert report.advice[0].startswith("It copies: 100.0%")
+    report = audit(str(tuned_dir), data=copied_folder, per_caption=1, terms=TERMS, **QUICK).audit
+    assert report.advice[0].startswith("It copies: 100.0 %")
     assert report.base is None
     assert report.record.strength is None
     with pytest.raises(ValueError, match="per_caption=0"):
-        audit(str(tuned_dir), copied_folder, per_caption=0)
+        audit(str(tuned_dir), data=copied_folder, per_caption=0)
 
 
 def test_both_verbs_run_from_the_command_line(tuned_dir, scene_folder, tmp_path, capsys):

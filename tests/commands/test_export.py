@@ -8,8 +8,8 @@ from typing import ClassVar
 import huggingface_hub
 import pytest
 
-from basinguard.commands import export as exporting
 from basinguard.commands.export import export
+from basinguard.exports import hub
 from basinguard.exports.directory import export_directory
 from basinguard.exports.hub import push_to_hub
 from basinguard.exports.integrity import check
@@ -26,7 +26,7 @@ def saved(tmp_path, pipe):
 
 
 def test_a_directory_and_a_workflow_from_files(tmp_path, saved, record, monkeypatch):
-    monkeypatch.setattr(exporting, "push_to_hub", None)  # calling it would fail
+    monkeypatch.setattr(hub, "push_to_hub", None)  # calling it would fail
     (tmp_path / "record.json").write_text(record.to_json())
     export(str(saved), tmp_path / "record.json", tmp_path / "out")
     assert check(tmp_path / "out").ok

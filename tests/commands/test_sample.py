@@ -5,6 +5,7 @@ from PIL import Image
 
 from basinguard.commands.sample import sample
 from basinguard.guidance.core import Constant
+from basinguard.pipelines.paired_samples import draw_pairs
 from support import tiny_pipelines as tiny
 
 PROMPTS = ["red circle", "blue square"]
@@ -35,7 +36,7 @@ def test_a_contact_sheet_and_a_curve(folder, tmp_path):
 
 
 def test_a_rule_of_ones_own(folder, tmp_path):
-    sample(folder, PROMPTS[:1], seeds=(0,), timesteps=3, rule=Constant(-1.0), out=tmp_path)
+    draw_pairs(folder, PROMPTS[:1], seeds=(0,), timesteps=3, rule=Constant(-1.0), out=tmp_path)
     assert json.loads((tmp_path / "samples.json").read_text())[0]["scale"] == [[-1.0]] * 3
 
 
@@ -46,7 +47,7 @@ def test_nothing_is_overwritten(folder, tmp_path):
     assert (tmp_path / "gap.png").read_text() == "mine"
 
 
-@pytest.mark.parametrize("change", [{"prompts": []}, {"prompts": "red"}, {"seeds": ()}, {"guidance_scale": 1.0}])
+@pytest.mark.parametrize("change", [{"prompts": []}, {"prompts": "red"}, {"seeds": ()}, {"scale": 1.0}])
 def test_bad_input_is_refused_before_anything_is_loaded(tmp_path, change):
     with pytest.raises(ValueError, match=r"expected|above 1"):
         sample("no such folder", **{"prompts": PROMPTS} | change, out=tmp_path)

@@ -5,15 +5,15 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from basinguard.calibration.terms import CalibrationTerms
-from basinguard.commands import triage as triaging
 from basinguard.commands.calibrate import calibrate
-from basinguard.commands.session import open_model
-from basinguard.commands.triage import triage
+from basinguard.commands.triage import show, triage
 from basinguard.core.record import read_record
 from basinguard.exports.directory import export_directory
 from basinguard.guard.guard import Guard
 from basinguard.guidance.triage import Triage
+from basinguard.pipelines import triage_sampling
 from basinguard.pipelines.protect import load, rule_of
+from basinguard.sessions.session import open_model
 
 TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transitions=(700.0,))
 
@@ -21,7 +21,7 @@ TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transiti
 @pytest.fixture
 def exported(tiny_pipeline_dir, scene_folder, tmp_path):
     base = str(tiny_pipeline_dir)
-    record = calibrate(base, scene_folder, base=base, terms=TERMS, tried=(), scale=3.0, timesteps=2).record
+    record = calibrate(base, data=scene_folder, base=base, terms=TERMS, scale=3.0, timesteps=2).record
     pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir, safety_checker=None)
     return export_directory(pipe, record, tmp_path / "model", share_private=True)
 
@@ -31,8 +31,10 @@ def test_from_an_export_to_one_that_spares_harmless_prompts(exported, scene_fold
     prompts.write_text("a house\na kite\n", encoding="utf-8")
     # random weights copy nothing: say that the six training captions do, the two others do not
     monkeypatch.setattr(Guard, "is_copy", lambda self, images: torch.arange(len(images)) < 6)
-    found = triage(exported, scene_folder, prompts, out, per_prompt=1, wanted_miss=0.0)
+    record = triage(exported, scene_folder, prompts, out, per_prompt=1, wanted_miss=0.0)
+    found = record.triage
     assert (found.miss.n, found.false_alarm.n) == (3, 1)
+    show(record, {"out": out})
     assert "means harmless; wrong for" in capsys.readouterr().out
     assert read_record(out).triage == found
     assert read_record(exported / "basinguard.json").triage is None, "the export itself is not touched"
@@ -47,7 +49,7 @@ def test_from_an_export_to_one_that_spares_harmless_prompts(exported, scene_fold
 
 def test_a_record_of_other_weights_is_refused(exported, scene_folder, tmp_path, monkeypatch):
     (tmp_path / "prompts.txt").write_text("a house\n", encoding="utf-8")
-    monkeypatch.setattr(triaging, "calibrate_by_sampling", None)  # calling it would fail
+    monkeypatch.setattr(triage_sampling, "calibrate_by_sampling", None)  # calling it would fail
     opened = open_model(str(exported), scene_folder, scale=3.0, timesteps=2)
     other = opened.provenance.weights_sha256[::-1]
     path = exported / "basinguard.json"

@@ -10,13 +10,14 @@ from diffusers import StableDiffusionPipeline
 
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.commands.calibrate import calibrate
-from basinguard.commands.session import open_model
-from basinguard.commands.verify import GUARDED, HELDOUT, PARAPHRASED, verify
+from basinguard.commands.verify import verify
 from basinguard.core.record import read_record
 from basinguard.exports.directory import export_directory
 from basinguard.exports.fingerprints import weights_sha256
 from basinguard.guard.guard import Guard
 from basinguard.pipelines.protect import protect
+from basinguard.sessions.session import open_model
+from basinguard.sessions.verification import GUARDED, HELDOUT, PARAPHRASED
 from basinguard.training.shipping import ship
 
 TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transitions=(700.0,))
@@ -28,7 +29,7 @@ def exported(tiny_pipeline_dir, tmp_path_factory):
 
     def make(folder):
         record = calibrate(
-            str(tiny_pipeline_dir), folder, base=str(tiny_pipeline_dir), terms=TERMS, tried=(), scale=3.0, timesteps=2
+            str(tiny_pipeline_dir), data=folder, base=str(tiny_pipeline_dir), terms=TERMS, scale=3.0, timesteps=2
         ).record
         pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir, safety_checker=None)
         return export_directory(pipe, record, tmp_path_factory.mktemp("exported") / "model", share_private=True)

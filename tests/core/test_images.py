@@ -14,6 +14,7 @@ from basinguard.core.images import FORMATS, BadImage, load_rgb, open_image, read
 from basinguard.curation.scan import shrink
 from basinguard.similarity.image_files import load_image
 from basinguard.training.data_sources import DatasetSource, FolderSource
+from basinguard.training.finetune_options import HubDataset
 
 SIDE = 64
 RAMP = np.linspace(0, 255, SIDE * SIDE).round().reshape(SIDE, SIDE)
@@ -82,8 +83,7 @@ def dataset_row(path: Path) -> Image.Image:
     features = Features({"image": ImageColumn(), "text": Value("string")})
     rows = Dataset.from_dict({"image": [{"bytes": path.read_bytes(), "path": None}], "text": ["a"]}, features=features)
     rows.save_to_disk(path.parent / "stored")
-    options = {"subset": None, "split": "train", "image_column": "image", "caption_column": "text"}
-    return DatasetSource.read(str(path.parent / "stored"), **options).open(0)
+    return DatasetSource.read(HubDataset(str(path.parent / "stored"))).open(0)
 
 
 @pytest.mark.parametrize("name", PICTURES)

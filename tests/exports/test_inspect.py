@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from basinguard.commands import inspect as commands
+from basinguard.cli import main
 from basinguard.core.record import Record, parse_record
 from basinguard.core.safetensors_header import read_header
 from basinguard.core.schema import MAX_BYTES
@@ -51,16 +51,16 @@ def test_everything_that_carries_a_record_gives_it_back(exported, record, tmp_pa
 
 
 def test_inspect_prints_the_rule_and_how_sure(exported, capsys):
-    commands.inspect(exported)
+    main(["inspect", str(exported)])
     out = capsys.readouterr().out
     assert "scale -2 above timestep 500 (sigma 1.6" in out
     assert "3.0 % [0.0, 11.0] (n = 64) by the rule, 83.0 % [75.0, 91.0] (n = 64) by plain CFG" in out
-    commands.inspect(exported, json=True)
+    main(["inspect", str(exported), "--json"])
     assert Record.from_json(capsys.readouterr().out) == inspect_file(exported).record
 
 
 def test_check_says_all_right(exported, capsys):
-    commands.check(exported)
+    main(["check", str(exported)])
     out = capsys.readouterr().out
     assert "all right" in out
     assert "the record belongs to these weights" in out
@@ -124,7 +124,7 @@ def test_check_finds_what_was_tampered_with(exported, tamper, problem, capsys):
     tamper(exported)
     assert [p for p in check(exported).problems if problem in p]
     with pytest.raises(SystemExit, match="1"):
-        commands.check(exported)
+        main(["check", str(exported)])
     assert "NOT what it says" in capsys.readouterr().out
 
 

@@ -35,8 +35,8 @@ def test_many_captions_cost_no_more_than_a_few():
 
 
 def test_what_cannot_be_known_is_said_and_nothing_is_said_of_a_large_set():
-    assert unknowable(200, stand_in=False, drawn=False, samples=64, allowed=0.1) == ()
-    told = " ".join(unknowable(5, stand_in=True, drawn=True, samples=10, allowed=0.1))
+    assert unknowable(200, stand_in=False, drawn=False, samples=64, alpha=0.1) == ()
+    told = " ".join(unknowable(5, stand_in=True, drawn=True, samples=10, alpha=0.1))
     for words in (
         "recombined",
         "the base model's own samples",

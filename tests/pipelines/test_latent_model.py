@@ -14,7 +14,8 @@ from diffusers import (
 
 from basinguard.basin.trajectories import GuidedModel, pairs_of, run_branch
 from basinguard.diffusion.solvers import SOLVERS
-from basinguard.pipelines.latent_model import LatentModel, solver_of
+from basinguard.pipelines.latent_model import LatentModel
+from basinguard.pipelines.schedulers import solver_of
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_schedulers_have_our_names(kind, name):
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "told"),
+    ("scheduler", "message"),
     [
         (lambda: EulerAncestralDiscreteScheduler(), "EulerAncestralDiscreteScheduler cannot be probed"),
         (lambda: EulerDiscreteScheduler(use_karras_sigmas=True), "use_karras_sigmas.*True"),
@@ -46,25 +47,25 @@ def test_schedulers_have_our_names(kind, name):
         (lambda: PNDMScheduler(), "skip_prk_steps"),
     ],
 )
-def test_schedulers_that_cannot_be_branched_are_named(scheduler, told):
-    with pytest.raises(ValueError, match=told):
+def test_schedulers_that_cannot_be_branched_are_named(scheduler, message):
+    with pytest.raises(ValueError, match=message):
         solver_of(scheduler())
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
 def test_a_probe_equals_the_stock_pipeline(pipe, solver):
-    """Whole trajectories under ordinary CFG, same noise, against the pipeline's own loop."""
+    """Whole trajectories under plain CFG, same noise, against the pipeline's own loop."""
     model = LatentModel(pipe)
     pairs = pairs_of(2, [1, 2], 1, model.latent_shape)
     prompts = ["a red ball", "a blue box"]
     probe = GuidedModel(model.denoiser(prompts), model.schedule, model.schedule.grid(4), 3.0, solver=solver)
-    kept = pipe.scheduler
+    own = pipe.scheduler
     kind = {"ddim": DDIMScheduler, "dpm++2m": DPMSolverMultistepScheduler}[solver]
     settings = {"timestep_spacing": "trailing"} | ({"set_alpha_to_one": True} if solver == "ddim" else {})
-    pipe.scheduler = kind.from_config(kept.config, **settings)
+    pipe.scheduler = kind.from_config(own.config, **settings)
     pipe.set_progress_bar_config(disable=True)
     stock = pipe(prompts, latents=pairs.noise, num_inference_steps=4, guidance_scale=3.0, output_type="latent").images
-    pipe.scheduler = kept
+    pipe.scheduler = own
     with torch.no_grad():
         ours = run_branch(probe, probe.path.begin(pairs.noise), pairs.prompt, torch.zeros_like(pairs.prompt))
     torch.testing.assert_close(ours, stock, rtol=2e-3, atol=2e-3)

@@ -116,21 +116,21 @@ def test_a_prefix_at_scale_0_costs_one_evaluation_a_sample(pipe):
     sample(protect(pipe, SwitchAt(600, 0.0, None)), num_inference_steps=20)
     handle.remove()
     assert sizes == [2] * 8 + [4] * 12
-    assert [seen.unet_evals for seen in last_trace(pipe)] == sizes
+    assert [o.unet_evals for o in last_trace(pipe)] == sizes
 
 
 def test_the_gap_is_in_epsilon_units(pipe):
     sample(protect(pipe, Constant(7.5)))
     v = copy.copy(last_trace(pipe))
-    kept = pipe.scheduler
+    own = pipe.scheduler
     try:
         pipe.scheduler = tiny.scheduler("epsilon")
         sample(pipe)
         raw = last_trace(pipe)
-        signal = kept.alphas_cumprod[int(v[0].timestep)].sqrt()
+        signal = own.alphas_cumprod[int(v[0].timestep)].sqrt()
         assert torch.allclose(v[0].gap, raw[0].gap * signal)
     finally:
-        pipe.scheduler = kept
+        pipe.scheduler = own
 
 
 def test_every_call_starts_anew(pipe):
@@ -278,11 +278,19 @@ def test_load_without_a_record_says_what_to_do(pipe, tmp_path):
         load(tmp_path / "plain")
 
 
-@pytest.mark.parametrize("text", ["not json", "[]", '{"schema_version": 2}', '{"schema_version": 1}'])
-def test_load_refuses_a_broken_record(exported, text):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("not json", "not a JSON object, so not a basinguard record"),
+        ("[]", "not a JSON object, so not a basinguard record"),
+        ('{"schema_version": 2}', "record schema 2; this version of basinguard reads 1"),
+        ('{"schema_version": 1}', "not a valid Record"),
+    ],
+)
+def test_load_refuses_a_broken_record(exported, text, message):
     config = exported / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"basinguard": text}))
-    with pytest.raises(ValueError, match="not a valid Record"):
+    with pytest.raises(ValueError, match=message):
         load(exported)
 
 
@@ -317,17 +325,17 @@ def test_a_hub_copy_that_diffusers_fetched_lacks_our_file_and_is_guarded_all_the
 
 def test_load_fetches_the_record_of_the_revision_asked_for(exported, monkeypatch, tmp_path):
     (tmp_path / "fetched.json").write_text(make_record(transition=200.0).to_json())
-    asked = []
+    requests = []
 
     def download(repo, name, **options):
-        asked.append((repo, name, options))
+        requests.append((repo, name, options))
         return str(tmp_path / "fetched.json")
 
     local = pipelines.DiffusionPipeline.from_pretrained(exported)
     monkeypatch.setattr(pipelines.DiffusionPipeline, "from_pretrained", lambda source, **options: local)
     monkeypatch.setattr(pipelines, "hf_hub_download", download)
     assert rule_of(load("owner/name", revision="v2", dtype=torch.float32)) == SwitchAt(200.0, -2.0, None)
-    assert asked == [("owner/name", "basinguard.json", {"revision": "v2"})]
+    assert requests == [("owner/name", "basinguard.json", {"revision": "v2"})]
 
 
 @pytest.mark.parametrize("source", ["owner/absent", "no such folder"])

@@ -37,7 +37,7 @@ def assert_follows_the_rule(pipe, **options):
     assert torch.equal(sample(protect(pipe, Constant(7.5)), **options), stock)
     assert close(sample(protect(pipe, Constant(3.0)), **options), three)
     sample(protect(pipe, SwitchAt(600, 0.0, None)), **options)
-    assert {seen.unet_evals for seen in last_trace(pipe)} == {2, 4}
+    assert {o.unet_evals for o in last_trace(pipe)} == {2, 4}
     assert torch.equal(sample(unprotect(pipe), **options), stock)
     return stock
 
@@ -114,7 +114,7 @@ def test_a_control_net_skips_the_same_half(guess_mode):
     pipe.controlnet.conv_in.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     protect(pipe, SwitchAt(600, 0.0, None))(**arguments, num_inference_steps=5, guess_mode=guess_mode)
     assert sizes == ([2] * 5 if guess_mode else [2, 2, 4, 4, 4])
-    assert [seen.unet_evals for seen in last_trace(pipe)] == [2, 2, 4, 4, 4]
+    assert [o.unet_evals for o in last_trace(pipe)] == [2, 2, 4, 4, 4]
     assert not pipe.controlnet._forward_hooks
     assert not pipe.controlnet._forward_pre_hooks
 
@@ -140,10 +140,10 @@ def test_half_precision(pipe):
 def test_the_gap_is_the_same_in_half_precision(pipe):
     sample(protect(pipe, Constant(1.0)))
     sample(protect(pipe, Constant(7.5)))
-    full = torch.stack([seen.gap for seen in last_trace(pipe)])
+    full = torch.stack([o.gap for o in last_trace(pipe)])
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3)).repeat(2, 1, 1, 1)
     sample(pipe.to(torch.bfloat16), latents=noise.bfloat16())
-    half = torch.stack([seen.gap for seen in last_trace(pipe)])
+    half = torch.stack([o.gap for o in last_trace(pipe)])
     assert half.dtype == torch.float32
     assert torch.allclose(half, full, rtol=0.1)
 
@@ -163,5 +163,5 @@ def test_a_compiled_unet(pipe, how, backend):
     else:
         pipe.unet.compile(backend=backend, fullgraph=True)
     assert close(sample(protect(pipe, SwitchAt(600, 0.0, None))), guarded)
-    assert {seen.unet_evals for seen in last_trace(pipe)} == {2, 4}
+    assert {o.unet_evals for o in last_trace(pipe)} == {2, 4}
     assert close(sample(unprotect(pipe)), stock)

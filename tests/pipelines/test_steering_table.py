@@ -91,8 +91,8 @@ def measure(pipeline: str, scheduler: str, rule: str) -> dict:
         want = run(pipe, arguments)
     error = float((got - want).abs().max() / want.abs().max())
     return {
-        "equal": error < 1e-4 and [seen.scale.tolist() for seen in trace] == scales,
-        "evaluations": sum(seen.unet_evals for seen in trace),
+        "equal": error < 1e-4 and [o.scale.tolist() for o in trace] == scales,
+        "evaluations": sum(o.unet_evals for o in trace),
         "of": 4 * len(scales),
     }
 

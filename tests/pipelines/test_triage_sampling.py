@@ -29,16 +29,16 @@ def pipe():
 def record(pipe):
     """Its threshold lies between the gaps of the two prompts, so that one of them counts as harmless."""
     sample(protect(pipe, Constant(7.5)))
-    seen = last_trace(pipe)[0]
-    low, high = sorted(seen.gap.tolist())
+    first = last_trace(pipe)[0]
+    low, high = sorted(first.gap.tolist())
     some = tiny.make_record().risk
-    found = TriageResult(
-        threshold=(low + high) / 2, timestep=seen.timestep, false_alarm=some, miss=some, wanted_miss=0.05
+    triage = TriageResult(
+        threshold=(low + high) / 2, timestep=first.timestep, false_alarm=some, miss=some, wanted_miss=0.05
     )
-    return tiny.make_record().model_copy(update={"triage": found})
+    return tiny.make_record().model_copy(update={"triage": triage})
 
 
-def test_one_run_of_ordinary_cfg_gives_the_gap_and_the_outcome(pipe):
+def test_one_run_of_plain_cfg_gives_the_gap_and_the_outcome(pipe):
     copied = [k % 4 < 2 for k in range(len(TEXTS)) for _ in range(3)]
     sizes = []
 
@@ -48,23 +48,23 @@ def test_one_run_of_ordinary_cfg_gives_the_gap_and_the_outcome(pipe):
         return torch.tensor(copied)
 
     options = {"timesteps": 4, "scale": 3.0}
-    found = calibrate_by_sampling(pipe, TEXTS, is_copy, per_prompt=3, wanted_miss=0.3, first_seed=50, **options)
+    result = calibrate_by_sampling(pipe, TEXTS, is_copy, per_prompt=3, wanted_miss=0.3, first_seed=50, **options)
     assert (sizes, is_protected(pipe)) == ([24], False)
     single = [first_gap(pipe, [TEXTS[row // 3]], 50 + row, **options) for row in range(24)]
     pulling = [(row // 3, gap) for row, (_, (gap,)) in enumerate(single) if copied[row]]
     harmless = [(row // 3, gap) for row, (_, (gap,)) in enumerate(single) if not copied[row]]
     expected = calibrate_triage(pulling, harmless, timestep=single[0][0], wanted_miss=0.3)
-    assert found.threshold == pytest.approx(expected.threshold, rel=1e-4)
-    assert (found.timestep, found.miss.value) == (expected.timestep, expected.miss.value)
-    assert found.false_alarm.value == expected.false_alarm.value
+    assert result.threshold == pytest.approx(expected.threshold, rel=1e-4)
+    assert (result.timestep, result.miss.value) == (expected.timestep, expected.miss.value)
+    assert result.false_alarm.value == expected.false_alarm.value
 
 
 def test_a_record_honours_its_triage_only_when_asked(pipe, record):
     sample(protect(pipe, record))
-    assert {tuple(seen.scale.tolist()) for seen in last_trace(pipe)} == {(-2.0, -2.0), (7.5, 7.5)}
+    assert {tuple(o.scale.tolist()) for o in last_trace(pipe)} == {(-2.0, -2.0), (7.5, 7.5)}
     sample(protect(pipe, record, triage=True))
     assert rule_of(pipe) == Triage(SwitchAt(600, -2.0, None), record.triage.threshold, None, record.triage.timestep)
-    assert {tuple(sorted(seen.scale.tolist())) for seen in last_trace(pipe)} == {(-2.0, 7.5), (7.5, 7.5)}
+    assert {tuple(sorted(o.scale.tolist())) for o in last_trace(pipe)} == {(-2.0, 7.5), (7.5, 7.5)}
 
 
 def test_load_takes_triage_from_the_file(pipe, record, tmp_path):

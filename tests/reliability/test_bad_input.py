@@ -18,7 +18,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from basinguard.commands.verify import _rules
 from basinguard.core.files import whole_directory
 from basinguard.core.images import read_facts
 from basinguard.core.record import read_record
@@ -30,6 +29,7 @@ from basinguard.guard.plan import ProbePlan
 from basinguard.guard.status import read_history
 from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.loading import load_pipeline, require_stable_diffusion
+from basinguard.sessions.verification import read_rules
 from basinguard.similarity.structure import Structure
 from basinguard.training.accelerate import LoopGuard
 from basinguard.training.data import ImageFolder
@@ -164,10 +164,10 @@ CASES = {
     "a safetensors file of zeros": lambda root: inspect_file(write(root, "a.safetensors", b"\0" * 64)),
     "a LoRA without a record": lora_without_record,
     "a scheduler config without a record": lambda root: inspect_file(write(root, "scheduler_config.json", "{}")),
-    "a rules file that is a list": lambda root: _rules(write(root, "rules.json", "[]")),
-    "an unknown rule": lambda root: _rules(write(root, "rules.json", '{"a": {"rule": "os.system"}}')),
-    "a rule whose scale is a text": lambda root: _rules(write(root, "rules.json", '{"a": {"rule": "constant", "scale": "7"}}')),
-    "a rule whose transition is NaN": lambda root: _rules(write(root, "rules.json", '{"a": {"rule": "switch_at", "transition": NaN}}')),
+    "a rules file that is a list": lambda root: read_rules(write(root, "rules.json", "[]")),
+    "an unknown rule": lambda root: read_rules(write(root, "rules.json", '{"a": {"rule": "os.system"}}')),
+    "a rule whose scale is a text": lambda root: read_rules(write(root, "rules.json", '{"a": {"rule": "constant", "scale": "7"}}')),
+    "a rule whose transition is NaN": lambda root: read_rules(write(root, "rules.json", '{"a": {"rule": "switch_at", "transition": NaN}}')),
     "an allow-list that is no JSON": lambda root: read_allow_list(write(root, "allow.json", "no")),
     "an allow-list with a bad hash": lambda root: read_allow_list(write(root, "allow.json", '{"allowed": [{"sha256": "x", "action": "drop"}]}')),
     "a model with pickled weights": pickled,

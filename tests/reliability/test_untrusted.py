@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from basinguard.cli import MISTAKES
-from basinguard.commands.verify import _rules
 from basinguard.core.estimate import Estimate
 from basinguard.core.images import BadImage, read_facts
 from basinguard.core.metric import Metric
@@ -35,6 +34,7 @@ from basinguard.guard.status import GuardFile, read_history, run_status
 from basinguard.guidance.core import from_record
 from basinguard.guidance.serialization import rule_from_dict
 from basinguard.pipelines.loading import load_pipeline, model_config
+from basinguard.sessions.verification import read_rules
 from basinguard.similarity.image_files import load_image
 from basinguard.training.data_sources import FolderSource
 from basinguard.training.fit_cli import FineTuneCLI, build_cli
@@ -167,7 +167,10 @@ def parsers(root: Path):
         "safetensors header": (tensors, refuses(lambda c: shown(root)(at(root / "a.safetensors", c)), ValueError)),
         "LoRA file": (tensors, refuses(lambda c: check(at(root / "b.safetensors", c)), ValueError)),
         "SHA256SUMS": (hostile(f"{SHA}  basinguard.json\n{SHA}  ../x\n".encode()), checked_sums(root / "export")),
-        "rules": (hostile(encoded(RULES), RULES), refuses(lambda c: _rules(at(root / "rules.json", c)), ValueError)),
+        "rules": (
+            hostile(encoded(RULES), RULES),
+            refuses(lambda c: read_rules(at(root / "rules.json", c)), ValueError),
+        ),
         "rule in a record": (
             hostile(encoded(FORM), FORM),
             refuses(lambda c: from_record(json.loads(c)), ValueError, RecursionError),

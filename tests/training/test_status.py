@@ -215,7 +215,7 @@ def test_a_gap_is_written_to_guard_json_as_unknown(tiny_pipeline_dir, folder, tm
 
 def test_a_verdict_that_cannot_be_made_harms_nothing(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     scripted(monkeypatch, QUIET, LATE)
-    monkeypatch.setattr(guarded_run, "stand", lambda *a: 1 / 0)
+    monkeypatch.setattr(guarded_run, "run_status", lambda *a: 1 / 0)
     guard = make_guard(on_error="warn", respond=BreachResponse("stop"))
     with pytest.warns(UserWarning, match="there is no verdict on this epoch; training goes on: ZeroDivisionError"):
         trainer, _ = fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)

@@ -114,14 +114,14 @@ class Watcher:
 
     def __init__(self, limits: Limits, anchors: Anchors, prompt: Tensor) -> None:
         self.limits, self.anchors, self.prompt = limits, anchors, prompt
-        self.seen = torch.full((FAR_FOR, len(prompt)), float("nan"))
+        self.distances = torch.full((FAR_FOR, len(prompt)), float("nan"))
         self.outcome = torch.full((len(prompt),), -1)  # 1 reproduced, 0 not, -1 undecided
 
     def __call__(self, rows: Tensor, index: Tensor, denoised: Tensor) -> Tensor:
         """Whether each row is decided now; see `trajectories.Watch`."""
-        self.seen[:, rows] = self.seen[:, rows].roll(-1, 0)
-        self.seen[-1, rows] = self.anchors.distance(denoised, self.prompt[rows])
-        last = self.seen[:, rows]
+        self.distances[:, rows] = self.distances[:, rows].roll(-1, 0)
+        self.distances[-1, rows] = self.anchors.distance(denoised, self.prompt[rows])
+        last = self.distances[:, rows]
         going_nowhere = (last[-1] >= STILL * last[0]) & (last[-1] >= STILL * last[-2])
         yes = (last[-NEAR_FOR:] <= self.limits.near).all(0) & (index - NEAR_FOR + 1 >= self.limits.yes_from)
         no = (last >= self.limits.far).all(0) & going_nowhere & (index >= self.limits.no_from)

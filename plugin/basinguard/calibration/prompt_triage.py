@@ -1,6 +1,6 @@
 """Which prompts pull at all? A threshold on the first gap, with the share it gets wrong on prompts it has not seen.
 
-Harmless prompts lose a little alignment to every mitigation; `schedules.Triage` leaves them ordinary CFG. It is off by
+Harmless prompts lose a little alignment to every mitigation; `guidance.triage` leaves them plain CFG. It is off by
 default: a missed prompt is an unprotected one, so the miss rate is part of the result.
 
 Source: the first limitation named in arXiv 2411.16738; the score is the first-step magnitude of arXiv 2407.21720.
@@ -29,7 +29,7 @@ def calibrate_triage(
     """The largest threshold that misses `wanted_miss` of the pulling pairs; its rates on the other half of prompts.
 
     Args:
-        pulling: (prompt, first gap) of pairs that ordinary CFG reproduces; prompts are integers.
+        pulling: (prompt, first gap) of pairs that plain CFG reproduces; prompts are integers.
         harmless: the same of pairs that it does not; a prompt may have pairs of both kinds.
         timestep: where the gaps were read.
         wanted_miss: in [0, 1).
@@ -51,19 +51,19 @@ def calibrate_triage(
     ordered = np.sort([gap for _, gap in fit])
     threshold = float(np.nextafter(ordered[int(wanted_miss * len(ordered))], 0))
     prompts, gaps = _columns(quiet)
-    alarm = rate(gaps > threshold, prompts, level)
+    false_alarm = rate(gaps > threshold, prompts, level)
     prompts, gaps = _columns(check)
-    missed = rate(gaps <= threshold, prompts, level)
-    return TriageResult(threshold=threshold, timestep=timestep, false_alarm=alarm, miss=missed, wanted_miss=wanted_miss)
+    miss = rate(gaps <= threshold, prompts, level)
+    return TriageResult(
+        threshold=threshold, timestep=timestep, false_alarm=false_alarm, miss=miss, wanted_miss=wanted_miss
+    )
 
 
 def _half(pulling: set[int], harmless: set[int]) -> set[int]:
     """Every other prompt, of those that pull at least once and of those that never do."""
     for kind, prompts in (("pulling", pulling), ("harmless", harmless)):
         if len(prompts) < 2:
-            raise ValueError(
-                f"{len(prompts)} {kind} prompts given: at least 2 are needed, one half to choose the threshold"
-            )
+            raise ValueError(f"{len(prompts)} {kind} prompts: at least 2 are needed, one half to choose the threshold")
     never = sorted(harmless - pulling)
     chosen = {*sorted(pulling)[::2], *never[::2]}
     if harmless <= chosen:

@@ -1,1 +1,10 @@
-"""One file for each verb of the command line; each is a function that returns."""
+"""The verbs of the command line, one file each: a function whose signature and docstring are the help.
+
+A verb returns its result; the command line prints it, by the module's `show` where printing takes more than `str`.
+Defaults that differ on the command line stand in `TYPED`. Nothing here loads a framework before a function is called.
+"""
+
+VERBS = (
+    "demo", "curate", "fit", "calibrate", "audit", "verify", "triage", "export", "inspect", "check", "sample",
+    "compare", "compare-images", "metrics",
+)  # fmt: skip  # in the order of the story

@@ -1,52 +1,15 @@
-"""`basinguard demo`: the whole story on TinyWorld and a real image folder, in under ten minutes on two CPU cores.
-
-Fine-tune with the guard watching, calibrate, export, load the export in a fresh process, sample on fresh seeds, and say
-what happened: a table, `summary.json` and a contact sheet.
-"""
+"""`basinguard demo`: the whole story on a small model, in under ten minutes on two CPU cores."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ..calibration.candidate import RuleCandidate
-from ..calibration.rule_search import best
-from ..calibration.terms import CalibrationTerms
-from ..core.record import Record
-from ..core.versions import versions
-from ..guard.plan import ProbePlan
-from ..guidance.core import Rule, SwitchAt
-from ..guidance.dynamic import LocalMinimum, SwitchAfter
-from ..guidance.serialization import rule_to_dict
-from ..pipelines.evaluation import Evaluation
-from ..tinyworld.demo_folder import write_demo_folder
-from ..training.data import ImageFolder
-from ..training.finetune import FineTune
-from ..training.finetune_options import LossOptions, MemoryOptions, OptimizerOptions
-from ..training.fit_cli import quiet_lightning
-from ..training.lightning import MemorizationGuard
-from ..training.options import ControlGroup
-
-SCALE = 3.0  # TinyWorld's usual CFG: 7.5 saturates images this small
-TIMESTEPS = 16
-EPOCHS = 200  # 32 images in batches of 16: 400 updates
-PROBES = 5
-TRANSITIONS = (470.0, 590.0, 690.0, 750.0, 815.0, 875.0)
-AFTER = (3.0, 4.5, 6.0)  # guidance that starts late may be stronger: what would be copied is decided by then
-METHODS = {
-    "base": "base model, plain CFG",
-    "cfg": "fine-tuned, plain CFG",
-    "stp": "fine-tuned, no guidance before the transition",
-    "og": "fine-tuned, opposite guidance before the transition",
-    "dtp": "fine-tuned, dynamic transition, the paper's rule",
-}
+if TYPE_CHECKING:
+    from ..sessions.demo_run import DemoRun
 
 
-def demo(out: Path = Path("runs/demo"), epochs: int = EPOCHS, per_caption: int = 4) -> None:
+def demo(out: Path = Path("runs/demo"), epochs: int = 200, per_caption: int = 4) -> DemoRun:
     """Tells the whole story on a small model: fine-tune, guard, calibrate, export, and prove it in a fresh process.
 
     Args:
@@ -54,163 +17,7 @@ def demo(out: Path = Path("runs/demo"), epochs: int = EPOCHS, per_caption: int =
         epochs: passes over the 32 images.
         per_caption: fresh seeds for each caption in the final table.
     """
-    start = time.monotonic()
-    _hush()
+    from ..sessions.demo_run import run_demo
+
     print(f"fine-tuning TinyWorld on {out / 'data' / 'train'}, the guard watching: tensorboard --logdir {out}")
-    train, heldout = write_demo_folder(out / "data")
-    guard = fine_tune(out, train, heldout, epochs)
-    if guard.record is None:
-        raise RuntimeError("training ended without a report, so there is nothing to calibrate; see the warnings above")
-    rules = rules_for(guard.record, guard.frontier)
-    (out / "rules.json").write_text(json.dumps({name: rule_to_dict(rule) for name, rule in rules.items()}, indent=2))
-    rows = prove(out, train, per_caption)
-    summary = summarize(guard, rules, rows, seconds=time.monotonic() - start)
-    (out / "summary.json").write_text(json.dumps(summary, indent=2))
-    print(table(rows))
-    print(
-        f"\nexported: {out / 'export'}   contact sheet: {out / 'contact_sheet.png'}   summary: {out / 'summary.json'}"
-    )
-
-
-def fine_tune(out: Path, train: Path, heldout_folder: Path, epochs: int) -> MemorizationGuard:
-    """Full fine-tuning with the guard watching; it calibrates and exports when training ends."""
-    import lightning.pytorch as pl
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    heldout = [json.loads(line)["text"] for line in (heldout_folder / "metadata.jsonl").read_text().splitlines()]
-    guard = MemorizationGuard(
-        ProbePlan(captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE),
-        ControlGroup(heldout),
-        terms=CalibrationTerms(alpha=0.1, pairs=96, before=(0.0, -1.0), after=AFTER, transitions=TRANSITIONS),
-        every_n_epochs=max(1, epochs // PROBES),
-        export_to=str(out / "export"),
-        ship="last",  # a story about a model that memorizes: the best epoch would be an earlier one
-    )
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=TensorBoardLogger(out, name="tensorboard", version=""),
-        callbacks=[guard],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-    )
-    trainer.fit(
-        demo_model(),
-        datamodule=ImageFolder(str(train), resolution=64, batch_size=16),
-    )
-    return guard
-
-
-def demo_model() -> FineTune:
-    """The demo's fine-tune: every weight of TinyWorld's UNet, its unconditional branch held where it was."""
-    return FineTune(
-        "tinyworld",
-        "full",
-        optimizer=OptimizerOptions(learning_rate=8e-4),
-        loss=LossOptions(keep_unconditional=1.0),
-        memory=MemoryOptions(cache=True),
-    )
-
-
-def _hush() -> None:
-    """One progress bar is enough: the loaders' own, and Lightning's advice, are for other occasions."""
-    import logging
-
-    import diffusers
-    import transformers
-
-    quiet_lightning()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-
-
-def rules_for(record: Record, frontier: list[RuleCandidate]) -> dict[str, Rule]:
-    """The rules of the table: the best proven static and opposite ones, and the paper's DTP.
-
-    Where none is proven, or pilot pairs ruled the whole family out, the one that copied least stands in its row.
-    """
-    rules: dict[str, Rule] = {}
-    for name, opposite in (("stp", False), ("og", True)):
-        family = [c for c in frontier if (c.guidance.before < 0) == opposite]
-        chosen = best(family) or min(family, key=lambda c: (c.risk.value, -c.guidance.transition))
-        rules[name] = SwitchAt(chosen.guidance.transition, chosen.guidance.before, chosen.guidance.after or SCALE)
-    rules["dtp"] = SwitchAfter(LocalMinimum(), before=0.0, after=record.guidance.after)
-    return rules
-
-
-def prove(out: Path, train: Path, per_caption: int) -> dict[str, Evaluation]:
-    """Samples the export in a process that shares nothing with this one but files."""
-    command = [sys.executable, "-m", "basinguard", "verify", str(out / "export"), str(train)]
-    command += ["--rules", str(out / "rules.json"), "--out", str(out)]
-    command += ["--per_caption", str(per_caption)]
-    subprocess.run(command, check=True)
-    rows = json.loads((out / "verification.json").read_text())
-    return {name: Evaluation.from_json(json.dumps(row)) for name, row in rows.items()}
-
-
-def summarize(
-    guard: MemorizationGuard, rules: dict[str, Rule], rows: dict[str, Evaluation], seconds: float
-) -> dict[str, Any]:
-    """What the demo found, as plain JSON."""
-    record = guard.record
-    assert record is not None
-    opposite = rules["og"]
-    return {
-        **{name: _row(row) for name, row in rows.items()},
-        "transition": record.guidance.transition,
-        "sigma": record.guidance.sigma,
-        "before": record.guidance.before,
-        "og_scale": getattr(opposite, "before", None),
-        "promise": record.promise,
-        "population": record.population,
-        "calibrated_risk": record.risk.model_dump(),
-        "metric": record.metric.model_dump(),
-        "rules": {name: rule_to_dict(rule) for name, rule in rules.items()},
-        "frontier": [_candidate(c) for c in guard.frontier],
-        "history": [json.loads(report.to_json()) for report in guard.history],
-        "seeds": {"probe": "1000..", "calibration": list(record.seeds), "verification": "2000000.."},
-        "versions": versions(),
-        "seconds": round(seconds, 1),
-        "command": "basinguard demo",
-    }
-
-
-def _row(row: Evaluation) -> dict[str, Any]:
-    return {
-        "risk": row.risk.model_dump(),
-        "similarity_p95": row.similarity_p95.value,
-        "similarity_p95_estimate": row.similarity_p95.model_dump(),
-        "alignment": row.alignment.value if row.alignment else None,
-        "alignment_estimate": row.alignment.model_dump() if row.alignment else None,
-        "unet_evals": row.unet_evals,
-        "seconds": row.seconds,
-    }
-
-
-def _candidate(candidate: RuleCandidate) -> dict[str, Any]:
-    return {
-        "transition": candidate.guidance.transition,
-        "before": candidate.guidance.before,
-        "after": candidate.guidance.after,
-        "pilot": candidate.pilot,
-        "risk": candidate.risk.model_dump(),
-        "p_value": candidate.p_value,
-        "alignment": candidate.alignment.model_dump() if candidate.alignment else None,
-        "evals_per_sample": candidate.evals_per_sample,
-        "proven": candidate.proven,
-    }
-
-
-def table(rows: dict[str, Evaluation]) -> str:
-    """The rows for a terminal."""
-    lines = [f"{'':5} {'risk [95% interval]':24} {'sim p95':>8} {'alignment':>10} {'UNet/img':>9} {'s/img':>6}"]
-    for name, row in rows.items():
-        risk = row.risk.interval()
-        alignment = f"{row.alignment.value:.3f}" if row.alignment else "-"
-        lines.append(
-            f"{name:5} {risk:24} {row.similarity_p95.value:8.3f} {alignment:>10} "
-            f"{row.unet_evals:9.1f} {row.seconds:6.2f}   {METHODS.get(name, '')}"
-        )
-    return "\n".join(lines)
+    return run_demo(out, epochs, per_caption)

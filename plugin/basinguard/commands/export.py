@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..core.record import read_record
-from ..exports.comfyui import comfyui_workflow
-from ..exports.directory import export_directory
-from ..exports.hub import push_to_hub
-from ..exports.lora import export_lora
-from ..exports.merge import merged
-from ..exports.provenance import read_origin
-from ..pipelines.loading import load_pipeline
+
+@dataclass(frozen=True)
+class Exported:
+    """Where an export is: what was written, and the address of the upload if there was one."""
+
+    path: Path
+    url: str = ""
+
+    def __str__(self) -> str:
+        return self.url or f"written: {self.path}"
 
 
 def export(
@@ -28,8 +31,8 @@ def export(
     overwrite: bool = False,
     share_private: bool = False,
     push_to: str | None = None,
-) -> None:
-    """Writes a model together with its record; `comfyui` writes a workflow for it instead.
+) -> Exported:
+    """Writes a model together with its record: a directory, a LoRA file, or a ComfyUI workflow.
 
     Args:
         model: a directory or hub id of a Stable Diffusion pipeline.
@@ -44,20 +47,31 @@ def export(
         overwrite: replace an earlier export.
         share_private: also write local paths and error texts.
         push_to: hub id to upload the result to, as a private repository; nothing is uploaded without it.
+
+    Raises:
+        FileExistsError: there is an earlier export and `overwrite` was not asked for.
+        FileNotFoundError: no such model, record or LoRA.
+        ValueError: the record belongs to another model, or a file is not what it should be.
     """
-    known = read_record(record)
+    from ..core.record import read_record
+    from ..exports.comfyui import comfyui_workflow
+    from ..exports.directory import export_directory
+    from ..exports.hub import push_to_hub
+    from ..exports.lora import export_lora
+    from ..exports.merge import merged
+    from ..exports.provenance import read_origin
+    from ..pipelines.loading import load_pipeline
+
+    found = read_record(record)
     if kind == "comfyui":
         if out.exists() and not overwrite:
             raise FileExistsError(f"{out}: exists already; name another file, or pass --overwrite true")
-        out.write_text(json.dumps(comfyui_workflow(known, steps=steps, scheduler=scheduler), indent=2), "utf-8")
-        return
-    pipe = load_pipeline(model)
-    if lora is not None:
-        pipe.load_lora_weights(str(lora.parent), weight_name=lora.name, adapter_name="default", local_files_only=True)
+        out.write_text(json.dumps(comfyui_workflow(found, steps=steps, scheduler=scheduler), indent=2), "utf-8")
+        return Exported(out)
+    pipe = load_pipeline(model, lora=lora)
     if kind == "directory":
-        origin = read_origin(Path(model), known.weights_sha256)
-        export_directory(merged(pipe), known, out, overwrite=overwrite, origin=origin, share_private=share_private)
+        origin = read_origin(Path(model), found.weights_sha256)
+        export_directory(merged(pipe), found, out, overwrite=overwrite, origin=origin, share_private=share_private)
     else:
-        export_lora(pipe, known, out, format=kind, strength=strength, overwrite=overwrite, share_private=share_private)
-    if push_to:
-        print(push_to_hub(out, push_to))
+        export_lora(pipe, found, out, format=kind, strength=strength, overwrite=overwrite, share_private=share_private)
+    return Exported(out, push_to_hub(out, push_to) if push_to else "")

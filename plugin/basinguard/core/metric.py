@@ -1,4 +1,4 @@
-"""TODO one line."""
+"""What says "same image", and what it said about one sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO one line."""
+"""Where a checkpoint comes from, as its record says it."""
 
 from __future__ import annotations
 

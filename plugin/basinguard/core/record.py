@@ -1,4 +1,4 @@
-"""The nouns: what the other modules hand to each other and what is written to disk. Frozen, JSON both ways.
+"""The one record of a calibration, unchanged from checkpoint to card: rule, risks, promise, and how they were measured.
 
 Anything that is read back from a file is validated here (pydantic), because a record may come from a stranger:
 unknown keys, wrong types and non-finite numbers are refused with the key's name.

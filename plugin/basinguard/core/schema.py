@@ -1,4 +1,7 @@
-"""TODO one line."""
+"""What every value that is written to JSON is built on: pydantic, strict, frozen, with errors that name the key.
+
+A file may come from a stranger, so size, keys, types and non-finite numbers are checked before a value exists.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, ValidationError
 
 MAX_BYTES = 4 * 2**20  # a record is a few kilobytes; anything near this was not written by us
 
-
 Finite = Annotated[float, AllowInfNan(False)]
-
-
-Timestep = Annotated[float, Field(ge=0, le=999)]
+Timestep = Annotated[float, Field(ge=0, le=999)]  # of training, high = noisy
 
 
 class Schema(BaseModel):
-    """A frozen value with one JSON form."""
+    """The base class of all that goes to disk: a frozen value with one JSON form; unknown keys are refused.
+
+    A subclass lists its fields under "Attributes"; a field without a default is required when reading.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
@@ -25,14 +28,14 @@ class Schema(BaseModel):
         return self.model_dump_json(indent=2)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Reads what `to_json` wrote.
+    def from_json(cls, text: str | bytes, *, most: int = MAX_BYTES) -> Self:
+        """Reads what `to_json` wrote, of at most `most` bytes.
 
         Raises:
             ValueError: not JSON, too large, or a key that is missing, unknown or out of range; the key is named.
         """
-        if len(text) > MAX_BYTES:
-            raise ValueError(f"{cls.__name__}: {len(text)} bytes given, at most {MAX_BYTES} accepted")
+        if len(text) > most:
+            raise ValueError(f"{cls.__name__}: {len(text)} bytes given, at most {most} accepted")
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -42,5 +45,4 @@ class Schema(BaseModel):
 def _first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])[:200] or "the whole text"
-    given = repr(first.get("input"))
-    return f"{where}: {first['msg']} (given: {given[:80]})"
+    return f"{where}: {first['msg']} (given: {repr(first.get('input'))[:80]})"

@@ -1,7 +1,8 @@
-"""TODO one line."""
+"""Which libraries a result was made with."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 VERSIONS = ("basinguard", "torch", "diffusers", "transformers", "peft", "lightning")
@@ -9,10 +10,8 @@ VERSIONS = ("basinguard", "torch", "diffusers", "transformers", "peft", "lightni
 
 def versions() -> dict[str, str]:
     """Installed versions of what a result depends on."""
-    found = {}
+    installed = {}
     for name in VERSIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            installed[name] = version(name)
+    return installed

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from ..core.schema import Schema
 from .captions import general_caption, word_counts
@@ -80,11 +80,9 @@ def read_allow_list(path: Path) -> AllowList:
     """
     text = path.read_bytes()[: MAX_ALLOW_LIST + 1]
     try:
-        return AllowList.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))[:200] or "the whole file"
-        raise ValueError(f"{path}: not an allow-list; {where}: {first['msg']}; download it from the report") from None
+        return AllowList.from_json(text, most=MAX_ALLOW_LIST)
+    except ValueError as error:
+        raise ValueError(f"{path}: not an allow-list; {error}; download it from the report") from None
 
 
 def propose(

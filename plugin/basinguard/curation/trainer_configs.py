@@ -1,4 +1,4 @@
-"""TODO one line."""
+"""A curation as the data configs of two trainers: kohya's sd-scripts and SimpleTuner."""
 
 from __future__ import annotations
 

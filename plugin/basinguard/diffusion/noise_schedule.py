@@ -49,8 +49,8 @@ class NoiseSchedule:
 
     def _squared(self, timestep: Tensor) -> Tensor:
         t = torch.as_tensor(timestep)
-        known = self.alphas_cumprod.to(t.device)[t.clamp(min=0).round().long()]
-        return torch.where(t < 0, torch.ones_like(known), known)
+        squared = self.alphas_cumprod.to(t.device)[t.clamp(min=0).round().long()]
+        return torch.where(t < 0, torch.ones_like(squared), squared)
 
 
 @dataclass(frozen=True)

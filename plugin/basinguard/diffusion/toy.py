@@ -51,8 +51,8 @@ class Memorizer:
         n = len(self.points)
         prior = torch.full((len(prompt), n), math.log(self.leak / (n - 1)), dtype=torch.float64)
         prior[prompt == EMPTY] = -math.log(n)
-        told = prompt != EMPTY
-        prior[told, prompt[told]] = math.log1p(-self.leak)
+        prompted = prompt != EMPTY
+        prior[prompted, prompt[prompted]] = math.log1p(-self.leak)
         return prior
 
     def nearest(self, x: Tensor) -> Tensor:

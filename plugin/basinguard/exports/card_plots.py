@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..core.record import Record
 from ..plots.basin import curve_figure, history_figure
-from ..plots.contact_sheet import VERMILLION
+from ..plots.style import LIMIT, VERMILLION
 from .layout import BASIN_PLOT, HISTORY_PLOT
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def _marked(figure: Figure, record: Record) -> Figure:
     """The curve with the transition that ships."""
     at, sigma = record.guidance.transition, record.guidance.sigma
     (axes,) = figure.axes
-    axes.axvline(at, color=VERMILLION, linewidth=2, linestyle=(0, (4, 2)))
+    axes.axvline(at, color=VERMILLION, linewidth=2, linestyle=LIMIT)
     left = at > 700  # no room on the right
     axes.annotate(
         f"transition {at:g}\n$\\sigma$ = {sigma:.3g}",

@@ -23,7 +23,7 @@ class Budget:
     evals: int | None = None
 
     @classmethod
-    def parse(cls, given: str | int | None) -> Budget | None:
+    def parse(cls, value: str | int | None) -> Budget | None:
         """Reads "5%", "0.5%", 2000 or "2000"; None is no limit.
 
         Raises:
@@ -33,9 +33,9 @@ class Budget:
             >>> Budget.parse("5%"), Budget.parse(2000)
             (Budget(share=0.05, evals=None), Budget(share=None, evals=2000))
         """
-        if given is None:
+        if value is None:
             return None
-        text = str(given).strip()
+        text = str(value).strip()
         try:
             if text.endswith("%") and 0 < float(text[:-1]) <= 100:
                 return cls(share=float(text[:-1]) / 100)
@@ -44,7 +44,7 @@ class Budget:
         except ValueError:
             pass
         raise ValueError(
-            f"budget={given!r}: expected a share of the training time such as '5%' or a number of UNet evaluations "
+            f"budget={value!r}: expected a share of the training time such as '5%' or a number of UNet evaluations "
             "such as 2000"
         )
 
@@ -75,7 +75,7 @@ class Account:
         return CAUTION * max(0.0, self.balance)
 
     def price(self, stage: str) -> float:
-        """Seconds a row, as last seen."""
+        """Seconds a row, as last measured."""
         return self.prices.get(stage, GUESSED_PRICE)
 
     def learn(self, took: Mapping[str, float], rows: Mapping[str, int]) -> None:
@@ -84,7 +84,9 @@ class Account:
         Every probe measures the gap, so what was not bought is taken to have become dearer or cheaper as the gap did: a
         price from a moment when the machine was busy must not keep a stage from ever being bought again.
         """
-        seen = {stage: took[stage] / rows[stage] for stage in took if rows.get(stage) and took[stage] > 0}
-        change = seen["gap"] / self.prices["gap"] if "gap" in seen and "gap" in self.prices else 1.0
-        missed = {stage: self.prices[stage] * change for stage in STAGES if stage in self.prices and stage not in seen}
-        self.prices |= missed | seen
+        measured = {stage: took[stage] / rows[stage] for stage in took if rows.get(stage) and took[stage] > 0}
+        change = measured["gap"] / self.prices["gap"] if "gap" in measured and "gap" in self.prices else 1.0
+        missed = {
+            stage: self.prices[stage] * change for stage in STAGES if stage in self.prices and stage not in measured
+        }
+        self.prices |= missed | measured

@@ -44,7 +44,7 @@ def changes_table(history: Sequence[Report]) -> str:
             steps = [_step(now, earlier.estimates.get(name)) for earlier in (previous, base)]
             lines.append(f"| {spoken} | {now} | {' | '.join(steps)} |")
     bought = f"within the budget: {last.precision}" if last.precision else ""
-    return "\n".join([*lines, *(line for told in (bought, last.note) if told for line in ("", told))])
+    return "\n".join([*lines, *(line for text in (bought, last.note) if text for line in ("", text))])
 
 
 def _when(report: Report) -> str:

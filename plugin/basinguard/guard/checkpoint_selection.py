@@ -40,7 +40,7 @@ class Choice(Schema):
 
 
 def choose_checkpoint(
-    history: Sequence[Report], allowed: float, how: SamplingMode, *, latest: bool = False
+    history: Sequence[Report], alpha: float, how: SamplingMode, *, latest: bool = False
 ) -> Choice | None:
     """The epoch to ship; None where no epoch keeps the allowed risk.
 
@@ -50,42 +50,44 @@ def choose_checkpoint(
 
     Args:
         history: reports in their order; gaps are passed over.
-        allowed: risk that is accepted, in (0, 1).
+        alpha: risk that is accepted, in (0, 1).
         how: way of sampling.
         latest: take the latest epoch that keeps the risk, whatever else was measured.
     """
-    kept: Report | None = None
+    current: Report | None = None
     for report in measured(history):
-        if report.epoch < 0 or _keeps(report, allowed, how) == NOT:
+        if report.epoch < 0 or _keeps(report, alpha, how) == NOT:
             continue
-        if latest or replaces(report, kept, history, allowed, how):
-            kept = report
-    return None if kept is None else _told(kept, allowed, how)
+        if latest or replaces(report, current, history, alpha, how):
+            current = report
+    return None if current is None else _choice(current, alpha, how)
 
 
-def replaces(report: Report, kept: Report | None, history: Sequence[Report], allowed: float, how: SamplingMode) -> bool:
-    """Whether an epoch takes the place of the one that was kept before it.
+def replaces(
+    report: Report, current: Report | None, history: Sequence[Report], alpha: float, how: SamplingMode
+) -> bool:
+    """Whether an epoch takes the place of the one that was current before it.
 
     Args:
         report: of the newer epoch.
-        kept: of the one that is kept, if any.
+        current: the choice so far, if any.
         history: both among others; what came after `report` does not matter.
-        allowed, how: as in `choose`.
+        alpha, how: as in `choose_checkpoint`.
     """
-    rank = _keeps(report, allowed, how)
-    if rank == NOT or kept is None:
+    rank = _keeps(report, alpha, how)
+    if rank == NOT or current is None:
         return rank != NOT
-    before = _keeps(kept, allowed, how)
+    before = _keeps(current, alpha, how)
     if rank != before:
         return rank > before
-    rivals = [r for r in measured(history) if 0 <= r.epoch <= report.epoch and _keeps(r, allowed, how) == rank]
+    rivals = [r for r in measured(history) if 0 <= r.epoch <= report.epoch and _keeps(r, alpha, how) == rank]
     best = max((a.value for a in map(alignment_of, rivals) if a is not None), default=float("-inf"))
-    good, was_good = (_reaches(alignment_of(r), best) for r in (report, kept))
+    good, was_good = (_reaches(alignment_of(r), best) for r in (report, current))
     if good != was_good:
         return good
-    if report.heldout.fidelity is None or kept.heldout.fidelity is None:
+    if report.heldout.fidelity is None or current.heldout.fidelity is None:
         return True
-    return report.heldout.fidelity.value > kept.heldout.fidelity.value
+    return report.heldout.fidelity.value > current.heldout.fidelity.value
 
 
 def guarded_risk(report: Report) -> Estimate | None:
@@ -105,25 +107,25 @@ def _risk(report: Report, how: SamplingMode) -> Estimate | None:
     return report.samples.risk if how == "plain" else guarded_risk(report)
 
 
-def _keeps(report: Report, allowed: float, how: SamplingMode) -> int:
+def _keeps(report: Report, alpha: float, how: SamplingMode) -> int:
     risk = _risk(report, how)
-    if risk is None or risk.value > allowed:
+    if risk is None or risk.value > alpha:
         return NOT
     uncond = report.basin.risk_uncond
-    if how == "guarded" and uncond is not None and uncond.value > allowed:
+    if how == "guarded" and uncond is not None and uncond.value > alpha:
         return NOT  # what is unguided above the transition copies by itself
-    return PROVEN if risk.high <= allowed else MEASURED
+    return PROVEN if risk.high <= alpha else MEASURED
 
 
 def _reaches(alignment: Estimate | None, best: float) -> bool:
     return alignment is None or alignment.high >= best
 
 
-def _told(report: Report, allowed: float, how: SamplingMode) -> Choice:
-    risk, proven = _risk(report, how), _keeps(report, allowed, how) == PROVEN
+def _choice(report: Report, alpha: float, how: SamplingMode) -> Choice:
+    risk, proven = _risk(report, how), _keeps(report, alpha, how) == PROVEN
     assert risk is not None
     where = "" if how == "plain" else f" with guidance from timestep {report.basin.transition:g} on"
-    reasons = [f"risk {risk}{where} {'proves' if proven else 'measures'} at most {allowed:g}"]
+    reasons = [f"risk {risk}{where} {'proves' if proven else 'measures'} at most {alpha:g}"]
     if not proven:
         reasons.append(f"the interval reaches {risk.high:.2f}: more captions or seeds would tell")
     alignment, fidelity = alignment_of(report), report.heldout.fidelity

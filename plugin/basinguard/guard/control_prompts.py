@@ -39,13 +39,13 @@ def recombined_prompts(captions: Sequence[str], most: int = MOST) -> tuple[str, 
     words = [caption.split() for caption in dict.fromkeys(captions)]
     pairs = permutations(words, 2) if len(words) <= 64 else pairwise(words)
     made = (" ".join([*a[: (len(a) + 1) // 2], *b[(len(b) + 1) // 2 :]]) for a, b in pairs)
-    known = set(captions)
-    new = sorted({prompt for prompt in made if prompt and prompt not in known})
+    originals = set(captions)
+    new = sorted({prompt for prompt in made if prompt and prompt not in originals})
     random.Random(0).shuffle(new)
-    return tuple([*sorted(new[:most]), *(n for n in NEUTRAL if n not in known)][:most])
+    return tuple([*sorted(new[:most]), *(n for n in NEUTRAL if n not in originals)][:most])
 
 
-def unknowable(images: int, *, stand_in: bool, drawn: bool, samples: int, allowed: float) -> tuple[str, ...]:
+def unknowable(images: int, *, stand_in: bool, drawn: bool, samples: int, alpha: float) -> tuple[str, ...]:
     """What the guard cannot tell about a set, in words.
 
     Args:
@@ -53,28 +53,28 @@ def unknowable(images: int, *, stand_in: bool, drawn: bool, samples: int, allowe
         stand_in: whether its control prompts are `recombined`.
         drawn: whether its control images were drawn by the base model.
         samples: (caption, seed) pairs of a probe.
-        allowed: risk that is accepted.
+        alpha: risk that is accepted.
     """
-    told = []
+    limits = []
     if stand_in:
-        told.append(
+        limits.append(
             "whether prompts that share no word with the set behave as the control does: its prompts are recombined "
             "from the training captions, may pull towards the images themselves, and then hide an early alarm"
         )
-        told.append("how held-out prompts are followed, and whether they copy: stand-ins are not sampled")
+        limits.append("how held-out prompts are followed, and whether they copy: stand-ins are not sampled")
     if drawn:
-        told.append(
+        limits.append(
             "how real pictures that were kept aside would fare: the control images are the base model's own samples"
         )
-    least = next((n for n in range(1, 10_000) if _upper_of_none(n) <= allowed), 0)
+    least = next((n for n in range(1, 10_000) if _upper_of_none(n) <= alpha), 0)
     if samples < least:
-        told.append(
-            f"whether the risk is below {allowed:g} for sure: {samples} samples without a copy leave up to "
+        limits.append(
+            f"whether the risk is below {alpha:g} for sure: {samples} samples without a copy leave up to "
             f"{_upper_of_none(samples):.2f} open; {least} would settle it"
         )
     if images < 10:
-        told.append(f"how the subject varies: {images} images are the whole evidence, and every number rests on them")
-    return tuple(told)
+        limits.append(f"how the subject varies: {images} images are the whole evidence, and every number rests on them")
+    return tuple(limits)
 
 
 def _upper_of_none(n: int) -> float:

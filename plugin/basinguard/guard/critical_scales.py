@@ -36,22 +36,22 @@ class Scales:
         """Log critical scale with the caption, of the images of `name`."""
         return {i: float(np.log(with_caption)) for i, (with_caption, _) in getattr(self, name).items()}
 
-    def summary(self, null: Measures) -> CriticalScales:
+    def summary(self, base: Measures) -> CriticalScales:
         """The report's part about them; empty where nothing was measured.
 
         Args:
-            null: what the base model was found to do.
+            base: what the base model was found to do.
         """
         if not self.train:
             return CriticalScales()
         with_caption, without = (np.log([pair[k] for pair in self.train.values()]) for k in (0, 1))
         now, each = self.logs("train"), list(self.train)
-        alarm = compare_rises(now, null.sigma_c, self.logs("heldout"), null.heldout_sigma_c)
+        alarm = compare_rises(now, base.sigma_c, self.logs("heldout"), base.heldout_sigma_c)
         return CriticalScales(
             sigma_c=stats.cluster_bootstrap(np.exp(with_caption), each, _geometric),
             sigma_c_uncond=stats.cluster_bootstrap(np.exp(without), each, _geometric),
             caption_effect=stats.cluster_bootstrap(with_caption - without, each),
-            since_base=mean_rise(now, null.sigma_c),
+            since_base=mean_rise(now, base.sigma_c),
             excess=alarm.excess if alarm else None,
         )
 

@@ -2,8 +2,8 @@
 
 The time of the breach t* is told by how far the early warners have come: log(t* / t) is linear in the logarithms of the
 gap's and the critical scale's excess over the control group, and in the basin width, all at time t in updates. The
-coefficients were learnt on fine-tunes of TinyWorld (`recipes/studies/acting_study.py`), and so was the interval, from the
-errors on runs that were left out; another model's may lie elsewhere, and the forecast says so.
+coefficients were learnt on fine-tunes of TinyWorld (`recipes/studies/acting_study.py`), and so was the interval, from
+the errors on runs that were left out; another model's may lie elsewhere, and the forecast says so.
 
 It was learnt on runs that did exceed the allowed risk, so it never says "never": where nothing has risen it answers
 about four times as long as so far, again and again.
@@ -70,37 +70,38 @@ class Forecast(Schema):
         return f"breach in {e.value:.0f} epochs [{e.low:.0f}, {e.high:.0f}], {e.level:.0%} interval ({self.why})"
 
 
-def forecast(history: Sequence[Report], allowed: float) -> Forecast:
+def forecast(history: Sequence[Report], alpha: float) -> Forecast:
     """The forecast from the newest report; pure, without a model, in well under a millisecond.
 
     Args:
         history: reports in their order, gaps included; the base model's is epoch -1.
-        allowed: risk that is accepted, in (0, 1).
+        alpha: risk that is accepted, in (0, 1).
     """
-    verdict = judge(history, allowed)
+    verdict = judge(history, alpha)
     if verdict.level < 0:
         return Forecast(state="unknown", why=verdict.evidence[0])
     last = measured(history)[-1]
     if verdict.level >= 2:
-        return Forecast(state="passed", why=f"plain CFG is above {allowed:g} at epoch {last.epoch}")
+        return Forecast(state="passed", why=f"plain CFG is above {alpha:g} at epoch {last.epoch}")
     if last.epoch < 0 or last.train_step <= 0:
         return Forecast(state="unknown", why="only the base model has been measured")
     if last.gaps.excess is None:
         return Forecast(state="unknown", why="the gap has no control group: give held-out prompts")
-    known = TINYWORLD if last.critical_scales.excess is not None else WITHOUT_SCALE
-    left = log_time_left(last, known)
+    coefficients = TINYWORLD if last.critical_scales.excess is not None else WITHOUT_SCALE
+    left = log_time_left(last, coefficients)
     per_epoch = last.train_step / (last.epoch + 1)
-    ends = (max(0.0, last.train_step * math.expm1(left + shift) / per_epoch) for shift in (0.0, known.low, known.high))
-    value, low, high = ends
-    method = f"log-linear in gap, critical scale and width; interval from {known.n} runs of TinyWorld left out in turn"
-    epochs = Estimate(value=value, low=low, high=high, level=known.level, n=known.n, method=method)
+    shifts = (0.0, coefficients.low, coefficients.high)
+    value, low, high = (max(0.0, last.train_step * math.expm1(left + shift) / per_epoch) for shift in shifts)
+    runs = f"interval from {coefficients.n} runs of TinyWorld left out in turn"
+    method = f"log-linear in gap, critical scale and width; {runs}"
+    epochs = Estimate(value=value, low=low, high=high, level=coefficients.level, n=coefficients.n, method=method)
     return Forecast(state="ahead", epochs=epochs, why=f"learnt on TinyWorld, from {_seen(last)}")
 
 
-def log_time_left(report: Report, known: Coefficients) -> float:
+def log_time_left(report: Report, coefficients: Coefficients) -> float:
     """log(t* / t): how many times longer than so far, in updates, until the allowed risk is exceeded."""
     gap, scale, width = features(report)
-    left = known.constant + known.gap * gap + known.scale * scale + known.width * width
+    left = coefficients.constant + coefficients.gap * gap + coefficients.scale * scale + coefficients.width * width
     return min(max(left, -FURTHEST), FURTHEST)
 
 

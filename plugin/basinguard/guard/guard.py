@@ -1,6 +1,6 @@
 """What to measure, on what, and what it means: the guard without any framework.
 
-A `Guard` is given the training images and captions once; `measure` looks at a model and returns a `Report`. Every
+A `Guard` is given the training images and captions once; `measure` probes a model and returns a `Report`. Every
 epoch uses the same captions, seeds and noise (common random numbers), so a difference between two reports is a
 difference between two models. A budget that cannot pay for everything buys the gap of every caption first, and samples
 captions in turns; a report holds what was measured of this very model, and None for the rest.

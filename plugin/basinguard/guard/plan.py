@@ -25,8 +25,8 @@ class ProbePlan:
         budget: what every probe may cost: a share of the time trained since the one before ("5%") or a number of UNet
             evaluations; no limit when None. The base model's probe is not counted.
         solver: the sampler, one of `solvers.SOLVERS`.
-        critical_scales: how many training (and held-out) images get their critical scale measured, up to 320 evaluations
-            each; where a budget cannot pay for them after all else, they are left out.
+        critical_scales: how many training (and held-out) images get theirs measured, up to 320 evaluations each;
+            where a budget cannot pay for them after all else, they are left out.
         order_checks: candidates tried beyond each search, to see whether outcomes are ordered.
         fidelity: also measure how far samples of held-out prompts look like the training images.
     """

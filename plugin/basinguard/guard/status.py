@@ -18,13 +18,13 @@ class RunStatus(Schema):
     """What `guard.json` holds beside the reports.
 
     Attributes:
-        allowed: risk that is accepted.
+        alpha: risk that is accepted.
         verdict, forecast: of the newest report.
         plain, guarded: the epochs to ship for plain CFG and for guarded sampling, None where none keeps the risk.
         unknowable: what these numbers cannot tell about this training set, in words.
     """
 
-    allowed: float
+    alpha: float
     verdict: Verdict
     forecast: Forecast
     plain: Choice | None
@@ -35,8 +35,8 @@ class RunStatus(Schema):
         ship = {"plain CFG": self.plain, "guarded sampling": self.guarded}
         lines = [f"**{self.verdict.state}**, {'; '.join(self.verdict.evidence)}", "", f"Forecast: {self.forecast}", ""]
         for how, choice in ship.items():
-            told = f"epoch {choice.epoch}: {choice.why}" if choice else "no epoch keeps the allowed risk"
-            lines.append(f"- for {how}, {told}")
+            words = f"epoch {choice.epoch}: {choice.why}" if choice else "no epoch keeps the allowed risk"
+            lines.append(f"- for {how}, {words}")
         return "\n".join([*lines, *(f"- not known: {what}" for what in self.unknowable)])
 
 
@@ -50,7 +50,7 @@ class GuardFile(Schema):
 
 def run_status(
     history: Sequence[Report],
-    allowed: float,
+    alpha: float,
     unknowable: Sequence[str] = (),
     ship: Mapping[SamplingMode, Choice | None] | None = None,
 ) -> RunStatus:
@@ -58,15 +58,15 @@ def run_status(
 
     Args:
         history: reports in their order.
-        allowed: risk that is accepted.
+        alpha: risk that is accepted.
         unknowable: see `RunStatus`.
         ship: the epochs to ship, where they were chosen already.
     """
-    ship = ship or {how: choose_checkpoint(history, allowed, how) for how in get_args(SamplingMode)}
+    ship = ship or {how: choose_checkpoint(history, alpha, how) for how in get_args(SamplingMode)}
     return RunStatus(
-        allowed=allowed,
-        verdict=judge(history, allowed),
-        forecast=forecast(history, allowed),
+        alpha=alpha,
+        verdict=judge(history, alpha),
+        forecast=forecast(history, alpha),
         plain=ship["plain"],
         guarded=ship["guarded"],
         unknowable=tuple(unknowable),
@@ -85,10 +85,10 @@ def read_history(path: Path) -> list[Report]:
     if len(text) > 16 * MAX_BYTES:
         raise ValueError(f"{path}: more than {16 * MAX_BYTES} bytes, so not a guard.json")
     try:
-        found = json.loads(text)
+        data = json.loads(text)
     except (ValueError, RecursionError):
         raise ValueError(f"{path}: not JSON, so not a guard.json") from None
-    rows = found.get("history") if isinstance(found, dict) else found
+    rows = data.get("history") if isinstance(data, dict) else data
     if not isinstance(rows, list):
         raise ValueError(f"{path}: neither a list of reports nor an object with a history, so not a guard.json")
     return [Report.from_json(json.dumps(row)) for row in rows]

@@ -16,7 +16,8 @@ class TrainingSet:
         captions: one for each image.
         heldout: prompts the model was not trained on: the control group.
         heldout_images: their images, [M, 3, H, W], where there are any: the control of critical scales.
-        stand_in: `heldout` are stand-ins, see `control_prompts`; their images are drawn by the base model when they are needed.
+        stand_in: `heldout` are stand-ins, see `control_prompts`; their images are drawn by the base model when they are
+            needed.
     """
 
     images: Tensor

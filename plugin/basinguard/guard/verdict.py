@@ -59,53 +59,53 @@ class Verdict(Schema):
         return f"{self.state}{sure}: {'; '.join(self.evidence)}"
 
 
-def judge(history: Sequence[Report], allowed: float) -> Verdict:
+def judge(history: Sequence[Report], alpha: float) -> Verdict:
     """The verdict on the newest report.
 
     Args:
         history: reports in their order, gaps included; the base model's is epoch -1.
-        allowed: risk that is accepted, in (0, 1).
+        alpha: risk that is accepted, in (0, 1).
 
     Raises:
-        ValueError: `allowed` outside (0, 1).
+        ValueError: `alpha` outside (0, 1).
 
     Example:
-        >>> print(judge([], allowed=0.1))
+        >>> print(judge([], alpha=0.1))
         unknown: nothing has been measured
     """
-    if not 0 < allowed < 1:
-        raise ValueError(f"judge(allowed={allowed}): expected a share in (0, 1)")
+    if not 0 < alpha < 1:
+        raise ValueError(f"judge(alpha={alpha}): expected a share in (0, 1)")
     last = history[-1] if history else None
-    missing = _missing(history, allowed)
+    missing = _missing(history, alpha)
     if missing or last is None:
         return Verdict(state="unknown", epoch=last.epoch if last else None, evidence=(missing,))
     if last.samples.risk is None:
-        return _unsampled(history, allowed)
+        return _unsampled(history, alpha)
     risk = last.samples.risk
-    told = f"risk under plain CFG {_share(risk)} against {allowed:g} allowed"
-    if risk.value > allowed:
-        late = _too_late(last, allowed)
+    summary = f"risk under plain CFG {_share(risk)} against {alpha:g} allowed"
+    if risk.value > alpha:
+        late = _too_late(last, alpha)
         state: State = "too late for delayed guidance" if late else "memorizing"
-        evidence = (told, *(late or _still(history)))
-        return Verdict(state=state, epoch=last.epoch, evidence=evidence, confidence=sureness(risk, allowed))
+        evidence = (summary, *(late or _still(history)))
+        return Verdict(state=state, epoch=last.epoch, evidence=evidence, confidence=sureness(risk, alpha))
     alarms = early_alarms(last, measured(history)[0])
     if alarms:
-        evidence, confidence = (told, *alarms), max(alarms.values())
+        evidence, confidence = (summary, *alarms), max(alarms.values())
         return Verdict(state="basin forming", epoch=last.epoch, evidence=evidence, confidence=confidence)
-    return Verdict(state="safe", epoch=last.epoch, evidence=(told,), confidence=sureness(risk, allowed))
+    return Verdict(state="safe", epoch=last.epoch, evidence=(summary,), confidence=sureness(risk, alpha))
 
 
-def _unsampled(history: Sequence[Report], allowed: float) -> Verdict:
+def _unsampled(history: Sequence[Report], alpha: float) -> Verdict:
     """A probe that a budget paid no samples for: its alarms speak, unless the last samples said worse."""
     last, base = history[-1], measured(history)[0]
     sampled = max(k for k, report in enumerate(history) if report.samples.risk is not None)
-    before, nothing = judge(history[: sampled + 1], allowed), "no samples at this probe, so no risk"
+    before, nothing = judge(history[: sampled + 1], alpha), "no samples at this probe, so no risk"
     alarms = early_alarms(last, base)
     if alarms and before.level < LEVELS["memorizing"]:
         evidence = (*alarms, nothing)
         return Verdict(state="basin forming", epoch=last.epoch, evidence=evidence, confidence=max(alarms.values()))
-    known = f"; at epoch {before.epoch} it was {before.state}" if history[sampled] is not base else ""
-    return Verdict(state="unknown", epoch=last.epoch, evidence=(nothing + known,))
+    earlier = f"; at epoch {before.epoch} it was {before.state}" if history[sampled] is not base else ""
+    return Verdict(state="unknown", epoch=last.epoch, evidence=(nothing + earlier,))
 
 
 def _still(history: Sequence[Report]) -> tuple[str, ...]:
@@ -117,12 +117,12 @@ def _still(history: Sequence[Report]) -> tuple[str, ...]:
     return (f"guidance from timestep {searched.basin.transition:g} on still keeps it{when}",)
 
 
-def newest_known(history: Sequence[Report], allowed: float) -> Verdict | None:
+def newest_known(history: Sequence[Report], alpha: float) -> Verdict | None:
     """The newest verdict that is not "unknown"; None if there never was one."""
     for end in range(len(history), 0, -1):
-        found = judge(history[:end], allowed)
-        if found.level >= 0:
-            return found
+        verdict = judge(history[:end], alpha)
+        if verdict.level >= 0:
+            return verdict
     return None
 
 
@@ -142,7 +142,7 @@ def sureness(estimate: Estimate, limit: float) -> float:
 
 def early_alarms(report: Report, base: Report) -> dict[str, float]:
     """What warns before the allowed risk is reached: words, and how surely each alarm is up."""
-    found: dict[str, float] = {}
+    alarms: dict[str, float] = {}
     rises = {
         "gap_excess": "the training captions' gap has risen {} more than held-out captions'",
         "sigma_c_excess": "the training images' log critical scale has risen {} more than held-out images'",
@@ -150,38 +150,38 @@ def early_alarms(report: Report, base: Report) -> dict[str, float]:
     for name, words in rises.items():
         excess = report.estimates.get(name)
         if excess is not None and excess.low > 0:
-            found[words.format(excess)] = sureness(excess, 0.0)
+            alarms[words.format(excess)] = sureness(excess, 0.0)
     width, width_before = report.basin.width, base.basin.width
     if width is not None and width_before is not None and width.low > width_before.high:
-        found[f"basin width {width}"] = sureness(width, width_before.high)
+        alarms[f"basin width {width}"] = sureness(width, width_before.high)
     risk, risk_before = report.samples.risk, base.samples.risk
     if risk is not None and risk_before is not None and risk.value > risk_before.value:
-        found[f"samples already copy: {_share(risk)}"] = sureness(risk, risk_before.value)
-    return found
+        alarms[f"samples already copy: {_share(risk)}"] = sureness(risk, risk_before.value)
+    return alarms
 
 
-def _missing(history: Sequence[Report], allowed: float) -> str:
+def _missing(history: Sequence[Report], alpha: float) -> str:
     """Why nothing can be said, or ""."""
     if not history:
         return "nothing has been measured"
-    last, known = history[-1], measured(history)
+    last, reports = history[-1], measured(history)
     if last.problem:
         return f"the probe of epoch {last.epoch} failed: {last.problem[:400]}"
-    base = known[0]
+    base = reports[0]
     if base.epoch != -1 or base.samples.risk is None:
         why = next((report.problem for report in history if report.epoch == -1), "")
         return f"the base model was not measured{f' ({why[:400]})' if why else ''}; there is nothing to compare with"
-    if base.samples.risk.low > allowed:
+    if base.samples.risk.low > alpha:
         return (
-            f"the base model itself seems to copy ({_share(base.samples.risk)}): the metric's threshold is too low for these "
-            "images, or the base was trained on them"
+            f"the base model itself seems to copy ({_share(base.samples.risk)}): the metric's threshold is too low for "
+            "these images, or the base was trained on them"
         )
-    return _flat(known)
+    return _flat(reports)
 
 
-def _flat(known: Sequence[Report]) -> str:
+def _flat(reports: Sequence[Report]) -> str:
     """Whether nothing at all has moved since the base model, to the last digit, over two probes or more."""
-    base, later = known[0], known[1:]
+    base, later = reports[0], reports[1:]
     if len(later) < 2 or later[-1].train_step <= base.train_step:
         return ""
     if any(_value(report, name) != _value(base, name) for report in later for name in WATCHED):
@@ -197,13 +197,13 @@ def _value(report: Report, name: str) -> float | None:
     return None if estimate is None else estimate.value
 
 
-def _too_late(report: Report, allowed: float) -> tuple[str, ...]:
+def _too_late(report: Report, alpha: float) -> tuple[str, ...]:
     """Why delayed guidance cannot help any more; empty where it can."""
     reasons = []
     if report.searched and report.basin.transition is None:
         reasons.append("no transition on the grid keeps the allowed risk")
     uncond = report.basin.risk_uncond
-    if uncond is not None and uncond.value > allowed:
+    if uncond is not None and uncond.value > alpha:
         reasons.append(f"the empty prompt itself reproduces training images: {_share(uncond)}")
     return tuple(reasons)
 

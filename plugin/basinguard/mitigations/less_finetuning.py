@@ -10,53 +10,28 @@ Cost: that of plain CFG. No code was copied from any paper; none released one fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.helpers import rescale_adapter_scale
 from torch import Tensor
 
+from ..pipelines.interpolation import Blend
 from ..pipelines.loading import load_pipeline
 from .base import Mitigation, needs_base
 from .stock_pipeline import sample_pipeline
 from .testbed import Batch, Testbed
 
 
-@contextmanager
-def strength_of(testbed: Testbed, share: float) -> Iterator[None]:
-    """Inside, the UNet is `share` fine-tuned and the rest base; outside, bit for bit what it was."""
-    unet = testbed.pipe.unet
-    adapters = [layer for layer in unet.modules() if isinstance(layer, BaseTunerLayer)]
-    if adapters:
-        with _adapters_at(adapters, share):
-            yield
-        return
-    assert testbed.base is not None
-    tuned = {name: value.clone() for name, value in unet.state_dict().items()}
-    base = testbed.base.unet.state_dict()
-    try:
-        unet.load_state_dict({name: torch.lerp(base[name].to(value), value, share) for name, value in tuned.items()})
-        yield
-    finally:
-        unet.load_state_dict(tuned)
+def strength_of(testbed: Testbed, strength: float) -> AbstractContextManager[Any]:
+    """Inside, the UNet is fine-tuned by so much and the rest is base; outside, bit for bit what it was."""
+    if getattr(testbed.pipe.unet, "peft_config", None):
+        return rescale_adapter_scale(testbed.pipe.unet, strength)
+    return Blend(testbed.pipe, testbed.base, parts=("unet",)).at(strength)
 
 
-@contextmanager
-def _adapters_at(adapters: list[BaseTunerLayer], share: float) -> Iterator[None]:
-    before = [dict(layer.scaling) for layer in adapters]
-    try:
-        for layer in adapters:
-            layer.scaling.update({name: value * share for name, value in layer.scaling.items()})
-        yield
-    finally:
-        for layer, scaling in zip(adapters, before, strict=True):
-            layer.scaling.update(scaling)
-
-
-def _interpolate(testbed: Testbed, batch: Batch, share: float) -> Tensor:
-    with strength_of(testbed, share):
+def _interpolate(testbed: Testbed, batch: Batch, strength: float) -> Tensor:
+    with strength_of(testbed, strength):
         return sample_pipeline(testbed, batch)
 
 

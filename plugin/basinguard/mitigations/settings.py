@@ -21,8 +21,8 @@ class ComparisonOptions:
         first_look: each mitigation at its default intensity alone.
         costs: also measure time and memory of each mitigation; not at a first look.
         align: an open_clip model; "auto" takes TinyWorld's own for TinyWorld and none otherwise.
-        metric: what a copy is, when the embedder's own threshold was measured on another kind of image
-            (`similarity.thresholds`).
+        metric: JSON file that says what a copy is, when the embedder's own threshold was measured on another kind of
+            image (`similarity.thresholds`).
     """
 
     captions: int | None = None
@@ -32,7 +32,7 @@ class ComparisonOptions:
     first_look: bool = False
     costs: bool = True
     align: str = "auto"
-    metric: Metric | None = None
+    metric: Path | None = None
 
     def __post_init__(self) -> None:
         if self.per_caption < 1 or self.timesteps < 1 or (self.captions is not None and self.captions < 1):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from ..core.metric import Metric
 from ..core.record import read_record
 from ..diffusion.sampling import draw_noise
 from ..guard.guard import Guard
@@ -119,7 +120,8 @@ def load_testbed(
     images = ImageFolder(str(data), resolution=pipe.unet.config.sample_size * pipe.vae_scale_factor)
     images.setup("compare")
     training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))
-    embedder = Structure() if options.metric is None else Structure(options.metric)
+    metric = Metric.from_json(options.metric.read_text(encoding="utf-8")) if options.metric else None
+    embedder = Structure() if metric is None else Structure(metric)
     if embedder.name != Structure().name:
         raise ValueError(f"the metric belongs to {embedder.name!r}, the embedder here is {Structure().name!r}")
     plan = ProbePlan(captions=1, timesteps=options.timesteps, scale=options.scale)

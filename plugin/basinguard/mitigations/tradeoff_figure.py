@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.estimate import Estimate
-from ..plots.contact_sheet import BLUE, GREEN, VERMILLION
+from ..plots.style import BLUE, GREEN, ORANGE, PURPLE, VERMILLION, open_frame
 from .measure import Point
 from .ranking import is_ours
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 OURS = {
     "ours": VERMILLION,
-    "ours-strength": "#E69F00",
+    "ours-strength": ORANGE,
     "ours-base-led": BLUE,
     "ours-anchored": GREEN,
-    "ours-triage": "#CC79A7",
+    "ours-triage": PURPLE,
 }
 DPI = 110
 MARKERS = "osv^<>DPX*ph"
@@ -81,8 +81,7 @@ def _panel(axes: Axes, points: Sequence[Point], pick: Callable[[Point], Estimate
     utility = "alignment of image and caption" if points[0].alignment else "fidelity to held-out images of the subject"
     axes.set(xlabel=f"{utility} → better", ylabel=f"{label} → worse")
     _crop(axes, [p.utility.value for p in points if p.utility])
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
+    open_frame(axes)
 
 
 def _crop(axes: Axes, utilities: Sequence[float]) -> None:

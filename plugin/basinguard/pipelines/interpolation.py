@@ -6,7 +6,7 @@ and what model merging does with a full fine-tune: one mechanism for both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,12 +21,13 @@ PARTS = ("unet", "text_encoder")
 class Blend:
     """A fine-tuned pipeline whose weights can be taken back towards its base's.
 
-    Both versions of the weights that differ are held, so a LoRA on attention layers takes little memory.
+    Only weights that differ are held, the tuned ones as a copy, so a LoRA on attention layers takes little memory.
 
     Args:
         tuned: pipeline without adapters; outside `at` it is exactly as it was given.
-        base: what it was fine-tuned from.
+        base: what it was fine-tuned from; must stay as it is.
         dtype: precision of the runs.
+        parts: the pipeline's components that are interpolated.
 
     Raises:
         ValueError: the two have other layers, so they cannot be mixed.
@@ -34,26 +35,28 @@ class Blend:
     Source: Wortsman et al., arXiv 2109.01903, eq. 1 (interpolation in weight space).
     """
 
-    def __init__(self, tuned: Any, base: Any, *, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, tuned: Any, base: Any, *, dtype: torch.dtype | None = None, parts: Sequence[str] = PARTS
+    ) -> None:
         self.tuned, self.dtype = tuned, dtype
-        self._moved: list[tuple[Tensor, Tensor, Tensor]] = []
-        for name in PARTS:
+        self._differing: list[tuple[Tensor, Tensor, Tensor]] = []
+        for name in parts:
             here, there = getattr(tuned, name).state_dict(), getattr(base, name).state_dict()
             _require_same_layers(name, here, there)
             for key, weight in here.items():
                 origin = there[key].to(weight)
                 if weight.is_floating_point() and not torch.equal(weight, origin):
-                    self._moved.append((weight, weight.clone(), origin.clone()))
+                    self._differing.append((weight, weight.clone(), origin))
 
     @contextmanager
     def at(self, strength: float) -> Iterator[LatentModel]:
         """Inside, the weights are base + strength * (tuned - base)."""
         try:
-            for weight, tuned, origin in self._moved:
+            for weight, tuned, origin in self._differing:
                 weight.copy_(torch.lerp(origin.float(), tuned.float(), strength))
             yield LatentModel(self.tuned, dtype=self.dtype)
         finally:
-            for weight, tuned, _ in self._moved:
+            for weight, tuned, _ in self._differing:
                 weight.copy_(tuned)
 
 

@@ -15,40 +15,6 @@ from ..diffusion.noise_schedule import NoiseSchedule, to_epsilon
 from ..diffusion.sampling import EMPTY, Denoiser
 
 DECODE_PIXELS = 32 * 64 * 64  # decoded at once: 32 images of 64 px, one of 512 px (0.75 GB in float32)
-# diffusers' class -> ours, and the settings that would make it another sampler
-SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "DDIMScheduler": ("ddim", {}),
-    "EulerDiscreteScheduler": ("euler", {"use_karras_sigmas": False, "use_exponential_sigmas": False}),
-    "HeunDiscreteScheduler": ("heun", {"use_karras_sigmas": False, "use_exponential_sigmas": False}),
-    "DPMSolverMultistepScheduler": (
-        "dpm++2m",
-        {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint", "use_karras_sigmas": False},
-    ),
-    "PNDMScheduler": ("pndm", {"skip_prk_steps": True}),
-}
-
-
-def solver_of(scheduler: Any) -> str:
-    """Our name for a diffusers scheduler, for `ProbePlan(solver=...)`.
-
-    Raises:
-        ValueError: a scheduler whose trajectories cannot be branched, or one with settings that make it another
-            sampler; says which are accepted.
-
-    Example:
-        >>> from diffusers import DDIMScheduler
-        >>> solver_of(DDIMScheduler())
-        'ddim'
-    """
-    kind = type(scheduler).__name__
-    name, needed = SAMPLERS.get(kind, ("", {}))
-    wrong = {k: scheduler.config.get(k) for k, v in needed.items() if scheduler.config.get(k, v) not in (v, None)}
-    if not name or wrong:
-        raise ValueError(
-            f"{kind}{f' with {wrong}' if wrong else ''} cannot be probed: its trajectories cannot be branched exactly. "
-            f"Accepted: {', '.join(SAMPLERS)} with their usual settings; probe with one of them, ProbePlan(solver='ddim')"
-        )
-    return name
 
 
 class LatentModel:
@@ -133,15 +99,15 @@ class LatentModel:
             yield
 
     def _eps(self, x: Tensor, timestep: Tensor, prompt: Tensor, table: Tensor) -> Tensor:
-        told = prompt != EMPTY
-        if not self.anchor or bool(told.all()):
+        cond = prompt != EMPTY
+        if not self.anchor or bool(cond.all()):
             output = self._forward(x, timestep, table[prompt])
         else:
             output = torch.empty_like(x)
             with _adapters_off(self.pipe.unet):
-                output[~told] = self._forward(x[~told], timestep[~told], table[prompt[~told]])
-            if bool(told.any()):
-                output[told] = self._forward(x[told], timestep[told], table[prompt[told]])
+                output[~cond] = self._forward(x[~cond], timestep[~cond], table[prompt[~cond]])
+            if bool(cond.any()):
+                output[cond] = self._forward(x[cond], timestep[cond], table[prompt[cond]])
         return to_epsilon(
             self.prediction_type, output, x, self.schedule.signal(timestep), self.schedule.noise(timestep)
         )

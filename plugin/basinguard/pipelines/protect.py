@@ -18,6 +18,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from ..core.record import Record, parse_record, read_record
+from ..core.text import one_line
 from ..exports.layout import RECORD_FILE, RECORD_KEY
 from ..guidance.core import Observation, Rule, SwitchAt, epsilon_factor, from_record, steer
 from ..guidance.triage import Triage
@@ -41,7 +42,7 @@ def protect(pipe: Any, rule: Rule | Record, *, triage: bool = False) -> Any:
     Args:
         pipe: a diffusers pipeline whose class (or a base of it) is in `BATCHED`.
         rule: a rule, or the record of a calibration made on this model.
-        triage: prompts that the record's triage takes for harmless keep ordinary CFG; the share of pulling ones among
+        triage: prompts that the record's triage takes for harmless keep plain CFG; the share of pulling ones among
             them, its miss rate, comes on top of the risk that the record promises.
 
     Raises:
@@ -59,9 +60,7 @@ def protect(pipe: Any, rule: Rule | Record, *, triage: bool = False) -> Any:
     elif isinstance(rule, Record):
         rule = _fitting(pipe, rule)
     if not callable(getattr(rule, "scale", None)):
-        raise TypeError(
-            f"protect(pipe, {rule!r}): expected a rule from basinguard.guidance.core or a basinguard Record"
-        )
+        raise TypeError(f"protect(pipe, {rule!r}): expected a rule, such as SwitchAt(600), or a Record")
     unprotect(pipe)
     pipe.progress_bar = _steered(pipe, pipe.progress_bar, rule, resolution)
     return pipe
@@ -131,9 +130,8 @@ def load(source: str | Path, *, triage: bool = False, **options: Any) -> Any:
         with _without_notice():
             pipe = DiffusionPipeline.from_pretrained(place, **{"use_safetensors": True} | options)
     except Exception as error:  # a loader meets every kind of damage, a hub every kind of refusal
-        said = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{source}: cannot be loaded as a diffusers pipeline ({type(error).__name__}: {said}); "
+            f"{source}: cannot be loaded as a diffusers pipeline ({type(error).__name__}: {one_line(str(error), 300)}); "
             "download or copy it again, or check the hub id and the network"
         ) from error
     return protect(pipe, _find_record(place, pipe, options), triage=triage)
@@ -142,16 +140,16 @@ def load(source: str | Path, *, triage: bool = False, **options: Any) -> Any:
 @contextmanager
 def _without_notice() -> Iterator[None]:
     """diffusers says of a scheduler's record that it is ignored; here it is not."""
-    told = logging.getLogger("diffusers.configuration_utils")
+    logger = logging.getLogger("diffusers.configuration_utils")
 
     def other(entry: logging.LogRecord) -> bool:
         return RECORD_KEY not in entry.getMessage()
 
-    told.addFilter(other)
+    logger.addFilter(other)
     try:
         yield
     finally:
-        told.removeFilter(other)
+        logger.removeFilter(other)
 
 
 def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule, resolution: int | None) -> Callable[..., Any]:
@@ -196,13 +194,13 @@ def _check(pipe: Any) -> None:
 
 
 def _triaged(pipe: Any, record: Any) -> Triage:
-    found = record.triage if isinstance(record, Record) else None
-    if found is None:
+    triage = record.triage if isinstance(record, Record) else None
+    if triage is None:
         raise ValueError(
             "triage=True needs a record with a calibrated triage, and this has none: `basinguard triage` makes one, "
             "or protect(pipe, Triage(rule, threshold)) with a threshold of your own"
         )
-    return Triage(_fitting(pipe, record), found.threshold, record.guidance.after, found.timestep)
+    return Triage(_fitting(pipe, record), triage.threshold, record.guidance.after, triage.timestep)
 
 
 def _fitting(pipe: Any, record: Record) -> SwitchAt:
@@ -226,10 +224,10 @@ def _find_record(source: str | Path, pipe: Any, options: Mapping[str, Any]) -> R
         if (source / RECORD_FILE).is_file():
             return read_record(source / RECORD_FILE)
     else:
-        wanted = ("revision", "token", "cache_dir", "local_files_only")
+        names = ("revision", "token", "cache_dir", "local_files_only")
         try:
             return read_record(
-                Path(hf_hub_download(source, RECORD_FILE, **{k: options[k] for k in wanted if k in options}))
+                Path(hf_hub_download(source, RECORD_FILE, **{k: options[k] for k in names if k in options}))
             )
         except EntryNotFoundError:
             pass

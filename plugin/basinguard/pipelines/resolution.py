@@ -23,7 +23,7 @@ def watched(pipe: Any, denoiser: Any, resolution: int | None) -> Iterator[None]:
         yield
         return
 
-    def look(module: Any, args: tuple, kwargs: dict) -> None:
+    def check(module: Any, args: tuple, kwargs: dict) -> None:
         handle.remove()
         latents = next((kwargs[name] for name in ("sample", "hidden_states") if name in kwargs), None)
         height, width = (side * factor for side in (args[0] if latents is None else latents).shape[-2:])
@@ -34,7 +34,7 @@ def watched(pipe: Any, denoiser: Any, resolution: int | None) -> Iterator[None]:
                 stacklevel=2,
             )
 
-    handle = denoiser.register_forward_pre_hook(look, with_kwargs=True, prepend=True)
+    handle = denoiser.register_forward_pre_hook(check, with_kwargs=True, prepend=True)
     try:
         yield
     finally:

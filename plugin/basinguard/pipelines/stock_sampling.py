@@ -67,7 +67,7 @@ def sample_batch(
         images = pipe(**arguments | options).images.float().cpu()
         trace = [] if rule is None else list(last_trace(pipe))
     plain_evals = 2 * timesteps * len(images)
-    return StockSamples(images, trace, plain_evals if rule is None else sum(seen.unet_evals for seen in trace))
+    return StockSamples(images, trace, plain_evals if rule is None else sum(o.unet_evals for o in trace))
 
 
 def sample_stock(

@@ -1,8 +1,7 @@
-"""TODO one line."""
+"""The basin as curves: how it looks at one time, and how it grows over the epochs, with intervals."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,16 +9,15 @@ import numpy as np
 
 from ..core.estimate import Estimate
 from ..core.report import Report
+from .style import BLUE, GREEN, GREY, VERMILLION, banded_line, canvas, open_frame
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from .contact_sheet import BLUE, GREEN, GREY, VERMILLION
 
 
 def curve_figure(reports: Sequence[Report]) -> Figure:
     """P(memorized | transition = t), the base in grey, later epochs ever darker, the last with its band."""
-    figure, axes = _canvas("guidance switched on at timestep t (999 = from the start)", "share that copies")
+    figure, axes = canvas("guidance switched on at timestep t (999 = from the start)", "share that copies")
     reports = [report for report in reports if report.basin.curve]
     if not reports:
         return figure
@@ -42,17 +40,17 @@ def history_figure(reports: Sequence[Report]) -> Figure:
 
     The gap has an axis of its own: it is what every probe measures, also one whose budget bought no samples.
     """
-    figure, axes = _canvas("epoch (-1 = base model)", "share")
-    _line(axes, *_over_epochs(reports, "risk"), VERMILLION, "risk under plain CFG")
-    _line(axes, *_over_epochs(reports, "width"), BLUE, "basin width")
-    _line(axes, *_over_epochs(reports, "risk_uncond"), GREEN, "risk of the empty prompt")
+    figure, axes = canvas("epoch (-1 = base model)", "share")
+    banded_line(axes, *_over_epochs(reports, "risk"), VERMILLION, "risk under plain CFG")
+    banded_line(axes, *_over_epochs(reports, "width"), BLUE, "basin width")
+    banded_line(axes, *_over_epochs(reports, "risk_uncond"), GREEN, "risk of the empty prompt")
     axes.set(ylim=(-0.02, 1.02), xticks=[report.epoch for report in reports])
     lines, names = axes.get_legend_handles_labels()
     if any(report.gaps.since_base for report in reports):
         right = axes.twinx()
         right.spines["top"].set_visible(False)
         right.set_ylabel("gap: rise since the base model")
-        _line(right, *_over_epochs(reports, "gap_since_base"), GREY, "gap (right axis)")
+        banded_line(right, *_over_epochs(reports, "gap_since_base"), GREY, "gap (right axis)")
         lines, names = lines + right.get_legend_handles_labels()[0], [*names, "gap (right axis)"]
     axes.legend(lines, names, frameon=False, loc="upper left")
     return figure
@@ -77,13 +75,12 @@ def warning_figure(reports: Sequence[Report]) -> Figure:
     first = next(copied, None)
     for axes, (title, (name, colour)) in zip(figure.subplots(2, 2, sharex=True).flat, panels.items(), strict=True):
         known = [(r.train_step, r.estimates[name]) for r in reports if name in r.estimates]
-        _line(axes, [step for step, _ in known], [estimate for _, estimate in known], colour, "")
+        banded_line(axes, [step for step, _ in known], [estimate for _, estimate in known], colour, "")
         axes.axhline(0, color=GREY, linewidth=0.8)
         if first is not None:
             axes.axvline(first, color=GREY, linestyle=":", linewidth=1.2)
         axes.set_title(title, fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25, linewidth=0.6)
+        open_frame(axes)
     figure.supxlabel("updates (0 = base model; dotted: first copied sample)", fontsize=9)
     return figure
 
@@ -93,24 +90,3 @@ def _over_epochs(reports: Sequence[Report], name: str) -> tuple[list[int], list[
     known = [(report.epoch, report.estimates.get(name)) for report in reports]
     kept = [point for point, report in zip(known, reports, strict=True) if point[1] is not None or report.problem]
     return [epoch for epoch, _ in kept], [value for _, value in kept]
-
-
-def _line(axes: Axes, x: Sequence[int], y: Sequence[Estimate | None], colour: str, label: str) -> None:
-    """A line with its band; it breaks where a probe failed."""
-    if not x:
-        return
-    value, low, high = zip(*((e.value, e.low, e.high) if e else (math.nan,) * 3 for e in y), strict=True)
-    axes.plot(x, value, color=colour, marker="o", markersize=4, label=label)
-    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-
-
-def _canvas(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    """A figure without pyplot's global state: safe inside someone else's training run."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.8), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    return figure, axes

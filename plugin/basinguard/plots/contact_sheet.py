@@ -1,17 +1,14 @@
-"""Pictures a person looks at: contact sheets and curves. Colours are safe for the colour-blind (Okabe-Ito)."""
+"""Samples side by side for a person to compare: a row for each caption, a column for each way to sample."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
+from .style import VERMILLION
 
-BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7f7f7f"
 TILE = 144  # small enough for a row of five on a laptop, large enough to see a copy
 
 

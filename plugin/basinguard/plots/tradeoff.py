@@ -12,27 +12,26 @@ from ..calibration.candidate import RuleCandidate, StrengthCandidate
 from ..calibration.terms import Setting
 from ..core.estimate import Estimate
 from ..core.record import Record, Transfer
-from .basin import _canvas
-from .contact_sheet import BLUE, GREEN, GREY, VERMILLION
+from .style import BLACK, BLUE, GREEN, GREY, LIMIT, ORANGE, PURPLE, SKY, VERMILLION, banded_line, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SETTING_COLOURS = (BLUE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SETTING_COLOURS = (BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK)
 
 
 def frontier_figure(tried: Sequence[RuleCandidate], record: Record) -> Figure:
     """Risk against alignment of every rule that was tried; without alignment, against the transition."""
     measured = any(candidate.alignment for candidate in tried)
     goal = "agreement of image and caption" if measured else "transition (timestep at which guidance begins)"
-    figure, axes = _canvas(goal, "share of samples that copy")
+    figure, axes = canvas(goal, "share of samples that copy")
     tested = list(dict.fromkeys(c.setting for c in tried if not c.pilot))
     pilot = [c for c in tried if c.pilot]
     axes.plot(*_points(pilot), ".", color=GREY, alpha=0.6, label="pilot, not promised") if pilot else None
     for colour, setting in zip(SETTING_COLOURS, tested, strict=False):
         _chain(axes, [c for c in tried if c.setting == setting and not c.pilot], setting, colour)
-    axes.axhline(record.alpha, color=VERMILLION, linestyle=(0, (4, 2)), label=f"promised: at most {record.alpha:.0%}")
+    axes.axhline(record.alpha, color=VERMILLION, linestyle=LIMIT, label=f"promised: at most {record.alpha:.0%}")
     if record.plain_alignment is not None:
         _cross(axes, record.plain_alignment, record.plain, VERMILLION, "plain CFG")
     axes.set(ylim=(-0.03, 1.03))
@@ -43,7 +42,7 @@ def frontier_figure(tried: Sequence[RuleCandidate], record: Record) -> Figure:
 
 def quality_figure(tried: Sequence[RuleCandidate], record: Record) -> Figure:
     """Quality against alignment of the rules that were tested: what decided between the proven ones."""
-    figure, axes = _canvas("agreement of image and caption (right is better)", "kernel distance (lower is better)")
+    figure, axes = canvas("agreement of image and caption (right is better)", "kernel distance (lower is better)")
     tested = [c for c in tried if not c.pilot and c.quality and c.alignment]
     for colour, setting in zip(SETTING_COLOURS, dict.fromkeys(c.setting for c in tested), strict=False):
         for number, c in enumerate(c for c in tested if c.setting == setting):
@@ -92,24 +91,19 @@ def _points(candidates: Sequence[RuleCandidate]) -> tuple[list[float], list[floa
 
 def strength_figure(tried: Sequence[StrengthCandidate], alpha: float) -> Figure:
     """Risk of plain CFG, and alignment where it was measured, against the strength of the fine-tune."""
-    figure, axes = _canvas("strength of the fine-tune (0 = base model, 1 = as trained)", "share")
+    figure, axes = canvas("strength of the fine-tune (0 = base model, 1 = as trained)", "share")
     values = [point.strength for point in tried]
-    _band(axes, values, [point.risk for point in tried], VERMILLION, "copies under plain CFG")
+    banded_line(axes, values, [point.risk for point in tried], VERMILLION, "copies under plain CFG")
     scored = [point.alignment for point in tried if point.alignment is not None]
     if len(scored) == len(tried):
-        _band(axes, values, scored, BLUE, "agreement of image and caption")
-    axes.axhline(alpha, color=VERMILLION, linestyle=(0, (4, 2)), label=f"promised: at most {alpha:.0%}")
+        banded_line(axes, values, scored, BLUE, "agreement of image and caption")
+    axes.axhline(alpha, color=VERMILLION, linestyle=LIMIT, label=f"promised: at most {alpha:.0%}")
     proven = [point.strength for point in tried if point.proven]
     if proven:
         axes.axvline(max(proven), color=GREEN, linewidth=2, label=f"safe strength {max(proven):g}")
     axes.set(xlim=(0, 1.02), ylim=(-0.03, 1.03))
     axes.legend(fontsize=8, loc="best")
     return figure
-
-
-def _band(axes: Axes, x: Sequence[float], y: Sequence[Estimate], colour: str, label: str) -> None:
-    axes.plot(x, [e.value for e in y], color=colour, marker="o", markersize=4, label=label)
-    axes.fill_between(x, [e.low for e in y], [e.high for e in y], color=colour, alpha=0.15, linewidth=0)
 
 
 def _cross(axes: Axes, x: Estimate, y: Estimate, colour: str, label: str, *, marker: str = "X", face: str = "") -> None:

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ..core.text import one_line
 from .embedder import BATCH, check_images, unit
 from .preprocessing import Preprocessing
 
@@ -52,7 +53,7 @@ class ClipScore:
         try:
             built = open_clip.create_model(identifier, pretrained=pretrained, device=device, require_pretrained=True)
         except (RuntimeError, OSError) as error:
-            problem = " ".join(str(error).split())[:200]
+            problem = one_line(str(error), 200)
             raise FileNotFoundError(
                 f"{name}: no weights that fit, neither here nor from the Hub ({problem}); give a folder instead"
             ) from None

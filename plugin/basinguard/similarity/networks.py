@@ -17,6 +17,7 @@ from torch import Tensor
 from ..core.extras import optional
 from ..core.files import file_sha256
 from ..core.metric import Metric
+from ..core.text import one_line
 from .embedder import check_images, unit
 from .preprocessing import RAW, Preprocessing
 
@@ -166,7 +167,7 @@ def onnx_session(path: Path) -> Any:
     try:
         return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base but this
-        raise ValueError(f"{path}: not a readable ONNX file ({' '.join(str(error).split())[:200]})") from None
+        raise ValueError(f"{path}: not a readable ONNX file ({one_line(str(error), 200)})") from None
 
 
 def _load(module: torch.nn.Module, path: Path, *, source: str) -> None:

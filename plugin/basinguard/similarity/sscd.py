@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..core.files import file_sha256
 from ..core.metric import Metric
+from ..core.text import one_line
 from .networks import Network, image_input, on_device, onnx_network, onnx_session
 from .preprocessing import HALF, IMAGENET, RAW, Preprocessing
 
@@ -190,5 +191,5 @@ def _fill(module: nn.Module, path: Path, spec: Protocol) -> None:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        problem = " ".join(str(error).split())[:300]
+        problem = one_line(str(error), 300)
         raise ValueError(f"{path} is not {spec.file} ({problem}); it is published at {PUBLISHED}{spec.file}") from None

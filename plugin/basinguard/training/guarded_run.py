@@ -144,7 +144,7 @@ class Watch:
             stand_in=guard.training.stand_in,
             drawn=guard.training.stand_in and guard.training.heldout_images is not None,
             samples=guard.plan.captions * guard.plan.seeds,
-            allowed=guard.plan.alpha,
+            alpha=guard.plan.alpha,
         )
         return run_status(self.history, guard.plan.alpha, known, ship)
 

@@ -65,7 +65,7 @@ def _scalars(last: Report, base: Report) -> dict[str, float]:
 
 
 def _standing(history: Sequence[Report], standing: RunStatus) -> dict[str, float]:
-    known = newest_known(history, standing.allowed)
+    known = newest_known(history, standing.alpha)
     values = {"guard/verdict": float(known.level if known else 0)}
     if standing.forecast.epochs is not None:
         values["guard/forecast"] = standing.forecast.epochs.value

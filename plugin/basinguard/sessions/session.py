@@ -1,4 +1,4 @@
-"""A model and its training images, opened together: what `calibrate`, `audit` and `verify` start from."""
+"""A model and its training images, session together: what `calibrate`, `audit` and `verify` start from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..training.shipping import clip_for
 
 
 @dataclass(frozen=True)
-class Opened:
+class Session:
     """A fine-tuned model with a guard on its training images.
 
     Attributes:
@@ -57,7 +57,7 @@ def open_model(
     timesteps: int = 20,
     alignment: str = "auto",
     dtype: torch.dtype | None = None,
-) -> Opened:
+) -> Session:
     """Loads a fine-tune and the images it was trained on.
 
     Args:
@@ -65,7 +65,7 @@ def open_model(
         data: folder of captioned training images.
         base: what it was fine-tuned from; of an exported directory, what its record says; with a LoRA, the model.
         lora: a LoRA file on `model`.
-        scale: of ordinary CFG.
+        scale: of plain CFG.
         timesteps: sampling steps.
         alignment: open_clip model that scores captions, see `clip_for`.
         dtype: precision of the runs.
@@ -75,15 +75,15 @@ def open_model(
         ValueError: a model of another kind, images that cannot be used, or a scale that is no guidance.
     """
     if scale <= 1:
-        raise ValueError(f"scale={scale}: ordinary guidance is above 1; 7.5 is usual")
+        raise ValueError(f"scale={scale}: plain CFG is above 1; 7.5 is usual")
     pipe = load_pipeline(model, lora=lora)
     anchored = None
     if lora is not None:
         anchored, base, pipe = LatentModel(pipe, dtype=dtype, anchor=True), base or model, merged(pipe)
     base = base or _recorded_base(model)
     pipe.set_progress_bar_config(disable=True)
-    seen = LatentModel(pipe, dtype=dtype)
-    images = ImageFolder(str(data), resolution=seen.resolution)
+    latent_model = LatentModel(pipe, dtype=dtype)
+    images = ImageFolder(str(data), resolution=latent_model.resolution)
     images.setup("open")
     captions = tuple(caption for _, caption in images.items)
     training = TrainingSet(images.all_pixels(), captions)
@@ -93,34 +93,42 @@ def open_model(
         base=base,
         weights_sha256=weights_sha256(pipe),
         dataset_sha256=dataset_sha256(training.images, captions),
-        prediction_type=seen.prediction_type,
-        resolution=seen.resolution,
+        prediction_type=latent_model.prediction_type,
+        resolution=latent_model.resolution,
     )
-    return Opened(pipe, seen, guard, provenance, tuple(Path(name).name for name, _ in images.items), anchored, clip)
+    return Session(
+        pipe, latent_model, guard, provenance, tuple(Path(name).name for name, _ in images.items), anchored, clip
+    )
+
+
+def open_export(export: Path, data: Path, alignment: str = "auto") -> tuple[Record, Session]:
+    """An exported directory with its record, as the record says it is sampled; see `open_model`.
+
+    Raises:
+        FileNotFoundError: no record in the directory.
+        ValueError: the record belongs to other weights, or to another embedder.
+    """
+    record = read_record(export / RECORD_FILE)
+    sampler = record.sampler
+    session = open_model(
+        str(export), data, base=record.base, scale=sampler.scale, timesteps=sampler.timesteps, alignment=alignment
+    )
+    require_same(record, session)
+    return record, session
 
 
 def _recorded_base(model: str) -> str:
-    found = record_of(model)
-    return found.base if found else ""
-
-
-def record_of(model: str | Path) -> Record | None:
-    """The record that an exported directory carries, if it is one.
-
-    Raises:
-        ValueError: it has one that cannot be read.
-    """
     path = Path(model).expanduser() / RECORD_FILE
-    return read_record(path) if path.is_file() else None
+    return read_record(path).base if path.is_file() else ""
 
 
-def require_same(record: Record, opened: Opened) -> None:
-    """Refuses a record that was made for another model or another eye.
+def require_same(record: Record, session: Session) -> None:
+    """Refuses a record that was made for another model or another embedder.
 
     Raises:
         ValueError: which of them, and both values.
     """
-    weights, metric = opened.provenance.weights_sha256, opened.guard.embedder.metric
+    weights, metric = session.provenance.weights_sha256, session.guard.embedder.metric
     if record.weights_sha256 not in ("", weights):
         raise ValueError(
             f"the record was made for weights {record.weights_sha256[:12]}..., these are {weights[:12]}...: give the "

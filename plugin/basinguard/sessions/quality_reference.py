@@ -19,16 +19,16 @@ from ..pipelines.loading import load_pipeline
 from ..similarity.image_files import image_paths
 from ..similarity.kernel_distance import FEWEST, KernelDistance
 from ..training.data_sources import fitted
-from .session import Opened
+from .session import Session
 
 
-def quality_for(opened: Opened, pairs: int, heldout: Path | None = None) -> KernelDistance | None:
+def quality_for(session: Session, pairs: int, heldout: Path | None = None) -> KernelDistance | None:
     """How far samples are from images the model was not trained on, in the eyes of the model that scores captions.
 
     Never the training images: who comes close to those copies.
 
     Args:
-        opened: the model; its `clip` is the eye.
+        session: the model; its `clip` is the eye.
         pairs: how many samples of the base model to draw where there are no held-out images.
         heldout: folder of images of the same kind that were not trained on; they count as random draws.
 
@@ -39,31 +39,31 @@ def quality_for(opened: Opened, pairs: int, heldout: Path | None = None) -> Kern
         FileNotFoundError: no such folder.
         ValueError: held-out images without an eye, too few of them, or a training image among them.
     """
-    if opened.clip is None:
+    if session.clip is None:
         if heldout is not None:
             raise ValueError(f"heldout={heldout}: quality needs a model that looks at images; give alignment=MODEL too")
         return None
     if heldout is not None:
-        images, what, groups = _heldout_images(opened, heldout), "held-out images", None
-    elif opened.provenance.base:
-        images, groups = base_samples(opened, max(pairs, FEWEST))
+        images, what, groups = _heldout_images(session, heldout), "held-out images", None
+    elif session.provenance.base:
+        images, groups = base_samples(session, max(pairs, FEWEST))
         what = "samples of the base model"
     else:
         return None
-    return KernelDistance.to_images(opened.clip.embed_images, images, name=opened.clip.name, what=what, groups=groups)
+    return KernelDistance.to_images(session.clip.embed_images, images, name=session.clip.name, what=what, groups=groups)
 
 
 @torch.no_grad()
-def base_samples(opened: Opened, pairs: int) -> tuple[Tensor, Tensor | None]:
+def base_samples(session: Session, pairs: int) -> tuple[Tensor, Tensor | None]:
     """What the base model draws of the training captions with ordinary guidance.
 
     Returns:
         Images [N, 3, H, W], and their captions' indices [N]; None where the captions are random draws.
     """
-    base = LatentModel(load_pipeline(opened.provenance.base))
-    captions = len(opened.guard.training.captions)
+    base = LatentModel(load_pipeline(session.provenance.base))
+    captions = len(session.guard.training.captions)
     drawn = calibration_pairs(captions, pairs, base.latent_shape, seed_table.QUALITY_REFERENCE)
-    return plain_samples(opened.guard, base, drawn), drawn.prompt if pairs >= captions else None
+    return plain_samples(session.guard, base, drawn), drawn.prompt if pairs >= captions else None
 
 
 def plain_samples(guard: Guard, model: Model, pairs: Pairs) -> Tensor:
@@ -71,11 +71,11 @@ def plain_samples(guard: Guard, model: Model, pairs: Pairs) -> Tensor:
     return model.decode(run_plain(guard.guided_model(model, guard.training.captions), pairs).ends)
 
 
-def _heldout_images(opened: Opened, folder: Path) -> Tensor:
-    trained = {image.numpy().tobytes() for image in opened.guard.training.images}
+def _heldout_images(session: Session, folder: Path) -> Tensor:
+    trained = {image.numpy().tobytes() for image in session.guard.training.images}
     found = []
     for path in image_paths(folder):
-        image = fitted(load_rgb(path), opened.model.resolution)
+        image = fitted(load_rgb(path), session.model.resolution)
         if image.numpy().tobytes() in trained:
             raise ValueError(f"{path}: is a training image as well; held-out images must not have been trained on")
         found.append(image)

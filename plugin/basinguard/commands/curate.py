@@ -1,0 +1,57 @@
+"""`basinguard curate DIR`: what a fine-tune would memorize, found before it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..curation.curate import Outcome
+
+TYPED = {"progress": True}
+
+
+def curate(
+    source: str | Path | Any,
+    out: Path | None = None,
+    heldout: Path | None = None,
+    allow_list: Path | None = None,
+    apply: bool = False,
+    repeats: int = 1,
+    resolution: int = 768,
+    workers: int | None = None,
+    from_run: Path | None = None,
+    progress: bool = False,
+) -> Outcome:
+    """Looks for what a fine-tune would memorize, and writes proposals beside the images, never into them.
+
+    Args:
+        source: a folder of images with captions; in Python also a `datasets` dataset with an image column.
+        out: folder for the report, curation.json, trainer configs and cache; beside the source by default.
+        heldout: a folder of held-out images; pictures in both are leaks.
+        allow_list: refusals of earlier runs, as the report downloads them.
+        apply: also write metadata.curated.jsonl into the image folder; without it this is a dry run.
+        repeats: how often an epoch shows an image.
+        resolution: training resolution for the trainer configs, in pixels.
+        workers: processes that read images; all cores by default.
+        from_run: a guarded run, export or audit of a model trained on this folder: acts on what it memorized.
+        progress: say how far it is on standard error.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: no such folder.
+        ValueError: no image that can be used, or an argument out of range.
+    """
+    from ..curation.curate import curate
+
+    return curate(
+        source,
+        out=out,
+        heldout=heldout,
+        allow_list=allow_list,
+        apply=apply,
+        repeats=repeats,
+        resolution=resolution,
+        workers=workers,
+        from_run=from_run,
+        progress=progress,
+    )

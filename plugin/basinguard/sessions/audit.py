@@ -1,0 +1,115 @@
+"""Does a model copy, which images, and what would make it safe? Nothing is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..audits.findings import Audit, advise, rank
+from ..audits.findings import text as as_text
+from ..audits.page import render_page
+from ..basin.trajectories import Pairs, run_trunk
+from ..calibration.trial import calibration_pairs
+from ..core import seeds as seed_table
+from ..core import stats
+from ..core.estimate import Estimate
+from ..diffusion.model import Model
+from ..guard.guard import Guard
+from ..pipelines.latent_model import LatentModel
+from ..pipelines.loading import load_pipeline
+from ..plots.tradeoff import frontier_figure, quality_figure, strength_figure
+from .calibration import Calibration
+from .quality_reference import plain_samples
+from .session import Session
+
+PAGE, FINDINGS = "audit.html", "audit.json"
+
+
+@dataclass(frozen=True)
+class AuditRun:
+    """An audit with what its page shows."""
+
+    audit: Audit
+    calibration: Calibration
+    training: Tensor
+    samples: Tensor
+
+    def __str__(self) -> str:
+        return as_text(self.audit)
+
+    def write(self, out: Path) -> None:
+        """Writes the page, the findings, and the calibration's own files."""
+        self.calibration.write(out)
+        page = render_page(self.audit, self.training, self.samples, _figures(self.calibration))
+        (out / PAGE).write_text(page, encoding="utf-8")
+        (out / FINDINGS).write_text(self.audit.to_json() + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def audit_session(model: str, session: Session, calibration: Calibration, per_caption: int) -> AuditRun:
+    """Looks for copies under plain CFG in a model that is open and calibrated."""
+    guard, captions = session.guard, session.guard.training.captions
+    pairs = calibration_pairs(
+        len(captions), per_caption * len(captions), session.model.latent_shape, first_seed=seed_table.AUDIT
+    )
+    prompt, threshold = pairs.prompt.tolist(), guard.embedder.metric.threshold
+    samples = plain_samples(guard, session.model, pairs)
+    matches = guard.matches(samples)
+    images = rank(matches, prompt, session.files, captions, threshold)
+    plain = stats.rate([match.similarity >= threshold for match in matches], prompt)
+    uncond, null = _without_prompt(guard, session.model, pairs), _null(session, pairs)
+    record = calibration.record
+    audit = Audit(
+        model=model,
+        samples=len(pairs),
+        plain=plain,
+        uncond=uncond,
+        base=null,
+        images=tuple(images),
+        images_total=len(captions),
+        record=record,
+        advice=advise(plain, uncond, null, images, len(captions), record),
+    )
+    return AuditRun(audit, calibration, guard.training.images, samples)
+
+
+def require_new(out: Path | None) -> None:
+    """Refuses a folder that holds an audit already.
+
+    Raises:
+        FileExistsError: it does.
+    """
+    if out is not None and (out / PAGE).exists():
+        raise FileExistsError(f"{out / PAGE}: exists already; name another folder")
+
+
+def _figures(calibration: Calibration) -> dict[str, Figure]:
+    figures = {"Rules: what each copies, and what it keeps of the caption": frontier_figure(
+        calibration.tried, calibration.record
+    )}  # fmt: skip
+    if calibration.record.quality:
+        figures["Rules: quality against agreement with the caption"] = quality_figure(
+            calibration.tried, calibration.record
+        )
+    if calibration.strengths:
+        title = "Ordinary guidance at lower strengths of the fine-tune"
+        figures[title] = strength_figure(calibration.strengths, calibration.record.alpha)
+    return figures
+
+
+def _without_prompt(guard: Guard, model: Model, pairs: Pairs) -> Estimate:
+    """Does the empty prompt alone reproduce training images?"""
+    states = run_trunk(guard.guided_model(model, guard.training.captions), pairs, before=0.0).pair_states
+    return stats.rate(guard.is_copy(model.decode(states[-1])), pairs.seed)
+
+
+def _null(session: Session, pairs: Pairs) -> Estimate | None:
+    """Copies of the base model on the same captions and noise."""
+    if not session.provenance.base:
+        return None
+    base = LatentModel(load_pipeline(session.provenance.base))
+    return stats.rate(session.guard.is_copy(plain_samples(session.guard, base, pairs)), pairs.prompt)

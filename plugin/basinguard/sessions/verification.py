@@ -1,0 +1,154 @@
+"""An exported checkpoint sampled as a user would, beside plain CFG and the base model: does it keep its promise?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from ..core.record import Record
+from ..core.schema import MAX_BYTES
+from ..guard.training_set import TrainingSet
+from ..guidance.core import Rule, from_record
+from ..guidance.serialization import rule_from_dict
+from ..pipelines.evaluation import Evaluation, evaluate
+from ..pipelines.loading import load_pipeline
+from ..plots.contact_sheet import contact_sheet
+from .session import Session
+
+SHOWN = 6  # rows of the contact sheet
+GUARDED, PARAPHRASED, HELDOUT = "guarded", "guarded, paraphrased", "guarded, held-out"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """One row for each of base, cfg and every rule, with the pictures, and the record with the risk that was verified.
+
+    Attributes:
+        rows: by name.
+        sheet: the contact sheet.
+        record: the verified record; None when the record's own rule was not among those compared.
+    """
+
+    rows: dict[str, Evaluation]
+    sheet: Image.Image
+    record: Record | None
+
+    def write(self, out: Path) -> None:
+        """Writes `contact_sheet.png`, `verification.json` and the verified `record.json`."""
+        out.mkdir(parents=True, exist_ok=True)
+        self.sheet.save(out / "contact_sheet.png")
+        rows = {name: json.loads(row.to_json()) for name, row in self.rows.items()}
+        (out / "verification.json").write_text(json.dumps(rows, indent=2))
+        if self.record is not None:
+            (out / "record.json").write_text(self.record.to_json() + "\n", encoding="utf-8")
+
+
+def verify_session(
+    record: Record,
+    session: Session,
+    *,
+    rules: dict[str, Rule] | None = None,
+    per_caption: int = 4,
+    paraphrase: bool = False,
+    prompts: Sequence[str] = (),
+) -> Verification:
+    """Samples the base model, plain CFG and every rule on the training captions; the record's rule on other prompts.
+
+    Args:
+        record: of the export.
+        session: the export, opened.
+        rules: by name; the record's own when None.
+        per_caption: seeds for each caption.
+        paraphrase: also sample reworded captions.
+        prompts: that were not trained on; also sampled.
+    """
+    own, guard, pipe = from_record(record.model_dump()), session.guard, session.pipe
+    options = {"per_caption": per_caption, "timesteps": record.sampler.timesteps}
+    training = guard.training
+    texts, shown = list(training.captions), _shown(training)
+    rows, marks, images = {}, {}, {"training image": training.images[shown]}
+    runs = [("base", load_pipeline(record.base), None), ("cfg", pipe, None)]
+    for name, run_pipe, rule in [*runs, *((name, pipe, rule) for name, rule in (rules or {GUARDED: own}).items())]:
+        rows[name], samples = evaluate(_announced(run_pipe, name), guard, rule, **options)
+        images[name] = samples[[row * per_caption for row in shown]]
+        marks[name] = guard.is_copy(images[name]).tolist()
+    for name, others in ((PARAPHRASED, [reword(text) for text in texts] if paraphrase else ()), (HELDOUT, prompts)):
+        if others:
+            rows[name], _ = evaluate(_announced(pipe, name), guard, own, prompts=others, **options)
+    verified = record.model_copy(update={"verified": rows[GUARDED].risk}) if GUARDED in rows else None
+    return Verification(rows, contact_sheet(images, [texts[row] for row in shown], marks), verified)
+
+
+def table(rows: dict[str, Evaluation], notes: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The rows for a terminal, each with its note."""
+    width = max(5, *map(len, rows))
+    lines = [f"{'':{width}} {'risk [95% interval]':24} {'sim p95':>8} {'alignment':>10} {'UNet/img':>9} {'s/img':>6}"]
+    for name, row in rows.items():
+        alignment = f"{row.alignment.value:.3f}" if row.alignment else "-"
+        lines.append(
+            f"{name:{width}} {row.risk.interval():24} {row.similarity_p95.value:8.3f} {alignment:>10} "
+            f"{row.unet_evals:9.1f} {row.seconds:6.2f}   {notes.get(name, '')}".rstrip()
+        )
+    return "\n".join(lines)
+
+
+def reword(caption: str) -> str:
+    """The caption said otherwise with its own words, so that any tokenizer knows them.
+
+    Example:
+        >>> reword("a striped fish with a hat"), reword("a plain moon"), reword("sunset")
+        ('with a hat a striped fish', 'plain moon', 'a sunset')
+    """
+    first, joint, rest = caption.partition(" with ")
+    if joint:
+        return f"with {rest} {first}"
+    article, _, rest = caption.partition(" ")
+    return rest if article.lower() in ("a", "an", "the") and rest else f"a {caption}"
+
+
+def _announced(pipe: StableDiffusionPipeline, name: str) -> StableDiffusionPipeline:
+    """The pipeline, its progress bar saying what is sampled."""
+    pipe.set_progress_bar_config(desc=f"sampling {name}", leave=False, disable=False)
+    return pipe
+
+
+def _shown(training: TrainingSet) -> list[int]:
+    """Captions on the contact sheet, spread evenly."""
+    count = len(training.captions)
+    return [count * k // SHOWN for k in range(min(SHOWN, count))]
+
+
+def read_rules(path: Path) -> dict[str, Rule]:
+    """Named rules of a JSON file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an object of rules.
+    """
+    try:
+        forms = json.loads(path.read_bytes()[: MAX_BYTES + 1])
+    except (ValueError, RecursionError):
+        forms = None
+    if not isinstance(forms, dict):
+        raise ValueError(f"{path}: not a JSON object of at most {MAX_BYTES} bytes; expected a rule by each name")
+    return {name: rule_from_dict(form) for name, form in forms.items()}
+
+
+def read_prompts(path: Path) -> Sequence[str]:
+    """Prompts of a text file, one a line.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no prompt in it.
+    """
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    prompts = [line for line in lines if line]
+    if not prompts:
+        raise ValueError(f"{path}: no prompt in it; expected one a line")
+    return prompts
