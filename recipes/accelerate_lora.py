@@ -25,10 +25,8 @@ from peft import LoraConfig
 from torch.utils.data import DataLoader
 
 from basinguard.calibration.terms import CalibrationTerms
-from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet
-from basinguard.similarity.structure import Structure
 from basinguard.training.accelerate import LoopGuard
 from basinguard.training.data import ImageFolder, Pictures
 
@@ -112,9 +110,9 @@ def main(given: list[str] | None = None) -> LoopGuard | None:
         captions = tuple(caption for _, caption in images.items)
         training = TrainingSet(images.all_pixels(), captions, tuple(args.heldout_prompts))  # [guard] 1: the images
         plan = ProbePlan(captions=min(args.probe_captions, len(captions)), timesteps=args.probe_timesteps)
-        dtype = None if args.mixed_precision == "no" else DTYPES[args.mixed_precision]
+        precision = "32" if args.mixed_precision == "no" else args.mixed_precision
         # [guard] 2: the accelerator saves and restores its history with everything else
-        guard = LoopGuard(Guard(training, Structure(), plan), accelerator, dtype=dtype)
+        guard = LoopGuard(training, accelerator, plan=plan, precision=precision)
 
     global_step, first_epoch = 0, 0
     checkpoint = newest_checkpoint(args)

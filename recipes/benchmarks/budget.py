@@ -99,7 +99,7 @@ def share(folder: Path, epochs: int, every: int) -> dict[str, Any]:
         "share_of_the_run": sum(probed for _, probed in spans) / sum(trained for trained, _ in spans),
         "largest_share_of_one_span": max(probed / trained for trained, probed in spans),
         "base_probe_seconds": round(guard.base, 1),
-        "prices": {name: round(price, 4) for name, price in guard.guard.spending.account.prices.items()},
+        "prices": {name: round(price, 4) for name, price in guard.run.guard.spending.account.prices.items()},
         "precision": {report.epoch: report.precision for report in guard.history[1:]},
         "risk": {report.epoch: str(report.samples.risk) for report in guard.history[1:]},
         "gap_excess": {report.epoch: str(report.gaps.excess) for report in guard.history[1:]},

@@ -47,20 +47,20 @@ from basinguard.guard.checkpoint_selection import choose_checkpoint
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet
+from basinguard.pipelines.alignment import clip_for
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.similarity.kernel_distance import KernelDistance
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
+from basinguard.training.breach_responder import AppliedInterventions
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import LoraOptions, MemoryOptions, OptimizerOptions, ReadingOptions
 from basinguard.training.fit_cli import quiet_lightning
-from basinguard.training.guarded_run import holding, trained_weights, untouched
-from basinguard.training.interventions import Actor
+from basinguard.training.isolation import holding, trained_weights, untouched
 from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.loss_filters import LargeGap
 from basinguard.training.options import BreachResponse, ControlGroup, Interventions
-from basinguard.training.shipping import clip_for
 
 SCALE, TIMESTEPS, BATCH = 3.0, 10, 4
 PLAN = {"seeds": 2, "timesteps": TIMESTEPS, "scale": SCALE, "alpha": 0.1}
@@ -440,13 +440,13 @@ def act(name: str, out: Path) -> None:
             guard = MemorizationGuard(plan, control, respond=respond, every_n_epochs=20, alignment="none")
             callbacks.append(guard)
         elif acting is not None:
-            Actor(acting, module, data)
+            AppliedInterventions(acting, module, data)
         pl.Trainer(
             max_epochs=EPOCHS, accelerator="cpu", logger=False, callbacks=callbacks,
             enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False, default_root_dir=out,
         ).fit(module, datamodule=data)  # fmt: skip
         if watched:
-            history, did = callbacks[0].history, callbacks[0].actor.words  # type: ignore[attr-defined]
+            history, did = guard.history, str(guard.responder.applied)
     found = shipped(guard_for(images_of(own), controls), LatentModel(module.eval().pipe), style(), pairs=48, each=2)
     told = {"name": name, "acting": vars(acting) if acting else None, "changes": changes, "did": did, **found}
     told |= {"history": [json.loads(report.to_json()) for report in history]}

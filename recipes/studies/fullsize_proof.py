@@ -47,8 +47,8 @@ from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import LoraOptions, MemoryOptions
 from basinguard.training.fit_cli import quiet_lightning
+from basinguard.training.guarded_export import export_calibrated
 from basinguard.training.memory_footprint import RUNTIME, ProbeLoad, Workload, footprint_of
-from basinguard.training.shipping import ship
 
 PX, TIMESTEPS, SCALE = 256, 5, 7.5
 SAVING = MemoryOptions(weights="bfloat16", gradient_checkpointing=True)
@@ -188,7 +188,7 @@ def lora(asked: argparse.Namespace) -> dict:
         report = guard.measure(LatentModel(module.pipe), epoch=0, train_step=2)
         note |= {"estimate_gb": estimate["probe"], "unet_evals": report.unet_evals, "risk": report.samples.risk.value}
     with measured(stages, "calibrate on two captions and export") as note:
-        record, tried = ship(
+        record, tried = export_calibrated(
             guard,
             module,
             CalibrationTerms(alpha=0.5, delta=0.5, pairs=2, before=(0.0,), transitions=(500,)),

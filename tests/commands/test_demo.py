@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from basinguard.cli import main
-from basinguard.tinyworld.demo_folder import DUPLICATES, TWINS, UNIQUE, write_demo_folder
+from basinguard.tinyworld.demo_folder import DUPLICATES, HELDOUT, UNIQUE, write_demo_folder
 
 
 def test_folder_has_planted_duplicates_and_twins_kept_aside(tmp_path):
     train, heldout = write_demo_folder(tmp_path)
     rows = [json.loads(line) for line in (train / "metadata.jsonl").read_text().splitlines()]
     twins = [json.loads(line) for line in (heldout / "metadata.jsonl").read_text().splitlines()]
-    assert (len(rows), len(twins)) == (UNIQUE + DUPLICATES, TWINS)
+    assert (len(rows), len(twins)) == (UNIQUE + DUPLICATES, HELDOUT)
     pixels = {row["file_name"]: Image.open(train / row["file_name"]).tobytes() for row in rows}
     assert len(set(pixels.values())) == UNIQUE
     assert not {row["text"] for row in rows} & {row["text"] for row in twins}

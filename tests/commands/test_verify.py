@@ -18,7 +18,7 @@ from basinguard.guard.guard import Guard
 from basinguard.pipelines.protect import protect
 from basinguard.sessions.session import open_model
 from basinguard.sessions.verification import GUARDED, HELDOUT, PARAPHRASED
-from basinguard.training.shipping import ship
+from basinguard.training.guarded_export import export_calibrated
 
 TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transitions=(700.0,))
 
@@ -88,7 +88,7 @@ def test_shipping_calibrates_the_safe_strength_when_asked(tiny_pipeline_dir, sce
         pipe=opened.pipe, base_id=str(tiny_pipeline_dir), export_pipeline=lambda: opened.pipe, hparams={}
     )
     terms = CalibrationTerms(0.4, 0.2, 12, before=(0.0,), transitions=(700.0,), strengths=(0.5, 1.0))
-    record, _ = ship(opened.guard, module, terms, tmp_path / "shipped")
+    record, _ = export_calibrated(opened.guard, module, terms, tmp_path / "shipped")
     assert record.strength.value == 1.0
     assert record.strength.kind == "interpolation"
     assert read_record(tmp_path / "shipped" / "basinguard.json").strength == record.strength
@@ -101,7 +101,7 @@ def test_shipping_says_where_the_base_is_from_and_shows_heldout_prompts_only(tin
     module = SimpleNamespace(
         export_pipeline=lambda: opened.pipe, pipe=opened.pipe, base_id=str(tiny_pipeline_dir), hparams={"rank": 4}
     )
-    ship(guard, module, TERMS, tmp_path / "shipped")
+    export_calibrated(guard, module, TERMS, tmp_path / "shipped")
     told = json.loads((tmp_path / "shipped" / "provenance.json").read_text())
     assert told["base"]["weights_sha256"] == weights_sha256(tiny_pipeline_dir)
     assert (told["config"]["rank"], told["config"]["terms"]["pairs"], told["config"]["probe"]["scale"]) == (4, 12, 3.0)

@@ -23,17 +23,17 @@ from basinguard.similarity.copy_detector import CopyDetector
 from basinguard.similarity.structure import Structure
 from basinguard.training.data import ImageFolder
 from basinguard.training.distributed import Sharded, Team, TeamFailure
-from basinguard.training.guarded_run import Watch
+from basinguard.training.guarded_run import GuardedRun
 from support.guarded_runs import CONTROL, fit, make_guard, untimed
 
 PLAN = ProbePlan(captions=4, seeds=5, timesteps=2, scale=3.0)
 
 
-def make_watch(pictures: str, plan: ProbePlan = PLAN) -> Watch:
+def make_run(pictures: str, plan: ProbePlan = PLAN) -> GuardedRun:
     images = ImageFolder(pictures, resolution=32)
     images.setup("fit")
     captions = tuple(caption for _, caption in images.items)
-    return Watch(Guard(TrainingSet(images.all_pixels(), captions, CONTROL.heldout), Structure(), plan))
+    return GuardedRun(Guard(TrainingSet(images.all_pixels(), captions, CONTROL.heldout), Structure(), plan))
 
 
 def failing_at(call: int, error: Exception):
@@ -55,14 +55,14 @@ def failing_at(call: int, error: Exception):
     return denoiser
 
 
-def problem_of(watch: Watch, pipe, **replaced) -> str:
+def problem_of(run: GuardedRun, pipe, **replaced) -> str:
     """The problem that a probe records while methods of `LatentModel` or `CopyDetector` are replaced, in this process."""
     owners = {name: (CopyDetector if name == "matches" else LatentModel) for name in replaced}
     before = {name: getattr(owner, name) for name, owner in owners.items()}
     for name, method in replaced.items():
         setattr(owners[name], name, method)
     try:
-        return watch.probe(pipe, epoch=5, train_step=5).problem
+        return run.measure(pipe, epoch=5, train_step=5).problem
     finally:
         for name, method in before.items():
             setattr(owners[name], name, method)
@@ -70,13 +70,13 @@ def problem_of(watch: Watch, pipe, **replaced) -> str:
 
 def on_a_budget(base: str, pictures: str, rank: int) -> list[str]:
     """Probes of two processes whose clocks and prices differ, in words."""
-    pipe, watch = load_pipeline(base), make_watch(pictures, replace(PLAN, budget="5%"))
-    watch.probe(pipe, epoch=-1, train_step=0)
+    pipe, run = load_pipeline(base), make_run(pictures, replace(PLAN, budget="5%"))
+    run.measure(pipe, epoch=-1, train_step=0)
     for epoch, seconds in enumerate((5, 50, 500)):
-        watch.guard.spending.left_at -= seconds * (1 + rank)
-        watch.guard.spending.account.prices["gap"] *= 1 + rank
-        watch.probe(pipe, epoch=epoch, train_step=epoch)
-    return [report.to_json() for report in untimed(watch.history)]
+        run.guard.spending.left_at -= seconds * (1 + rank)
+        run.guard.spending.account.prices["gap"] *= 1 + rank
+        run.measure(pipe, epoch=epoch, train_step=epoch)
+    return [report.to_json() for report in untimed(run.history)]
 
 
 def raising(error: Exception):
@@ -89,34 +89,32 @@ def raising(error: Exception):
 def sharded(base: str, pictures: str, rank: int) -> dict[str, object]:
     """Probes of one model by one process, and by both together; with failures of either."""
     pipe, seen = load_pipeline(base), {}
-    watch = make_watch(pictures)
-    together, watch.team = watch.team, Team()
-    seen["alone"] = untimed([watch.probe(pipe, epoch=0, train_step=0)])[0].to_json()
-    watch.team = together
+    run = make_run(pictures)
+    together, run.team = run.team, Team()
+    seen["alone"] = untimed([run.measure(pipe, epoch=0, train_step=0)])[0].to_json()
+    run.team = together
     calls = []
     inner = LatentModel._forward
     LatentModel._forward = lambda self, x, *rest: calls.append(len(x)) or inner(self, x, *rest)
-    seen["together"] = untimed([watch.probe(pipe, epoch=0, train_step=0)])[0].to_json()
+    seen["together"] = untimed([run.measure(pipe, epoch=0, train_step=0)])[0].to_json()
     LatentModel._forward = inner
     seen["rows"] = sum(calls)
     model = Sharded(LatentModel(pipe), together)
     seen["few rows"] = [list(model.decode(torch.zeros(n, 4, 16, 16)).shape) for n in (1, 8, 9)]
     full, broken, empty = torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("in the network"), {}
     seen["out of memory once in 1"] = problem_of(
-        watch, pipe, **(empty if rank == 0 else {"denoiser": failing_at(2, full)})
+        run, pipe, **(empty if rank == 0 else {"denoiser": failing_at(2, full)})
     )
-    seen["network fails in 1"] = problem_of(
-        watch, pipe, **(empty if rank == 0 else {"denoiser": failing_at(2, broken)})
-    )
+    seen["network fails in 1"] = problem_of(run, pipe, **(empty if rank == 0 else {"denoiser": failing_at(2, broken)}))
     bug = {"matches": raising(ValueError("only here"))}
-    seen["something else fails in 0"] = problem_of(watch, pipe, **(bug if rank == 0 else empty))
-    seen["both fail"] = problem_of(watch, pipe, **bug)
-    seen["afterwards"] = untimed([watch.probe(pipe, epoch=0, train_step=0)])[0].to_json()
+    seen["something else fails in 0"] = problem_of(run, pipe, **(bug if rank == 0 else empty))
+    seen["both fail"] = problem_of(run, pipe, **bug)
+    seen["afterwards"] = untimed([run.measure(pipe, epoch=0, train_step=0)])[0].to_json()
     try:
         model.decode(torch.zeros(3 + rank, 4, 16, 16))
     except TeamFailure as error:
         seen["other rows"] = str(error)
-    seen["history"] = [report.problem for report in watch.history]
+    seen["history"] = [report.problem for report in run.history]
     seen["on a budget"] = on_a_budget(base, pictures, rank)
     return seen
 

@@ -31,7 +31,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from basinguard.exports import directory as exporting
 from basinguard.exports.integrity import check
 from basinguard.guard.guard import Guard
-from basinguard.training import callback
+from basinguard.training import guarded_run
 from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder, untimed
 from support.tiny_pipeline import build_tiny_pipeline
 
@@ -79,7 +79,7 @@ def live(root: Path, place: mmap.mmap) -> None:
 
     announce(Guard, "measure", "probe", enter)
     announce(Trainer, "save_checkpoint", "checkpoint", enter)
-    announce(callback, "ship", "calibration", enter)
+    announce(guarded_run, "export_calibrated", "calibration", enter)
     announce(exporting, "whole_directory", "export", lambda phase: place.__setitem__(0, PHASES.index("export")))
     newest_three = {"save_top_k": 3, "monitor": "step", "mode": "max"}
     keep = ModelCheckpoint(root / "kept", filename="{step}", every_n_train_steps=1, **newest_three)
@@ -89,12 +89,12 @@ def live(root: Path, place: mmap.mmap) -> None:
         root.parent / "base", root.parent / "pictures", root, guard, keep, keep_epochs, Clock(enter),
         epochs=EPOCHS, ckpt=newest(root / "kept"), model={"method": "full"},
     )  # fmt: skip
-    record = guard.record.model_copy(update={"history": ()})
+    record = guard.run.record.model_copy(update={"history": ()})
     outcome = {
         "history": [report.to_json() for report in untimed(guard.history)],
         "record": record.to_json(),
         "weights": digest(dict(module.named_parameters())),
-        "kept": digest(guard.keeper.kept["guarded"].weights),
+        "kept": digest(guard.run.best_weights.weights("guarded")),
     }
     (root / "outcome.json").write_text(json.dumps(outcome))
 

@@ -33,7 +33,7 @@ from basinguard.sessions.verification import read_rules
 from basinguard.similarity.structure import Structure
 from basinguard.training.accelerate import LoopGuard
 from basinguard.training.data import ImageFolder
-from basinguard.training.guarded_run import Watch
+from basinguard.training.guarded_run import GuardedRun
 from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.options import BreachResponse, Interventions
 from basinguard.training.requirements import require_parts, require_whole_weights
@@ -71,21 +71,21 @@ def failing_probe(error):
         def fail(prompts):
             raise error
 
-        guard = make_guard()
-        guard.measure = lambda model, **kwargs: fail(())
+        loop = LoopGuard(make_guard().training, plan=ProbePlan(2, 1))
+        loop.run.guard.measure = lambda model, **kwargs: fail(())
         module = torch.nn.Identity()
         module.config = SimpleNamespace(sample_size=8)
         schedule = SimpleNamespace(config=SimpleNamespace(prediction_type="epsilon"), alphas_cumprod=torch.rand(1000))
         pipe = SimpleNamespace(unet=module, vae=module, text_encoder=module, scheduler=schedule)
-        LoopGuard(guard).measure(pipe, epoch=3)
+        loop.measure(pipe, epoch=3)
 
     return run
 
 
 def resumed_with(**changes):
     def run(root):
-        state = Watch(make_guard()).state_dict()
-        Watch(make_guard(ProbePlan(2, **{"seeds": 1, **changes}))).load_state_dict(state)
+        state = GuardedRun(make_guard()).state_dict()
+        GuardedRun(make_guard(ProbePlan(2, **{"seeds": 1, **changes}))).load_state_dict(state)
 
     return run
 
@@ -138,12 +138,12 @@ CASES = {
     "2 images, 1 caption": lambda root: TrainingSet(torch.rand(2, 3, 8, 8), ("a",)),
     "strategy: FSDP": strategy("FSDPStrategy"),
     "strategy: DeepSpeed": strategy("DeepSpeedStrategy"),
-    "accelerate with FSDP": lambda root: LoopGuard(make_guard(), SimpleNamespace(distributed_type="FSDP")),
+    "accelerate with FSDP": lambda root: LoopGuard(make_guard().training, SimpleNamespace(distributed_type="FSDP")),
     "a fit without a datamodule": lambda root: require_parts(None, SimpleNamespace(pipe=1)),
     "a module without a pipeline": lambda root: require_parts(SimpleNamespace(items=1, all_pixels=1), object()),
     "resumed with other seeds": resumed_with(seeds=2),
-    "resumed with a state of something else": lambda root: Watch(make_guard()).load_state_dict({"history": []}),
-    "resumed with another data set": lambda root: Watch(make_guard(captions=("a ball", "a cup"))).load_state_dict(Watch(make_guard()).state_dict()),
+    "resumed with a state of something else": lambda root: GuardedRun(make_guard()).load_state_dict({"history": []}),
+    "resumed with another data set": lambda root: GuardedRun(make_guard(captions=("a ball", "a cup"))).load_state_dict(GuardedRun(make_guard()).state_dict()),
     "BreachResponse('act') without an Interventions": lambda root: BreachResponse("act"),
     "an Interventions that does nothing": lambda root: Interventions(),
     "an Interventions that rests all turns": lambda root: Interventions(rest=1.0),

@@ -145,7 +145,7 @@ def test_a_full_disk_while_exporting_leaves_nothing_and_raises_nothing(tiny_pipe
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["shipped-plain"], "that one was whole"
     assert "nothing was exported" in said[0]
     assert "resume the last checkpoint" in said[0]
-    assert guard.record is None
+    assert guard.run.record is None
 
 
 def test_raise_stops_at_the_first_problem(tiny_pipeline_dir, tmp_path, monkeypatch):

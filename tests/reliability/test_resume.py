@@ -1,11 +1,14 @@
 """A run that was stopped anywhere and resumed has the history, the baseline and the export of one that was not."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from basinguard.guard.guard import Guard
-from basinguard.training import callback
+from basinguard.training import guarded_run
+from basinguard.training.guarded_run import GuardedRun
 from basinguard.training.options import ControlGroup
 from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder, untimed
 from support.reports import changed
@@ -47,7 +50,7 @@ def test_a_resumed_run_equals_the_whole_one(tiny_pipeline_dir, folder, tmp_path,
     _, module = fit(tiny_pipeline_dir, folder, tmp_path, again, epochs=EPOCHS, ckpt=checkpoint)
     assert untimed(again.history) == untimed(guard.history)
     assert digest(dict(module.named_parameters())) == weights
-    bare = [g.record.model_copy(update={"history": ()}) for g in (guard, again)]
+    bare = [g.run.record.model_copy(update={"history": ()}) for g in (guard, again)]
     assert bare[0] == bare[1]
 
 
@@ -66,7 +69,7 @@ def test_a_finished_run_is_exported_when_it_is_resumed(tiny_pipeline_dir, folder
     keep = saver(tmp_path / "kept", every_n_epochs=1)
     first = make_guard(export_to=str(tmp_path / "shipped"), on_error="warn", terms=TERMS)
     with monkeypatch.context() as broken:
-        broken.setattr(callback, "ship", lambda *args, **kwargs: 1 / 0)
+        broken.setattr(guarded_run, "export_calibrated", lambda *args, **kwargs: 1 / 0)
         fit(tiny_pipeline_dir, folder, tmp_path, first, keep, epochs=1)
     assert not (tmp_path / "shipped").exists()
     second = make_guard(export_to=str(tmp_path / "shipped"), terms=TERMS)
@@ -92,7 +95,7 @@ def test_what_is_exported_are_the_weights_that_could_be_protected(tiny_pipeline_
         return None, []
 
     monkeypatch.setattr(Guard, "measure", hopeless_at_the_end)
-    monkeypatch.setattr(callback, "ship", shipped)
+    monkeypatch.setattr(guarded_run, "export_calibrated", shipped)
     keep = saver(tmp_path / "kept", every_n_epochs=1)
     settings = {"model": {"ema_decay": 0.5}}
     fit(tiny_pipeline_dir, folder, tmp_path, make_guard(), keep, epochs=1, **settings)
@@ -127,9 +130,5 @@ def test_other_settings_do_not_continue_a_history(tiny_pipeline_dir, folder, tmp
 
 
 def test_a_state_of_something_else_is_refused():
-    from types import SimpleNamespace
-
-    from basinguard.training.guarded_run import Watch
-
     with pytest.raises(ValueError, match=r"keys \['history'\]; expected guard and settings"):
-        Watch.load_state_dict(SimpleNamespace(), {"history": []})
+        GuardedRun.load_state_dict(SimpleNamespace(), {"history": []})

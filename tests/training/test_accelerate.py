@@ -12,12 +12,9 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from basinguard.core.report import Report
-from basinguard.guard.guard import Guard
-from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.lora import add_lora
-from basinguard.similarity.structure import Structure
 from basinguard.training.accelerate import LoopGuard
 from basinguard.training.data import ImageFolder
 from basinguard.training.pytorch_lightning import MemorizationGuard
@@ -70,7 +67,7 @@ def make_loop_guard(pictures, **settings):
     images = ImageFolder(str(pictures), resolution=32)
     captions = tuple(caption for _, caption in images.items)
     training = TrainingSet(images.all_pixels(), captions, ("a blue box",))
-    return LoopGuard(Guard(training, Structure(), ProbePlan(captions=2, seeds=1, timesteps=2, scale=3.0)), **settings)
+    return LoopGuard(training, plan=PLAN, **settings)
 
 
 def test_any_loop_measures_with_one_call_and_state_is_safe_to_load(tiny_pipeline_dir, pictures, tmp_path):
@@ -93,7 +90,7 @@ def test_any_loop_measures_with_one_call_and_state_is_safe_to_load(tiny_pipeline
         trained = next(p for p in pipe.unet.parameters() if p.requires_grad)
         trained += 1
         moved = digest(pipe.unet.state_dict())
-    with other.kept_weights(pipe):
+    with other.shipped_weights(pipe):
         assert digest(pipe.unet.state_dict()) == weights
     assert digest(pipe.unet.state_dict()) == moved
 

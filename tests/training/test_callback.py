@@ -22,7 +22,7 @@ from basinguard.similarity.thresholds import NO_COPY
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import OptimizerOptions
-from basinguard.training.guarded_run import Watch
+from basinguard.training.guarded_run import GuardedRun
 from basinguard.training.options import BreachResponse, ControlGroup
 from support.guarded_runs import make_guard as small_guard
 
@@ -104,7 +104,7 @@ def test_loggers_get_the_scalars_and_tensorboard_the_pictures(tiny_pipeline_dir,
 
 def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     guard = make_guard(on_error="warn")
-    monkeypatch.setattr(Guard, "measure", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("basinguard.guard.guard.Guard.measure", lambda *a, **k: 1 / 0)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard)
@@ -130,7 +130,7 @@ def test_a_budget_buys_gaps_first_and_a_report_without_samples_is_read_as_one(ti
         (1, True, False),
     ]
     assert "gap of 4 of 4 captions; no samples; exits take" in gaps.history[-1].precision
-    assert gaps.keeper.kept["guarded"].epoch == 1, "no samples do not say that no transition protects"
+    assert gaps.run.best_weights.epochs["guarded"].epoch == 1, "no samples do not say that no transition protects"
     rows = list(csv.DictReader((tmp_path / "gaps" / "metrics.csv").open()))
     steps = {name: [row["step"] for row in rows if row.get(name)] for name in ("guard/gap", "guard/risk")}
     assert len(steps["guard/gap"]) == 3
@@ -209,9 +209,9 @@ def test_held_out_images_another_sampler_and_a_measured_threshold(tiny_pipeline_
     assert last.critical_scales.sigma_c is not None
     assert last.critical_scales.excess is not None, "held-out images are its control"
     assert next(group for group in last.groups if group.name == "heldout").captions == 3
-    assert guard.guard.plan.solver == "heun"
-    assert guard.guard.plan.order_checks == 1
-    metric = guard.guard.embedder.metric
+    assert guard.run.guard.plan.solver == "heun"
+    assert guard.run.guard.plan.order_checks == 1
+    metric = guard.run.guard.embedder.metric
     assert metric.threshold >= Structure().metric.threshold, "three images are few: no lower than published"
     assert "null held-out" in metric.source
 
@@ -258,6 +258,6 @@ def test_neighbours_that_are_copies_of_each_other_measure_no_threshold(tiny_pipe
 def test_a_history_seen_with_another_eye_is_not_continued():
     training = TrainingSet(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), ("a", "b"))
     strict = WithThreshold(Structure(), Structure().metric.model_copy(update={"threshold": 0.9}))
-    seen = Watch(Guard(training, Structure(), ProbePlan(captions=2))).state_dict()
+    seen = GuardedRun(Guard(training, Structure(), ProbePlan(captions=2))).state_dict()
     with pytest.raises(ValueError, match=r"threshold was .*, is 0\.9\. .*resume with the settings of that run"):
-        Watch(Guard(training, strict, ProbePlan(captions=2))).load_state_dict(seen)
+        GuardedRun(Guard(training, strict, ProbePlan(captions=2))).load_state_dict(seen)

@@ -5,10 +5,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from basinguard.core.report import ImageResult
+from basinguard.training.breach_responder import AppliedInterventions, advice, every_rise, memorized
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import FramingOptions
-from basinguard.training.interventions import Actor, advice, every_rise, memorized
 from basinguard.training.loss_filters import Both, LargeGap, LowLoss, filtered_mean
 from basinguard.training.options import BreachResponse, Interventions
 from basinguard.training.sampler import EpochOrder
@@ -189,15 +189,15 @@ def test_what_cannot_be_done_is_said_before_training(tiny_pipeline_dir, tmp_path
     folder = picture_folder(tmp_path / "pictures")
     model = FineTune(str(tiny_pipeline_dir))
     with pytest.raises(ValueError, match="no image has a second caption"):
-        Actor(Interventions(vary_captions=True), model, ImageFolder(str(folder), resolution=32))
+        AppliedInterventions(Interventions(vary_captions=True), model, ImageFolder(str(folder), resolution=32))
     with pytest.raises(ValueError, match="rest and buckets do not go together"):
-        Actor(
+        AppliedInterventions(
             Interventions(rest=0.0),
             model,
             ImageFolder(str(folder), resolution=32, framing=FramingOptions(buckets=True)),
         )
     with pytest.raises(ValueError, match="has no `filter`"):
-        Actor(Interventions(low_loss=2.0), torch.nn.Identity(), ImageFolder(str(folder), resolution=32))
+        AppliedInterventions(Interventions(low_loss=2.0), torch.nn.Identity(), ImageFolder(str(folder), resolution=32))
 
 
 def test_advice_names_what_this_run_can_no_longer_change():

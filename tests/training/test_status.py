@@ -12,8 +12,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from basinguard.core.report import Report
 from basinguard.guard.guard import Guard
 from basinguard.guard.status import GuardFile, read_history
-from basinguard.training import callback, guarded_run
-from basinguard.training.best_weights import CHOICE_FILE
+from basinguard.training import guarded_run
+from basinguard.training.guarded_export import CHOICE_FILE
+from basinguard.training.guarded_run import GuardedRun
 from basinguard.training.options import BreachResponse, ControlGroup
 from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder
 from support.scripted_probes import COPYING, FORMING, LATE, QUIET, scripted
@@ -124,15 +125,15 @@ def test_both_epochs_are_kept_across_a_resume_and_exported_by_name(tiny_pipeline
     plan, seen, shipped = [QUIET, FORMING, COPYING, LATE], {}, {}
 
     def note(name):
-        def ship(guard, pl_module, *args, **kwargs):
+        def export(guard, pl_module, *args, **kwargs):
             shipped[name] = digest({n: p for n, p in pl_module.unet.named_parameters() if p.requires_grad})
             return None, []
 
-        return ship
+        return export
 
     scripted(monkeypatch, *plan, seen=seen)
-    monkeypatch.setattr(callback, "ship", note("guarded"))
-    monkeypatch.setattr(callback, "export_plain", lambda module, *a: note("plain")(None, module))
+    monkeypatch.setattr(guarded_run, "export_calibrated", note("guarded"))
+    monkeypatch.setattr(guarded_run, "export_plain", lambda module, *a: note("plain")(None, module))
     settings = {"plan": {"alpha": 0.15}, "export_to": str(tmp_path / "shipped")}
     keep = ModelCheckpoint(tmp_path / "kept", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
     fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(**settings), keep, epochs=2)
@@ -148,7 +149,7 @@ def test_the_epoch_for_plain_cfg_is_a_stock_pipeline_with_its_reasons(tiny_pipel
     from basinguard.pipelines.loading import load_pipeline
 
     scripted(monkeypatch, QUIET, FORMING)
-    monkeypatch.setattr(callback, "ship", lambda *a, **k: (None, []))
+    monkeypatch.setattr(guarded_run, "export_calibrated", lambda *a, **k: (None, []))
     guard = make_guard(export_to=str(tmp_path / "shipped"), terms=TERMS)
     fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
     plain = tmp_path / "shipped-plain"
@@ -161,7 +162,7 @@ def test_nothing_is_shipped_for_plain_cfg_when_no_epoch_keeps_the_risk(
     tiny_pipeline_dir, folder, tmp_path, monkeypatch
 ):
     scripted(monkeypatch, QUIET, COPYING)
-    monkeypatch.setattr(callback, "ship", lambda *a, **k: (None, []))
+    monkeypatch.setattr(guarded_run, "export_calibrated", lambda *a, **k: (None, []))
     guard = make_guard(export_to=str(tmp_path / "shipped"))
     with pytest.warns(UserWarning, match="no epoch keeps plain CFG's risk"):
         fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
@@ -178,10 +179,12 @@ def test_a_run_resumed_with_another_data_set_is_unknown_and_goes_on(tiny_pipelin
     with pytest.warns(UserWarning, match="resumed with another training set"):
         trainer, _ = fitted(tiny_pipeline_dir, other, tmp_path, guard, epochs=3, ckpt=keep.best_model_path)
     assert trainer.current_epoch == 3, "nothing is known of these images, so nothing stops the run"
-    assert guard.standing.verdict.state == "unknown"
-    assert "resumed with another training set" in guard.standing.verdict.evidence[0]
+    assert guard.run.status.verdict.state == "unknown"
+    assert "resumed with another training set" in guard.run.status.verdict.evidence[0]
     assert [r.epoch for r in guard.history] == [-1, 0, 1, 2]
-    assert {kept.epoch for kept in guard.keeper.kept.values()} == {0}, "what was kept of the other images is gone"
+    assert {weights.epoch for weights in guard.run.best_weights.epochs.values()} == {0}, (
+        "what was kept of the other images is gone"
+    )
 
 
 @pytest.mark.parametrize("settings", [{"action": "act"}, {"action": "halt"}, {"action": "act", "interventions": None}])
@@ -194,12 +197,12 @@ def test_five_images_and_no_held_out_one_work_and_say_what_is_not_known(tiny_pip
     folder = picture_folder(tmp_path / "five", count=5)
     guard = make_guard(control=ControlGroup(), plan={"captions": 5, "critical_scales": 1})
     fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
-    training = guard.guard.training
+    training = guard.run.guard.training
     assert not set(training.heldout) & set(training.captions)
     assert training.heldout_images.shape == (len(training.heldout), 3, 32, 32)
     assert guard.history[-1].gaps.excess is not None
     assert guard.history[-1].critical_scales.excess is not None
-    told = " ".join(guard.standing.unknowable)
+    told = " ".join(guard.run.status.unknowable)
     for words in ("recombined from the training captions", "the base model's own samples", "5 images are the whole"):
         assert words in told
 
@@ -215,7 +218,7 @@ def test_a_gap_is_written_to_guard_json_as_unknown(tiny_pipeline_dir, folder, tm
 
 def test_a_verdict_that_cannot_be_made_harms_nothing(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     scripted(monkeypatch, QUIET, LATE)
-    monkeypatch.setattr(guarded_run, "run_status", lambda *a: 1 / 0)
+    monkeypatch.setattr(GuardedRun, "judge", lambda self: 1 / 0)
     guard = make_guard(on_error="warn", respond=BreachResponse("stop"))
     with pytest.warns(UserWarning, match="there is no verdict on this epoch; training goes on: ZeroDivisionError"):
         trainer, _ = fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)

@@ -77,14 +77,14 @@ def rank(
         captions: of every training image.
         threshold: similarity from which a sample is a copy.
     """
-    found: dict[int, list[int]] = {}
+    copies: dict[int, list[int]] = {}
     for sample, match in enumerate(matches):
         if match.similarity >= threshold:
-            found.setdefault(match.index, []).append(sample)
+            copies.setdefault(match.index, []).append(sample)
     rows = []
-    for index, samples in found.items():
-        asked = [k for k, p in enumerate(prompt) if captions[p] == captions[index]]
-        own = sum(k in samples for k in asked)
+    for index, samples in copies.items():
+        own_samples = [k for k, p in enumerate(prompt) if captions[p] == captions[index]]
+        own = sum(k in samples for k in own_samples)
         nearest = max(samples, key=lambda k: matches[k].similarity)
         rows.append(
             Copied(
@@ -92,7 +92,7 @@ def rank(
                 file_name=files[index],
                 caption=captions[index],
                 copies=len(samples),
-                own=wilson(own, len(asked)) if asked else None,
+                own=wilson(own, len(own_samples)) if own_samples else None,
                 similarity=matches[nearest].similarity,
                 sample=nearest,
             )
@@ -104,26 +104,26 @@ def advise(
     plain: Estimate, uncond: Estimate, base: Estimate | None, images: Sequence[Copied], total: int, record: Record
 ) -> tuple[str, ...]:
     """What the numbers mean and what to do, the answer first."""
-    said = [_verdict(plain, images, total)]
+    sentences = [_verdict(plain, images, total)]
     if base is not None and base.value > 0:
-        said.append(
+        sentences.append(
             f"The base model, which has never seen the images, is called a copy in {base.percent()} on the same "
-            "captions and noise: that much the eye gets wrong, or the base knows already."
+            "captions and noise: that much the copy detector gets wrong, or the base knows already."
         )
     if uncond.value > 0:
-        said.append(
+        sentences.append(
             f"Without any prompt it copies too ({uncond.percent()}): guidance that begins late cannot escape that. "
             "Train with keep_unconditional, without caption dropout, or for fewer updates."
         )
-    said.append(_rule(record))
+    sentences.append(_rule(record))
     if record.strength is not None:
-        said.append(_strength(record))
+        sentences.append(_strength(record))
     if not record.promise and not (record.strength and record.strength.promise):
-        said.append(
+        sentences.append(
             "Nothing that was tried is proven safe: take an earlier checkpoint, a lower rank or more images, and look "
             "for images that are in the set more than once (basinguard curate)."
         )
-    return tuple(said)
+    return tuple(sentences)
 
 
 def _verdict(plain: Estimate, images: Sequence[Copied], total: int) -> str:

@@ -15,11 +15,11 @@ from .layout import PROVENANCE_FILE
 
 @dataclass(frozen=True)
 class Origin:
-    """What a record does not say.
+    """What a record does not say of where its model comes from; `core.provenance.Provenance` is what it does say.
 
     Attributes:
         base_revision: commit of the base model on the Hub.
-        base_sha256: fingerprint of the base model's weights, see `hashes.weights_sha256`.
+        base_sha256: fingerprint of the base model's weights, see `fingerprints.weights_sha256`.
         config: the training run's settings; paths in it are cut to their last name unless private things are shared.
     """
 
@@ -29,8 +29,8 @@ class Origin:
 
     def rows(self) -> list[tuple[str, str]]:
         """Rows for the model card: what is known."""
-        known = [("base revision", self.base_revision), ("base weights (SHA-256)", self.base_sha256)]
-        return [(name, value) for name, value in known if value]
+        rows = [("base revision", self.base_revision), ("base weights (SHA-256)", self.base_sha256)]
+        return [(name, value) for name, value in rows if value]
 
 
 def provenance(record: Record, origin: Origin, *, share_private: bool = False) -> dict[str, Any]:
@@ -59,10 +59,10 @@ def read_origin(folder: Path, weights_sha256: str) -> Origin:
     if not path.is_file():
         return Origin()
     try:
-        told = json.loads(path.read_bytes()[:MAX_BYTES])
-        if told["weights_sha256"] != weights_sha256:
+        written = json.loads(path.read_bytes()[:MAX_BYTES])
+        if written["weights_sha256"] != weights_sha256:
             return Origin()
-        return Origin(str(told["base"]["revision"]), str(told["base"]["weights_sha256"]), dict(told["config"]))
+        return Origin(str(written["base"]["revision"]), str(written["base"]["weights_sha256"]), dict(written["config"]))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a provenance that basinguard wrote ({repr(error)[:200]}); remove it to go on"

@@ -16,11 +16,11 @@ from ..diffusion.sampling import draw_noise
 from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
 from ..guard.training_set import TrainingSet
+from ..pipelines.alignment import alignment_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline, require_stable_diffusion
 from ..similarity.structure import Structure
 from ..training.data import ImageFolder
-from ..training.shipping import alignment_for
 from .settings import ComparisonOptions
 
 T = TypeVar("T")

@@ -74,8 +74,8 @@ def warning_figure(reports: Sequence[Report]) -> Figure:
     copied = (r.train_step for r in reports if r.samples.risk is not None and r.samples.risk.value > 0)
     first = next(copied, None)
     for axes, (title, (name, colour)) in zip(figure.subplots(2, 2, sharex=True).flat, panels.items(), strict=True):
-        known = [(r.train_step, r.estimates[name]) for r in reports if name in r.estimates]
-        banded_line(axes, [step for step, _ in known], [estimate for _, estimate in known], colour, "")
+        measured = [(r.train_step, r.estimates[name]) for r in reports if name in r.estimates]
+        banded_line(axes, [update for update, _ in measured], [estimate for _, estimate in measured], colour, "")
         axes.axhline(0, color=GREY, linewidth=0.8)
         if first is not None:
             axes.axvline(first, color=GREY, linestyle=":", linewidth=1.2)
@@ -87,6 +87,5 @@ def warning_figure(reports: Sequence[Report]) -> Figure:
 
 def _over_epochs(reports: Sequence[Report], name: str) -> tuple[list[int], list[Estimate | None]]:
     """Epochs and values of what was measured; None stays where a probe failed, so that the line breaks there."""
-    known = [(report.epoch, report.estimates.get(name)) for report in reports]
-    kept = [point for point, report in zip(known, reports, strict=True) if point[1] is not None or report.problem]
-    return [epoch for epoch, _ in kept], [value for _, value in kept]
+    points = [(r.epoch, r.estimates.get(name)) for r in reports if name in r.estimates or r.problem]
+    return [epoch for epoch, _ in points], [value for _, value in points]

@@ -136,8 +136,8 @@ def strength_text(tried: Sequence[StrengthCandidate]) -> str:
     lines = [f"{'strength':8} {'risk [95% interval]':24} {'p':>7} {'alignment':>9}"]
     for point in tried:
         alignment = f"{point.alignment.value:.3f}" if point.alignment else "-"
-        said = "promised" if point.proven else "not proven"
-        lines.append(f"{point.strength:8g} {point.risk.interval():24} {point.p_value:7.2g} {alignment:>9}   {said}")
+        verdict = "promised" if point.proven else "not proven"
+        lines.append(f"{point.strength:8g} {point.risk.interval():24} {point.p_value:7.2g} {alignment:>9}   {verdict}")
     return "\n".join(lines)
 
 

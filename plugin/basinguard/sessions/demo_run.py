@@ -73,9 +73,9 @@ def run_demo(out: Path, epochs: int, per_caption: int) -> DemoRun:
     _hush()
     train, heldout = write_demo_folder(out / "data")
     guard = fine_tune(out, train, heldout, epochs)
-    if guard.record is None:
+    if guard.run.record is None:
         raise RuntimeError("training ended without a report, so there is nothing to calibrate; see the warnings above")
-    rules = rules_for(guard.record, guard.frontier)
+    rules = rules_for(guard.run.record, guard.run.candidates)
     (out / "rules.json").write_text(json.dumps({name: rule_to_dict(rule) for name, rule in rules.items()}, indent=2))
     rows = prove(out, train, per_caption)
     summary = summarize(guard, rules, rows, seconds=time.monotonic() - start)
@@ -165,7 +165,7 @@ def summarize(
     guard: MemorizationGuard, rules: dict[str, Rule], rows: dict[str, Evaluation], seconds: float
 ) -> dict[str, Any]:
     """What the demo found, as plain JSON."""
-    record = guard.record
+    record = guard.run.record
     assert record is not None
     opposite = rules["og"]
     return {
@@ -179,7 +179,7 @@ def summarize(
         "calibrated_risk": record.risk.model_dump(),
         "metric": record.metric.model_dump(),
         "rules": {name: rule_to_dict(rule) for name, rule in rules.items()},
-        "frontier": [_candidate(c) for c in guard.frontier],
+        "frontier": [_candidate(c) for c in guard.run.candidates],
         "history": [json.loads(report.to_json()) for report in guard.history],
         "seeds": {"probe": "1000..", "calibration": list(record.seeds), "verification": "2000000.."},
         "versions": versions(),

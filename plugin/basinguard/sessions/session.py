@@ -16,12 +16,12 @@ from ..exports.merge import merged
 from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
 from ..guard.training_set import TrainingSet
+from ..pipelines.alignment import clip_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
 from ..similarity.clip_score import ClipScore
 from ..similarity.structure import Structure
 from ..training.data import ImageFolder
-from ..training.shipping import clip_for
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Probes shared out among processes: each computes some rows of every network call, and all get the whole result.
+"""Where a DDP probe is shared: each process computes some rows of every network call, all get the whole result.
 
 Every process runs the same measurement and takes the same decisions; only what the networks compute is split. Rows go
 through the networks in the same small groups however many processes there are, so a report does not depend on their
@@ -16,11 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..core.report import Report
 from ..diffusion.model import Model
 from ..diffusion.sampling import Denoiser
+from ..guard.guard import Guard
 
 ROWS = 8  # of one network call; networks round differently for other batch sizes, so this never depends on anything
-TOLD = 200  # bytes of a problem that the others hear
+MESSAGE = 200  # bytes of a problem that the others hear
 FINE, NO_MEMORY, FAILED = 0, 1, 2
 
 
@@ -71,10 +73,10 @@ class Team:
                 raise error
             return list(numbers)
         first = numbers[0] if numbers else 0
-        said = torch.tensor([_kind(error), len(numbers), -len(numbers), first, -first, *[0] * 8])
-        said[5 : 5 + len(numbers)] = torch.tensor(numbers, dtype=torch.long)
-        dist.all_reduce(said, dist.ReduceOp.MAX, group=self.group)
-        worst, most, fewest, high, low, *largest = said.tolist()
+        counts = torch.tensor([_kind(error), len(numbers), -len(numbers), first, -first, *[0] * 8])
+        counts[5 : 5 + len(numbers)] = torch.tensor(numbers, dtype=torch.long)
+        dist.all_reduce(counts, dist.ReduceOp.MAX, group=self.group)
+        worst, most, fewest, high, low, *largest = counts.tolist()
         if worst != FINE or (most, high) != (-fewest, -low):
             self._fail(error, worst)
         return largest[: len(numbers)]
@@ -93,10 +95,10 @@ class Team:
 
     def _fail(self, error: Exception | None, worst: int) -> None:
         """Tells the others what happened here, and raises what happened anywhere."""
-        told = f"{type(error).__name__}: {error}".encode()[:TOLD] if error else b""
-        texts = self.gather(torch.tensor([*told, *bytes(TOLD - len(told))], dtype=torch.uint8))
-        said = [bytes(text.tolist()).rstrip(b"\0").decode("utf-8", "replace") for text in texts]
-        problems = [f"process {rank} of {self.size}: {text}" for rank, text in enumerate(said) if text]
+        message = f"{type(error).__name__}: {error}".encode()[:MESSAGE] if error else b""
+        messages = self.gather(torch.tensor([*message, *bytes(MESSAGE - len(message))], dtype=torch.uint8))
+        texts = [bytes(message.tolist()).rstrip(b"\0").decode("utf-8", "replace") for message in messages]
+        problems = [f"process {rank} of {self.size}: {text}" for rank, text in enumerate(texts) if text]
         text = "; ".join(problems) or "the processes measured different things"
         raise (TeamOutOfMemory if worst == NO_MEMORY else TeamFailure)(text) from error
 
@@ -105,6 +107,21 @@ def _kind(error: Exception | None) -> int:
     if error is None:
         return FINE
     return NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else FAILED
+
+
+def measure_together(guard: Guard, model: Model, team: Team, *, epoch: int, train_step: int) -> Report | None:
+    """One probe by all processes of a team; whoever fails, all of them raise.
+
+    Raises:
+        TeamFailure: some process failed.
+    """
+    try:
+        return guard.measure(Sharded(model, team), epoch=epoch, train_step=train_step, team=team)
+    except TeamFailure:
+        raise  # the others know already
+    except Exception as error:
+        team.meet(error)
+        raise
 
 
 class Sharded:

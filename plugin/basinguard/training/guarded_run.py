@@ -1,96 +1,222 @@
-"""Probes that cannot hurt the run they watch: what they touch is put back, and what fails becomes a gap.
+"""A guard at work in somebody's training run, whatever the framework: probe, judge, keep weights, calibrate, export.
 
-Frameworks come and go around it: `lightning` and `accelerate` translate their hooks into `Watch.probe`.
+`callback` (Lightning) and `accelerate` (loops of one's own) translate their hooks into calls of a `GuardedRun`.
+Probing never changes training (see `isolation`), and what fails becomes a missed report.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
+from ..calibration.candidate import RuleCandidate
+from ..calibration.terms import CalibrationTerms
+from ..core.record import Record
 from ..core.report import Report, measured
 from ..exports.fingerprints import dataset_sha256
-from ..guard.checkpoint_selection import Choice, SamplingMode
+from ..guard.checkpoint_selection import SamplingMode
 from ..guard.control_prompts import unknowable
 from ..guard.guard import Guard
+from ..guard.plan import ProbePlan
 from ..guard.status import RunStatus, run_status
+from ..guard.training_set import TrainingSet
+from ..pipelines.alignment import clip_for, subject_fidelity
 from ..pipelines.latent_model import LatentModel
-from .distributed import Sharded, Team, TeamFailure
-from .options import OnError, Precision
+from ..similarity.embedder import Embedder
+from .best_weights import BestWeights
+from .distributed import Team, measure_together
+from .guarded_export import export_calibrated, export_plain, plain_directory
+from .isolation import averaged, holding, moved, parts_of, trained_weights, untouched
+from .logging import log_report, write_guard_file
+from .options import OnError, Precision, ShippedEpoch
+from .protocols import TrainedModule
 
+HISTORY_FILE = "guard.json"  # in the run's log directory
 DTYPES: dict[Precision, torch.dtype | None] = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Watch:
-    """A guard at work in somebody's training run.
+def guard_for(
+    training: TrainingSet, embedder: Embedder, plan: ProbePlan, *, base: str = "", alignment: str = "auto"
+) -> Guard:
+    """The guard that options describe; `base` is what is fine-tuned, `alignment` as in `alignment.clip_for`.
 
-    Every process of a distributed run holds one and calls `probe` at the same moments; their histories are the same.
+    Raises:
+        ValueError: the plan does not fit the images, or asks for a fidelity that no model can measure.
+    """
+    clip = clip_for(base, alignment)
+    fidelity = subject_fidelity(clip, training.images) if plan.fidelity else None
+    return Guard(training, embedder, plan, clip.score if clip else None, fidelity)
+
+
+class GuardedRun:
+    """Measures a module in training, judges it, holds the weights of the epochs to ship, calibrates and exports them.
+
+    Every process of a distributed run holds one and makes the same calls at the same moments; they share the work of
+    each probe, and their histories are the same. The first process alone writes, logs, holds weights and exports.
 
     Args:
         guard: what to measure, on what.
-        dtype: precision of the probes; None keeps the modules' own.
+        ship: of the epochs that keep the risk, export the "best" or the "last", see `checkpoint_selection.choose_checkpoint`.
+        precision: "32" keeps the modules' own precision in probes, "bf16" and "fp16" run them under autocast.
         on_error: "warn" reports a problem once and goes on, "raise" stops.
 
+    Attributes:
+        status: verdict, forecast and the epochs to ship, as of the newest report; None where none could be made.
+        record, candidates: of the newest export.
+        other_data: resumed with another training set: what was known is about other images.
+
     Example:
-        >>> watch = Watch(Guard(training, Structure()))                                    # doctest: +SKIP
-        >>> watch.probe(pipe, epoch=0, train_step=100).basin.width                         # doctest: +SKIP
+        >>> run = GuardedRun(Guard(training, Structure()))                                 # doctest: +SKIP
+        >>> run.probe(module, epoch=0, train_step=100).basin.width                         # doctest: +SKIP
     """
 
-    def __init__(self, guard: Guard, *, dtype: torch.dtype | None = None, on_error: OnError = "warn") -> None:
-        self.guard, self.dtype, self.on_error = guard, dtype, on_error
+    def __init__(
+        self, guard: Guard, *, ship: ShippedEpoch = "best", precision: Precision = "32", on_error: OnError = "warn"
+    ) -> None:
+        self.guard, self.dtype, self.on_error = guard, DTYPES[precision], on_error
+        self.best_weights = BestWeights(guard.plan.alpha, ship)
         self.team = Team.current()
-        self.other_data = False  # resumed with another training set: what was known is about other images
-        self._told: set[str] = set()
+        self.status: RunStatus | None = None
+        self.record: Record | None = None
+        self.candidates: list[RuleCandidate] = []
+        self.other_data = False
+        self._problems: set[str] = set()  # that were reported
 
     @property
     def history(self) -> list[Report]:
-        """Every report so far; one with a `problem` is a gap."""
+        """Every report so far; epoch -1 is the untouched base model, one with a `problem` was missed."""
         return self.guard.history
 
     @property
     def measured(self) -> list[Report]:
-        """The reports that are no gaps."""
+        """The reports that were not missed."""
         return measured(self.history)
 
-    def probe(self, pipe: Any, *, epoch: int, train_step: int) -> Report | None:
-        """Measures the pipeline's modules as they stand, and appends to the history.
+    def begin(self, train_step: int) -> None:
+        """Takes up a run at its first update, or a later one: what is not known about it is said."""
+        if self.other_data:
+            self.best_weights.epochs.clear()
+        if train_step > 0 and not self.history:
+            problem = f"resumed at train step {train_step} without a history: the base model was not measured"
+            self.guard.miss(-1, train_step, problem)
+            self.complain("the history has no base model", ValueError(problem))
+        self.update_status()
+
+    def probe(
+        self,
+        module: TrainedModule,
+        *,
+        epoch: int,
+        train_step: int,
+        folder: Path | None = None,
+        loggers: Sequence[Any] = (),
+    ) -> Report | None:
+        """Measures the module as it stands, judges it, and keeps its weights where they are to be shipped.
 
         Args:
-            pipe: a `StableDiffusionPipeline` around the modules in training.
+            module: what is trained; averaged weights are measured where it averages them.
             epoch: from 0; -1 is the untouched base model.
             train_step: updates so far.
+            folder: where `guard.json` goes, which holds every report, whatever ends the run.
+            loggers: that get numbers and pictures, see `logging.log_report`.
 
         Returns:
-            What was measured, or the gap that stands in its place; None where the budget pays for nothing.
+            What was measured, or the missed report that stands in its place; None where the budget pays for nothing.
         """
+        with averaged(module):
+            report = self.measure(module.pipe, epoch=epoch, train_step=train_step)
+            if report is None:
+                return None
+            self.update_status()
+            if self.team.rank == 0:
+                self._write(folder)
+                if not report.problem:
+                    self.best_weights.update(self.history, lambda: trained_weights(module))
+                    self._log(module, loggers)
+        return report
+
+    def measure(self, pipe: Any, *, epoch: int, train_step: int) -> Report | None:
+        """Appends to the history what a pipeline's modules do as they stand; arguments and result as of `probe`."""
         try:
             with untouched(pipe.unet, pipe.vae, pipe.text_encoder):
-                return self._measure(LatentModel(pipe, dtype=self.dtype), epoch, train_step)
+                model = LatentModel(pipe, dtype=self.dtype)
+                return measure_together(self.guard, model, self.team, epoch=epoch, train_step=train_step)
         except Exception as error:
             report = self.guard.miss(epoch, train_step, describe(error))
             self.complain(f"the probe of epoch {epoch} failed and is missing", error)
             return report
 
-    def _measure(self, model: LatentModel, epoch: int, train_step: int) -> Report | None:
-        """Measures together with the other processes; whoever fails, all of them raise."""
-        try:
-            return self.guard.measure(Sharded(model, self.team), epoch=epoch, train_step=train_step, team=self.team)
-        except TeamFailure:
-            raise  # the others know already
-        except Exception as error:
-            self.team.meet(error)
-            raise
+    def judge(self) -> RunStatus:
+        """Where the run stands now, in milliseconds."""
+        training, plan = self.guard.training, self.guard.plan
+        limits = unknowable(
+            len(training.captions),
+            stand_in=training.stand_in,
+            drawn=training.stand_in and training.heldout_images is not None,
+            samples=plan.captions * plan.seeds,
+            alpha=plan.alpha,
+        )
+        return run_status(self.history, plan.alpha, limits, self.best_weights.choices(self.history))
 
-    def complain(self, what: str, error: Exception) -> None:
+    def update_status(self) -> None:
+        """Judges the run anew, without harm to it."""
+        try:
+            self.status = self.judge()
+        except Exception as error:
+            self.status = None
+            self.complain("there is no verdict on this epoch", error)
+
+    def export(
+        self, module: TrainedModule, out: Path, terms: CalibrationTerms, *, device: torch.device | None = None
+    ) -> Record | None:
+        """Calibrates and exports the epoch to ship guarded, and beside it, as `OUT-plain`, the one for plain CFG.
+
+        Args:
+            module: its weights are as before afterwards.
+            out: directory for the guarded checkpoint; an earlier export there is replaced.
+            terms: what is to be promised.
+            device: where the module is moved to first, if anywhere.
+
+        Returns:
+            The record, in the first process of a run whose export succeeded.
+        """
+        if self.team.rank:
+            return None
+        self.record = None
+        with self._exporting(out), untouched(*moved(parts_of(module), device)), self.shipped_weights(module):
+            exported = export_calibrated(self.guard, module, terms, out, dtype=self.dtype)
+            self.record, self.candidates = exported
+        choice, epoch = self.best_weights.choices(self.history)["plain"], self.best_weights.epochs.get("plain")
+        plain = plain_directory(out)
+        if choice is None or epoch is None or epoch.epoch != choice.epoch:
+            warnings.warn(f"nothing was exported to {plain}: no epoch keeps plain CFG's risk", stacklevel=2)
+            return self.record
+        with self._exporting(plain), untouched(*parts_of(module)), self.shipped_weights(module, "plain"):
+            export_plain(module, choice, plain)
+        return self.record
+
+    @contextmanager
+    def shipped_weights(self, module: TrainedModule, how: SamplingMode = "guarded") -> Iterator[None]:
+        """Inside, the module holds the weights of the epoch to ship for a way of sampling; in the first process."""
+        with holding(module, self.best_weights.weights(how)):
+            yield
+
+    @contextmanager
+    def _exporting(self, out: Path) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            retry = "resume the last checkpoint, or call export again, to retry"
+            self.complain(f"nothing was exported to {out}; {retry}", error)
+
+    def complain(self, consequence: str, error: Exception) -> None:
         """Reports a problem once for each kind, or raises it when so asked.
 
         Raises:
@@ -98,9 +224,24 @@ class Watch:
         """
         if self.on_error == "raise":
             raise error
-        if self.team.rank == 0 and describe(error) not in self._told:
-            self._told.add(describe(error))
-            warnings.warn(f"{what}; training goes on: {describe(error)}", stacklevel=2)
+        if self.team.rank == 0 and describe(error) not in self._problems:
+            self._problems.add(describe(error))
+            warnings.warn(f"{consequence}; training goes on: {describe(error)}", stacklevel=2)
+
+    def _write(self, folder: Path | None) -> None:
+        if folder is None or self.status is None:
+            return
+        try:
+            write_guard_file(folder / HISTORY_FILE, self.status, self.history)
+        except OSError as error:
+            self.complain(f"{folder / HISTORY_FILE} could not be written", error)
+
+    def _log(self, module: TrainedModule, loggers: Sequence[Any]) -> None:
+        try:
+            with untouched(*parts_of(module)):
+                log_report(loggers, self.guard, LatentModel(module.pipe, dtype=self.dtype), self.status)
+        except Exception as error:
+            self.complain(f"pictures and scalars of epoch {self.history[-1].epoch} could not be logged", error)
 
     def state_dict(self) -> dict[str, Any]:
         """The history and what it was measured with; texts only, so `torch.load(weights_only=True)` reads it."""
@@ -111,13 +252,13 @@ class Watch:
 
         Raises:
             ValueError: the state is damaged, or was measured with other settings. Other images are no error: what was
-                known about the old ones is left behind, and the history begins with a gap that says so.
+                known about the old ones is left behind, and the history begins with a missed report that says so.
         """
         if not {"guard", "settings"} <= state.keys():
             raise ValueError(f"the checkpoint's guard state has keys {sorted(state)}; expected guard and settings")
         then, now = json.loads(state["settings"]), json.loads(self._settings())
         if then.get("training set") != now["training set"]:
-            self._begin_anew(then, now)
+            self._begin_anew(str(then.get("training set")), now["training set"])
             return
         changed = [f"{key} was {then[key]!r}, is {now[key]!r}" for key in now if key in then and then[key] != now[key]]
         if changed:
@@ -127,84 +268,20 @@ class Watch:
             )
         self.guard.load_state_dict(state["guard"])
 
-    def _begin_anew(self, then: dict[str, Any], now: dict[str, Any]) -> None:
-        told = (
-            f"resumed with another training set ({str(then.get('training set'))[:12]} before, "
-            f"{now['training set'][:12]} now): the base model was not measured on these images"
+    def _begin_anew(self, then: str, now: str) -> None:
+        problem = (
+            f"resumed with another training set ({then[:12]} before, {now[:12]} now): the base model was not measured "
+            "on these images"
         )
         self.other_data = True
-        self.guard.start_over(told)
-        self.complain("the history so far is about other images and is left behind", ValueError(told))
-
-    def standing(self, ship: Mapping[SamplingMode, Choice | None] | None = None) -> RunStatus:
-        """Where the run stands; `ship` are the epochs to ship where they were chosen otherwise."""
-        guard = self.guard
-        known = unknowable(
-            len(guard.training.captions),
-            stand_in=guard.training.stand_in,
-            drawn=guard.training.stand_in and guard.training.heldout_images is not None,
-            samples=guard.plan.captions * guard.plan.seeds,
-            alpha=guard.plan.alpha,
-        )
-        return run_status(self.history, guard.plan.alpha, known, ship)
+        self.guard.start_over(problem)
+        self.complain("the history so far is about other images and is left behind", ValueError(problem))
 
     def _settings(self) -> str:
-        training = self.guard.training
+        training, metric = self.guard.training, self.guard.embedder.metric
         images = dataset_sha256(training.images, training.captions)
-        eye = self.guard.embedder.metric
-        told = {"embedder": eye.embedder, "threshold": eye.threshold, "heldout": training.heldout}
-        return json.dumps({**asdict(self.guard.plan), **told, "training set": images})
-
-
-@contextmanager
-def untouched(*modules: nn.Module) -> Iterator[None]:
-    """Inside, the modules evaluate; afterwards their modes and all random streams are as they were before."""
-    modes = {module: module.training for root in modules for module in root.modules()}
-    with same_streams():
-        try:
-            for root in modules:
-                root.eval()
-            yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-
-
-@contextmanager
-def same_streams() -> Iterator[None]:
-    """Gives torch, numpy, python their random streams back, after errors too (Lightning's `isolate_rng` does not)."""
-    on_cpu, in_numpy, in_python = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    try:
-        yield
-    finally:
-        torch.set_rng_state(on_cpu)
-        torch.cuda.set_rng_state_all(on_gpus)
-        np.random.set_state(in_numpy)
-        random.setstate(in_python)
-
-
-def trained_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of a module's trained parameters, by name, on the CPU."""
-    return {name: p.detach().cpu().clone() for name, p in module.named_parameters() if p.requires_grad}
-
-
-@contextmanager
-def holding(module: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
-    """Inside, the module holds these weights; the trained ones come back whatever happens."""
-    trained = trained_weights(module)
-    try:
-        _load(module, weights)
-        yield
-    finally:
-        _load(module, trained)
-
-
-@torch.no_grad()
-def _load(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    for name, parameter in module.named_parameters():
-        if name in weights:
-            parameter.copy_(weights[name])
+        settings = {"embedder": metric.embedder, "threshold": metric.threshold, "heldout": training.heldout}
+        return json.dumps({**asdict(self.guard.plan), **settings, "training set": images})
 
 
 def describe(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +26,23 @@ MEASURED = (
 )
 
 
-def scalars(history: Sequence[Report], standing: RunStatus | None = None) -> dict[str, float]:
+def scalars(history: Sequence[Report], status: RunStatus | None = None) -> dict[str, float]:
     """What is logged of the last measured report: every estimate and its ends, and how far it moved since the base.
 
-    With a standing also `guard/verdict`, 0 safe to 3 too late (an unknown one keeps the number of the last that was
+    With a status also `guard/verdict`, 0 safe to 3 too late (an unknown one keeps the number of the last that was
     known), `guard/forecast` in epochs, and `guard/ship_plain` and `guard/ship_guarded`: the train step where the newest
     epoch is the one to ship, else 0.
     """
     values = _scalars(measured(history)[-1], history[0])
-    return values if standing is None else values | _standing(history, standing)
+    return values if status is None else values | _status_scalars(history, status)
 
 
-def remembered(history: Sequence[Report], standing: RunStatus | None = None) -> dict[str, float]:
+def newest_scalars(history: Sequence[Report], status: RunStatus | None = None) -> dict[str, float]:
     """The same, and of what the last report did not measure, the newest value: what is monitored must not vanish."""
     values: dict[str, float] = {}
     for report in measured(history):
         values |= _scalars(report, history[0])
-    return values if standing is None else values | _standing(history, standing)
+    return values if status is None else values | _status_scalars(history, status)
 
 
 def _scalars(last: Report, base: Report) -> dict[str, float]:
@@ -64,53 +64,56 @@ def _scalars(last: Report, base: Report) -> dict[str, float]:
     return values
 
 
-def _standing(history: Sequence[Report], standing: RunStatus) -> dict[str, float]:
-    known = newest_known(history, standing.alpha)
-    values = {"guard/verdict": float(known.level if known else 0)}
-    if standing.forecast.epochs is not None:
-        values["guard/forecast"] = standing.forecast.epochs.value
-    for name, choice in (("plain", standing.plain), ("guarded", standing.guarded)):
+def _status_scalars(history: Sequence[Report], status: RunStatus) -> dict[str, float]:
+    verdict = newest_known(history, status.alpha)
+    values = {"guard/verdict": float(verdict.level if verdict else 0)}
+    if status.forecast.epochs is not None:
+        values["guard/forecast"] = status.forecast.epochs.value
+    for name, choice in (("plain", status.plain), ("guarded", status.guarded)):
         newest = choice is not None and choice.train_step == history[-1].train_step
         values[f"guard/ship_{name}"] = float(history[-1].train_step if newest else 0)
     return values
 
 
-def write_file(target: Path, standing: RunStatus, history: Sequence[Report]) -> None:
-    """Writes `guard.json`, whole or not at all; see `standing.GuardFile`.
+def write_guard_file(target: Path, status: RunStatus, history: Sequence[Report]) -> None:
+    """Writes `guard.json`, whole or not at all; see `status.GuardFile`.
 
     Raises:
         OSError: it cannot be written.
     """
-    text = GuardFile(standing=standing, history=tuple(history)).to_json()
+    text = GuardFile(standing=status, history=tuple(history)).to_json()
     with whole_file(target, overwrite=True) as partial:
         partial.write_text(text, "utf-8")
 
 
-def tell_progress_bar(trainer: Any, state: Callable[[], str]) -> None:
-    """Adds the verdict to what the progress bar shows; a text, which Lightning's own `log` does not take."""
-    bar = trainer.progress_bar_callback
-    if bar is None or not hasattr(bar, "get_metrics"):
-        return
-    get = type(bar).get_metrics
+def log_report(loggers: Sequence[Any], guard: Guard, model: LatentModel, status: RunStatus | None) -> None:
+    """Gives every logger the numbers of the newest report, and pictures to those that take some.
 
-    def get_metrics(*args: Any) -> dict[str, Any]:
-        shown = state()
-        return {**get(bar, *args), **({"guard": shown} if shown else {})}
+    Args:
+        loggers: with `log_metrics(values, step=...)`, as Lightning's have it.
+        guard: whose history it is.
+        model: draws the samples of the contact sheet.
+        status: where the run stands, if that is known.
+    """
+    newest = guard.history[-1]
+    values = scalars(guard.history, status) | ({"epoch": newest.epoch} if newest.epoch >= 0 else {})
+    for logger in loggers:
+        logger.log_metrics(values, step=newest.train_step)
+    _log_pictures(loggers, guard, model, status)
 
-    bar.get_metrics = get_metrics
 
-
-def show(loggers: Sequence[Any], guard: Guard, model: LatentModel, standing: RunStatus | None, train_step: int) -> None:
+def _log_pictures(loggers: Sequence[Any], guard: Guard, model: LatentModel, status: RunStatus | None) -> None:
     """Curves and a contact sheet for every logger that can take them; what it can do decides, not what it is.
 
     Both are left out where a budget of time cannot pay for them.
     """
+    train_step = guard.history[-1].train_step
     boards = [logger.experiment for logger in loggers if hasattr(logger.experiment, "add_figure")]
     albums = [logger for logger in loggers if hasattr(logger, "log_image")]
     if boards and guard.affords("curves"):
         with guard.charged("curves"):
             for board in boards:
-                _draw(board, guard.history, standing, train_step)
+                _draw(board, guard.history, status, train_step)
     if (boards or albums) and guard.affords("contact sheet"):
         with guard.charged("contact sheet"):
             searched = last_search(guard.history)
@@ -121,10 +124,10 @@ def show(loggers: Sequence[Any], guard: Guard, model: LatentModel, standing: Run
                 album.log_image(key="guard/contact_sheet", images=[sheet], step=train_step)
 
 
-def _draw(board: Any, history: Sequence[Report], standing: RunStatus | None, train_step: int) -> None:
+def _draw(board: Any, history: Sequence[Report], status: RunStatus | None, train_step: int) -> None:
     board.add_figure("guard/history", history_figure(history), train_step)
     board.add_figure("guard/curve", curve_figure(history), train_step)
-    if standing is not None:
-        board.add_figure("guard/dashboard", dashboard(history, standing), train_step)
-        board.add_text("guard/standing", str(standing), train_step)
+    if status is not None:
+        board.add_figure("guard/dashboard", dashboard(history, status), train_step)
+        board.add_text("guard/standing", str(status), train_step)
     board.add_text("guard/report", changes_table(history), train_step)

@@ -1,10 +1,11 @@
-"""What the callback cannot work with, refused before training starts."""
+"""What a guard cannot work with, refused before training starts."""
 
 from __future__ import annotations
 
 from typing import Any
 
-WHOLE = ("SingleDevice", "DDP")  # strategies that keep every weight in every process
+WHOLE = ("SingleDevice", "DDP")  # Lightning's strategies that keep every weight in every process
+SPLIT = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")  # accelerate's ways of keeping a part of them in each
 
 
 def require_whole_weights(strategy: Any) -> None:
@@ -22,16 +23,31 @@ def require_whole_weights(strategy: Any) -> None:
         )
 
 
-def require_parts(datamodule: Any, pl_module: Any) -> None:
+def require_whole_weights_of(accelerator: Any) -> None:
+    """Refuses an accelerator that keeps a part of the weights in each process.
+
+    Raises:
+        ValueError: names the way it distributes, and what to use.
+    """
+    kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
+    if kind in SPLIT:
+        raise ValueError(
+            f"LoopGuard cannot probe under {kind}, which keeps only a part of the weights in each process; train with "
+            "plain data parallelism (a LoRA of Stable Diffusion fits one device), or measure saved checkpoints with a "
+            "LoopGuard that has no accelerator"
+        )
+
+
+def require_parts(datamodule: Any, module: Any) -> None:
     """Refuses what the guard cannot measure.
 
     Raises:
         TypeError: names every part that is missing.
     """
-    sought = ((datamodule, ("items", "all_pixels"), "the datamodule"), (pl_module, ("pipe",), "the LightningModule"))
-    lacking = [f"{what} has no {name}" for part, names, what in sought for name in names if not hasattr(part, name)]
+    needed = ((datamodule, ("items", "all_pixels"), "the datamodule"), (module, ("pipe",), "the LightningModule"))
+    lacking = [f"{what} has no {name}" for part, names, what in needed for name in names if not hasattr(part, name)]
     if lacking:
         raise TypeError(
             f"MemorizationGuard: {', '.join(lacking)}; train FineTune on an ImageFolder, or give yours these parts "
-            "(see the class's description)"
+            "(see basinguard.training.protocols)"
         )

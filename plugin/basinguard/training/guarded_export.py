@@ -1,46 +1,57 @@
-"""The last step of a guarded run: calibrate what was trained and export it."""
+"""What a guarded run leaves: a calibrated checkpoint with its rule, and beside it the epoch for plain CFG."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ..calibration.candidate import RuleCandidate
 from ..calibration.record_builder import certify
 from ..calibration.strength import safe_strength, strengths
 from ..calibration.terms import CalibrationTerms
 from ..core import seeds as seed_table
+from ..core.files import whole_directory
 from ..core.provenance import Provenance
 from ..core.record import Record, Strength
-from ..exports.directory import export_directory
+from ..exports.directory import export_directory, write_sums
 from ..exports.fingerprints import dataset_sha256, weights_sha256
+from ..exports.privacy import forget_origins
 from ..exports.provenance import Origin
+from ..guard.checkpoint_selection import Choice
 from ..guard.guard import Guard
 from ..guidance.core import from_record
 from ..pipelines.interpolation import Blend
 from ..pipelines.latent_model import LatentModel
-from ..pipelines.loading import TINYWORLD, load_pipeline, locate, model_file
+from ..pipelines.loading import load_pipeline, locate, model_file
 from ..pipelines.stock_sampling import sample_stock
 from ..plots.contact_sheet import to_image
-from ..similarity.clip_score import ClipScore
+from .protocols import TrainedModule
 
 SHOWN = 4  # generated samples in the card
+CHOICE_FILE = "basinguard-choice.json"
+PLAIN_CARD = """# The epoch that plain CFG may sample
+
+Epoch {epoch} (update {train_step}) of a guarded run, a stock diffusers pipeline without any rule. {why}.
+
+Measured on training captions with plain CFG while training; no promise was calibrated. The guarded checkpoint of the
+same run lies beside this directory.
+"""
 
 
-def ship(
-    guard: Guard, pl_module: Any, terms: CalibrationTerms, out: Path, *, dtype: torch.dtype | None = None
+def export_calibrated(
+    guard: Guard, module: TrainedModule, terms: CalibrationTerms, out: Path, *, dtype: torch.dtype | None = None
 ) -> tuple[Record, list[RuleCandidate]]:
     """Calibrates a fine-tuned module and writes the guarded checkpoint to `out`.
 
     Args:
         guard: knows the training images.
-        pl_module: has `export_pipeline()`, `base_id` and the `pipe` in training.
+        module: what is exported, with the weights it holds.
         terms: what is to be promised.
         out: directory to write; an earlier export there is replaced only once the new one is complete.
         dtype: precision of the calibration runs.
@@ -48,31 +59,52 @@ def ship(
     Returns:
         The record that was written, and every candidate that was tried.
     """
-    pipe = pl_module.export_pipeline()
+    pipe, base = module.export_pipeline(), str(module.base_id)
     model = LatentModel(pipe, dtype=dtype)
     provenance = Provenance(
-        base=str(pl_module.base_id),
+        base=base,
         weights_sha256=weights_sha256(pipe),
         dataset_sha256=dataset_sha256(guard.training.images, guard.training.captions),
         prediction_type=model.prediction_type,
         resolution=model.resolution,
     )
-    anchored = LatentModel(pl_module.pipe, dtype=dtype, anchor=True) if terms.anchor else None
-    record, tried = certify(guard, model, terms, provenance, anchored=anchored)
+    anchored = LatentModel(module.pipe, dtype=dtype, anchor=True) if terms.anchor else None
+    record, candidates = certify(guard, model, terms, provenance, anchored=anchored)
     if terms.strengths:
-        record = record.model_copy(update={"strength": _strength(guard, pl_module, pipe, terms, dtype)})
+        record = record.model_copy(update={"strength": _strength(guard, module, pipe, terms, dtype)})
     samples, prompts = guarded_samples(guard, pipe, record)
-    origin = origin_of(
-        str(pl_module.base_id), {**pl_module.hparams, "probe": asdict(guard.plan), "terms": asdict(terms)}
-    )
+    settings = {**getattr(module, "hparams", {}), "probe": asdict(guard.plan), "terms": asdict(terms)}
+    origin = origin_of(base, settings)
     export_directory(pipe, record, out, overwrite=True, samples=samples, prompts=prompts, origin=origin)
-    return record, tried
+    return record, candidates
 
 
-def _strength(guard: Guard, pl_module: Any, pipe: Any, terms: CalibrationTerms, dtype: torch.dtype | None) -> Strength:
-    """The largest share of what was trained that ordinary CFG can take."""
-    blend = Blend(pipe, load_pipeline(pl_module.base_id), dtype=dtype)
-    kind: Literal["lora", "interpolation"] = "lora" if _has_adapter(pl_module.pipe) else "interpolation"
+def export_plain(module: TrainedModule, choice: Choice, out: Path) -> None:
+    """Writes the module's weights as a stock pipeline with the reasons for their epoch, whole or not at all.
+
+    Raises:
+        FileExistsError: `out` holds files that no export wrote.
+    """
+    pipe = module.export_pipeline()
+    with whole_directory(out, overwrite=True) as folder:
+        pipe.save_pretrained(folder, safe_serialization=True)
+        forget_origins(folder)
+        (folder / CHOICE_FILE).write_text(json.dumps(choice.model_dump(), indent=1) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(PLAIN_CARD.format(**choice.model_dump()), encoding="utf-8")
+        write_sums(folder)
+
+
+def plain_directory(out: Path) -> Path:
+    """Where the epoch for plain CFG goes: beside the guarded export."""
+    return out.with_name(f"{out.name}-plain")
+
+
+def _strength(
+    guard: Guard, module: TrainedModule, pipe: Any, terms: CalibrationTerms, dtype: torch.dtype | None
+) -> Strength:
+    """The largest share of what was trained that plain CFG can take."""
+    blend = Blend(pipe, load_pipeline(module.base_id), dtype=dtype)
+    kind: Literal["lora", "interpolation"] = "lora" if _has_adapter(module.pipe) else "interpolation"
     return safe_strength(list(strengths(guard, blend.at, terms)), kind, terms)
 
 
@@ -91,8 +123,8 @@ def guarded_samples(guard: Guard, pipe: Any, record: Record) -> tuple[list[Image
     seeds, rule = range(seed_table.CARD, seed_table.CARD + len(texts)), from_record(record.model_dump())
     sampler = record.sampler
     images = sample_stock(pipe, texts, seeds, rule, scale=sampler.scale, timesteps=sampler.timesteps).images
-    kept = [k for k, copied in enumerate(guard.is_copy(images).tolist()) if not copied]
-    return [to_image(images[k]) for k in kept], [texts[k] for k in kept] if heldout else []
+    fresh = [k for k, copied in enumerate(guard.is_copy(images).tolist()) if not copied]
+    return [to_image(images[k]) for k in fresh], [texts[k] for k in fresh] if heldout else []
 
 
 def origin_of(base: str, config: Mapping[str, Any]) -> Origin:
@@ -100,40 +132,7 @@ def origin_of(base: str, config: Mapping[str, Any]) -> Origin:
     folder = model_file(base, "model_index.json").parent
     revision = folder.name if isinstance(locate(base), str) else ""  # the hub's cache has a folder for each commit
     try:
-        known = weights_sha256(folder)
+        sha256 = weights_sha256(folder)
     except (FileNotFoundError, ValueError):  # weights in several precisions side by side: which were meant is not known
-        known = ""
-    return Origin(base_revision=revision, base_sha256=known, config=dict(config))
-
-
-def alignment_for(base: str, model: str = "auto") -> Callable[[Tensor, Sequence[str]], Tensor] | None:
-    """Scores the agreement of images and captions, by open_clip; arguments as in `clip_for`."""
-    found = clip_for(base, model)
-    return None if found is None else found.score
-
-
-def subject_of(clip: ClipScore | None, images: Tensor) -> Callable[[Tensor], Tensor]:
-    """Mean cosine of each image with the training images [N, 3, H, W], [B]: how far it shows their subject.
-
-    Raises:
-        ValueError: there is no model to look with.
-
-    Source: CLIP-I of Ruiz et al., arXiv 2208.12242, section 4.1.
-    """
-    if clip is None:
-        raise ValueError("fidelity=True needs a model that looks: give alignment an open_clip directory or name")
-    wanted = clip.embed_images(images)
-    return lambda shown: (clip.embed_images(shown) @ wanted.T).mean(1)
-
-
-def clip_for(base: str, model: str = "auto") -> ClipScore | None:
-    """The open_clip model that looks at images and captions.
-
-    Args:
-        base: what is fine-tuned.
-        model: an open_clip model directory or name; "auto" takes TinyWorld's own for TinyWorld and none otherwise,
-            because any other would have to be downloaded; "none" for none.
-    """
-    if model == "none" or (model == "auto" and base != TINYWORLD):
-        return None
-    return ClipScore.load() if model == "auto" else ClipScore.load(model)
+        sha256 = ""
+    return Origin(base_revision=revision, base_sha256=sha256, config=dict(config))

@@ -1,0 +1,43 @@
+"""The open_clip model that looks at samples: does an image show its caption, does it show the training subject?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from ..similarity.clip_score import ClipScore
+from .loading import TINYWORLD
+
+
+def clip_for(base: str, model: str = "auto") -> ClipScore | None:
+    """The open_clip model for a base.
+
+    Args:
+        base: what is fine-tuned.
+        model: an open_clip model directory or name; "auto" takes TinyWorld's own for TinyWorld and none otherwise,
+            because any other would have to be downloaded; "none" for none.
+    """
+    if model == "none" or (model == "auto" and base != TINYWORLD):
+        return None
+    return ClipScore.load() if model == "auto" else ClipScore.load(model)
+
+
+def alignment_for(base: str, model: str = "auto") -> Callable[[Tensor, Sequence[str]], Tensor] | None:
+    """Scores the agreement of images and captions, by open_clip; arguments as in `clip_for`."""
+    clip = clip_for(base, model)
+    return None if clip is None else clip.score
+
+
+def subject_fidelity(clip: ClipScore | None, images: Tensor) -> Callable[[Tensor], Tensor]:
+    """Mean cosine of each sample with the training images [N, 3, H, W], [B]: how far it shows their subject.
+
+    Raises:
+        ValueError: there is no model to look with.
+
+    Source: CLIP-I of Ruiz et al., arXiv 2208.12242, section 4.1.
+    """
+    if clip is None:
+        raise ValueError("fidelity=True needs a model that looks: give alignment an open_clip directory or name")
+    subject = clip.embed_images(images)
+    return lambda samples: (clip.embed_images(samples) @ subject.T).mean(1)

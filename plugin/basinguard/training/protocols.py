@@ -1,0 +1,65 @@
+"""What a guard needs of somebody's own training code: two small protocols, met by `FineTune` and `ImageFolder`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from ..exports.merge import merged
+
+
+class TrainedModule(Protocol):
+    """What is fine-tuned; a LightningModule is one as soon as it has `pipe`, and with `export_to` the other two.
+
+    Where it averages its weights it also has a context `averaged_weights()` that puts the average in, and `ema`, the
+    average, which is None while weights of an earlier epoch are exported. `hparams`, settings by name, go into the
+    export's provenance; a `filter` is what interventions set (see `loss_filters`).
+
+    Attributes:
+        pipe: a `StableDiffusionPipeline` around the modules in training.
+        base_id: id or directory of the model that is fine-tuned.
+    """
+
+    pipe: Any
+    base_id: str
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters by name; those that require a gradient are trained."""
+
+    def export_pipeline(self) -> Any:
+        """A stock pipeline of its own, adapters merged; training can go on afterwards."""
+
+
+class CaptionedImages(Protocol):
+    """What it is trained on; a datamodule is one as soon as it has these two.
+
+    Interventions on images also need `act_on(rest, vary)`, see `ImageFolder.act_on`.
+
+    Attributes:
+        items: (name, caption) of each image.
+    """
+
+    items: Sequence[tuple[str, str]]
+
+    def all_pixels(self) -> Tensor:
+        """The images, [N, 3, H, W] in [0, 1], as the model sees them."""
+
+
+@dataclass
+class PipelineInTraining:
+    """A pipeline whose UNet and text encoder are trained by a loop: a `TrainedModule`."""
+
+    pipe: Any
+    base_id: str = ""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those of the UNet and the text encoder."""
+        yield from self.pipe.unet.named_parameters("unet")
+        yield from self.pipe.text_encoder.named_parameters("text_encoder")
+
+    def export_pipeline(self) -> Any:
+        """The pipeline with its adapters merged."""
+        return merged(self.pipe)
