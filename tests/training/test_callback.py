@@ -131,7 +131,7 @@ def test_a_budget_buys_gaps_first_and_a_report_without_samples_is_read_as_one(ti
     ]
     assert "gap of 4 of 4 captions; no samples; exits take" in gaps.history[-1].precision
     assert gaps.run.best_weights.epochs["guarded"].epoch == 1, "no samples do not say that no transition protects"
-    rows = list(csv.DictReader((tmp_path / "gaps" / "metrics.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "gaps" / "metrics.csv").read_text().splitlines()))
     steps = {name: [row["step"] for row in rows if row.get(name)] for name in ("guard/gap", "guard/risk")}
     assert len(steps["guard/gap"]) == 3
     assert len(steps["guard/risk"]) == 1, "the base model's"
@@ -152,7 +152,7 @@ def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, fol
     logger = CSVLogger(tmp_path, name="", version="")
     trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard, keep, epochs=3, logger=logger)
     assert [report.searched for report in guard.history] == [True, False, True, False]
-    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
     told = {name: [row["epoch"] for row in rows if row.get(name)] for name in ("guard/gap", "guard/width")}
     assert told == {"guard/gap": ["", "0", "1", "2"], "guard/width": ["", "1"]}
     assert float(trainer.callback_metrics["guard/width"]) == pytest.approx(guard.history[2].basin.width.value)
