@@ -160,7 +160,7 @@ def fitted(asked: argparse.Namespace, updates: int, **options: object) -> tuple[
     return model, images
 
 
-def told(asked: argparse.Namespace, **options: object) -> dict[str, float]:
+def computed_gb(asked: argparse.Namespace, **options: object) -> dict[str, float]:
     """What `--dry-run` would have said of an update, a probe and the export, in GB."""
     workload = Workload(
         memory=SAVING, precision="bfloat16", resolution=PX, batch_size=1, gpu=False,
@@ -175,7 +175,7 @@ def told(asked: argparse.Namespace, **options: object) -> dict[str, float]:
 def lora(asked: argparse.Namespace) -> dict:
     """Two LoRA updates, a minimal probe, a calibration on two captions, and the export."""
     stages: dict = {}
-    estimate = told(asked)
+    estimate = computed_gb(asked)
     with measured(stages, "two LoRA updates") as note:
         module, images = fitted(asked, updates=2, lora=LoraOptions(rank=16))
         changed = max(float(p.detach().abs().max()) for n, p in module.trained().items() if "lora_B" in n)
@@ -201,7 +201,7 @@ def lora(asked: argparse.Namespace) -> dict:
 def full(asked: argparse.Namespace) -> dict:
     """One update of every weight of the UNet, in bfloat16."""
     stages: dict = {}
-    estimate = told(asked, method="full")
+    estimate = computed_gb(asked, method="full")
     with measured(stages, "one full fine-tuning update") as note:
         module, _ = fitted(asked, updates=1, method="full")
         note |= {"estimate_gb": estimate["update"], "trained": sum(p.numel() for p in module.trained().values())}

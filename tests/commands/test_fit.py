@@ -94,17 +94,17 @@ def for_six_images(path, tmp_path, plan=None, **guard):
 )
 def test_a_config_is_dry_run(path, tiny_pipeline_dir, scene_folder, tmp_path, capsys):
     cli = fit_cli(["--dry-run", *on_small_model(for_six_images(path, tmp_path), tiny_pipeline_dir, scene_folder)])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert cli.trainer.global_step == 0
-    config = yaml.safe_load(said[: said.index("\nmodel:  ")])
+    config = yaml.safe_load(output[: output.index("\nmodel:  ")])
     assert config["model"]["init_args"]["base"] == str(tiny_pipeline_dir)
     assert config["trainer"]["callbacks"][-1]["class_path"].endswith("MemorizationGuard")
     updates = -(-6 // config["data"]["init_args"]["batch_size"])
-    assert f"6 images, batches of {config['data']['init_args']['batch_size']}: " in said
-    assert f"{-(-updates // config['trainer']['accumulate_grad_batches'])} updates an epoch" in said
-    assert re.search(r"memory: \d+\.\d GB at most \(weights ", said)
-    assert "2 captions x 2 seeds" in said
-    assert said.rstrip().endswith("no step was taken")
+    assert f"6 images, batches of {config['data']['init_args']['batch_size']}: " in output
+    assert f"{-(-updates // config['trainer']['accumulate_grad_batches'])} updates an epoch" in output
+    assert re.search(r"memory: \d+\.\d GB at most \(weights ", output)
+    assert "2 captions x 2 seeds" in output
+    assert output.rstrip().endswith("nothing was trained")
 
 
 SLOW = {"sd21_full", "sd21_768_lora", "sd21_base_lora"}  # five seconds each
@@ -121,17 +121,17 @@ def test_the_header_says_the_memory_and_disk_of_the_real_model(path, monkeypatch
         monkeypatch.setattr(
             resources, "footprint_of", lambda base, workload: footprint(configs, replace(workload, gpu=True))
         )
-    plan, text = resources.resources_of(config), path.read_text(encoding="utf-8")
-    assert re.search(r"Memory: +([\d.]+) GB", text)[1] == f"{plan.footprint.peak / 1e9:.1f}"
+    needs, text = resources.resources_of(config), path.read_text(encoding="utf-8")
+    assert re.search(r"Memory: +([\d.]+) GB", text)[1] == f"{needs.footprint.peak / 1e9:.1f}"
     if path.stem.startswith("sd21"):
-        said = f"{plan.checkpoints} checkpoints of {plan.checkpoint_size / 1e9:.2f} GB"
-        assert f"{said}, export {plan.footprint.weights / 1e9:.1f} GB." in text
+        sizes = f"{needs.checkpoints} checkpoints of {needs.checkpoint_size / 1e9:.2f} GB"
+        assert f"{sizes}, export {needs.footprint.weights / 1e9:.1f} GB." in text
 
 
 def test_the_checkpoint_size_is_that_of_a_real_one(tiny_pipeline_dir, scene_folder, tmp_path):
     path = for_six_images(next(path for path in CONFIGS if path.stem == "tinyworld_full"), tmp_path)
     cli = fit_cli(["--dry-run", *on_small_model(path, tiny_pipeline_dir, scene_folder)])
-    told = resources.resources_of(cli.config).checkpoint_size
+    computed = resources.resources_of(cli.config).checkpoint_size
     cli.trainer.strategy.connect(cli.model)
     cli.model.trainer = cli.trainer
     optimizer = torch.optim.AdamW(cli.model.trained().values())
@@ -139,8 +139,8 @@ def test_the_checkpoint_size_is_that_of_a_real_one(tiny_pipeline_dir, scene_fold
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     torch.save({"weights": cli.model.trained(), "optimizer": optimizer.state_dict()}, tmp_path / "real.pt")
-    headers = 1024 * 4 * len(cli.model.trained())  # the file's own words about each weight, step and moment: below 1 kB
-    assert told <= (tmp_path / "real.pt").stat().st_size <= told + headers
+    headers = 1024 * 4 * len(cli.model.trained())  # the file's own record of each weight, step and moment: below 1 kB
+    assert computed <= (tmp_path / "real.pt").stat().st_size <= computed + headers
 
 
 Free = namedtuple("Free", "available")
@@ -167,7 +167,7 @@ def test_too_little_memory_or_disk_is_said_before_weights_are_loaded(
 
 def test_a_config_for_stable_diffusion_2_refuses_another_base(tiny_pipeline_dir, scene_folder):
     path = next(path for path in CONFIGS if path.stem == "sd21_lora")
-    with pytest.raises(ValueError, match=r"this plan is for Stable Diffusion 2\.x; give such a base"):
+    with pytest.raises(ValueError, match=r"this configuration is for Stable Diffusion 2\.x; give such a base"):
         fit_cli([
             "--dry-run", "--config", str(path), f"--model.init_args.base={tiny_pipeline_dir}",
             f"--data.init_args.directory={scene_folder}", *SIZES,
@@ -178,15 +178,15 @@ def test_a_probe_takes_no_more_evaluations_than_the_dry_run_says(tiny_pipeline_d
     """With every sample a copy, every exit is searched for; with none, none is."""
     images, captions = torch.rand(3, 3, 32, 32), ("a ball", "a box", "a cat")
     model = LatentModel(load_pipeline(tiny_pipeline_dir))
-    told = probe_evals(captions=2, seeds=2, timesteps=6, images=3, heldout=1)
+    most = probe_evals(captions=2, seeds=2, timesteps=6, images=3, heldout=1)
     for copied in (False, True):
         guard = Guard(
             TrainingSet(images, captions, ("a hat",)), Structure(), ProbePlan(captions=2, seeds=2, timesteps=6)
         )
         guard.copy_detector.is_own_copy = lambda matches, _, copied=copied: torch.full((len(matches),), copied)
         spent = guard.measure(model, epoch=0, train_step=0).unet_evals
-        assert spent <= told
-    assert told < 4 * spent
+        assert spent <= most
+    assert most < 4 * spent
 
 
 def test_one_command_trains(tiny_pipeline_dir, scene_folder, tmp_path):
@@ -253,9 +253,9 @@ def test_a_wrong_value_is_one_line(capsys):
 def test_help_explains_every_argument(capsys):
     with pytest.raises(SystemExit):
         fit_cli(["--model.help=FineTune"])
-    said = capsys.readouterr().out
-    assert "unconditional" in said  # from the docstring of caption_dropout
-    assert "--model.loss.min_snr_gamma" in said
+    output = capsys.readouterr().out
+    assert "unconditional" in output  # from the docstring of caption_dropout
+    assert "--model.loss.min_snr_gamma" in output
 
 
 def test_a_config_can_ask_a_run_to_act(tmp_path, monkeypatch):
@@ -266,6 +266,6 @@ def test_a_config_can_ask_a_run_to_act(tmp_path, monkeypatch):
     guard["ship"] = "last"
     (tmp_path / "acts.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     parsed = parse(monkeypatch, tmp_path / "acts.yaml", "--data.init_args.directory", "photos")
-    asked = parsed.trainer.callbacks[-1].init_args
-    assert (asked.respond.action, asked.respond.watches, asked.ship) == ("act", "guarded", "last")
-    assert asked.respond.interventions.rest == 0.0
+    guard = parsed.trainer.callbacks[-1].init_args
+    assert (guard.respond.action, guard.respond.watches, guard.ship) == ("act", "guarded", "last")
+    assert guard.respond.interventions.rest == 0.0

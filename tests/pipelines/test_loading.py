@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 from safetensors.torch import load_file, save_file
 
 from basinguard.core.safetensors_header import read_header
@@ -77,12 +77,12 @@ class NoisePredictor(torch.nn.Module):
 
     def __init__(self, pipe):
         super().__init__()
-        self.unet, self.kept = pipe.unet, pipe.scheduler.alphas_cumprod
+        self.unet, self.signal = pipe.unet, pipe.scheduler.alphas_cumprod
         self.dtype, self.device = pipe.unet.dtype, pipe.unet.device
 
-    def forward(self, x, timestep, words, return_dict):
-        kept = self.kept[timestep].reshape(-1, 1, 1, 1)
-        return (kept.sqrt() * self.unet(x, timestep, words, return_dict=False)[0] + (1 - kept).sqrt() * x,)
+    def forward(self, x, timestep, embeddings, return_dict):
+        signal = self.signal[timestep].reshape(-1, 1, 1, 1)
+        return (signal.sqrt() * self.unet(x, timestep, embeddings, return_dict=False)[0] + (1 - signal).sqrt() * x,)
 
 
 def test_a_network_tells_what_it_predicts():
@@ -114,8 +114,8 @@ def test_truncated_weights_of_a_directory_are_found_in_the_plan(small_dir, tmp_p
     base = shutil.copytree(small_dir, tmp_path / "base")
     path = base / "vae" / "diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
-    (said,) = base_problems(base)
-    assert "vae/diffusion_pytorch_model.safetensors: ends too early" in said
+    (problem,) = base_problems(base)
+    assert "vae/diffusion_pytorch_model.safetensors: ends too early" in problem
 
 
 def keys_of(width, prefix=""):
@@ -126,8 +126,8 @@ def keys_of(width, prefix=""):
 def test_weights_of_another_architecture(small_dir, tmp_path, width, name):
     base = shutil.copytree(small_dir, tmp_path / "base")
     save_file(keys_of(width), base / "unet" / "diffusion_pytorch_model.safetensors")
-    (said,) = base_problems(base)
-    assert f"its weights are {name}, its configuration is Stable Diffusion 2.x" in said
+    (problem,) = base_problems(base)
+    assert f"its weights are {name}, its configuration is Stable Diffusion 2.x" in problem
     single = tmp_path / "other.safetensors"
     save_file(
         {"model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(4, width)}, single
@@ -136,12 +136,12 @@ def test_weights_of_another_architecture(small_dir, tmp_path, width, name):
 
 
 def test_a_plan_for_another_architecture_or_prediction_type(tiny_pipeline_dir, small_dir):
-    (said,) = base_problems(tiny_pipeline_dir, "sd2")
-    assert "(text states 32 wide), this plan is for Stable Diffusion 2.x" in said
-    (said,) = base_problems(small_dir, "sd1")
-    assert "is Stable Diffusion 2.x, this plan is for Stable Diffusion 1.x" in said
-    (said,) = base_problems(small_dir, "sd2", "epsilon")
-    assert "predicts v_prediction, this plan is for epsilon; give such a base, or set" in said
+    (problem,) = base_problems(tiny_pipeline_dir, "sd2")
+    assert "(text states 32 wide), this configuration is for Stable Diffusion 2.x" in problem
+    (problem,) = base_problems(small_dir, "sd1")
+    assert "is Stable Diffusion 2.x, this configuration is for Stable Diffusion 1.x" in problem
+    (problem,) = base_problems(small_dir, "sd2", "epsilon")
+    assert "predicts v_prediction, this configuration is for epsilon; give such a base, or set" in problem
     assert not list(base_problems(small_dir, "sd2", "v_prediction"))
 
 
@@ -161,7 +161,7 @@ def test_a_pickle_is_not_even_looked_at(tmp_path):
 def cached(small_dir, monkeypatch, cache, keep=lambda part: True):
     """A hub cache as `huggingface_hub` lays it out."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(file_download.constants, "HF_HUB_CACHE", str(cache))
     root = cache / "models--someone--model"
     (root / "refs").mkdir(parents=True)
     (root / "refs" / "main").write_text("0" * 40)
@@ -178,7 +178,7 @@ def test_a_cached_hub_id_is_read_without_network(small, small_dir, tmp_path, mon
         half.save_pretrained(tmp_path / "half", variant=variant)
         small_dir = tmp_path / "half"
     snapshot = cached(small_dir, monkeypatch, tmp_path / "cache")
-    monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", lambda *_, **__: pytest.fail("network"))
+    monkeypatch.setattr(file_download, "get_hf_file_metadata", lambda *_, **__: pytest.fail("network"))
     assert locate("someone/model") == snapshot
     ours, theirs = weights(load_pipeline("someone/model")), weights(small)
     for name, value in ours.items():
@@ -243,7 +243,7 @@ def test_a_kohya_lora_acts_as_its_trainer_meant(small_dir, tmp_path, alphas):
         meant = state[f"{name}.lora_up.weight"] @ state[f"{name}.lora_down.weight"] * (alpha or 2) / 2
         torch.testing.assert_close(delta(pipe, number), meant, rtol=1e-5, atol=1e-5)
     assert not any(p.requires_grad for p in pipe.unet.parameters())
-    half = load_pipeline(small_dir, lora=path, lora_scale=0.5)
+    half = load_pipeline(small_dir, lora=path, lora_strength=0.5)
     torch.testing.assert_close(delta(half, 0), delta(pipe, 0) / 2)
 
 
@@ -288,8 +288,8 @@ def test_a_file_that_is_no_lora_for_this_base(small_dir, tmp_path, make, word):
 
 
 def test_a_lora_given_as_the_base_is_named(tmp_path):
-    said = next(base_problems(kohya_file(tmp_path / "lora.safetensors", (1,))))
-    assert "is a LoRA for Stable Diffusion 2.x; give its base model, and this file as the LoRA" in said
+    problem = next(base_problems(kohya_file(tmp_path / "lora.safetensors", (1,))))
+    assert "is a LoRA for Stable Diffusion 2.x; give its base model, and this file as the LoRA" in problem
 
 
 def test_every_layout_tells_its_architecture(small_dir):

@@ -73,8 +73,8 @@ def renamed(name, table):
 
 
 def unet_name(name):
-    if found := re.match(r"(down|up)_blocks\.(\d)\.(resnets|attentions|downsamplers|upsamplers)\.(\d)\.(.*)", name):
-        side, level, kind, number, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
+    if match := re.match(r"(down|up)_blocks\.(\d)\.(resnets|attentions|downsamplers|upsamplers)\.(\d)\.(.*)", name):
+        side, level, kind, number, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
         if kind == "downsamplers":
             return f"input_blocks.{3 * (level + 1)}.0.op.{rest.removeprefix('conv.')}"
         if kind == "upsamplers":
@@ -104,10 +104,10 @@ def conv(name, value):
 def text_state(state):
     out = {}
     for name, value in state.items():
-        found = re.match(r"(.*self_attn)\.q_proj\.(weight|bias)", name)
-        if found:
-            three = torch.cat([state[f"{found[1]}.{part}_proj.{found[2]}"] for part in "qkv"])
-            out[f"{renamed(found[1], TEXT)}.in_proj_{found[2]}"] = three
+        match = re.match(r"(.*self_attn)\.q_proj\.(weight|bias)", name)
+        if match:
+            three = torch.cat([state[f"{match[1]}.{part}_proj.{match[2]}"] for part in "qkv"])
+            out[f"{renamed(match[1], TEXT)}.in_proj_{match[2]}"] = three
         elif not re.search(r"\.[kv]_proj\.", name) and "position_ids" not in name:
             out[renamed(name, TEXT)] = value
     return out

@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageColumn
+from datasets import config as datasets_config
 from PIL import Image
 
 from basinguard.core.images import to_rgb
@@ -137,8 +138,10 @@ def test_half_of_the_images_are_flipped(scene_folder):
 
 
 def test_keeping_pixels_in_memory_changes_none(scene_folder):
-    read, kept = (load_all(image_folder(str(scene_folder), resolution=24, keep_in_memory=k))[0] for k in (False, True))
-    torch.testing.assert_close(kept["pixel_values"], read["pixel_values"], rtol=0, atol=1e-6)
+    read, decoded = (
+        load_all(image_folder(str(scene_folder), resolution=24, keep_in_memory=k))[0] for k in (False, True)
+    )
+    torch.testing.assert_close(decoded["pixel_values"], read["pixel_values"], rtol=0, atol=1e-6)
 
 
 def test_a_loader_skips_what_was_trained_on_once(scene_folder):
@@ -191,7 +194,7 @@ def test_a_dataset_saved_to_disk(tmp_path):
 
 
 def test_a_dataset_of_parquet_files(tmp_path, tmp_path_factory, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    monkeypatch.setattr(datasets_config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
     dataset_of(["a ball", "a box"], "caption").to_parquet(str(tmp_path / "data.parquet"))
     images = image_folder(dataset=HubDataset(str(tmp_path), caption_column="caption"), resolution=8)
     images.setup("fit")
@@ -256,14 +259,14 @@ def test_a_manifest_says_which_images_how_often_and_with_which_captions(curated)
 
 def test_augmentation_draws_captions_caps_repeats_and_asks_for_noise(curated):
     images = image_folder(**curated, caption_augmentation=CaptionAugmentation(draw=True, most_repeats=2, noise=0.1))
-    loader, seen = images.train_dataloader(), set()
+    loader, captions = images.train_dataloader(), set()
     for epoch in range(20):
         loader.sampler.set_epoch(epoch)
         (batch,) = loader
         assert sorted(batch["index"].tolist()) == [0, 1, 1]
         assert batch["embedding_noise"].tolist() == [0.1] * 3
-        seen.update(batch["caption"])
-    assert seen == {"one", "uno", "two"}
+        captions.update(batch["caption"])
+    assert captions == {"one", "uno", "two"}
 
 
 def test_augmentation_depends_on_seed_and_epoch_alone(curated):
@@ -285,12 +288,12 @@ def test_augmentation_out_of_range_is_refused(wrong):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [("{", "line 1"), ('{"file_name": "gone.png", "text": "", "captions": ["x"], "repeats": 1}', "no such image")],
 )
-def test_a_manifest_that_does_not_fit_is_refused(curated, scene_folder, line, said):
+def test_a_manifest_that_does_not_fit_is_refused(curated, scene_folder, line, message):
     (scene_folder / "metadata.curated.jsonl").write_text(line)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         image_folder(**curated).setup("fit")
 
 
@@ -317,8 +320,8 @@ def test_a_batch_holds_one_shape_and_an_epoch_every_picture(mixed_folder):
     batches = load_all(images)
     assert len(batches) == len(images.train_dataloader()) == 9  # three shapes, five pictures each
     assert sorted(index for batch in batches for index in batch["index"].tolist()) == list(range(15))
-    seen = {tuple(batch["pixel_values"].shape[-2:]) for batch in batches}
-    assert seen == {(48, 80), (80, 48), (64, 64)}  # height, width
+    sizes = {tuple(batch["pixel_values"].shape[-2:]) for batch in batches}
+    assert sizes == {(48, 80), (80, 48), (64, 64)}  # height, width
     for batch in batches:
         for row, index in enumerate(batch["index"].tolist()):
             width, height = images.shapes[index]
@@ -329,8 +332,8 @@ def test_a_batch_holds_one_shape_and_an_epoch_every_picture(mixed_folder):
 def test_less_is_cropped_away_than_from_a_square(mixed_folder):
     """A picture of 2:1 loses half of itself as a square; the gradient's red says how much of its width is left."""
     image = bucketed(mixed_folder).source.open(0)
-    square, kept = fitted(image, 64), fitted(image, (80, 48))
-    spans = [float(pixels[0].max() - pixels[0].min()) * 255 for pixels in (square, kept)]
+    square, wide = fitted(image, 64), fitted(image, (80, 48))
+    spans = [float(pixels[0].max() - pixels[0].min()) * 255 for pixels in (square, wide)]
     assert spans[0] == pytest.approx(60, abs=2)
     assert spans[1] == pytest.approx(100, abs=2)
 
@@ -356,18 +359,18 @@ def test_epochs_take_turns_at_resolutions(mixed_folder):
 
 @pytest.mark.parametrize("resolution", [256, 512, 768])
 def test_shapes_have_no_more_pixels_than_the_square(resolution):
-    found = shapes(resolution)
-    assert (resolution, resolution) in found
-    assert all(w * h <= resolution**2 and w % 64 == h % 64 == 0 and max(w, h) <= 2 * min(w, h) for w, h in found)
-    assert {(h, w) for w, h in found} == set(found)
-    assert all(w * h > 0.7 * resolution**2 for w, h in found)
+    sizes = shapes(resolution)
+    assert (resolution, resolution) in sizes
+    assert all(w * h <= resolution**2 and w % 64 == h % 64 == 0 and max(w, h) <= 2 * min(w, h) for w, h in sizes)
+    assert {(h, w) for w, h in sizes} == set(sizes)
+    assert all(w * h > 0.7 * resolution**2 for w, h in sizes)
 
 
 def test_the_guard_finds_mirrored_copies():
     """`flip` teaches a model both sides of a picture, so a mirrored copy is a copy."""
-    eye = Structure()
+    embedder = Structure()
     pictures = torch.stack([torch.from_numpy(np.asarray(draw_scene(c, seed=0)).copy()) for c in all_captions()[:3]])
-    known = pictures.permute(0, 3, 1, 2) / 255
-    found = best_matches(known.flip(-1), eye(known), eye)
-    assert [match.index for match in found] == [0, 1, 2]
-    assert min(match.similarity for match in found) > eye.metric.threshold
+    images = pictures.permute(0, 3, 1, 2) / 255
+    matches = best_matches(images.flip(-1), embedder(images), embedder)
+    assert [match.index for match in matches] == [0, 1, 2]
+    assert min(match.similarity for match in matches) > embedder.metric.threshold

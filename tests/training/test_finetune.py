@@ -32,14 +32,14 @@ def diffusers_loss(pipe, schedule, batch, min_snr_gamma=None):
     ids = pipe.tokenizer(batch["caption"], max_length=16, padding="max_length", truncation=True, return_tensors="pt")
     hidden = pipe.text_encoder(ids.input_ids, return_dict=False)[0]
     is_v = schedule.config.prediction_type == "v_prediction"
-    wanted = schedule.get_velocity(latents, noise, timesteps) if is_v else noise
+    truth = schedule.get_velocity(latents, noise, timesteps) if is_v else noise
     prediction = pipe.unet(noisy, timesteps, hidden, return_dict=False)[0]
     if min_snr_gamma is None:
-        return F.mse_loss(prediction.float(), wanted.float(), reduction="mean")
+        return F.mse_loss(prediction.float(), truth.float(), reduction="mean")
     snr = compute_snr(schedule, timesteps)
     weights = torch.stack([snr, min_snr_gamma * torch.ones_like(timesteps)], dim=1).min(dim=1)[0]
     weights = weights / (snr + 1) if is_v else weights / snr
-    loss = F.mse_loss(prediction.float(), wanted.float(), reduction="none")
+    loss = F.mse_loss(prediction.float(), truth.float(), reduction="none")
     return (loss.mean(dim=list(range(1, len(loss.shape)))) * weights).mean()
 
 
@@ -173,10 +173,10 @@ def test_export_is_the_trained_model_without_adapters(tiny_pipeline_dir, scene_f
     assert not [name for name in exported.unet.state_dict() if "lora" in name]
     noise, timestep = torch.randn(1, 4, 16, 16), torch.tensor([500])
     with torch.no_grad():
-        words = [pipe.encode_prompt(["a ball"], "cpu", 1, False)[0] for pipe in (model.pipe, exported)]
+        embeddings = [pipe.encode_prompt(["a ball"], "cpu", 1, False)[0] for pipe in (model.pipe, exported)]
         model.unet.eval()
-        ours, theirs = model.unet(noise, timestep, words[0])[0], exported.unet(noise, timestep, words[1])[0]
-        untrained = load_pipeline(tiny_pipeline_dir).unet(noise, timestep, words[0])[0]
+        ours, theirs = model.unet(noise, timestep, embeddings[0])[0], exported.unet(noise, timestep, embeddings[1])[0]
+        untrained = load_pipeline(tiny_pipeline_dir).unet(noise, timestep, embeddings[0])[0]
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert (ours - untrained).abs().max() > 1e-2
     assert all(torch.equal(value, before[name]) for name, value in weights_of(model).items())
@@ -188,10 +188,10 @@ def test_export_takes_the_averaged_weights(tiny_pipeline_dir, scene_folder, tmp_
     average = dict(zip(model.trained(), model.ema.shadow_params, strict=True))["unet.conv_in.weight"]
     assert torch.equal(exported, average)
     assert not torch.equal(exported, raw)
-    kept = raw.detach().clone()
+    before = raw.detach().clone()
     with model.averaged_weights():
         assert torch.equal(model.unet.conv_in.weight, average)
-    assert torch.equal(model.unet.conv_in.weight, kept)
+    assert torch.equal(model.unet.conv_in.weight, before)
 
 
 def test_half_precision_files_are_trained_in_float32(tiny_pipeline_dir, tmp_path):
@@ -211,13 +211,13 @@ def test_bfloat16_holds_the_base_and_keeps_the_adapter_in_float32(tiny_pipeline_
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(tiny_pipeline_dir):
-    found = []
+    gradients = []
     for checkpointing in (False, True):
         model = fine_tune(tiny_pipeline_dir, method="full", gradient_checkpointing=checkpointing)
         torch.manual_seed(5)
         model.loss(make_batch()).backward()
-        found.append(model.unet.conv_in.weight.grad)
-    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-7)
+        gradients.append(model.unet.conv_in.weight.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
 
 
 def moments_by_name(model, trainer):
@@ -229,11 +229,11 @@ def moments_by_name(model, trainer):
 class Moments(Callback):
     """What the optimizer holds when training begins."""
 
-    def __init__(self, found):
-        self.found = found
+    def __init__(self, moments):
+        self.moments = moments
 
     def on_train_start(self, trainer, pl_module):
-        self.found |= moments_by_name(pl_module, trainer)
+        self.moments |= moments_by_name(pl_module, trainer)
 
 
 @pytest.mark.long

@@ -36,8 +36,8 @@ def test_targets_are_noise_and_velocity():
     t = torch.tensor([10, 900])
     assert target(DDPMScheduler(**BETAS), latents, noise, t) is noise
     schedule = DDPMScheduler(**BETAS, prediction_type="v_prediction")
-    kept = schedule.alphas_cumprod[t].reshape(-1, 1, 1, 1)
-    closed = kept.sqrt() * noise - (1 - kept).sqrt() * latents  # Salimans and Ho 2022, appendix D
+    signal = schedule.alphas_cumprod[t].reshape(-1, 1, 1, 1)
+    closed = signal.sqrt() * noise - (1 - signal).sqrt() * latents  # Salimans and Ho 2022, appendix D
     torch.testing.assert_close(target(schedule, latents, noise, t), closed, rtol=0, atol=1e-6)
 
 
@@ -57,11 +57,11 @@ def test_both_forms_weigh_the_same_image_error():
     losses = []
     for kind in ("epsilon", "v_prediction"):
         schedule = DDPMScheduler(**BETAS, prediction_type=kind)
-        kept = schedule.alphas_cumprod[t].double().reshape(-1, 1, 1, 1)
-        noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
-        noise_of_wrong = (noisy - kept.sqrt() * wrong) / (1 - kept).sqrt()
-        guess = noise_of_wrong if kind == "epsilon" else kept.sqrt() * noise_of_wrong - (1 - kept).sqrt() * wrong
-        truth = noise if kind == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * latents
+        signal = schedule.alphas_cumprod[t].double().reshape(-1, 1, 1, 1)
+        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
+        noise_of_wrong = (noisy - signal.sqrt() * wrong) / (1 - signal).sqrt()
+        guess = noise_of_wrong if kind == "epsilon" else signal.sqrt() * noise_of_wrong - (1 - signal).sqrt() * wrong
+        truth = noise if kind == "epsilon" else signal.sqrt() * noise - (1 - signal).sqrt() * latents
         losses.append(weighted_mse(guess, truth, min_snr_weights(schedule, t, 5.0)))
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=0)
 

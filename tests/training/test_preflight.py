@@ -14,9 +14,9 @@ from basinguard.training.preflight import check_fit
 from support.fine_tunes import image_folder
 
 
-def complaint(*given, **options):
+def refusal(*arguments, **options):
     with pytest.raises(ValueError, match="nothing was trained") as caught:
-        check_fit(*given, **options)
+        check_fit(*arguments, **options)
     return str(caught.value)
 
 
@@ -39,23 +39,23 @@ def test_a_good_plan_passes(tiny_pipeline_dir, scene_folder):
 
 
 def test_a_missing_folder(tiny_pipeline_dir, tmp_path):
-    said = complaint(tiny_pipeline_dir, scenes(tmp_path / "nowhere"))
-    assert f"{tmp_path / 'nowhere'}: no such folder; give the folder that holds the images" in said
+    message = refusal(tiny_pipeline_dir, scenes(tmp_path / "nowhere"))
+    assert f"{tmp_path / 'nowhere'}: no such folder; give the folder that holds the images" in message
 
 
 def test_an_empty_folder(tiny_pipeline_dir, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "empty: no captioned image; add images" in complaint(tiny_pipeline_dir, scenes(tmp_path / "empty"))
+    assert "empty: no captioned image; add images" in refusal(tiny_pipeline_dir, scenes(tmp_path / "empty"))
 
 
 def test_a_file_instead_of_a_folder(tiny_pipeline_dir, scene_folder):
-    assert "0.png is a file; give the folder" in complaint(tiny_pipeline_dir, scenes(scene_folder / "0.png"))
+    assert "0.png is a file; give the folder" in refusal(tiny_pipeline_dir, scenes(scene_folder / "0.png"))
 
 
 def test_an_image_without_a_caption(tiny_pipeline_dir, scene_folder):
     Image.new("RGB", (8, 8)).save(scene_folder / "extra.png")
-    said = complaint(tiny_pipeline_dir, scenes(scene_folder))
-    assert "- extra.png: no caption: neither a row in a metadata file nor a .txt" in said
+    message = refusal(tiny_pipeline_dir, scenes(scene_folder))
+    assert "- extra.png: no caption: neither a row in a metadata file nor a .txt" in message
 
 
 @pytest.mark.parametrize(
@@ -69,69 +69,69 @@ def test_an_image_without_a_caption(tiny_pipeline_dir, scene_folder):
 )
 def test_an_unreadable_image(tiny_pipeline_dir, scene_folder, damage, word):
     damage(scene_folder / "2.png")
-    said = complaint(tiny_pipeline_dir, scenes(scene_folder))
-    assert "- 2.png: " in said
-    assert word in said
+    message = refusal(tiny_pipeline_dir, scenes(scene_folder))
+    assert "- 2.png: " in message
+    assert word in message
 
 
 def test_fewer_images_than_the_probe_asks_for(tiny_pipeline_dir, scene_folder):
-    said = complaint(tiny_pipeline_dir, scenes(scene_folder), probe_images=16)
-    assert "probe 16 training images, but there are 6; lower its `captions` (--trainer.callbacks.captions 6 " in said
+    message = refusal(tiny_pipeline_dir, scenes(scene_folder), probe_images=16)
+    assert "probe 16 training images, but there are 6; lower its `captions` (--trainer.callbacks.captions 6 " in message
 
 
 def test_a_caption_longer_than_the_tokenizer_takes(tiny_pipeline_dir, scene_folder):
     rows = [json.loads(line) for line in (scene_folder / "metadata.jsonl").read_text().splitlines()]
     rows[4]["text"] = "one two three four five six"  # each letter is a token here: 22 and two marks
     (scene_folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    said = complaint(tiny_pipeline_dir, scenes(scene_folder))
+    message = refusal(tiny_pipeline_dir, scenes(scene_folder))
     assert (
         f"{scene_folder / '4.png'}: caption of 24 tokens, the model takes 16; shorten it, or set reading.long_captions"
-        in said
+        in message
     )
     with pytest.warns(UserWarning, match=r"4\.png: caption of 24 tokens, the model takes 16; the rest is cut off"):
         check_fit(tiny_pipeline_dir, scenes(scene_folder, long_captions="truncate"))
 
 
 def test_an_unknown_scheduler(tiny_pipeline_dir, base):
-    said = complaint(tiny_pipeline_dir, scheduler="DDIM")
-    assert "unknown scheduler 'DDIM'; accepted: DDIMScheduler, " in said
+    message = refusal(tiny_pipeline_dir, scheduler="DDIM")
+    assert "unknown scheduler 'DDIM'; accepted: DDIMScheduler, " in message
     edit(base / "scheduler" / "scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler")
-    assert f"base '{base}': unknown scheduler 'FlowMatchEulerDiscreteScheduler'" in complaint(str(base))
+    assert f"base '{base}': unknown scheduler 'FlowMatchEulerDiscreteScheduler'" in refusal(str(base))
     assert require_scheduler("PNDMScheduler") == "PNDMScheduler"
 
 
 def test_an_unknown_prediction_type(base):
     edit(base / "scheduler" / "scheduler_config.json", prediction_type="sample")
-    assert "prediction type 'sample' of its scheduler; accepted: epsilon, v_prediction" in complaint(base)
+    assert "prediction type 'sample' of its scheduler; accepted: epsilon, v_prediction" in refusal(base)
 
 
 def test_a_hub_id_without_network(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    said = complaint("someone/no-such-model")
-    assert "base 'someone/no-such-model' is a hub id that is not in the local cache" in said
+    message = refusal("someone/no-such-model")
+    assert "base 'someone/no-such-model' is a hub id that is not in the local cache" in message
     with pytest.raises(FileNotFoundError, match="download it elsewhere and give its directory") as caught:
         load_pipeline("someone/no-such-model")
     assert "\n" not in str(caught.value)
 
 
 def test_neither_a_directory_nor_a_hub_id():
-    assert "base './nowhere': no such directory or file, and not a hub id" in complaint("./nowhere")
+    assert "base './nowhere': no such directory or file, and not a hub id" in refusal("./nowhere")
 
 
 def test_another_kind_of_pipeline(base):
     edit(base / "model_index.json", _class_name="StableDiffusionXLPipeline")
-    assert "is a StableDiffusionXLPipeline; only a StableDiffusionPipeline (SD 1.x, 2.x)" in complaint(base)
+    assert "is a StableDiffusionXLPipeline; only a StableDiffusionPipeline (SD 1.x, 2.x)" in refusal(base)
     with pytest.raises(ValueError, match="is a StableDiffusionXLPipeline"):
         load_pipeline(base)
 
 
 def test_a_directory_that_is_not_a_pipeline(tmp_path):
-    assert "no model_index.json in it, so not a complete diffusers directory" in complaint(tmp_path)
+    assert "no model_index.json in it, so not a complete diffusers directory" in refusal(tmp_path)
 
 
 def test_damaged_files_of_a_model(base):
     (base / "unet" / "config.json").write_text("{")
-    assert "unet/config.json is not JSON" in complaint(base)
+    assert "unet/config.json is not JSON" in refusal(base)
 
 
 def test_truncated_weights_are_one_line(base):
@@ -151,16 +151,16 @@ def test_a_pickle_is_never_loaded(base):
 
 
 def test_a_resolution_the_model_cannot_encode(tiny_pipeline_dir, scene_folder):
-    said = complaint(tiny_pipeline_dir, scenes(scene_folder, resolution=33))
-    assert "resolution=33 is not a multiple of 2, the model's downsampling factor" in said
+    message = refusal(tiny_pipeline_dir, scenes(scene_folder, resolution=33))
+    assert "resolution=33 is not a multiple of 2, the model's downsampling factor" in message
 
 
 def test_all_problems_come_at_once(scene_folder):
     (scene_folder / "1.png").write_bytes(b"hello")
     Image.new("RGB", (8, 8)).save(scene_folder / "extra.png")
-    said = complaint("./nowhere", scenes(scene_folder), probe_images=16, scheduler="DDIM")
-    assert said.startswith("nothing was trained; 5 problem(s) to solve first:\n- ")
-    assert said.count("\n- ") == 5
+    message = refusal("./nowhere", scenes(scene_folder), probe_images=16, scheduler="DDIM")
+    assert message.startswith("nothing was trained; 5 problem(s) to solve first:\n- ")
+    assert message.count("\n- ") == 5
 
 
 def test_tinyworld_is_the_packaged_model(monkeypatch, tiny_pipeline_dir):

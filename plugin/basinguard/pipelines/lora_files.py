@@ -36,35 +36,35 @@ def require_lora(path: Path, unet_config: Mapping[str, Any]) -> None:
             raise ValueError(f"LoRA {str(path)!r} is a {kind}, which is not supported; merge it into its base first")
     if not any("lora" in name for name in shapes):
         raise ValueError(f"{str(path)!r} is not a LoRA; a whole model is given as the base")
-    found, wanted = context_width(shapes), unet_config.get("cross_attention_dim")
-    if found is not None and found != wanted:
+    width, expected = context_width(shapes), unet_config.get("cross_attention_dim")
+    if width is not None and width != expected:
         raise ValueError(
-            f"LoRA {str(path)!r} is for {name_of(found)}, the base is {name_of(wanted)}; give its own base"
+            f"LoRA {str(path)!r} is for {name_of(width)}, the base is {name_of(expected)}; give its own base"
         )
 
 
-def put_lora(pipe: Any, path: Path, *, scale: float = 1.0) -> None:
+def load_lora(pipe: Any, path: Path, *, strength: float = 1.0) -> None:
     """Adds the file's adapter to the pipeline's UNet and text encoder, frozen and active.
 
     Args:
         pipe: a `StableDiffusionPipeline`, changed in place.
         path: a file that `require_lora` accepts.
-        scale: strength; 1 is what it was trained with.
+        strength: share of it in the weights; 1 is what it was trained to be.
     """
     state, metadata = load_file(path), read_header(path).metadata
     if any(name.endswith(DOWN) for name in state):
-        pipe.load_lora_weights(evened(state), adapter_name="default")
+        pipe.load_lora_weights(with_one_alpha(state), adapter_name="default")
     elif ADAPTER_METADATA in metadata:
         pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="default", local_files_only=True)
     else:
         pipe.load_lora_weights(state, adapter_name="default")
-    if scale != 1.0:
-        pipe.set_adapters("default", scale)
+    if strength != 1.0:
+        pipe.set_adapters("default", strength)
     for part in (pipe.unet, pipe.text_encoder):
         part.requires_grad_(False)
 
 
-def evened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_one_alpha(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same LoRA with one alpha, its commonest, for all layers: where it was another, `up` takes the difference.
 
     diffusers 0.42 drops the alphas of a kohya file that are not the commonest one.
@@ -75,9 +75,9 @@ def evened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names = [name.removesuffix(DOWN) for name in state if name.endswith(DOWN)]
     alphas = {name: float(state.get(f"{name}{ALPHA}", state[f"{name}{DOWN}"].shape[0])) for name in names}
     usual = Counter(alphas.values()).most_common(1)[0][0]
-    even = dict(state)
+    result = dict(state)
     for name, alpha in alphas.items():
         up = state[f"{name}{UP}"]
-        even[f"{name}{UP}"] = up if alpha == usual else (up.float() * (alpha / usual)).to(up.dtype)
-        even[f"{name}{ALPHA}"] = torch.tensor(usual)
-    return even
+        result[f"{name}{UP}"] = up if alpha == usual else (up.float() * (alpha / usual)).to(up.dtype)
+        result[f"{name}{ALPHA}"] = torch.tensor(usual)
+    return result

@@ -1,4 +1,4 @@
-"""What does a network predict, noise or velocity? Told by its own output, not by a configuration that may be wrong.
+"""What does a network predict, noise or velocity? Judged by its own output, not by a configuration that may be wrong.
 
 The output is compared with both targets on a noisy picture that we made ourselves. Where there is almost only noise the
 two have nothing in common: a network that predicts noise returns its input there, one that predicts velocity does not.
@@ -48,7 +48,7 @@ class Evidence:
 
 @torch.no_grad()
 def evidence(pipe: Any) -> Evidence:
-    """Looks at one evaluation of the UNet: three rows of 32 x 32 latents (0.6 TFLOP with Stable Diffusion 2.1).
+    """Measured in one evaluation of the UNet: three rows of 32 x 32 latents (0.6 TFLOP with Stable Diffusion 2.1).
 
     Args:
         pipe: a `StableDiffusionPipeline`; its scheduler's prediction type plays no part.
@@ -56,29 +56,29 @@ def evidence(pipe: Any) -> Evidence:
     latents = _picture(pipe).expand(len(TIMESTEPS), -1, -1, -1)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     timesteps, unet = torch.tensor(TIMESTEPS), pipe.unet
-    words = pipe.encode_prompt([""] * len(TIMESTEPS), unet.device, 1, False)[0]
+    embeddings = pipe.encode_prompt([""] * len(TIMESTEPS), unet.device, 1, False)[0]
     schedule = DDPMScheduler.from_config(training_schedule(pipe.scheduler).config, prediction_type="v_prediction")
     noisy = schedule.add_noise(latents, noise, timesteps).to(unet.device, unet.dtype)
-    output = unet(noisy, timesteps.to(unet.device), words.to(unet.dtype), return_dict=False)[0].float().cpu()
+    output = unet(noisy, timesteps.to(unet.device), embeddings.to(unet.dtype), return_dict=False)[0].float().cpu()
     velocity = target(schedule, latents, noise, timesteps)
     return Evidence(_explained(output[:1], noise[:1]), _explained(output, velocity))
 
 
-def _explained(output: Tensor, wanted: Tensor) -> float:
-    return 1 - float((output - wanted).square().mean() / wanted.square().mean())
+def _explained(output: Tensor, truth: Tensor) -> float:
+    return 1 - float((output - truth).square().mean() / truth.square().mean())
 
 
-def require_prediction_type(pipe: Any, given: str) -> None:
+def require_prediction_type(pipe: Any, base: str) -> None:
     """Refuses a pipeline whose scheduler takes the network's output for what it is not.
 
     Raises:
         ValueError: says what the network predicts, what its scheduler says, and what to change.
     """
-    said, found = pipe.scheduler.config.prediction_type, evidence(pipe).prediction_type
-    if found is not None and found != said:
+    configured, measured = pipe.scheduler.config.prediction_type, evidence(pipe).prediction_type
+    if measured is not None and measured != configured:
         raise ValueError(
-            f"base {given!r}: its scheduler says {said}, but its network predicts {found} (measured on one noisy "
-            f'picture); set "prediction_type": "{found}" in its scheduler/scheduler_config.json, or fetch it again'
+            f"base {base!r}: its scheduler says {configured}, but its network predicts {measured} (measured on one noisy "
+            f'picture); set "prediction_type": "{measured}" in its scheduler/scheduler_config.json, or fetch it again'
         )
 
 

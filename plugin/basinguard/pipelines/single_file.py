@@ -24,22 +24,22 @@ def require_single_file(path: Path) -> Header:
     Raises:
         ValueError: a pickle, damaged, a LoRA, of another architecture, or of one part alone; says which.
     """
-    given = f"base {str(path)!r}"
+    subject = f"base {str(path)!r}"
     if path.suffix != ".safetensors":
         raise ValueError(
-            f"{given}: a {path.suffix or 'nameless'} file is never opened, it may run code; convert it to .safetensors"
+            f"{subject}: a {path.suffix or 'nameless'} file is never opened, it may run code; convert it to .safetensors"
         )
     header = read_header(path)
     width = context_width(header.shapes)
     if any("lora" in name for name in header.shapes):
-        raise ValueError(f"{given} is a LoRA for {name_of(width)}; give its base model, and this file as the LoRA")
+        raise ValueError(f"{subject} is a LoRA for {name_of(width)}; give its base model, and this file as the LoRA")
     if not any(name.startswith(UNET) for name in header.shapes):
         raise ValueError(
-            f"{given}: no tensor {UNET}*, so not a whole model in the original layout; "
+            f"{subject}: no tensor {UNET}*, so not a whole model in the original layout; "
             f"give a diffusers directory instead{' (this is one part of one)' if width else ''}"
         )
     if width != 1024 or not any(name.startswith(TEXT) for name in header.shapes):
-        raise ValueError(f"{given} is {name_of(width)}; single files work for {name_of(1024)}, give a directory")
+        raise ValueError(f"{subject} is {name_of(width)}; single files work for {name_of(1024)}, give a directory")
     return header
 
 
@@ -62,7 +62,7 @@ def load_single_file(path: Path, prediction_type: str, *, dtype: torch.dtype, co
 
     Args:
         path: the file.
-        prediction_type: what its network predicts, see `prediction`.
+        prediction_type: what its network predicts, "epsilon" or "v_prediction".
         dtype: of all weights.
         config: directory of diffusers configurations, such as the packaged ones.
     """
@@ -74,10 +74,10 @@ def load_single_file(path: Path, prediction_type: str, *, dtype: torch.dtype, co
         pipe: Any = StableDiffusionPipeline.from_single_file(
             str(path), config=str(own), dtype=dtype, local_files_only=True
         )
-    speak(pipe, prediction_type)
+    set_prediction_type(pipe, prediction_type)
     return pipe
 
 
-def speak(pipe: Any, prediction_type: str) -> None:
+def set_prediction_type(pipe: Any, prediction_type: str) -> None:
     """Sets what a pipeline's scheduler takes the network's output for."""
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=prediction_type)

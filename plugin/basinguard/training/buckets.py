@@ -16,24 +16,24 @@ Shape = tuple[int, int]  # width, height in pixels
 LONGEST = 2.0  # most width for a height, or the other way round
 
 
-def shapes(resolution: int, step: int = 64, longest: float = LONGEST) -> tuple[Shape, ...]:
-    """Shapes of about as many pixels as the square, and never more, whose sides are multiples of `step`.
+def shapes(resolution: int, multiple: int = 64, longest: float = LONGEST) -> tuple[Shape, ...]:
+    """Shapes of about as many pixels as the square, and never more, whose sides are multiples of `multiple`.
 
     Args:
         resolution: side of the square.
-        step: of the sides, in pixels; Stable Diffusion's UNet halves its latents three times, so 64.
+        multiple: of the sides, in pixels; Stable Diffusion's UNet halves its latents three times, so 64.
         longest: most width for a height.
 
     Example:
-        >>> shapes(512, step=128)
+        >>> shapes(512, multiple=128)
         ((384, 640), (512, 512), (640, 384))
     """
-    found = {(resolution, resolution)}
-    for long in range(resolution // step * step + step, int(resolution * longest) + 1, step):
-        short = resolution**2 // long // step * step
+    sizes = {(resolution, resolution)}
+    for long in range(resolution // multiple * multiple + multiple, int(resolution * longest) + 1, multiple):
+        short = resolution**2 // long // multiple * multiple
         if long <= longest * short:
-            found |= {(long, short), (short, long)}
-    return tuple(sorted(found))
+            sizes |= {(long, short), (short, long)}
+    return tuple(sorted(sizes))
 
 
 def nearest(size: Shape, among: Sequence[Shape]) -> int:
@@ -43,9 +43,9 @@ def nearest(size: Shape, among: Sequence[Shape]) -> int:
         >>> nearest((1500, 1000), ((384, 640), (512, 512), (640, 384)))
         2
     """
-    wanted = log(size[0] / size[1])
+    proportion = log(size[0] / size[1])
     return min(
-        range(len(among)), key=lambda k: (abs(log(among[k][0] / among[k][1]) - wanted), -among[k][0] * among[k][1])
+        range(len(among)), key=lambda k: (abs(log(among[k][0] / among[k][1]) - proportion), -among[k][0] * among[k][1])
     )
 
 

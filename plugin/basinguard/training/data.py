@@ -74,13 +74,13 @@ class ImageFolder(LightningDataModule):
         self._varied: frozenset[int] = frozenset()
 
     def _require_ranges(self) -> None:
-        step, further = self.framing.bucket_step, self.framing.resolutions
-        if min(self.resolution, step, *(further or [8])) < 8 or self.batch_size < 1 or self.num_workers < 0:
+        multiple, further = self.framing.bucket_step, self.framing.resolutions
+        if min(self.resolution, multiple, *(further or [8])) < 8 or self.batch_size < 1 or self.num_workers < 0:
             numbers = f"resolution={self.resolution}, batch_size={self.batch_size}, num_workers={self.num_workers}"
             more = self.framing.buckets or further
-            shapes = f", bucket_step={step}, resolutions={list(further)}" if more else ""
+            sides = f", bucket_step={multiple}, resolutions={list(further)}" if more else ""
             accepted = f"at least 8, 1 and 0{', 8 and 8' if more else ''}"
-            raise ValueError(f"ImageFolder: {numbers}{shapes}; expected {accepted}")
+            raise ValueError(f"ImageFolder: {numbers}{sides}; expected {accepted}")
 
     @cached_property
     def source(self) -> Source:
@@ -189,8 +189,8 @@ class Pictures(Dataset[dict[str, Any]]):
     def __init__(self, images: ImageFolder) -> None:
         self.source, self.shapes, self.resolutions = images.source, images.shapes, images.resolutions
         self.framing, self.seed, self.augmentation = images.framing, images.seed, images.caption_augmentation
-        step = self.framing.bucket_step
-        self.accepted = {side: shapes(side, step) for side in self.resolutions} if self.framing.buckets else {}
+        multiple = self.framing.bucket_step
+        self.accepted = {side: shapes(side, multiple) for side in self.resolutions} if self.framing.buckets else {}
         repeats: Sequence[int] = self.source.repeats
         if isinstance(self.augmentation, CaptionAugmentation):
             repeats = self.augmentation.repeats(repeats)

@@ -82,26 +82,21 @@ class FolderSource:
             return cls((), (f"directory: {error}",), ())
         bad = [str(p) for p in folder.problems if _refused(p)]
         odd = [str(p) for p in folder.problems if not _refused(p)]
-        if rows is None:
-            used = [(item, item.captions, 1) for item in folder.items if item.caption]
-        else:
+        used = [(item, item.captions, 1) for item in folder.items if item.caption]
+        if rows is not None:
             by_name = {item.file_name: item for item in folder.items}
-            bad = [
-                f"{manifest}: {row.file_name}: no such image; curate again"
-                for row in rows
-                if row.file_name not in by_name
-            ]
+            missing = [row.file_name for row in rows if row.file_name not in by_name]
+            bad = [f"{manifest}: {name}: no such image; curate again" for name in missing]
             used = [(by_name[row.file_name], row.captions, row.repeats) for row in rows if row.file_name in by_name]
-        items = tuple((str(item.path), texts[0]) for item, texts, _ in used)
-        if not items:
+        if not used:
             bad.append(f"{directory}: no captioned image; add images, each named in metadata.jsonl or with a .txt")
-        skips = skip_bad and bool(items)
+        skips = skip_bad and bool(used)
         return cls(
-            items,
-            () if skips else tuple(bad),
-            (*odd, *(bad if skips else ())),
-            tuple(texts for _, texts, _ in used),
-            tuple(repeats for _, _, repeats in used),
+            items=tuple((str(item.path), texts[0]) for item, texts, _ in used),
+            problems=() if skips else tuple(bad),
+            oddities=(*odd, *(bad if skips else ())),
+            captions=tuple(texts for _, texts, _ in used),
+            repeats=tuple(repeats for _, _, repeats in used),
         )
 
     def open(self, index: int) -> Image.Image:

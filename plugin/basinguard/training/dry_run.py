@@ -1,4 +1,4 @@
-"""`basinguard fit --dry-run`: everything is built, no step is taken, and what would happen is printed."""
+"""`basinguard fit --dry-run`: everything is built, nothing is trained, and what would happen is printed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def summary(cli: Any) -> str:
         f"disk:   {_disk(resources)}",
         f"probe:  {_probes(guard_of(cli.config.trainer.callbacks), epochs, images)}",
         *(f"too little {problem}" for problem in resources.problems()),
-        "dry run: everything was built, no step was taken",
+        "dry run: everything was built, nothing was trained",
     ]
     return "\n".join(lines)
 

@@ -4,7 +4,7 @@
 
 Everything in a config can be changed on the command line (`--model.init_args.rank 4`,
 `--trainer.callbacks+=module.Class`); `--print_config` shows the whole of it, `--ckpt_path` resumes. `--dry-run` builds
-everything, takes no step and says what would happen; `--anyway` starts although memory or disk look too small.
+everything, trains nothing and says what would happen; `--anyway` starts although memory or disk look too small.
 """
 
 from __future__ import annotations

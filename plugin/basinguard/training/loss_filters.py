@@ -56,14 +56,14 @@ class LowLoss:
     def __call__(self, errors: Tensor, timesteps: Tensor, gaps: Callable[[], Tensor]) -> Tensor:
         """Weights [B], see `LossFilter`."""
         rows = (timesteps.cpu() * BINS // 1000).clamp(0, BINS - 1)
-        seen = errors.detach().float().cpu()
-        weights = (seen * self.ratio >= self.means[rows]).float()
-        for row, error in zip(rows.tolist(), seen.tolist(), strict=True):
+        losses = errors.detach().float().cpu()
+        weights = (losses * self.ratio >= self.means[rows]).float()
+        for row, error in zip(rows.tolist(), losses.tolist(), strict=True):
             self.means[row] = self.decay * self.means[row] + (1 - self.decay) * error
         return weights.to(errors.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has learnt."""
+        """Its running means."""
         return {"means": self.means.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ class LargeGap:
         return (gaps() <= self.threshold).float()
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has learnt."""
+        """Its running means."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ class Both:
         return torch.stack([one(errors, timesteps, gaps) for one in self.filters]).prod(0)
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has learnt."""
+        """Its running means."""
         return {str(k): one.state_dict() for k, one in enumerate(self.filters)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How much memory and disk a fine-tune takes, told before it starts: computed from the base's configuration alone.
+"""How much memory and disk a fine-tune takes, computed before it starts from the base's configuration alone.
 
 Weights, gradients and moments are counted; what an update, a probe and the encoder hold in between is followed on
 weightless copies of the model (see `footprint`), with the attention kernels and the mixed precision of a GPU.
@@ -198,8 +198,8 @@ def _prediction(unet: Any, configs: Configs, resolution: int, rows: int) -> Call
     side, like = resolution // _factor(configs), {"device": "meta", "dtype": unet.conv_in.weight.dtype}
     tokens, config = configs["text_encoder"]["max_position_embeddings"], configs["unet"]
     x = torch.empty(rows, config["in_channels"], side, side, **like)
-    words = torch.empty(rows, tokens, config["cross_attention_dim"], **like)
-    return lambda: unet(x, torch.empty(rows, device="meta", dtype=torch.int64), words, return_dict=False)[0]
+    embeddings = torch.empty(rows, tokens, config["cross_attention_dim"], **like)
+    return lambda: unet(x, torch.empty(rows, device="meta", dtype=torch.int64), embeddings, return_dict=False)[0]
 
 
 def _factor(configs: Configs) -> int:

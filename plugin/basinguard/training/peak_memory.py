@@ -57,7 +57,7 @@ class _Living(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self.known: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.counted: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -68,9 +68,9 @@ class _Living(TorchDispatchMode):
         return made
 
     def _count(self, storage: Any) -> None:
-        if storage in self.known:
+        if storage in self.counted:
             return
-        self.known.add(storage)
+        self.counted.add(storage)
         self._change(storage.nbytes())
         weakref.finalize(storage, self._change, -storage.nbytes())
 
