@@ -32,7 +32,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from basinguard import ControlGroup, MemorizationGuard
 from basinguard.commands.demo import demo_model
-from basinguard.core.versions import versions
+from basinguard.core.provenance import versions
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet

@@ -41,8 +41,8 @@ from basinguard.basin.early_decision import Anchors
 from basinguard.basin.exit_search import ExitSearch, Judge
 from basinguard.basin.trajectories import GuidedModel, Pairs, pairs_of, run_branch, run_trunk
 from basinguard.core import stats
+from basinguard.core.provenance import versions
 from basinguard.core.report import Exit
-from basinguard.core.versions import versions
 from basinguard.diffusion.sampling import final, sample
 from basinguard.diffusion.toy import gaussian_memorizer
 from basinguard.guidance.core import SwitchAt

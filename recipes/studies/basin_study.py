@@ -35,8 +35,8 @@ from basinguard.basin.detectors import detector_error
 from basinguard.basin.trajectories import pairs_of
 from basinguard.commands.demo import demo_model
 from basinguard.core import seeds, stats
+from basinguard.core.provenance import versions
 from basinguard.core.report import Report
-from basinguard.core.versions import versions
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet

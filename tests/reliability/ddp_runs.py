@@ -56,7 +56,7 @@ def failing_at(call: int, error: Exception):
 
 
 def problem_of(run: GuardedRun, pipe, **replaced) -> str:
-    """The problem that a probe records while methods of `LatentModel` or `CopyDetector` are replaced, in this process."""
+    """The problem of a probe while methods of `LatentModel` or `CopyDetector` are replaced, in this process."""
     owners = {name: (CopyDetector if name == "matches" else LatentModel) for name in replaced}
     before = {name: getattr(owner, name) for name, owner in owners.items()}
     for name, method in replaced.items():

@@ -149,10 +149,10 @@ def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, fol
 
     monkeypatch.setattr(Guard, "measure", in_turns)
     keep = ModelCheckpoint(tmp_path / "kept", monitor="guard/width", save_on_train_epoch_end=True)
-    logger = CSVLogger(tmp_path, name="", version="")
+    logger = CSVLogger(tmp_path / "table", name="", version="")
     trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard, keep, epochs=3, logger=logger)
     assert [report.searched for report in guard.history] == [True, False, True, False]
-    rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((tmp_path / "table" / "metrics.csv").read_text().splitlines()))
     told = {name: [row["epoch"] for row in rows if row.get(name)] for name in ("guard/gap", "guard/width")}
     assert told == {"guard/gap": ["", "0", "1", "2"], "guard/width": ["", "1"]}
     assert float(trainer.callback_metrics["guard/width"]) == pytest.approx(guard.history[2].basin.width.value)

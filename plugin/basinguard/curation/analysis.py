@@ -7,15 +7,14 @@ import numpy as np
 from .. import __version__
 from ..core.text import printable
 from ..similarity.structure import Structure
-from .caption_agreement import Scorer, caption_scores
 from .captions import clip_token_counter, lint_captions
 from .decisions import AllowList, propose
 from .descriptors import NAME as VIEWS
 from .duplicates import Pair, embed_thumbs, find_pairs
 from .findings import Finding, about_copies, about_file
 from .groups import Group, find_groups
-from .manifest import Curation, GroupRecord, LeakRecord, ProblemRecord, Settings
-from .outliers import find_disagreements, find_leaks, find_outliers
+from .manifest import Curation, GroupRecord, LeakRecord, Settings
+from .outliers import Scorer, caption_scores, find_disagreements, find_leaks, find_outliers
 from .registration import SIMILAR_PART, SIMILAR_WHOLE
 from .run_evidence import Evidence
 from .run_remedies import follow
@@ -67,10 +66,7 @@ def analyse(
         run=evidence.source if evidence else "",
         remedies=tuple(remedies),
         notes=tuple(notes),
-        problems=tuple(
-            ProblemRecord(code=p.code, file=p.file, message=p.message, skipped=p.skipped)
-            for p in (*scan.problems, *(other.problems if other else ()))
-        ),
+        problems=both.problems,
     )
 
 

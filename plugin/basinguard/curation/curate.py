@@ -15,13 +15,12 @@ from .dataset_export import export_dataset
 from .decisions import read_allow_list
 from .folder import Folder, Problem, read_folder
 from .manifest import MANIFEST, Curation, manifest_lines
-from .report import render_report
+from .report import render_report, summarize
 from .scan import Scan, scan_images
-from .summary import summarize
 from .trainer_configs import kohya_files, simpletuner_files
 
 if TYPE_CHECKING:
-    from .caption_agreement import Scorer
+    from .outliers import Scorer
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Any
 from ..calibration.candidate import RuleCandidate
 from ..calibration.rule_search import best
 from ..calibration.terms import CalibrationTerms
+from ..core.provenance import versions
 from ..core.record import Record
-from ..core.versions import versions
 from ..guard.plan import ProbePlan
 from ..guidance.core import Rule, SwitchAt
 from ..guidance.dynamic import LocalMinimum, SwitchAfter

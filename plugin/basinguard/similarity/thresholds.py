@@ -21,8 +21,7 @@ from torch import Tensor
 from ..core.estimate import Estimate
 from ..core.metric import Metric
 from .embedder import Embedder, WithThreshold
-from .matching import search
-from .mirrored_views import embed_views
+from .matching import embed_views, search
 
 FALSE_POSITIVES = 1e-3
 DUPLICATE = 0.98  # a train-train null above this is a pair of near-duplicates, not a threshold
@@ -181,11 +180,7 @@ def from_samples(
 
 
 def from_neighbours(
-    train: Tensor,
-    groups: Sequence[int],
-    *,
-    mirrored: Tensor | None = None,
-    false_positives: float = FALSE_POSITIVES,
+    train: Tensor, groups: Sequence[int], *, mirrored: Tensor | None = None, false_positives: float = FALSE_POSITIVES
 ) -> NullThreshold:
     """From the training images themselves: each one's best match outside its own duplicate group.
 

@@ -17,8 +17,7 @@ Launched as such scripts are:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +41,7 @@ if TYPE_CHECKING:
 class LoopGuard:
     """Measures a pipeline whenever it is told to, and never harms the loop it is called from.
 
-    Every process of a distributed run makes the same calls; they share the work of each. Training is the same to the
-    bit with and without them, and what fails becomes a missed report.
+    Every process of a distributed run makes the same calls; they share the work of each.
 
     Args:
         training: images, captions and held-out prompts.
@@ -91,14 +89,13 @@ class LoopGuard:
         """Measures the modules of a pipeline as they stand now.
 
         Args:
-            pipe: a `StableDiffusionPipeline` around the modules in training, unwrapped
-                (`accelerator.unwrap_model(unet)`).
+            pipe: a `StableDiffusionPipeline` around the modules in training, as `accelerator.unwrap_model` gives them.
             epoch: from 0; -1 is the untouched base model.
             train_step: updates so far.
 
         Returns:
-            The report, which is also in `history`; that of an earlier call for the same epoch and train step, if there
-            was one, so a resumed loop may call again. None where the plan's budget pays for nothing.
+            The report, that of an earlier call for the same epoch and train step if there was one, so a resumed loop may
+            call again; None where the plan's budget pays for nothing.
         """
         earlier = [r for r in self.history if (r.epoch, r.train_step) == (epoch, train_step)]
         return earlier[0] if earlier else self.run.probe(PipelineInTraining(pipe), epoch=epoch, train_step=train_step)
@@ -107,22 +104,16 @@ class LoopGuard:
         """Calibrates and exports the epochs to ship, see `GuardedRun.export`; `base` is what was fine-tuned."""
         return self.run.export(PipelineInTraining(pipe, base), out, terms)
 
-    @contextmanager
-    def shipped_weights(self, pipe: Any, how: SamplingMode = "guarded") -> Iterator[None]:
+    def shipped_weights(self, pipe: Any, how: SamplingMode = "guarded") -> AbstractContextManager[None]:
         """Inside, the pipeline holds the weights of the epoch to ship for guarded sampling, or for plain CFG."""
-        with self.run.shipped_weights(PipelineInTraining(pipe), how):
-            yield
+        return self.run.shipped_weights(PipelineInTraining(pipe), how)
 
     def state_dict(self) -> dict[str, Any]:
         """History and weights to ship: texts, numbers and tensors only."""
         return {**self.run.state_dict(), "weights": self.run.best_weights.state_dict(-1, averaged=True)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up an interrupted run.
-
-        Raises:
-            ValueError: the state is damaged, or was measured on other images or with other settings.
-        """
+        """Takes up an interrupted run, see `GuardedRun.load_state_dict`."""
         self.run.load_state_dict(state)
         if not self.run.other_data:
             self.run.best_weights.load_state_dict(state.get("weights") or {}, dict)

@@ -1,4 +1,4 @@
-"""The hooks of `MemorizationGuard`, for either of Lightning's two import roots."""
+"""The hooks of `MemorizationGuard`, for both of Lightning's import roots; what they need of your code: `protocols`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ CHECKPOINT_KEY = "basinguard"
 class GuardHooks(RunSettings):
     """Measures, before training and after each epoch, how far the model has fallen into its training images.
 
-    Scalars `guard/...` can be monitored by `EarlyStopping` and `ModelCheckpoint` in the same epoch, such as
-    `EarlyStopping("guard/verdict", divergence_threshold=1.5, patience=1000)`, which ends a run that memorizes, and
-    `ModelCheckpoint(monitor="guard/ship_plain", mode="max")`, which keeps the epoch to ship. Loggers get them too, and
-    pictures where they take some; `guard.json` in the log directory has every report, whatever ends the run. With DDP
-    all processes share the work of a probe. What it needs of a LightningModule and a datamodule: see `protocols`.
+    Scalars `guard/...` can be monitored in the same epoch: `EarlyStopping("guard/verdict", divergence_threshold=1.5,
+    patience=1000)` ends a run that memorizes, `ModelCheckpoint(monitor="guard/ship_plain", mode="max")` keeps the epoch
+    to ship. Loggers get them and pictures; `guard.json` in the log directory has every report, whatever ends the run.
     """
 
     run: GuardedRun | None = None  # from the beginning of a fit on
@@ -89,10 +87,7 @@ class GuardHooks(RunSettings):
             log_for_monitors(pl_module, self.history, self.run.status)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        """Calibrates and exports; everything of the user's is saved by now.
-
-        A run that was killed here and resumed comes here again.
-        """
+        """Calibrates and exports: everything of the user's is saved by now, and a run killed here comes here again."""
         if self.export_to and self.run is not None and self.run.measured:
             self.run.export(pl_module, Path(self.export_to), self.terms, device=trainer.strategy.root_device)
 

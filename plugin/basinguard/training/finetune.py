@@ -77,7 +77,14 @@ class FineTune(LightningModule):
             as_options(OptimizerOptions, optimizer),
         )
         self.loss_options, self.memory_options = as_options(LossOptions, loss), as_options(MemoryOptions, memory)
-        self._remember(method=method, architecture=architecture, prediction_type=prediction_type)
+        self._save_arguments(
+            base=base,
+            method=method,
+            train_text_encoder=train_text_encoder,
+            architecture=architecture,
+            prediction_type=prediction_type,
+            seed=seed,
+        )
         self.strict_loading = False  # checkpoints leave out frozen weights; `on_load_checkpoint` checks the rest
         dtype = DTYPES[self.memory_options.weights]
         self.pipe: StableDiffusionPipeline = load_pipeline(base, dtype=dtype, prediction_type=prediction_type)
@@ -92,18 +99,12 @@ class FineTune(LightningModule):
         decay = self.optimizer_options.ema_decay
         self.ema = EMAModel(self.trained().values(), decay=decay) if decay is not None else None
 
-    def _remember(self, **others: Any) -> None:
+    def _save_arguments(self, **others: Any) -> None:
         """Checks the numbers, and stores the arguments as plain values: checkpoints load with `weights_only=True`."""
-        groups = {
-            "lora": self.lora_options,
-            "optimizer": self.optimizer_options,
-            "loss": self.loss_options,
-            "memory": self.memory_options,
-        }
-        ranges = [each for name in ("lora", "optimizer", "loss") for each in groups[name].ranges()]
-        require_ranges("FineTune", *ranges, ("seed", self.seed, 0 <= self.seed < 2**31, "0 to 2147483647"))
-        plain = {"base": self.base_id, "train_text_encoder": self.train_text_encoder, "seed": self.seed, **others}
-        self.save_hyperparameters({**plain, **{name: asdict(options) for name, options in groups.items()}})
+        groups = (self.lora_options, self.optimizer_options, self.loss_options, self.memory_options)
+        lora, optimizer, loss, memory = (asdict(options) for options in groups)
+        require_ranges({**lora, **optimizer, **loss, **others})
+        self.save_hyperparameters({**others, "lora": lora, "optimizer": optimizer, "loss": loss, "memory": memory})
 
     def _open(self, method: Method) -> None:
         """Freezes everything, then opens what is to be trained."""

@@ -41,7 +41,7 @@ class FitParser(LightningArgumentParser):
     """A parser that says what is wrong in one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Names an unknown option and the nearest right one; exit status 2, or an ArgumentError if that is asked for."""
+        """Names an unknown option and the nearest right one; exit status 2, or an ArgumentError where one is wanted."""
         line = one_line(message, self._options())
         if not self.exit_on_error:
             super().error(line, ex)

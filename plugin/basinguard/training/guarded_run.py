@@ -63,7 +63,8 @@ class GuardedRun:
 
     Args:
         guard: what to measure, on what.
-        ship: of the epochs that keep the risk, export the "best" or the "last", see `checkpoint_selection.choose_checkpoint`.
+        ship: of the epochs that keep the risk, export the "best" by `checkpoint_selection.choose_checkpoint`, or the
+            "last".
         precision: "32" keeps the modules' own precision in probes, "bf16" and "fp16" run them under autocast.
         on_error: "warn" reports a problem once and goes on, "raise" stops.
 

@@ -19,7 +19,7 @@ def require_whole_weights(strategy: Any) -> None:
         raise ValueError(
             f"MemorizationGuard cannot probe under {kinds[0]}, which may keep only a part of the weights in each "
             'process; use strategy="ddp" (a LoRA of Stable Diffusion fits one device), or measure saved checkpoints '
-            "with basinguard.training.accelerate.LoopGuard"
+            "with basinguard.LoopGuard"
         )
 
 
