@@ -63,9 +63,9 @@ def tinyworld(told: argparse.Namespace) -> tuple[GuidedModel, Pairs, Judge, Anch
     """TinyWorld, fine-tuned on the demo's 32 images until it copies."""
     import lightning.pytorch as pl
 
-    from basinguard.commands.demo import demo_model
     from basinguard.guard.training_set import TrainingSet
     from basinguard.pipelines.latent_model import LatentModel
+    from basinguard.sessions.demo_run import demo_model
     from basinguard.similarity.copy_detector import CopyDetector
     from basinguard.similarity.structure import Structure
     from basinguard.tinyworld.demo_folder import write_demo_folder
