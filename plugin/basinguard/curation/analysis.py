@@ -32,13 +32,7 @@ def analyse(
 ) -> Curation:
     """Everything found about a set, and what is proposed.
 
-    Args:
-        scan: the training images.
-        other: held-out images, if there are any.
-        repeats: how often an epoch shows an image.
-        allow: refusals of earlier runs.
-        scorer: looks for captions that do not say what the image shows; None leaves that out.
-        evidence: what a training run memorized.
+    `other` are held-out images, `evidence` what a training run memorized; the rest is as in `curate`.
     """
     embed = Structure()
     both = _joined(scan, other) if other else scan
@@ -61,7 +55,10 @@ def analyse(
     return Curation(
         settings=settings,
         decisions=tuple(decisions),
-        groups=tuple(_group_record(group, scan) for group in groups),
+        groups=tuple(
+            GroupRecord(files=tuple(scan.items[member].file_name for member in group.members), reason=group.reason)
+            for group in groups
+        ),
         leaks=tuple(_leak_record(pair, both) for pair in leaks),
         run=evidence.source if evidence else "",
         remedies=tuple(remedies),
@@ -97,10 +94,6 @@ def _joined(scan: Scan, other: Scan) -> Scan:
         np.concatenate([scan.inside, other.inside]),
         scan.problems + other.problems,
     )
-
-
-def _group_record(group: Group, scan: Scan) -> GroupRecord:
-    return GroupRecord(files=tuple(scan.items[member].file_name for member in group.members), reason=group.reason)
 
 
 def _leak_record(pair: Pair, both: Scan) -> LeakRecord:

@@ -166,12 +166,8 @@ def from_samples(
 ) -> NullThreshold:
     """From embeddings [N, D] of images that cannot be copies: the base model's samples, or held-out images.
 
-    Args:
-        samples: their embeddings.
-        train: embeddings of the training images, [M, D].
-        mirrored: embeddings of the mirrored samples, when matching will be mirror-aware too.
-        name: "base samples" or "held-out".
-        false_positives: as in `null_threshold`.
+    `train` are embeddings of the training images, [M, D], `mirrored` those of the mirrored samples, where matching is
+    mirror-aware; `name` is "base samples" or "held-out", `false_positives` as in `null_threshold`.
     """
     best = search(samples, train)[0][:, 0]
     if mirrored is not None:
@@ -184,11 +180,7 @@ def from_neighbours(
 ) -> NullThreshold:
     """From the training images themselves: each one's best match outside its own duplicate group.
 
-    Args:
-        train: embeddings, [M, D].
-        groups: duplicate group of each; all different when there are no duplicates.
-        mirrored: embeddings of the mirrored training images.
-        false_positives: as in `null_threshold`.
+    `train` are embeddings, [M, D], `groups` the duplicate group of each, `mirrored` embeddings of the mirrored images.
 
     Raises:
         ValueError: one group holds every image, so nothing is left to compare to.
