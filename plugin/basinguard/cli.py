@@ -89,7 +89,7 @@ def _first_line(function: Callable[..., Any]) -> str:
 def _parse(verb: str, words: Sequence[str]) -> dict[str, Any]:
     """The arguments of a verb's function, its option objects made of their flat options."""
     function = _function(verb)
-    objects = {
+    objects: dict[str, Any] = {
         name: parameter.default
         for name, parameter in signature(function).parameters.items()
         if is_dataclass(parameter.default)
@@ -106,12 +106,13 @@ def _parse(verb: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def _parser(verb: str, objects: Iterable[Any]) -> ArgumentParser:
-    from jsonargparse import ActionConfigFile, ArgumentParser
+    from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
     function, module = _function(verb), _module(verb)
     parser = ArgumentParser(prog=f"basinguard {verb}", description=_first_line(function), exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
-    skipped = {name for name, p in signature(function).parameters.items() if is_dataclass(p.default)} | {"command"}
+    options = {name for name, p in signature(function).parameters.items() if is_dataclass(p.default)}
+    skipped: set[str | int] = {*options, "command"}
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip=skipped)
     for default in objects:
         parser.add_class_arguments(type(default), as_group=False)

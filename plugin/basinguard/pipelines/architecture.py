@@ -53,7 +53,7 @@ def sd21_tokenizer() -> CLIPTokenizer:
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token="!")
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token="!")  # type: ignore[arg-type]
 
 
 def _letters() -> Iterator[str]:

@@ -120,7 +120,7 @@ class FineTune(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch {"pixel_values": [B, 3, H, W] in -1..1, "caption": B texts, "index": [B]}."""
-        count = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        count = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
         with seeded(self.device, self.seed, count, self.global_rank):
             loss = self.loss(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["caption"]))
@@ -201,7 +201,7 @@ class FineTune(LightningModule):
         """Embeddings [B, tokens, width]; see `encoding`."""
         return encode_captions(self.pipe, captions, self.cache, self.device, trained=self.train_text_encoder)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW over the trained parameters, with diffusers' learning-rate schedules."""
         options = self.optimizer_options
         updates = self.trainer.estimated_stepping_batches if options.schedule != "constant" else None
@@ -213,7 +213,7 @@ class FineTune(LightningModule):
 
     def setup(self, stage: str) -> None:
         """From here on the model's own size is that of its training images: probes, calibration and export use it."""
-        resolution = getattr(self.trainer.datamodule, "resolution", None)
+        resolution = getattr(self.trainer.datamodule, "resolution", None)  # type: ignore[attr-defined]  # set by a connector
         if resolution is not None:
             self.unet.register_to_config(sample_size=resolution // self.pipe.vae_scale_factor)
 
@@ -221,7 +221,7 @@ class FineTune(LightningModule):
         """Refuses to cache pictures that change from epoch to epoch."""
         if self.ema is not None:
             self.ema.to(self.device)
-        if self.cache is not None and getattr(self.trainer.datamodule, "augments", False):
+        if self.cache is not None and getattr(self.trainer.datamodule, "augments", False):  # type: ignore[attr-defined]
             raise ValueError("memory.cache stores each image once; turn off random crop and flip, or the cache")
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -234,8 +234,8 @@ class FineTune(LightningModule):
     def averaged_weights(self) -> Iterator[None]:
         """Inside is what is measured and exported: averaged weights, if any; `offload_in_probes` parks the moments."""
         trainer = getattr(self, "_trainer", None)
-        offload = self.memory_options.offload_in_probes
-        moments = moments_of(trainer.optimizers) if trainer is not None and offload else []
+        parks = self.memory_options.offload_in_probes
+        moments = moments_of(trainer.optimizers) if trainer is not None and parks else []
         with parked(moments), averaged(self.ema, list(self.trained().values())):
             yield
 
