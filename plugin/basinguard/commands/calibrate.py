@@ -28,7 +28,7 @@ def calibrate(
     heldout: Path | None = None,
     out: Path | None = None,
 ) -> Calibration:
-    """Finds the rule, and the strength for ordinary samplers, that keep a promise for any fine-tune; trains nothing.
+    """Finds the rule, and the strength for plain CFG, that keep a promise for any fine-tune; trains nothing.
 
     Args:
         model: a directory or hub id of a Stable Diffusion pipeline.

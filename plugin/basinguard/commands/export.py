@@ -41,7 +41,7 @@ def export(
         kind: `directory`, `kohya` or `diffusers` (a LoRA in that format), `comfyui`.
         lora: a LoRA file to put on the model first; it is merged into a directory.
         strength: share of the trained strength that a LoRA file has at strength 1; by default the one that the record
-            promises to be safe with ordinary guidance, and all of it where there is none.
+            promises to be safe with plain CFG, and all of it where there is none.
         steps: sampling steps of the workflow; those of the calibration by default.
         scheduler: scheduler of the workflow.
         overwrite: replace an earlier export.

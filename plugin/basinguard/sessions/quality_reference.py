@@ -55,7 +55,7 @@ def quality_for(session: Session, pairs: int, heldout: Path | None = None) -> Ke
 
 @torch.no_grad()
 def base_samples(session: Session, pairs: int) -> tuple[Tensor, Tensor | None]:
-    """What the base model draws of the training captions with ordinary guidance.
+    """What the base model draws of the training captions with plain CFG.
 
     Returns:
         Images [N, 3, H, W], and their captions' indices [N]; None where the captions are random draws.
@@ -67,7 +67,7 @@ def base_samples(session: Session, pairs: int) -> tuple[Tensor, Tensor | None]:
 
 
 def plain_samples(guard: Guard, model: Model, pairs: Pairs) -> Tensor:
-    """Images of the training captions by ordinary guidance, [N, 3, H, W]."""
+    """Images of the training captions by plain CFG, [N, 3, H, W]."""
     return model.decode(run_plain(guard.guided_model(model, guard.training.captions), pairs).ends)
 
 

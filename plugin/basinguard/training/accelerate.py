@@ -94,8 +94,8 @@ class LoopGuard:
             train_step: updates so far.
 
         Returns:
-            The report, that of an earlier call for the same epoch and train step if there was one, so a resumed loop may
-            call again; None where the plan's budget pays for nothing.
+            The report, that of an earlier call for the same epoch and train step if there was one, so a resumed loop
+            may call again; None where the plan's budget pays for nothing.
         """
         earlier = [r for r in self.history if (r.epoch, r.train_step) == (epoch, train_step)]
         return earlier[0] if earlier else self.run.probe(PipelineInTraining(pipe), epoch=epoch, train_step=train_step)
