@@ -24,13 +24,12 @@ from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from torch.utils.data import DataLoader
 
-from basinguard import CalibrationTerms, LoopGuard, ProbePlan, TrainingSet
-from basinguard.training.data import ImageFolder, Pictures
+from basinguard import CalibrationTerms, ImageFolder, LoopGuard, ProbePlan, TrainingSet
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def parse_args(given: list[str] | None = None) -> argparse.Namespace:
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pretrained_model_name_or_path", required=True)
     parser.add_argument("--train_data_dir", required=True, help="images with metadata.jsonl or .txt captions")
@@ -52,18 +51,18 @@ def parse_args(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no_guard", action="store_true", help="train the same without it")
     parser.add_argument("--export", action="store_true", help="calibrate and export when training ends")
     parser.add_argument("--export_pairs", type=int, default=128)
-    return parser.parse_args(given)
+    return parser.parse_args(arguments)
 
 
 def newest_checkpoint(args: argparse.Namespace) -> Path | None:
     if args.resume_from_checkpoint != "latest":
         return Path(args.resume_from_checkpoint) if args.resume_from_checkpoint else None
-    found = sorted(args.output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    return found[-1] if found else None
+    checkpoints = sorted(args.output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return checkpoints[-1] if checkpoints else None
 
 
-def main(given: list[str] | None = None) -> LoopGuard | None:
-    args = parse_args(given)
+def main(arguments: list[str] | None = None) -> LoopGuard | None:
+    args = parse_args(arguments)
     accelerator = Accelerator(
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         mixed_precision=args.mixed_precision,
@@ -92,7 +91,7 @@ def main(given: list[str] | None = None) -> LoopGuard | None:
     # data
     images = ImageFolder(args.train_data_dir, resolution=args.resolution)
     images.setup("fit")
-    dataloader = DataLoader(Pictures(images), shuffle=True, batch_size=args.train_batch_size)
+    dataloader = DataLoader(images.train_dataloader().dataset, shuffle=True, batch_size=args.train_batch_size)
     updates_per_epoch = math.ceil(len(dataloader) / args.gradient_accumulation_steps)
     lr_scheduler = get_scheduler(
         args.lr_scheduler,
@@ -161,9 +160,9 @@ def training_loss(batch, unet, vae, pipe, noise_scheduler) -> torch.Tensor:
     noisy = noise_scheduler.add_noise(latents, noise, timesteps)
     hidden = pipe.encode_prompt(batch["caption"], latents.device, 1, False)[0]
     is_v = noise_scheduler.config.prediction_type == "v_prediction"
-    wanted = noise_scheduler.get_velocity(latents, noise, timesteps) if is_v else noise
+    target = noise_scheduler.get_velocity(latents, noise, timesteps) if is_v else noise
     prediction = unet(noisy, timesteps, hidden, return_dict=False)[0]
-    return F.mse_loss(prediction.float(), wanted.float())
+    return F.mse_loss(prediction.float(), target.float())
 
 
 if __name__ == "__main__":

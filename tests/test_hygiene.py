@@ -1,4 +1,4 @@
-"""Tests stand on their own: they mirror the package, import no other test, patch no name in a string, hide no warning."""
+"""Tests mirror the package, import no other test, patch no name in a string, and silence warnings by what they say."""
 
 import ast
 import re

@@ -1,5 +1,6 @@
 """Data flows one way: a module imports only what stands above it in one list; frameworks stay from one folder on."""
 
+# ruff: noqa: E501 - a folder is one line of the list
 import ast
 import subprocess
 import sys
@@ -9,12 +10,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "plugin" / "basinguard"
 ORDER = """
-core: seeds text schema images versions safetensors_header files provenance extras estimate html metric report stats record option_errors
+core: seeds text schema images safetensors_header files provenance extras estimate html metric report stats record option_errors
 guidance: core triage dynamic schedules serialization
 diffusion: noise_schedule solvers path batching sampling evaluation_count model toy
 basin: trajectories early_decision plain_run ordered_search exit_search curves critical_scale detectors gap
-similarity: diversity preprocessing embedder scores kernel_distance clip_score image_files structure matching distribution_metrics pixel_distances networks embedding_cache structure_figure local_copies copy_detector distance_ratio sscd mirrored_views image_pair registry thresholds copy_detector_settings duplicate_groups folder_metrics
-curation: overlay_fit perceptual_hash descriptors nearest_neighbours cross_correlation thumbnail_cache caption_files registration folder run_evidence findings scan captions duplicates caption_agreement groups outliers decisions run_remedies manifest trainer_configs report summary dataset_export analysis curate
+similarity: diversity preprocessing embedder scores kernel_distance clip_score image_files structure matching distribution_metrics pixel_distances networks structure_figure local_copies copy_detector distance_ratio sscd image_pair registry thresholds copy_detector_settings duplicate_groups folder_metrics
+curation: overlay_fit descriptors nearest_neighbours cross_correlation thumbnail_cache caption_files registration folder run_evidence findings scan captions duplicates groups outliers decisions run_remedies manifest trainer_configs report dataset_export analysis curate
 guard: control_prompts checkpoint_selection measures training_set budget verdict changes plan probe_costs coverage critical_scales forecast measured_model probe status guard
 calibration: prompt_triage terms promise candidate fixed_sequence grids trial rule_search record_builder strength
 plots: style contact_sheet run basin tradeoff

@@ -5,6 +5,7 @@
     basinguard.MemorizationGuard(...)     the Lightning callback; LoopGuard for loops of one's own
     basinguard.FineTune, ImageFolder      a LightningModule and LightningDataModule to go with it
     basinguard.curate, calibrate, ...     the verbs of the command line as functions
+    basinguard.gaussian_memorizer, ...    the physics in closed form, as the notebook tells it
 
 Names are looked up when they are used, so importing the package loads no framework.
 """
@@ -15,6 +16,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # `as` says to type checkers that the name is public
+    from .basin.curves import mean_width as mean_width
+    from .basin.curves import median_exit as median_exit
+    from .basin.curves import risk_curve as risk_curve
+    from .basin.curves import static_transition as static_transition
+    from .basin.exit_search import ExitSearch as ExitSearch
+    from .basin.trajectories import GuidedModel as GuidedModel
+    from .basin.trajectories import Pairs as Pairs
     from .calibration.terms import CalibrationTerms as CalibrationTerms
     from .commands.audit import audit as audit
     from .commands.calibrate import calibrate as calibrate
@@ -25,6 +33,9 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public
     from .core.estimate import Estimate as Estimate
     from .core.record import Record as Record
     from .core.report import Report as Report
+    from .diffusion.sampling import draw_noise as draw_noise
+    from .diffusion.sampling import sample as sample
+    from .diffusion.toy import gaussian_memorizer as gaussian_memorizer
     from .guard.guard import Guard as Guard
     from .guard.plan import ProbePlan as ProbePlan
     from .guard.training_set import TrainingSet as TrainingSet
@@ -86,6 +97,11 @@ _MODULES = {
     "core.report": ("Report",),
     "core.record": ("Record",),
     "core.estimate": ("Estimate",),
+    "diffusion.sampling": ("draw_noise", "sample"),
+    "diffusion.toy": ("gaussian_memorizer",),
+    "basin.trajectories": ("GuidedModel", "Pairs"),
+    "basin.exit_search": ("ExitSearch",),
+    "basin.curves": ("risk_curve", "mean_width", "median_exit", "static_transition"),
     **{f"commands.{verb}": (verb,) for verb in ("curate", "calibrate", "audit", "verify", "export", "compare")},
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -86,12 +86,12 @@ def _first_line(function: Callable[..., Any]) -> str:
 def _parse(verb: str, words: Sequence[str]) -> dict[str, Any]:
     """The arguments of a verb's function, its option objects made of their flat options."""
     function = _function(verb)
-    objects = {
+    objects: dict[str, Any] = {
         name: parameter.default
         for name, parameter in signature(function).parameters.items()
         if is_dataclass(parameter.default)
     }
-    parser = _parser(verb, objects.values())
+    parser = _parser(verb, objects)
     try:
         values = vars(parser.instantiate(parser.parse_args(words)))
     except argparse.ArgumentError as error:
@@ -102,15 +102,15 @@ def _parse(verb: str, words: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def _parser(verb: str, objects: Iterable[Any]) -> Any:
-    from jsonargparse import ActionConfigFile, ArgumentParser
+def _parser(verb: str, objects: dict[str, Any]) -> Any:
+    from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
     function, module = _function(verb), _module(verb)
     parser = ArgumentParser(prog=f"basinguard {verb}", description=_first_line(function), exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
-    skipped = {name for name, p in signature(function).parameters.items() if is_dataclass(p.default)} | {"command"}
+    skipped: set[str | int] = {*objects, "command"}
     parser.add_function_arguments(_without_result(function), as_group=False, as_positional=True, skip=skipped)
-    for default in objects:
+    for default in objects.values():
         parser.add_class_arguments(type(default), as_group=False)
         parser.set_defaults({field.name: getattr(default, field.name) for field in fields(default)})
     for action in parser._actions:
@@ -134,8 +134,8 @@ def _without_result(function: Callable[..., Any]) -> Callable[..., Any]:
 def _in_one_line(message: str, parser: Any) -> str:
     """jsonargparse's message in the words of the command line, with the nearest option to an unknown one."""
     options = [option for action in parser._actions for option in action.option_strings]
-    if unknown := re.match(r"unrecognized arguments: (\S+)", message):
-        word = unknown[1].partition("=")[0]
+    if unknown := re.match(r"unrecognized arguments: ([^\s=]+)|Option '(\S+)' is not accepted", message):
+        word = unknown[1] or f"--{unknown[2]}"  # the second is a key of a --config file
         return f"no option {word!r}{_nearest(word, options)}; {parser.prog} --help lists them"
     if missing := re.match(r"the following arguments are required: ([^,]+)", message):
         action = next(action for action in parser._actions if action.dest == missing[1])

@@ -31,13 +31,13 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from basinguard import ControlGroup, MemorizationGuard
-from basinguard.commands.demo import demo_model
-from basinguard.core.versions import versions
+from basinguard.core.provenance import versions
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
+from basinguard.sessions.demo_run import demo_model
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.training.data import ImageFolder

@@ -2,8 +2,8 @@
 
     python recipes/benchmarks/memory_table.py --out recipes/results/memory_table.json
 
-Every row is what `basinguard fit --dry-run` computes for such a plan (`basinguard.training.memory`): weights, gradients
-and moments are counted, activations are followed on weightless tensors with the attention kernels and the mixed
+Every row is what `basinguard fit --dry-run` computes (`basinguard.training.memory_footprint`): weights, gradients and
+moments are counted, activations are followed on weightless tensors with the attention kernels and the mixed
 precision of a GPU. Each row has the guard with 4 pairs at a time, bfloat16 probes and the guarded export. Nothing here
 was measured on a GPU; `fullsize_proof.py` holds the same computation against a run on a CPU.
 Time: about 2 minutes on one idle core.

@@ -41,8 +41,8 @@ from basinguard.basin.early_decision import Anchors
 from basinguard.basin.exit_search import ExitSearch, Judge
 from basinguard.basin.trajectories import GuidedModel, Pairs, pairs_of, run_branch, run_trunk
 from basinguard.core import stats
+from basinguard.core.provenance import versions
 from basinguard.core.report import Exit
-from basinguard.core.versions import versions
 from basinguard.diffusion.sampling import final, sample
 from basinguard.diffusion.toy import gaussian_memorizer
 from basinguard.guidance.core import SwitchAt
@@ -63,9 +63,9 @@ def tinyworld(told: argparse.Namespace) -> tuple[GuidedModel, Pairs, Judge, Anch
     """TinyWorld, fine-tuned on the demo's 32 images until it copies."""
     import lightning.pytorch as pl
 
-    from basinguard.commands.demo import demo_model
     from basinguard.guard.training_set import TrainingSet
     from basinguard.pipelines.latent_model import LatentModel
+    from basinguard.sessions.demo_run import demo_model
     from basinguard.similarity.copy_detector import CopyDetector
     from basinguard.similarity.structure import Structure
     from basinguard.tinyworld.demo_folder import write_demo_folder

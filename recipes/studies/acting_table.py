@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from basinguard.core import stats
+from basinguard.core.provenance import versions
 from basinguard.core.report import Report
-from basinguard.core.versions import versions
 from basinguard.guard.forecast import features
 from basinguard.guard.verdict import judge
 from basinguard.similarity.structure import Structure

@@ -33,16 +33,16 @@ import torch
 
 from basinguard.basin.detectors import detector_error
 from basinguard.basin.trajectories import pairs_of
-from basinguard.commands.demo import demo_model
 from basinguard.core import seeds, stats
+from basinguard.core.provenance import versions
 from basinguard.core.report import Report
-from basinguard.core.versions import versions
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet
 from basinguard.guidance.dynamic import Drop, LocalMinimum, SwitchAfter
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.plots.basin import warning_figure
+from basinguard.sessions.demo_run import demo_model
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.training.data import ImageFolder

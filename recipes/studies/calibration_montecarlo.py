@@ -30,7 +30,7 @@ from basinguard.calibration.rule_search import best, explore, finalists
 from basinguard.calibration.terms import Setting
 from basinguard.calibration.trial import Trial, calibration_pairs
 from basinguard.core import stats
-from basinguard.core.versions import versions
+from basinguard.core.provenance import versions
 from basinguard.diffusion.toy import gaussian_memorizer
 
 TOY = gaussian_memorizer(count=64, dim=8, leak=1e-2)

@@ -27,7 +27,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 from PIL import Image
 
-from basinguard.commands.demo import demo_model
+from basinguard.sessions.demo_run import demo_model
 from basinguard.similarity.structure import Structure
 from basinguard.similarity.thresholds import from_samples
 from basinguard.tinyworld.demo_folder import write_demo_folder

@@ -8,9 +8,8 @@ from basinguard.calibration.grids import grid_positions
 from basinguard.calibration.record_builder import certify
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.core import seeds
-from basinguard.core.provenance import Provenance
+from basinguard.core.provenance import Provenance, versions
 from basinguard.core.record import Record
-from basinguard.core.versions import versions
 from basinguard.guard.training_set import TrainingSet
 from basinguard.similarity.kernel_distance import KernelDistance
 from support.toy_guard import STRONG, Nearness, Points, make_guard

@@ -13,7 +13,7 @@ from basinguard.core import images
 from basinguard.core.images import FORMATS, BadImage, load_rgb, open_image, read_facts, to_rgb, to_tensor
 from basinguard.curation.scan import shrink
 from basinguard.similarity.image_files import load_image
-from basinguard.training.data_sources import DatasetSource, FolderSource
+from basinguard.training.data_sources import ImageSource
 from basinguard.training.finetune_options import HubDataset
 
 SIDE = 64
@@ -83,13 +83,13 @@ def dataset_row(path: Path) -> Image.Image:
     features = Features({"image": ImageColumn(), "text": Value("string")})
     rows = Dataset.from_dict({"image": [{"bytes": path.read_bytes(), "path": None}], "text": ["a"]}, features=features)
     rows.save_to_disk(path.parent / "stored")
-    return DatasetSource.read(HubDataset(str(path.parent / "stored"))).open(0)
+    return ImageSource.of_dataset(HubDataset(str(path.parent / "stored"))).open(0)
 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_training_metrics_and_curation_read_the_very_same_pixels(tmp_path, name):
     path = saved(tmp_path, name)
-    trained = FolderSource.read(tmp_path).open(0)
+    trained = ImageSource.of_folder(tmp_path).open(0)
     assert trained.mode == "RGB"
     pixels = torch.from_numpy(np.array(trained)).permute(2, 0, 1)
     assert torch.equal(load_image(path), pixels.float() / 255)
@@ -173,7 +173,7 @@ def test_a_damaged_exif_block_never_costs_a_picture(tmp_path, name, suffix):
     assert size in ({(32, 48)} if readable else {(48, 32)})
     facts = read_facts(tmp_path / f"a{suffix}")
     assert (facts.width, facts.height) == size
-    assert FolderSource.read(tmp_path).open(0).size == size
+    assert ImageSource.of_folder(tmp_path).open(0).size == size
     assert shrink(tmp_path / f"a{suffix}")[0].shape == (64, 64, 3)
     assert load_image(tmp_path / f"a{suffix}").shape == (3, *size[::-1])
 

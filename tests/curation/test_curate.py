@@ -16,6 +16,7 @@ from basinguard.core.files import write_bytes
 from basinguard.curation import analysis, scan, trainer_configs
 from basinguard.curation.curate import curate
 from basinguard.curation.manifest import MANIFEST, Curation
+from basinguard.curation.trainer_configs import TrainerSettings
 
 KOHYA_GENERAL, KOHYA_DATASET = {"enable_wildcard"}, {"resolution", "enable_bucket", "subsets"}
 KOHYA_SUBSET = {"image_dir", "metadata_file", "num_repeats"}
@@ -92,7 +93,7 @@ def test_the_manifest_loads_in_datasets(photos, tmp_path):
 
 def test_trainer_configs_use_documented_keys_and_name_real_files(photos, tmp_path):
     out = tmp_path / "out"
-    curate(photos, out=out, repeats=4, resolution=512, workers=1)
+    curate(photos, out=out, trainer=TrainerSettings(repeats=4, resolution=512), workers=1)
     config = tomllib.loads((out / "kohya.toml").read_text())
     assert set(config["general"]) == KOHYA_GENERAL
     (dataset,) = config["datasets"]

@@ -36,7 +36,7 @@ from basinguard.guidance.serialization import rule_from_dict
 from basinguard.pipelines.loading import load_pipeline, model_config
 from basinguard.sessions.verification import read_rules
 from basinguard.similarity.image_files import load_image
-from basinguard.training.data_sources import FolderSource
+from basinguard.training.data_sources import ImageSource
 from basinguard.training.fit_cli import FineTuneCLI, build_cli
 from basinguard.training.preflight import base_problems
 from support.guarded_runs import picture_folder
@@ -341,7 +341,7 @@ def test_captions_cannot_name_files_outside_their_folder(tmp_path, name):
     folder = picture_folder(tmp_path / "inside", 1)
     shutil.copy(folder / "0.png", tmp_path / "outside.png")
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "a"}) + "\n")
-    source = FolderSource.read(folder)
+    source = ImageSource.of_folder(folder)
     assert [Path(path).name for path, _ in source.items] == ["0.png"]
     assert any("only files below this one's folder are read" in problem for problem in source.problems)
 

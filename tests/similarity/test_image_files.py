@@ -5,10 +5,9 @@ from PIL import Image
 
 from basinguard.core.files import file_sha256
 from basinguard.core.images import to_tensor
-from basinguard.similarity import embedding_cache as cache_module
+from basinguard.similarity import image_files
 from basinguard.similarity.embedder import embed_all
-from basinguard.similarity.embedding_cache import Cache, embed_files
-from basinguard.similarity.image_files import by_size, image_paths, load_image
+from basinguard.similarity.image_files import Cache, by_size, embed_files, image_paths, load_image
 from basinguard.similarity.structure import Structure
 
 
@@ -84,7 +83,7 @@ def test_what_is_cached_is_not_embedded_again_under_any_name(folder, tmp_path_fa
     cache = Cache(tmp_path_factory.mktemp("cache"))
     first = embed_files(image_paths(folder), Structure(), cache=cache)
     (folder / "0.png").rename(folder / "renamed.png")
-    monkeypatch.setattr(cache_module, "_embed", lambda *_: pytest.fail("embedded again"))
+    monkeypatch.setattr(image_files, "_embed", lambda *_: pytest.fail("embedded again"))
     again = embed_files(image_paths(folder), Structure(), cache=cache)
     assert torch.equal(again, first[[1, 2, 3, 0]])
 

@@ -9,6 +9,7 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageColumn
 from datasets import config as datasets_config
 from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
 from basinguard.core.images import to_rgb
 from basinguard.similarity.matching import nearest as best_matches
@@ -40,6 +41,12 @@ def test_pixels_are_untouched_at_the_right_size():
     image = gradient(32, 32)
     expected = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255
     torch.testing.assert_close(fitted(image, 32), expected, rtol=0, atol=1e-7)
+
+
+def test_pixels_are_torchvisions_to_the_last_bit():
+    """Trained weights hang on it: x / 255 and x * (1 / 255) differ for every other value."""
+    image = gradient(256, 256)
+    assert torch.equal(fitted(image, 256), to_dtype(pil_to_tensor(image), torch.float32, scale=True))
 
 
 def test_the_middle_is_cropped_out():

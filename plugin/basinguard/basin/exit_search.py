@@ -177,7 +177,7 @@ class ExitSearch:
 
     def _exit(self, row: int, index: int, resolution: int = 1, **order: Any) -> Exit:
         """Exit of a pair that reproduces down to grid position `index` and no further, or (unguided) even below it."""
-        pair = {"caption": int(self.pairs.prompt[row]), "seed": int(self.pairs.seed[row])}
+        pair: dict[str, Any] = {"caption": int(self.pairs.prompt[row]), "seed": int(self.pairs.seed[row])}
         if index < 0:
             return Exit(**pair, timestep=None, sigma=None, lower=None, **order)
         grid, below = self.model.timesteps, index + resolution

@@ -12,9 +12,8 @@ import torch
 
 from ..core import seeds as seed_table
 from ..core import stats
-from ..core.provenance import Provenance
+from ..core.provenance import Provenance, versions
 from ..core.record import Record, Sampler
-from ..core.versions import versions
 from ..diffusion.model import Model
 from ..guard.guard import Guard
 from ..similarity.kernel_distance import KernelDistance

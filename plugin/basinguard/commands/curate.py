@@ -42,6 +42,7 @@ def curate(
         ValueError: no image that can be used, or an argument out of range.
     """
     from ..curation.curate import curate
+    from ..curation.trainer_configs import TrainerSettings
 
     return curate(
         source,
@@ -49,8 +50,7 @@ def curate(
         heldout=heldout,
         allow_list=allow_list,
         apply=apply,
-        repeats=repeats,
-        resolution=resolution,
+        trainer=TrainerSettings(repeats, resolution),
         workers=workers,
         from_run=from_run,
         progress=progress,

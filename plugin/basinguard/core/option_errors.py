@@ -29,7 +29,7 @@ def options_of(build: Callable[..., Any], prefix: str) -> Iterator[str]:
         >>> next(options_of(Estimate, "risk"))
         'risk.value'
     """
-    hints = get_type_hints(build.__init__ if isinstance(build, type) else build)
+    hints = get_type_hints(build.__init__ if isinstance(build, type) else build)  # type: ignore[misc]
     for name in signature(build).parameters:
         yield f"{prefix}.{name}"
         hint = hints.get(name)

@@ -7,15 +7,14 @@ import numpy as np
 from .. import __version__
 from ..core.text import printable
 from ..similarity.structure import Structure
-from .caption_agreement import Scorer, caption_scores
 from .captions import clip_token_counter, lint_captions
 from .decisions import AllowList, propose
 from .descriptors import NAME as VIEWS
 from .duplicates import Pair, embed_thumbs, find_pairs
 from .findings import Finding, about_copies, about_file
 from .groups import Group, find_groups
-from .manifest import Curation, GroupRecord, LeakRecord, ProblemRecord, Settings
-from .outliers import find_disagreements, find_leaks, find_outliers
+from .manifest import Curation, GroupRecord, LeakRecord, Settings
+from .outliers import Scorer, caption_scores, find_disagreements, find_leaks, find_outliers
 from .registration import SIMILAR_PART, SIMILAR_WHOLE
 from .run_evidence import Evidence
 from .run_remedies import follow
@@ -33,13 +32,7 @@ def analyse(
 ) -> Curation:
     """Everything found about a set, and what is proposed.
 
-    Args:
-        scan: the training images.
-        other: held-out images, if there are any.
-        repeats: how often an epoch shows an image.
-        allow: refusals of earlier runs.
-        scorer: looks for captions that do not say what the image shows; None leaves that out.
-        evidence: what a training run memorized.
+    `other` are held-out images, `evidence` what a training run memorized; the rest is as in `curate`.
     """
     embed = Structure()
     both = _joined(scan, other) if other else scan
@@ -62,15 +55,15 @@ def analyse(
     return Curation(
         settings=settings,
         decisions=tuple(decisions),
-        groups=tuple(_group_record(group, scan) for group in groups),
+        groups=tuple(
+            GroupRecord(files=tuple(scan.items[member].file_name for member in group.members), reason=group.reason)
+            for group in groups
+        ),
         leaks=tuple(_leak_record(pair, both) for pair in leaks),
         run=evidence.source if evidence else "",
         remedies=tuple(remedies),
         notes=tuple(notes),
-        problems=tuple(
-            ProblemRecord(code=p.code, file=p.file, message=p.message, skipped=p.skipped)
-            for p in (*scan.problems, *(other.problems if other else ()))
-        ),
+        problems=both.problems,
     )
 
 
@@ -101,10 +94,6 @@ def _joined(scan: Scan, other: Scan) -> Scan:
         np.concatenate([scan.inside, other.inside]),
         scan.problems + other.problems,
     )
-
-
-def _group_record(group: Group, scan: Scan) -> GroupRecord:
-    return GroupRecord(files=tuple(scan.items[member].file_name for member in group.members), reason=group.reason)
 
 
 def _leak_record(pair: Pair, both: Scan) -> LeakRecord:

@@ -15,13 +15,12 @@ from .dataset_export import export_dataset
 from .decisions import read_allow_list
 from .folder import Folder, Problem, read_folder
 from .manifest import MANIFEST, Curation, manifest_lines
-from .report import render_report
+from .report import render_report, summarize
 from .scan import Scan, scan_images
-from .summary import summarize
-from .trainer_configs import kohya_files, simpletuner_files
+from .trainer_configs import TrainerSettings, kohya_files, simpletuner_files
 
 if TYPE_CHECKING:
-    from .caption_agreement import Scorer
+    from .outliers import Scorer
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,7 @@ def curate(
     heldout: Path | None = None,
     allow_list: Path | None = None,
     apply: bool = False,
-    repeats: int = 1,
-    resolution: int = 768,
+    trainer: TrainerSettings = TrainerSettings(),
     workers: int | None = None,
     progress: bool = False,
     scorer: Scorer | None = None,
@@ -60,21 +58,10 @@ def curate(
     """Looks for what a fine-tune would memorize, and writes proposals beside the sources, never into them.
 
     Args:
-        source: a folder of images with captions, or a `datasets` dataset with an image column.
-        out: folder for the report, curation.json, trainer configs and cache; default: the source's name and
-            "-curation", beside it. For a dataset it must be given.
-        heldout: a folder of held-out images; pictures in both are leaks.
-        allow_list: refusals of earlier runs, as the report downloads them.
-        apply: also write metadata.curated.jsonl into the image folder, where `load_dataset` can read it. Without it
-            this is a dry run and the manifest lies in `out`.
-        repeats: how often an epoch shows an image.
-        resolution: training resolution for the trainer configs, in pixels.
-        workers: processes that read images; None for all cores.
-        progress: say how far it is on standard error.
+        source, out, heldout, allow_list, apply, workers, from_run, progress: as in `commands.curate`.
+        trainer: what the trainer configs say, and how often an image is shown.
         scorer: a CLIP model that looks for captions which do not say what the image shows, such as
             `similarity.clip_score.ClipScore`; None leaves that out.
-        from_run: a guarded run, export or audit of a model that was trained on this folder: images that it memorized
-            get the action which that evidence supports, see `run_remedies`.
 
     Returns:
         An `Outcome`; printing it gives the summary for a terminal.
@@ -96,8 +83,8 @@ def curate(
     scan = _scan(folder, cache, workers, report_progress)
     other = _scan(read_folder(Path(heldout), decode=False), cache, workers, report_progress) if heldout else None
     evidence = run_evidence.read_run(Path(from_run), scan.items) if from_run else None
-    curation = analysis.analyse(scan, other, repeats=repeats, allow=allow, scorer=scorer, evidence=evidence)
-    written, failed = _write(directory, out, curation, scan, apply=apply, resolution=resolution)
+    curation = analysis.analyse(scan, other, repeats=trainer.repeats, allow=allow, scorer=scorer, evidence=evidence)
+    written, failed = _write(directory, out, curation, scan, apply=apply, resolution=trainer.resolution)
     return Outcome(curation, tuple(written), tuple(failed))
 
 

@@ -93,12 +93,7 @@ def propose(
     Copies are dropped in favour of their representative, which gets their captions as variants; a risky image is shown
     half as often when images are repeated at all; an over-specific caption gets a suggestion.
 
-    Args:
-        scan: the images.
-        groups: copies of one picture.
-        findings: what was noticed about each image.
-        repeats: how often an epoch shows an image.
-        allow: refusals of earlier runs.
+    `repeats` is how often an epoch shows an image, `allow` the refusals of earlier runs.
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: expected at least 1")

@@ -1,4 +1,6 @@
-"""Which pictures are worth a careful look: short descriptions of each, whole and through windows, all at once.
+"""Which pictures are worth a careful look: a hash of each, and short descriptions, whole and through windows.
+
+Hashes: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010), section 3.1 (DCT hash).
 
 A crop resembles no whole picture, but it does resemble one of a few windows on the picture it was cut from. A
 description is linear up to its last step, so every window is a small matrix, and mirroring is a reversal of cells.
@@ -13,9 +15,10 @@ from functools import cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.fft import dct
 from torch import Tensor
 
-from ..similarity.structure import balance
+from ..similarity.structure import balance, gaussian_cells
 
 NAME = "views-v1"
 SIDE = 64  # pixels of a thumbnail
@@ -27,6 +30,11 @@ REST = SIDE - WINDOW
 WHOLE = (0, SIDE)
 SPANS = (WHOLE, (0, WINDOW), (REST // 2, WINDOW), (REST, WINDOW))  # first pixel and length, on either axis
 PLACES = ((0, 0), (1, 1), (1, 3), (3, 1), (3, 3), (2, 2))  # rows and columns of each view, as indices of SPANS
+LOW = 8  # frequencies of a hash on a side: 64 bits
+COMPARED = 128  # rows of hashes at once: 128 x N distances in memory, 8 bytes each on the way
+BITS = 12  # looser than the usual 10, because a proposal is checked by registration afterwards
+PER_ROW = 8  # nearest proposals kept for an image, so that a thousand near-copies do not make a million pairs
+MIRROR = np.float32((-1) ** np.arange(LOW))  # mirroring a row turns the sign of its odd frequencies
 OPPONENT = ((1 / 3, 1 / 3, 1 / 3), (1.0, -1.0, 0.0), (0.5, 0.5, -1.0))  # luminance, red-green, yellow-blue
 
 
@@ -45,13 +53,13 @@ class Views:
 
 def describe(thumbs: NDArray[np.uint8], *, windows: bool = True) -> Views:
     """Descriptions of thumbnails, uint8 [N, 64, 64, 3]; without `windows` only of whole pictures."""
-    places = PLACES if windows else PLACES[:1]
+    places, smoothing = PLACES if windows else PLACES[:1], gaussian_cells(CELLS, CELLS, BLUR)
     upright = [torch.empty(len(thumbs), 3 * CELLS**2) for _ in places]
     mirrored = torch.empty(len(thumbs), 3 * CELLS**2)
     for start in range(0, len(thumbs), BATCH):
         rows = slice(start, start + BATCH)
         for view, grid in zip(upright, _grids(thumbs[rows], places), strict=True):
-            band = balance(grid - _smooth(grid)).flatten(1)
+            band = balance(grid - torch.einsum("rh,bchw,sw->bcrs", smoothing, grid, smoothing)).flatten(1)
             view[rows] = band / band.norm(dim=1, keepdim=True).clamp(min=1e-6)
         mirrored[rows] = upright[0][rows].view(-1, CELLS, CELLS).flip(-1).view(-1, 3 * CELLS**2)
     return Views(tuple(upright), mirrored)
@@ -80,20 +88,60 @@ def _averages(first: int, length: int) -> Tensor:
     centres = first + (torch.arange(CELLS) + 0.5) * length / CELLS
     weights = torch.exp(-0.5 * ((pixels + 0.5 - centres[:, None]) * CELLS / length / 0.5) ** 2)
     weights = weights * ((pixels >= first) & (pixels < first + length))
-    return _without_tails(weights / weights.sum(1, keepdim=True))
+    weights = weights / weights.sum(1, keepdim=True)
+    return torch.where(weights < 1e-6, 0.0, weights)  # a processor multiplies numbers near 1e-40 a hundred times slower
 
 
-def _without_tails(weights: Tensor) -> Tensor:
-    """Weights too small to matter as zeros: a processor multiplies numbers near 1e-40 a hundred times slower."""
-    return torch.where(weights < 1e-6, 0.0, weights)
+def perceptual_hashes(thumbs: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """The 64-bit DCT hash of each thumbnail and of its mirror image, uint64 [N, 2].
+
+    Args:
+        thumbs: uint8 [N, S, S, 3] with S divisible by 32.
+
+    Example:
+        >>> flat = np.full((1, 64, 64, 3), 7, np.uint8)
+        >>> bool((perceptual_hashes(flat) == perceptual_hashes(flat + np.uint8(1))).all())
+        True
+    """
+    side = thumbs.shape[1]
+    down = dct(np.eye(32), axis=0, norm="ortho")[:LOW].repeat(side // 32, axis=1).astype(np.float32) * 32 / side
+    across = (down / 3).repeat(3, axis=1).T  # of grey: a third of each colour
+    hashes = np.empty((len(thumbs), 2), np.uint64)
+    for start in range(0, len(thumbs), COMPARED):
+        part = thumbs[start : start + COMPARED]
+        rows = (part.reshape(-1, side * 3).astype(np.float32) @ across).reshape(len(part), side, LOW)
+        low = down @ rows
+        low[np.abs(low) < 1e-3] = 0  # a flat picture's frequencies are rounding errors
+        hashes[start : start + COMPARED] = np.stack([_signs(low), _signs(low * MIRROR)], 1)
+    return hashes
 
 
-@cache
-def _smoothing() -> Tensor:
-    cells = torch.arange(CELLS)
-    weights = torch.exp(-0.5 * ((cells[:, None] - cells) / BLUR) ** 2)
-    return weights / weights.sum(1, keepdim=True)
+def _signs(low: NDArray[np.float32]) -> NDArray[np.uint64]:
+    flat = low.reshape(len(low), -1)
+    bits = flat > np.median(flat, axis=1, keepdims=True)
+    return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 
 
-def _smooth(grid: Tensor) -> Tensor:
-    return torch.einsum("rh,bchw,sw->bcrs", _smoothing(), grid, _smoothing())
+def near_pairs(
+    queries: NDArray[np.uint64], entries: NDArray[np.uint64], *, limit: int = BITS, per_row: int = PER_ROW
+) -> NDArray[np.int64]:
+    """Pairs (query, known) at most `limit` bits apart, the `per_row` nearest of each query, int64 [P, 2].
+
+    A query is not paired with the entry at its own index, so the same array may be given twice.
+    """
+    blocks = list(_near_blocks(queries, entries, limit, per_row))
+    return np.concatenate(blocks) if blocks else np.empty((0, 2), np.int64)
+
+
+def _near_blocks(queries: NDArray, entries: NDArray, limit: int, per_row: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(queries), COMPARED):
+        distances = np.bitwise_count(queries[start : start + COMPARED, None] ^ entries[None])
+        rows, columns = np.nonzero(distances <= limit)
+        bits = distances[rows, columns]
+        other = rows + start != columns
+        rows, columns, bits = rows[other], columns[other], bits[other]
+        order = np.lexsort((columns, bits, rows))
+        rows, columns = rows[order], columns[order]
+        first = np.searchsorted(rows, rows)  # where each row's run begins
+        keep = np.arange(len(rows)) - first < per_row
+        yield np.stack([rows[keep] + start, columns[keep]], 1)

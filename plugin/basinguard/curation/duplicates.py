@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor
 
-from .descriptors import describe
+from .descriptors import describe, near_pairs, perceptual_hashes
 from .nearest_neighbours import nearest_views
 from .overlay_fit import sketch, to_tensor
-from .perceptual_hash import near_pairs, perceptual_hashes
 from .registration import Overlay, search, whole_overlays
 from .scan import Scan
 

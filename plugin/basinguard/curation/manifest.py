@@ -15,6 +15,7 @@ from pydantic import Field
 
 from ..core.schema import Schema
 from .decisions import Decision
+from .folder import Problem
 from .run_remedies import Remedy
 
 MANIFEST = "metadata.curated.jsonl"
@@ -45,15 +46,6 @@ class LeakRecord(Schema):
     similarity: float
 
 
-class ProblemRecord(Schema):
-    """A line of what is wrong, see `folder.Problem`."""
-
-    code: str
-    file: str
-    message: str
-    skipped: bool
-
-
 class Curation(Schema):
     """A whole curation, as in curation.json; no absolute paths and no dates, so that two runs compare.
 
@@ -68,7 +60,7 @@ class Curation(Schema):
     run: str = ""
     remedies: tuple[Remedy, ...] = ()
     notes: tuple[str, ...]
-    problems: tuple[ProblemRecord, ...]
+    problems: tuple[Problem, ...]
 
 
 def manifest_lines(decisions: Iterable[Decision]) -> bytes:

@@ -1,20 +1,38 @@
-"""Images unlike the rest, and images on both sides of a split."""
+"""Images unlike the rest, captions unlike their image, and images on both sides of a split."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from ..core.images import open_image, to_rgb, to_tensor
 from .duplicates import Pair
 from .findings import Finding
 from .nearest_neighbours import nearest
+from .scan import Scan
 
 NEIGHBOURS = 5
 FEWEST = 20  # images; fewer have no "rest" to be unlike of
 CUT = 3.5  # robust standard deviations; Iglewicz and Hoaglin, "How to Detect and Handle Outliers" (1993)
-DISAGREES = 3.5
+CLIP_SIDE = 336  # pixels; CLIP models look at 224 to 336
+CLIP_BATCH = 32
+
+
+class Scorer(Protocol):
+    """Scores pairs of image and caption, such as `similarity.clip_score.ClipScore`."""
+
+    @property
+    def name(self) -> str:
+        """Architecture and weights."""
+        ...
+
+    def score(self, images: Tensor, captions: list[str]) -> Tensor:
+        """Cosine similarity of each image [B, 3, H, W] in [0, 1] and its caption, [B]."""
+        ...
 
 
 def find_outliers(vectors: Tensor, *, name: str) -> dict[int, Finding]:
@@ -48,6 +66,23 @@ def find_leaks(pairs: Sequence[Pair], train: int) -> list[Pair]:
     return [pair for pair in pairs if pair.first < train <= pair.second]
 
 
+def caption_scores(scan: Scan, scorer: Scorer) -> dict[int, float]:
+    """The score of every image that has a caption, by its index; the caption alone, not its variants."""
+    rows = [row for row, item in enumerate(scan.items) if item.caption]
+    scores: dict[int, float] = {}
+    for start in range(0, len(rows), CLIP_BATCH):
+        part = rows[start : start + CLIP_BATCH]
+        images = torch.stack([_load(scan, row) for row in part])
+        values = scorer.score(images, [scan.items[row].caption for row in part])
+        scores.update(zip(part, values.tolist(), strict=True))
+    return scores
+
+
+def _load(scan: Scan, row: int) -> Tensor:
+    with open_image(scan.items[row].path) as image:
+        return to_tensor(to_rgb(image).resize((CLIP_SIDE, CLIP_SIDE)))
+
+
 def find_disagreements(scores: Mapping[int, float], *, name: str) -> dict[int, Finding]:
     """Images that agree with their caption much less than is usual in this set, from CLIP scores by image."""
     if len(scores) < FEWEST:
@@ -60,7 +95,7 @@ def find_disagreements(scores: Mapping[int, float], *, name: str) -> dict[int, F
             message=f"agrees with its caption at {value:.2f}, usual here {np.median(values):.2f} ({name})",
         )
         for row, value, score in zip(rows, values, _robust_scores(values), strict=True)
-        if score > DISAGREES
+        if score > CUT
     }
 
 

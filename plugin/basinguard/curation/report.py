@@ -1,4 +1,4 @@
-"""The page for people: one self-contained HTML file that opens offline, with thumbnails, reasons and a say.
+"""A curation for people: one self-contained HTML file that opens offline, and a summary on one terminal screen.
 
 Whatever comes from file names and captions is escaped by the template; the page loads nothing and sends nothing.
 """
@@ -15,11 +15,13 @@ from ..core.html import render_template, thumbnail_uri
 from ..core.images import BadImage, open_image, to_rgb
 from ..core.text import printable
 from .decisions import Action, Decision
+from .folder import Problem
 from .manifest import Curation
 
 THUMB = 224  # pixels on the longer side
 MOST_THUMBS = 2000  # about 20 MB of page; the rest is listed without a picture
 MOST_NOTES = 200  # lines for each kind of note
+MOST_LINES = 8  # of each section of the summary
 TITLES: dict[Action, str] = {
     "drop": "leave out",
     "down-weight": "show less often",
@@ -140,3 +142,51 @@ def _proposals(sections: Sequence[Section]) -> str:
         if card.decision.action != "keep"
     ]
     return json.dumps(rows).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def summarize(curation: Curation) -> str:
+    """Counts, the riskiest images and the first problems, each on one line of at most about 110 characters.
+
+    Names are made printable, so that a file called by an escape sequence cannot write on the terminal.
+    """
+    counts = Counter(decision.action for decision in curation.decisions)
+    done = ", ".join(f"{counts[action]} {action}" for action in sorted(counts)) or "nothing"
+    lines = [
+        f"{len(curation.decisions)} images, {len(curation.groups)} pictures shown more than once, "
+        f"{len(curation.leaks)} leaks into the held-out set, {len(curation.problems)} problems",
+        f"proposed: {done}",
+    ]
+    codes = Counter(finding.code for decision in curation.decisions for finding in decision.findings)
+    lines += [f"noticed: {', '.join(f'{count} {code}' for code, count in sorted(codes.items()))}"] if codes else []
+    lines += [f"note: {printable(note, 100)}" for note in curation.notes]
+    if curation.run:
+        memorized = [remedy for remedy in curation.remedies if remedy.verdict == "memorized"]
+        lines.append(f"the run memorized {len(memorized)} of {len(curation.remedies)} images ({curation.run})")
+        lines += _listed(
+            "memorized, surest first", [_line(r.risk.value, r.action, r.file_name, r.reason) for r in memorized]
+        )
+    risky = sorted((d for d in curation.decisions if d.action != "keep"), key=lambda d: (-d.risk, d.file_name))
+    lines += _listed(
+        "proposals, highest risk index first", [_line(d.risk, d.action, d.file_name, d.reason) for d in risky]
+    )
+    lines += _listed(
+        "in both sets",
+        [f"{printable(leak.file_name, 100)} = {printable(leak.heldout, 100)}" for leak in curation.leaks],
+    )
+    lines += _listed("problems", _problem_lines(curation.problems))
+    return "\n".join(lines)
+
+
+def _line(risk: float, action: str, name: str, reason: str) -> str:
+    return f"{risk:4.2f}  {action:14} {printable(name, 34)}  {printable(reason, 70)}"
+
+
+def _problem_lines(problems: Sequence[Problem]) -> list[str]:
+    return [f"{printable(p.file, 40)}: {printable(p.message, 80)}{' [skipped]' if p.skipped else ''}" for p in problems]
+
+
+def _listed(title: str, lines: list[str]) -> list[str]:
+    if not lines:
+        return []
+    more = [f"  and {len(lines) - MOST_LINES} more, see the report"] if len(lines) > MOST_LINES else []
+    return ["", f"{title}:", *(f"  {line}" for line in lines[:MOST_LINES]), *more]

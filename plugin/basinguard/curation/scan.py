@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,23 +169,18 @@ def _shrink_file(path: str) -> tuple[bytes, float, float] | BadImage:
         return error
 
 
-class _pool:
+@contextmanager
+def _pool(workers: int) -> Iterator[Callable[[Callable[[str], Any], Sequence[str]], Iterable[Any]]]:
     """`map` in this process, or over several with results in order; Ctrl-C abandons what has not started."""
-
-    def __init__(self, workers: int) -> None:
-        # spawned, not forked: a fork of a process whose OpenMP threads have run can hang
-        context = multiprocessing.get_context("spawn")
-        self.executor = ProcessPoolExecutor(workers, mp_context=context) if workers > 1 else None
-
-    def __enter__(self) -> Callable[[Callable[[str], Any], Sequence[str]], Iterable[Any]]:
-        if self.executor is None:
-            return map
-        executor = self.executor
-        return lambda function, paths: executor.map(function, paths, chunksize=CHUNK)
-
-    def __exit__(self, *error: object) -> None:
-        if self.executor is not None:
-            self.executor.shutdown(wait=True, cancel_futures=True)
+    if workers == 1:
+        yield map
+        return
+    # spawned, not forked: a fork of a process whose OpenMP threads have run can hang
+    executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield lambda function, paths: executor.map(function, paths, chunksize=CHUNK)
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _worker_count(images: int, workers: int | None) -> int:

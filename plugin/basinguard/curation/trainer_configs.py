@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from .decisions import Decision
 from .folder import Item
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How the set will be trained: how often an epoch shows an image, and the resolution in pixels."""
+
+    repeats: int = 1
+    resolution: int = 768
 
 
 def kohya_files(directory: Path, out: Path, decisions: Sequence[Decision], *, resolution: int) -> dict[str, bytes]:
@@ -18,14 +27,8 @@ def kohya_files(directory: Path, out: Path, decisions: Sequence[Decision], *, re
     Source: kohya-ss/sd-scripts, docs/config_README-en.md, "Fine-tuning method specific options", "Multi-line captions".
     """
     files: dict[str, bytes] = {}
-    lines = [
-        "[general]",
-        "enable_wildcard = true",
-        "",
-        "[[datasets]]",
-        f"resolution = {resolution}",
-        "enable_bucket = true",
-    ]
+    lines = ["[general]", "enable_wildcard = true", "", "[[datasets]]"]
+    lines += [f"resolution = {resolution}", "enable_bucket = true"]
     for repeats, rows in _by_repeats(decisions):
         name = f"kohya_repeats_{repeats}.json"
         metadata = {

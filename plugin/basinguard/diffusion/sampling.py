@@ -35,7 +35,7 @@ class Denoiser(Protocol):
         The epsilon prediction, [B, ...].
     """
 
-    def __call__(self, x: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:  # noqa: D102
+    def __call__(self, x: Tensor, timestep: Tensor, prompt: Tensor, /) -> Tensor:  # noqa: D102
         ...
 
 

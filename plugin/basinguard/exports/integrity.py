@@ -101,7 +101,8 @@ Row = tuple[bool, str]  # whether it is right, and what that is
 
 def _sorted(path: Path, rows: Iterable[Row], notes: Iterable[str] = ()) -> Check:
     rows = list(rows)
-    return Check(path, *(tuple(text for right, text in rows if right is want) for want in (True, False)), tuple(notes))
+    verified, problems = (tuple(text for right, text in rows if right is want) for want in (True, False))
+    return Check(path, verified, problems, tuple(notes))
 
 
 def _header_sum(header: dict[str, str], what: str, key: str, actual: str) -> Row:

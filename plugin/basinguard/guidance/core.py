@@ -80,6 +80,7 @@ class Rule(Protocol):
 
     def init(self, batch: int) -> Any:
         """The state before the first evaluation; None for a rule that remembers nothing."""
+        return None
 
     def scale(self, timestep: Tensor, gap: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         """Scale of each sample [B] at `timestep` [B], given the gap [B] there, and the next state."""
@@ -219,7 +220,7 @@ class Steering:
         self.trace.append(Observation(self._timestep, scale, gaps, len(y)))
         if gaps is None:
             return self.doubled(module, args, kwargs, output)
-        bent = torch.cat(_bent(*y.chunk(2), scale.to(y.device), self.pipeline_scale()))
+        bent = _bent(y, scale.to(y.device), self.pipeline_scale())
         return _each(output, lambda _: bent)
 
     def doubled(self, module: Any, args: tuple, kwargs: dict, output: Any) -> Any:
@@ -243,11 +244,11 @@ def lone_branch(scale: Tensor) -> int | None:
     return next((branch for branch in (0, 1) if bool((scale == branch).all())), None)
 
 
-def _bent(u: Tensor, c: Tensor, scale: Tensor, pipeline_scale: float) -> tuple[Tensor, Tensor]:
+def _bent(both: Tensor, scale: Tensor, pipeline_scale: float) -> Tensor:
+    (u, c), wide = both.chunk(2), torch.promote_types(both.dtype, torch.float32)
     rows = scale.reshape(-1, *[1] * (c.ndim - 1))
-    wide = torch.promote_types(c.dtype, torch.float32)
     bent = combine(c.to(wide), u.to(wide), (scale - 1) / (pipeline_scale - 1)).to(c.dtype)
-    return torch.where((rows == pipeline_scale) | (rows == 0), u, bent), torch.where(rows == 0, u, c)
+    return torch.cat([torch.where((rows == pipeline_scale) | (rows == 0), u, bent), torch.where(rows == 0, u, c)])
 
 
 def _inputs(args: tuple, kwargs: Mapping[str, Any]) -> tuple[int, float]:

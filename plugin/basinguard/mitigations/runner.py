@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from ..core import seeds as seed_table
-from ..core.versions import versions
+from ..core.provenance import versions
 from ..exports.fingerprints import dataset_sha256, weights_sha256
 from .base import Mitigation
 from .comparison import Comparison, Skipped

@@ -1,4 +1,4 @@
-"""Which Stable Diffusion is this? Judged from configurations and from tensor names and shapes, before weights are loaded.
+"""Which Stable Diffusion is this? Configurations, tensor names and shapes say it, before weights are loaded.
 
 The true configurations of Stable Diffusion 2.1 lie in `assets/sd21`, so that a single file can be opened, a
 fine-tune costed and a full-size model built without the hub.
@@ -53,7 +53,7 @@ def sd21_tokenizer() -> CLIPTokenizer:
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token="!")
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token="!")  # type: ignore[arg-type]
 
 
 def _letters() -> Iterator[str]:
@@ -94,8 +94,8 @@ def wrong_architecture(base: str, unet_config: Mapping[str, Any], accepted: Arch
     width = unet_config.get("cross_attention_dim")
     if accepted != "any" and width != WIDTHS[accepted]:
         yield (
-            f"base {base!r} is {name_of(width)}, this configuration is for {name_of(WIDTHS[accepted])}; give such a base, "
-            "or set model.init_args.architecture to any"
+            f"base {base!r} is {name_of(width)}, this configuration is for {name_of(WIDTHS[accepted])}; "
+            "give such a base, or set model.init_args.architecture to any"
         )
     channels = unet_config.get("in_channels", 4)
     if channels != unet_config.get("out_channels", 4):

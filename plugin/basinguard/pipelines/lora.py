@@ -34,7 +34,11 @@ def add_lora(module: Any, *, rank: int, alpha: float, dropout: float, targets: S
             f"{list(UNET_TARGETS)} for the UNet, {list(TEXT_TARGETS)} for the text encoder"
         )
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), init_lora_weights="gaussian"
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # a share of the rank, whole or not
+        lora_dropout=dropout,
+        target_modules=list(targets),
+        init_lora_weights="gaussian",
     )
     module.add_adapter(config)
     cast_training_params(module, torch.float32)

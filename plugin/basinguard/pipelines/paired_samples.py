@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,15 @@ import torch
 from diffusers import DiffusionPipeline
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor
 
-from ..guidance.core import Constant, Observation, Rule
-from ..pipelines.loading import locate
-from ..pipelines.protect import last_trace, load, protect, rule_of
-from ..pipelines.triage_sampling import gaps
+from ..guidance.core import Constant, Rule
 from ..plots.contact_sheet import contact_sheet
+from .loading import locate
+from .protect import load, protect, rule_of
+from .stock_sampling import StockSamples, sample_batch
+from .triage_sampling import gaps
 
 FILES = ("contact_sheet.png", "gap.png", "samples.json")
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Images [N, 3, H, W] in [0, 1] of one prompt under one rule, one for each seed, and what the rule saw."""
-
-    prompt: str
-    images: Tensor
-    trace: list[Observation]
 
 
 def draw_pairs(
@@ -69,42 +59,41 @@ def draw_pairs(
     else:
         pipe = protect(DiffusionPipeline.from_pretrained(locate(model)), rule, triage=triage)
     rule = rule_of(pipe)
-    options = {"num_inference_steps": timesteps, "guidance_scale": scale}
-    pairs = []
-    for prompt in prompts:
-        plain = draw(protect(pipe, Constant(scale)), prompt, seeds, **options)
-        pairs.append((plain, draw(protect(pipe, rule), prompt, seeds, **options)))
+    rules = (Constant(scale), rule)
+    pairs = [
+        [sample_batch(pipe, [text] * len(seeds), seeds, each, scale=scale, timesteps=timesteps) for each in rules]
+        for text in prompts
+    ]
+    plain, guarded = zip(*pairs, strict=True)
     out.mkdir(parents=True, exist_ok=True)
-    sheet(pairs, seeds).save(out / FILES[0])
-    gap_figure([plain for plain, _ in pairs], getattr(rule, "transition", None)).savefig(out / FILES[1], dpi=120)
-    (out / FILES[2]).write_text(json.dumps([_numbers(plain, drawn, seeds) for plain, drawn in pairs], indent=2))
+    sheet(prompts, seeds, plain, guarded).save(out / FILES[0])
+    gap_figure(prompts, plain, getattr(rule, "transition", None)).savefig(out / FILES[1], dpi=120)
+    rows = [_numbers(*row, seeds) for row in zip(prompts, plain, guarded, strict=True)]
+    (out / FILES[2]).write_text(json.dumps(rows, indent=2))
     return out / FILES[0]
 
 
-def draw(pipe: Any, prompt: str, seeds: Sequence[int], **options: Any) -> Drawn:
-    """One image of `prompt` for each seed from a protected pipeline; batch size never changes an image's noise."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    images = pipe([prompt] * len(seeds), generator=generators, output_type="pt", **options).images
-    return Drawn(prompt, images.float().cpu(), list(last_trace(pipe)))
-
-
-def sheet(pairs: Sequence[tuple[Drawn, Drawn]], seeds: Sequence[int]) -> Image.Image:
+def sheet(
+    prompts: Sequence[str], seeds: Sequence[int], plain: Sequence[StockSamples], guarded: Sequence[StockSamples]
+) -> Image.Image:
     """One row a prompt; for each seed two columns, plain CFG and the rule."""
     columns = {}
     for number, seed in enumerate(seeds):
-        for kind, column in (("CFG", 0), ("guarded", 1)):
-            columns[f"{kind}, seed {seed}"] = torch.stack([pair[column].images[number] for pair in pairs])
-    return contact_sheet(columns, [plain.prompt for plain, _ in pairs], {})
+        for kind, column in (("CFG", plain), ("guarded", guarded)):
+            columns[f"{kind}, seed {seed}"] = torch.stack([samples.images[number] for samples in column])
+    return contact_sheet(columns, prompts, {})
 
 
-def gap_figure(plain: Sequence[Drawn], transition: float | Sequence[float] | None) -> Figure:
+def gap_figure(
+    prompts: Sequence[str], plain: Sequence[StockSamples], transition: float | Sequence[float] | None
+) -> Figure:
     """The gap of every prompt along plain CFG, median over seeds with the range behind it."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for drawn in plain:
-        timesteps = [seen.timestep for seen in drawn.trace]
-        rows = torch.stack([seen.gap for seen in drawn.trace if seen.gap is not None]).float().cpu()
-        (line,) = axes.plot(timesteps, rows.median(1).values, label=drawn.prompt[:40])
+    for text, samples in zip(prompts, plain, strict=True):
+        timesteps = [o.timestep for o in samples.trace]
+        rows = torch.stack([o.gap for o in samples.trace if o.gap is not None]).float().cpu()
+        (line,) = axes.plot(timesteps, rows.median(1).values, label=text[:40])
         axes.fill_between(timesteps, rows.amin(1), rows.amax(1), color=line.get_color(), alpha=0.15, linewidth=0)
     for point in [transition] if isinstance(transition, int | float) else transition or []:
         axes.axvline(point, color="black", linestyle="--", linewidth=1)
@@ -117,14 +106,14 @@ def gap_figure(plain: Sequence[Drawn], transition: float | Sequence[float] | Non
     return figure
 
 
-def _numbers(plain: Drawn, drawn: Drawn, seeds: Sequence[int]) -> dict[str, Any]:
+def _numbers(text: str, plain: StockSamples, guarded: StockSamples, seeds: Sequence[int]) -> dict[str, Any]:
     return {
-        "prompt": plain.prompt,
+        "prompt": text,
         "seeds": list(seeds),
-        "timestep": [seen.timestep for seen in plain.trace],
-        "gap": [gaps(seen) for seen in plain.trace],
-        "scale": [seen.scale.tolist() for seen in drawn.trace],
-        "unet_evals": {"cfg": sum(s.unet_evals for s in plain.trace), "rule": sum(s.unet_evals for s in drawn.trace)},
+        "timestep": [o.timestep for o in plain.trace],
+        "gap": [gaps(o) for o in plain.trace],
+        "scale": [o.scale.tolist() for o in guarded.trace],
+        "unet_evals": {"cfg": plain.unet_evals, "rule": guarded.unet_evals},
     }
 
 

@@ -77,8 +77,8 @@ def require_prediction_type(pipe: Any, base: str) -> None:
     configured, measured = pipe.scheduler.config.prediction_type, evidence(pipe).prediction_type
     if measured is not None and measured != configured:
         raise ValueError(
-            f"base {base!r}: its scheduler says {configured}, but its network predicts {measured} (measured on one noisy "
-            f'picture); set "prediction_type": "{measured}" in its scheduler/scheduler_config.json, or fetch it again'
+            f"base {base!r}: its scheduler says {configured}, but its network predicts {measured} (measured on one "
+            f'noisy picture); set "prediction_type": "{measured}" in scheduler/scheduler_config.json, or fetch it again'
         )
 
 

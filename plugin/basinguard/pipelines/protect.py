@@ -130,8 +130,9 @@ def load(source: str | Path, *, triage: bool = False, **options: Any) -> Any:
         with _without_notice():
             pipe = DiffusionPipeline.from_pretrained(place, **{"use_safetensors": True} | options)
     except Exception as error:  # a loader meets every kind of damage, a hub every kind of refusal
+        cause = f"{type(error).__name__}: {one_line(str(error), 300)}"
         raise ValueError(
-            f"{source}: cannot be loaded as a diffusers pipeline ({type(error).__name__}: {one_line(str(error), 300)}); "
+            f"{source}: cannot be loaded as a diffusers pipeline ({cause}); "
             "download or copy it again, or check the hub id and the network"
         ) from error
     return protect(pipe, _find_record(place, pipe, options), triage=triage)

@@ -27,7 +27,8 @@ def require_single_file(path: Path) -> Header:
     subject = f"base {str(path)!r}"
     if path.suffix != ".safetensors":
         raise ValueError(
-            f"{subject}: a {path.suffix or 'nameless'} file is never opened, it may run code; convert it to .safetensors"
+            f"{subject}: a {path.suffix or 'nameless'} file is never opened, it may run code; convert it to "
+            ".safetensors"
         )
     header = read_header(path)
     width = context_width(header.shapes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,8 +24,10 @@ def curve_figure(reports: Sequence[Report]) -> Figure:
     shades = np.linspace(0.25, 1.0, len(reports))
     for shade, report in zip(shades, reports, strict=True):
         t, values = zip(*((timestep, estimate.value) for timestep, estimate in report.basin.curve), strict=True)
-        look = {"color": GREY, "linestyle": "--", "label": "base model"} if report.epoch < 0 else {"color": BLUE}
-        axes.step(t, values, where="post", alpha=float(shade), **look)
+        style: dict[str, Any] = (
+            {"color": GREY, "linestyle": "--", "label": "base model"} if report.epoch < 0 else {"color": BLUE}
+        )
+        axes.step(t, values, where="post", alpha=float(shade), **style)
     last = reports[-1]
     t, low, high = zip(*((timestep, e.low, e.high) for timestep, e in last.basin.curve), strict=True)
     band = f"epoch {last.epoch}, 95% band"

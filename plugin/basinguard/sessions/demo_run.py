@@ -17,8 +17,8 @@ from typing import Any
 from ..calibration.candidate import RuleCandidate
 from ..calibration.rule_search import best
 from ..calibration.terms import CalibrationTerms
+from ..core.provenance import versions
 from ..core.record import Record
-from ..core.versions import versions
 from ..guard.plan import ProbePlan
 from ..guidance.core import Rule, SwitchAt
 from ..guidance.dynamic import LocalMinimum, SwitchAfter
@@ -73,7 +73,7 @@ def run_demo(out: Path, epochs: int, per_caption: int) -> DemoRun:
     _hush()
     train, heldout = write_demo_folder(out / "data")
     guard = fine_tune(out, train, heldout, epochs)
-    if guard.run.record is None:
+    if guard.run is None or guard.run.record is None:
         raise RuntimeError("training ended without a report, so there is nothing to calibrate; see the warnings above")
     rules = rules_for(guard.run.record, guard.run.candidates)
     (out / "rules.json").write_text(json.dumps({name: rule_to_dict(rule) for name, rule in rules.items()}, indent=2))
@@ -165,6 +165,7 @@ def summarize(
     guard: MemorizationGuard, rules: dict[str, Rule], rows: dict[str, Evaluation], seconds: float
 ) -> dict[str, Any]:
     """What the demo found, as plain JSON."""
+    assert guard.run is not None
     record = guard.run.record
     assert record is not None
     opposite = rules["og"]

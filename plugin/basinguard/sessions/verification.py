@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from diffusers import StableDiffusionPipeline
 from PIL import Image
@@ -69,7 +70,7 @@ def verify_session(
         prompts: that were not trained on; also sampled.
     """
     own, guard, pipe = from_record(record.model_dump()), session.guard, session.pipe
-    options = {"per_caption": per_caption, "timesteps": record.sampler.timesteps}
+    options: dict[str, Any] = {"per_caption": per_caption, "timesteps": record.sampler.timesteps}
     training = guard.training
     texts, shown = list(training.captions), _shown(training)
     rows, marks, images = {}, {}, {"training image": training.images[shown]}

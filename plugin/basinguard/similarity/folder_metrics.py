@@ -20,7 +20,7 @@ from .diversity import pairwise, vendi_per_prompt
 from .duplicate_groups import merge_groups
 from .embedder import Embedder
 from .image_files import image_paths, load_image
-from .mirrored_views import Views, best_match, embed_file_views
+from .matching import Views, best_match, embed_file_views
 from .scores import above_floor, summarise
 from .structure import Structure
 from .structure_figure import SAMPLED, StructureFigure, mostly_figures

@@ -41,13 +41,7 @@ class KernelDistance:
 
     @classmethod
     def to_images(
-        cls,
-        embed: Callable[[Tensor], Tensor],
-        images: Tensor,
-        *,
-        name: str,
-        what: str,
-        groups: Tensor | None = None,
+        cls, embed: Callable[[Tensor], Tensor], images: Tensor, *, name: str, what: str, groups: Tensor | None = None
     ) -> KernelDistance:
         """The distance to images [M, 3, H, W]; `name` names the embedder, `what` the images, such as "held-out images".
 

@@ -1,19 +1,72 @@
-"""The nearest training image of each sample: exact search in chunks, on whatever device the embeddings are on."""
+"""The nearest training image of each sample, straight and mirrored.
+
+Search is exact, in chunks, on whatever device the embeddings are on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..core.extras import optional
-from ..core.metric import Match
+from ..core.metric import Match, Metric
 from .embedder import Embedder, embed_all
+from .image_files import Cache, embed_files
 
 CHUNK = 2**22  # similarities held at once: 16 MB
 FAISS_FROM = 100_000  # gallery images from which faiss, where it is installed, does the search
+
+
+class Views(NamedTuple):
+    """Embeddings [N, D] of images and of their mirror images."""
+
+    straight: Tensor
+    mirrored: Tensor
+
+
+class BothViews:
+    """An embedder of images and their mirror images, [B, 2, D]; under another name, so that caches keep them apart."""
+
+    def __init__(self, embedder: Embedder):
+        self.embedder = embedder
+
+    @property
+    def name(self) -> str:
+        """The embedder's name, and that it embeds both ways."""
+        return f"{self.embedder.name} both ways"
+
+    @property
+    def metric(self) -> Metric:
+        """The embedder's own."""
+        return self.embedder.metric
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """[B, 2, D] of images [B, 3, H, W] in [0, 1]."""
+        return torch.stack([self.embedder(images), self.embedder(images.flip(-1))], 1)
+
+
+def embed_file_views(files: Sequence[Path], embedder: Embedder, *, cache: Path | None = None) -> Views:
+    """Both views of picture files; `cache` is a folder in which embeddings are kept."""
+    return Views(*embed_files(files, BothViews(embedder), cache=Cache(cache) if cache else None).unbind(1))
+
+
+def embed_views(images: Tensor, embedder: Embedder) -> Views:
+    """Both views of images [N, 3, H, W] in [0, 1]."""
+    return Views(*embed_all(images, BothViews(embedder)).unbind(1))
+
+
+def best_match(views: Views, gallery: Tensor) -> tuple[np.ndarray, list[int], list[bool]]:
+    """Similarity to the nearest known image either way round, its index, and whether mirrored."""
+    (value, index), (other, other_index) = search(views.straight, gallery), search(views.mirrored, gallery)
+    is_mirrored = (other > value)[:, 0]
+    indices = torch.where(other > value, other_index, index)[:, 0]
+    return torch.maximum(value, other)[:, 0].double().cpu().numpy(), indices.tolist(), is_mirrored.tolist()
 
 
 def nearest(samples: Tensor, gallery: Tensor, embedder: Embedder, *, mirror: bool = True) -> list[Match]:
@@ -34,14 +87,10 @@ def nearest(samples: Tensor, gallery: Tensor, embedder: Embedder, *, mirror: boo
     if len(samples) == 0 or len(gallery) == 0:
         raise ValueError(f"{len(samples)} samples and {len(gallery)} training images given; need at least 1 of each")
     vectors = gallery if gallery.ndim == 2 else embed_all(gallery, embedder)
-    value, index = search(embed_all(samples, embedder), vectors)
-    mirrored = torch.zeros(len(samples), dtype=torch.bool)
-    if mirror:
-        other, other_index = search(embed_all(samples.flip(-1), embedder), vectors)
-        mirrored = (other > value)[:, 0].cpu()
-        index = torch.where(other > value, other_index, index)
-        value = torch.maximum(value, other)
-    rows = zip(index[:, 0].tolist(), value[:, 0].tolist(), mirrored.tolist(), strict=True)
+    straight = embed_all(samples, embedder)
+    views = Views(straight, embed_all(samples.flip(-1), embedder) if mirror else straight)
+    similarities, indices, mirrored = best_match(views, vectors)
+    rows = zip(indices, similarities.tolist(), mirrored, strict=True)
     return [Match(index=i, similarity=s, mirrored=m) for i, s, m in rows]
 
 
@@ -69,7 +118,8 @@ def search(queries: Tensor, gallery: Tensor, *, k: int = 1) -> tuple[Tensor, Ten
 
 
 def _by_product(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    tops = [part.topk(k, dim=1) for part in _products(queries, gallery)]
+    parts = queries.split(max(1, CHUNK // len(gallery)))
+    tops = [(part @ gallery.T).topk(k, dim=1) for part in parts]
     return torch.cat([top.values for top in tops]), torch.cat([top.indices for top in tops])
 
 
@@ -84,8 +134,3 @@ def _by_faiss(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]
     index.add(gallery.float().contiguous().numpy())
     values, indices = index.search(queries.float().contiguous().numpy(), k)
     return torch.from_numpy(values).to(queries), torch.from_numpy(indices)
-
-
-def _products(queries: Tensor, gallery: Tensor) -> Iterator[Tensor]:
-    for part in queries.split(max(1, CHUNK // len(gallery))):
-        yield part @ gallery.T

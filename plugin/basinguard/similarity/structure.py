@@ -88,13 +88,13 @@ def to_opponent(images: Tensor) -> Tensor:
 
 def band(opponent: Tensor, cells: int) -> Tensor:
     """What stands out from its surroundings on a grid of `cells` x `cells`, [B, 3, cells, cells]."""
-    grid = _apply(_blur(cells, CANVAS, 0.5), opponent)
-    return balance(grid - _apply(_blur(cells, cells, cells / 8), grid))
+    grid = _apply(gaussian_cells(cells, CANVAS, 0.5), opponent)
+    return balance(grid - _apply(gaussian_cells(cells, cells, cells / 8), grid))
 
 
 def layout(opponent: Tensor, cells: int) -> Tensor:
     """The coarse picture without its mean, [B, 3, cells, cells]."""
-    grid = _apply(_blur(cells, CANVAS, 0.5), opponent)
+    grid = _apply(gaussian_cells(cells, CANVAS, 0.5), opponent)
     return balance(grid - grid.mean((2, 3), keepdim=True))
 
 
@@ -117,7 +117,7 @@ def _apply(rows: Tensor, images: Tensor) -> Tensor:
 
 
 @cache
-def _blur(cells: int, side: int, width: float) -> Tensor:
+def gaussian_cells(cells: int, side: int, width: float) -> Tensor:
     """Gaussian weights of `side` pixels for each of `cells` cells, [cells, side]; `width` in cells."""
     centres = (torch.arange(cells) + 0.5) / cells
     pixels = (torch.arange(side) + 0.5) / side

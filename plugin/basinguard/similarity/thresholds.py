@@ -21,8 +21,7 @@ from torch import Tensor
 from ..core.estimate import Estimate
 from ..core.metric import Metric
 from .embedder import Embedder, WithThreshold
-from .matching import search
-from .mirrored_views import embed_views
+from .matching import embed_views, search
 
 FALSE_POSITIVES = 1e-3
 DUPLICATE = 0.98  # a train-train null above this is a pair of near-duplicates, not a threshold
@@ -167,12 +166,8 @@ def from_samples(
 ) -> NullThreshold:
     """From embeddings [N, D] of images that cannot be copies: the base model's samples, or held-out images.
 
-    Args:
-        samples: their embeddings.
-        train: embeddings of the training images, [M, D].
-        mirrored: embeddings of the mirrored samples, when matching will be mirror-aware too.
-        name: "base samples" or "held-out".
-        false_positives: as in `null_threshold`.
+    `train` are embeddings of the training images, [M, D], `mirrored` those of the mirrored samples, where matching is
+    mirror-aware; `name` is "base samples" or "held-out", `false_positives` as in `null_threshold`.
     """
     best = search(samples, train)[0][:, 0]
     if mirrored is not None:
@@ -181,19 +176,11 @@ def from_samples(
 
 
 def from_neighbours(
-    train: Tensor,
-    groups: Sequence[int],
-    *,
-    mirrored: Tensor | None = None,
-    false_positives: float = FALSE_POSITIVES,
+    train: Tensor, groups: Sequence[int], *, mirrored: Tensor | None = None, false_positives: float = FALSE_POSITIVES
 ) -> NullThreshold:
     """From the training images themselves: each one's best match outside its own duplicate group.
 
-    Args:
-        train: embeddings, [M, D].
-        groups: duplicate group of each; all different when there are no duplicates.
-        mirrored: embeddings of the mirrored training images.
-        false_positives: as in `null_threshold`.
+    `train` are embeddings, [M, D], `groups` the duplicate group of each, `mirrored` embeddings of the mirrored images.
 
     Raises:
         ValueError: one group holds every image, so nothing is left to compare to.

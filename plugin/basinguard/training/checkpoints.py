@@ -14,7 +14,7 @@ class InterruptCheckpoint(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves, if there is anything to save yet."""
-        if not trainer.optimizers or trainer.fast_dev_run:
+        if not trainer.optimizers or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             return
         path = Path(trainer.log_dir or trainer.default_root_dir) / "interrupted.ckpt"
         trainer.save_checkpoint(path)

@@ -10,7 +10,7 @@ import torch
 from ..guard.control_prompts import recombined_prompts
 from ..guard.training_set import TrainingSet
 from ..similarity.copy_detector_settings import CopyDetectorSettings
-from .data_sources import FolderSource, fitted
+from .data_sources import ImageSource, fitted
 from .options import ControlGroup
 
 
@@ -39,7 +39,7 @@ def training_set(data: Any, control: ControlGroup) -> TrainingSet:
     if control.folder is None:
         prompts = recombined_prompts(captions) if control.heldout is None else tuple(control.heldout)
         return TrainingSet(images, captions, prompts, stand_in=control.heldout is None)
-    source = FolderSource.read(control.folder)
+    source = ImageSource.of_folder(control.folder)
     if source.problems:
         lines = "\n".join(f"- {problem}" for problem in source.problems)
         raise ValueError(f"the images of ControlGroup(folder={control.folder!r}) cannot be used:\n{lines}")

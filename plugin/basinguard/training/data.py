@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..core.seeds import stream
 from .buckets import BucketBatches, Shape, nearest, shapes
 from .caption_augmentation import CaptionAugmentation, draw_caption, vocabulary_of
-from .data_sources import DatasetSource, FolderSource, Named, Source, fitted
+from .data_sources import ImageSource, Named, fitted
 from .finetune_options import FramingOptions, HubDataset, ReadingOptions, as_options
 from .sampler import MARK, EpochOrder, ResumableLoader
 
@@ -83,14 +83,14 @@ class ImageFolder(LightningDataModule):
             raise ValueError(f"ImageFolder: {numbers}{sides}; expected {accepted}")
 
     @cached_property
-    def source(self) -> Source:
+    def source(self) -> ImageSource:
         """Where the images come from; read once. Its `problems` say why it cannot be used."""
         if self.directory is not None and self.dataset is None:
-            return FolderSource.read(self.directory, skip_bad=self.reading.skip_bad, manifest=self.manifest)
+            return ImageSource.of_folder(self.directory, skip_bad=self.reading.skip_bad, manifest=self.manifest)
         if self.dataset is not None and self.directory is None:
-            return DatasetSource.read(self.dataset)
+            return ImageSource.of_dataset(self.dataset)
         arguments = f"directory={self.directory!r}, dataset={self.dataset!r}"
-        return FolderSource((), (f"{arguments}; give exactly one of them",), ())
+        return ImageSource(problems=(f"{arguments}; give exactly one of them",))
 
     @property
     def items(self) -> tuple[Named, ...]:

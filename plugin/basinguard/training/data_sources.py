@@ -1,20 +1,22 @@
-"""Where training images come from: a captioned folder, or a Hugging Face dataset. Both give the same three things."""
+"""Where training images come from: a captioned folder, or a Hugging Face dataset."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional as T
 
-from basinguard.core.images import load_rgb, to_tensor
-from basinguard.curation.dataset_export import encoded, undecoded
-from basinguard.curation.folder import Problem, read_folder
-from basinguard.curation.manifest import read_manifest
-
+from ..core.images import load_rgb
+from ..curation.dataset_export import encoded, undecoded
+from ..curation.folder import Problem, read_folder
+from ..curation.manifest import read_manifest
 from .finetune_options import HubDataset
 
 REFUSED = frozenset(
@@ -23,130 +25,91 @@ REFUSED = frozenset(
 Named = tuple[str, str]
 
 
-class Source(Protocol):
-    """A captioned set of images."""
+@dataclass(frozen=True)
+class ImageSource:
+    """A captioned set of images in a fixed order.
 
-    @property
-    def items(self) -> tuple[Named, ...]:
-        """(path or label, caption) of each image, in a fixed order."""
-        ...
+    Attributes:
+        items: (path or label, caption) of each image.
+        problems: what is wrong, one line each, that training should not start with.
+        oddities: what is worth a warning, one line each.
+        captions: all captions of each image, the one of `items` first.
+        repeats: how often an epoch shows each image.
+        read: the file or the bytes of an image by its index.
+    """
 
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """What is wrong, one line each, that training should not start with."""
-        ...
-
-    @property
-    def oddities(self) -> tuple[str, ...]:
-        """What is worth a warning, one line each."""
-        ...
-
-    @property
-    def captions(self) -> tuple[tuple[str, ...], ...]:
-        """All captions of each image, the one of `items` first."""
-        ...
-
-    @property
-    def repeats(self) -> tuple[int, ...]:
-        """How often an epoch shows each image."""
-        ...
+    items: tuple[Named, ...] = ()
+    problems: tuple[str, ...] = ()
+    oddities: tuple[str, ...] = ()
+    captions: tuple[tuple[str, ...], ...] = ()
+    repeats: tuple[int, ...] = ()
+    read: Callable[[int], Path | bytes] = field(default=lambda index: Path(), repr=False)
 
     def open(self, index: int) -> Image.Image:
         """The image, upright, in RGB."""
-        ...
-
-
-@dataclass(frozen=True)
-class FolderSource:
-    """Images of a captioned folder, ordered by file name; see `basinguard.curation.folder`."""
-
-    items: tuple[Named, ...]
-    problems: tuple[str, ...]
-    oddities: tuple[str, ...]
-    captions: tuple[tuple[str, ...], ...] = ()
-    repeats: tuple[int, ...] = ()
+        return load_rgb(self.read(index))
 
     @classmethod
-    def read(cls, directory: str | Path, *, skip_bad: bool = False, manifest: str | None = None) -> FolderSource:
-        """Reads the folder; with `skip_bad`, what cannot be used is left out with a warning instead of refused.
+    def of_folder(cls, directory: str | Path, *, skip_bad: bool = False, manifest: str | None = None) -> ImageSource:
+        """Images of a captioned folder, ordered by file name; see `basinguard.curation.folder`.
 
         Args:
             directory: the folder.
-            skip_bad: leave out what cannot be used.
+            skip_bad: leave out what cannot be used, with a warning, instead of refusing it.
             manifest: name of a curated manifest in it: only its rows are used, with its captions and repeats.
         """
         try:
             folder = read_folder(Path(directory).expanduser())
             rows = read_manifest(folder.directory / manifest) if manifest else None
         except (OSError, ValueError) as error:
-            return cls((), (f"directory: {error}",), ())
+            return cls(problems=(f"directory: {error}",))
         bad = [str(p) for p in folder.problems if _refused(p)]
         odd = [str(p) for p in folder.problems if not _refused(p)]
-        used = [(item, item.captions, 1) for item in folder.items if item.caption]
+        used = [(item.path, item.captions, 1) for item in folder.items if item.caption]
         if rows is not None:
-            by_name = {item.file_name: item for item in folder.items}
-            missing = [row.file_name for row in rows if row.file_name not in by_name]
+            paths = {item.file_name: item.path for item in folder.items}
+            missing = [row.file_name for row in rows if row.file_name not in paths]
             bad = [f"{manifest}: {name}: no such image; curate again" for name in missing]
-            used = [(by_name[row.file_name], row.captions, row.repeats) for row in rows if row.file_name in by_name]
+            used = [(paths[row.file_name], row.captions, row.repeats) for row in rows if row.file_name in paths]
         if not used:
             bad.append(f"{directory}: no captioned image; add images, each named in metadata.jsonl or with a .txt")
         skips = skip_bad and bool(used)
         return cls(
-            items=tuple((str(item.path), texts[0]) for item, texts, _ in used),
+            items=tuple((str(path), captions[0]) for path, captions, _ in used),
             problems=() if skips else tuple(bad),
             oddities=(*odd, *(bad if skips else ())),
-            captions=tuple(texts for _, texts, _ in used),
+            captions=tuple(captions for _, captions, _ in used),
             repeats=tuple(repeats for _, _, repeats in used),
+            read=[path for path, _, _ in used].__getitem__,
         )
 
-    def open(self, index: int) -> Image.Image:
-        """The image, upright, in RGB."""
-        return load_rgb(Path(self.items[index][0]))
-
-
-@dataclass(frozen=True)
-class DatasetSource:
-    """Rows of a Hugging Face dataset with an image and a caption column."""
-
-    items: tuple[Named, ...]
-    problems: tuple[str, ...]
-    oddities: tuple[str, ...] = ()
-    rows: Any = field(default=None, repr=False)
-    image_column: str = "image"
-
-    @property
-    def captions(self) -> tuple[tuple[str, ...], ...]:
-        """One caption for each image."""
-        return tuple((caption,) for _, caption in self.items)
-
-    @property
-    def repeats(self) -> tuple[int, ...]:
-        """Every image once."""
-        return (1,) * len(self.items)
-
     @classmethod
-    def read(cls, dataset: HubDataset) -> DatasetSource:
-        """Loads a hub id, a directory with data files, or what `Dataset.save_to_disk` wrote."""
-        name, image_column, caption_column = dataset.name, dataset.image_column, dataset.caption_column
+    def of_dataset(cls, dataset: HubDataset) -> ImageSource:
+        """Rows of a hub id, of a directory with data files, or of what `Dataset.save_to_disk` wrote."""
+        name, column = dataset.name, dataset.caption_column
         try:
             rows = _load_rows(dataset)
         except Exception as error:  # a loader of foreign formats raises almost anything
-            message = " ".join(str(error).split())[:300]
-            return cls((), (f"dataset {name!r} cannot be loaded ({type(error).__name__}: {message}); give another, or "
-                            "connect if it has to be fetched",))  # fmt: skip
-        missing = [column for column in (image_column, caption_column) if column not in rows.column_names]
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            return cls(problems=(f"dataset {name!r} cannot be loaded ({why}); give another, or connect to fetch it",))
+        missing = [each for each in (dataset.image_column, column) if each not in rows.column_names]
         if missing:
-            return cls((), (f"dataset {name!r} has no column {missing}; it has {rows.column_names}: set image_column "
-                            "and caption_column",))  # fmt: skip
-        captions = [text if isinstance(text, str) else "" for text in rows[caption_column]]
-        items = tuple((f"{name}[{index}]", text.strip()) for index, text in enumerate(captions))
-        bad = tuple(f"{label}: no caption in column {caption_column!r}" for label, text in items if not text)
-        empty = () if items else (f"dataset {name!r}, split {dataset.split!r}: no rows",)
-        return cls(items, (*bad, *empty), (), undecoded(rows, image_column), image_column)
+            columns = f"{missing}; it has {rows.column_names}"
+            return cls(problems=(f"dataset {name!r} has no column {columns}: set image_column and caption_column",))
+        captions = [text.strip() if isinstance(text, str) else "" for text in rows[column]]
+        items = tuple((f"{name}[{index}]", text) for index, text in enumerate(captions))
+        bad = tuple(f"{label}: no caption in column {column!r}" for label, text in items if not text)
+        return cls(
+            items=items,
+            problems=bad if items else (f"dataset {name!r}, split {dataset.split!r}: no rows",),
+            captions=tuple((text,) for text in captions),
+            repeats=(1,) * len(items),
+            read=partial(_stored, undecoded(rows, dataset.image_column), dataset.image_column),
+        )
 
-    def open(self, index: int) -> Image.Image:
-        """The image, upright, in RGB."""
-        return load_rgb(encoded(self.rows[index][self.image_column]))
+
+def _stored(rows: Any, column: str, index: int) -> bytes:
+    return encoded(rows[index][column])
 
 
 def _load_rows(dataset: HubDataset) -> Any:
@@ -184,4 +147,5 @@ def fitted(image: Image.Image, size: int | tuple[int, int], *, generator: torch.
         left = int(torch.randint(width - wide + 1, (), generator=generator))
         top = int(torch.randint(height - high + 1, (), generator=generator))
     cropped = image.crop((left, top, left + wide, top + high))
-    return to_tensor(cropped)
+    # torchvision multiplies by 1 / 255 where `core.images.to_tensor` divides: trained weights hang on the last bit
+    return T.to_dtype(T.pil_to_tensor(cropped), torch.float32, scale=True)

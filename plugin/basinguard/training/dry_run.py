@@ -9,7 +9,7 @@ from ..guard.control_prompts import MOST
 from ..guard.probe_costs import SCALE_EVALS
 from ..pipelines.architecture import name_of
 from ..pipelines.prediction_type import evidence
-from .data_sources import FolderSource
+from .data_sources import ImageSource
 from .resources import FitResources, guard_of, resources_of
 
 PROBED_SEEDS = 8  # noise seeds that a probe samples without a prompt, at least
@@ -39,7 +39,7 @@ def probe_evals(captions: int, seeds: int, timesteps: int, images: int, heldout:
 
 def summary(cli: Any) -> str:
     """What the built run would do, for people: its configuration, size, memory, disk and probes."""
-    resources, config = resources_of(cli.config), cli.parser.dump(cli.config, skip_none=False)
+    needs, config = resources_of(cli.config), cli.parser.dump(cli.config, skip_none=False)
     cli.datamodule.setup("fit")
     loader = cli.datamodule.train_dataloader()
     next(iter(loader))
@@ -49,13 +49,13 @@ def summary(cli: Any) -> str:
         config.rstrip(),
         "",
         f"model:  {_model(cli.model)}",
-        f"data:   {images} images, batches of {resources.workload.batch_size}: {updates} updates an epoch, "
+        f"data:   {images} images, batches of {needs.workload.batch_size}: {updates} updates an epoch, "
         f"{updates * epochs} in {epochs} epochs",
-        *(f"memory: {line}" for line in resources.footprint.lines()),
-        f"        {resources.free_memory / 1e9:.1f} GB free on the {'GPU' if resources.on_gpu else 'CPU'} of this machine",
-        f"disk:   {_disk(resources)}",
+        *(f"memory: {line}" for line in needs.footprint.lines()),
+        f"        {needs.free_memory / 1e9:.1f} GB free on the {'GPU' if needs.on_gpu else 'CPU'} of this machine",
+        f"disk:   {_disk(needs)}",
         f"probe:  {_probes(guard_of(cli.config.trainer.callbacks), epochs, images)}",
-        *(f"too little {problem}" for problem in resources.problems()),
+        *(f"too little {problem}" for problem in needs.problems()),
         "dry run: everything was built, nothing was trained",
     ]
     return "\n".join(lines)
@@ -70,11 +70,11 @@ def _model(model: Any) -> str:
     return f"{architecture}, predicts {predicts} ({sure}); trains {opened:,} of {every:,} parameters"
 
 
-def _disk(resources: FitResources) -> str:
-    export = f", two exports of {resources.footprint.weights / 1e9:.1f} GB" if resources.export else ""
+def _disk(needs: FitResources) -> str:
+    export = f", two exports of {needs.footprint.weights / 1e9:.1f} GB" if needs.export else ""
     return (
-        f"{resources.checkpoints} checkpoints of {resources.checkpoint_size / 1e9:.2f} GB{export}: {resources.disk / 1e9:.1f} GB in "
-        f"all, {resources.free_disk / 1e9:.1f} GB free at {resources.root}"
+        f"{needs.checkpoints} checkpoints of {needs.checkpoint_size / 1e9:.2f} GB{export}: {needs.disk / 1e9:.1f} GB "
+        f"in all, {needs.free_disk / 1e9:.1f} GB free at {needs.root}"
     )
 
 
@@ -82,7 +82,7 @@ def _probes(guard: Any, epochs: int, images: int) -> str:
     if guard is None:
         return "no MemorizationGuard among trainer.callbacks, so nothing is measured"
     plan, control = guard.plan, guard.control
-    heldout = len(FolderSource.read(control.folder).items) if control.folder else len(control.heldout or ())
+    heldout = len(ImageSource.of_folder(control.folder).items) if control.folder else len(control.heldout or ())
     stand_ins = MOST if control.heldout is None and not control.folder else 0
     scales = min(plan.critical_scales, images) + min(plan.critical_scales, heldout if control.folder else stand_ins)
     nodes = plan.timesteps * (2 if plan.solver == "heun" else 1)  # Heun evaluates twice at each timestep

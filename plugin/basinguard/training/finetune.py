@@ -77,7 +77,14 @@ class FineTune(LightningModule):
             as_options(OptimizerOptions, optimizer),
         )
         self.loss_options, self.memory_options = as_options(LossOptions, loss), as_options(MemoryOptions, memory)
-        self._remember(method=method, architecture=architecture, prediction_type=prediction_type)
+        self._save_arguments(
+            base=base,
+            method=method,
+            train_text_encoder=train_text_encoder,
+            architecture=architecture,
+            prediction_type=prediction_type,
+            seed=seed,
+        )
         self.strict_loading = False  # checkpoints leave out frozen weights; `on_load_checkpoint` checks the rest
         dtype = DTYPES[self.memory_options.weights]
         self.pipe: StableDiffusionPipeline = load_pipeline(base, dtype=dtype, prediction_type=prediction_type)
@@ -92,18 +99,12 @@ class FineTune(LightningModule):
         decay = self.optimizer_options.ema_decay
         self.ema = EMAModel(self.trained().values(), decay=decay) if decay is not None else None
 
-    def _remember(self, **others: Any) -> None:
+    def _save_arguments(self, **others: Any) -> None:
         """Checks the numbers, and stores the arguments as plain values: checkpoints load with `weights_only=True`."""
-        groups = {
-            "lora": self.lora_options,
-            "optimizer": self.optimizer_options,
-            "loss": self.loss_options,
-            "memory": self.memory_options,
-        }
-        ranges = [each for name in ("lora", "optimizer", "loss") for each in groups[name].ranges()]
-        require_ranges("FineTune", *ranges, ("seed", self.seed, 0 <= self.seed < 2**31, "0 to 2147483647"))
-        plain = {"base": self.base_id, "train_text_encoder": self.train_text_encoder, "seed": self.seed, **others}
-        self.save_hyperparameters({**plain, **{name: asdict(options) for name, options in groups.items()}})
+        groups = (self.lora_options, self.optimizer_options, self.loss_options, self.memory_options)
+        lora, optimizer, loss, memory = (asdict(options) for options in groups)
+        require_ranges({**lora, **optimizer, **loss, **others})
+        self.save_hyperparameters({**others, "lora": lora, "optimizer": optimizer, "loss": loss, "memory": memory})
 
     def _open(self, method: Method) -> None:
         """Freezes everything, then opens what is to be trained."""
@@ -119,7 +120,7 @@ class FineTune(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch {"pixel_values": [B, 3, H, W] in -1..1, "caption": B texts, "index": [B]}."""
-        count = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        count = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
         with seeded(self.device, self.seed, count, self.global_rank):
             loss = self.loss(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["caption"]))
@@ -200,7 +201,7 @@ class FineTune(LightningModule):
         """Embeddings [B, tokens, width]; see `encoding`."""
         return encode_captions(self.pipe, captions, self.cache, self.device, trained=self.train_text_encoder)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW over the trained parameters, with diffusers' learning-rate schedules."""
         options = self.optimizer_options
         updates = self.trainer.estimated_stepping_batches if options.schedule != "constant" else None
@@ -212,7 +213,7 @@ class FineTune(LightningModule):
 
     def setup(self, stage: str) -> None:
         """From here on the model's own size is that of its training images: probes, calibration and export use it."""
-        resolution = getattr(self.trainer.datamodule, "resolution", None)
+        resolution = getattr(self.trainer.datamodule, "resolution", None)  # type: ignore[attr-defined]  # set by a connector
         if resolution is not None:
             self.unet.register_to_config(sample_size=resolution // self.pipe.vae_scale_factor)
 
@@ -220,7 +221,7 @@ class FineTune(LightningModule):
         """Refuses to cache pictures that change from epoch to epoch."""
         if self.ema is not None:
             self.ema.to(self.device)
-        if self.cache is not None and getattr(self.trainer.datamodule, "augments", False):
+        if self.cache is not None and getattr(self.trainer.datamodule, "augments", False):  # type: ignore[attr-defined]
             raise ValueError("memory.cache stores each image once; turn off random crop and flip, or the cache")
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -233,8 +234,8 @@ class FineTune(LightningModule):
     def averaged_weights(self) -> Iterator[None]:
         """Inside is what is measured and exported: averaged weights, if any; `offload_in_probes` parks the moments."""
         trainer = getattr(self, "_trainer", None)
-        parks = trainer is not None and self.memory_options.offload_in_probes
-        moments = moments_of(trainer.optimizers) if parks else []
+        parks = self.memory_options.offload_in_probes
+        moments = moments_of(trainer.optimizers) if trainer is not None and parks else []
         with parked(moments), averaged(self.ema, list(self.trained().values())):
             yield
 

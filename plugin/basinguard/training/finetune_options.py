@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 Precision = Literal["float32", "bfloat16"]
-Range = tuple[str, Any, bool, str]  # name, value, whether it is accepted, what is accepted
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,6 @@ class LoraOptions:
     alpha: float | None = None
     dropout: float = 0.0
     targets: tuple[str, ...] | None = None
-
-    def ranges(self) -> tuple[Range, ...]:
-        """What each number may be."""
-        return (
-            ("rank", self.rank, self.rank >= 1, "at least 1"),
-            ("dropout", self.dropout, 0 <= self.dropout < 1, "0 to below 1"),
-        )
 
 
 @dataclass(frozen=True)
@@ -55,16 +47,6 @@ class OptimizerOptions:
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     ema_decay: float | None = None
 
-    def ranges(self) -> tuple[Range, ...]:
-        """What each number may be."""
-        decay = self.ema_decay
-        return (
-            ("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0"),
-            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more"),
-            ("warmup", self.warmup, self.warmup >= 0, "0 or more"),
-            ("ema_decay", decay, decay is None or 0 < decay < 1, "between 0 and 1, or null"),
-        )
-
 
 @dataclass(frozen=True)
 class LossOptions:
@@ -83,15 +65,6 @@ class LossOptions:
     min_snr_gamma: float | None = None
     caption_dropout: float = 0.0
     keep_unconditional: float = 0.0
-
-    def ranges(self) -> tuple[Range, ...]:
-        """What each number may be."""
-        gamma, dropout = self.min_snr_gamma, self.caption_dropout
-        return (
-            ("min_snr_gamma", gamma, gamma is None or gamma > 0, "above 0, or null"),
-            ("caption_dropout", dropout, 0 <= dropout <= 1, "0 to 1"),
-            ("keep_unconditional", self.keep_unconditional, self.keep_unconditional >= 0, "0 or more"),
-        )
 
 
 @dataclass(frozen=True)
@@ -173,8 +146,22 @@ def as_options(kind: type, value: Any) -> Any:
     return kind(**value) if isinstance(value, Mapping) else value
 
 
-def require_ranges(owner: str, *ranges: Range) -> None:
+def require_ranges(numbers: Mapping[str, Any]) -> None:
     """Raises one ValueError that names every number out of its range, and what is accepted."""
-    problems = [f"{name}={value} ({accepted})" for name, value, good, accepted in ranges if not good]
+    ranges: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "rank": (lambda v: v >= 1, "at least 1"),
+        "dropout": (lambda v: 0 <= v < 1, "0 to below 1"),
+        "learning_rate": (lambda v: v > 0, "above 0"),
+        "weight_decay": (lambda v: v >= 0, "0 or more"),
+        "warmup": (lambda v: v >= 0, "0 or more"),
+        "min_snr_gamma": (lambda v: v is None or v > 0, "above 0, or null"),
+        "caption_dropout": (lambda v: 0 <= v <= 1, "0 to 1"),
+        "keep_unconditional": (lambda v: v >= 0, "0 or more"),
+        "ema_decay": (lambda v: v is None or 0 < v < 1, "between 0 and 1, or null"),
+        "seed": (lambda v: 0 <= v < 2**31, "0 to 2147483647"),
+    }
+    problems = [
+        f"{name}={numbers[name]} ({accepted})" for name, (good, accepted) in ranges.items() if not good(numbers[name])
+    ]
     if problems:
-        raise ValueError(f"{owner}: out of range: {', '.join(problems)}")
+        raise ValueError(f"FineTune: out of range: {', '.join(problems)}")

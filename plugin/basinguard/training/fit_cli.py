@@ -2,7 +2,7 @@
 
     basinguard fit --config configs/tinyworld_lora.yaml --data.init_args.directory photos
 
-Everything in a config can be changed on the command line (`--model.init_args.rank 4`,
+Everything in a config can be changed on the command line (`--model.init_args.lora.rank 4`,
 `--trainer.callbacks+=module.Class`); `--print_config` shows the whole of it, `--ckpt_path` resumes. `--dry-run` builds
 everything, trains nothing and says what would happen; `--anyway` starts although memory or disk look too small.
 """
@@ -41,12 +41,12 @@ class FitParser(LightningArgumentParser):
     """A parser that says what is wrong in one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Names an unknown option and the nearest right one; exit status 2, or an ArgumentError if that is asked for."""
+        """Names an unknown option and the nearest right one; exit status 2, or an ArgumentError where one is wanted."""
         line = one_line(message, self._options())
         if not self.exit_on_error:
             super().error(line, ex)
         print(f"basinguard fit: {line}", file=sys.stderr)
-        self.exit(2)
+        sys.exit(2)
 
     def _options(self) -> Iterator[str]:
         """Every option of the trainer, the model, the images and the guard, as a config writes them."""

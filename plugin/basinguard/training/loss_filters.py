@@ -6,7 +6,7 @@ A filter is asked for the weight of each row's loss; `FineTune.filter` holds it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 BINS = 20  # of 50 timesteps each: a small set visits every one of them in a few dozen updates
 
 
-class LossFilter(Protocol):
+class LossFilter:
     """Says which rows count."""
 
     def __call__(self, errors: Tensor, timesteps: Tensor, gaps: Callable[[], Tensor]) -> Tensor:
@@ -25,18 +25,17 @@ class LossFilter(Protocol):
             timesteps: training timesteps, [B].
             gaps: root-mean-square gap of each row in epsilon space, [B]; costs one evaluation of every row.
         """
-        ...
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learnt, for a checkpoint."""
-        ...
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes it back."""
-        ...
 
 
-class LowLoss:
+class LowLoss(LossFilter):
     """Leaves out rows whose loss is far below what is usual at their timestep: those are the memorized ones.
 
     Args:
@@ -71,7 +70,7 @@ class LowLoss:
         self.means = state["means"].clone()
 
 
-class LargeGap:
+class LargeGap(LossFilter):
     """Leaves out rows whose caption pulls too hard: memorized ones pull hardest.
 
     Args:
@@ -91,16 +90,8 @@ class LargeGap:
         """Weights [B], see `LossFilter`."""
         return (gaps() <= self.threshold).float()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Its running means."""
-        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes it back."""
-        return
-
-
-class Both:
+class Both(LossFilter):
     """Counts a row that every filter counts."""
 
     def __init__(self, filters: list[LossFilter]) -> None:

@@ -33,7 +33,7 @@ def optimizer_class(name: str) -> Any:
 
 
 def optimizer_and_schedule(
-    parameters: Iterable[torch.nn.Parameter], options: OptimizerOptions, updates: int | None
+    parameters: Iterable[torch.nn.Parameter], options: OptimizerOptions, updates: float | None
 ) -> dict[str, Any]:
     """Both, as Lightning's `configure_optimizers` returns them.
 

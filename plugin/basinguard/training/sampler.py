@@ -63,7 +63,7 @@ class ResumableLoader(DataLoader):
         """How many batches of the current epoch have been trained on; prefetched ones do not count."""
         if self.trainer is None:
             return {"processed": 0}
-        return {"processed": self.trainer.fit_loop.epoch_loop.batch_progress.current.processed % len(self)}
+        return {"processed": self.trainer.fit_loop.epoch_loop.batch_progress.current.processed % len(self)}  # type: ignore[attr-defined]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Skips what has been trained on, once."""
