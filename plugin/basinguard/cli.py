@@ -6,21 +6,18 @@ A verb's help is the signature and docstring of its function in `commands/`. Opt
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
-from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import getdoc, signature
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from types import FunctionType, ModuleType
+from typing import Any
 
 from .commands import VERBS
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
 
 MISTAKES = (ValueError, TypeError, OSError)  # OSError: missing, existing, forbidden, read-only, full
 HELP = ("--help", "-h")
@@ -94,10 +91,10 @@ def _parse(verb: str, words: Sequence[str]) -> dict[str, Any]:
         for name, parameter in signature(function).parameters.items()
         if is_dataclass(parameter.default)
     }
-    parser = _parser(verb, objects.values())
+    parser = _parser(verb, objects)
     try:
         values = vars(parser.instantiate(parser.parse_args(words)))
-    except ArgumentError as error:
+    except argparse.ArgumentError as error:
         raise ValueError(f"{verb}: {_in_one_line(str(error), parser)}") from None
     arguments = {name: values[name] for name in signature(function).parameters if name in values}
     for name, default in objects.items():
@@ -105,16 +102,15 @@ def _parse(verb: str, words: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def _parser(verb: str, objects: Iterable[Any]) -> ArgumentParser:
+def _parser(verb: str, objects: dict[str, Any]) -> Any:
     from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
     function, module = _function(verb), _module(verb)
     parser = ArgumentParser(prog=f"basinguard {verb}", description=_first_line(function), exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
-    options = {name for name, p in signature(function).parameters.items() if is_dataclass(p.default)}
-    skipped: set[str | int] = {*options, "command"}
-    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=skipped)
-    for default in objects:
+    skipped: set[str | int] = {*objects, "command"}
+    parser.add_function_arguments(_without_result(function), as_group=False, as_positional=True, skip=skipped)
+    for default in objects.values():
         parser.add_class_arguments(type(default), as_group=False)
         parser.set_defaults({field.name: getattr(default, field.name) for field in fields(default)})
     for action in parser._actions:
@@ -124,11 +120,22 @@ def _parser(verb: str, objects: Iterable[Any]) -> ArgumentParser:
     return parser
 
 
-def _in_one_line(message: str, parser: ArgumentParser) -> str:
+def _without_result(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as far as its options go.
+
+    jsonargparse would load whatever a module imports for type checkers alone, which here is the type of the result.
+    """
+    options = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__)
+    options.__kwdefaults__, options.__doc__, options.__module__ = function.__kwdefaults__, function.__doc__, __name__
+    options.__annotations__ = {name: kind for name, kind in function.__annotations__.items() if name != "return"}
+    return options
+
+
+def _in_one_line(message: str, parser: Any) -> str:
     """jsonargparse's message in the words of the command line, with the nearest option to an unknown one."""
     options = [option for action in parser._actions for option in action.option_strings]
-    if unknown := re.match(r"unrecognized arguments: (\S+)", message):
-        word = unknown[1].partition("=")[0]
+    if unknown := re.match(r"unrecognized arguments: ([^\s=]+)|Option '(\S+)' is not accepted", message):
+        word = unknown[1] or f"--{unknown[2]}"  # the second is a key of a --config file
         return f"no option {word!r}{_nearest(word, options)}; {parser.prog} --help lists them"
     if missing := re.match(r"the following arguments are required: ([^,]+)", message):
         action = next(action for action in parser._actions if action.dest == missing[1])

@@ -1,0 +1,129 @@
+"""The command line answers at once, lists every verb, and names what was mistyped."""
+
+import importlib
+import json
+import subprocess
+import sys
+from inspect import getdoc
+
+import pytest
+
+from basinguard.cli import main
+from basinguard.commands import VERBS
+from support.exports import build_pipe, build_record
+
+FRAMEWORKS = {"torch", "diffusers", "lightning", "transformers", "peft", "scipy", "matplotlib"}
+MEASURE = f"""
+import json, resource, sys
+from basinguard.cli import main
+status = 0
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    status = end.code or 0
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps(dict(status=status, loaded=sorted({FRAMEWORKS!r} & set(sys.modules)),
+    seconds=used.ru_utime + used.ru_stime, megabytes=used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))))
+"""
+
+
+def measured(*words) -> tuple[str, dict]:
+    """What a command prints in a process of its own, and what it took."""
+    command = [sys.executable, "-c", MEASURE, *map(str, words)]
+    *lines, last = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return "\n".join(lines), json.loads(last)
+
+
+def refused(capsys, *words) -> str:
+    """The one line on stderr of a command that ends with status 2."""
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    from basinguard.exports.directory import export_directory
+
+    pipe = build_pipe()
+    return export_directory(pipe, build_record(pipe), tmp_path_factory.mktemp("cli") / "model")
+
+
+def assert_at_once(cost):
+    assert cost["status"] == 0
+    assert cost["loaded"] == []
+    assert cost["megabytes"] < 150
+    assert cost["seconds"] < 2, "0.1 to 0.6 s on an idle core; a loaded machine takes its time"
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",), *((verb, "--help") for verb in VERBS)], ids=" ".join)
+def test_help_answers_at_once(words):
+    page, cost = measured(*words)
+    assert_at_once(cost)
+    assert page.startswith(("usage: basinguard", "basinguard 0.", "Fine-tunes"))
+
+
+@pytest.mark.parametrize("verb", ["inspect", "check"])
+def test_an_export_is_read_at_once(verb, exported):
+    page, cost = measured(verb, exported)
+    assert_at_once(cost)
+    assert str(exported) in page
+
+
+def test_every_verb_is_listed_in_the_order_of_the_story_with_a_line_of_its_own(capsys):
+    main(["--help"])
+    rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert [verb for verb, _ in rows] == list(VERBS) == [
+        "demo", "curate", "fit", "calibrate", "audit", "verify", "triage", "export", "inspect", "check", "sample",
+        "compare", "compare-images", "metrics",
+    ]  # fmt: skip
+    for verb, line in rows:
+        name = verb.replace("-", "_")
+        function = getattr(importlib.import_module(f"basinguard.commands.{name}"), name)
+        assert line == getdoc(function).splitlines()[0]
+
+
+def test_options_that_travel_together_are_flat_and_explained_by_their_object(capsys):
+    with pytest.raises(SystemExit):
+        main(["calibrate", "--help"])
+    page = " ".join(capsys.readouterr().out.split())
+    assert "--alpha ALPHA risk that " in page
+    assert "--pairs PAIRS (caption, seed) pairs the promise rests on" in page
+    assert "--terms" not in page
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["calibrat"], "no verb 'calibrat': did you mean calibrate?"),
+        (["--versoin"], "no verb '--versoin': did you mean --version?"),
+        (["xyzzy"], "no verb 'xyzzy'; basinguard --help lists them all"),
+        (["calibrate", "model", "--data", "d", "--alhpa", "0.1"], "no option '--alhpa': did you mean --alpha?"),
+        (["calibrate", "model", "--data", "d", "--alhpa=0.1"], "no option '--alhpa': did you mean --alpha?"),
+        (["curate", "d", "--helduot", "x"], "no option '--helduot': did you mean --heldout?"),
+        (["calibrate", "model", "--data", "d", "--alpha", "much"], "--alpha: Expected a float. Got value: much"),
+        (["calibrate", "model"], "calibrate: needs --data DIR: folder of the captioned images"),
+        (["calibrate"], "calibrate: needs MODEL: a directory or hub id"),
+        (["inspect", "x", "--json", "perhaps"], "--json: Expected a bool. Got value: perhaps"),
+    ],
+)
+def test_a_mistyped_word_is_named_with_the_nearest_right_one(capsys, words, message):
+    assert message in refused(capsys, *words)
+
+
+def test_an_unknown_key_of_a_config_is_named_with_the_nearest_right_one(capsys, tmp_path):
+    (tmp_path / "terms.yaml").write_text("alhpa: 0.1\n")
+    line = refused(capsys, "calibrate", "model", "--data", "d", "--config", str(tmp_path / "terms.yaml"))
+    assert "no option '--alhpa': did you mean --alpha?" in line
+
+
+def test_ctrl_c_is_130(monkeypatch):
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("basinguard.exports.inspect"), "inspect_file", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", "x"])
+    assert end.value.code == 130
