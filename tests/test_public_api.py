@@ -23,37 +23,6 @@ DESIGN = {
     "CopyDetector", "Report", "Record", "Estimate", "ControlGroup", "CopyDetectorSettings", "BreachResponse", "curate",
     "calibrate", "audit", "verify", "export", "compare",
 }  # fmt: skip
-    "protect",
-    "unprotect",
-    "load",
-    "Constant",
-    "SwitchAt",
-    "SwitchAfter",
-    "LocalMinimum",
-    "Drop",
-    "MemorizationGuard",
-    "LoopGuard",
-    "FineTune",
-    "ImageFolder",
-    "Interventions",
-    "Guard",
-    "ProbePlan",
-    "TrainingSet",
-    "CalibrationTerms",
-    "CopyDetector",
-    "Report",
-    "Record",
-    "Estimate",
-    "ControlGroup",
-    "CopyDetectorSettings",
-    "BreachResponse",
-    "curate",
-    "calibrate",
-    "audit",
-    "verify",
-    "export",
-    "compare",
-]
 VERBS = ("curate", "calibrate", "audit", "verify", "export", "compare")
 
 
@@ -62,7 +31,7 @@ def in_a_fresh_process(code: str) -> str:
 
 
 def test_the_names_of_the_design_are_public():
-    assert DESIGN <= set(basinguard.__all__)
+    assert set(basinguard.__all__) >= DESIGN
     assert dir(basinguard) == sorted(basinguard.__all__)
 
 

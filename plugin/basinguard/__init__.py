@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public
     from .core.record import Record as Record
     from .core.report import Report as Report
     from .diffusion.sampling import draw_noise as draw_noise
-    from .diffusion.sampling import sample as sample
+    from .diffusion.sampling import sample_trajectory as sample_trajectory
     from .diffusion.toy import gaussian_memorizer as gaussian_memorizer
     from .guard.guard import Guard as Guard
     from .guard.plan import ProbePlan as ProbePlan
@@ -97,7 +97,7 @@ _MODULES = {
     "core.report": ("Report",),
     "core.record": ("Record",),
     "core.estimate": ("Estimate",),
-    "diffusion.sampling": ("draw_noise", "sample"),
+    "diffusion.sampling": ("draw_noise", "sample_trajectory"),
     "diffusion.toy": ("gaussian_memorizer",),
     "basin.trajectories": ("GuidedModel", "Pairs"),
     "basin.exit_search": ("ExitSearch",),

@@ -43,7 +43,7 @@ from basinguard.basin.trajectories import GuidedModel, Pairs, pairs_of, run_bran
 from basinguard.core import stats
 from basinguard.core.provenance import versions
 from basinguard.core.report import Exit
-from basinguard.diffusion.sampling import final, sample
+from basinguard.diffusion.sampling import final, sample_trajectory
 from basinguard.diffusion.toy import gaussian_memorizer
 from basinguard.guidance.core import SwitchAt
 
@@ -111,7 +111,7 @@ def plain(probe: GuidedModel, pairs: Pairs, judge: Judge, index: int) -> float:
     begin = time.perf_counter()
     rule = SwitchAt(float(probe.timesteps[index]), 0.0, probe.scale)
     args = (probe.evaluate, pairs.noise, pairs.prompt, probe.schedule, probe.timesteps, rule, probe.solver)
-    judge(final(sample(*args)), pairs.prompt)
+    judge(final(sample_trajectory(*args)), pairs.prompt)
     return time.perf_counter() - begin
 
 

@@ -9,7 +9,7 @@ from basinguard.basin.gap import top_gap
 from basinguard.basin.ordered_search import last_position
 from basinguard.basin.trajectories import GuidedModel, Pairs, run_trunk
 from basinguard.core.report import Exit
-from basinguard.diffusion.sampling import draw_noise, final, sample
+from basinguard.diffusion.sampling import draw_noise, final, sample_trajectory
 from basinguard.diffusion.toy import gaussian_memorizer
 from basinguard.guidance.core import SwitchAt
 
@@ -34,7 +34,9 @@ def swept(pairs, before):
     """Outcome of every candidate, each sampled from its noise on its own: [T, N]."""
     rows = []
     for t in GRID:
-        ends = final(sample(TOY, pairs.noise, pairs.prompt, TOY.schedule, GRID, SwitchAt(float(t), before, 7.5)))
+        ends = final(
+            sample_trajectory(TOY, pairs.noise, pairs.prompt, TOY.schedule, GRID, SwitchAt(float(t), before, 7.5))
+        )
         rows.append(judge(ends, pairs.prompt))
     return torch.stack(rows)
 
@@ -115,7 +117,7 @@ def test_top_gap_is_the_gap_at_the_noisiest_timestep():
     pairs = make_pairs(captions=2, seeds=2)
     model = make_probe()
     gaps = top_gap(model, pairs)
-    first = next(sample(TOY, pairs.noise, pairs.prompt, TOY.schedule, GRID, SwitchAt(999, 0.0, 7.5)))
+    first = next(sample_trajectory(TOY, pairs.noise, pairs.prompt, TOY.schedule, GRID, SwitchAt(999, 0.0, 7.5)))
     torch.testing.assert_close(gaps, first.gap)
     assert model.count.total == 2 + 4, "one unconditional evaluation a seed, one conditional a pair"
 

@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 
 from basinguard.diffusion.evaluation_count import EvaluationCount, counted
 from basinguard.diffusion.noise_schedule import NoiseSchedule
-from basinguard.diffusion.sampling import EMPTY, draw_noise, final, sample
+from basinguard.diffusion.sampling import EMPTY, draw_noise, final, sample_trajectory
 from basinguard.diffusion.toy import gaussian_memorizer
 from basinguard.guidance.core import Constant, SwitchAt
 from basinguard.guidance.dynamic import SwitchAfter
@@ -18,7 +18,7 @@ GRID = TOY.schedule.grid(20)
 def run(rule, seeds=range(4), prompts=None):
     x = draw_noise(seeds, (8,))
     prompt = torch.zeros(len(x), dtype=torch.long) if prompts is None else torch.tensor(prompts)
-    return final(sample(TOY, x, prompt, TOY.schedule, GRID, rule))
+    return final(sample_trajectory(TOY, x, prompt, TOY.schedule, GRID, rule))
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -47,7 +47,9 @@ def test_equals_diffusers_ddim_with_cfg(kind):
             u, c = unet(torch.cat([reference] * 2), t, text[[1, 1, 0, 0]]).sample.chunk(2)
             reference = scheduler.step(u + 5.0 * (c - u), t, reference).prev_sample
         assert schedule.grid(10).tolist() == scheduler.timesteps.tolist()
-        ours = final(sample(denoise, x, torch.zeros(2, dtype=torch.long), schedule, schedule.grid(10), Constant(5.0)))
+        ours = final(
+            sample_trajectory(denoise, x, torch.zeros(2, dtype=torch.long), schedule, schedule.grid(10), Constant(5.0))
+        )
     torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
 
 
@@ -70,7 +72,7 @@ def test_scale_one_is_the_conditional_and_scale_zero_the_unconditional_trajector
             return TOY(y, timestep, asked)
 
         count = EvaluationCount()
-        end = final(sample(counted(one_branch, count), x, prompt, TOY.schedule, GRID, Constant(scale)))
+        end = final(sample_trajectory(counted(one_branch, count), x, prompt, TOY.schedule, GRID, Constant(scale)))
         assert torch.equal(end, run(Constant(scale)))
         assert count.total == 20 * 4
 
@@ -78,7 +80,7 @@ def test_scale_one_is_the_conditional_and_scale_zero_the_unconditional_trajector
 def test_rows_at_different_scales_cost_only_what_each_needs():
     rule = SwitchAt((999.0, 0.0), before=0.0, after=4.0)  # row 0 guided throughout, row 1 never
     count, prompt = EvaluationCount(), torch.zeros(2, dtype=torch.long)
-    steps = list(sample(counted(TOY, count), draw_noise(range(2), (8,)), prompt, TOY.schedule, GRID, rule))
+    steps = list(sample_trajectory(counted(TOY, count), draw_noise(range(2), (8,)), prompt, TOY.schedule, GRID, rule))
     assert count.total == 20 * (2 + 1)
     torch.testing.assert_close(steps[-1].x_next[0], run(Constant(4.0), range(2))[0])
     torch.testing.assert_close(steps[-1].x_next[1], run(Constant(0.0), range(2))[1])
@@ -90,7 +92,7 @@ def test_opposite_guidance_equals_swapped_prompts_at_one_plus_s():
 
     x, prompt = draw_noise(range(4), (8,)), torch.zeros(4, dtype=torch.long)
     ours = run(Constant(-2.0))
-    other = final(sample(swapped, x, prompt, TOY.schedule, GRID, Constant(3.0)))
+    other = final(sample_trajectory(swapped, x, prompt, TOY.schedule, GRID, Constant(3.0)))
     torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-4)
 
 
@@ -98,7 +100,7 @@ def test_a_model_that_returns_nan_is_named():
     def broken(x, timestep, prompt):
         return x * float("nan")
 
-    steps = sample(broken, draw_noise([0], (8,)), torch.tensor([0]), TOY.schedule, GRID, Constant(0.0))
+    steps = sample_trajectory(broken, draw_noise([0], (8,)), torch.tensor([0]), TOY.schedule, GRID, Constant(0.0))
     with pytest.raises(FloatingPointError, match="timestep 999 is not finite"):
         next(steps)
 

@@ -14,7 +14,7 @@ from diffusers import (
 from basinguard.basin.trajectories import GuidedModel, Pairs, run_branch, run_trunk
 from basinguard.diffusion.evaluation_count import EvaluationCount, counted
 from basinguard.diffusion.noise_schedule import FlowSchedule, NoiseSchedule, to_epsilon
-from basinguard.diffusion.sampling import draw_noise, final, sample
+from basinguard.diffusion.sampling import draw_noise, final, sample_trajectory
 from basinguard.diffusion.solvers import SOLVERS
 from basinguard.diffusion.toy import Memorizer, gaussian_memorizer
 from basinguard.guidance.core import Constant, SwitchAt
@@ -51,7 +51,7 @@ def test_equals_diffusers_with_a_switch_anywhere(name, switch):
     kind, settings = SCHEDULERS[name]
     expected = diffusers_sample(kind(**BETAS, **settings), 20, noise, switch, 5.0)
     rule = SwitchAt(switch, 0.0, 5.0)
-    ours = final(sample(TOY, noise, PROMPT, TOY.schedule, TOY.schedule.grid(20), rule, name))
+    ours = final(sample_trajectory(TOY, noise, PROMPT, TOY.schedule, TOY.schedule.grid(20), rule, name))
     torch.testing.assert_close(ours, expected, rtol=2e-3, atol=2e-3)  # diffusers keeps its coefficients in float32
 
 
@@ -64,10 +64,10 @@ def test_a_branch_equals_the_whole_trajectory(name, before):
     states = run_trunk(probe, pairs, before).pair_states
     for index, t in enumerate(grid):
         rule = SwitchAt(float(t), before, 5.0)
-        whole = final(sample(TOY, pairs.noise, PROMPT, TOY.schedule, grid, rule, name))
+        whole = final(sample_trajectory(TOY, pairs.noise, PROMPT, TOY.schedule, grid, rule, name))
         ends = run_branch(probe, states[index], PROMPT, torch.full_like(PROMPT, index))
         torch.testing.assert_close(ends, whole)
-    unguided = final(sample(TOY, pairs.noise, PROMPT, TOY.schedule, grid, Constant(before), name))
+    unguided = final(sample_trajectory(TOY, pairs.noise, PROMPT, TOY.schedule, grid, Constant(before), name))
     torch.testing.assert_close(probe.path.latents(states[-1]), unguided)
 
 
@@ -85,7 +85,11 @@ def test_rows_at_different_places_of_one_batch_keep_their_own_history():
 @pytest.mark.parametrize(("name", "evals"), [("ddim", 10), ("euler", 10), ("dpm++2m", 10), ("pndm", 11), ("heun", 19)])
 def test_evaluations_of_each_sampler(name, evals):
     count, noise = EvaluationCount(), draw_noise([0], (8,)).double()
-    final(sample(counted(TOY, count), noise, PROMPT[:1], TOY.schedule, TOY.schedule.grid(10), Constant(1.0), name))
+    final(
+        sample_trajectory(
+            counted(TOY, count), noise, PROMPT[:1], TOY.schedule, TOY.schedule.grid(10), Constant(1.0), name
+        )
+    )
     assert count.total == evals
 
 
@@ -105,7 +109,7 @@ def test_a_flow_equals_diffusers_flow_matcher(shift):
         sigma = schedule.noise(timestep)
         return to_epsilon("flow_prediction", _velocity(toy, y, timestep, prompt), y, 1 - sigma, sigma)
 
-    ours = final(sample(denoise, noise, PROMPT, schedule, grid, Constant(4.0), "euler"))
+    ours = final(sample_trajectory(denoise, noise, PROMPT, schedule, grid, Constant(4.0), "euler"))
     torch.testing.assert_close(ours, x, rtol=1e-3, atol=1e-3)
 
 
@@ -128,7 +132,7 @@ def test_every_parametrisation_becomes_epsilon(kind):
 def test_what_cannot_be_branched_is_named():
     with pytest.raises(ValueError, match=r"'euler_a' cannot be branched.*accepted: ddim, euler"):
         list(
-            sample(
+            sample_trajectory(
                 TOY,
                 draw_noise([0], (8,)).double(),
                 PROMPT[:1],
@@ -145,5 +149,7 @@ def test_what_cannot_be_branched_is_named():
 def test_one_step_is_enough_for_every_sampler():
     grid = NoiseSchedule(TOY.schedule.alphas_cumprod).grid(1)
     for name in SOLVERS:
-        x = final(sample(TOY, draw_noise([0], (8,)).double(), PROMPT[:1], TOY.schedule, grid, Constant(1.0), name))
+        x = final(
+            sample_trajectory(TOY, draw_noise([0], (8,)).double(), PROMPT[:1], TOY.schedule, grid, Constant(1.0), name)
+        )
         assert torch.isfinite(x).all()

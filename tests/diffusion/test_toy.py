@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from basinguard.diffusion.sampling import EMPTY, draw_noise, final, sample
+from basinguard.diffusion.sampling import EMPTY, draw_noise, final, sample_trajectory
 from basinguard.diffusion.toy import Memorizer, gaussian_memorizer, stable_diffusion_schedule
 from basinguard.guidance.core import Constant, SwitchAt
 from basinguard.guidance.dynamic import LocalMinimum, SwitchAfter
@@ -16,7 +16,7 @@ SEEDS = range(24)
 
 def copies(rule):
     x, prompt = draw_noise(SEEDS, (32,)), torch.zeros(len(SEEDS), dtype=torch.long)
-    ends = final(sample(TOY, x, prompt, TOY.schedule, TOY.schedule.grid(30), rule))
+    ends = final(sample_trajectory(TOY, x, prompt, TOY.schedule, TOY.schedule.grid(30), rule))
     return float((TOY.nearest(ends) == 0).float().mean())
 
 
@@ -47,7 +47,7 @@ def test_the_story():
 
 def test_the_exit_formula_says_where_half_of_the_trajectories_leave():
     x, prompt = draw_noise(SEEDS, (32,)), torch.zeros(len(SEEDS), dtype=torch.long)
-    unguided = final(sample(TOY, x, prompt, TOY.schedule, TOY.schedule.grid(30), Constant(0.0)))
+    unguided = final(sample_trajectory(TOY, x, prompt, TOY.schedule, TOY.schedule.grid(30), Constant(0.0)))
     median = float(TOY.exit_sigma(0, TOY.points[TOY.nearest(unguided)]).median())
     centre = TOY.schedule.timestep(median)
     assert copies(SwitchAt(centre - 150, 0.0, 7.5)) < 0.5 < copies(SwitchAt(centre + 150, 0.0, 7.5))

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from basinguard.diffusion.sampling import draw_noise, sample
+from basinguard.diffusion.sampling import draw_noise, sample_trajectory
 from basinguard.diffusion.toy import gaussian_memorizer
 from basinguard.exports.a1111 import SCHEDULES, a1111_prompt
 from basinguard.exports.comfyui import comfyui_workflow
@@ -25,7 +25,7 @@ def ours(model, schedule, timesteps, noise, prompt: int, before: float, transiti
     """States after every step, divided by the signal as k-diffusion keeps them, [steps, B, ...]."""
     rule = SwitchAt(transition, before, SCALE)
     prompts = torch.full((len(noise),), prompt)
-    steps = sample(model, noise, prompts, schedule, timesteps, rule)
+    steps = sample_trajectory(model, noise, prompts, schedule, timesteps, rule)
     after = torch.cat([timesteps[1:], torch.tensor([-1.0])])
     return torch.stack([s.x_next / schedule.signal(t).to(noise.dtype) for s, t in zip(steps, after, strict=True)])
 

@@ -10,7 +10,7 @@ import torch
 from ..core import stats
 from ..core.estimate import Estimate
 from ..core.report import Exit
-from ..diffusion.sampling import sample
+from ..diffusion.sampling import sample_trajectory
 from ..guidance.dynamic import SwitchAfter
 from .trajectories import GuidedModel, Pairs
 
@@ -66,7 +66,7 @@ def detector_error(model: GuidedModel, pairs: Pairs, exits: Sequence[Exit], rule
 def _fired(model: GuidedModel, pairs: Pairs, rule: SwitchAfter) -> list[float | None]:
     when = torch.full((len(pairs),), -1.0)
     arguments = (pairs.noise, pairs.prompt, model.schedule, model.timesteps, rule, model.solver)
-    for step in sample(model.evaluate, *arguments):
+    for step in sample_trajectory(model.evaluate, *arguments):
         new = (step.scale == rule.after) & (when < 0)
         when[new] = step.timestep[new].float()
     return [None if t < 0 else t for t in when.tolist()]

@@ -13,7 +13,7 @@ from ..diffusion.batching import Batched
 from ..diffusion.evaluation_count import EvaluationCount, counted
 from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.path import Path
-from ..diffusion.sampling import Denoiser, draw_noise, path_of, predict, sample
+from ..diffusion.sampling import Denoiser, draw_noise, path_of, predict, sample_trajectory
 from ..guidance.core import Constant
 
 Watch = Callable[[Tensor, Tensor, Tensor], Tensor]  # rows [A], evaluation [A], predicted clean latents -> stop? [A]
@@ -140,7 +140,7 @@ def run_trunk(model: GuidedModel, pairs: Pairs, before: float = 0.0) -> Trunk:
     arguments = (model.schedule, model.timesteps, Constant(before), model.solver)
     states, eps = [model.path.begin(ride.noise)], list[Tensor]()
     on_grid = set(model.path.first.tolist())
-    for step in sample(model.evaluate, ride.noise, ride.prompt, *arguments):
+    for step in sample_trajectory(model.evaluate, ride.noise, ride.prompt, *arguments):
         if step.index in on_grid:
             prediction = step.eps_cond if step.eps_uncond is None else step.eps_uncond
             assert prediction is not None  # a step without any prediction does not exist

@@ -113,7 +113,7 @@ def path_of(schedule: NoiseSchedule, timesteps: Tensor, solver: str = "ddim") ->
     return make_path(solver, timesteps, schedule.signal(ends).tolist(), schedule.noise(ends).tolist())
 
 
-def sample(
+def sample_trajectory(
     denoise: Denoiser,
     x: Tensor,
     prompt: Tensor,
@@ -174,7 +174,7 @@ def final(steps: Iterator[Step]) -> Tensor:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a trajectory, as `sampling.sample` yields it.
+    """One step of a trajectory, as `sampling.sample_trajectory` yields it.
 
     Attributes:
         index: position on the sampler's grid.

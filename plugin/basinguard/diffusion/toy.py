@@ -135,11 +135,11 @@ def gaussian_memorizer(count: int = 64, dim: int = 32, leak: float = 1e-3, seed:
 
     Example:
         >>> from basinguard.guidance.core import Constant
-        >>> from basinguard.diffusion.sampling import draw_noise, final, sample
+        >>> from basinguard.diffusion.sampling import draw_noise, final, sample_trajectory
         >>> toy = gaussian_memorizer()
         >>> x, prompt = draw_noise(range(8), (32,)), torch.zeros(8, dtype=torch.long)
         >>> grid = toy.schedule.grid(50)
-        >>> toy.nearest(final(sample(toy, x, prompt, toy.schedule, grid, Constant(7.5)))).tolist()
+        >>> toy.nearest(final(sample_trajectory(toy, x, prompt, toy.schedule, grid, Constant(7.5)))).tolist()
         [0, 0, 0, 0, 0, 0, 0, 0]
     """
     points = torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))

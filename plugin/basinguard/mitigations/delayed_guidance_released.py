@@ -19,7 +19,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..diffusion.sampling import EMPTY, Denoiser, final, sample
+from ..diffusion.sampling import EMPTY, Denoiser, final, sample_trajectory
 from ..guidance.core import Constant
 from ..guidance.dynamic import LocalMinimum, Past
 from .base import Mitigation
@@ -45,7 +45,9 @@ class RefinedTrajectories:
         """Takes the rows `which` from timestep `now` to the end on the finer grid, under plain CFG."""
         fine = self.schedule.grid(FINER * self.testbed.timesteps)
         rest = fine[fine <= now]
-        steps = sample(self.denoise, self.x[which], self.rows[which], self.schedule, rest, Constant(self.testbed.scale))
+        steps = sample_trajectory(
+            self.denoise, self.x[which], self.rows[which], self.schedule, rest, Constant(self.testbed.scale)
+        )
         self.ends[self.rows[which]] = final(steps)
         self.x, self.rows = self.x[~which], self.rows[~which]
 
