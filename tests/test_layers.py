@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "plugin" / "basinguard"
 ORDER = """
-core: seeds text schema images safetensors_header files provenance extras estimate html metric report stats record option_errors
+core: seeds text generation schema images safetensors_header files provenance extras estimate html metric report stats record option_errors
 guidance: core triage dynamic schedules serialization
 diffusion: noise_schedule solvers path batching sampling evaluation_count model toy
 basin: trajectories early_decision plain_run ordered_search exit_search curves critical_scale detectors gap
@@ -20,7 +20,7 @@ guard: control_prompts checkpoint_selection measures training_set budget verdict
 calibration: prompt_triage terms promise candidate fixed_sequence grids trial rule_search record_builder strength
 plots: style contact_sheet run basin tradeoff
 tinyworld: scenes demo_folder
-exports: layout sentences stored_tensors fingerprints privacy inspect sampler_grids card_plots merge provenance a1111 comfyui ui_instructions model_card lora_formats lora_header directory lora integrity hub
+exports: layout sentences stored_tensors fingerprints lora_formats lora_layout privacy inspect sampler_grids card_plots merge provenance a1111 comfyui ui_instructions model_card lora_header directory lora integrity hub
 audits: findings page
 pipelines: schedulers architecture forward_process latent_model resolution modular_guider lora lora_files single_file prediction_type interpolation loading alignment protect stock_sampling triage_sampling evaluation transfer paired_samples
 training: options finetune_options checkpoints data_sources distributed_scan caption_augmentation trained_weights loss_filters protocols isolation distributed peak_memory optimizer requirements sampler logging objective memory_footprint buckets encoding resources data finetune dry_run preflight control_group best_weights guarded_export guarded_run breach_responder run_settings monitors callback accelerate pytorch_lightning lightning fit_cli
