@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public
     from .pipelines.protect import unprotect as unprotect
     from .similarity.copy_detector import CopyDetector as CopyDetector
     from .similarity.copy_detector_settings import CopyDetectorSettings as CopyDetectorSettings
+    from .sessions.settings import SessionSettings as SessionSettings
     from .training.accelerate import LoopGuard as LoopGuard
     from .training.caption_augmentation import CaptionAugmentation as CaptionAugmentation
     from .training.data import ImageFolder as ImageFolder
@@ -91,6 +92,7 @@ _MODULES = {
     "guard.plan": ("ProbePlan",),
     "guard.training_set": ("TrainingSet",),
     "calibration.terms": ("CalibrationTerms",),
+    "sessions.settings": ("SessionSettings",),
     "similarity.copy_detector": ("CopyDetector",),
     "similarity.copy_detector_settings": ("CopyDetectorSettings",),
     "pipelines.latent_model": ("LatentModel",),
