@@ -48,9 +48,9 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public
     from .pipelines.protect import load as load
     from .pipelines.protect import protect as protect
     from .pipelines.protect import unprotect as unprotect
+    from .sessions.settings import SessionSettings as SessionSettings
     from .similarity.copy_detector import CopyDetector as CopyDetector
     from .similarity.copy_detector_settings import CopyDetectorSettings as CopyDetectorSettings
-    from .sessions.settings import SessionSettings as SessionSettings
     from .training.accelerate import LoopGuard as LoopGuard
     from .training.caption_augmentation import CaptionAugmentation as CaptionAugmentation
     from .training.data import ImageFolder as ImageFolder

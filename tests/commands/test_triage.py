@@ -22,7 +22,8 @@ TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transiti
 @pytest.fixture
 def exported(tiny_pipeline_dir, scene_folder, tmp_path):
     base = str(tiny_pipeline_dir)
-    record = calibrate(base, data=scene_folder, settings=SessionSettings(base, scale=3.0, timesteps=2), terms=TERMS).record
+    settings = SessionSettings(base, scale=3.0, timesteps=2)
+    record = calibrate(base, data=scene_folder, settings=settings, terms=TERMS).record
     pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir, safety_checker=None)
     return export_directory(pipe, record, tmp_path / "model", share_private=True)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..calibration.terms import CalibrationTerms
 from ..sessions.settings import SessionSettings
-from .calibrate import SETTINGS, TERMS
+from .calibrate import TERMS
 
 if TYPE_CHECKING:
     from ..sessions.audit import AuditRun
@@ -19,7 +19,7 @@ def audit(
     model: str,
     *,
     data: Path,
-    settings: SessionSettings = SETTINGS,
+    settings: SessionSettings = SessionSettings(),
     terms: CalibrationTerms = TERMS,
     per_caption: int = 4,
     out: Path | None = None,

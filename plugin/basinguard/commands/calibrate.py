@@ -11,7 +11,6 @@ from ..sessions.settings import SessionSettings
 if TYPE_CHECKING:
     from ..sessions.calibration import Calibration
 
-SETTINGS = SessionSettings()
 TERMS = CalibrationTerms(strengths=STRENGTHS)
 TYPED = {"out": Path("calibration")}
 
@@ -20,7 +19,7 @@ def calibrate(
     model: str,
     *,
     data: Path,
-    settings: SessionSettings = SETTINGS,
+    settings: SessionSettings = SessionSettings(),
     terms: CalibrationTerms = TERMS,
     transfer: bool = False,
     out: Path | None = None,

@@ -78,7 +78,8 @@ def open_model(
     images.setup("open")
     captions = tuple(caption for _, caption in images.items)
     training = TrainingSet(images.all_pixels(), captions)
-    clip, plan = clip_for(base, settings.alignment), ProbePlan(captions=1, timesteps=settings.timesteps, scale=settings.scale)
+    clip = clip_for(base, settings.alignment)
+    plan = ProbePlan(captions=1, timesteps=settings.timesteps, scale=settings.scale)
     guard = Guard(training, Structure(), plan, clip.score if clip else None)
     provenance = Provenance(
         base=base,
