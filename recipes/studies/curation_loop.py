@@ -81,9 +81,7 @@ def fine_tune(out: Path, train: Path, epochs: int, **images: object) -> Path:
 def look(model: Path, train: Path, out: Path, per_caption: int) -> Audit:
     """How much a model copies, caption by caption, under plain CFG."""
     settings = SessionSettings(scale=SCALE, timesteps=TIMESTEPS)
-    return audit(
-        str(model), data=train, settings=settings, terms=CHEAPEST, per_caption=per_caption, out=out
-    ).audit
+    return audit(str(model), data=train, settings=settings, terms=CHEAPEST, per_caption=per_caption, out=out).audit
 
 
 def add_captions(manifest: Path, curation: Curation) -> list[str]:
