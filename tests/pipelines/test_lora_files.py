@@ -242,7 +242,10 @@ def test_what_cannot_be_applied_entirely_is_refused_by_its_header(tmp_path, kind
     ("change", "word"),
     [
         (lambda state: {k.replace("mid_block", "mid_blocks"): v for k, v in state.items()}, "have no counterpart"),
-        (lambda state: {k: v[:, :16] if "lora_down" in k else v for k, v in state.items()}, "do not fit the base's layer"),
+        (
+            lambda state: {k: v[:, :16] if "lora_down" in k else v for k, v in state.items()},
+            "do not fit the base's layer",
+        ),
         (lambda state: {k: v * float("nan") if "lora_up" in k else v for k, v in state.items()}, "holds NaN"),
         (lambda state: {k: v * 0 if k.endswith("alpha") else v for k, v in state.items()}, "alpha 0"),
         (lambda state: state | {k.replace("te_", "te1_"): v.clone() for k, v in state.items()}, "two layers for"),

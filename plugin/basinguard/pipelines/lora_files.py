@@ -1,7 +1,7 @@
 """A LoRA file on top of a base model: every layer of it at the strength it was trained with, or an error.
 
-One loader for every command. Libraries' own loaders skip what they do not know, some without a word, and a model that is
-half its LoRA looks safe.
+One loader for every command. Libraries' own loaders skip what they do not know, some without a word, and a model that
+is half its LoRA looks safe.
 """
 
 from __future__ import annotations
