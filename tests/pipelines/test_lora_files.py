@@ -87,9 +87,7 @@ LAYOUTS = {
     ),
     "no prefix": lambda unet, text: dotted(unet, text, prefixes=("", ""), alpha=False),
     "diffusers 0.15": processors,
-    "diffusers 0.17": lambda unet, text: dotted(
-        unet, text, ends=(".lora.down.weight", ".lora.up.weight"), alpha=False
-    ),
+    "diffusers 0.17": lambda unet, text: dotted(unet, text, ends=(".lora.down.weight", ".lora.up.weight"), alpha=False),
     "LyCORIS": lambda unet, text: {k.replace("lora_unet_", "lycoris_"): v for k, v in kohya(unet, text).items()},
 }
 

@@ -128,9 +128,7 @@ def _by_flat_name(module: nn.Module | None) -> dict[str, str]:
     """Path of every layer that a LoRA can change, by its path with "_" for "."."""
     kinds = (nn.Linear, nn.Conv2d)
     named = [] if module is None else list(module.named_modules())
-    return {
-        name.removeprefix("text_model.").replace(".", "_"): name for name, part in named if isinstance(part, kinds)
-    }
+    return {name.removeprefix("text_model.").replace(".", "_"): name for name, part in named if isinstance(part, kinds)}
 
 
 def _weights(path: Path, layer: StoredLayer, module: Any, name: str, file: Any) -> tuple[Tensor, Tensor, float]:
