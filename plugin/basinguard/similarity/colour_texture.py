@@ -62,7 +62,7 @@ def histogram(luminance: Tensor) -> Tensor:
 
 
 def texture(planes: Tensor) -> Tensor:
-    """At three octaves the gradient's log energy (9) and orientation (12), and the log energy of five bands: [B, 26]."""
+    """Log energy (9) and orientation (12) of gradients at three octaves, log energy of five bands (5): [B, 26]."""
     gradients = [gradient(octave(planes, k)) for k in range(GRADIENT_OCTAVES)]
     energies = [log_energy(dx**2 + dy**2) for dx, dy in gradients]
     orientations = [orientation(dx[:, 0], dy[:, 0]) for dx, dy in gradients]

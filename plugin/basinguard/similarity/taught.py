@@ -105,8 +105,8 @@ class TaughtRuler:
     ) -> None:
         if len(base) != len(prompts) or not feature_sets:
             raise ValueError(
-                f"{len(base)} base samples, {len(prompts)} prompts and {len(feature_sets)} feature sets given; expected "
-                "a prompt for each sample and at least one feature set"
+                f"{len(base)} base samples, {len(prompts)} prompts and {len(feature_sets)} feature sets given; "
+                "expected a prompt for each sample and at least one feature set"
             )
         self.feature_sets, self.prompts, self.n = tuple(feature_sets), tuple(prompts), len(truth)
         self.spaces = {feature_set.name: _spaces(feature_set, truth, base) for feature_set in feature_sets}
