@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from ..core.metric import Metric
 from ..core.record import read_record
 from ..diffusion.sampling import draw_noise
 from ..guard.guard import Guard
@@ -19,7 +18,8 @@ from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import alignment_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline, require_stable_diffusion
-from ..similarity.structure import Structure
+from ..similarity.copy_detector_settings import CopyDetectorSettings
+from ..training.control_group import heldout_pixels
 from ..training.data import ImageFolder
 from .settings import ComparisonOptions
 
@@ -108,7 +108,13 @@ class Testbed:
 
 
 def load_testbed(
-    model: str, data: Path, base: str | None, checkpoints: Sequence[Path], options: ComparisonOptions
+    model: str,
+    data: Path,
+    base: str | None,
+    checkpoints: Sequence[Path],
+    options: ComparisonOptions,
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
+    heldout: Path | None = None,
 ) -> tuple[Testbed, str | None]:
     """Loads the models and the images; what was fine-tuned is named by `base` or by the model's own record."""
     record = Path(model) / "basinguard.json"
@@ -120,10 +126,7 @@ def load_testbed(
     images = ImageFolder(str(data), resolution=pipe.unet.config.sample_size * pipe.vae_scale_factor)
     images.setup("compare")
     training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))
-    metric = Metric.from_json(options.metric.read_text(encoding="utf-8")) if options.metric else None
-    embedder = Structure() if metric is None else Structure(metric)
-    if embedder.name != Structure().name:
-        raise ValueError(f"the metric belongs to {embedder.name!r}, the embedder here is {Structure().name!r}")
+    embedder = detector.fitted(detector.load(), training.images, heldout_pixels(heldout, images.resolution))
     plan = ProbePlan(captions=1, timesteps=options.timesteps, scale=options.scale)
     guard = Guard(training, embedder, plan, alignment_for(base or model, options.align))
     return Testbed(pipe, guard, load_pipeline(base) if base else None, tuple(checkpoints)), base
