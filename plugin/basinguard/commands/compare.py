@@ -12,7 +12,6 @@ from ..similarity.copy_detector_settings import CopyDetectorSettings
 if TYPE_CHECKING:
     from ..mitigations.comparison import Comparison
 
-DETECTOR = CopyDetectorSettings()
 OPTIONS = ComparisonOptions()
 
 
@@ -25,7 +24,7 @@ def compare(
     heldout: Path | None = None,
     checkpoints: Sequence[Path] = (),
     options: ComparisonOptions = OPTIONS,
-    detector: CopyDetectorSettings = DETECTOR,
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
     out: Path = Path("comparison"),
     command: Sequence[str] = (),
 ) -> Comparison:

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 
-DETECTOR = CopyDetectorSettings()
 
-
-def compare_images(a: Path, b: Path, picture: Path | None = None, detector: CopyDetectorSettings = DETECTOR) -> dict[str, Any]:
+def compare_images(
+    a: Path, b: Path, picture: Path | None = None, detector: CopyDetectorSettings = CopyDetectorSettings()
+) -> dict[str, Any]:
     """Are these two images the same, and which part of one is in the other?
 
     Args:
@@ -20,11 +20,12 @@ def compare_images(a: Path, b: Path, picture: Path | None = None, detector: Copy
         picture: where to write A with the copied part marked (PNG).
         detector: what decides that they are the same; two images have no neighbours to measure a threshold on.
     """
+    from ..similarity.detector_loading import load_detector
     from ..similarity.image_pair import compare_images
 
     if detector.threshold in ("neighbours", "heldout"):
-        raise ValueError(f"threshold={detector.threshold!r}: two images cannot say what strangers look like; give a number")
-    return compare_images(a, b, embedder=detector.load(), picture=picture)
+        raise ValueError(f"threshold={detector.threshold!r}: two images have no neighbours; give a number")
+    return compare_images(a, b, embedder=load_detector(detector), picture=picture)
 
 
 def show(comparison: dict[str, Any], arguments: dict[str, Any]) -> None:

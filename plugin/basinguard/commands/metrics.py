@@ -9,8 +9,6 @@ from typing import Any
 
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 
-DETECTOR = CopyDetectorSettings()
-
 
 def metrics(
     samples: Path,
@@ -18,7 +16,7 @@ def metrics(
     heldout: Path | None = None,
     base: Path | None = None,
     groups: Path | None = None,
-    detector: CopyDetectorSettings = DETECTOR,
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """How many of these samples are copies of these training images? JSON; a summary for people goes to stderr.

@@ -14,11 +14,12 @@ from torch import Tensor
 from ..core.estimate import Estimate
 from ..core.files import file_sha256
 from ..core.stats import cluster_bootstrap, rate
+from .copy_detector_settings import CopyDetectorSettings
+from .detector_loading import load_detector
 from .distance_ratio import COPY_RATIO, distance_ratio
 from .distribution_metrics import compare_features, doubt
 from .diversity import pairwise, vendi_per_prompt
 from .duplicate_groups import merge_groups
-from .copy_detector_settings import CopyDetectorSettings
 from .embedder import Embedder, WithThreshold, features
 from .image_files import image_paths, load_image
 from .matching import Views, best_match, embed_file_views
@@ -66,7 +67,7 @@ def metrics(
         ValueError: a folder without pictures, a picture that cannot be read, samples or held-out images that are
             training images, or base samples under other names.
     """
-    embedder = detector.load()
+    embedder = load_detector(detector)
     files, train_files = image_paths(samples), image_paths(data)
     _refuse_overlap(files, train_files)
     train_views = embed_file_views(train_files, embedder, cache=cache)
@@ -83,9 +84,7 @@ def metrics(
         "training_images": len(train_files),
         "aggregates": _dumped(summarise(best, prompts, threshold=embedder.metric.threshold)),
         "null_train": _or_why_not(lambda: judged.by(_train_null(train_views, owner, embedder))),
-        "ratio": _or_why_not(
-            lambda: _ratio(judged, views, owner, groups_known=groups is not None)
-        ),
+        "ratio": _or_why_not(lambda: _ratio(judged, views, owner, groups_known=groups is not None)),
         "diversity": _or_why_not(lambda: _diversity(views.straight, prompts, embedder)),
         **_against_base(base, samples, files, judged),
         **_against_heldout(heldout, train_files, judged, views),
@@ -239,9 +238,7 @@ def _against_heldout(heldout: Path | None, train_files: Sequence[Path], judged: 
 
     def null() -> dict[str, Any]:
         train = judged.train_views.straight
-        null = from_samples(
-            fresh.straight, train, judged.embedder, mirrored=fresh.mirrored, name="held-out"
-        )
+        null = from_samples(fresh.straight, train, judged.embedder, mirrored=fresh.mirrored, name="held-out")
         return judged.by(null)
 
     def quality() -> dict[str, Any]:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .copy_detector_settings import EMBEDDERS
 from .embedder import Embedder
 from .networks import clip_network, timm_network
 from .sscd import PACKAGED_SHA256, PROTOCOLS, load_packaged_sscd, load_sscd
 from .structure import Structure
 from .structure_figure import StructureFigure
 
+EMBEDDERS = (
+    "structure",
+    "structure-figure",
+    "sscd",
+    *(f"sscd_{protocol}=FILE" for protocol in PROTOCOLS),
+    "timm/MODEL=FILE",
+    "clip=FOLDER",
+    "clip/MODEL=TAG-OR-FILE",
+)
 WEIGHT_FREE = {"structure": Structure, "structure-figure": StructureFigure}
 HASH = re.compile(r"sha256:([0-9a-f]{12,64})")
 
@@ -20,7 +28,7 @@ def load_embedder(text: str) -> Embedder:
     """The embedder that a word stands for.
 
     Args:
-        text: one of `copy_detector_settings.EMBEDDERS`, explained at `CopyDetectorSettings`.
+        text: one of `EMBEDDERS`, explained at `CopyDetectorSettings`.
 
     Raises:
         FileNotFoundError: no such file; for SSCD it says where the file is published.

@@ -168,8 +168,8 @@ def from_samples(
 ) -> NullThreshold:
     """From embeddings [N, D] of images that cannot be copies: the base model's samples, or held-out images.
 
-    `train` are embeddings of the training images, [M, D], all by `embedder`, `mirrored` those of the mirrored samples, where matching is
-    mirror-aware; `name` is "base samples" or "held-out", `false_positives` as in `null_threshold`.
+    `train` are embeddings of the training images, [M, D], all by `embedder`, `mirrored` those of the mirrored
+    samples, where matching is mirror-aware; `name` is "base samples" or "held-out", `false_positives` as in `null_threshold`.
     """
     best = search(samples, train, embedder)[0][:, 0]
     if mirrored is not None:
@@ -187,7 +187,8 @@ def from_neighbours(
 ) -> NullThreshold:
     """From the training images themselves: each one's best match outside its own duplicate group.
 
-    `train` are embeddings by `embedder`, [M, D], `groups` the duplicate group of each, `mirrored` embeddings of the mirrored images.
+    `train` are embeddings by `embedder`, [M, D], `groups` the duplicate group of each, `mirrored`
+    embeddings of the mirrored images.
 
     Raises:
         ValueError: one group holds every image, so nothing is left to compare to.
