@@ -207,9 +207,8 @@ def test_a_record_of_another_model_is_refused(tuned_dir, base_dir, scene_folder)
 def test_the_record_names_the_detector_that_was_asked_for(tuned_dir, scene_folder):
     settings, terms = replace(QUICK, alignment="none"), replace(TERMS, strengths=())
     detector = CopyDetectorSettings("structure-figure", 0.97)
-    metric = calibrate(
-        str(tuned_dir), data=scene_folder, settings=settings, terms=terms, detector=detector
-    ).record.metric
+    options = {"settings": settings, "terms": terms, "detector": detector}
+    metric = calibrate(str(tuned_dir), data=scene_folder, **options).record.metric
     assert (metric.embedder, metric.threshold) == ("structure-figure-v1", 0.97)
 
 

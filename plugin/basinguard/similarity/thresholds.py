@@ -169,7 +169,8 @@ def from_samples(
     """From embeddings [N, D] of images that cannot be copies: the base model's samples, or held-out images.
 
     `train` are embeddings of the training images, [M, D], all by `embedder`, `mirrored` those of the mirrored
-    samples, where matching is mirror-aware; `name` is "base samples" or "held-out", `false_positives` as in `null_threshold`.
+    samples, where matching is mirror-aware; `name` is "base samples" or "held-out", `false_positives` as in
+    `null_threshold`.
     """
     best = search(samples, train, embedder)[0][:, 0]
     if mirrored is not None:
