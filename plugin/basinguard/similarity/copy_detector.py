@@ -29,6 +29,7 @@ class CopyDetector:
         self.images, self.captions, self.embedder = images, tuple(captions), embedder
         self.gallery = embed_all(images, embedder)
         self._own: dict[str, frozenset[int]] = {}
+        self._duplicates: dict[int, frozenset[int]] = {}
 
     def matches(self, images: Tensor) -> list[Match]:
         """The nearest training image of each sample."""
@@ -51,15 +52,20 @@ class CopyDetector:
         """The training images of a caption, and those under other captions that show the same picture, by index."""
         if caption not in self._own:
             rows = [i for i, text in enumerate(self.captions) if text == caption]
-            alike = self._shows(rows) if 0 < len(rows) < len(self.captions) else []
-            self._own[caption] = frozenset([*rows, *alike])
+            alone = 0 < len(rows) < len(self.captions)  # a set with one caption for all needs no comparison
+            self._own[caption] = frozenset(rows).union(*(self._duplicates_of(rows) if alone else ()))
         return self._own[caption]
 
-    def _shows(self, rows: list[int]) -> list[int]:
-        """Every training image that this very detector would call a copy of one of `rows`, either way round."""
-        views = self.gallery[rows], embed_all(self.images[rows].flip(-1), self.embedder)
-        alike: set[int] = set()
-        for view in views:
-            values, indices = search(view, self.gallery, self.embedder, k=len(self.gallery))
-            alike.update(indices[values >= self.embedder.metric.threshold].tolist())
-        return sorted(alike)
+    def duplicates(self, index: int) -> frozenset[int]:
+        """A training image and those that this very detector would call a copy of it, either way round, by index."""
+        return self._duplicates_of([index])[0]
+
+    def _duplicates_of(self, rows: list[int]) -> list[frozenset[int]]:
+        new = [row for row in rows if row not in self._duplicates]
+        if new:
+            views = self.gallery[new], embed_all(self.images[new].flip(-1), self.embedder)
+            tops = [search(view, self.gallery, self.embedder, k=len(self.gallery)) for view in views]
+            for place, row in enumerate(new):
+                alike = [i[place][v[place] >= self.embedder.metric.threshold].tolist() for v, i in tops]
+                self._duplicates[row] = frozenset([row, *alike[0], *alike[1]])
+        return [self._duplicates[row] for row in rows]
