@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from .aligned import Aligned
 from .embedder import Embedder
 from .networks import clip_network, timm_network
 from .sscd import PACKAGED_SHA256, PROTOCOLS, load_packaged_sscd, load_sscd
@@ -14,13 +15,14 @@ from .structure_figure import StructureFigure
 EMBEDDERS = (
     "structure",
     "structure-figure",
+    "aligned",
     "sscd",
     *(f"sscd_{protocol}=FILE" for protocol in PROTOCOLS),
     "timm/MODEL=FILE",
     "clip=FOLDER",
     "clip/MODEL=TAG-OR-FILE",
 )
-WEIGHT_FREE = {"structure": Structure, "structure-figure": StructureFigure}
+WEIGHT_FREE = {"structure": Structure, "structure-figure": StructureFigure, "aligned": Aligned}
 HASH = re.compile(r"sha256:([0-9a-f]{12,64})")
 
 
