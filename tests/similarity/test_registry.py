@@ -42,9 +42,7 @@ def test_timm_by_model(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "sscd_disc_mixup_320", "sscd_disc_mixup_320=", "dino=x", "structure=x"])
 def test_any_other_word_is_answered_with_those_that_are_known(text):
-    with pytest.raises(
-        ValueError, match=r"expected one of structure, structure-figure, aligned, sscd, sscd_disc_mixup_320="
-    ):
+    with pytest.raises(ValueError, match=r"structure, structure-figure, aligned, sscd, sscd_disc_mixup_320="):
         load_embedder(text)
 
 

@@ -65,7 +65,7 @@ class Aligned:
         return self.metric.embedder
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Vectors [B, 1408] of images [B, 3, H, W] in [0, 1], each side at least 16 pixels: descriptions, then the map."""
+        """Vectors [B, 1408] of images [B, 3, H, W] in [0, 1], sides of 16 pixels or more: descriptions, then the map."""
         maps = luminance_map(to_canvas(check_images(images)))
         return torch.cat([descriptions(maps).flatten(1), maps.flatten(1)], 1)
 
@@ -172,7 +172,7 @@ def _best_overlay(
 
 
 def _agreement(piece: Tensor, window: Tensor) -> Tensor:
-    """Share of the energy of two overlaid maps [B, S, S] that they have in common, over the blocks that agree best."""
+    """Share of the energy of overlaid maps [B, S, S] that they have in common, where blocks agree best, [B]."""
     piece, window = (x / x.flatten(1).norm(dim=1)[:, None, None].clamp(min=1e-3) for x in (piece, window))
     energy, common = _by_block(piece**2 + window**2), _by_block(2 * piece * window)
     kept = (energy - common).argsort(1)[:, :KEPT]
