@@ -65,7 +65,7 @@ class Aligned:
         return self.metric.embedder
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Vectors [B, 1408] of images [B, 3, H, W] in [0, 1], sides of 16 pixels or more: descriptions, then the map."""
+        """Vectors [B, 1408] of images [B, 3, H, W] in [0, 1], sides of 16 pixels at least: descriptions and map."""
         maps = luminance_map(to_canvas(check_images(images)))
         return torch.cat([descriptions(maps).flatten(1), maps.flatten(1)], 1)
 

@@ -13,10 +13,11 @@ class CopyDetectorSettings:
     """What decides that an image is a copy; the same in every command and adapter.
 
     Args:
-        embedder: what turns images into vectors: "structure" (no weights), "structure-figure" (no weights, for figures
-            on an empty ground), "aligned" (no weights, lays pictures over each other), "sscd" (of the extra
-            basinguard[sscd]), "sscd_disc_mixup_320=FILE" and the other SSCD protocols (a state dict or ONNX), "timm/MODEL=FILE", "clip=FOLDER", "clip/MODEL=TAG-OR-FILE"; or
-            "recorded": the one that the model's record names, found again by name and hash.
+        embedder: what turns images into vectors. Without weights: "structure", "structure-figure" (for figures on an
+            empty ground), "aligned" (lays pictures over each other). With: "sscd" (of the extra basinguard[sscd]),
+            "sscd_disc_mixup_320=FILE" and the other SSCD protocols (a state dict or ONNX), "timm/MODEL=FILE",
+            "clip=FOLDER", "clip/MODEL=TAG-OR-FILE". Or "recorded": what the model's record names, found again by name
+            and hash.
         threshold: similarity from which on an image is a copy: a number, the embedder's "published" one, the
             "recorded" one, or measured where nothing is copied: on "neighbours" (training images among each other) or
             on "heldout" images.
