@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..core.record import read_record
 from ..diffusion.sampling import draw_noise
+from ..exports.merge import merged
 from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
 from ..guard.training_set import TrainingSet
@@ -115,6 +116,8 @@ def load_testbed(
     checkpoints: Sequence[Path],
     options: ComparisonOptions,
     detector: CopyDetectorSettings = CopyDetectorSettings(),
+    *,
+    lora: Path | None = None,
     heldout: Path | None = None,
 ) -> tuple[Testbed, str | None]:
     """Loads the models and the images; what was fine-tuned is named by `base` or by the model's own record."""
@@ -123,7 +126,9 @@ def load_testbed(
         base = read_record(record).base
     for path in checkpoints:
         require_stable_diffusion(path)
-    pipe = load_pipeline(model)
+    pipe = load_pipeline(model, lora=lora)
+    if lora is not None:
+        pipe, base = merged(pipe), base or model
     images = ImageFolder(str(data), resolution=pipe.unet.config.sample_size * pipe.vae_scale_factor)
     images.setup("compare")
     training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..core.metric import Metric
 from .aligned import Aligned
-from .embedder import Embedder
+from .either import NAME as PAIR
+from .either import Either
+from .embedder import Embedder, WithThreshold
 from .networks import clip_network, timm_network
 from .sscd import PACKAGED_SHA256, PROTOCOLS, load_packaged_sscd, load_sscd
 from .structure import Structure
@@ -71,6 +74,9 @@ def find_embedder(name: str) -> Embedder:
     for make in WEIGHT_FREE.values():
         if make().name == name:
             return make()
+    if pair := PAIR.fullmatch(name):
+        first, second = find_embedder(pair["first"]), find_embedder(pair["second"])
+        return Either(_at(first, float(pair["at"])), _at(second, float(pair["other"])))
     digest = HASH.search(name)
     if digest and name.startswith("sscd") and PACKAGED_SHA256.startswith(digest[1]):
         return load_packaged_sscd()
@@ -78,3 +84,7 @@ def find_embedder(name: str) -> Embedder:
     word = f"sscd_{protocol}=FILE" if protocol else "one of " + ", ".join(EMBEDDERS)
     weights = f", the file whose sha256 starts with {digest[1]}" if digest else ""
     raise FileNotFoundError(f"the record's copy detector is {name!r}: give it with --embedder {word}{weights}")
+
+
+def _at(embedder: Embedder, threshold: float) -> Embedder:
+    return WithThreshold(embedder, Metric(embedder=embedder.name, threshold=threshold, source="a record"))

