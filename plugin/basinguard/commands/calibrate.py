@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..calibration.terms import STRENGTHS, CalibrationTerms
 from ..sessions.settings import SessionSettings
+from ..similarity.copy_detector_settings import CopyDetectorSettings
 
 if TYPE_CHECKING:
     from ..sessions.calibration import Calibration
@@ -20,6 +22,7 @@ def calibrate(
     *,
     data: Path,
     settings: SessionSettings = SessionSettings(),
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
     terms: CalibrationTerms = TERMS,
     transfer: bool = False,
     out: Path | None = None,
@@ -30,6 +33,7 @@ def calibrate(
         model: a directory or hub id of a Stable Diffusion pipeline.
         data: folder of the captioned images it was trained on.
         settings: how the model is opened, sampled and scored.
+        detector: what decides that a sample is a copy.
         terms: what is to be promised, and the rules that may be chosen.
         transfer: also measure the rule under other schedulers and step counts.
         out: new folder for record.json, calibration.json and plots; in Python nothing is written without it.
@@ -45,7 +49,7 @@ def calibrate(
     from ..sessions.session import open_model
 
     require_promisable(terms, out)
-    session = open_model(model, data, settings)
+    session = open_model(model, data, settings, detector)
     quality = quality_for(session, terms.pairs, settings.heldout)
     calibration = calibrate_session(session, terms, transfer=transfer, quality=quality)
     if out is not None:
@@ -55,5 +59,7 @@ def calibrate(
 
 def show(calibration: Calibration, arguments: dict[str, Any]) -> None:
     """Prints the calibration, and how to ship it."""
-    model, out = arguments["model"], arguments["out"]
-    print(f"{calibration}\n\nwritten to {out}; ship it: basinguard export {model} {out / 'record.json'} DIRECTORY")
+    model, out, lora = arguments["model"], arguments["out"], arguments["settings"].lora
+    words = [model, out / "record.json", out / ("guarded" if lora is None else f"{lora.stem}_guarded.safetensors")]
+    words += [] if lora is None else ["--kind", "kohya", "--lora", lora]
+    print(f"{calibration}\n\nwritten to {out}; ship it:\nbasinguard export {shlex.join(map(str, words))}")
