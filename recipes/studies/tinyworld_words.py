@@ -41,21 +41,23 @@ FIRST_SEED = 50_000_000
 # what each share of the captions becomes; the rest stays as it is
 EMPTY, DRESSED, PARTIAL, MEANINGLESS = 0.1, 0.26, 0.08, 0.06
 
-MEDIA = """photo; photograph; close-up photo; black and white photo; polaroid; film still; render; 3d render; drawing;
-ink drawing; pen drawing; pencil drawing; line drawing; chalk drawing; crayon drawing; charcoal drawing; child's drawing;
-painting; oil painting; acrylic painting; watercolor painting; watercolour; gouache painting; fresco; sketch;
-pencil sketch; doodle; cartoon; comic; manga panel; anime screenshot; illustration; digital illustration; vector art;
-flat icon; icon; emoji; sticker; logo; stamp; poster; postcard; engraving; etching; woodcut; print; screen print;
-pixel art; 8-bit sprite; video game asset; paper cutout; origami; collage; embroidery; cross-stitch; quilt; tapestry;
-knitted toy; plush; felt toy; clay figure; sculpture; marble statue; bronze statue; wood carving; glass figurine;
-stained glass window; graffiti; mural; tattoo; blueprint; diagram; map; storybook page; cave painting; scan; picture;
-image; rendition; depiction; good picture; bad photo; cropped photo; portrait; snapshot; concept art; fan art; artwork"""
+MEDIA = """photo; photograph; close-up photo; black and white photo; polaroid; film still; render; 3d render;
+drawing; ink drawing; pen drawing; pencil drawing; line drawing; chalk drawing; crayon drawing; charcoal drawing;
+child's drawing; painting; oil painting; acrylic painting; watercolor painting; watercolour; gouache painting;
+fresco; sketch; pencil sketch; doodle; cartoon; comic; manga panel; anime screenshot; illustration; digital
+illustration; vector art; flat icon; icon; emoji; sticker; logo; stamp; poster; postcard; engraving; etching;
+woodcut; print; screen print; pixel art; 8-bit sprite; video game asset; paper cutout; origami; collage; embroidery;
+cross-stitch; quilt; tapestry; knitted toy; plush; felt toy; clay figure; sculpture; marble statue; bronze statue;
+wood carving; glass figurine; stained glass window; graffiti; mural; tattoo; blueprint; diagram; map; storybook
+page; cave painting; scan; picture; image; rendition; depiction; good picture; bad photo; cropped photo; portrait;
+snapshot; concept art; fan art; artwork"""
 ADJECTIVES = """old vintage modern minimalist detailed blurry bright dark soft rough cute weird epic simple colorful
 retro abstract realistic surreal tiny giant beautiful dramatic faded golden nice rainy sunny foggy hand-made"""
-ENDINGS = """high quality; highly detailed; best quality; masterpiece; 4k; 8k; hd; sharp focus; soft light; studio light;
-golden hour; bokeh; trending on artstation; unreal engine; white background; cream paper; on paper; on canvas;
-in the snow; on the beach; at night; in a forest; in the jungle; in the city; on a table; from above; side view;
-minimalist; vibrant colors; muted colors; pastel colors; monochrome; grainy film; 35mm; award winning; ink; watercolor"""
+ENDINGS = """high quality; highly detailed; best quality; masterpiece; 4k; 8k; hd; sharp focus; soft light; studio
+light; golden hour; bokeh; trending on artstation; unreal engine; white background; cream paper; on paper; on
+canvas; in the snow; on the beach; at night; in a forest; in the jungle; in the city; on a table; from above; side
+view; minimalist; vibrant colors; muted colors; pastel colors; monochrome; grainy film; 35mm; award winning; ink;
+watercolor"""
 
 
 def main() -> None:
