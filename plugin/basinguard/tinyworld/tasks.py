@@ -118,13 +118,18 @@ class Task:
         return Drawn(images, tuple(chosen))
 
 
-def write_folder(directory: Path, drawn: Drawn) -> Path:
-    """An image folder with metadata.jsonl; a folder that has one already stays as it is."""
+def file_names(drawn: Drawn) -> list[str]:
+    """A file name for each image: its number and its caption."""
+    return [f"{i:03d}-{text.replace(' ', '-')}.png" for i, text in enumerate(drawn.captions)]
+
+
+def write_folder(directory: Path, drawn: Drawn, names: Sequence[str] = ()) -> Path:
+    """An image folder with metadata.jsonl, files called `names` or `file_names`; one that is there already stays."""
     metadata = directory / "metadata.jsonl"
     if metadata.exists():
         return directory
     directory.mkdir(parents=True, exist_ok=True)
-    names = [f"{i:03d}-{text.replace(' ', '-')}.png" for i, text in enumerate(drawn.captions)]
+    names = list(names) or file_names(drawn)
     for name, image in zip(names, drawn.images, strict=True):
         image.save(directory / name)
     rows = [json.dumps({"file_name": n, "text": t}) for n, t in zip(names, drawn.captions, strict=True)]
