@@ -19,7 +19,7 @@ curation: descriptors nearest_neighbours thumbnail_cache caption_files folder ru
 guard: control_prompts checkpoint_selection measures training_set taught budget verdict changes plan probe_costs coverage critical_scale_stage forecast measured_model probe status guard
 calibration: prompt_triage terms promise candidate fixed_sequence grids trial rule_search record_builder strength
 plots: style contact_sheet run basin tradeoff
-tinyworld: scenes demo_folder
+tinyworld: scenes styles creature materials emoji tasks demo_folder
 exports: layout sentences stored_tensors fingerprints lora_formats lora_layout privacy inspect sampler_grids card_plots merge provenance a1111 comfyui ui_instructions model_card lora_header directory lora integrity hub
 audits: findings page
 pipelines: schedulers architecture forward_process latent_model resolution modular_guider lora lora_files single_file prediction_type interpolation loading alignment protect stock_sampling triage_sampling evaluation transfer paired_samples
