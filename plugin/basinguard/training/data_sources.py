@@ -98,8 +98,8 @@ class ImageSource:
             used = [(paths[row.file_name], row.captions, row.repeats) for row in rows if row.file_name in paths]
         if not used:
             bad.append(
-                f"{directory}: no captioned image; add images, each named in metadata.jsonl or with a .txt, or give one "
-                "caption for all"
+                f"{directory}: no captioned image; add images, each named in metadata.jsonl or with a .txt, or give "
+                "one caption for all"
             )
         skips = skip_bad and bool(used)
         return cls(
