@@ -86,7 +86,7 @@ def test_a_probe_of_one_caption_samples_every_pair_on_noise_of_its_own(measured)
 
 
 def test_the_gap_of_one_caption_is_several_noises_and_one_caption(measured):
-    start, later = measured
+    _, later = measured
     assert later.gaps.train.n == IMAGES
     assert later.gaps.train.low < later.gaps.train.value < later.gaps.train.high, "not one value repeated"
     assert later.gaps.since_base.value == 0.0, "the same weights on the same noise"
