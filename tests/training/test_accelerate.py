@@ -103,6 +103,15 @@ def test_a_loop_that_fails_goes_on(tiny_pipeline_dir, pictures, tmp_path):
         assert guard.export(load_pipeline(tiny_pipeline_dir), tmp_path / "out", None, base="tiny") is None
 
 
+def test_a_loop_that_trains_on_smaller_images_is_measured_at_their_size(tiny_pipeline_dir, pictures):
+    images = ImageFolder(str(pictures), resolution=16)
+    captions = tuple(caption for _, caption in images.items)
+    guard = LoopGuard(TrainingSet(images.all_pixels(), captions, ("a blue box",)), plan=PLAN, on_error="raise")
+    pipe = load_pipeline(tiny_pipeline_dir)
+    assert pipe.unet.config.sample_size * pipe.vae_scale_factor == 32
+    assert guard.measure(pipe, epoch=-1).samples.risk is not None
+
+
 class Plain(pytorch_lightning.LightningModule):
     """A module of somebody's own, under the older import name."""
 

@@ -14,6 +14,7 @@ from ..core.files import SUMS, file_sha256, whole_directory
 from ..core.record import Record
 from ..guidance.core import from_record
 from . import card_plots as plots
+from .client_files import save_stock
 from .comfyui import comfyui_workflow
 from .fingerprints import weights_sha256
 from .layout import (
@@ -76,7 +77,7 @@ def export_directory(
     if prompts and len(prompts) != len(samples):
         raise ValueError(f"{len(samples)} samples and {len(prompts)} prompts: give one prompt a sample, or none")
     with whole_directory(out, overwrite=overwrite) as folder:
-        pipe.save_pretrained(folder, safe_serialization=True)
+        save_stock(pipe, folder)
         if not share_private:
             record = public(record)
             forget_origins(folder)

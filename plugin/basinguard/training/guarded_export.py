@@ -19,6 +19,7 @@ from ..core import seeds as seed_table
 from ..core.files import whole_directory
 from ..core.provenance import Provenance
 from ..core.record import Record, Strength
+from ..exports.client_files import save_stock
 from ..exports.directory import export_directory, write_sums
 from ..exports.fingerprints import dataset_sha256, weights_sha256
 from ..exports.privacy import forget_origins
@@ -87,7 +88,7 @@ def export_plain(module: TrainedModule, choice: Choice, out: Path) -> None:
     """
     pipe = module.export_pipeline()
     with whole_directory(out, overwrite=True) as folder:
-        pipe.save_pretrained(folder, safe_serialization=True)
+        save_stock(pipe, folder)
         forget_origins(folder)
         (folder / CHOICE_FILE).write_text(json.dumps(choice.model_dump(), indent=1) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(PLAIN_CARD.format(**choice.model_dump()), encoding="utf-8")
