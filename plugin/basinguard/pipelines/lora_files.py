@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..core.safetensors_header import read_header
+from ..exports.lora_formats import ADAPTER_METADATA, with_one_alpha
 from .architecture import context_width, name_of
 
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 OTHER_KINDS = {"hada_w1_a": "LoHa", "lokr_w1": "LoKr", "dora_scale": "DoRA"}
-ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers writes rank and alpha
 
 
 def require_lora(path: Path, unet_config: Mapping[str, Any]) -> None:
@@ -53,7 +52,7 @@ def load_lora(pipe: Any, path: Path, *, strength: float = 1.0) -> None:
     """
     state, metadata = load_file(path), read_header(path).metadata
     if any(name.endswith(DOWN) for name in state):
-        pipe.load_lora_weights(with_one_alpha(state), adapter_name="default")
+        pipe.load_lora_weights(even_alphas(state), adapter_name="default")
     elif ADAPTER_METADATA in metadata:
         pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="default", local_files_only=True)
     else:
@@ -64,20 +63,15 @@ def load_lora(pipe: Any, path: Path, *, strength: float = 1.0) -> None:
         part.requires_grad_(False)
 
 
-def with_one_alpha(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same LoRA with one alpha, its commonest, for all layers: where it was another, `up` takes the difference.
-
-    diffusers 0.42 drops the alphas of a kohya file that are not the commonest one.
+def even_alphas(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same LoRA with one alpha for all layers, see `with_one_alpha`.
 
     Args:
         state: kohya's names, `lora_unet_..._to_q.lora_down.weight`, `.lora_up.weight`, `.alpha` (its rank if missing).
     """
     names = [name.removesuffix(DOWN) for name in state if name.endswith(DOWN)]
-    alphas = {name: float(state.get(f"{name}{ALPHA}", state[f"{name}{DOWN}"].shape[0])) for name in names}
-    usual = Counter(alphas.values()).most_common(1)[0][0]
-    result = dict(state)
-    for name, alpha in alphas.items():
-        up = state[f"{name}{UP}"]
-        result[f"{name}{UP}"] = up if alpha == usual else (up.float() * (alpha / usual)).to(up.dtype)
-        result[f"{name}{ALPHA}"] = torch.tensor(usual)
-    return result
+    rank_or_alpha = {name: float(state.get(f"{name}{ALPHA}", len(state[f"{name}{DOWN}"]))) for name in names}
+    layers = with_one_alpha({n: (state[f"{n}{DOWN}"], state[f"{n}{UP}"], rank_or_alpha[n]) for n in names})
+    even = {f"{name}{UP}": up for name, (_, up, _) in layers.items()}
+    alphas = {f"{name}{ALPHA}": torch.tensor(alpha) for name, (_, _, alpha) in layers.items()}
+    return {**state, **even, **alphas}

@@ -11,7 +11,7 @@ from ..guard.control_prompts import recombined_prompts
 from ..guard.training_set import TrainingSet
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from .data_sources import ImageSource, fitted
-from .options import ControlGroup
+from .guard_options import ControlGroup
 
 
 def require_control(control: ControlGroup, detector: CopyDetectorSettings) -> None:

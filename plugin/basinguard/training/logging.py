@@ -81,7 +81,7 @@ def write_guard_file(target: Path, status: RunStatus, history: Sequence[Report])
     Raises:
         OSError: it cannot be written.
     """
-    text = GuardFile(standing=status, history=tuple(history)).to_json()
+    text = GuardFile(status=status, history=tuple(history)).to_json()
     with whole_file(target, overwrite=True) as partial:
         partial.write_text(text, "utf-8")
 
@@ -129,5 +129,5 @@ def _draw(board: Any, history: Sequence[Report], status: RunStatus | None, train
     board.add_figure("guard/curve", curve_figure(history), train_step)
     if status is not None:
         board.add_figure("guard/dashboard", dashboard(history, status), train_step)
-        board.add_text("guard/standing", str(status), train_step)
+        board.add_text("guard/status", str(status), train_step)
     board.add_text("guard/report", changes_table(history), train_step)

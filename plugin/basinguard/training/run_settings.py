@@ -8,9 +8,9 @@ from ..calibration.terms import CalibrationTerms
 from ..guard.plan import ProbePlan
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from .control_group import require_control, training_set
+from .guard_options import BreachResponse, ControlGroup, OnError, ShippedEpoch
 from .guarded_run import GuardedRun, guard_for
 from .isolation import same_streams
-from .options import BreachResponse, ControlGroup, OnError, ShippedEpoch
 from .protocols import CaptionedImages
 
 
