@@ -26,7 +26,6 @@ from .lora_formats import (
     kohya_tensors,
     lora_sha256,
     of_part,
-    with_one_alpha,
 )
 from .lora_header import LoraFacts, lora_header
 from .merge import merged
@@ -75,8 +74,7 @@ def export_lora(
     trained = lora_layers(pipe, adapter)
     record = _belonging(record, pipe, trained)
     layers = {name: (down, up, alpha * share) for name, (down, up, alpha) in trained.items()}
-    if format == "kohya":
-        layers = {name: layer for part in KOHYA for name, layer in _with_one_alpha(layers, part).items()}
+    layers = evened(layers) if format == "kohya" else layers
     rank, alpha = commonest(layers.values())
     facts = LoraFacts(lora_sha256(layers), rank, alpha, share, is_second_generation(layers))
     header = lora_header(record if share_private else public(record), facts, title=out.stem)
@@ -110,6 +108,15 @@ def lora_layers(pipe: Any, adapter: str = "default") -> Layers[Tensor]:
     return layers
 
 
+def evened(layers: Layers[Tensor]) -> Layers[Tensor]:
+    """The same LoRA with one alpha for all layers of a part; where it was another, `up` takes the difference.
+
+    diffusers 0.42 ignores the alphas of a kohya file that are not the commonest one, with a warning of peft's.
+    """
+    alphas = {part: commonest(own.values())[1] for part in KOHYA if (own := of_part(layers, part))}
+    return {name: _with_alpha(layer, alphas[name.partition(".")[0]]) for name, layer in layers.items()}
+
+
 def _layer(layer: Any, adapter: str, name: str) -> Layer[Tensor]:
     if getattr(layer, "use_dora", {}).get(adapter) or getattr(layer, "lora_bias", {}).get(adapter):
         raise ValueError(f"{name}: DoRA and LoRA with bias are not supported; export the merged directory instead")
@@ -117,9 +124,9 @@ def _layer(layer: Any, adapter: str, name: str) -> Layer[Tensor]:
     return down, up, float(layer.scaling[adapter]) * down.shape[0]
 
 
-def _with_one_alpha(layers: Layers[Tensor], part: str) -> Layers[Tensor]:
-    own = of_part(layers, part)
-    return with_one_alpha(own) if own else {}
+def _with_alpha(layer: Layer[Tensor], alpha: float) -> Layer[Tensor]:
+    down, up, own = layer
+    return down, up if own == alpha else (up.double() * (own / alpha)).to(up.dtype), alpha
 
 
 def _belonging(record: Record, pipe: Any, layers: Layers[Tensor]) -> Record:

@@ -10,13 +10,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from .fingerprints import state_dict_sha256
 from .stored_tensors import StoredTensor
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 T = TypeVar("T")  # a torch tensor, or a `StoredTensor`
 Layer = tuple[T, T, float]  # down [r, in], up [out, r], alpha
@@ -87,18 +84,6 @@ def commonest(layers: Iterable[Layer[Any]]) -> tuple[int, float]:
     pairs = [(down.shape[0], alpha) for down, _, alpha in layers]
     rank, alpha = (Counter(column).most_common(1)[0][0] for column in zip(*pairs, strict=True))
     return int(rank), float(alpha)
-
-
-def with_one_alpha(layers: Layers[Tensor]) -> Layers[Tensor]:
-    """The same LoRA with one alpha, its commonest, for all of these layers; `up` takes the difference.
-
-    diffusers 0.42 ignores the alphas of a part's layers in a kohya file that are not the commonest one.
-    """
-    _, alpha = commonest(layers.values())
-    return {
-        name: (down, up if own == alpha else (up.double() * (own / alpha)).to(up.dtype), alpha)
-        for name, (down, up, own) in layers.items()
-    }
 
 
 def _kohya_name(name: str) -> str:
