@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..calibration.terms import CalibrationTerms
 from ..sessions.settings import SessionSettings
+from ..similarity.copy_detector_settings import CopyDetectorSettings
 from .calibrate import TERMS
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def audit(
     *,
     data: Path,
     settings: SessionSettings = SessionSettings(),
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
     terms: CalibrationTerms = TERMS,
     per_caption: int = 4,
     out: Path | None = None,
@@ -30,6 +32,7 @@ def audit(
         model: a directory or hub id of a Stable Diffusion pipeline.
         data: folder of the captioned images it was trained on.
         settings: how the model is opened, sampled and scored.
+        detector: what decides that a sample is a copy.
         terms: of the promise that would make it safe.
         per_caption: samples of each caption that are searched for copies.
         out: new folder for audit.html, audit.json and the calibration; in Python nothing is written without it.
@@ -48,7 +51,7 @@ def audit(
         raise ValueError(f"per_caption={per_caption}: expected at least 1")
     require_promisable(terms, out)
     require_new(out)
-    session = open_model(model, data, settings)
+    session = open_model(model, data, settings, detector)
     calibration = calibrate_session(session, terms, quality=quality_for(session, terms.pairs, settings.heldout))
     result = audit_session(model, session, calibration, per_caption)
     if out is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..calibration.terms import STRENGTHS, CalibrationTerms
 from ..sessions.settings import SessionSettings
+from ..similarity.copy_detector_settings import CopyDetectorSettings
 
 if TYPE_CHECKING:
     from ..sessions.calibration import Calibration
@@ -21,6 +22,7 @@ def calibrate(
     *,
     data: Path,
     settings: SessionSettings = SessionSettings(),
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
     terms: CalibrationTerms = TERMS,
     transfer: bool = False,
     out: Path | None = None,
@@ -31,6 +33,7 @@ def calibrate(
         model: a directory or hub id of a Stable Diffusion pipeline.
         data: folder of the captioned images it was trained on.
         settings: how the model is opened, sampled and scored.
+        detector: what decides that a sample is a copy.
         terms: what is to be promised, and the rules that may be chosen.
         transfer: also measure the rule under other schedulers and step counts.
         out: new folder for record.json, calibration.json and plots; in Python nothing is written without it.
@@ -46,7 +49,7 @@ def calibrate(
     from ..sessions.session import open_model
 
     require_promisable(terms, out)
-    session = open_model(model, data, settings)
+    session = open_model(model, data, settings, detector)
     quality = quality_for(session, terms.pairs, settings.heldout)
     calibration = calibrate_session(session, terms, transfer=transfer, quality=quality)
     if out is not None:

@@ -19,6 +19,9 @@ TRIAGE = 5_000_000
 CARD = 6_000_000
 QUALITY_REFERENCE = 8_000_000  # samples of the base model that quality is measured against
 COMPARISON_REFERENCE = 9_000_000  # the same for a comparison, so that the base's own row is no copy of its reference
+TASK_TRAIN = 100_000_000  # scenes of a task that is trained on
+TASK_TRUTH = 200_000_000  # fresh true scenes of a task, on captions that it is not trained on
+TASK_CLASS = 300_000_000  # others of a subject's class
 
 RANGES = {
     "control images": range(CONTROL_IMAGES, PROBE),
@@ -32,6 +35,9 @@ RANGES = {
     "card": range(CARD, CARD + 1_000_000),
     "quality reference": range(QUALITY_REFERENCE, COMPARISON_REFERENCE),
     "comparison reference": range(COMPARISON_REFERENCE, COMPARISON_REFERENCE + 1_000_000),
+    "task training": range(TASK_TRAIN, TASK_TRUTH),
+    "task truth": range(TASK_TRUTH, TASK_CLASS),
+    "task class": range(TASK_CLASS, TASK_CLASS + 100_000_000),
 }
 
 
