@@ -10,26 +10,30 @@ import numpy as np
 CONTROL_IMAGES = 900  # the base model's own samples of stand-in prompts; one seed
 PROBE = 1_000
 CALIBRATION = 1_000_000
-PILOT = 1_500_000  # what decides which settings are tested is not what they are tested on
+SEARCH = 1_500_000  # what decides which products are tested is not what they are tested on
 VERIFICATION = 2_000_000
 TRANSFER = 3_000_000
 AUDIT = 4_000_000
 TRIAGE = 5_000_000
 CARD = 6_000_000
-QUALITY_REFERENCE = 8_000_000  # samples of the base model that quality is measured against
+TAUGHT_SEARCH = 8_000_000  # held-out prompts, whatever chooses products to test; the base model's too
+TAUGHT_PROOF = 8_300_000  # the same for the products that are tested
+TAUGHT_ANEW = 8_600_000  # the same for the one that is shipped: chosen for being high, it is measured again
 COMPARISON_REFERENCE = 9_000_000  # the same for a comparison, so that the base's own row is no copy of its reference
 
 RANGES = {
     "control images": range(CONTROL_IMAGES, PROBE),
     "probe": range(PROBE, CALIBRATION),
-    "calibration": range(CALIBRATION, PILOT),
-    "pilot": range(PILOT, VERIFICATION),
+    "calibration": range(CALIBRATION, SEARCH),
+    "search": range(SEARCH, VERIFICATION),
     "verification": range(VERIFICATION, TRANSFER),
     "transfer": range(TRANSFER, AUDIT),
     "audit": range(AUDIT, TRIAGE),
     "triage": range(TRIAGE, CARD),
     "card": range(CARD, CARD + 1_000_000),
-    "quality reference": range(QUALITY_REFERENCE, COMPARISON_REFERENCE),
+    "taught, search": range(TAUGHT_SEARCH, TAUGHT_PROOF),
+    "taught, proof": range(TAUGHT_PROOF, TAUGHT_ANEW),
+    "taught, anew": range(TAUGHT_ANEW, COMPARISON_REFERENCE),
     "comparison reference": range(COMPARISON_REFERENCE, COMPARISON_REFERENCE + 1_000_000),
 }
 

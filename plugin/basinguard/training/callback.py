@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core.report import Report, last_search
 from .breach_responder import BreachResponder
+from .epoch_archive import EpochArchive
 from .guarded_run import GuardedRun
 from .isolation import trained_weights
 from .monitors import excuse_monitors, log_for_monitors, show_on_progress_bar
@@ -42,6 +43,9 @@ class GuardHooks(RunSettings):
         require_parts(trainer.datamodule, pl_module)
         self.responder = BreachResponder(self.response, pl_module, trainer.datamodule)
         self.run = self.run_on(trainer.datamodule, str(getattr(pl_module, "base_id", "")))
+        if self.export_to:
+            folder = Path(self.export_to)
+            self.run.archive = EpochArchive(folder.with_name(f"{folder.name}-epochs"), self.terms.epochs)
         if self._checkpoint:
             self.load_state_dict(self._checkpoint)
 

@@ -11,12 +11,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..calibration.candidate import RuleCandidate
+from ..calibration.lessons import truth_of
+from ..calibration.record_builder import Certificate
 from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
 from ..core.report import Report, measured
@@ -29,10 +31,13 @@ from ..guard.status import RunStatus, run_status
 from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import clip_for, subject_fidelity
 from ..pipelines.latent_model import LatentModel
+from ..pipelines.loading import load_pipeline
 from ..similarity.embedder import Embedder
 from .best_weights import BestWeights
 from .distributed import Team, measure_together
-from .guarded_export import export_calibrated, export_plain, plain_directory
+from .epoch_archive import EpochArchive
+from .epoch_series import EpochSeries, State, has_adapter, origin_weights
+from .guarded_export import export_calibrated
 from .isolation import averaged, holding, moved, parts_of, trained_weights, untouched
 from .logging import log_report, write_guard_file
 from .options import OnError, Precision, ShippedEpoch
@@ -70,7 +75,8 @@ class GuardedRun:
 
     Attributes:
         status: verdict, forecast and the epochs to ship, as of the newest report; None where none could be made.
-        record, candidates: of the newest export.
+        archive: where the epochs for the search at the end are kept; None where nothing will be exported.
+        certificate: of the newest export: its record, and everything that was tried.
         other_data: resumed with another training set: what was known is about other images.
 
     Example:
@@ -85,9 +91,10 @@ class GuardedRun:
         self.best_weights = BestWeights(guard.plan.alpha, ship)
         self.team = Team.current()
         self.status: RunStatus | None = None
-        self.record: Record | None = None
-        self.candidates: list[RuleCandidate] = []
+        self.archive: EpochArchive | None = None
+        self.certificate: Certificate | None = None
         self.other_data = False
+        self._origin: dict[str, torch.Tensor] | None = None  # the base's values of what a full fine-tune trains
         self._problems: set[str] = set()  # that were reported
 
     @property
@@ -104,6 +111,8 @@ class GuardedRun:
         """Takes up a run at its first update, or a later one: what is not known about it is said."""
         if self.other_data:
             self.best_weights.epochs.clear()
+        if self.archive is not None and self.team.rank == 0:
+            self.archive.forget_after(-1 if self.other_data else train_step)
         if train_step > 0 and not self.history:
             problem = f"resumed at train step {train_step} without a history: the base model was not measured"
             self.guard.miss(-1, train_step, problem)
@@ -140,6 +149,7 @@ class GuardedRun:
                 self._write(folder)
                 if not report.problem:
                     self.best_weights.update(self.history, lambda: trained_weights(module))
+                    self._keep(module, report)
                     self._log(module, loggers)
         return report
 
@@ -177,11 +187,11 @@ class GuardedRun:
     def export(
         self, module: TrainedModule, out: Path, terms: CalibrationTerms, *, device: torch.device | None = None
     ) -> Record | None:
-        """Calibrates and exports the epoch to ship guarded, and beside it, as `OUT-plain`, the one for plain CFG.
+        """Calibrates the epochs that were kept and exports the product that was chosen, see `export_calibrated`.
 
         Args:
             module: its weights are as before afterwards.
-            out: directory for the guarded checkpoint; an earlier export there is replaced.
+            out: directory for the checkpoint; an earlier export there is replaced.
             terms: what is to be promised.
             device: where the module is moved to first, if anywhere.
 
@@ -190,18 +200,48 @@ class GuardedRun:
         """
         if self.team.rank:
             return None
-        self.record = None
-        with self._exporting(out), untouched(*moved(parts_of(module), device)), self.shipped_weights(module):
-            exported = export_calibrated(self.guard, module, terms, out, dtype=self.dtype)
-            self.record, self.candidates = exported
-        choice, epoch = self.best_weights.choices(self.history)["plain"], self.best_weights.epochs.get("plain")
-        plain = plain_directory(out)
-        if choice is None or epoch is None or epoch.epoch != choice.epoch:
-            warnings.warn(f"nothing was exported to {plain}: no epoch keeps plain CFG's risk", stacklevel=2)
-            return self.record
-        with self._exporting(plain), untouched(*parts_of(module)), self.shipped_weights(module, "plain"):
-            export_plain(module, choice, plain)
+        self.certificate = None
+        with self._exporting(out), untouched(*moved(parts_of(module), device)), self.series(module, terms) as series:
+            truth = truth_of(self.guard.training, feature_sets())
+            self.certificate = export_calibrated(self.guard, series, terms, out, truth=truth)
         return self.record
+
+    @property
+    def record(self) -> Record | None:
+        """Of the newest export."""
+        return None if self.certificate is None else self.certificate.record
+
+    def series(self, module: TrainedModule, terms: CalibrationTerms) -> EpochSeries:
+        """Every epoch that was kept, and where the base is known every share of it."""
+        base = load_pipeline(module.base_id) if module.base_id else None
+        states, steps = self._states(module, base)
+        return EpochSeries(module, states, base, self.dtype, anchor=terms.anchor, train_steps=steps)
+
+    def _states(self, module: TrainedModule, base: Any) -> tuple[dict[int, State], dict[int, int]]:
+        """How to get each epoch's weights, oldest first, and its updates: from disk, else from memory."""
+        archive, held = self.archive, {e.epoch: e for e in self.best_weights.epochs.values() if e.epoch >= 0}
+        if archive is not None and archive.stored():
+            origin = origin_weights(module, base)
+            stored = archive.stored()[-1:] if self.best_weights.ship == "last" else archive.stored()
+            states: dict[int, State] = {e.epoch: partial(archive.weights, e.epoch, origin) for e in stored}
+            return states, {e.epoch: e.train_step for e in stored}
+        if held:
+            epochs = sorted(held)
+            return {k: partial(getattr, held[k], "weights") for k in epochs}, {k: held[k].train_step for k in epochs}
+        newest = self.measured[-1]
+        return {newest.epoch: lambda: None}, {newest.epoch: newest.train_step}
+
+    def _keep(self, module: TrainedModule, report: Report) -> None:
+        """Stores an epoch for the search at the end, without harm to the run."""
+        if self.archive is None or report.epoch < 0:
+            return
+        chosen = {c.epoch for c in self.best_weights.choices(self.history).values() if c is not None}
+        try:
+            if self._origin is None and not has_adapter(module):
+                self._origin = origin_weights(module, load_pipeline(module.base_id))
+            self.archive.store(report.epoch, report.train_step, trained_weights(module), self._origin, chosen)
+        except Exception as error:
+            self.complain(f"epoch {report.epoch} could not be kept in {self.archive.folder}", error)
 
     @contextmanager
     def shipped_weights(self, module: TrainedModule, how: SamplingMode = "guarded") -> Iterator[None]:
