@@ -25,7 +25,7 @@ audits: findings page
 pipelines: schedulers architecture forward_process latent_model resolution modular_guider lora lora_files single_file prediction_type interpolation loading alignment protect stock_sampling triage_sampling evaluation transfer paired_samples
 training: options finetune_options checkpoints data_sources distributed_scan caption_augmentation trained_weights loss_filters protocols isolation distributed peak_memory optimizer requirements sampler logging objective memory_footprint buckets encoding resources data finetune dry_run preflight control_group best_weights guarded_export guarded_run breach_responder run_settings monitors callback accelerate pytorch_lightning lightning fit_cli
 mitigations: settings testbed base cross_attention stock_pipeline plain_cfg guidance_interval guidance_schedules delayed_guidance delayed_guidance_released prompt_perturbation prompt_optimization summary_tokens initial_noise attention_attenuation anti_memorization_guidance less_finetuning ours registry pairs measure costs ranking comparison tradeoff_figure sample_strips report runner
-sessions: session quality_reference calibration audit verification demo_run
+sessions: settings session quality_reference calibration audit verification demo_run
 commands: demo curate fit calibrate audit verify triage export inspect check sample compare compare_images metrics
 cli
 __main__

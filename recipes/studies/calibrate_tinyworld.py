@@ -35,6 +35,7 @@ from basinguard.pipelines.transfer import transfer_table
 from basinguard.sessions.audit import audit_session
 from basinguard.sessions.calibration import Calibration, calibrate_session
 from basinguard.sessions.session import Session, open_model
+from basinguard.sessions.settings import SessionSettings
 from basinguard.similarity.kernel_distance import KernelDistance
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.tinyworld.scenes import all_captions, draw_scene
@@ -71,7 +72,7 @@ def main() -> None:
     start = time.monotonic()
     data, _ = write_demo_folder(args.run / "data")
     model = args.model or fine_tune(args.method, args.updates, data, args.run / "model")
-    session = open_model(str(model), data, base="tinyworld", scale=SCALE, timesteps=TIMESTEPS)
+    session = open_model(str(model), data, SessionSettings("tinyworld", scale=SCALE, timesteps=TIMESTEPS))
     terms = replace(TERMS, pairs=args.pairs)
     found = calibrate_session(session, terms, quality=fresh_scenes(session))
     if args.method == "lora":  # it is merged into the model by now: a share of the way from the base is its strength

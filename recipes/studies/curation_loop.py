@@ -30,6 +30,7 @@ from basinguard.core.stats import cluster_bootstrap
 from basinguard.curation.curate import curate
 from basinguard.curation.manifest import MANIFEST, Curation, read_manifest
 from basinguard.sessions.demo_run import demo_model
+from basinguard.sessions.settings import SessionSettings
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.training.caption_augmentation import CaptionAugmentation
 from basinguard.training.data import ImageFolder
@@ -79,9 +80,8 @@ def fine_tune(out: Path, train: Path, epochs: int, **images: object) -> Path:
 
 def look(model: Path, train: Path, out: Path, per_caption: int) -> Audit:
     """How much a model copies, caption by caption, under plain CFG."""
-    return audit(
-        str(model), data=train, per_caption=per_caption, terms=CHEAPEST, scale=SCALE, timesteps=TIMESTEPS, out=out
-    ).audit
+    settings = SessionSettings(scale=SCALE, timesteps=TIMESTEPS)
+    return audit(str(model), data=train, settings=settings, terms=CHEAPEST, per_caption=per_caption, out=out).audit
 
 
 def add_captions(manifest: Path, curation: Curation) -> list[str]:

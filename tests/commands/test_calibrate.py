@@ -26,10 +26,11 @@ from basinguard.pipelines.transfer import first_guided, transfer_table
 from basinguard.plots.contact_sheet import to_image
 from basinguard.sessions.quality_reference import quality_for
 from basinguard.sessions.session import open_model, require_same
+from basinguard.sessions.settings import SessionSettings
 from basinguard.similarity.clip_score import TINY
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
-QUICK = {"scale": 3.0, "timesteps": 3}
+QUICK = SessionSettings(scale=3.0, timesteps=3)
 TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), strengths=STRENGTHS)
 
 
@@ -102,10 +103,9 @@ def test_calibrate_writes_a_record_that_exports_with_its_model(tuned_dir, base_d
     found = calibrate(
         str(tuned_dir),
         data=scene_folder,
-        base=str(base_dir),
+        settings=replace(QUICK, base=str(base_dir)),
         terms=replace(TERMS, strengths=(0.5, 1.0)),
         out=tmp_path / "out",
-        **QUICK,
     )
     record = read_record(tmp_path / "out" / "record.json")
     assert record == found.record
@@ -117,10 +117,10 @@ def test_calibrate_writes_a_record_that_exports_with_its_model(tuned_dir, base_d
     everything = json.loads((tmp_path / "out" / "calibration.json").read_text())
     assert [point["guidance"]["transition"] for point in everything["frontier"]] == [332.0, 666.0]
     assert (tmp_path / "out" / "frontier.png").stat().st_size > 10_000
-    opened = open_model(str(tuned_dir), scene_folder, base=str(base_dir), **QUICK)
+    opened = open_model(str(tuned_dir), scene_folder, replace(QUICK, base=str(base_dir)))
     export_directory(opened.pipe, record, tmp_path / "export")
     with pytest.raises(FileExistsError, match="name another folder"):
-        calibrate(str(tuned_dir), data=scene_folder, terms=TERMS, out=tmp_path / "out", **QUICK)
+        calibrate(str(tuned_dir), data=scene_folder, settings=QUICK, terms=TERMS, out=tmp_path / "out")
 
 
 def test_a_lora_file_can_be_calibrated_with_an_anchor(base_dir, scene_folder, tmp_path):
@@ -129,24 +129,29 @@ def test_a_lora_file_can_be_calibrated_with_an_anchor(base_dir, scene_folder, tm
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet))
     pipe.save_lora_weights(tmp_path, unet_lora_layers=layers, weight_name="mine.safetensors")
     terms = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), anchor=True, strengths=(1.0,))
-    found = calibrate(str(base_dir), data=scene_folder, lora=tmp_path / "mine.safetensors", terms=terms, **QUICK)
+    settings = replace(QUICK, lora=tmp_path / "mine.safetensors")
+    found = calibrate(str(base_dir), data=scene_folder, settings=settings, terms=terms)
     assert found.record.strength.kind == "lora"
     assert found.record.base == str(base_dir)
     assert {candidate.setting.anchor for candidate in found.tried} == {False, True}
     with pytest.raises(FileNotFoundError, match="no such file"):
-        open_model(str(base_dir), scene_folder, lora=tmp_path / "none.safetensors")
+        open_model(str(base_dir), scene_folder, SessionSettings(lora=tmp_path / "none.safetensors"))
     (tmp_path / "bad.safetensors").write_bytes(b"not a lora")
     with pytest.raises(ValueError, match="not a safetensors file"):
-        open_model(str(base_dir), scene_folder, lora=tmp_path / "bad.safetensors")
+        open_model(str(base_dir), scene_folder, SessionSettings(lora=tmp_path / "bad.safetensors"))
 
 
 def test_quality_is_measured_against_the_base_and_shown_wherever_numbers_are(
     tuned_dir, base_dir, scene_folder, tmp_path
 ):
     found = audit(
-        str(tuned_dir), data=scene_folder, base=str(base_dir), per_caption=1, terms=TERMS, alignment=TINY,
-        out=tmp_path / "out", **QUICK
-    )  # fmt: skip
+        str(tuned_dir),
+        data=scene_folder,
+        settings=replace(QUICK, base=str(base_dir), alignment=TINY),
+        terms=TERMS,
+        per_caption=1,
+        out=tmp_path / "out",
+    )
     record = found.calibration.record
     assert record.quality.method.startswith("kernel distance to 18 samples of the base model (lower is better), open_")
     assert record.plain_quality.n == record.quality.n == 6
@@ -164,7 +169,7 @@ def test_quality_is_measured_against_heldout_images_but_never_training_images(tu
     heldout.mkdir()
     for k, caption in enumerate(all_captions()[-16:]):
         draw_scene(caption, seed=100 + k).save(heldout / f"{k}.png")
-    opened = open_model(str(tuned_dir), scene_folder, alignment=TINY, **QUICK)
+    opened = open_model(str(tuned_dir), scene_folder, replace(QUICK, alignment=TINY))
     assert quality_for(opened, 12) is None, "neither held-out images nor a base"
     assert quality_for(opened, 12, heldout).method.startswith("kernel distance to 16 held-out images")
     with pytest.raises(ValueError, match="give alignment=MODEL too"):
@@ -191,9 +196,8 @@ def test_promises_that_cannot_be_made_are_refused_before_anything_is_loaded(term
 
 
 def test_a_record_of_another_model_or_eye_is_refused(tuned_dir, base_dir, scene_folder):
-    record = calibrate(
-        str(tuned_dir), data=scene_folder, terms=replace(TERMS, strengths=()), alignment="none", **QUICK
-    ).record
+    settings, terms = replace(QUICK, alignment="none"), replace(TERMS, strengths=())
+    record = calibrate(str(tuned_dir), data=scene_folder, settings=settings, terms=terms).record
     require_same(record, open_model(str(tuned_dir), scene_folder))
     with pytest.raises(ValueError, match="the record was made for weights"):
         require_same(record, open_model(str(base_dir), scene_folder))
@@ -204,8 +208,8 @@ def test_a_record_of_another_model_or_eye_is_refused(tuned_dir, base_dir, scene_
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own
 def test_the_transfer_table_covers_every_sampler_and_says_where_guidance_began(tuned_dir, scene_folder):
-    record = calibrate(str(tuned_dir), data=scene_folder, terms=replace(TERMS, strengths=()), **QUICK).record
-    opened = open_model(str(tuned_dir), scene_folder, **QUICK)
+    record = calibrate(str(tuned_dir), data=scene_folder, settings=QUICK, terms=replace(TERMS, strengths=())).record
+    opened = open_model(str(tuned_dir), scene_folder, QUICK)
     own = opened.pipe.scheduler
     table = list(transfer_table(opened.guard, opened.pipe, record, timesteps=(2, 4), per_caption=1))
     assert opened.pipe.scheduler is own
@@ -237,11 +241,10 @@ def test_an_audit_finds_the_copies_and_its_page_is_safe(tuned_dir, base_dir, cop
     found = audit(
         str(tuned_dir),
         data=copied_folder,
-        base=str(base_dir),
+        settings=replace(QUICK, base=str(base_dir)),
         per_caption=1,
         terms=TERMS,
         out=tmp_path / "out",
-        **QUICK,
     )
     report = found.audit
     assert report.plain.value == 1.0
@@ -258,7 +261,7 @@ def test_an_audit_finds_the_copies_and_its_page_is_safe(tuned_dir, base_dir, cop
 
 
 def test_an_audit_says_what_it_means(tuned_dir, copied_folder):
-    report = audit(str(tuned_dir), data=copied_folder, per_caption=1, terms=TERMS, **QUICK).audit
+    report = audit(str(tuned_dir), data=copied_folder, settings=QUICK, terms=TERMS, per_caption=1).audit
     assert report.advice[0].startswith("It copies: 100.0 %")
     assert report.base is None
     assert report.record.strength is None

@@ -17,6 +17,7 @@ from basinguard.exports.fingerprints import weights_sha256
 from basinguard.guard.guard import Guard
 from basinguard.pipelines.protect import protect
 from basinguard.sessions.session import open_model
+from basinguard.sessions.settings import SessionSettings
 from basinguard.sessions.verification import GUARDED, HELDOUT, PARAPHRASED
 from basinguard.training.guarded_export import export_calibrated
 
@@ -28,9 +29,8 @@ def exported(tiny_pipeline_dir, tmp_path_factory):
     """Exports a pipeline with a calibration made on a folder; both are given by the test."""
 
     def make(folder):
-        record = calibrate(
-            str(tiny_pipeline_dir), data=folder, base=str(tiny_pipeline_dir), terms=TERMS, scale=3.0, timesteps=2
-        ).record
+        settings = SessionSettings(str(tiny_pipeline_dir), scale=3.0, timesteps=2)
+        record = calibrate(str(tiny_pipeline_dir), data=folder, settings=settings, terms=TERMS).record
         pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir, safety_checker=None)
         return export_directory(pipe, record, tmp_path_factory.mktemp("exported") / "model", share_private=True)
 
@@ -83,7 +83,7 @@ def test_a_rule_that_a_stock_pipeline_cannot_apply_is_refused(exported, scene_fo
 
 
 def test_shipping_calibrates_the_safe_strength_when_asked(tiny_pipeline_dir, scene_folder, tmp_path):
-    opened = open_model(str(tiny_pipeline_dir), scene_folder, scale=3.0, timesteps=2)
+    opened = open_model(str(tiny_pipeline_dir), scene_folder, SessionSettings(scale=3.0, timesteps=2))
     module = SimpleNamespace(
         pipe=opened.pipe, base_id=str(tiny_pipeline_dir), export_pipeline=lambda: opened.pipe, hparams={}
     )
@@ -95,7 +95,8 @@ def test_shipping_calibrates_the_safe_strength_when_asked(tiny_pipeline_dir, sce
 
 
 def test_shipping_says_where_the_base_is_from_and_shows_heldout_prompts_only(tiny_pipeline_dir, scene_folder, tmp_path):
-    opened = open_model(str(tiny_pipeline_dir), scene_folder, base=str(tiny_pipeline_dir), scale=3.0, timesteps=2)
+    settings = SessionSettings(str(tiny_pipeline_dir), scale=3.0, timesteps=2)
+    opened = open_model(str(tiny_pipeline_dir), scene_folder, settings)
     training = replace(opened.guard.training, heldout=("a kite", "a house"))
     guard = Guard(training, opened.guard.embedder, opened.guard.plan)
     module = SimpleNamespace(

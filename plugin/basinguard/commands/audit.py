@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..calibration.terms import CalibrationTerms
+from ..sessions.settings import SessionSettings
 from .calibrate import TERMS
 
 if TYPE_CHECKING:
@@ -18,14 +19,9 @@ def audit(
     model: str,
     *,
     data: Path,
-    base: str = "",
-    lora: Path | None = None,
+    settings: SessionSettings = SessionSettings(),
     terms: CalibrationTerms = TERMS,
     per_caption: int = 4,
-    scale: float = 7.5,
-    timesteps: int = 20,
-    alignment: str = "auto",
-    heldout: Path | None = None,
     out: Path | None = None,
 ) -> AuditRun:
     """Does this model copy these images, which ones, and what would make it safe? Trains nothing.
@@ -33,14 +29,9 @@ def audit(
     Args:
         model: a directory or hub id of a Stable Diffusion pipeline.
         data: folder of the captioned images it was trained on.
-        base: what it was fine-tuned from; without it there is no null and no safe strength.
-        lora: a LoRA file on `model`, which is then the base.
-        terms: of the promise, see `calibrate`.
+        settings: how the model is opened, sampled and scored.
+        terms: of the promise that would make it safe.
         per_caption: samples of each caption that are searched for copies.
-        scale: of plain CFG.
-        timesteps: sampling steps.
-        alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
-        heldout: folder of like images that were not trained on, to measure quality by; the base's samples otherwise.
         out: new folder for audit.html, audit.json and the calibration; in Python nothing is written without it.
 
     Raises:
@@ -57,8 +48,8 @@ def audit(
         raise ValueError(f"per_caption={per_caption}: expected at least 1")
     require_promisable(terms, out)
     require_new(out)
-    session = open_model(model, data, base=base, lora=lora, scale=scale, timesteps=timesteps, alignment=alignment)
-    calibration = calibrate_session(session, terms, quality=quality_for(session, terms.pairs, heldout))
+    session = open_model(model, data, settings)
+    calibration = calibrate_session(session, terms, quality=quality_for(session, terms.pairs, settings.heldout))
     result = audit_session(model, session, calibration, per_caption)
     if out is not None:
         result.write(out)

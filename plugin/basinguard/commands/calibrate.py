@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..calibration.terms import STRENGTHS, CalibrationTerms
+from ..sessions.settings import SessionSettings
 
 if TYPE_CHECKING:
     from ..sessions.calibration import Calibration
@@ -18,14 +19,9 @@ def calibrate(
     model: str,
     *,
     data: Path,
-    base: str = "",
-    lora: Path | None = None,
+    settings: SessionSettings = SessionSettings(),
     terms: CalibrationTerms = TERMS,
     transfer: bool = False,
-    scale: float = 7.5,
-    timesteps: int = 20,
-    alignment: str = "auto",
-    heldout: Path | None = None,
     out: Path | None = None,
 ) -> Calibration:
     """Finds the rule, and the strength for plain CFG, that keep a promise for any fine-tune; trains nothing.
@@ -33,15 +29,9 @@ def calibrate(
     Args:
         model: a directory or hub id of a Stable Diffusion pipeline.
         data: folder of the captioned images it was trained on.
-        base: what it was fine-tuned from; without it there is no safe strength.
-        lora: a LoRA file on `model`, which is then the base.
+        settings: how the model is opened, sampled and scored.
         terms: what is to be promised, and the rules that may be chosen.
         transfer: also measure the rule under other schedulers and step counts.
-        scale: of plain CFG.
-        timesteps: sampling steps.
-        alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
-        heldout: folder of like images that were not trained on, to measure quality by, which decides between rules
-            that align alike; the base model's samples of the same captions otherwise.
         out: new folder for record.json, calibration.json and plots; in Python nothing is written without it.
 
     Raises:
@@ -55,8 +45,8 @@ def calibrate(
     from ..sessions.session import open_model
 
     require_promisable(terms, out)
-    session = open_model(model, data, base=base, lora=lora, scale=scale, timesteps=timesteps, alignment=alignment)
-    quality = quality_for(session, terms.pairs, heldout)
+    session = open_model(model, data, settings)
+    quality = quality_for(session, terms.pairs, settings.heldout)
     calibration = calibrate_session(session, terms, transfer=transfer, quality=quality)
     if out is not None:
         calibration.write(out)

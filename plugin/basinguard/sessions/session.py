@@ -22,6 +22,7 @@ from ..pipelines.loading import load_pipeline
 from ..similarity.clip_score import ClipScore
 from ..similarity.structure import Structure
 from ..training.data import ImageFolder
+from .settings import SessionSettings
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,8 @@ class Session:
 def open_model(
     model: str,
     data: Path,
+    settings: SessionSettings = SessionSettings(),
     *,
-    base: str = "",
-    lora: Path | None = None,
-    scale: float = 7.5,
-    timesteps: int = 20,
-    alignment: str = "auto",
     dtype: torch.dtype | None = None,
 ) -> Session:
     """Loads a fine-tune and the images it was trained on.
@@ -63,22 +60,16 @@ def open_model(
     Args:
         model: a diffusers directory or hub id.
         data: folder of captioned training images.
-        base: what it was fine-tuned from; of an exported directory, what its record says; with a LoRA, the model.
-        lora: a LoRA file on `model`.
-        scale: of plain CFG.
-        timesteps: sampling steps.
-        alignment: open_clip model that scores captions, see `clip_for`.
+        settings: see there; without a base, an exported directory has the one that its record names.
         dtype: precision of the runs.
 
     Raises:
         FileNotFoundError: no such model or folder.
-        ValueError: a model of another kind, images that cannot be used, or a scale that is no guidance.
+        ValueError: a model of another kind, or images that cannot be used.
     """
-    if scale <= 1:
-        raise ValueError(f"scale={scale}: plain CFG is above 1; 7.5 is usual")
-    pipe = load_pipeline(model, lora=lora)
-    anchored = None
-    if lora is not None:
+    pipe = load_pipeline(model, lora=settings.lora)
+    anchored, base = None, settings.base
+    if settings.lora is not None:
         anchored, base, pipe = LatentModel(pipe, dtype=dtype, anchor=True), base or model, merged(pipe)
     base = base or _recorded_base(model)
     pipe.set_progress_bar_config(disable=True)
@@ -87,7 +78,8 @@ def open_model(
     images.setup("open")
     captions = tuple(caption for _, caption in images.items)
     training = TrainingSet(images.all_pixels(), captions)
-    clip, plan = clip_for(base, alignment), ProbePlan(captions=1, timesteps=timesteps, scale=scale)
+    clip = clip_for(base, settings.alignment)
+    plan = ProbePlan(captions=1, timesteps=settings.timesteps, scale=settings.scale)
     guard = Guard(training, Structure(), plan, clip.score if clip else None)
     provenance = Provenance(
         base=base,
@@ -110,9 +102,8 @@ def open_export(export: Path, data: Path, alignment: str = "auto") -> tuple[Reco
     """
     record = read_record(export / RECORD_FILE)
     sampler = record.sampler
-    session = open_model(
-        str(export), data, base=record.base, scale=sampler.scale, timesteps=sampler.timesteps, alignment=alignment
-    )
+    settings = SessionSettings(record.base, None, sampler.scale, sampler.timesteps, alignment)
+    session = open_model(str(export), data, settings)
     require_same(record, session)
     return record, session
 
