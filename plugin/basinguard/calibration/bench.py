@@ -103,4 +103,3 @@ class BenchedModel:
             return None
         texts = [guard.training.captions[k] for k in prompt.tolist()]
         return PairScores(guard.score_alignment(images, texts), prompt)
-

@@ -18,6 +18,8 @@ from ..guard.coverage import spread
 from ..guard.guard import Guard
 from ..guard.measured_model import guided_model
 from ..guard.training_set import TrainingSet
+from ..similarity.colour_texture import ColourTexture
+from ..similarity.efficientnet import EfficientNetLite, installed_weights
 from ..similarity.feature_sets import FeatureSet
 from ..similarity.taught import TaughtRuler
 from .terms import CalibrationTerms
@@ -67,6 +69,12 @@ def truth_of(training: TrainingSet, feature_sets: Sequence[FeatureSet]) -> Taugh
     """The held-out images where there are real ones, else the training images: copies count as nothing anyway."""
     held = None if training.stand_in else training.heldout_images
     return TaughtTruth(training.images if held is None else held, held_out_prompts(training), tuple(feature_sets))
+
+
+def feature_sets() -> tuple[FeatureSet, ...]:
+    """The rulers that are here: one needs no weights, the other those of the `taught` extra."""
+    weights = installed_weights()
+    return (ColourTexture(),) if weights is None else (ColourTexture(), EfficientNetLite(weights))
 
 
 def held_out_prompts(training: TrainingSet) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from ..core.record import Product as RecordedProduct
 from ..core.record import Record, Sampler, Strength
 from ..diffusion.evaluation_count import EvaluationCount
 from ..guard.guard import Guard
-from .bench import Bench, Lessons
+from .bench import Bench
 from .candidate import Phase, Product, ProductCandidate
 from .choice import best
 from .fixed_sequence import fixed_sequence
@@ -95,10 +95,10 @@ class Certification:
         bench = self._bench("search", self.terms.search_pairs, seed_table.SEARCH)
         return explore(bench, self.weights, self.terms, self.timesteps, self.noise)
 
-    def prove(self, ladders: Sequence[Sequence[Product]]) -> list[ProductCandidate]:
+    def prove(self, ladders: Sequence[Sequence[Product]]) -> list[list[ProductCandidate]]:
         """Each ladder from its safest product until the first that cannot be proven."""
         bench, share = self._proof(), self.terms.delta / len(ladders)
-        return [c for ladder in ladders for c in fixed_sequence(bench.measure(self.weights, ladder), share)]
+        return [list(fixed_sequence(bench.measure(self.weights, ladder), share)) for ladder in ladders]
 
     def measure(self, product: Product) -> ProductCandidate:
         """A product beside those that are tested, on the same samples."""
@@ -158,7 +158,7 @@ def certify(
     work = Certification(guard, weights, terms, truth)
     searched = work.search()
     ladders = chains(searched, terms)
-    tested = work.prove(ladders)
+    tested = [c for ladder in work.prove(ladders) for c in ladder]
     chosen = best(c for c in tested if c.product.stock) or best(tested) or tested[0]
     safe = best(c for c in tested if c.product.guidance.plain)
     whole = work.whole()

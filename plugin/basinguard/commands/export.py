@@ -40,8 +40,8 @@ def export(
         out: a directory, a `.safetensors` file for a LoRA, a `.json` file for a workflow.
         kind: `directory`, `kohya` or `diffusers` (a LoRA in that format), `comfyui`.
         lora: a LoRA file to put on the model first; it is merged into a directory.
-        strength: share of the trained strength that a LoRA file has at strength 1; by default the one that the record
-            promises to be safe with plain CFG, and all of it where there is none.
+        strength: share of the trained strength that a LoRA file has at strength 1; by default the record's own, or
+            the one that it promises to be safe with plain CFG, and all of it where there is none.
         steps: sampling steps of the workflow; those of the calibration by default.
         scheduler: scheduler of the workflow.
         overwrite: replace an earlier export.
@@ -61,6 +61,7 @@ def export(
     from ..exports.merge import merged
     from ..exports.provenance import read_origin
     from ..pipelines.loading import load_pipeline
+    from ..pipelines.product import with_product_weights
 
     found = read_record(record)
     if kind == "comfyui":
@@ -70,8 +71,9 @@ def export(
         return Exported(out)
     pipe = load_pipeline(model, lora=lora)
     if kind == "directory":
-        origin = read_origin(Path(model), found.weights_sha256)
-        export_directory(merged(pipe), found, out, overwrite=overwrite, origin=origin, share_private=share_private)
+        origin, whole = read_origin(Path(model), found.weights_sha256), merged(pipe)
+        with with_product_weights(whole, found):
+            export_directory(whole, found, out, overwrite=overwrite, origin=origin, share_private=share_private)
     else:
         export_lora(pipe, found, out, format=kind, strength=strength, overwrite=overwrite, share_private=share_private)
     return Exported(out, push_to_hub(out, push_to) if push_to else "")

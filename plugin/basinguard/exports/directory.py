@@ -148,7 +148,8 @@ def _write_record(folder: Path, record: Record) -> None:
     (folder / RECORD_FILE).write_text(record.to_json() + "\n", encoding="utf-8")
     scheduler, index = folder / SCHEDULER_FILE, folder / "model_index.json"
     config = json.loads(scheduler.read_text("utf-8"))
-    write_json(scheduler, config | {NOTICE_KEY: NOTICE, RECORD_KEY: without_history(record).model_dump_json()})
+    notice = {} if record.guidance.plain else {NOTICE_KEY: NOTICE}
+    write_json(scheduler, config | notice | {RECORD_KEY: without_history(record).model_dump_json()})
     write_json(index, json.loads(index.read_text("utf-8")) | {"_class_name": "StableDiffusionPipeline"})
 
 

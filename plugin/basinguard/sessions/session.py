@@ -15,13 +15,14 @@ from ..exports.layout import RECORD_FILE
 from ..exports.merge import merged
 from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
-from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import clip_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
 from ..similarity.clip_score import ClipScore
 from ..similarity.structure import Structure
+from ..training.control_group import training_set
 from ..training.data import ImageFolder
+from ..training.options import ControlGroup
 from .settings import SessionSettings
 
 
@@ -77,7 +78,7 @@ def open_model(
     images = ImageFolder(str(data), resolution=latent_model.resolution)
     images.setup("open")
     captions = tuple(caption for _, caption in images.items)
-    training = TrainingSet(images.all_pixels(), captions)
+    training = training_set(images, ControlGroup(folder=str(settings.heldout) if settings.heldout else None))
     clip = clip_for(base, settings.alignment)
     plan = ProbePlan(captions=1, timesteps=settings.timesteps, scale=settings.scale)
     guard = Guard(training, Structure(), plan, clip.score if clip else None)

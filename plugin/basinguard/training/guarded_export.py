@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..calibration.candidate import Product as Chosen
 from ..calibration.lessons import TaughtTruth, held_out_prompts
 from ..calibration.record_builder import Certificate, certify
-from ..calibration.candidate import Product as Chosen
 from ..calibration.terms import CalibrationTerms
 from ..calibration.trial import Trial, calibration_pairs
 from ..core import seeds as seed_table
 from ..core.provenance import Provenance
 from ..core.record import Product, Record
+from ..diffusion.model import Model
 from ..exports.directory import CardPictures, export_directory
 from ..exports.fingerprints import dataset_sha256, weights_sha256
 from ..exports.provenance import Origin
-from ..diffusion.model import Model
 from ..guard.guard import Guard
 from ..guidance.core import from_record
 from ..pipelines.latent_model import LatentModel
@@ -30,7 +30,6 @@ from ..pipelines.loading import locate, model_file
 from ..pipelines.stock_sampling import sample_stock
 from ..plots.contact_sheet import contact_sheet, to_image
 from .epoch_series import EpochSeries, has_adapter
-from .protocols import TrainedModule
 
 SHOWN = 6  # held-out prompts in the card
 BLANK = 0.9  # grey of a picture that copies and is not shown

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ..calibration.lessons import truth_of
+from ..calibration.lessons import feature_sets, truth_of
 from ..calibration.record_builder import Certificate
 from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
