@@ -8,7 +8,7 @@ from typing import ClassVar
 import huggingface_hub
 import pytest
 
-from basinguard.commands.export import export
+from basinguard.commands.export import WorkflowOptions, export
 from basinguard.exports import hub
 from basinguard.exports.directory import export_directory
 from basinguard.exports.hub import push_to_hub
@@ -30,7 +30,8 @@ def test_a_directory_and_a_workflow_from_files(tmp_path, saved, record, monkeypa
     (tmp_path / "record.json").write_text(record.to_json())
     export(str(saved), tmp_path / "record.json", tmp_path / "out")
     assert check(tmp_path / "out").ok
-    export(str(saved), tmp_path / "record.json", tmp_path / "flow.json", kind="comfyui", steps=50, scheduler="karras")
+    workflow = WorkflowOptions(steps=50, scheduler="karras")
+    export(str(saved), tmp_path / "record.json", tmp_path / "flow.json", kind="comfyui", workflow=workflow)
     assert json.loads((tmp_path / "flow.json").read_text())["after"]["inputs"]["steps"] == 50
     with pytest.raises(FileExistsError, match="overwrite"):
         export(str(saved), tmp_path / "record.json", tmp_path / "flow.json", kind="comfyui")

@@ -29,7 +29,7 @@ TRAINING = {
 }
 PROBES = {
     "default": {},
-    "bf16": {"precision": "bf16"},
+    "bf16": {"plan": {"autocast": "bfloat16"}},
     "every second epoch": {"every_n_epochs": 2},
     "many seeds and steps": {"plan": {"seeds": 3, "timesteps": 5, "captions": 4}},
     "no control group": {"control": ControlGroup()},

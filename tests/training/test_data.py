@@ -18,8 +18,8 @@ from basinguard.tinyworld.scenes import all_captions, draw_scene
 from basinguard.training.buckets import shapes
 from basinguard.training.caption_augmentation import CaptionAugmentation
 from basinguard.training.data_sources import fitted
+from basinguard.training.epoch_order import EpochOrder, ResumableLoader
 from basinguard.training.finetune_options import HubDataset
-from basinguard.training.sampler import EpochOrder, ResumableLoader
 from support.fine_tunes import image_folder
 
 

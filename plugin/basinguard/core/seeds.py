@@ -1,6 +1,7 @@
-"""Every seed that the package draws from, in one table: what is tuned on is never what is measured on.
+"""Every seed that something is measured on, in one table: what is tuned on is never what is measured on.
 
-Each purpose owns a range that starts at its seed; `tests/core/test_seeds.py` proves that no two of them meet.
+Each purpose owns a range that starts at its seed; `tests/core/test_seeds.py` proves that no two of them meet. Choices
+that need no sample (which pairs are checked, in which order words are tried) are fixed where they are made.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from ..core.metric import Match
 from ..diffusion.evaluation_count import EvaluationCount
 from ..diffusion.model import Model
 from ..similarity.copy_detector import CopyDetector
-from .critical_scales import ENCODED
+from .critical_scale_stage import ENCODED
 from .plan import ProbePlan
 from .training_set import TrainingSet
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..basin.gap import Alarm, raise_alarm
+from ..basin.heldout_contrast import HeldoutContrast, contrast_with_heldout
 from ..core import stats
 from ..core.estimate import Estimate
 
@@ -36,12 +36,12 @@ def mean_rise(now: dict[int, float], base: dict[int, float]) -> Estimate | None:
 
 def compare_rises(
     now: dict[int, float], base: dict[int, float], heldout: dict[int, float], heldout_base: dict[int, float]
-) -> Alarm | None:
+) -> HeldoutContrast | None:
     """The comparison of what was measured in both models; None where a side is missing."""
     train, control = [i for i in now if i in base], [i for i in heldout if i in heldout_base]
     if not train or not control:
         return None
-    return raise_alarm(
+    return contrast_with_heldout(
         *(torch.tensor([values[i] for i in train]) for values in (now, base)),
         *(torch.tensor([values[i] for i in control]) for values in (heldout, heldout_base)),
     )

@@ -20,7 +20,7 @@ from ..core.report import Basin, Exit, Gaps, Group, Heldout, ImageResult, Report
 from ..diffusion.evaluation_count import EvaluationCount
 from ..diffusion.model import Model
 from .coverage import SEEDS, Coverage
-from .critical_scales import Scales, measure_scales
+from .critical_scale_stage import Scales, measure_scales
 from .measured_model import Drawn, Instruments, MeasuredModel
 from .measures import Measures, compare_rises, mean_rise
 
@@ -155,13 +155,13 @@ class Probe:
         control = range(len(self.training.heldout)) if self.coverage.heldout else ()
         self.now.gaps = train = self._gap_of(self.coverage.gaps, self.training.captions)
         self.now.heldout = heldout = self._gap_of(control, self.training.heldout)
-        alarm = compare_rises(train, self.base.gaps, heldout, self.base.heldout)
+        contrast = compare_rises(train, self.base.gaps, heldout, self.base.heldout)
         return Gaps(
             train=stats.cluster_bootstrap(list(train.values()), list(train)),
             heldout=stats.cluster_bootstrap(list(heldout.values()), list(heldout)) if heldout else None,
             since_base=mean_rise(train, self.base.gaps),
-            excess=alarm.excess if alarm else None,
-            auc=alarm.auc if alarm else None,
+            excess=contrast.excess if contrast else None,
+            auc=contrast.auc if contrast else None,
         )
 
     def _gap_of(self, rows: Sequence[int], texts: Sequence[str]) -> dict[int, float]:

@@ -17,8 +17,8 @@ from ..core.seeds import stream
 from .buckets import BucketBatches, Shape, nearest, shapes
 from .caption_augmentation import CaptionAugmentation, draw_caption, vocabulary_of
 from .data_sources import ImageSource, Named, fitted
+from .epoch_order import MARK, EpochOrder, ResumableLoader
 from .finetune_options import FramingOptions, HubDataset, ReadingOptions, as_options
-from .sampler import MARK, EpochOrder, ResumableLoader
 
 
 class ImageFolder(LightningDataModule):

@@ -40,11 +40,10 @@ from .epoch_series import EpochSeries, State, has_adapter, origin_weights
 from .guarded_export import export_calibrated
 from .isolation import averaged, holding, moved, parts_of, trained_weights, untouched
 from .logging import log_report, write_guard_file
-from .options import OnError, Precision, ShippedEpoch
+from .options import OnError, ShippedEpoch
 from .protocols import TrainedModule
 
 HISTORY_FILE = "guard.json"  # in the run's log directory
-DTYPES: dict[Precision, torch.dtype | None] = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def guard_for(
@@ -70,7 +69,6 @@ class GuardedRun:
         guard: what to measure, on what.
         ship: of the epochs that keep the risk, export the "best" by `checkpoint_selection.choose_checkpoint`, or the
             "last".
-        precision: "32" keeps the modules' own precision in probes, "bf16" and "fp16" run them under autocast.
         on_error: "warn" reports a problem once and goes on, "raise" stops.
 
     Attributes:
@@ -84,10 +82,10 @@ class GuardedRun:
         >>> run.probe(module, epoch=0, train_step=100).basin.width                         # doctest: +SKIP
     """
 
-    def __init__(
-        self, guard: Guard, *, ship: ShippedEpoch = "best", precision: Precision = "32", on_error: OnError = "warn"
-    ) -> None:
-        self.guard, self.dtype, self.on_error = guard, DTYPES[precision], on_error
+    def __init__(self, guard: Guard, *, ship: ShippedEpoch = "best", on_error: OnError = "warn") -> None:
+        self.guard, self.on_error = guard, on_error
+        autocast = guard.plan.autocast
+        self.dtype: torch.dtype | None = getattr(torch, autocast) if autocast else None
         self.best_weights = BestWeights(guard.plan.alpha, ship)
         self.team = Team.current()
         self.status: RunStatus | None = None

@@ -10,7 +10,7 @@ from ..similarity.copy_detector_settings import CopyDetectorSettings
 from .control_group import require_control, training_set
 from .guarded_run import GuardedRun, guard_for
 from .isolation import same_streams
-from .options import BreachResponse, ControlGroup, OnError, Precision, ShippedEpoch
+from .options import BreachResponse, ControlGroup, OnError, ShippedEpoch
 from .protocols import CaptionedImages
 
 
@@ -24,7 +24,7 @@ class RunSettings:
         terms: what the exported checkpoint promises.
         respond: what happens when the risk is surely above `plan.alpha`.
         export_to: directory for the calibrated, guarded checkpoint, written when training ends.
-        ship, precision, on_error: see `GuardedRun`.
+        ship, on_error: see `GuardedRun`.
         every_n_epochs: probe after every n-th epoch.
         alignment: open_clip model that scores captions, see `alignment.clip_for`.
 
@@ -51,7 +51,6 @@ class RunSettings:
         ship: ShippedEpoch = "best",
         every_n_epochs: int = 1,
         alignment: str = "auto",
-        precision: Precision = "32",
         on_error: OnError = "warn",
     ) -> None:
         if every_n_epochs < 1:
@@ -60,7 +59,7 @@ class RunSettings:
         self.embedder = detector.load()
         require_control(control, detector)
         self.export_to, self.every_n_epochs, self.alignment = export_to, every_n_epochs, alignment
-        self.options: dict[str, Any] = {"ship": ship, "precision": precision, "on_error": on_error}
+        self.options: dict[str, Any] = {"ship": ship, "on_error": on_error}
 
     def should_probe(self, epoch: int) -> bool:
         """Whether to measure after this epoch, counted from 0."""
