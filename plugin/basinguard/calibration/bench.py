@@ -16,7 +16,7 @@ from ..diffusion.model import Model
 from ..guard.guard import Guard
 from ..guard.measured_model import guided_model
 from ..similarity.taught import Taught
-from .candidate import PairScores, Phase, Product, ProductCandidate
+from .candidate import PairScores, Phase, Product, ProductCandidate, too_many
 from .lessons import Lessons
 from .trial import Trial
 from .weights import OpenWeights, Weights
@@ -76,15 +76,17 @@ class BenchedModel:
         images = self.model.decode(latents)
         matches, scores = guard.matches(images), self._alignment(images)
         similarities = torch.tensor([match.similarity for match in matches])
+        copies = guard.copy_detector.copied(matches)
+        lost = self.bench.phase == "search" and too_many(int(copies.sum()), len(copies), self.bench.alpha)
         return ProductCandidate.measured(
-            guard.copy_detector.copied(matches),
+            copies,
             prompt,
             self.bench.alpha,
             product=product,
             phase=self.bench.phase,
             evals_per_sample=evals,
             nearest=float(similarities.quantile(0.95)),
-            taught=self.taught(product.guidance),
+            taught=None if lost else self.taught(product.guidance),
             alignment=None if scores is None else scores.estimate(),
             pair_alignment=scores,
         )

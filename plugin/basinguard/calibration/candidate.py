@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..similarity.taught import Taught
 
+IMPROBABLE = 0.2
 Phase = Literal["search", "proof"]
 
 
@@ -123,7 +124,8 @@ class ProductCandidate(Candidate):
         phase: "search" decides what is tested and is never covered by a promise; "proof" is.
         evals_per_sample: network evaluations one sample takes.
         nearest: similarity of the samples to the nearest training image, 95th percentile: orders what copies nothing.
-        taught: of samples of held-out prompts, net of copies; None where it cannot be measured.
+        taught: of samples of held-out prompts, net of copies; None where it cannot be measured, and in the search
+            where a proof is hopeless anyway.
         alignment: agreement of image and caption; None where it was not measured.
         pair_alignment: the alignment of every pair; not written to files.
     """
@@ -149,6 +151,16 @@ class ProductCandidate(Candidate):
             return measured.value
         rule = self.product.guidance
         return self.product.strength + (1.0 if rule.plain else rule.transition / 1000)
+
+
+def too_many(copies: int, n: int, alpha: float) -> bool:
+    """Whether so many copies, or more, are improbable where the risk is alpha: a proof is not worth its samples.
+
+    Example:
+        >>> too_many(3, 16, alpha=0.1), too_many(4, 16, alpha=0.1)
+        (False, True)
+    """
+    return copies > 0 and 1 - stats.binomial_p_value(copies - 1, n, alpha) < IMPROBABLE
 
 
 def of_phase(tried: Sequence[ProductCandidate], phase: Phase) -> list[ProductCandidate]:

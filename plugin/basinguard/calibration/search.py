@@ -1,9 +1,9 @@
 """Which products are worth a proof: a coarse grid on few samples, then the ladder from the safest to the boldest.
 
-A product is (epoch, strength, rule or plain CFG, scale). The grid is walked in three rounds so that it stays small:
-plain CFG at every epoch and strength; then other guidance scales around the best; then rules on the whole fine-tune of
-the best epoch. Nothing here is promised, and no pair or prompt seed of the search serves the proof, so the choice of
-what to prove needs no correction.
+A product is (epoch, strength, rule or plain CFG, scale). The grid is walked in rounds so that few of it are sampled:
+plain CFG at every epoch and every other strength; the strengths between around the best; other guidance scales there;
+then rules on the whole fine-tune of the best epoch. Nothing here is promised, and no pair or prompt seed of the search
+serves the proof, so the choice of what to prove needs no correction.
 
 Source: Pareto Testing, arXiv 2210.07913, section 4 (choose and order on separate data, then test in sequence).
 """
@@ -15,21 +15,21 @@ from dataclasses import asdict, replace
 
 from torch import Tensor
 
-from ..core import stats
 from ..core.record import ALWAYS_ON, Guidance
 from ..diffusion.noise_schedule import NoiseSchedule
 from .bench import Bench
-from .candidate import Product, ProductCandidate
+from .candidate import Product, ProductCandidate, too_many
 from .grids import grid_positions
 from .terms import CalibrationTerms, Setting
 from .weights import Weights
 
 COARSE = 4  # transitions of a rule that are searched where none are named
 LEADERS = 2  # (epoch, strength) around which other scales are tried
-HOPELESS = 0.2  # as many copies as these happen with this chance at most where the risk is alpha
 
 
-def explore(bench: Bench, weights: Weights, terms: CalibrationTerms, timesteps: Tensor, noise: NoiseSchedule) -> list:
+def explore(
+    bench: Bench, weights: Weights, terms: CalibrationTerms, timesteps: Tensor, noise: NoiseSchedule
+) -> list[ProductCandidate]:
     """Measures the grid; see the module for its rounds.
 
     Args:
@@ -39,19 +39,20 @@ def explore(bench: Bench, weights: Weights, terms: CalibrationTerms, timesteps: 
         timesteps, noise: the sampler's grid and the model's noise schedule.
 
     Returns:
-        Every candidate, `ProductCandidate`; the base model first where it is known.
+        Every candidate; the base model first where it is known.
     """
-    first, *others = terms.plain_scales(bench.guard.plan.scale)
-    strengths = terms.strengths if weights.graded else (1.0,)
-    grid = [Product(plain_cfg(first, noise), s, e) for e in weights.epochs for s in sorted(strengths)]
-    base = [Product(plain_cfg(first, noise), 0.0, weights.epochs[-1])] if weights.graded else []
-    tried = list(bench.measure(weights, [*base, *grid]))
-    around = _neighbours(leaders(tried, bench.alpha), grid)
-    scaled = [replace(p, guidance=plain_cfg(scale, noise)) for p in around for scale in others]
-    tried += bench.measure(weights, scaled)
-    rules = rules_of(terms, timesteps, noise, first)
-    best = leaders(tried, bench.alpha)[0].product
-    return tried + list(bench.measure(weights, [Product(rule, 1.0, best.epoch) for rule in rules]))
+    scale, *others = terms.plain_scales(bench.guard.plan.scale)
+    strengths = sorted(terms.strengths) if weights.graded else [1.0]
+    grid = [Product(plain_cfg(scale, noise), s, e) for e in weights.epochs for s in strengths]
+    base = [Product(plain_cfg(scale, noise), 0.0, weights.epochs[-1])] if weights.graded else []
+    tried = list(bench.measure(weights, [*base, *(p for p in grid if p.strength in strengths[::-2])]))
+    near = _neighbours(leaders(tried, bench.alpha), grid)
+    tried += bench.measure(weights, [p for p in near if p not in {c.product for c in tried}])
+    near = _neighbours(leaders(tried, bench.alpha)[:1], grid)
+    tried += bench.measure(weights, [replace(p, guidance=plain_cfg(other, noise)) for p in near for other in others])
+    epoch = leaders(tried, bench.alpha)[0].product.epoch
+    rules = rules_of(terms, timesteps, noise, scale)
+    return tried + list(bench.measure(weights, [Product(rule, 1.0, epoch) for rule in rules]))
 
 
 def plain_cfg(scale: float, noise: NoiseSchedule) -> Guidance:
@@ -81,19 +82,18 @@ def leaders(tried: Sequence[ProductCandidate], alpha: float) -> list[ProductCand
 
 
 def _neighbours(chosen: Iterable[ProductCandidate], grid: Sequence[Product]) -> list[Product]:
-    """The chosen products with the next strengths below and above, each once, in the grid's order."""
-    near = set()
-    for candidate in chosen:
-        own = [p for p in grid if p.epoch == candidate.product.epoch]
-        at = own.index(candidate.product)
-        near |= set(map(id, own[max(0, at - 1) : at + 2]))
-    return [p for p in grid if id(p) in near]
+    """The strengths of the chosen products' epochs that are at most one step from theirs, in the grid's order."""
+    near: list[Product] = []
+    for epoch, strength in ((c.product.epoch, c.product.strength) for c in chosen):
+        own = [p for p in grid if p.epoch == epoch]
+        at = [p.strength for p in own].index(strength)
+        near += own[max(0, at - 1) : at + 2]
+    return [p for p in grid if p in near]
 
 
 def hopeless(candidate: ProductCandidate, alpha: float) -> bool:
     """Whether a proof is not worth its samples: so many copies are improbable where the risk is alpha."""
-    hits, n = round(candidate.risk.value * candidate.risk.n), candidate.risk.n
-    return hits > 0 and 1 - stats.binomial_p_value(hits - 1, n, alpha) < HOPELESS
+    return too_many(round(candidate.risk.value * candidate.risk.n), candidate.risk.n, alpha)
 
 
 def chains(tried: Sequence[ProductCandidate], terms: CalibrationTerms) -> list[list[Product]]:
@@ -105,12 +105,14 @@ def chains(tried: Sequence[ProductCandidate], terms: CalibrationTerms) -> list[l
     usable = [c for c in tried if c.product.strength > 0]
     plain, ruled = ([c for c in usable if c.product.guidance.plain == kind] for kind in (True, False))
     steps = ladder(plain, terms)
-    whole = max((c for c in plain if c.product.strength == 1), key=lambda c: c.gain, default=None)
-    if whole and whole not in steps and not hopeless(whole, terms.alpha):
-        steps = sorted([*steps, whole], key=_danger)
+    whole = [c for c in plain if c.product.strength == 1 and not hopeless(c, terms.alpha)]
+    if whole and (boldest := max(whole, key=lambda c: c.gain)) not in steps:
+        steps = sorted([*steps, boldest], key=_danger)
     rungs = ladder(ruled, terms) if ruled else []
     if rungs and not _keeps_more(rungs, steps, terms.alpha):
         rungs = []
+    elif rungs and all(hopeless(c, terms.alpha) for c in steps):
+        steps = []
     return [[c.product for c in chain] for chain in (steps, rungs) if chain]
 
 

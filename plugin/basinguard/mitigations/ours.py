@@ -102,8 +102,10 @@ def _sampler(calibrate: Callable[[Testbed], Ladders]) -> Callable[[Testbed, Batc
     def sampled(testbed: Testbed, batch: Batch, alpha: float) -> Tensor:
         product = chosen(calibrate(testbed), alpha)[0].product
         rule = product.guidance
+        plain = rule.plain and product.scale == testbed.scale
         with nullcontext() if product.strength == 1 else strength_of(testbed, product.strength):
-            return sample_pipeline(testbed, batch, SwitchAt(rule.transition, rule.before, rule.after))
+            steered = None if plain else SwitchAt(rule.transition, rule.before, rule.after)
+            return sample_pipeline(testbed, batch, steered)
 
     return sampled
 
