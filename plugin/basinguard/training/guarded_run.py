@@ -216,18 +216,19 @@ class GuardedRun:
         return EpochSeries(module, states, base, self.dtype, anchor=terms.anchor, train_steps=steps)
 
     def _states(self, module: TrainedModule, base: Any) -> tuple[dict[int, State], dict[int, int]]:
-        """How to get each epoch's weights, oldest first, and its updates: from disk, else from memory."""
-        archive, held = self.archive, {e.epoch: e for e in self.best_weights.epochs.values() if e.epoch >= 0}
-        if archive is not None and archive.stored():
+        """How to get each epoch's weights, oldest first, and its updates: from memory or disk, else as they stand."""
+        held = [e for e in self.best_weights.epochs.values() if e.epoch >= 0]
+        stored = self.archive.stored() if self.archive else []
+        states: dict[int, State] = {e.epoch: partial(getattr, e, "weights") for e in held}
+        if self.archive and stored:
             origin = origin_weights(module, base)
-            stored = archive.stored()[-1:] if self.best_weights.ship == "last" else archive.stored()
-            states: dict[int, State] = {e.epoch: partial(archive.weights, e.epoch, origin) for e in stored}
-            return states, {e.epoch: e.train_step for e in stored}
-        if held:
-            epochs = sorted(held)
-            return {k: partial(getattr, held[k], "weights") for k in epochs}, {k: held[k].train_step for k in epochs}
-        newest = self.measured[-1]
-        return {newest.epoch: lambda: None}, {newest.epoch: newest.train_step}
+            states |= {e.epoch: partial(self.archive.weights, e.epoch, origin) for e in stored}
+        steps = {e.epoch: e.train_step for e in (*held, *stored)}
+        if not states:
+            newest = self.measured[-1]
+            return {newest.epoch: lambda: None}, {newest.epoch: newest.train_step}
+        epochs = sorted(states)[-1:] if self.best_weights.ship == "last" else sorted(states)
+        return {epoch: states[epoch] for epoch in epochs}, steps
 
     def _keep(self, module: TrainedModule, report: Report) -> None:
         """Stores an epoch for the search at the end, without harm to the run."""
