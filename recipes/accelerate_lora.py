@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> LoopGuard | None:
 
     # models: only the adapter is trained, in float32; everything else is frozen, in the training's precision
     pipe = StableDiffusionPipeline.from_pretrained(
-        args.pretrained_model_name_or_path, safety_checker=None, requires_safety_checker=False
+        args.pretrained_model_name_or_path, use_safetensors=True, safety_checker=None, requires_safety_checker=False
     )
     noise_scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     unet, vae, text_encoder = pipe.unet, pipe.vae, pipe.text_encoder

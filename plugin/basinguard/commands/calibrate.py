@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,5 +53,7 @@ def calibrate(
 
 def show(calibration: Calibration, arguments: dict[str, Any]) -> None:
     """Prints the calibration, and how to ship it."""
-    model, out = arguments["model"], arguments["out"]
-    print(f"{calibration}\n\nwritten to {out}; ship it: basinguard export {model} {out / 'record.json'} DIRECTORY")
+    model, out, lora = arguments["model"], arguments["out"], arguments["settings"].lora
+    words = [model, out / "record.json", out / ("guarded" if lora is None else f"{lora.stem}_guarded.safetensors")]
+    words += [] if lora is None else ["--kind", "kohya", "--lora", lora]
+    print(f"{calibration}\n\nwritten to {out}; ship it:\nbasinguard export {shlex.join(map(str, words))}")

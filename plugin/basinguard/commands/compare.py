@@ -20,6 +20,7 @@ def compare(
     data: Path,
     mitigations: str | Sequence[str] = "all",
     base: str | None = None,
+    lora: Path | None = None,
     heldout: Path | None = None,
     checkpoints: Sequence[Path] = (),
     options: ComparisonOptions = OPTIONS,
@@ -33,6 +34,7 @@ def compare(
         data: folder of the training images it must not reproduce, with captions.
         mitigations: names with commas between them, or "all".
         base: what was fine-tuned; mitigations that need it are skipped, with the reason, when it is not known.
+        lora: a LoRA file on the model, which is then the base.
         heldout: folder of images of the same subject that were not trained on, with captions: is it still learnt?
         checkpoints: a JSON list of earlier states of the run, most trained first.
         options: how much to sample and how to judge it.
@@ -50,6 +52,7 @@ def compare(
         data,
         mitigations=[name.strip() for name in mitigations.split(",")] if isinstance(mitigations, str) else mitigations,
         base=base,
+        lora=lora,
         heldout=heldout,
         checkpoints=checkpoints,
         options=options,

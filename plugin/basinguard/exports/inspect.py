@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ..core.generation import name_of
+from ..core.generation import NAMES, name_of
 from ..core.record import Record, parse_record, read_record
 from ..core.safetensors_header import Header, read_header
 from ..core.schema import MAX_BYTES
@@ -93,10 +93,11 @@ def _of_lora(path: Path, header: Header) -> list[str]:
     except ValueError as error:
         return _rows(said | {"audit": f"not possible: {error}"})
     generation = name_of(context_width(layers))
+    base = f"the {generation}" if context_width(layers) in NAMES else "the model"
     return [
         *_rows(dict(summary(layers)) | {"trained for": generation} | said),
         f"does it copy? basinguard audit BASE --lora {shlex.quote(str(path))} --data IMAGES",
-        f"              BASE: the {generation} it was trained on; IMAGES: a folder of its captioned training images",
+        f"              BASE: {base} it was trained on; IMAGES: a folder of its captioned training images",
     ]
 
 

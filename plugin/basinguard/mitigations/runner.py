@@ -40,6 +40,7 @@ def compare(
     *,
     mitigations: Sequence[str] = ("all",),
     base: str | None = None,
+    lora: Path | None = None,
     heldout: Path | None = None,
     checkpoints: Sequence[Path] = (),
     options: ComparisonOptions | None = None,
@@ -53,6 +54,7 @@ def compare(
         data: the training images it must not reproduce.
         mitigations: names of `registry.MITIGATIONS`, or "all".
         base: what was fine-tuned; the model's own record says so if it carries one.
+        lora: a LoRA file on the model, which is then the base.
         heldout: captioned images that were not trained on. Captions that were not trained on are sampled for fidelity.
             Quality is measured against those of the prompts where each prompt has as many, else against all; where
             that is fewer than 16, against the base model's samples.
@@ -67,7 +69,7 @@ def compare(
     """
     start = time.monotonic()
     listed, options = by_name(mitigations), options or ComparisonOptions()
-    testbed, base = load_testbed(model, data, base, checkpoints, options)
+    testbed, base = load_testbed(model, data, base, checkpoints, options, lora=lora)
     pairs, prompts = pairs_of_comparison(testbed, options, heldout)
     settings = _settings(testbed, options, len(prompts), model=model, base=base, data=data, heldout=heldout)
     out.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..core.metric import Metric
 from ..core.record import read_record
 from ..diffusion.sampling import draw_noise
+from ..exports.merge import merged
 from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
 from ..guard.training_set import TrainingSet
@@ -108,7 +109,13 @@ class Testbed:
 
 
 def load_testbed(
-    model: str, data: Path, base: str | None, checkpoints: Sequence[Path], options: ComparisonOptions
+    model: str,
+    data: Path,
+    base: str | None,
+    checkpoints: Sequence[Path],
+    options: ComparisonOptions,
+    *,
+    lora: Path | None = None,
 ) -> tuple[Testbed, str | None]:
     """Loads the models and the images; what was fine-tuned is named by `base` or by the model's own record."""
     record = Path(model) / "basinguard.json"
@@ -116,7 +123,9 @@ def load_testbed(
         base = read_record(record).base
     for path in checkpoints:
         require_stable_diffusion(path)
-    pipe = load_pipeline(model)
+    pipe = load_pipeline(model, lora=lora)
+    if lora is not None:
+        pipe, base = merged(pipe), base or model
     images = ImageFolder(str(data), resolution=pipe.unet.config.sample_size * pipe.vae_scale_factor)
     images.setup("compare")
     training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))
