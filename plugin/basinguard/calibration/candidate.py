@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from numpy.typing import ArrayLike
+from scipy.stats import binom
 
 from ..core import stats
 from ..core.estimate import Estimate
@@ -160,7 +161,7 @@ def too_many(copies: int, n: int, alpha: float) -> bool:
         >>> too_many(3, 16, alpha=0.1), too_many(4, 16, alpha=0.1)
         (False, True)
     """
-    return copies > 0 and 1 - stats.binomial_p_value(copies - 1, n, alpha) < IMPROBABLE
+    return bool(binom.sf(copies - 1, n, alpha) < IMPROBABLE)
 
 
 def of_phase(tried: Sequence[ProductCandidate], phase: Phase) -> list[ProductCandidate]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from ..core.report import Report, last_search
 from .breach_responder import BreachResponder
-from .epoch_archive import EpochArchive
 from .guarded_run import GuardedRun
 from .isolation import trained_weights
 from .monitors import excuse_monitors, log_for_monitors, show_on_progress_bar
@@ -44,8 +43,7 @@ class GuardHooks(RunSettings):
         self.responder = BreachResponder(self.response, pl_module, trainer.datamodule)
         self.run = self.run_on(trainer.datamodule, str(getattr(pl_module, "base_id", "")))
         if self.export_to:
-            folder = Path(self.export_to)
-            self.run.archive = EpochArchive(folder.with_name(f"{folder.name}-epochs"), self.terms.epochs)
+            self.run.epochs.archive_in(Path(self.export_to), self.terms.epochs)
         if self._checkpoint:
             self.load_state_dict(self._checkpoint)
 
@@ -56,6 +54,8 @@ class GuardHooks(RunSettings):
         self._reports_logged, run, continues = 0, self.run, bool(self.run.history)
         show_on_progress_bar(trainer, lambda: run.status.verdict.state if run.status else "")
         run.begin(trainer.global_step)
+        if note := run.epochs.disk_note(pl_module):
+            trainer.print(note)
         if not run.history:
             self._probe(trainer, pl_module, epoch=-1)
         elif continues and self._is_owed(trainer, trainer.current_epoch - 1):

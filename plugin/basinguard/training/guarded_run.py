@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +30,15 @@ from ..guard.status import RunStatus, run_status
 from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import clip_for, subject_fidelity
 from ..pipelines.latent_model import LatentModel
-from ..pipelines.loading import load_pipeline
 from ..similarity.embedder import Embedder
 from .best_weights import BestWeights
 from .distributed import Team, measure_together
-from .epoch_archive import EpochArchive
-from .epoch_series import EpochSeries, State, has_adapter, origin_weights
 from .guarded_export import export_calibrated
 from .isolation import averaged, holding, moved, parts_of, trained_weights, untouched
 from .logging import log_report, write_guard_file
 from .options import OnError, ShippedEpoch
 from .protocols import TrainedModule
+from .run_epochs import RunEpochs
 
 HISTORY_FILE = "guard.json"  # in the run's log directory
 
@@ -73,7 +70,7 @@ class GuardedRun:
 
     Attributes:
         status: verdict, forecast and the epochs to ship, as of the newest report; None where none could be made.
-        archive: where the epochs for the search at the end are kept; None where nothing will be exported.
+        epochs: those that the search at the end chooses among.
         certificate: of the newest export: its record, and everything that was tried.
         other_data: resumed with another training set: what was known is about other images.
 
@@ -89,10 +86,9 @@ class GuardedRun:
         self.best_weights = BestWeights(guard.plan.alpha, ship)
         self.team = Team.current()
         self.status: RunStatus | None = None
-        self.archive: EpochArchive | None = None
+        self.epochs = RunEpochs(self.best_weights)
         self.certificate: Certificate | None = None
         self.other_data = False
-        self._origin: dict[str, torch.Tensor] | None = None  # the base's values of what a full fine-tune trains
         self._problems: set[str] = set()  # that were reported
 
     @property
@@ -109,8 +105,8 @@ class GuardedRun:
         """Takes up a run at its first update, or a later one: what is not known about it is said."""
         if self.other_data:
             self.best_weights.epochs.clear()
-        if self.archive is not None and self.team.rank == 0:
-            self.archive.forget_after(-1 if self.other_data else train_step)
+        if self.team.rank == 0:
+            self.epochs.forget_after(-1 if self.other_data else train_step)
         if train_step > 0 and not self.history:
             problem = f"resumed at train step {train_step} without a history: the base model was not measured"
             self.guard.miss(-1, train_step, problem)
@@ -147,7 +143,8 @@ class GuardedRun:
                 self._write(folder)
                 if not report.problem:
                     self.best_weights.update(self.history, lambda: trained_weights(module))
-                    self._keep(module, report)
+                    with self._harmless(f"epoch {epoch} could not be kept for the search at the end"):
+                        self.epochs.keep(module, self.history)
                     self._log(module, loggers)
         return report
 
@@ -199,9 +196,11 @@ class GuardedRun:
         if self.team.rank:
             return None
         self.certificate = None
-        with self._exporting(out), untouched(*moved(parts_of(module), device)), self.series(module, terms) as series:
+        with self._exporting(out), untouched(*moved(parts_of(module), device)):
             truth = truth_of(self.guard.training, feature_sets())
-            self.certificate = export_calibrated(self.guard, series, terms, out, truth=truth)
+            newest = self.measured[-1]
+            with self.epochs.series(module, newest, dtype=self.dtype, anchor=terms.anchor) as series:
+                self.certificate = export_calibrated(self.guard, series, terms, out, truth=truth)
         return self.record
 
     @property
@@ -209,52 +208,22 @@ class GuardedRun:
         """Of the newest export."""
         return None if self.certificate is None else self.certificate.record
 
-    def series(self, module: TrainedModule, terms: CalibrationTerms) -> EpochSeries:
-        """Every epoch that was kept, and where the base is known every share of it."""
-        base = load_pipeline(module.base_id) if module.base_id else None
-        states, steps = self._states(module, base)
-        return EpochSeries(module, states, base, self.dtype, anchor=terms.anchor, train_steps=steps)
-
-    def _states(self, module: TrainedModule, base: Any) -> tuple[dict[int, State], dict[int, int]]:
-        """How to get each epoch's weights, oldest first, and its updates: from memory or disk, else as they stand."""
-        held = [e for e in self.best_weights.epochs.values() if e.epoch >= 0]
-        stored = self.archive.stored() if self.archive else []
-        states: dict[int, State] = {e.epoch: partial(getattr, e, "weights") for e in held}
-        if self.archive and stored:
-            origin = origin_weights(module, base)
-            states |= {e.epoch: partial(self.archive.weights, e.epoch, origin) for e in stored}
-        steps = {e.epoch: e.train_step for e in (*held, *stored)}
-        if not states:
-            newest = self.measured[-1]
-            return {newest.epoch: lambda: None}, {newest.epoch: newest.train_step}
-        epochs = sorted(states)[-1:] if self.best_weights.ship == "last" else sorted(states)
-        return {epoch: states[epoch] for epoch in epochs}, steps
-
-    def _keep(self, module: TrainedModule, report: Report) -> None:
-        """Stores an epoch for the search at the end, without harm to the run."""
-        if self.archive is None or report.epoch < 0:
-            return
-        chosen = {c.epoch for c in self.best_weights.choices(self.history).values() if c is not None}
-        try:
-            if self._origin is None and not has_adapter(module):
-                self._origin = origin_weights(module, load_pipeline(module.base_id))
-            self.archive.store(report.epoch, report.train_step, trained_weights(module), self._origin, chosen)
-        except Exception as error:
-            self.complain(f"epoch {report.epoch} could not be kept in {self.archive.folder}", error)
-
     @contextmanager
     def shipped_weights(self, module: TrainedModule, how: SamplingMode = "guarded") -> Iterator[None]:
         """Inside, the module holds the weights of the epoch to ship for a way of sampling; in the first process."""
         with holding(module, self.best_weights.weights(how)):
             yield
 
+    def _exporting(self, out: Path) -> AbstractContextManager[None]:
+        retry = "resume the last checkpoint, or call export again, to retry"
+        return self._harmless(f"nothing was exported to {out}; {retry}")
+
     @contextmanager
-    def _exporting(self, out: Path) -> Iterator[None]:
+    def _harmless(self, consequence: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            retry = "resume the last checkpoint, or call export again, to retry"
-            self.complain(f"nothing was exported to {out}; {retry}", error)
+            self.complain(consequence, error)
 
     def complain(self, consequence: str, error: Exception) -> None:
         """Reports a problem once for each kind, or raises it when so asked.
