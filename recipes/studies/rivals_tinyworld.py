@@ -51,7 +51,7 @@ class Scenario:
     protected: Path  # what must not come back: the training set, or the part of it that is memorized
     updates: int
     heldout: Path | None = None  # not trained on: fresh scenes of the prompts for quality, unseen animals for fidelity
-    metric: Path | None = None
+    threshold: float | None = None
     align: str = "auto"
 
 
@@ -129,9 +129,7 @@ def art(data: Path, openmoji: Path | None) -> Scenario:
     others = [e for e in entries if e["group"] in ("food-drink", "objects", "travel-places", "activities")]
     others += [e for e in animals if e not in chosen]
     foreign = write(data / "others", [emoji(openmoji, e) for e in others])
-    metric = data / "metric.json"
-    metric.write_text(threshold(train, foreign), encoding="utf-8")
-    return Scenario(train, train, updates=600, heldout=heldout, metric=metric, align="none")
+    return Scenario(train, train, updates=600, heldout=heldout, threshold=threshold(train, foreign), align="none")
 
 
 def emoji(openmoji: Path, entry: dict) -> tuple[str, str, Image.Image]:
@@ -145,8 +143,8 @@ def emoji(openmoji: Path, entry: dict) -> tuple[str, str, Image.Image]:
     return f"{entry['hexcode']}.png", entry["annotation"], Image.open(io.BytesIO(png)).convert("RGB")
 
 
-def threshold(train: Path, foreign: Path) -> str:
-    """The copy threshold for this art: what no foreign emoji reaches against the training images, as JSON."""
+def threshold(train: Path, foreign: Path) -> float:
+    """The copy threshold for this art: what no foreign emoji reaches against the training images."""
     embedder = Structure()
     embedded = []
     for folder in (foreign, train):
@@ -156,7 +154,7 @@ def threshold(train: Path, foreign: Path) -> str:
     pictures, gallery = embedded
     mirrored = embedder(pictures.flip(-1))
     measured = from_samples(embedder(pictures), embedder(gallery), mirrored=mirrored, name="other OpenMoji")
-    return measured.metric(embedder.name).to_json()
+    return measured.metric(embedder.name).threshold
 
 
 def fresh(data: Path, prompts: list[tuple[str, Caption]], each: int = 4) -> Path:
@@ -216,8 +214,8 @@ def compare(scenario: Scenario, args: argparse.Namespace) -> None:
     command += ["--captions", args.captions, "--per_caption", args.per_caption]
     command += ["--scale", SCALE, "--timesteps", TIMESTEPS, "--align", scenario.align]
     command += ["--costs", str(not args.no_costs).lower(), "--out", str(args.out / "comparison")]
-    for option, path in (("--metric", scenario.metric), ("--heldout", scenario.heldout)):
-        command += [option, str(path)] if path is not None else []
+    for option, value in (("--threshold", scenario.threshold), ("--heldout", scenario.heldout)):
+        command += [option, str(value)] if value is not None else []
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
     (args.out / "commit").write_text(commit, encoding="utf-8")
     subprocess.run(command, check=True)

@@ -31,6 +31,7 @@ from basinguard.plots.contact_sheet import to_image
 from basinguard.sessions.session import open_model, require_same
 from basinguard.sessions.settings import SessionSettings
 from basinguard.similarity.clip_score import TINY
+from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 QUICK = SessionSettings(scale=3.0, timesteps=3)
@@ -200,15 +201,20 @@ def test_promises_that_cannot_be_made_are_refused_before_anything_is_loaded(term
         calibrate("no such model", data=Path("nowhere"), terms=terms)
 
 
-def test_a_record_of_another_model_or_eye_is_refused(tuned_dir, base_dir, scene_folder):
+def test_a_record_of_another_model_is_refused(tuned_dir, base_dir, scene_folder):
     settings, terms = replace(QUICK, alignment="none"), replace(TERMS, strengths=(1.0,))
     record = calibrate(str(tuned_dir), data=scene_folder, settings=settings, terms=terms).record
     require_same(record, open_model(str(tuned_dir), scene_folder))
     with pytest.raises(ValueError, match="the record was made for weights"):
         require_same(record, open_model(str(base_dir), scene_folder))
-    other = record.metric.model_copy(update={"threshold": 0.5})
-    with pytest.raises(ValueError, match=r"threshold 0\.5 belongs to"):
-        require_same(record.model_copy(update={"metric": other}), open_model(str(tuned_dir), scene_folder))
+
+
+def test_the_record_names_the_detector_that_was_asked_for(tuned_dir, scene_folder):
+    settings, terms = replace(QUICK, alignment="none"), replace(TERMS, strengths=())
+    detector = CopyDetectorSettings("structure-figure", 0.97)
+    options = {"settings": settings, "terms": terms, "detector": detector}
+    metric = calibrate(str(tuned_dir), data=scene_folder, **options).record.metric
+    assert (metric.embedder, metric.threshold) == ("structure-figure-v1", 0.97)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own

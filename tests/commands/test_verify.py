@@ -1,6 +1,8 @@
 """verify: an export sampled as a user would, on seeds and prompts that calibration never saw; and its refusals."""
 
 import json
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,6 +21,7 @@ from basinguard.pipelines.protect import protect
 from basinguard.sessions.session import open_model
 from basinguard.sessions.settings import SessionSettings
 from basinguard.sessions.verification import GUARDED, HELDOUT, PARAPHRASED
+from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
 from basinguard.training.guarded_export import export_calibrated
 
 TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transitions=(700.0,))
@@ -47,6 +50,21 @@ def test_verification_covers_fresh_seeds_reworded_captions_and_heldout_prompts(e
     record = read_record(tmp_path / "out" / "record.json")
     assert record.verified == rows[GUARDED].risk
     assert read_record(directory / "basinguard.json").verified is None, "the export itself is not touched"
+
+
+def test_an_export_is_verified_under_the_detector_it_names_in_a_fresh_process(exported, scene_folder, tmp_path):
+    directory = exported(scene_folder)
+    path = directory / "basinguard.json"
+    record = read_record(path)
+    metric = {"embedder": "structure-figure-v1", "threshold": 0.97, "source": "given"}
+    path.write_text(json.dumps(json.loads(record.to_json()) | {"metric": metric}))
+    command = [sys.executable, "-m", "basinguard", "verify", str(directory), str(scene_folder), "--per_caption", "1"]
+    subprocess.run([*command, "--out", str(tmp_path / "own")], check=True, capture_output=True)
+    verified = read_record(tmp_path / "own" / "record.json")
+    assert verified.metric.embedder == "structure-figure-v1"
+    assert verified.verified is not None
+    verify(directory, scene_folder, out=tmp_path / "second", per_caption=1, detector=CopyDetectorSettings())
+    assert not (tmp_path / "second" / "record.json").exists(), "a second opinion verifies nothing"
 
 
 def test_a_record_of_other_weights_is_refused(exported, scene_folder, tmp_path):

@@ -16,6 +16,7 @@ from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet
 from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
+from basinguard.similarity.detector_loading import require_threshold
 from basinguard.similarity.embedder import WithThreshold
 from basinguard.similarity.structure import Structure
 from basinguard.similarity.thresholds import NO_COPY
@@ -245,8 +246,8 @@ def test_an_eye_without_a_threshold_needs_one_measured():
         metric = Metric(embedder="unknown", threshold=NO_COPY, source="none published")
 
     with pytest.raises(ValueError, match="no threshold is published for unknown: nothing would ever be a copy"):
-        CopyDetectorSettings().require_threshold(Unknown())
-    CopyDetectorSettings(threshold="neighbours").require_threshold(Unknown())
+        require_threshold(CopyDetectorSettings(), Unknown())
+    require_threshold(CopyDetectorSettings(threshold="neighbours"), Unknown())
 
 
 def test_neighbours_that_are_copies_of_each_other_measure_no_threshold(tiny_pipeline_dir, folder, tmp_path):

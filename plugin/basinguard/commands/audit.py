@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..calibration.terms import CalibrationTerms
 from ..sessions.settings import SessionSettings
+from ..similarity.copy_detector_settings import CopyDetectorSettings
 
 if TYPE_CHECKING:
     from ..sessions.audit import AuditRun
@@ -19,6 +20,7 @@ def audit(
     *,
     data: Path,
     settings: SessionSettings = SessionSettings(),
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
     terms: CalibrationTerms = CalibrationTerms(),
     per_caption: int = 4,
     out: Path | None = None,
@@ -29,6 +31,7 @@ def audit(
         model: a directory or hub id of a Stable Diffusion pipeline.
         data: folder of the captioned images it was trained on.
         settings: how the model is opened, sampled and scored.
+        detector: what decides that a sample is a copy.
         terms: of the promise that would make it safe.
         per_caption: samples of each caption that are searched for copies.
         out: new folder for audit.html, audit.json and the calibration; in Python nothing is written without it.
@@ -46,7 +49,7 @@ def audit(
         raise ValueError(f"per_caption={per_caption}: expected at least 1")
     require_promisable(terms, out)
     require_new(out)
-    session = open_model(model, data, settings)
+    session = open_model(model, data, settings, detector)
     calibration = calibrate_session(session, terms)
     result = audit_session(model, session, calibration, per_caption)
     if out is not None:

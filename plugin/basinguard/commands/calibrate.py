@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..calibration.terms import CalibrationTerms
 from ..sessions.settings import SessionSettings
+from ..similarity.copy_detector_settings import CopyDetectorSettings
 
 if TYPE_CHECKING:
     from ..sessions.calibration import Calibration
@@ -20,6 +21,7 @@ def calibrate(
     *,
     data: Path,
     settings: SessionSettings = SessionSettings(),
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
     terms: CalibrationTerms = CalibrationTerms(),
     transfer: bool = False,
     out: Path | None = None,
@@ -30,6 +32,7 @@ def calibrate(
         model: a directory or hub id of a Stable Diffusion pipeline.
         data: folder of the captioned images it was trained on.
         settings: how the model is opened, sampled and scored.
+        detector: what decides that a sample is a copy.
         terms: what is to be promised, and the products that may be chosen.
         transfer: also measure the product under other schedulers and step counts.
         out: new folder for record.json, calibration.json and plots; in Python nothing is written without it.
@@ -44,7 +47,7 @@ def calibrate(
     from ..sessions.session import open_model
 
     require_promisable(terms, out)
-    session = open_model(model, data, settings)
+    session = open_model(model, data, settings, detector)
     calibration = calibrate_session(session, terms, transfer=transfer)
     if out is not None:
         calibration.write(out)

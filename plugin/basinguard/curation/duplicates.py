@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor
 
+from ..similarity.overlay_fit import sketch, to_tensor
+from ..similarity.registration import Overlay, search, whole_overlays
 from .descriptors import describe, near_pairs, perceptual_hashes
 from .nearest_neighbours import nearest_views
-from .overlay_fit import sketch, to_tensor
-from .registration import Overlay, search, whole_overlays
 from .scan import Scan
 
 Embed = Callable[[Tensor], Tensor]  # images [B, 3, H, W] in [0, 1] -> unit vectors [B, D]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
 
+from ..similarity.registration import CERTAIN, register
 from .duplicates import Pair
 from .folder import Item
-from .registration import CERTAIN, register
 from .scan import Scan
 
 UNFRAMED = 0.98  # share of a file inside its frame from which there is none

@@ -117,9 +117,9 @@ class MeasuredModel:
         """Latents of every image that counts as a sampled caption's own, and of their mirror images."""
         if not hasattr(self.model, "encode"):
             return None
-        training = self.instruments.training
-        own = [(i, k) for k, text in enumerate(captions) for i in training.images_of(text)]
-        pixels = training.images[[i for i, _ in own]]
+        detector = self.instruments.copy_detector
+        own = [(i, k) for k, text in enumerate(captions) for i in sorted(detector.own_images(text))]
+        pixels = self.instruments.training.images[[i for i, _ in own]]
         latents = torch.cat([self.model.encode(part) for part in torch.cat([pixels, pixels.flip(-1)]).split(ENCODED)])
         return Anchors(latents.cpu(), torch.tensor([k for _, k in own] * 2))
 

@@ -63,7 +63,7 @@ class Probe:
             epoch, train_step: which weights these are.
             start: when the probe began, on the monotonic clock.
         """
-        samples, basin, groups = self._sampled()
+        samples, basin, groups, widths = self._sampled()
         with self.count.stage("gap"):
             gaps = self._gaps()
         heldout = Heldout()
@@ -86,7 +86,7 @@ class Probe:
             critical_scales=scales.summary(self.base),
             heldout=heldout,
             groups=groups,
-            images=self._images(basin.exits, scales),
+            images=self._images(widths, scales),
             probed=self.coverage.sampled,
             precision=self.coverage.precision,
             note=_warning(basin.risk_uncond, self.plan.alpha),
@@ -99,18 +99,19 @@ class Probe:
             yield
         self.seconds[name] = time.monotonic() - begin
 
-    def _sampled(self) -> tuple[Samples, Basin, tuple[Group, ...]]:
+    def _sampled(self) -> tuple[Samples, Basin, tuple[Group, ...], dict[int, list[float]]]:
         """The samples of the captions covered and, where it asks for them, their exits."""
         if not self.coverage.sampled:
-            return Samples(), Basin(), ()
+            return Samples(), Basin(), (), {}
         with self._stage("samples"):
             drawn = self._draw_training()
             samples = self._samples(drawn)
         if not self.coverage.resolution:
-            return samples, Basin(), ()
+            return samples, Basin(), (), {}
         with self._stage("exits"):
             basin = self._basin(drawn)
-            return samples, basin, tuple(self._groups(drawn, basin.exits))
+            groups = tuple(self._groups(drawn, basin.exits))
+            return samples, basin, groups, self._widths_of_images(drawn, basin.exits)
 
     def _draw_training(self) -> Drawn:
         captions = [self.training.captions[i] for i in self.coverage.sampled]
@@ -225,12 +226,21 @@ class Probe:
         self.now.sigma_c, self.now.heldout_sigma_c = scales.logs("train"), scales.logs("heldout")
         return scales
 
-    def _images(self, exits: Sequence[Exit], scales: Scales) -> tuple[ImageResult, ...]:
+    def _widths_of_images(self, drawn: Drawn, exits: Sequence[Exit]) -> dict[int, list[float]]:
+        """Basin widths of each image that was reproduced, and 0 for one whose caption brought nothing back.
+
+        Who was copied is told by the picture: captions may be shared, and a picture may be there twice.
+        """
+        widths: dict[int, list[float]] = {}
+        for exit_, match in zip(exits, drawn.matches, strict=True):
+            sampled = self.coverage.sampled[exit_.caption]
+            for index in self.copy_detector.duplicates(match.index) if exit_.width else {sampled}:
+                widths.setdefault(index, []).append(exit_.width)
+        return widths
+
+    def _images(self, width: dict[int, list[float]], scales: Scales) -> tuple[ImageResult, ...]:
         """Images that were sampled or held against noise, and those whose caption's gap rose most."""
         rise = {i: value - self.base.gaps[i] for i, value in self.now.gaps.items() if i in self.base.gaps}
-        width: dict[int, list[float]] = {}
-        for exit_ in exits:
-            width.setdefault(self.coverage.sampled[exit_.caption], []).append(exit_.width)
         worst = sorted(rise, key=lambda i: -rise[i])[:WORST]
         every = sorted({*worst, *width, *scales.train}, key=lambda i: -rise.get(i, float("-inf")))
         return tuple(

@@ -23,6 +23,7 @@ from ..guidance.core import Rule, from_record
 from ..guidance.dynamic import LocalMinimum, SwitchAfter
 from ..guidance.serialization import rule_to_dict
 from ..pipelines.evaluation import Evaluation
+from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..tinyworld.demo_folder import write_demo_folder
 from ..training.data import ImageFolder
 from ..training.finetune import FineTune
@@ -59,18 +60,19 @@ class DemoRun:
         return f"{table(self.rows, METHODS)}\n\n{places}"
 
 
-def run_demo(out: Path, epochs: int, per_caption: int) -> DemoRun:
+def run_demo(out: Path, epochs: int, per_caption: int, detector: CopyDetectorSettings) -> DemoRun:
     """Fine-tunes TinyWorld with the guard watching, and proves the export in a process of its own.
 
     Args:
         out: run directory.
         epochs: passes over the 32 images.
         per_caption: fresh seeds for each caption in the final table.
+        detector: what decides that a sample is a copy.
     """
     start = time.monotonic()
     _hush()
     train, heldout = write_demo_folder(out / "data")
-    guard = fine_tune(out, train, heldout, epochs)
+    guard = fine_tune(out, train, heldout, epochs, detector)
     if guard.run is None or guard.run.record is None:
         raise RuntimeError("training ended without a report, so there is nothing to calibrate; see the warnings above")
     rules = rules_for(guard.run.record)
@@ -81,7 +83,9 @@ def run_demo(out: Path, epochs: int, per_caption: int) -> DemoRun:
     return DemoRun(out, rows, summary)
 
 
-def fine_tune(out: Path, train: Path, heldout_folder: Path, epochs: int) -> MemorizationGuard:
+def fine_tune(
+    out: Path, train: Path, heldout_folder: Path, epochs: int, detector: CopyDetectorSettings = CopyDetectorSettings()
+) -> MemorizationGuard:
     """Full fine-tuning with the guard watching; it calibrates and exports when training ends."""
     import lightning.pytorch as pl
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -89,7 +93,8 @@ def fine_tune(out: Path, train: Path, heldout_folder: Path, epochs: int) -> Memo
     heldout = [json.loads(line)["text"] for line in (heldout_folder / "metadata.jsonl").read_text().splitlines()]
     guard = MemorizationGuard(
         ProbePlan(captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE),
-        ControlGroup(heldout),
+        ControlGroup(heldout) if detector.threshold != "heldout" else ControlGroup(folder=str(heldout_folder)),
+        detector,
         terms=CalibrationTerms(alpha=0.1, pairs=96, before=(0.0,), transitions=TRANSITIONS),
         every_n_epochs=max(1, epochs // PROBES),
         export_to=str(out / "export"),

@@ -29,6 +29,7 @@ from ..guard.plan import ProbePlan
 from ..guard.status import RunStatus
 from ..guard.training_set import TrainingSet
 from ..similarity.copy_detector_settings import CopyDetectorSettings
+from ..similarity.detector_loading import fitted_embedder, load_detector
 from .guarded_run import GuardedRun, guard_for
 from .options import OnError, ShippedEpoch
 from .protocols import PipelineInTraining
@@ -68,7 +69,7 @@ class LoopGuard:
     ) -> None:
         if accelerator is not None:
             require_whole_weights_of(accelerator)
-        embedder = detector.fitted(detector.load(), training.images, training.heldout_images)
+        embedder = fitted_embedder(detector, load_detector(detector), training.images, training.heldout_images)
         guard = guard_for(training, embedder, plan, alignment=alignment)
         self.run = GuardedRun(guard, ship=ship, on_error=on_error)
         if accelerator is not None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from ..core.images import load_rgb
 from ..guard.control_prompts import recombined_prompts
 from ..guard.training_set import TrainingSet
 from ..similarity.copy_detector_settings import CopyDetectorSettings
+from ..similarity.image_files import image_paths
 from .data_sources import ImageSource, fitted
 from .options import ControlGroup
 
@@ -27,6 +29,18 @@ def require_control(control: ControlGroup, detector: CopyDetectorSettings) -> No
         )
     if detector.threshold == "heldout" and not control.folder:
         raise ValueError("threshold='heldout' is measured on held-out images: give ControlGroup(folder=...) as well")
+
+
+def heldout_pixels(folder: Path | None, resolution: int) -> torch.Tensor | None:
+    """The pictures of a folder, captioned or not, as the model sees training images, [M, 3, H, W]; None of none.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a picture that cannot be read.
+    """
+    if folder is None:
+        return None
+    return torch.stack([fitted(load_rgb(path), resolution) for path in image_paths(folder)])
 
 
 def training_set(data: Any, control: ControlGroup) -> TrainingSet:

@@ -7,6 +7,7 @@ from typing import Any
 from ..calibration.terms import CalibrationTerms
 from ..guard.plan import ProbePlan
 from ..similarity.copy_detector_settings import CopyDetectorSettings
+from ..similarity.detector_loading import fitted_embedder, load_detector
 from .control_group import require_control, training_set
 from .guarded_run import GuardedRun, guard_for
 from .isolation import same_streams
@@ -56,7 +57,7 @@ class RunSettings:
         if every_n_epochs < 1:
             raise ValueError(f"MemorizationGuard(every_n_epochs={every_n_epochs}): expected at least 1")
         self.plan, self.control, self.detector, self.terms, self.response = plan, control, detector, terms, respond
-        self.embedder = detector.load()
+        self.embedder = load_detector(detector)
         require_control(control, detector)
         self.export_to, self.every_n_epochs, self.alignment = export_to, every_n_epochs, alignment
         self.options: dict[str, Any] = {"ship": ship, "on_error": on_error}
@@ -73,6 +74,6 @@ class RunSettings:
         """
         with same_streams():
             training = training_set(data, self.control)
-            embedder = self.detector.fitted(self.embedder, training.images, training.heldout_images)
+            embedder = fitted_embedder(self.detector, self.embedder, training.images, training.heldout_images)
             guard = guard_for(training, embedder, self.plan, base=base, alignment=self.alignment)
         return GuardedRun(guard, **self.options)
