@@ -21,6 +21,7 @@ TAUGHT_SEARCH = 8_000_000  # held-out prompts, whatever chooses products to test
 TAUGHT_PROOF = 8_300_000  # the same for the products that are tested
 TAUGHT_ANEW = 8_600_000  # the same for the one that is shipped: chosen for being high, it is measured again
 COMPARISON_REFERENCE = 9_000_000  # the same for a comparison, so that the base's own row is no copy of its reference
+COMPARISON_TAUGHT = 9_500_000  # the base model's samples of held-out prompts that a comparison\'s ruler is made with
 
 RANGES = {
     "control images": range(CONTROL_IMAGES, PROBE),
@@ -35,7 +36,8 @@ RANGES = {
     "taught, search": range(TAUGHT_SEARCH, TAUGHT_PROOF),
     "taught, proof": range(TAUGHT_PROOF, TAUGHT_ANEW),
     "taught, anew": range(TAUGHT_ANEW, COMPARISON_REFERENCE),
-    "comparison reference": range(COMPARISON_REFERENCE, COMPARISON_REFERENCE + 1_000_000),
+    "comparison reference": range(COMPARISON_REFERENCE, COMPARISON_TAUGHT),
+    "comparison, taught": range(COMPARISON_TAUGHT, COMPARISON_TAUGHT + 500_000),
 }
 
 
