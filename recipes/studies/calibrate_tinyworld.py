@@ -35,6 +35,7 @@ from basinguard.sessions.calibration import Calibration, calibrate_session
 from basinguard.sessions.session import open_model
 from basinguard.sessions.settings import SessionSettings
 from basinguard.tinyworld.demo_folder import write_demo_folder
+from basinguard.tinyworld.tasks import TASKS
 from basinguard.training.finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions
 
 SCALE, TIMESTEPS = 3.0, 16
@@ -62,7 +63,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_grad_enabled(False)
     start = time.monotonic()
-    data, _ = write_demo_folder(args.run / "data")
+    data, _ = write_demo_folder(args.run / "data", TASKS["scenes"])
     model = args.model or fine_tune(args.method, args.updates, data, args.run / "model")
     session = open_model(str(model), data, SessionSettings("tinyworld", scale=SCALE, timesteps=TIMESTEPS))
     terms = replace(TERMS, pairs=args.pairs)

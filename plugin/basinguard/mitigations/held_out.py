@@ -10,13 +10,15 @@ from torch import Tensor
 
 from ..basin.plain_run import run_plain
 from ..basin.trajectories import Pairs as Trajectories
-from ..calibration.lessons import feature_sets, through_vae, truth_of
+from ..calibration.lessons import truth_of
 from ..core import seeds as seed_table
 from ..core import stats
 from ..core.estimate import Estimate
 from ..diffusion.sampling import draw_noise
+from ..guard.taught import through_vae
 from ..guard.training_set import TrainingSet
 from ..similarity.matching import nearest
+from ..similarity.rulers import feature_sets
 from ..similarity.taught import TaughtRuler
 from .base import needs_base
 from .less_finetuning import strength_of

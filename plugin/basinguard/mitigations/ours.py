@@ -30,7 +30,7 @@ from ..basin.trajectories import pairs_of
 from ..calibration.candidate import ProductCandidate
 from ..calibration.choice import best
 from ..calibration.fixed_sequence import fixed_sequence
-from ..calibration.lessons import feature_sets, truth_of
+from ..calibration.lessons import truth_of
 from ..calibration.record_builder import Certification
 from ..calibration.search import chains
 from ..calibration.terms import CalibrationTerms
@@ -38,6 +38,7 @@ from ..calibration.weights import OpenWeights
 from ..core import seeds as seed_table
 from ..guidance.core import SwitchAt
 from ..guidance.triage import Triage
+from ..similarity.rulers import feature_sets
 from .base import Mitigation, needs_base
 from .less_finetuning import strength_of
 from .stock_pipeline import empty, routed, sample_pipeline

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..calibration.lessons import feature_sets, truth_of
+from ..calibration.lessons import truth_of
 from ..calibration.promise import require_terms, shortfall
 from ..calibration.record_builder import Certificate, certify
 from ..calibration.terms import CalibrationTerms
@@ -21,6 +21,7 @@ from ..pipelines.interpolation import Blend, BlendedWeights
 from ..pipelines.loading import load_pipeline
 from ..pipelines.transfer import transfer_table
 from ..plots.tradeoff import products_figure, products_text, transfer_text
+from ..similarity.rulers import feature_sets
 from .session import Session
 
 RECORD, EVERYTHING = "record.json", "calibration.json"

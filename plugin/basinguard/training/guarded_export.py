@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..calibration.candidate import Product as Chosen
-from ..calibration.lessons import TaughtTruth, held_out_prompts
+from ..calibration.lessons import TaughtTruth, truth_of
 from ..calibration.record_builder import Certificate, certify
 from ..calibration.terms import CalibrationTerms
 from ..calibration.trial import Trial, calibration_pairs
@@ -115,7 +115,7 @@ def compare_in_pictures(guard: Guard, series: EpochSeries, certificate: Certific
 
     Copies of training images are blanked out.
     """
-    prompts = held_out_prompts(guard.training)[:SHOWN]
+    prompts = truth_of(guard.training, ()).prompts[:SHOWN]
     plain = certificate.plain.product
     ways = {"plain CFG, whole fine-tune": plain, "this product": certificate.shipped.product}
     ways = {**({"base model": replace(plain, strength=0.0)} if series.graded else {}), **ways}

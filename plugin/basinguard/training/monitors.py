@@ -9,6 +9,8 @@ from ..core.report import Report
 from ..guard.status import RunStatus
 from .logging import newest_scalars
 
+ON_BAR = ("risk", "taught", "gap_since_base")
+
 
 def log_for_monitors(pl_module: Any, history: Sequence[Report], status: RunStatus | None) -> None:
     """The newest value of everything, which lasts as long as the fit; loggers got what is new already.
@@ -17,7 +19,9 @@ def log_for_monitors(pl_module: Any, history: Sequence[Report], status: RunStatu
     """
     values, exact = newest_scalars(history, status), {"logger": False, "sync_dist": True, "reduce_fx": "max"}
     pl_module.log_dict(values, **exact)
-    on_bar = {name: values[f"guard/{name}"] for name in ("risk", "gap_since_base") if f"guard/{name}" in values}
+    on_bar = {
+        name: values[f"guard/{name}"] for name in ("risk", "taught", "gap_since_base") if f"guard/{name}" in values
+    }
     pl_module.log_dict(on_bar, prog_bar=True, **exact)
 
 
