@@ -201,8 +201,7 @@ class GuardedRun:
         self.certificate = None
         with self._exporting(out), untouched(*moved(parts_of(module), device)):
             truth = truth_of(self.guard.training, feature_sets())
-            newest = self.measured[-1]
-            with self.epochs.series(module, newest, dtype=self.dtype, anchor=terms.anchor) as series:
+            with self.epochs.series(module, self.measured[-1], dtype=self.dtype, anchor=terms.anchor) as series:
                 self.certificate = export_calibrated(self.guard, series, terms, out, truth=truth)
         return self.record
 
