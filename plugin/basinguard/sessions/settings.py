@@ -14,6 +14,7 @@ class SessionSettings:
         base: what it was fine-tuned from: a directory or hub id; without it there is no null, no share of the
             fine-tune, and no measure of what was taught.
         lora: a LoRA file on the model, which is then the base.
+        caption: of the training images that have none of their own, such as the instance prompt of a DreamBooth.
         scale: of plain CFG, above 1.
         timesteps: sampling steps.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
@@ -26,6 +27,7 @@ class SessionSettings:
 
     base: str = ""
     lora: Path | None = None
+    caption: str = ""
     scale: float = 7.5
     timesteps: int = 20
     alignment: str = "auto"
