@@ -177,10 +177,10 @@ def test_heldout_images_are_truth_but_never_training_images(tuned_dir, scene_fol
     heldout.mkdir()
     for k, caption in enumerate(all_captions()[-4:]):
         draw_scene(caption, seed=100 + k).save(heldout / f"{k}.png")
-        (heldout / f"{k}.txt").write_text(caption)
+        (heldout / f"{k}.txt").write_text(str(caption))
     training = open_model(str(tuned_dir), scene_folder, replace(QUICK, heldout=heldout)).guard.training
     truth = truth_of(training, ())
-    assert truth.prompts == training.heldout == tuple(all_captions()[-4:])
+    assert truth.prompts == training.heldout == tuple(map(str, all_captions()[-4:]))
     assert truth.images is training.heldout_images
     (heldout / "0.png").write_bytes((scene_folder / "0.png").read_bytes())
     with pytest.raises(ValueError, match=r"0\.png: is a training image as well"):
@@ -210,7 +210,7 @@ def test_a_record_of_another_model_is_refused(tuned_dir, base_dir, scene_folder)
 
 
 def test_the_record_names_the_detector_that_was_asked_for(tuned_dir, scene_folder):
-    settings, terms = replace(QUICK, alignment="none"), replace(TERMS, strengths=())
+    settings, terms = replace(QUICK, alignment="none"), replace(TERMS, strengths=(1.0,))
     detector = CopyDetectorSettings("structure-figure", 0.97)
     options = {"settings": settings, "terms": terms, "detector": detector}
     metric = calibrate(str(tuned_dir), data=scene_folder, **options).record.metric
@@ -275,7 +275,7 @@ def test_an_audit_says_what_it_means(tuned_dir, copied_folder):
     report = audit(str(tuned_dir), data=copied_folder, settings=QUICK, terms=TERMS, per_caption=1).audit
     assert report.advice[0].startswith("It copies: 100.0 %")
     assert report.base is None
-    assert report.record.strength is None
+    assert report.record.taught is None, "without a base there is nothing to hold it against"
     with pytest.raises(ValueError, match="per_caption=0"):
         audit(str(tuned_dir), data=copied_folder, per_caption=0)
 

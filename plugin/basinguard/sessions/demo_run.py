@@ -29,8 +29,8 @@ from ..training.data import ImageFolder
 from ..training.finetune import FineTune
 from ..training.finetune_options import LossOptions, MemoryOptions, OptimizerOptions
 from ..training.fit_cli import quiet_lightning
+from ..training.guard_options import ControlGroup
 from ..training.lightning import MemorizationGuard
-from ..training.options import ControlGroup
 from .calibration import as_json
 from .verification import table
 

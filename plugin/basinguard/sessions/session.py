@@ -23,7 +23,7 @@ from ..similarity.copy_detector_settings import RECORDED, CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector, load_recorded
 from ..training.control_group import heldout_pixels, training_set
 from ..training.data import ImageFolder
-from ..training.options import ControlGroup
+from ..training.guard_options import ControlGroup
 from .settings import SessionSettings
 
 
