@@ -20,7 +20,7 @@ from typing import Any
 from ..core.record import Record
 
 RECORD_FILE, PROVENANCE_FILE, WORKFLOW_FILE = "basinguard.json", "provenance.json", "comfyui_workflow.json"
-BASIN_PLOT, HISTORY_PLOT = "basin.png", "history.png"
+BASIN_PLOT, HISTORY_PLOT, COMPARISON = "basin.png", "history.png", "comparison.png"
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 RECORD_KEY, NOTICE_KEY = "_basinguard", "basinguard_notice"  # in the scheduler's config; plain loaders print the second
 EARLIER_RECORD_KEY = "basinguard"
