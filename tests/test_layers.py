@@ -14,9 +14,9 @@ core: seeds text generation schema images safetensors_header files provenance ex
 guidance: core triage dynamic schedules serialization
 diffusion: noise_schedule solvers sampler_path batching sampling evaluation_count model toy
 basin: trajectories early_decision plain_run ordered_search exit_search curves critical_scale detectors gap heldout_contrast
-similarity: diversity cross_correlation overlay_fit registration preprocessing embedder scores kernel_distance energy_distance feature_sets colour_texture prompt_draws feature_space taught clip_score image_files structure matching aligned either sampler_edits distribution_metrics pixel_distances networks structure_figure local_copies copy_detector distance_ratio sscd efficientnet image_pair registry thresholds copy_detector_settings detector_choice detector_loading duplicate_groups folder_metrics
+similarity: diversity cross_correlation overlay_fit registration preprocessing embedder scores kernel_distance energy_distance feature_sets colour_texture prompt_draws feature_space taught clip_score image_files structure matching aligned either sampler_edits distribution_metrics pixel_distances networks structure_figure local_copies copy_detector distance_ratio sscd efficientnet image_pair registry rulers thresholds copy_detector_settings detector_choice detector_loading duplicate_groups folder_metrics
 curation: descriptors nearest_neighbours thumbnail_cache caption_files folder run_evidence findings scan captions duplicates groups outliers decisions run_remedies manifest trainer_configs report dataset_export analysis curate
-guard: control_prompts checkpoint_selection measures training_set budget verdict changes plan probe_costs coverage critical_scale_stage forecast measured_model probe status guard
+guard: control_prompts checkpoint_selection measures training_set taught budget verdict changes plan probe_costs coverage critical_scale_stage forecast measured_model probe status guard
 calibration: prompt_triage terms promise candidate fixed_sequence grids trial rule_search record_builder strength
 plots: style contact_sheet run basin tradeoff
 tinyworld: scenes styles creature materials emoji tasks demo_folder

@@ -20,7 +20,7 @@ from basinguard.training.options import ControlGroup
 
 from .fine_tunes import fine_tune
 
-PLAN = ProbePlan(captions=2, seeds=1, timesteps=2, scale=3.0)
+PLAN = ProbePlan(captions=2, seeds=1, timesteps=2, scale=3.0, taught=False)
 CONTROL = ControlGroup(["a blue box"])
 TERMS = CalibrationTerms(pairs=4, before=(0.0,), transitions=(600.0,), alpha=0.5)
 

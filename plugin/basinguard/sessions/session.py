@@ -81,7 +81,7 @@ def open_model(
     base = base or (record.base if record else "")
     pipe.set_progress_bar_config(disable=True)
     latent_model = LatentModel(pipe, dtype=dtype)
-    images = ImageFolder(str(data), resolution=latent_model.resolution)
+    images = ImageFolder(str(data), caption=settings.caption or None, resolution=latent_model.resolution)
     images.setup("open")
     captions = tuple(caption for _, caption in images.items)
     training = TrainingSet(images.all_pixels(), captions)
@@ -113,7 +113,7 @@ def open_export(
     """
     record = read_record(export / RECORD_FILE)
     sampler = record.sampler
-    settings = SessionSettings(record.base, None, sampler.scale, sampler.timesteps, alignment)
+    settings = SessionSettings(record.base, scale=sampler.scale, timesteps=sampler.timesteps, alignment=alignment)
     session = open_model(str(export), data, settings, detector)
     require_same(record, session)
     return record, session

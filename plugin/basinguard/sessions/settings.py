@@ -13,6 +13,7 @@ class SessionSettings:
     Attributes:
         base: what it was fine-tuned from: a directory or hub id; without it there is no null and no safe strength.
         lora: a LoRA file on the model, which is then the base.
+        caption: of the training images that have none of their own, such as the instance prompt of a DreamBooth.
         scale: of plain CFG, above 1.
         timesteps: sampling steps.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
@@ -25,6 +26,7 @@ class SessionSettings:
 
     base: str = ""
     lora: Path | None = None
+    caption: str = ""
     scale: float = 7.5
     timesteps: int = 20
     alignment: str = "auto"

@@ -49,7 +49,8 @@ def training_set(data: Any, control: ControlGroup) -> TrainingSet:
     Raises:
         ValueError: a folder that cannot be used, or one that holds training captions.
     """
-    images, captions = data.all_pixels(), tuple(caption for _, caption in data.items)
+    images = data.all_pixels()
+    captions = tuple(caption for _, caption in data.items[: getattr(data, "secrets", None)])
     if control.folder is None:
         prompts = recombined_prompts(captions) if control.heldout is None else tuple(control.heldout)
         return TrainingSet(images, captions, prompts, stand_in=control.heldout is None)

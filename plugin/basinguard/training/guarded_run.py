@@ -30,6 +30,7 @@ from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import clip_for, subject_fidelity
 from ..pipelines.latent_model import LatentModel
 from ..similarity.embedder import Embedder
+from ..similarity.rulers import feature_sets
 from .best_weights import BestWeights
 from .distributed import Team, measure_together
 from .guarded_export import export_calibrated, export_plain, plain_directory
@@ -47,11 +48,13 @@ def guard_for(
     """The guard that options describe; `base` is what is fine-tuned, `alignment` as in `alignment.clip_for`.
 
     Raises:
-        ValueError: the plan does not fit the images, or asks for a fidelity that no model can measure.
+        ValueError: the plan does not fit the images, or asks for a fidelity that no model can measure; held-out images
+            that are copies of training images.
     """
     clip = clip_for(base, alignment)
     fidelity = subject_fidelity(clip, training.images) if plan.fidelity else None
-    return Guard(training, embedder, plan, clip.score if clip else None, fidelity)
+    rulers = feature_sets() if plan.taught else ()
+    return Guard(training, embedder, plan, clip.score if clip else None, fidelity, rulers)
 
 
 class GuardedRun:
