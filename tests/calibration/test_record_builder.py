@@ -40,6 +40,8 @@ def test_state_survives():
     other = make_guard()
     other.load_state_dict(guard.state_dict())
     assert other.history == guard.history
+    with pytest.raises(ValueError, match="no 'memory', its keys are"):
+        other.load_state_dict({"history": []})
     with pytest.raises(ValueError, match="no 'history'"):
         other.load_state_dict({})
 

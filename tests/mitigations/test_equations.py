@@ -12,7 +12,6 @@ from basinguard.mitigations import delayed_guidance_released as released
 from basinguard.mitigations import initial_noise
 from basinguard.mitigations.attention_attenuation import attenuate
 from basinguard.mitigations.base import sample
-from basinguard.mitigations.costs import Alive
 from basinguard.mitigations.cross_attention import cross_attention
 from basinguard.mitigations.initial_noise import GAMMA, RHO, adjust_each, adjust_together, pull
 from basinguard.mitigations.ours import chosen, strongest
@@ -21,6 +20,7 @@ from basinguard.mitigations.prompt_perturbation import insert_words, whole_words
 from basinguard.mitigations.stock_pipeline import empty, guided, sample_pipeline, states
 from basinguard.mitigations.summary_tokens import REN
 from basinguard.training.loss_filters import LargeGap
+from basinguard.training.peak_memory import LiveBytes
 from support.testbeds import STEPS
 
 
@@ -213,14 +213,14 @@ def test_the_strength_is_the_largest_that_is_proven_in_order():
     assert (best.strength, proven) == (0.1, False)
 
 
-def test_alive_counts_what_is_held_at_once():
+def test_live_bytes_are_those_of_what_is_held_at_once():
     x = torch.zeros(1000)
-    with Alive([x]) as alive:
+    with LiveBytes() as living:
         a = x + 1
         b = a + 1
         del a
         c = b + 1
         x.view(10, 100)
     assert c.sum() == 3000
-    assert alive.peak == 8000
-    assert alive.now == 8000
+    assert living.peak == 8000
+    assert living.now == 8000

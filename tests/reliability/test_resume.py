@@ -8,8 +8,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from basinguard.guard.guard import Guard
 from basinguard.training import guarded_run
+from basinguard.training.guard_options import ControlGroup
 from basinguard.training.guarded_run import GuardedRun
-from basinguard.training.options import ControlGroup
 from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder, untimed
 from support.reports import changed
 

@@ -26,8 +26,8 @@ from basinguard.similarity.thresholds import NO_COPY
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import OptimizerOptions
+from basinguard.training.guard_options import BreachResponse, ControlGroup
 from basinguard.training.guarded_run import GuardedRun
-from basinguard.training.options import BreachResponse, ControlGroup
 from basinguard.training.protocols import PipelineInTraining
 from basinguard.training.requirements import require_parts
 from support.guarded_runs import make_guard as small_guard

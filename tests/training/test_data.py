@@ -21,7 +21,7 @@ from basinguard.training.control_group import training_set
 from basinguard.training.data_sources import fitted
 from basinguard.training.epoch_order import EpochOrder, ResumableLoader
 from basinguard.training.finetune_options import HubDataset
-from basinguard.training.options import ControlGroup
+from basinguard.training.guard_options import ControlGroup
 from support.fine_tunes import image_folder
 
 

@@ -13,9 +13,9 @@ from basinguard.core.report import Report
 from basinguard.guard.guard import Guard
 from basinguard.guard.status import GuardFile, read_history
 from basinguard.training import guarded_run
+from basinguard.training.guard_options import BreachResponse, ControlGroup
 from basinguard.training.guarded_export import CHOICE_FILE
 from basinguard.training.guarded_run import GuardedRun
-from basinguard.training.options import BreachResponse, ControlGroup
 from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder
 from support.scripted_probes import COPYING, FORMING, LATE, QUIET, scripted
 
@@ -34,9 +34,9 @@ def test_guard_json_holds_verdict_forecast_choices_and_every_report(tiny_pipelin
     fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(plan={"alpha": 0.15}), epochs=2)
     text = (tmp_path / "guard.json").read_text()
     found = GuardFile.from_json(text)
-    assert found.standing.verdict.state == "memorizing"
-    assert found.standing.forecast.state == "passed"
-    assert (found.standing.plain.epoch, found.standing.guarded.epoch) == (0, 1)
+    assert found.status.verdict.state == "memorizing"
+    assert found.status.forecast.state == "passed"
+    assert (found.status.plain.epoch, found.status.guarded.epoch) == (0, 1)
     assert [r.epoch for r in read_history(tmp_path / "guard.json")] == [-1, 0, 1]
     old = tmp_path / "older.json"
     old.write_text(json.dumps(json.loads(text)["history"]))
@@ -72,7 +72,7 @@ def test_tensorboard_gets_the_dashboard_and_words_and_the_bar_the_verdict(
     events = EventAccumulator(str(tmp_path / "run" / "v"))
     events.Reload()
     assert "guard/details/dashboard" in events.Tags()["images"]
-    assert "guard/standing/text_summary" in events.Tags()["tensors"]
+    assert "guard/status/text_summary" in events.Tags()["tensors"]
     assert events.Scalars("guard/verdict")[-1].value == 1
 
 
@@ -211,8 +211,8 @@ def test_a_gap_is_written_to_guard_json_as_unknown(tiny_pipeline_dir, folder, tm
     scripted(monkeypatch, QUIET, RuntimeError("no memory"))
     fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(on_error="warn"), epochs=1)
     found = GuardFile.from_json((tmp_path / "guard.json").read_text())
-    assert found.standing.verdict.state == "unknown"
-    assert "no memory" in found.standing.verdict.evidence[0]
+    assert found.status.verdict.state == "unknown"
+    assert "no memory" in found.status.verdict.evidence[0]
     assert Report.missed(0, 2, "RuntimeError: no memory") in found.history
 
 

@@ -27,7 +27,5 @@ def demo(
     """
     from ..sessions.demo_run import run_demo
 
-    print(
-        f"teaching TinyWorld to draw in ink from {out / 'data' / 'train'}, the guard watching: tensorboard --logdir {out}"
-    )
+    print(f"teaching TinyWorld to draw in ink, the guard watching: tensorboard --logdir {out}")
     return run_demo(out, epochs, per_caption, detector)

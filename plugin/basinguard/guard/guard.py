@@ -240,12 +240,13 @@ class Guard:
         """Takes the history of an interrupted run.
 
         Raises:
-            ValueError: the state has no history, or one that does not parse.
+            ValueError: the state has no history or no memory, or one that does not parse.
         """
-        if "history" not in state:
-            raise ValueError(f"guard state has no 'history'; its keys are {sorted(state)}")
+        for key in ("history", "memory"):
+            if key not in state:
+                raise ValueError(f"guard state has no {key!r}, its keys are {sorted(state)}: begin the run anew")
         self.history = [Report.from_json(text) for text in state["history"]]
-        memory = json.loads(state.get("memory", "{}"))
+        memory = json.loads(state["memory"])
         tables = memory.get("base", {})
         self.base = Measures(**{name: {int(i): float(v) for i, v in table.items()} for name, table in tables.items()})
         if "control images" in state and self.training.stand_in:

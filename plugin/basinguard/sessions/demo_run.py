@@ -30,8 +30,8 @@ from ..training.data import ImageFolder
 from ..training.finetune import FineTune
 from ..training.finetune_options import LossOptions, MemoryOptions, OptimizerOptions
 from ..training.fit_cli import quiet_lightning
+from ..training.guard_options import ControlGroup
 from ..training.lightning import MemorizationGuard
-from ..training.options import ControlGroup
 from .verification import HELDOUT, table
 
 SCALE = 3.0  # TinyWorld's usual CFG: 7.5 saturates images this small

@@ -13,7 +13,7 @@ from ..guard.training_set import TrainingSet
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.image_files import image_paths
 from .data_sources import ImageSource, fitted
-from .options import ControlGroup
+from .guard_options import ControlGroup
 
 
 def require_control(control: ControlGroup, detector: CopyDetectorSettings) -> None:

@@ -33,10 +33,10 @@ from ..similarity.embedder import Embedder
 from ..similarity.rulers import feature_sets
 from .best_weights import BestWeights
 from .distributed import Team, measure_together
+from .guard_options import OnError, ShippedEpoch
 from .guarded_export import export_calibrated, export_plain, plain_directory
 from .isolation import averaged, holding, moved, parts_of, trained_weights, untouched
 from .logging import log_report, write_guard_file
-from .options import OnError, ShippedEpoch
 from .protocols import TrainedModule
 
 HISTORY_FILE = "guard.json"  # in the run's log directory
