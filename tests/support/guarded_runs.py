@@ -15,8 +15,8 @@ from PIL import Image
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.guard.plan import ProbePlan
 from basinguard.training.data import ImageFolder
+from basinguard.training.guard_options import ControlGroup
 from basinguard.training.lightning import MemorizationGuard
-from basinguard.training.options import ControlGroup
 
 from .fine_tunes import fine_tune
 

@@ -215,7 +215,7 @@ class Guard:
         captions = [self.training.captions[i] for i in rows]
         guided, pairs = (
             self.guided_model(model, captions),
-            pairs_of(len(rows), [seed_table.PROBE], 1, model.latent_shape),
+            pairs_of(len(rows), [seed_table.PROBE], 1, model.latent_shape, ranks=self.training.rank_of[: len(rows)]),
         )
         columns = {"training image": self.training.images[rows]}
         columns["plain CFG"] = model.decode(run_plain(guided, pairs).ends)
@@ -240,12 +240,13 @@ class Guard:
         """Takes the history of an interrupted run.
 
         Raises:
-            ValueError: the state has no history, or one that does not parse.
+            ValueError: the state has no history or no memory, or one that does not parse.
         """
-        if "history" not in state:
-            raise ValueError(f"guard state has no 'history'; its keys are {sorted(state)}")
+        for key in ("history", "memory"):
+            if key not in state:
+                raise ValueError(f"guard state has no {key!r}, its keys are {sorted(state)}: begin the run anew")
         self.history = [Report.from_json(text) for text in state["history"]]
-        memory = json.loads(state.get("memory", "{}"))
+        memory = json.loads(state["memory"])
         tables = memory.get("base", {})
         self.base = Measures(**{name: {int(i): float(v) for i, v in table.items()} for name, table in tables.items()})
         if "control images" in state and self.training.stand_in:

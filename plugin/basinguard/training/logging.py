@@ -88,7 +88,7 @@ def write_guard_file(target: Path, status: RunStatus, history: Sequence[Report])
     Raises:
         OSError: it cannot be written.
     """
-    text = GuardFile(standing=status, history=tuple(history)).to_json()
+    text = GuardFile(status=status, history=tuple(history)).to_json()
     with whole_file(target, overwrite=True) as partial:
         partial.write_text(text, "utf-8")
 
@@ -178,5 +178,5 @@ def _draw(board: Any, history: Sequence[Report], status: RunStatus | None, train
     if status is not None:
         board.add_figure("guard/risk_and_taught", learning_figure(history, status), train_step)
         board.add_figure("guard/details/dashboard", dashboard(history, status), train_step)
-        board.add_text("guard/standing", str(status), train_step)
+        board.add_text("guard/status", str(status), train_step)
     board.add_text("guard/details/report", changes_table(history), train_step)
