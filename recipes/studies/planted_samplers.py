@@ -61,14 +61,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = args.results / "planted_samplers.json"
-    results = (
-        json.loads(path.read_text())
-        if path.exists()
-        else {
-            "command": ["--tasks", *args.tasks, "--samples", str(args.samples), "--seed", str(args.seed)],
-            "tasks": {},
-        }
-    )
+    command = f"--tasks {' '.join(args.tasks)} --samples {args.samples} --seed {args.seed}"
+    results = json.loads(path.read_text()) if path.exists() else {"command": command, "tasks": {}}
     for name in args.tasks:
         results["tasks"][name] = study(name, args)
         path.write_text(json.dumps(results, indent=1))
@@ -116,7 +110,8 @@ def study(name: str, args: argparse.Namespace) -> dict[str, Any]:
         args.pictures.mkdir(parents=True, exist_ok=True)
         save_image(torch.cat([images[:12] for images in samplers.values()]), args.pictures / f"{name}.png", nrow=12)
     return {
-        "base_sha256": file_sha256(args.model / "unet" / WEIGHTS)[:12], "samples": n, "training images": TRAINED, "seed": args.seed, "scale": PLAN.scale, "timesteps": PLAN.timesteps,
+        "base_sha256": file_sha256(args.model / "unet" / WEIGHTS)[:12],
+        "samples": n, "training images": TRAINED, "seed": args.seed, "scale": PLAN.scale, "timesteps": PLAN.timesteps,
         "processor_seconds": round(time.process_time() - begin), "rows": rows,
     }  # fmt: skip
 
@@ -205,7 +200,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# `taught` of planted samplers",
         "",
-        f"`python recipes/studies/planted_samplers.py {' '.join(results['command'])}`",
+        f"`python recipes/studies/planted_samplers.py {results['command']}`",
     ]
     for name, task in results["tasks"].items():
         about = f"{task['samples']} samples, {task['training images']} training images, seed {task['seed']}"
