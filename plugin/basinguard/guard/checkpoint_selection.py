@@ -46,10 +46,10 @@ def choose_checkpoint(
 ) -> Choice | None:
     """The epoch to ship; None where no epoch keeps the allowed risk.
 
-    Among epochs that keep it, by the upper end of the interval if any does so: the one that has learnt the most of what
-    is taught, net of copies. Where that is not measured, of those whose alignment is not clearly below the best's so far
-    (its interval reaches the best value), the one with the highest fidelity, else the latest. The base model is no
-    candidate.
+    Among epochs that keep it, by the upper end of the interval if any does so: the one that has learnt the most of
+    what is taught, net of copies. Where that is not measured, of those whose alignment is not clearly below the best's
+    so far (its interval reaches the best value), the one with the highest fidelity, else the latest. The base model is
+    no candidate.
 
     Args:
         history: reports in their order; gaps are passed over.
