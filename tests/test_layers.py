@@ -15,7 +15,7 @@ guidance: core triage dynamic schedules serialization
 diffusion: noise_schedule solvers path batching sampling evaluation_count model toy
 basin: trajectories early_decision plain_run ordered_search exit_search curves critical_scale detectors gap
 similarity: diversity preprocessing embedder scores kernel_distance clip_score image_files structure matching distribution_metrics pixel_distances networks structure_figure local_copies copy_detector distance_ratio sscd image_pair registry thresholds copy_detector_settings duplicate_groups folder_metrics
-curation: overlay_fit descriptors nearest_neighbours cross_correlation thumbnail_cache caption_files registration folder run_evidence findings scan captions duplicates groups outliers decisions run_remedies manifest trainer_configs report dataset_export analysis curate
+curation: overlay_fit descriptors nearest_neighbours cross_correlation thumbnail_cache caption_files registration alignment colour_match pixel_agreement folder run_evidence findings scan captions caption_conflict same_picture picture_quality duplicates placement groups outliers decisions run_remedies manifest trainer_configs report dataset_export analysis curate
 guard: control_prompts checkpoint_selection measures training_set budget verdict changes plan probe_costs coverage critical_scales forecast measured_model probe status guard
 calibration: prompt_triage terms promise candidate fixed_sequence grids trial rule_search record_builder strength
 plots: style contact_sheet run basin tradeoff

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from ..core.schema import Schema
+from .caption_conflict import contradict
 from .captions import general_caption, word_counts
 from .findings import Finding, Findings, risk_index
 from .scan import Scan
@@ -128,6 +129,8 @@ def _decide(
     if group and row != group.representative and "drop" not in no:
         best = scan.items[group.representative].file_name
         action, reason = "drop", f"shows the same picture as {best!r}, which has {group.reason}"
+        if contradict(scan.items[group.representative].captions, item.captions):
+            reason += "; their captions say different things, so one of them is wrong"
     elif group and row == group.representative and merged != captions and "merge-captions" not in no:
         action, reason, captions = "merge-captions", "takes over the captions of its copies as variants", merged
     elif risk >= RISKY and repeats > 1 and "down-weight" not in no:
@@ -152,8 +155,14 @@ def _decide(
 
 
 def _merged_captions(scan: Scan, group: Group, refused: Mapping[str, set[Action]]) -> tuple[str, ...]:
-    """Captions of the representative, then of the copies that go."""
-    going = [m for m in group.members[1:] if "drop" not in refused.get(scan.sha256[m], set())]
+    """Captions of the representative, then of the copies that go and do not contradict it."""
+    first = scan.items[group.representative].captions
+    going = [
+        member
+        for member in group.members[1:]
+        if "drop" not in refused.get(scan.sha256[member], set())
+        and not contradict(first, scan.items[member].captions)
+    ]
     texts = [text for member in (group.representative, *going) for text in scan.items[member].captions]
     return tuple(dict.fromkeys(texts))
 
