@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 from basinguard import CalibrationTerms, ImageFolder, LoopGuard, ProbePlan, TrainingSet
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+AUTOCAST = {"no": None, "fp16": "float16", "bf16": "bfloat16"}
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -73,7 +74,7 @@ def main(arguments: list[str] | None = None) -> LoopGuard | None:
 
     # models: only the adapter is trained, in float32; everything else is frozen, in the training's precision
     pipe = StableDiffusionPipeline.from_pretrained(
-        args.pretrained_model_name_or_path, safety_checker=None, requires_safety_checker=False
+        args.pretrained_model_name_or_path, use_safetensors=True, safety_checker=None, requires_safety_checker=False
     )
     noise_scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     unet, vae, text_encoder = pipe.unet, pipe.vae, pipe.text_encoder
@@ -105,10 +106,13 @@ def main(arguments: list[str] | None = None) -> LoopGuard | None:
     if not args.no_guard:
         captions = tuple(caption for _, caption in images.items)
         training = TrainingSet(images.all_pixels(), captions, tuple(args.heldout_prompts))  # [guard] 1: the images
-        plan = ProbePlan(captions=min(args.probe_captions, len(captions)), timesteps=args.probe_timesteps)
-        precision = "32" if args.mixed_precision == "no" else args.mixed_precision
+        plan = ProbePlan(
+            captions=min(args.probe_captions, len(captions)),
+            timesteps=args.probe_timesteps,
+            autocast=AUTOCAST[args.mixed_precision],
+        )
         # [guard] 2: the accelerator saves and restores its history with everything else
-        guard = LoopGuard(training, accelerator, plan=plan, precision=precision)
+        guard = LoopGuard(training, accelerator, plan=plan)
 
     global_step, first_epoch = 0, 0
     checkpoint = newest_checkpoint(args)

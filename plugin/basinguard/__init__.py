@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public
     from .pipelines.protect import load as load
     from .pipelines.protect import protect as protect
     from .pipelines.protect import unprotect as unprotect
+    from .sessions.settings import SessionSettings as SessionSettings
     from .similarity.copy_detector import CopyDetector as CopyDetector
     from .similarity.copy_detector_settings import CopyDetectorSettings as CopyDetectorSettings
     from .training.accelerate import LoopGuard as LoopGuard
@@ -61,10 +62,10 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public
     from .training.finetune_options import MemoryOptions as MemoryOptions
     from .training.finetune_options import OptimizerOptions as OptimizerOptions
     from .training.finetune_options import ReadingOptions as ReadingOptions
+    from .training.guard_options import BreachResponse as BreachResponse
+    from .training.guard_options import ControlGroup as ControlGroup
+    from .training.guard_options import Interventions as Interventions
     from .training.lightning import MemorizationGuard as MemorizationGuard
-    from .training.options import BreachResponse as BreachResponse
-    from .training.options import ControlGroup as ControlGroup
-    from .training.options import Interventions as Interventions
 
 __version__ = "0.1.0"
 
@@ -86,11 +87,12 @@ _MODULES = {
     ),
     "training.caption_augmentation": ("CaptionAugmentation",),
     "training.data": ("ImageFolder",),
-    "training.options": ("BreachResponse", "ControlGroup", "Interventions"),
+    "training.guard_options": ("BreachResponse", "ControlGroup", "Interventions"),
     "guard.guard": ("Guard",),
     "guard.plan": ("ProbePlan",),
     "guard.training_set": ("TrainingSet",),
     "calibration.terms": ("CalibrationTerms",),
+    "sessions.settings": ("SessionSettings",),
     "similarity.copy_detector": ("CopyDetector",),
     "similarity.copy_detector_settings": ("CopyDetectorSettings",),
     "pipelines.latent_model": ("LatentModel",),

@@ -18,8 +18,9 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from .commands import VERBS
+from .core.extras import MissingExtraError
 
-MISTAKES = (ValueError, TypeError, OSError)  # OSError: missing, existing, forbidden, read-only, full
+MISTAKES = (ValueError, TypeError, OSError, MissingExtraError)  # OSError: missing, existing, read-only, full
 HELP = ("--help", "-h")
 
 

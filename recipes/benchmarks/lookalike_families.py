@@ -80,7 +80,11 @@ def flags(rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Image, s
         s, names = SIDE * FINE, choices[number]
         for band, name in enumerate(names):
             low, high = band / 3, (band + 1) / 3
-            box = (0.05 + 0.9 * low, 0.2, 0.05 + 0.9 * high, 0.8) if upright else (0.05, 0.2 + 0.6 * low, 0.95, 0.2 + 0.6 * high)
+            box = (
+                (0.05 + 0.9 * low, 0.2, 0.05 + 0.9 * high, 0.8)
+                if upright
+                else (0.05, 0.2 + 0.6 * low, 0.95, 0.2 + 0.6 * high)
+            )
             pen.rectangle([v * s for v in box], colours[name])
         yield _done(image), f"a flag of {', '.join(names)}"
 
@@ -131,7 +135,11 @@ def products(rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Image
     ground = np.full((SIDE, SIDE, 3), _colour(rng, 225), np.float32)
     mask, pen = Image.new("L", (s, s)), None
     pen = ImageDraw.Draw(mask)
-    outline = [(0.3, 0.2), (0.42, 0.16), (0.5, 0.2), (0.58, 0.16), (0.7, 0.2), (0.88, 0.38), (0.77, 0.47), (0.71, 0.4), (0.71, 0.85), (0.29, 0.85), (0.29, 0.4), (0.23, 0.47), (0.12, 0.38)]  # fmt: skip
+    places = (
+        "0.3,0.2 0.42,0.16 0.5,0.2 0.58,0.16 0.7,0.2 0.88,0.38 0.77,0.47 "
+        "0.71,0.4 0.71,0.85 0.29,0.85 0.29,0.4 0.23,0.47 0.12,0.38"
+    )
+    outline = [tuple(map(float, place.split(","))) for place in places.split()]
     pen.polygon([(x * s, y * s) for x, y in outline], 255)
     inside = np.asarray(mask.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)[..., None] / 255
     colours: list[Colour] = []
@@ -161,11 +169,13 @@ def sprites(rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Image,
             left = (9, 13)[leg] + step + (legs - 2 if leg else 2 - legs) // 2
             grid[14 : 18 + (legs + leg) % 2, left : left + 2] = body[3]
         if item:
-            grid[4 : 4 + 2 * item, 18 : 20] = body[1 + item]
+            grid[4 : 4 + 2 * item, 18:20] = body[1 + item]
         yield Image.fromarray(grid).resize((SIDE, SIDE), Image.Resampling.NEAREST), f"a figure, pose {number}"
 
 
-def _write(pen: Pen, rng: np.random.Generator, box: tuple[float, float, float, float], size: float, ink: Colour) -> None:
+def _write(
+    pen: Pen, rng: np.random.Generator, box: tuple[float, float, float, float], size: float, ink: Colour
+) -> None:
     """Lines of words that fill a box, given as shares."""
     s, font, words = SIDE * FINE, ImageFont.load_default(SIDE * FINE * size), WORDS.split()
     y = box[1]
@@ -185,7 +195,9 @@ def screenshots(rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Im
         pen.rectangle((0, 0, s, 0.09 * s), bar)
         pen.rectangle((0, 0.09 * s, 0.2 * s, s), tuple(min(255, v + 60) for v in bar))
         for button in range(6):
-            pen.rounded_rectangle([v * s for v in (0.03 + 0.15 * button, 0.02, 0.14 + 0.15 * button, 0.07)], 8, (240, 240, 240))
+            pen.rounded_rectangle(
+                [v * s for v in (0.03 + 0.15 * button, 0.02, 0.14 + 0.15 * button, 0.07)], 8, (240, 240, 240)
+            )
         _write(pen, np.random.default_rng(shared), (0.02, 0.12, 0.19, 0.9), 0.022, (250, 250, 250))
         document = shared if number % 2 else shared + 1 + number
         _write(pen, np.random.default_rng(document), (0.23, 0.13, 0.97, 0.9), 0.025, (30, 30, 30))
@@ -209,8 +221,15 @@ def scans(rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Image, s
 
 def faces(rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Image, str]]:
     """One soft-shaded head before one ground; brows, eyes, gaze and mouth move by a few pixels."""
-    s, skin, hair, ground = SIDE * FINE, _colour(rng, 120, 230), _colour(rng, 0, 120), _photograph(rng).filter(ImageFilter.GaussianBlur(6))
-    expressions = rng.permutation([(a, b, c, d) for a in range(4) for b in range(3) for c in range(4) for d in range(3)])
+    s, skin, hair, ground = (
+        SIDE * FINE,
+        _colour(rng, 120, 230),
+        _colour(rng, 0, 120),
+        _photograph(rng).filter(ImageFilter.GaussianBlur(6)),
+    )
+    expressions = rng.permutation(
+        [(a, b, c, d) for a in range(4) for b in range(3) for c in range(4) for d in range(3)]
+    )
     for brow, lid, mouth, gaze in expressions[:count].tolist():
         image = ground.resize((s, s))
         pen = ImageDraw.Draw(image)
@@ -220,15 +239,22 @@ def faces(rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Image, s
         for x, side in ((0.4, -1), (0.6, 1)):
             pen.ellipse((x * s - 50, (0.46 - 0.02) * s, x * s + 50, (0.46 + 0.02 - 0.008 * lid) * s), (245, 245, 245))
             pen.ellipse(_at(x + 0.015 * (gaze - 1), 0.458, 0.017), dark)
-            pen.line([(x - 0.06) * s, (0.4 - 0.01 * brow * side) * s, (x + 0.06) * s, (0.4 + 0.01 * brow * side) * s], dark, 12)
+            pen.line(
+                [(x - 0.06) * s, (0.4 - 0.01 * brow * side) * s, (x + 0.06) * s, (0.4 + 0.01 * brow * side) * s],
+                dark,
+                12,
+            )
         pen.line([0.5 * s, 0.5 * s, 0.48 * s, 0.6 * s, 0.52 * s, 0.61 * s], dark, 6)
         pen.arc((0.4 * s, (0.66 - 0.02 * mouth) * s, 0.6 * s, (0.74 + 0.02 * mouth) * s), 20, 160, dark, 12 + 4 * mouth)
-        shading = np.asarray(image.filter(ImageFilter.GaussianBlur(2)), np.float32) * np.linspace(1.05, 0.8, s, dtype=np.float32)[:, None]
+        shading = (
+            np.asarray(image.filter(ImageFilter.GaussianBlur(2)), np.float32)
+            * np.linspace(1.05, 0.8, s, dtype=np.float32)[:, None]
+        )
         yield _done(Image.fromarray(shading.clip(0, 255).astype(np.uint8))), f"a portrait, {brow} {lid} {mouth} {gaze}"
 
 
 def frames(rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Image, str]]:
-    """A camera that stands still, noise of its own in every frame, and a shaded ball that rolls, in the first not yet."""
+    """A camera that stands still, noise in every frame, and a shaded ball that rolls; the first has none yet."""
     ground, colour = np.asarray(_photograph(rng), np.float32), np.array(_colour(rng), np.float32)
     y, x = np.mgrid[:SIDE, :SIDE] / SIDE
     high, low = rng.uniform(0.1, 0.4), rng.uniform(0.5, 0.8)
@@ -251,7 +277,9 @@ def textures(rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Image
             for column in range(-1, 7):
                 tone = rng.uniform(0.75, 1.2)
                 x, y = (column + 0.5 * (row % 2)) * s / 6, row * s / 12
-                pen.rectangle((x + 6, y + 6, x + s / 6 - 6, y + s / 12 - 6), tuple(int(min(255, v * tone)) for v in brick))
+                pen.rectangle(
+                    (x + 6, y + 6, x + s / 6 - 6, y + s / 12 - 6), tuple(int(min(255, v * tone)) for v in brick)
+                )
         pixels = np.asarray(_done(image), np.float32) + rng.normal(0, 8, (SIDE, SIDE, 1))
         yield Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), f"a wall, patch {number}"
 

@@ -36,7 +36,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from basinguard.basin.critical_scale import critical_scale
-from basinguard.basin.gap import raise_alarm
+from basinguard.basin.heldout_contrast import contrast_with_heldout
 from basinguard.basin.trajectories import Pairs, run_branch, run_trunk
 from basinguard.core import stats
 from basinguard.core.estimate import Estimate
@@ -57,10 +57,10 @@ from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import LoraOptions, MemoryOptions, OptimizerOptions, ReadingOptions
 from basinguard.training.fit_cli import quiet_lightning
+from basinguard.training.guard_options import BreachResponse, ControlGroup, Interventions
 from basinguard.training.isolation import holding, trained_weights, untouched
 from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.loss_filters import LargeGap
-from basinguard.training.options import BreachResponse, ControlGroup, Interventions
 
 SCALE, TIMESTEPS, BATCH = 3.0, 10, 4
 PLAN = {"seeds": 2, "timesteps": TIMESTEPS, "scale": SCALE, "alpha": 0.1}
@@ -205,7 +205,7 @@ class Study(pl.Callback):
             self.losses.append(validation_loss(pl_module, self.controls))
         if epoch >= 0:
             arrays = (own, self.scales[0][0], held, self.scales[0][1])
-            alarm = raise_alarm(*(torch.tensor(values) for values in arrays))
+            alarm = contrast_with_heldout(*(torch.tensor(values) for values in arrays))
             found = CriticalScales(excess=alarm.excess, since_base=alarm.since_base)
             report = report.model_copy(update={"critical_scales": found, "unet_evals": report.unet_evals + evals})
             self.guard.history[-1] = report

@@ -30,13 +30,15 @@ from basinguard.core.stats import cluster_bootstrap
 from basinguard.curation.curate import curate
 from basinguard.curation.manifest import MANIFEST, Curation, read_manifest
 from basinguard.sessions.demo_run import demo_model
+from basinguard.sessions.settings import SessionSettings
 from basinguard.tinyworld.demo_folder import write_demo_folder
+from basinguard.tinyworld.tasks import TASKS
 from basinguard.training.caption_augmentation import CaptionAugmentation
 from basinguard.training.data import ImageFolder
 
 SCALE, TIMESTEPS = 3.0, 16
 CHEAPEST = CalibrationTerms(
-    alpha=0.1, delta=0.05, pairs=32, before=(0.0,), transitions=(500.0,)
+    alpha=0.1, delta=0.05, pairs=48, before=(), strengths=(1.0,), scales=(3.0,), chain=1
 )  # the promise is not the point
 
 
@@ -48,7 +50,7 @@ def main() -> None:
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
     started = time.monotonic()
-    train, _ = write_demo_folder(args.out / "data")
+    train, _ = write_demo_folder(args.out / "data", TASKS["scenes"])
     first = fine_tune(args.out / "first", train, args.epochs)
     before = look(first, train, args.out / "audit-first", args.per_caption)
     outcome = curate(train, out=args.out / "curation", from_run=args.out / "audit-first", apply=True, workers=1)
@@ -79,9 +81,8 @@ def fine_tune(out: Path, train: Path, epochs: int, **images: object) -> Path:
 
 def look(model: Path, train: Path, out: Path, per_caption: int) -> Audit:
     """How much a model copies, caption by caption, under plain CFG."""
-    return audit(
-        str(model), data=train, per_caption=per_caption, terms=CHEAPEST, scale=SCALE, timesteps=TIMESTEPS, out=out
-    ).audit
+    settings = SessionSettings(scale=SCALE, timesteps=TIMESTEPS)
+    return audit(str(model), data=train, settings=settings, terms=CHEAPEST, per_caption=per_caption, out=out).audit
 
 
 def add_captions(manifest: Path, curation: Curation) -> list[str]:

@@ -32,6 +32,7 @@ from basinguard.similarity.structure import Structure
 from basinguard.similarity.thresholds import from_samples
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.tinyworld.scenes import KINDS, Caption, all_captions, draw_scene
+from basinguard.tinyworld.tasks import TASKS
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import ReadingOptions
@@ -51,7 +52,7 @@ class Scenario:
     protected: Path  # what must not come back: the training set, or the part of it that is memorized
     updates: int
     heldout: Path | None = None  # not trained on: fresh scenes of the prompts for quality, unseen animals for fidelity
-    metric: Path | None = None
+    threshold: float | None = None
     align: str = "auto"
 
 
@@ -79,7 +80,7 @@ def main() -> None:
 
 def s1(data: Path) -> Scenario:
     """A small set with a caption of its own for each image, two of them stored twice."""
-    train, _ = write_demo_folder(data)
+    train, _ = write_demo_folder(data, TASKS["scenes"])
     texts = {json.loads(line)["text"] for line in (train / "metadata.jsonl").read_text("utf-8").splitlines()}
     captions = [c for c in all_captions() if str(c) in texts]
     return Scenario(train, train, updates=520, heldout=fresh(data, [(str(c), c) for c in captions]))
@@ -129,9 +130,7 @@ def art(data: Path, openmoji: Path | None) -> Scenario:
     others = [e for e in entries if e["group"] in ("food-drink", "objects", "travel-places", "activities")]
     others += [e for e in animals if e not in chosen]
     foreign = write(data / "others", [emoji(openmoji, e) for e in others])
-    metric = data / "metric.json"
-    metric.write_text(threshold(train, foreign), encoding="utf-8")
-    return Scenario(train, train, updates=600, heldout=heldout, metric=metric, align="none")
+    return Scenario(train, train, updates=600, heldout=heldout, threshold=threshold(train, foreign), align="none")
 
 
 def emoji(openmoji: Path, entry: dict) -> tuple[str, str, Image.Image]:
@@ -145,8 +144,8 @@ def emoji(openmoji: Path, entry: dict) -> tuple[str, str, Image.Image]:
     return f"{entry['hexcode']}.png", entry["annotation"], Image.open(io.BytesIO(png)).convert("RGB")
 
 
-def threshold(train: Path, foreign: Path) -> str:
-    """The copy threshold for this art: what no foreign emoji reaches against the training images, as JSON."""
+def threshold(train: Path, foreign: Path) -> float:
+    """The copy threshold for this art: what no foreign emoji reaches against the training images."""
     embedder = Structure()
     embedded = []
     for folder in (foreign, train):
@@ -156,7 +155,7 @@ def threshold(train: Path, foreign: Path) -> str:
     pictures, gallery = embedded
     mirrored = embedder(pictures.flip(-1))
     measured = from_samples(embedder(pictures), embedder(gallery), mirrored=mirrored, name="other OpenMoji")
-    return measured.metric(embedder.name).to_json()
+    return measured.metric(embedder.name).threshold
 
 
 def fresh(data: Path, prompts: list[tuple[str, Caption]], each: int = 4) -> Path:
@@ -216,8 +215,8 @@ def compare(scenario: Scenario, args: argparse.Namespace) -> None:
     command += ["--captions", args.captions, "--per_caption", args.per_caption]
     command += ["--scale", SCALE, "--timesteps", TIMESTEPS, "--align", scenario.align]
     command += ["--costs", str(not args.no_costs).lower(), "--out", str(args.out / "comparison")]
-    for option, path in (("--metric", scenario.metric), ("--heldout", scenario.heldout)):
-        command += [option, str(path)] if path is not None else []
+    for option, value in (("--threshold", scenario.threshold), ("--heldout", scenario.heldout)):
+        command += [option, str(value)] if value is not None else []
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
     (args.out / "commit").write_text(commit, encoding="utf-8")
     subprocess.run(command, check=True)

@@ -8,7 +8,8 @@ import torch
 from basinguard.basin.critical_scale import critical_scale
 from basinguard.basin.detectors import detector_error
 from basinguard.basin.exit_search import ExitSearch
-from basinguard.basin.gap import caption_gaps, raise_alarm, top_gap
+from basinguard.basin.gap import caption_gaps, top_gap
+from basinguard.basin.heldout_contrast import contrast_with_heldout
 from basinguard.basin.trajectories import GuidedModel, Pairs
 from basinguard.core import stats
 from basinguard.diffusion.sampling import EMPTY, draw_noise
@@ -89,20 +90,22 @@ def test_the_alarm_is_a_paired_difference_and_ranks_captions():
     base, twins = torch.rand(30, generator=g), torch.rand(12, generator=g)
     rise = 0.05 + 0.02 * torch.rand(30, generator=g)
     rise[17] += 1
-    alarm = raise_alarm(base + rise, base, twins + 0.01, twins)
+    alarm = contrast_with_heldout(base + rise, base, twins + 0.01, twins)
     assert alarm.raised
     assert alarm.ranking[0] == 17
     assert alarm.auc.value == 1
     assert alarm.auc.low < 1
     assert alarm.since_base.value == pytest.approx(float(rise.mean()), rel=1e-4)
-    calm = raise_alarm(base + 0.01, base, twins + 0.01, twins)
+    calm = contrast_with_heldout(base + 0.01, base, twins + 0.01, twins)
     assert not calm.raised
 
 
 def test_an_alarm_between_equal_groups_is_rarely_raised():
     g = torch.Generator().manual_seed(1)
     raised = sum(
-        raise_alarm(torch.randn(30, generator=g), torch.zeros(30), torch.randn(16, generator=g), torch.zeros(16)).raised
+        contrast_with_heldout(
+            torch.randn(30, generator=g), torch.zeros(30), torch.randn(16, generator=g), torch.zeros(16)
+        ).raised
         for _ in range(60)
     )
     assert raised <= 0.025 * 60 + 3 * math.sqrt(0.025 * 0.975 * 60) + 1  # the bootstrap is a little narrow at 16
@@ -110,7 +113,7 @@ def test_an_alarm_between_equal_groups_is_rarely_raised():
 
 def test_an_alarm_needs_held_out_captions():
     with pytest.raises(ValueError, match="held-out"):
-        raise_alarm(torch.ones(3), torch.ones(3), torch.ones(0), torch.ones(0))
+        contrast_with_heldout(torch.ones(3), torch.ones(3), torch.ones(0), torch.ones(0))
 
 
 def test_delong_covers_the_auc():

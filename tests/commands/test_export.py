@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import shlex
+from types import SimpleNamespace
 from typing import ClassVar
 
 import huggingface_hub
 import pytest
+import torch
+from peft import LoraConfig
 
-from basinguard.commands.export import export
+from basinguard.cli import main
+from basinguard.commands import calibrate
+from basinguard.commands.export import WorkflowOptions, export
 from basinguard.exports import hub
 from basinguard.exports.directory import export_directory
+from basinguard.exports.fingerprints import weights_sha256
 from basinguard.exports.hub import push_to_hub
 from basinguard.exports.integrity import check
 from basinguard.exports.lora import export_lora
 from basinguard.exports.merge import merged
 from basinguard.exports.provenance import Origin, read_origin
-from support.exports import build_record
+from basinguard.pipelines.loading import load_pipeline
+from support.exports import build_pipe, build_record
 
 
 @pytest.fixture
@@ -30,7 +38,8 @@ def test_a_directory_and_a_workflow_from_files(tmp_path, saved, record, monkeypa
     (tmp_path / "record.json").write_text(record.to_json())
     export(str(saved), tmp_path / "record.json", tmp_path / "out")
     assert check(tmp_path / "out").ok
-    export(str(saved), tmp_path / "record.json", tmp_path / "flow.json", kind="comfyui", steps=50, scheduler="karras")
+    workflow = WorkflowOptions(steps=50, scheduler="karras")
+    export(str(saved), tmp_path / "record.json", tmp_path / "flow.json", kind="comfyui", workflow=workflow)
     assert json.loads((tmp_path / "flow.json").read_text())["after"]["inputs"]["steps"] == 50
     with pytest.raises(FileExistsError, match="overwrite"):
         export(str(saved), tmp_path / "record.json", tmp_path / "flow.json", kind="comfyui")
@@ -86,3 +95,46 @@ def test_an_upload_is_private_and_only_of_what_passes_the_check(tmp_path, pipe, 
     with pytest.raises(ValueError, match=r"nothing uploaded.*README\.md was changed"):
         push_to_hub(out, "owner/name")
     assert Api.calls == []
+
+
+LORAS = {
+    "mixed alphas": {"alpha_pattern": {"to_q": 3}},
+    "mixed ranks": {"rank_pattern": {"to_q": 5}},
+    "LoCon": {"target_modules": ["to_q", "conv1", "conv_shortcut"]},
+}
+
+
+def drawn(pipe):
+    options = {"guidance_scale": 4.0, "num_inference_steps": 3, "output_type": "latent"}
+    return pipe("a", generator=torch.Generator().manual_seed(3), **options).images
+
+
+@pytest.mark.parametrize("kind", ["kohya", "diffusers"])
+@pytest.mark.parametrize("trained", LORAS)
+def test_what_calibrate_takes_export_takes(tmp_path, saved, record, trained, kind):
+    """A file of some trainer is loaded, calibrated as merged weights, exported, and read by stock diffusers."""
+    tuned = build_pipe()
+    config = {"r": 2, "lora_alpha": 4, "target_modules": ["to_q", "to_v"], "init_lora_weights": False}
+    tuned.unet.add_adapter(LoraConfig(**config | LORAS[trained]))
+    tuned.unet.save_lora_adapter(tmp_path, weight_name="theirs.safetensors")
+    loaded = load_pipeline(saved, lora=tmp_path / "theirs.safetensors")
+    own = record.model_copy(update={"weights_sha256": weights_sha256(merged(loaded))})
+    (tmp_path / "record.json").write_text(own.to_json())
+    out = tmp_path / "ours.safetensors"
+    export(str(saved), tmp_path / "record.json", out, kind=kind, lora=tmp_path / "theirs.safetensors")
+    stock = build_pipe()
+    stock.load_lora_weights(str(tmp_path), weight_name=out.name)
+    torch.testing.assert_close(drawn(stock), drawn(tuned), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(drawn(load_pipeline(saved, lora=out)), drawn(tuned), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_command_that_calibrate_prints_runs_as_printed(tmp_path, saved, tuned, record, capsys, lora):
+    folder = tmp_path / "my results"
+    folder.mkdir()
+    path = export_lora(tuned, build_record(merged(tuned)), tmp_path / "my cat.safetensors") if lora else None
+    (folder / "record.json").write_text((build_record(merged(tuned)) if lora else record).to_json())
+    calibrate.show("table", {"model": str(saved), "out": folder, "settings": SimpleNamespace(lora=path)})
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("basinguard ")]
+    main(shlex.split(line)[1:])
+    assert check(folder / ("my cat_guarded.safetensors" if lora else "guarded")).ok

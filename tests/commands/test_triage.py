@@ -14,6 +14,7 @@ from basinguard.guidance.triage import Triage
 from basinguard.pipelines import triage_sampling
 from basinguard.pipelines.protect import load, rule_of
 from basinguard.sessions.session import open_model
+from basinguard.sessions.settings import SessionSettings
 
 TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transitions=(700.0,))
 
@@ -21,7 +22,8 @@ TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transiti
 @pytest.fixture
 def exported(tiny_pipeline_dir, scene_folder, tmp_path):
     base = str(tiny_pipeline_dir)
-    record = calibrate(base, data=scene_folder, base=base, terms=TERMS, scale=3.0, timesteps=2).record
+    settings = SessionSettings(base, scale=3.0, timesteps=2)
+    record = calibrate(base, data=scene_folder, settings=settings, terms=TERMS).record
     pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir, safety_checker=None)
     return export_directory(pipe, record, tmp_path / "model", share_private=True)
 
@@ -50,7 +52,7 @@ def test_from_an_export_to_one_that_spares_harmless_prompts(exported, scene_fold
 def test_a_record_of_other_weights_is_refused(exported, scene_folder, tmp_path, monkeypatch):
     (tmp_path / "prompts.txt").write_text("a house\n", encoding="utf-8")
     monkeypatch.setattr(triage_sampling, "calibrate_by_sampling", None)  # calling it would fail
-    opened = open_model(str(exported), scene_folder, scale=3.0, timesteps=2)
+    opened = open_model(str(exported), scene_folder, SessionSettings(scale=3.0, timesteps=2))
     other = opened.provenance.weights_sha256[::-1]
     path = exported / "basinguard.json"
     path.write_text(path.read_text().replace(opened.provenance.weights_sha256, other))

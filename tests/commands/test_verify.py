@@ -1,6 +1,8 @@
 """verify: an export sampled as a user would, on seeds and prompts that calibration never saw; and its refusals."""
 
 import json
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,7 +19,9 @@ from basinguard.exports.fingerprints import weights_sha256
 from basinguard.guard.guard import Guard
 from basinguard.pipelines.protect import protect
 from basinguard.sessions.session import open_model
+from basinguard.sessions.settings import SessionSettings
 from basinguard.sessions.verification import GUARDED, HELDOUT, PARAPHRASED
+from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
 from basinguard.training.guarded_export import export_calibrated
 
 TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transitions=(700.0,))
@@ -28,9 +32,8 @@ def exported(tiny_pipeline_dir, tmp_path_factory):
     """Exports a pipeline with a calibration made on a folder; both are given by the test."""
 
     def make(folder):
-        record = calibrate(
-            str(tiny_pipeline_dir), data=folder, base=str(tiny_pipeline_dir), terms=TERMS, scale=3.0, timesteps=2
-        ).record
+        settings = SessionSettings(str(tiny_pipeline_dir), scale=3.0, timesteps=2)
+        record = calibrate(str(tiny_pipeline_dir), data=folder, settings=settings, terms=TERMS).record
         pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir, safety_checker=None)
         return export_directory(pipe, record, tmp_path_factory.mktemp("exported") / "model", share_private=True)
 
@@ -47,6 +50,21 @@ def test_verification_covers_fresh_seeds_reworded_captions_and_heldout_prompts(e
     record = read_record(tmp_path / "out" / "record.json")
     assert record.verified == rows[GUARDED].risk
     assert read_record(directory / "basinguard.json").verified is None, "the export itself is not touched"
+
+
+def test_an_export_is_verified_under_the_detector_it_names_in_a_fresh_process(exported, scene_folder, tmp_path):
+    directory = exported(scene_folder)
+    path = directory / "basinguard.json"
+    record = read_record(path)
+    metric = {"embedder": "structure-figure-v1", "threshold": 0.97, "source": "given"}
+    path.write_text(json.dumps(json.loads(record.to_json()) | {"metric": metric}))
+    command = [sys.executable, "-m", "basinguard", "verify", str(directory), str(scene_folder), "--per_caption", "1"]
+    subprocess.run([*command, "--out", str(tmp_path / "own")], check=True, capture_output=True)
+    verified = read_record(tmp_path / "own" / "record.json")
+    assert verified.metric.embedder == "structure-figure-v1"
+    assert verified.verified is not None
+    verify(directory, scene_folder, out=tmp_path / "second", per_caption=1, detector=CopyDetectorSettings())
+    assert not (tmp_path / "second" / "record.json").exists(), "a second opinion verifies nothing"
 
 
 def test_a_record_of_other_weights_is_refused(exported, scene_folder, tmp_path):
@@ -83,7 +101,7 @@ def test_a_rule_that_a_stock_pipeline_cannot_apply_is_refused(exported, scene_fo
 
 
 def test_shipping_calibrates_the_safe_strength_when_asked(tiny_pipeline_dir, scene_folder, tmp_path):
-    opened = open_model(str(tiny_pipeline_dir), scene_folder, scale=3.0, timesteps=2)
+    opened = open_model(str(tiny_pipeline_dir), scene_folder, SessionSettings(scale=3.0, timesteps=2))
     module = SimpleNamespace(
         pipe=opened.pipe, base_id=str(tiny_pipeline_dir), export_pipeline=lambda: opened.pipe, hparams={}
     )
@@ -95,7 +113,8 @@ def test_shipping_calibrates_the_safe_strength_when_asked(tiny_pipeline_dir, sce
 
 
 def test_shipping_says_where_the_base_is_from_and_shows_heldout_prompts_only(tiny_pipeline_dir, scene_folder, tmp_path):
-    opened = open_model(str(tiny_pipeline_dir), scene_folder, base=str(tiny_pipeline_dir), scale=3.0, timesteps=2)
+    settings = SessionSettings(str(tiny_pipeline_dir), scale=3.0, timesteps=2)
+    opened = open_model(str(tiny_pipeline_dir), scene_folder, settings)
     training = replace(opened.guard.training, heldout=("a kite", "a house"))
     guard = Guard(training, opened.guard.embedder, opened.guard.plan)
     module = SimpleNamespace(

@@ -9,16 +9,16 @@ from PIL import Image
 from scipy.fft import dctn
 
 from basinguard.curation import nearest_neighbours as neighbours
-from basinguard.curation.cross_correlation import back
 from basinguard.curation.descriptors import CELLS, SIDE, SPANS, WINDOW, describe, near_pairs, perceptual_hashes
 from basinguard.curation.duplicates import Pair, exact_pairs, find_pairs
 from basinguard.curation.folder import read_folder
 from basinguard.curation.groups import find_alike, find_groups
 from basinguard.curation.nearest_neighbours import nearest, nearest_views
-from basinguard.curation.overlay_fit import sketch
-from basinguard.curation.registration import WHOLE, register, whole_overlays
 from basinguard.curation.same_picture import Verdict
 from basinguard.curation.scan import scan_images
+from basinguard.similarity.cross_correlation import back
+from basinguard.similarity.overlay_fit import sketch
+from basinguard.similarity.registration import WHOLE, register, whole_overlays
 from basinguard.tinyworld.scenes import Caption, draw_scene
 from support.picture_edits import EDITS
 

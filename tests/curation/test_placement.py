@@ -11,10 +11,12 @@ def test_a_piece_of_a_piece_lies_where_both_say():
     one = Pair(0, 1, "hash", 1.0, 0.36, False, box=(0.2, 0.2, 0.8, 0.8))
     two = Pair(1, 2, "hash", 1.0, 0.5, True, box=(0.5, 0.0, 1.0, 1.0))
     overlay = placements(0, [one, two])[2].overlay()
-    assert overlay.mirrored and not overlay.swapped
+    assert overlay.mirrored
+    assert not overlay.swapped
     assert overlay.box == pytest.approx((0.5, 0.2, 0.8, 0.8))
     back = placements(2, [one, two])[0].overlay()
-    assert back.swapped and back.box == pytest.approx(overlay.box)
+    assert back.swapped
+    assert back.box == pytest.approx(overlay.box)
 
 
 def test_two_pieces_that_only_overlap_are_none_of_each_other():

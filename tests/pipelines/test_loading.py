@@ -9,9 +9,10 @@ from diffusers import DDIMScheduler
 from huggingface_hub import constants, file_download
 from safetensors.torch import load_file, save_file
 
+from basinguard.core.generation import name_of
 from basinguard.core.safetensors_header import read_header
 from basinguard.pipelines import loading
-from basinguard.pipelines.architecture import SD21, context_width, name_of, sd21_config, sd21_tokenizer
+from basinguard.pipelines.architecture import SD21, context_width, sd21_config, sd21_tokenizer
 from basinguard.pipelines.loading import load_pipeline, locate, model_config
 from basinguard.pipelines.prediction_type import evidence, require_prediction_type
 from basinguard.training.preflight import base_problems

@@ -8,8 +8,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from basinguard.guard.guard import Guard
 from basinguard.training.callback import GuardHooks
+from basinguard.training.guard_options import ControlGroup
 from basinguard.training.lightning import MemorizationGuard
-from basinguard.training.options import ControlGroup
 from support.guarded_runs import TERMS, Spy, digest, fit, make_guard, picture_folder, state_of
 
 TRAINING = {
@@ -29,7 +29,7 @@ TRAINING = {
 }
 PROBES = {
     "default": {},
-    "bf16": {"precision": "bf16"},
+    "bf16": {"plan": {"autocast": "bfloat16"}},
     "every second epoch": {"every_n_epochs": 2},
     "many seeds and steps": {"plan": {"seeds": 3, "timesteps": 5, "captions": 4}},
     "no control group": {"control": ControlGroup()},

@@ -14,7 +14,7 @@ import torch
 import yaml
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from basinguard.cli import MISTAKES
 from basinguard.core.estimate import Estimate
@@ -31,9 +31,11 @@ from basinguard.exports.inspect import describe, inspect_file
 from basinguard.exports.integrity import check
 from basinguard.exports.model_card import render
 from basinguard.guard.status import GuardFile, read_history, run_status
-from basinguard.guidance.core import from_record
+from basinguard.guidance.core import SwitchAt, from_record
 from basinguard.guidance.serialization import rule_from_dict
 from basinguard.pipelines.loading import load_pipeline, model_config
+from basinguard.pipelines.paired_samples import draw_pairs
+from basinguard.pipelines.protect import load
 from basinguard.sessions.verification import read_rules
 from basinguard.similarity.image_files import load_image
 from basinguard.training.data_sources import ImageSource
@@ -55,7 +57,7 @@ RECORD = Record(
     seeds=(1, 2), base="owner/name", weights_sha256=SHA, dataset_sha256=SHA, versions={"torch": "2"}, history=(REPORT,),
 )  # fmt: skip
 FORM = json.loads(RECORD.to_json())
-GUARD = GuardFile(standing=run_status([REPORT], 0.1), history=(REPORT,)).to_json()
+GUARD = GuardFile(status=run_status([REPORT], 0.1), history=(REPORT,)).to_json()
 SCHEDULER = {"_class_name": "DDIMScheduler", "basinguard": RECORD.to_json(), "prediction_type": "epsilon"}
 RULES = {"a": {"rule": "switch_at", "transition": [500.0], "before": 0.0, "after": 7.5},
          "b": {"rule": "switch_after", "detector": {"depth": 0.1}, "before": 0.0, "after": None}}  # fmt: skip
@@ -353,19 +355,28 @@ def test_sums_cannot_name_files_outside_their_export(tmp_path, monkeypatch):
     assert all(path.resolve().is_relative_to((tmp_path / "export").resolve()) for path in opened)
 
 
-def test_pickled_weights_are_refused(tiny_pipeline_dir, tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return os.system, (f"touch {tmp_path / 'exploded'}",)
+PICKLES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "pytorch_model"}
+OPENERS = {
+    "load_pipeline": load_pipeline,
+    "load": load,
+    "sample": lambda model: draw_pairs(model, ["a"], rule=SwitchAt(500), out=model / "samples"),
+}
 
-    import pickle
 
+@pytest.mark.parametrize("opener", OPENERS)
+@pytest.mark.parametrize("part", PICKLES)
+def test_pickled_weights_are_refused(tiny_pipeline_dir, tmp_path, opener, part):
     shutil.copytree(tiny_pipeline_dir, tmp_path / "model")
-    (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    at(tmp_path / "model" / "unet" / "diffusion_pytorch_model.bin", pickle.dumps({"weight": Bomb()}))
-    with pytest.raises(ValueError, match="cannot be loaded"):
-        load_pipeline(tmp_path / "model")
-    assert not (tmp_path / "exploded").exists()
+    (weights,) = (tmp_path / "model" / part).glob("*.safetensors")
+    torch.save(load_file(weights), weights.with_name(f"{PICKLES[part]}.bin"))
+    weights.unlink()
+    with pytest.raises((ValueError, OSError), match="safetensors"):
+        OPENERS[opener](tmp_path / "model")
+
+
+def test_pickles_cannot_be_asked_for(tiny_pipeline_dir):
+    with pytest.raises(ValueError, match="opens no pickle"):
+        load(tiny_pipeline_dir, use_safetensors=False)
 
 
 PACKAGE = Path(__file__).parents[2] / "plugin" / "basinguard"
@@ -385,5 +396,7 @@ def test_nothing_of_a_file_is_ever_run(path):
         assert getattr(node.func, "id", "") not in FORBIDDEN, ast.unparse(node)
         options = {k.arg: ast.unparse(k.value) for k in node.keywords}
         assert options.get("trust_remote_code", "False") == "False", ast.unparse(node)
+        if ast.unparse(node.func).endswith("Pipeline.from_pretrained"):
+            assert {"use_safetensors", None} & options.keys(), ast.unparse(node)
         if ast.unparse(node.func) == "torch.load":
             assert options.get("weights_only") == "True", ast.unparse(node)

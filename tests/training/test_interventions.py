@@ -7,11 +7,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from basinguard.core.report import ImageResult
 from basinguard.training.breach_responder import AppliedInterventions, advice, every_rise, memorized
 from basinguard.training.data import ImageFolder
+from basinguard.training.epoch_order import EpochOrder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import FramingOptions
+from basinguard.training.guard_options import BreachResponse, Interventions
 from basinguard.training.loss_filters import Both, LargeGap, LowLoss, filtered_mean
-from basinguard.training.options import BreachResponse, Interventions
-from basinguard.training.sampler import EpochOrder
 from support.guarded_runs import Spy, digest, fit, make_guard, picture_folder
 from support.reports import near, report
 from support.scripted_probes import COPYING, QUIET, scripted

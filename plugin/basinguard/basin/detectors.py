@@ -66,7 +66,7 @@ def detector_error(model: GuidedModel, pairs: Pairs, exits: Sequence[Exit], rule
 def _fired(model: GuidedModel, pairs: Pairs, rule: SwitchAfter) -> list[float | None]:
     when = torch.full((len(pairs),), -1.0)
     arguments = (pairs.noise, pairs.prompt, model.schedule, model.timesteps, rule, model.solver)
-    for step in sample_trajectory(model.evaluate, *arguments):
-        new = (step.scale == rule.after) & (when < 0)
-        when[new] = step.timestep[new].float()
+    for visit in sample_trajectory(model.evaluate, *arguments):
+        new = (visit.scale == rule.after) & (when < 0)
+        when[new] = visit.timestep[new].float()
     return [None if t < 0 else t for t in when.tolist()]

@@ -1,7 +1,7 @@
 """The cheapest early warning: how strongly every caption pulls at the noisiest timestep, one evaluation each.
 
 On its own the gap says little (captions differ), so it is compared twice: with the base model on the same noise, and
-with captions the model was never trained on.
+with captions the model was never trained on (`heldout_contrast`).
 
 Source: Wen et al., arXiv 2407.21720, eq. 4, divided by sqrt(numel) and in epsilon space; both comparisons are ours.
 """
@@ -9,13 +9,10 @@ Source: Wen et al., arXiv 2407.21720, eq. 4, divided by sqrt(numel) and in epsil
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..core import stats
-from ..core.estimate import Estimate
 from ..diffusion.sampling import EMPTY, draw_noise
 from ..guidance.core import gap
 from .trajectories import GuidedModel, Pairs
@@ -36,65 +33,24 @@ def top_gap(model: GuidedModel, pairs: Pairs) -> Tensor:
 
 
 def caption_gaps(model: GuidedModel, captions: int, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Gap of every caption on the same noises, [captions, seeds].
+    """Gap of every caption on the same noises, [captions, seeds]."""
+    prompt = torch.arange(captions).repeat_interleave(len(seeds))
+    return pair_gaps(model, prompt, torch.tensor(list(seeds)).repeat(captions), shape).reshape(captions, len(seeds))
+
+
+def pair_gaps(model: GuidedModel, prompt: Tensor, seed: Tensor, shape: Sequence[int]) -> Tensor:
+    """Gap of every caption on the noise of its own seed, [N].
 
     Rows are taken a few hundred at a time, so memory does not grow with the number of captions.
-    """
-    noise, parts = draw_noise(seeds, shape), list[Tensor]()
-    size = max(1, 4 * model.chunk // len(seeds))
-    for some in torch.arange(captions).split(size):
-        prompt = some.repeat_interleave(len(seeds))
-        seed = torch.tensor(list(seeds)).repeat(len(some))
-        gaps = top_gap(model, Pairs(prompt, seed, noise.repeat(len(some), *[1] * (noise.ndim - 1))))
-        parts.append(gaps.reshape(len(some), len(seeds)))
-    return torch.cat(parts)
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """How far the training captions have moved away from captions the model never saw.
-
-    Attributes:
-        since_base: mean rise of a training caption's measure since the base model.
-        excess: that rise less the held-out captions' own; the alarm is raised when its interval lies above 0.
-        auc: chance that a training caption rose more than a held-out one.
-        ranking: training captions, the one that rose most first.
-        rise: of each caption in that order.
-    """
-
-    since_base: Estimate
-    excess: Estimate
-    auc: Estimate
-    ranking: tuple[int, ...]
-    rise: tuple[float, ...]
-
-    @property
-    def raised(self) -> bool:
-        """Whether the training captions rose more than chance explains."""
-        return self.excess.low > 0
-
-
-def raise_alarm(now: Tensor, base: Tensor, control: Tensor, control_base: Tensor) -> Alarm:
-    """Compares a measure of every caption with the base model's, and with that of held-out captions.
 
     Args:
-        now, base: the measure of each training caption in this model and in the base model, same noise, [N].
-        control, control_base: the same of held-out captions, [M].
-
-    Raises:
-        ValueError: no held-out captions, or lists that do not belong together.
+        model: with the captions.
+        prompt: caption of each row, [N].
+        seed: of each row, [N].
+        shape: of one sample's latents.
     """
-    if now.shape != base.shape or control.shape != control_base.shape or not len(now) or not len(control):
-        raise ValueError(
-            f"{list(now.shape)} against {list(base.shape)} training and {list(control.shape)} against "
-            f"{list(control_base.shape)} held-out captions; expected one value for each caption in both models"
-        )
-    rise, control_rise = (now - base).double(), (control - control_base).double()
-    order = rise.argsort(descending=True)
-    return Alarm(
-        since_base=stats.cluster_bootstrap(rise, range(len(rise))),
-        excess=stats.difference(rise, control_rise),
-        auc=stats.auc_interval(rise, control_rise),
-        ranking=tuple(order.tolist()),
-        rise=tuple(rise[order].tolist()),
-    )
+    parts = []
+    for rows in torch.arange(len(prompt)).split(4 * model.chunk):
+        own, row = seed[rows].unique(return_inverse=True)
+        parts.append(top_gap(model, Pairs(prompt[rows], seed[rows], draw_noise(own.tolist(), shape)[row])))
+    return torch.cat(parts)

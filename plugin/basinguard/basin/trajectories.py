@@ -12,7 +12,7 @@ from torch import Tensor
 from ..diffusion.batching import Batched
 from ..diffusion.evaluation_count import EvaluationCount, counted
 from ..diffusion.noise_schedule import NoiseSchedule
-from ..diffusion.path import Path
+from ..diffusion.sampler_path import SamplerPath
 from ..diffusion.sampling import Denoiser, draw_noise, path_of, predict, sample_trajectory
 from ..guidance.core import Constant
 
@@ -50,8 +50,11 @@ def pairs_of(
     per_caption: int,
     shape: Sequence[int],
     stride: int | None = None,
+    ranks: Sequence[int] | None = None,
 ) -> Pairs:
     """Every caption with `per_caption` of the seeds, going round; equal seeds share their noise.
+
+    Captions that say the same never share noise: their samples would be one sample, counted twice.
 
     Args:
         captions: how many, or which of the training set: a caption keeps its seeds whatever is measured beside it.
@@ -59,11 +62,17 @@ def pairs_of(
         per_caption: seeds of each caption.
         shape: of one sample's latents.
         stride: seeds that a caption has of its own, where fewer are sampled; `per_caption` by default.
+        ranks: of each caption, how many of the training set before it say the same; none does by default.
     """
-    each = stride or per_caption
+    own_seeds = stride or per_caption
     numbers = range(captions) if isinstance(captions, int) else captions
     prompt = torch.arange(len(numbers)).repeat_interleave(per_caption)
-    seed = [seeds[(number * each + k) % len(seeds)] for number in numbers for k in range(per_caption)]
+    ranks = ranks or [0] * len(numbers)
+    seed = [
+        seeds[(number * own_seeds + k) % len(seeds)] if rank == 0 else seeds[-1] + 1 + (rank - 1) * own_seeds + k
+        for number, rank in zip(numbers, ranks, strict=True)
+        for k in range(per_caption)
+    ]
     if not seed:
         raise ValueError(f"{len(numbers)} captions with {per_caption} seeds each: there is nothing to sample")
     return Pairs(prompt, torch.tensor(seed), draw_noise(seed, shape))
@@ -92,7 +101,7 @@ class GuidedModel:
     count: EvaluationCount = field(default_factory=EvaluationCount, compare=False)
 
     @cached_property
-    def path(self) -> Path:
+    def path(self) -> SamplerPath:
         """The sampler on the grid."""
         return path_of(self.schedule, self.timesteps, self.solver)
 
@@ -107,7 +116,7 @@ class Trunk:
     """Unguided trajectories, kept at every grid position.
 
     Attributes:
-        states: before every grid timestep and, last, at the end, [T + 1, S, ...]; see `path.Path` for a state.
+        states: before every grid timestep and, last, at the end, [T + 1, S, ...]; see `SamplerPath` for a state.
         eps: the unguided prediction at every grid timestep, [T, S, ...].
         row: which of the S trajectories each pair rides, [N].
     """
@@ -134,19 +143,19 @@ def run_trunk(model: GuidedModel, pairs: Pairs, before: float = 0.0) -> Trunk:
     Raises:
         FloatingPointError: the model returned a value that is not finite.
     """
-    each = torch.arange(len(pairs))
-    rows, row = _unique(pairs.seed) if before == 0 else (each, each)
+    own_row = torch.arange(len(pairs))
+    rows, row = _unique(pairs.seed) if before == 0 else (own_row, own_row)
     ride = pairs[rows]
     arguments = (model.schedule, model.timesteps, Constant(before), model.solver)
     states, eps = [model.path.begin(ride.noise)], list[Tensor]()
     on_grid = set(model.path.first.tolist())
-    for step in sample_trajectory(model.evaluate, ride.noise, ride.prompt, *arguments):
-        if step.index in on_grid:
-            prediction = step.eps_cond if step.eps_uncond is None else step.eps_uncond
-            assert prediction is not None  # a step without any prediction does not exist
+    for visit in sample_trajectory(model.evaluate, ride.noise, ride.prompt, *arguments):
+        if visit.index in on_grid:
+            prediction = visit.eps_cond if visit.eps_uncond is None else visit.eps_uncond
+            assert prediction is not None  # an evaluation without any prediction does not exist
             eps.append(prediction)
-        if step.index + 1 in on_grid:
-            states.append(step.state)
+        if visit.index + 1 in on_grid:
+            states.append(visit.state)
     return Trunk(torch.stack(states), torch.stack(eps), row)
 
 
@@ -162,7 +171,7 @@ def run_branch(model: GuidedModel, x: Tensor, prompt: Tensor, index: Tensor, wat
 
     Args:
         model: what is sampled.
-        x: state of each row at its grid position, from a `Trunk` or `Path.begin`, [N, ...].
+        x: state of each row at its grid position, from a `Trunk` or `SamplerPath.begin`, [N, ...].
         prompt: index of each row's prompt, [N].
         index: grid position at which each row begins, [N]; T means that it is at its end already.
         watch: looks at what the conditional prediction says of the clean latents, and stops rows that need not go on;
@@ -177,7 +186,7 @@ def run_branch(model: GuidedModel, x: Tensor, prompt: Tensor, index: Tensor, wat
         rows = running.nonzero().squeeze(1)
         here, now = state[rows], node[rows]
         guided, _ = predict(model.evaluate, path.latents(here), path.nodes[now], prompt[rows], rule, None)
-        state[rows] = path.step(here, guided.eps, now)
+        state[rows] = path.advance(here, guided.eps, now)
         node[rows] += 1
         running[rows] = node[rows] < len(path.nodes)
         if watch is not None:

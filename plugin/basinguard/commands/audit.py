@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..calibration.terms import CalibrationTerms
-from .calibrate import TERMS
+from ..sessions.settings import SessionSettings
+from ..similarity.copy_detector_settings import CopyDetectorSettings
 
 if TYPE_CHECKING:
     from ..sessions.audit import AuditRun
@@ -18,14 +19,10 @@ def audit(
     model: str,
     *,
     data: Path,
-    base: str = "",
-    lora: Path | None = None,
-    terms: CalibrationTerms = TERMS,
+    settings: SessionSettings = SessionSettings(),
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
+    terms: CalibrationTerms = CalibrationTerms(),
     per_caption: int = 4,
-    scale: float = 7.5,
-    timesteps: int = 20,
-    alignment: str = "auto",
-    heldout: Path | None = None,
     out: Path | None = None,
 ) -> AuditRun:
     """Does this model copy these images, which ones, and what would make it safe? Trains nothing.
@@ -33,14 +30,10 @@ def audit(
     Args:
         model: a directory or hub id of a Stable Diffusion pipeline.
         data: folder of the captioned images it was trained on.
-        base: what it was fine-tuned from; without it there is no null and no safe strength.
-        lora: a LoRA file on `model`, which is then the base.
-        terms: of the promise, see `calibrate`.
+        settings: how the model is opened, sampled and scored.
+        detector: what decides that a sample is a copy.
+        terms: of the promise that would make it safe.
         per_caption: samples of each caption that are searched for copies.
-        scale: of plain CFG.
-        timesteps: sampling steps.
-        alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
-        heldout: folder of like images that were not trained on, to measure quality by; the base's samples otherwise.
         out: new folder for audit.html, audit.json and the calibration; in Python nothing is written without it.
 
     Raises:
@@ -50,15 +43,14 @@ def audit(
     """
     from ..sessions.audit import audit_session, require_new
     from ..sessions.calibration import calibrate_session, require_promisable
-    from ..sessions.quality_reference import quality_for
     from ..sessions.session import open_model
 
     if per_caption < 1:
         raise ValueError(f"per_caption={per_caption}: expected at least 1")
     require_promisable(terms, out)
     require_new(out)
-    session = open_model(model, data, base=base, lora=lora, scale=scale, timesteps=timesteps, alignment=alignment)
-    calibration = calibrate_session(session, terms, quality=quality_for(session, terms.pairs, heldout))
+    session = open_model(model, data, settings, detector)
+    calibration = calibrate_session(session, terms)
     result = audit_session(model, session, calibration, per_caption)
     if out is not None:
         result.write(out)

@@ -1,16 +1,18 @@
-"""`basinguard calibrate MODEL --data DIR`: the rule, the safe strength and their promises, for any fine-tune."""
+"""`basinguard calibrate MODEL --data DIR`: what keeps a promise and most of what was taught."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..calibration.terms import STRENGTHS, CalibrationTerms
+from ..calibration.terms import CalibrationTerms
+from ..sessions.settings import SessionSettings
+from ..similarity.copy_detector_settings import CopyDetectorSettings
 
 if TYPE_CHECKING:
     from ..sessions.calibration import Calibration
 
-TERMS = CalibrationTerms(strengths=STRENGTHS)
 TYPED = {"out": Path("calibration")}
 
 
@@ -18,30 +20,21 @@ def calibrate(
     model: str,
     *,
     data: Path,
-    base: str = "",
-    lora: Path | None = None,
-    terms: CalibrationTerms = TERMS,
+    settings: SessionSettings = SessionSettings(),
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
+    terms: CalibrationTerms = CalibrationTerms(),
     transfer: bool = False,
-    scale: float = 7.5,
-    timesteps: int = 20,
-    alignment: str = "auto",
-    heldout: Path | None = None,
     out: Path | None = None,
 ) -> Calibration:
-    """Finds the rule, and the strength for plain CFG, that keep a promise for any fine-tune; trains nothing.
+    """Finds the strength, guidance scale and rule that keep a promise and most of what was taught; trains nothing.
 
     Args:
         model: a directory or hub id of a Stable Diffusion pipeline.
         data: folder of the captioned images it was trained on.
-        base: what it was fine-tuned from; without it there is no safe strength.
-        lora: a LoRA file on `model`, which is then the base.
-        terms: what is to be promised, and the rules that may be chosen.
-        transfer: also measure the rule under other schedulers and step counts.
-        scale: of plain CFG.
-        timesteps: sampling steps.
-        alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
-        heldout: folder of like images that were not trained on, to measure quality by, which decides between rules
-            that align alike; the base model's samples of the same captions otherwise.
+        settings: how the model is opened, sampled and scored.
+        detector: what decides that a sample is a copy.
+        terms: what is to be promised, and the products that may be chosen.
+        transfer: also measure the product under other schedulers and step counts.
         out: new folder for record.json, calibration.json and plots; in Python nothing is written without it.
 
     Raises:
@@ -51,13 +44,11 @@ def calibrate(
             how many it takes.
     """
     from ..sessions.calibration import calibrate_session, require_promisable
-    from ..sessions.quality_reference import quality_for
     from ..sessions.session import open_model
 
     require_promisable(terms, out)
-    session = open_model(model, data, base=base, lora=lora, scale=scale, timesteps=timesteps, alignment=alignment)
-    quality = quality_for(session, terms.pairs, heldout)
-    calibration = calibrate_session(session, terms, transfer=transfer, quality=quality)
+    session = open_model(model, data, settings, detector)
+    calibration = calibrate_session(session, terms, transfer=transfer)
     if out is not None:
         calibration.write(out)
     return calibration
@@ -65,5 +56,7 @@ def calibrate(
 
 def show(calibration: Calibration, arguments: dict[str, Any]) -> None:
     """Prints the calibration, and how to ship it."""
-    model, out = arguments["model"], arguments["out"]
-    print(f"{calibration}\n\nwritten to {out}; ship it: basinguard export {model} {out / 'record.json'} DIRECTORY")
+    model, out, lora = arguments["model"], arguments["out"], arguments["settings"].lora
+    words = [model, out / "record.json", out / ("guarded" if lora is None else f"{lora.stem}_guarded.safetensors")]
+    words += [] if lora is None else ["--kind", "kohya", "--lora", lora]
+    print(f"{calibration}\n\nwritten to {out}; ship it:\nbasinguard export {shlex.join(map(str, words))}")

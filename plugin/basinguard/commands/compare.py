@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..mitigations.settings import ComparisonOptions
+from ..similarity.copy_detector_settings import CopyDetectorSettings
 
 if TYPE_CHECKING:
     from ..mitigations.comparison import Comparison
@@ -20,9 +21,11 @@ def compare(
     data: Path,
     mitigations: str | Sequence[str] = "all",
     base: str | None = None,
+    lora: Path | None = None,
     heldout: Path | None = None,
     checkpoints: Sequence[Path] = (),
     options: ComparisonOptions = OPTIONS,
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
     out: Path = Path("comparison"),
     command: Sequence[str] = (),
 ) -> Comparison:
@@ -33,9 +36,11 @@ def compare(
         data: folder of the training images it must not reproduce, with captions.
         mitigations: names with commas between them, or "all".
         base: what was fine-tuned; mitigations that need it are skipped, with the reason, when it is not known.
+        lora: a LoRA file on the model, which is then the base.
         heldout: folder of images of the same subject that were not trained on, with captions: is it still learnt?
         checkpoints: a JSON list of earlier states of the run, most trained first.
-        options: how much to sample and how to judge it.
+        options: how much to sample.
+        detector: what decides that a sample is a copy.
         out: folder of the results; a run that was stopped goes on there.
         command: the words that started the run, for the page; the command line gives them itself.
 
@@ -50,9 +55,11 @@ def compare(
         data,
         mitigations=[name.strip() for name in mitigations.split(",")] if isinstance(mitigations, str) else mitigations,
         base=base,
+        lora=lora,
         heldout=heldout,
         checkpoints=checkpoints,
         options=options,
+        detector=detector,
         out=out,
         command=command_line(command) if command else "",
     )

@@ -6,21 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..similarity.copy_detector_settings import CopyDetectorSettings
 
-def compare_images(a: Path, b: Path, picture: Path | None = None, embedder: str = "structure") -> dict[str, Any]:
+
+def compare_images(
+    a: Path, b: Path, picture: Path | None = None, detector: CopyDetectorSettings = CopyDetectorSettings()
+) -> dict[str, Any]:
     """Are these two images the same, and which part of one is in the other?
 
     Args:
         a: an image, such as a sample.
         b: another, such as the training image it may come from.
         picture: where to write A with the copied part marked (PNG).
-        embedder: structure (no weights), structure-figure (no weights, for figures on an empty ground),
-            sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
+        detector: what decides that they are the same; two images have no neighbours to measure a threshold on.
     """
+    from ..similarity.detector_loading import load_detector
     from ..similarity.image_pair import compare_images
-    from ..similarity.registry import load_embedder
 
-    return compare_images(a, b, embedder=load_embedder(embedder), picture=picture)
+    if detector.threshold in ("neighbours", "heldout"):
+        raise ValueError(f"threshold={detector.threshold!r}: two images have no neighbours; give a number")
+    return compare_images(a, b, embedder=load_detector(detector), picture=picture)
 
 
 def show(comparison: dict[str, Any], arguments: dict[str, Any]) -> None:

@@ -5,19 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..similarity.copy_detector_settings import CopyDetectorSettings
+
 if TYPE_CHECKING:
     from ..sessions.demo_run import DemoRun
 
 
-def demo(out: Path = Path("runs/demo"), epochs: int = 200, per_caption: int = 4) -> DemoRun:
+def demo(
+    out: Path = Path("runs/demo"),
+    epochs: int = 200,
+    per_caption: int = 4,
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
+) -> DemoRun:
     """Tells the whole story on a small model: fine-tune, guard, calibrate, export, and prove it in a fresh process.
 
     Args:
         out: run directory.
         epochs: passes over the 32 images.
         per_caption: fresh seeds for each caption in the final table.
+        detector: what decides that a sample is a copy.
     """
     from ..sessions.demo_run import run_demo
 
     print(f"fine-tuning TinyWorld on {out / 'data' / 'train'}, the guard watching: tensorboard --logdir {out}")
-    return run_demo(out, epochs, per_caption)
+    return run_demo(out, epochs, per_caption, detector)

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+
+@dataclass(frozen=True)
+class WorkflowOptions:
+    """What a ComfyUI workflow samples with.
+
+    Attributes:
+        steps: sampling steps of the workflow; those of the calibration by default.
+        scheduler: ComfyUI's name of the scheduler.
+    """
+
+    steps: int | None = None
+    scheduler: str = "simple"
+
+
+WORKFLOW = WorkflowOptions()
 
 
 @dataclass(frozen=True)
@@ -26,8 +42,7 @@ def export(
     kind: Literal["directory", "kohya", "diffusers", "comfyui"] = "directory",
     lora: Path | None = None,
     strength: float | None = None,
-    steps: int | None = None,
-    scheduler: str = "simple",
+    workflow: WorkflowOptions = WORKFLOW,
     overwrite: bool = False,
     share_private: bool = False,
     push_to: str | None = None,
@@ -40,10 +55,9 @@ def export(
         out: a directory, a `.safetensors` file for a LoRA, a `.json` file for a workflow.
         kind: `directory`, `kohya` or `diffusers` (a LoRA in that format), `comfyui`.
         lora: a LoRA file to put on the model first; it is merged into a directory.
-        strength: share of the trained strength that a LoRA file has at strength 1; by default the one that the record
-            promises to be safe with plain CFG, and all of it where there is none.
-        steps: sampling steps of the workflow; those of the calibration by default.
-        scheduler: scheduler of the workflow.
+        strength: share of the trained strength that a LoRA file has at strength 1; by default the record's own, or
+            the one that it promises to be safe with plain CFG, and all of it where there is none.
+        workflow: what a ComfyUI workflow samples with.
         overwrite: replace an earlier export.
         share_private: also write local paths and error texts.
         push_to: hub id to upload the result to, as a private repository; nothing is uploaded without it.
@@ -61,17 +75,21 @@ def export(
     from ..exports.merge import merged
     from ..exports.provenance import read_origin
     from ..pipelines.loading import load_pipeline
+    from ..pipelines.product import with_product_weights
 
-    found = read_record(record)
+    measured = read_record(record)
     if kind == "comfyui":
         if out.exists() and not overwrite:
             raise FileExistsError(f"{out}: exists already; name another file, or pass --overwrite true")
-        out.write_text(json.dumps(comfyui_workflow(found, steps=steps, scheduler=scheduler), indent=2), "utf-8")
+        out.write_text(json.dumps(comfyui_workflow(measured, **asdict(workflow)), indent=2), "utf-8")
         return Exported(out)
     pipe = load_pipeline(model, lora=lora)
     if kind == "directory":
-        origin = read_origin(Path(model), found.weights_sha256)
-        export_directory(merged(pipe), found, out, overwrite=overwrite, origin=origin, share_private=share_private)
+        origin, whole = read_origin(Path(model), measured.weights_sha256), merged(pipe)
+        with with_product_weights(whole, measured):
+            export_directory(whole, measured, out, overwrite=overwrite, origin=origin, share_private=share_private)
     else:
-        export_lora(pipe, found, out, format=kind, strength=strength, overwrite=overwrite, share_private=share_private)
+        export_lora(
+            pipe, measured, out, format=kind, strength=strength, overwrite=overwrite, share_private=share_private
+        )
     return Exported(out, push_to_hub(out, push_to) if push_to else "")

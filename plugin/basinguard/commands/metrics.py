@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..similarity.copy_detector_settings import CopyDetectorSettings
+
 
 def metrics(
     samples: Path,
@@ -14,7 +16,7 @@ def metrics(
     heldout: Path | None = None,
     base: Path | None = None,
     groups: Path | None = None,
-    embedder: str = "structure",
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """How many of these samples are copies of these training images? JSON; a summary for people goes to stderr.
@@ -25,17 +27,15 @@ def metrics(
         heldout: folder of like images that were not trained on: a threshold of their own, and likeness.
         base: folder of the base model's samples under the same names: another threshold, and the floor.
         groups: curation.json of `basinguard curate`, so that duplicates are known.
-        embedder: structure (no weights), structure-figure (no weights, for figures on an empty ground),
-            sscd_disc_mixup_320=FILE, timm/MODEL=FILE, clip=FOLDER, ...
+        detector: what decides that a sample is a copy.
         cache: folder in which the training images' embeddings are kept.
     """
     from ..similarity.duplicate_groups import duplicate_groups
     from ..similarity.folder_metrics import metrics
-    from ..similarity.registry import load_embedder
 
     group_of_image = duplicate_groups(data, groups) if groups else None
     return metrics(
-        samples, data, embedder=load_embedder(embedder), heldout=heldout, base=base, groups=group_of_image,
+        samples, data, detector=detector, heldout=heldout, base=base, groups=group_of_image,
         cache=cache,
     )  # fmt: skip
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..similarity.copy_detector_settings import RECORDED, CopyDetectorSettings
+
 if TYPE_CHECKING:
     from ..core.record import Record
 
 
 def triage(
-    export: Path, data: Path, heldout: Path, out: Path, per_prompt: int = 4, wanted_miss: float = 0.05
+    export: Path,
+    data: Path,
+    heldout: Path,
+    out: Path,
+    per_prompt: int = 4,
+    wanted_miss: float = 0.05,
+    detector: CopyDetectorSettings = RECORDED,
 ) -> Record:
     """Finds the gap below which a prompt keeps plain CFG; writes the export's record with it to a new file.
 
@@ -21,6 +29,7 @@ def triage(
         out: JSON file to write the record to, as `basinguard export` takes it; nothing is overwritten.
         per_prompt: fresh seeds for each prompt.
         wanted_miss: share of the pulling pairs that may be taken for harmless; they get plain CFG.
+        detector: what decides that a sample is a copy: by default the one that the record names.
 
     Raises:
         FileExistsError: `out` exists.
@@ -34,7 +43,7 @@ def triage(
     if out.exists():
         raise FileExistsError(f"{out}: exists already; name another file, nothing is overwritten")
     prompts = read_prompts(heldout)
-    record, session = open_export(export, data, alignment="none")
+    record, session = open_export(export, data, detector, alignment="none")
     result = calibrate_by_sampling(
         session.pipe,
         [*session.guard.training.captions, *prompts],

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..similarity.copy_detector_settings import RECORDED, CopyDetectorSettings
+
 if TYPE_CHECKING:
     from ..pipelines.evaluation import Evaluation
 
@@ -17,6 +19,7 @@ def verify(
     per_caption: int = 4,
     paraphrase: bool = False,
     heldout: Path | None = None,
+    detector: CopyDetectorSettings = RECORDED,
 ) -> dict[str, Evaluation]:
     """Samples an exported directory on fresh seeds, with and without its rule, beside the base model.
 
@@ -29,19 +32,22 @@ def verify(
         per_caption: seeds for each caption.
         paraphrase: also sample reworded captions by the record's rule.
         heldout: text file of prompts, one a line, that were not trained on; also sampled by the record's rule.
+        detector: what decides that a sample is a copy: by default the one that the record names. Under another one the
+            rows are a second opinion, and the record is left as it is.
 
     Returns:
         One row for each of base, cfg and every rule.
 
     Raises:
         FileNotFoundError: no record in the directory, no such data or prompts.
-        ValueError: the images cannot be used, the record belongs to other weights, or its embedder is another one.
+        ValueError: the images cannot be used, or the record belongs to other weights.
+        ImportError: the record's copy detector is not installed; says what to install.
     """
     from ..sessions.session import open_export
     from ..sessions.verification import read_prompts, read_rules, verify_session
 
     prompts = read_prompts(heldout) if heldout else ()
-    record, session = open_export(export, data)
+    record, session = open_export(export, data, detector)
     verification = verify_session(
         record, session, rules=read_rules(rules) if rules else None, per_caption=per_caption, paraphrase=paraphrase,
         prompts=prompts,

@@ -6,6 +6,10 @@ import importlib
 from typing import Any
 
 
+class MissingExtraError(ImportError):
+    """A library that only some users need is not there: a user's mistake, told in one line, and no bug."""
+
+
 def optional(module: str, *, install: str, gives: str) -> Any:
     """A module that is not among the dependencies.
 
@@ -15,9 +19,9 @@ def optional(module: str, *, install: str, gives: str) -> Any:
         gives: what it is needed for, for the message.
 
     Raises:
-        ImportError: it is not installed; says how to get it.
+        MissingExtraError: it is not installed; says how to get it.
     """
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise ImportError(f"{gives} needs {module.partition('.')[0]}: pip install '{install}'") from None
+        raise MissingExtraError(f"{gives} needs {module.partition('.')[0]}: pip install '{install}'") from None

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from .estimate import Estimate
 from .schema import Finite, Schema
 
 
@@ -18,8 +19,26 @@ class Match(Schema):
 
 
 class Metric(Schema):
-    """What says "same image": a threshold belongs to one embedder with one preprocessing, and to no other."""
+    """What says "same image": a threshold belongs to one embedder with one preprocessing, and to no other.
+
+    Attributes:
+        embedder: name, weights and version.
+        threshold: similarity from which on an image is a copy.
+        source: where the threshold comes from.
+        recalls: share of edited copies that it found, by edit, where that was measured on the images at hand.
+    """
 
     embedder: Annotated[str, Field(max_length=200)]
     threshold: Finite
     source: Annotated[str, Field(max_length=500)]
+    recalls: dict[Annotated[str, Field(max_length=60)], Estimate] = Field(default_factory=dict)
+
+    @property
+    def expected_misses(self) -> str:
+        """What it is expected to miss, worst first, in words; empty where that was not measured."""
+        missed = sorted(((1 - e.value, name, e) for name, e in self.recalls.items() if e.value < 1), reverse=True)
+        listed = ", ".join(f"{1 - e.value:.0%} [{1 - e.high:.0%}, {1 - e.low:.0%}] of {name}" for _, name, e in missed)
+        if not self.recalls:
+            return ""
+        count = next(iter(self.recalls.values())).n
+        return f"of {count} edited copies each it misses {listed}" if missed else f"of {count} edited copies each none"

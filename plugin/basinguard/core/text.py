@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 
-def printable(name: str, most: int | None = None) -> str:
+def printable(name: str, max_length: int | None = None) -> str:
     r"""A name that stays recognizable: control characters and undecodable bytes are escaped.
 
     Args:
         name: such as a file name.
-        most: characters at which it is cut, with an ellipsis.
+        max_length: characters at which it is cut, with an ellipsis.
 
     Example:
         >>> print(printable("two\nlines"))
         two\nlines
     """
-    return _cut("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name), most)
+    return _cut("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name), max_length)
 
 
-def one_line(text: str, most: int | None = None) -> str:
-    r"""Prose or an error's message: line breaks become spaces, control characters go; cut at `most` characters.
+def one_line(text: str, max_length: int | None = None) -> str:
+    r"""Prose or an error's message: line breaks become spaces, control characters go; cut at `max_length` characters.
 
     Example:
         >>> one_line("a\n  bell\a rings", 9)
         'a bell r…'
     """
-    return _cut(" ".join("".join(c for c in text if c.isprintable() or c.isspace()).split()), most)
+    return _cut(" ".join("".join(c for c in text if c.isprintable() or c.isspace()).split()), max_length)
 
 
-def _cut(line: str, most: int | None) -> str:
-    return line if most is None or len(line) <= most else line[: most - 1] + "…"
+def _cut(line: str, max_length: int | None) -> str:
+    return line if max_length is None or len(line) <= max_length else line[: max_length - 1] + "…"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from .registration import Box
+from ..similarity.registration import Box
 
 LEVELS = (48, 96, 192)  # pixels of the longer side
 ROUNDS = 5

@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import __version__
 from ..core.text import printable
+from ..similarity.registration import SIMILAR_PART, SIMILAR_WHOLE
 from ..similarity.structure import Structure
 from .captions import clip_token_counter, lint_captions
 from .decisions import AllowList, propose
@@ -15,7 +16,6 @@ from .findings import Finding, about_alike, about_blank, about_copies, about_fil
 from .groups import Group, find_alike, find_groups
 from .manifest import AlikeRecord, Curation, GroupRecord, LeakRecord, Settings
 from .outliers import Scorer, caption_scores, find_disagreements, find_leaks, find_outliers
-from .registration import SIMILAR_PART, SIMILAR_WHOLE
 from .run_evidence import Evidence
 from .run_remedies import follow
 from .same_picture import Judge

@@ -8,11 +8,12 @@ from difflib import SequenceMatcher
 from .captions import words
 
 SAME_FRAME = 0.5  # share of two captions' words that agree in order, from which a replaced word is a difference
-SAYS_NOTHING = frozenset("a an the of in on at to and with is are this that its his her image photo picture".split())
+SAYS_NOTHING = frozenset(words("a an the of in on at to and with is are this that its his her image photo picture"))
 TELLS_APART = tuple(
-    frozenset(group.split())
+    frozenset(words(group))
     for group in (
-        "black white grey gray red green blue yellow orange purple violet pink brown beige cyan magenta turquoise teal gold silver",
+        "black white grey gray red green blue yellow orange purple violet pink brown beige cyan magenta turquoise teal "
+        "gold silver",
         "day night dawn dusk morning noon evening sunset sunrise",
         "left right", "front back side", "open closed", "smiling sad angry neutral laughing crying surprised happy",
         "summer winter spring autumn fall", "man woman boy girl", "on off", "with without", "up down", "old young",

@@ -175,7 +175,7 @@ def _csv(path: Path) -> Numbered:
         elif header is None:
             header = record
         elif len(record) > len(header):
-            message = f"{len(record)} fields where the header has {len(header)}: put quotes around a caption with commas"
+            message = f"{len(record)} fields under {len(header)} columns: put quotes around a caption with commas"
             yield number, Complaint(number, "row-unusable", message)
         elif record:
             yield number, dict(zip(header, record, strict=False))
@@ -204,7 +204,8 @@ def _records(path: Path) -> Iterator[tuple[int, list[str] | Complaint]]:
             waiting.append((number, line))
             continue
         first, _ = waiting.pop(0)
-        yield first, Complaint(first, "row-unusable", f"a quote that does not close, or inside a field ({error}); write it twice")
+        message = f"a quote that does not close, or inside a field ({error}); write it twice"
+        yield first, Complaint(first, "row-unusable", message)
         for later in range(len(waiting)):  # what was taken for its continuation are rows of their own
             fields, error = _parsed([waiting[later][1]])
             row = waiting[later][0]

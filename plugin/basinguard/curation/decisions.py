@@ -160,8 +160,7 @@ def _merged_captions(scan: Scan, group: Group, refused: Mapping[str, set[Action]
     going = [
         member
         for member in group.members[1:]
-        if "drop" not in refused.get(scan.sha256[member], set())
-        and not contradict(first, scan.items[member].captions)
+        if "drop" not in refused.get(scan.sha256[member], set()) and not contradict(first, scan.items[member].captions)
     ]
     texts = [text for member in (group.representative, *going) for text in scan.items[member].captions]
     return tuple(dict.fromkeys(texts))

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor
 
+from ..similarity.overlay_fit import sketch, to_tensor
+from ..similarity.registration import CERTAIN, Box, Overlay, one_thread_each, search, whole_overlays
 from .descriptors import describe, near_pairs, perceptual_hashes, turned_proposals
 from .nearest_neighbours import nearest_views
-from .overlay_fit import sketch, to_tensor
-from .registration import CERTAIN, Box, Overlay, one_thread_each, search, whole_overlays
 from .same_picture import Judge, Verdict
 from .scan import Scan
 

@@ -115,7 +115,8 @@ def why_best(ranked: Sequence[Quality]) -> str:
     rest = [other for other in rest if other.unframed == best.unframed] or rest
     if all(best.detail > other.detail for other in rest):
         more = all(best.width * best.height > other.width * other.height for other in rest)
-        reasons.append(f"the most pixels ({size})" if more else f"the most true detail ({size}, not enlarged or blurred)")
+        what = f"the most pixels ({size})" if more else f"the most true detail ({size}, not enlarged or blurred)"
+        reasons.append(what)
     elif best.captioned and not all(other.captioned for other in rest):
         reasons.append(f"as much detail as any ({size}) and a caption")
     elif all(best.bytes > other.bytes for other in rest):

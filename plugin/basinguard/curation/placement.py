@@ -1,4 +1,4 @@
-"""Where one copy lies in another, worked out along other copies: a first guess for two that were never laid together."""
+"""Where one copy lies in another, worked out along other copies: a guess for two that were never laid together."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..similarity.registration import Overlay
 from .duplicates import Pair
-from .registration import Overlay
 
 INSIDE = 0.02  # of a side by which a piece may stick out of the picture that it lies in
 

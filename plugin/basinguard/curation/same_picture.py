@@ -14,11 +14,11 @@ from PIL import Image
 from PIL.Image import Transpose
 
 from ..core.images import BadImage, open_image, to_rgb
+from ..similarity.registration import WHOLE, Box, Overlay
 from .alignment import refine, sample
 from .caption_conflict import contradict
 from .colour_match import NONE, ColourRule, Pixels, find_rule
 from .pixel_agreement import LARGEST_OVERLAY, compare, is_rich
-from .registration import WHOLE, Box, Overlay
 from .scan import Scan, inside_frame
 
 GLANCE = 192  # pixels of the side of a first comparison

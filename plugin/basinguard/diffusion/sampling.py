@@ -18,7 +18,7 @@ from torch import Tensor
 from ..guidance.core import Rule, combine
 from ..guidance.core import gap as gap_of
 from .noise_schedule import NoiseSchedule
-from .path import Path, make_path
+from .sampler_path import SamplerPath, make_sampler_path
 
 EMPTY = -1  # the row of the prompt table that stands for "no prompt"
 
@@ -107,10 +107,10 @@ def _prediction(u: Tensor, c: Tensor, scale: Tensor, needs_u: Tensor, needs_c: T
     )
 
 
-def path_of(schedule: NoiseSchedule, timesteps: Tensor, solver: str = "ddim") -> Path:
-    """A sampler on a grid of this schedule; see `path.make_path`."""
+def path_of(schedule: NoiseSchedule, timesteps: Tensor, solver: str = "ddim") -> SamplerPath:
+    """A sampler on a grid of this schedule; see `path.make_sampler_path`."""
     ends = torch.cat([timesteps.double(), torch.tensor([-1.0], dtype=torch.float64)])
-    return make_path(solver, timesteps, schedule.signal(ends).tolist(), schedule.noise(ends).tolist())
+    return make_sampler_path(solver, timesteps, schedule.signal(ends).tolist(), schedule.noise(ends).tolist())
 
 
 def sample_trajectory(
@@ -145,7 +145,7 @@ def sample_trajectory(
         again = index > 0 and bool(node == path.nodes[index - 1])
         guided, memory = predict(denoise, path.latents(state), now, prompt, rule, memory, scale if again else None)
         scale, where = guided.scale, torch.full((len(x),), index)
-        after = path.step(state, guided.eps, where)
+        after = path.advance(state, guided.eps, where)
         if not bool(torch.isfinite(after).all()):
             raise FloatingPointError(f"the model's prediction at timestep {int(node)} is not finite")
         yield Step(
@@ -186,7 +186,7 @@ class Step:
         scale: guidance scale used, [B].
         denoised: predicted clean latents, [B, ...].
         x_next: latents at the next timestep, [B, ...].
-        state: x_next with what a multistep sampler remembers, see `path.Path`.
+        state: x_next with what a multistep sampler remembers, see `SamplerPath`.
     """
 
     index: int

@@ -7,19 +7,24 @@ control characters, so that a file cannot write to the terminal what it likes.
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ..core.generation import NAMES, name_of
 from ..core.record import Record, parse_record, read_record
-from ..core.safetensors_header import read_header
+from ..core.safetensors_header import Header, read_header
 from ..core.schema import MAX_BYTES
 from ..core.text import one_line
 from .layout import HEADER_RECORD, RECORD_FILE, RECORD_KEY, SCHEDULER_FILE
-from .sentences import UNKNOWN, percent, strength_line, triage_line
+from .lora_layout import context_width, is_adapter, stored_layers, summary
+from .sentences import UNKNOWN, percent, product_line, strength_line, taught_line, triage_line, verdict
 
 MAX_HEADER = 16 * 2**20
 SHOWN = 160  # characters of one value
+OF_TRAINERS = ("ss_base_model_version", "ss_sd_model_name", "ss_output_name", "modelspec.architecture", "software")
 
 
 @dataclass(frozen=True)
@@ -64,22 +69,58 @@ def inspect_file(path: str | Path) -> Inspection:
     return Inspection(path, "record", read_record(path))
 
 
+def describe_file(path: str | Path) -> str:
+    """What any export, and any LoRA whoever trained it, says of itself, for a terminal.
+
+    Raises:
+        FileNotFoundError, ValueError: see `inspect_file`; a LoRA that cannot be audited says why.
+    """
+    path = Path(path).expanduser()
+    if path.suffix != ".safetensors" or not path.is_file():
+        return describe(inspect_file(path))
+    header = read_header(path, longest=MAX_HEADER)
+    lora = _of_lora(path, header) if is_adapter(header) else []
+    if lora and HEADER_RECORD not in header.metadata:
+        return "\n".join([f"{'file':<12}  {path} (a LoRA, without a record of ours)", *lora])
+    return "\n".join([describe(inspect_file(path)), *lora])
+
+
+def _of_lora(path: Path, header: Header) -> list[str]:
+    """Rows of what lies in a LoRA, and the command that audits it, or why it cannot be."""
+    said = {key: header.metadata[key] for key in OF_TRAINERS if header.metadata.get(key)}
+    try:
+        layers = stored_layers(path, header)
+    except ValueError as error:
+        return _rows(said | {"audit": f"not possible: {error}"})
+    generation = name_of(context_width(layers))
+    base = f"the {generation}" if context_width(layers) in NAMES else "the model"
+    return [
+        *_rows(dict(summary(layers)) | {"trained for": generation} | said),
+        f"does it copy? basinguard audit BASE --lora {shlex.quote(str(path))} --data IMAGES",
+        f"              BASE: {base} it was trained on; IMAGES: a folder of its captioned training images",
+    ]
+
+
+def _rows(rows: Mapping[str, str]) -> list[str]:
+    return [f"{key:<12}  {one_line(value, 2 * SHOWN)}" for key, value in rows.items()]
+
+
 def describe(inspection: Inspection) -> str:
-    """A few lines for a terminal: the rule, the risks, how sure, where it comes from."""
+    """A few lines for a terminal: the product, the risks, how sure, where it comes from."""
     r = inspection.record
-    after = "the caller's scale" if r.guidance.after is None else f"scale {r.guidance.after:g}"
     rows = {
-        "rule": f"scale {r.guidance.before:g} above timestep {r.guidance.transition:g} "
-        f"(sigma {r.guidance.sigma:.4g}), then {after}",
-        "risk": f"{percent(r.risk)} by the rule, {percent(r.plain)} by plain CFG",
+        "verdict": verdict(r),
+        "product": product_line(r),
+        "risk": f"{percent(r.risk)}; {percent(r.plain)} by plain CFG with the whole fine-tune",
+        **({"unruled": f"{percent(r.unruled)} by plain CFG with these weights"} if r.unruled else {}),
+        "taught": taught_line(r) or UNKNOWN,
         "verified": percent(r.verified),
         "alignment": UNKNOWN if r.alignment is None else str(r.alignment),
-        **({"quality": f"{r.quality}: {r.quality.method}"} if r.quality else {}),
         "promise": r.promise or "none",
         "strength": strength_line(r) or "not calibrated",
         "triage": triage_line(r) or "not calibrated",
         "metric": f"{one_line(r.metric.embedder, SHOWN)} >= {r.metric.threshold:g}",
-        "sampler": f"{one_line(r.sampler.scheduler, SHOWN)}, {r.sampler.timesteps} steps, scale {r.sampler.scale:g}",
+        "sampler": f"{one_line(r.sampler.scheduler, SHOWN)}, {r.sampler.timesteps} steps, scale {r.scale:g}",
         "base": r.base,
         "weights": r.weights_sha256,
         "data set": r.dataset_sha256,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from ..diffusion.solvers import SOLVERS
 from .budget import Budget
+
+Autocast = Literal["bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,10 @@ class ProbePlan:
             where a budget cannot pay for them after all else, they are left out.
         order_checks: candidates tried beyond each search, to see whether outcomes are ordered.
         fidelity: also measure how far samples of held-out prompts look like the training images.
+        taught: also measure what was taught (0 the base model, 1 true images), on held-out prompts or their stand-ins;
+            within a budget where that takes no more than a third of what the gap leaves.
+        autocast: type that probes and the calibration run in, under torch's autocast: "bfloat16", "float16", or None
+            for the modules' own.
     """
 
     captions: int = 16
@@ -42,6 +49,8 @@ class ProbePlan:
     critical_scales: int = 0
     order_checks: int = 0
     fidelity: bool = False
+    taught: bool = True
+    autocast: Autocast | None = None
 
     def __post_init__(self) -> None:
         for name in ("captions", "seeds", "timesteps", "chunk"):
@@ -54,4 +63,6 @@ class ProbePlan:
             raise ValueError(f"ProbePlan(alpha={self.alpha}): expected a share in (0, 1)")
         if self.solver not in SOLVERS:
             raise ValueError(f"ProbePlan(solver={self.solver!r}): expected one of {', '.join(SOLVERS)}")
+        if self.autocast not in (None, *get_args(Autocast)):
+            raise ValueError(f"ProbePlan(autocast={self.autocast!r}): expected {', '.join(get_args(Autocast))} or None")
         Budget.parse(self.budget)

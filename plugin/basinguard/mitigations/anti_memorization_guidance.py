@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..guidance.core import combine
+from ..similarity.embedder import features
 from .base import Mitigation
 from .stock_pipeline import Forward, Guide, empty, guided, sample_pipeline, states
 from .testbed import Batch, Testbed
@@ -35,7 +36,7 @@ class TrainingSimilarity:
 
     def __init__(self, testbed: Testbed) -> None:
         self.testbed = testbed
-        self.gallery = testbed.guard.gallery
+        self.gallery = features(testbed.guard.gallery, testbed.guard.embedder)
 
     def clean(self, x: Tensor, timestep: Tensor, raw: Tensor) -> Tensor:
         """x0 of a raw prediction, eq. 12."""
@@ -53,7 +54,8 @@ class TrainingSimilarity:
         """Similarity to the nearest training image and its index, both [B]; differentiable in the latents."""
         vae = self.testbed.pipe.vae
         pixels = vae.decode(clean / vae.config.scaling_factor, return_dict=False)[0]
-        embeddings = self.testbed.guard.embedder((pixels / 2 + 0.5).clamp(0, 1))
+        embedder = self.testbed.guard.embedder
+        embeddings = features(embedder((pixels / 2 + 0.5).clamp(0, 1)), embedder)
         best = (embeddings @ self.gallery.to(embeddings).T).max(1)
         return best.values, best.indices
 

@@ -57,7 +57,7 @@ def _draw(testbed: Testbed, batch: Batch, repulsion: float) -> Tensor:
         return sample_pipeline(testbed, batch)
 
 
-GUARD = Mitigation(
+GUARD_ZHAO = Mitigation(
     name="guard-icml",
     source="Zhao et al., ICML 2026, arXiv 2603.00133; released code",
     intensity="repulsion r, at s = 7.5",

@@ -51,7 +51,7 @@ class RefinedTrajectories:
         self.ends[self.rows[which]] = final(steps)
         self.x, self.rows = self.x[~which], self.rows[~which]
 
-    def gaps(self, now: int) -> tuple[Tensor, Tensor]:
+    def prediction_and_gap(self, now: int) -> tuple[Tensor, Tensor]:
         """The conditional prediction and the norm of the raw difference at `now`, of rows that have not switched."""
         t = torch.full((len(self.rows),), now)
         u = self.denoise(self.x, t, torch.full_like(self.rows, EMPTY))
@@ -87,7 +87,7 @@ def _dtp(testbed: Testbed, batch: Batch, depth: float) -> Tensor:
     older = last = torch.full((len(batch),), float("nan"))
     peak = torch.zeros(len(batch))
     for now, then in pairwise(grid):
-        eps, gap = trajectories.gaps(now)
+        eps, gap = trajectories.prediction_and_gap(now)
         peak = torch.maximum(peak, gap)
         fired = detector.fires(Past(older, last, peak, peak), gap, torch.full_like(gap, now))
         stay = ~fired

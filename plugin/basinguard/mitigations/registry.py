@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .anti_memorization_guidance import AMG
-from .attention_attenuation import GUARD
+from .attention_attenuation import GUARD_ZHAO
 from .base import Mitigation
 from .delayed_guidance import DTP, OG_DTP, OG_STP, STP
 from .delayed_guidance_released import DTP_RELEASED, STP_RELEASED
@@ -25,7 +25,7 @@ MITIGATIONS: dict[str, Mitigation] = {
         *(PLAIN, LOWER, INTERVAL, SCHEDULES),
         *(TOKENS, NOISE, WEN, REN, AMG),
         *(STP, OG_STP, DTP, OG_DTP, STP_RELEASED, DTP_RELEASED),
-        *(BATCHWISE, PERSAMPLE, GUARD, EARLIER, INTERPOLATE),
+        *(BATCHWISE, PERSAMPLE, GUARD_ZHAO, EARLIER, INTERPOLATE),
         *(OURS, STRENGTH, ANCHORED, BASE_LED, TRIAGE),
     )
 }

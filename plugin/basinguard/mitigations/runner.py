@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ..core import seeds as seed_table
 from ..core.provenance import versions
 from ..exports.fingerprints import dataset_sha256, weights_sha256
+from ..similarity.copy_detector_settings import CopyDetectorSettings
 from .base import Mitigation
 from .comparison import Comparison, Skipped
 from .costs import Cost, costs
@@ -40,9 +41,11 @@ def compare(
     *,
     mitigations: Sequence[str] = ("all",),
     base: str | None = None,
+    lora: Path | None = None,
     heldout: Path | None = None,
     checkpoints: Sequence[Path] = (),
     options: ComparisonOptions | None = None,
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
     out: Path = Path("comparison"),
     command: str = "",
 ) -> Comparison:
@@ -53,11 +56,13 @@ def compare(
         data: the training images it must not reproduce.
         mitigations: names of `registry.MITIGATIONS`, or "all".
         base: what was fine-tuned; the model's own record says so if it carries one.
+        lora: a LoRA file on the model, which is then the base.
         heldout: captioned images that were not trained on. Captions that were not trained on are sampled for fidelity.
             Quality is measured against those of the prompts where each prompt has as many, else against all; where
             that is fewer than 16, against the base model's samples.
         checkpoints: earlier states of the run, most trained first.
-        options: how much to sample and how to judge it.
+        options: how much to sample.
+        detector: what decides that a sample is a copy.
         out: folder of the results; a run that was stopped goes on there.
         command: how the run was started, for the page.
 
@@ -67,7 +72,7 @@ def compare(
     """
     start = time.monotonic()
     listed, options = by_name(mitigations), options or ComparisonOptions()
-    testbed, base = load_testbed(model, data, base, checkpoints, options)
+    testbed, base = load_testbed(model, data, base, checkpoints, options, detector, lora=lora, heldout=heldout)
     pairs, prompts = pairs_of_comparison(testbed, options, heldout)
     settings = _settings(testbed, options, len(prompts), model=model, base=base, data=data, heldout=heldout)
     out.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from ..core.schema import Schema
 
 @dataclass(frozen=True)
 class ComparisonOptions:
-    """How much to sample and how to judge it.
+    """How much to sample.
 
     Attributes:
         captions: how many training captions, spread evenly over the set; None for all.
@@ -21,8 +21,6 @@ class ComparisonOptions:
         first_look: each mitigation at its default intensity alone.
         costs: also measure time and memory of each mitigation; not at a first look.
         align: an open_clip model; "auto" takes TinyWorld's own for TinyWorld and none otherwise.
-        metric: JSON file that says what a copy is, when the embedder's own threshold was measured on another kind of
-            image (`similarity.thresholds`).
     """
 
     captions: int | None = None
@@ -32,7 +30,6 @@ class ComparisonOptions:
     first_look: bool = False
     costs: bool = True
     align: str = "auto"
-    metric: Path | None = None
 
     def __post_init__(self) -> None:
         if self.per_caption < 1 or self.timesteps < 1 or (self.captions is not None and self.captions < 1):

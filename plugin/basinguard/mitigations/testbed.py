@@ -10,16 +10,18 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from ..core.metric import Metric
 from ..core.record import read_record
 from ..diffusion.sampling import draw_noise
+from ..exports.merge import merged
 from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
 from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import alignment_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline, require_stable_diffusion
-from ..similarity.structure import Structure
+from ..similarity.copy_detector_settings import CopyDetectorSettings
+from ..similarity.detector_loading import fitted_embedder, load_detector
+from ..training.control_group import heldout_pixels
 from ..training.data import ImageFolder
 from .settings import ComparisonOptions
 
@@ -108,7 +110,15 @@ class Testbed:
 
 
 def load_testbed(
-    model: str, data: Path, base: str | None, checkpoints: Sequence[Path], options: ComparisonOptions
+    model: str,
+    data: Path,
+    base: str | None,
+    checkpoints: Sequence[Path],
+    options: ComparisonOptions,
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
+    *,
+    lora: Path | None = None,
+    heldout: Path | None = None,
 ) -> tuple[Testbed, str | None]:
     """Loads the models and the images; what was fine-tuned is named by `base` or by the model's own record."""
     record = Path(model) / "basinguard.json"
@@ -116,14 +126,14 @@ def load_testbed(
         base = read_record(record).base
     for path in checkpoints:
         require_stable_diffusion(path)
-    pipe = load_pipeline(model)
+    pipe = load_pipeline(model, lora=lora)
+    if lora is not None:
+        pipe, base = merged(pipe), base or model
     images = ImageFolder(str(data), resolution=pipe.unet.config.sample_size * pipe.vae_scale_factor)
     images.setup("compare")
     training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))
-    metric = Metric.from_json(options.metric.read_text(encoding="utf-8")) if options.metric else None
-    embedder = Structure() if metric is None else Structure(metric)
-    if embedder.name != Structure().name:
-        raise ValueError(f"the metric belongs to {embedder.name!r}, the embedder here is {Structure().name!r}")
+    others = heldout_pixels(heldout, images.resolution) if detector.threshold == "heldout" else None
+    embedder = fitted_embedder(detector, load_detector(detector), training.images, others)
     plan = ProbePlan(captions=1, timesteps=options.timesteps, scale=options.scale)
     guard = Guard(training, embedder, plan, alignment_for(base or model, options.align))
     return Testbed(pipe, guard, load_pipeline(base) if base else None, tuple(checkpoints)), base

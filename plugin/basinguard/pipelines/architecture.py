@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from transformers import CLIPTokenizer
 
+from ..core.generation import name_of
 from ..core.safetensors_header import Header
 
 Architecture = Literal["any", "sd1", "sd2"]
 SD21 = Path(__file__).parent / "assets" / "sd21"
-NAMES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
 WIDTHS = {"sd1": 768, "sd2": 1024}
 SAMPLE_SIZES = {"v_prediction": 96, "epsilon": 64}  # latents of 2.1 (768 px) and 2.1-base (512 px)
 CONTEXT = (  # the layer that reads the text states, as each layout names it
@@ -64,16 +64,6 @@ def _letters() -> Iterator[str]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     yield from map(chr, printable)
     yield from (chr(256 + number) for number in range(BYTES - len(printable)))
-
-
-def name_of(width: int | None) -> str:
-    """What a model is called whose UNet attends to text states this wide.
-
-    Example:
-        >>> name_of(1024)
-        'Stable Diffusion 2.x'
-    """
-    return NAMES.get(width or 0, f"no Stable Diffusion known here (text states {width} wide)")
 
 
 def context_width(shapes: Mapping[str, tuple[int, ...]]) -> int | None:

@@ -1,83 +1,160 @@
-"""A LoRA file on top of a base model, from kohya's trainers or diffusers', at the strength that it was trained with."""
+"""A LoRA file on top of a base model: every layer of it at the strength it was trained with, or an error.
+
+One loader for every command. Libraries' own loaders skip what they do not know, some without a word, and a model that
+is half its LoRA looks safe.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from peft import LoraConfig
+from safetensors import safe_open
+from torch import Tensor, nn
 
-from ..core.safetensors_header import read_header
-from .architecture import context_width, name_of
+from ..core.generation import name_of
+from ..core.safetensors_header import Header, read_header
+from ..exports.lora_layout import StoredLayer, context_width, stored_layers
 
-DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
-OTHER_KINDS = {"hada_w1_a": "LoHa", "lokr_w1": "LoKr", "dora_scale": "DoRA"}
-ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers writes rank and alpha
+ADAPTER = "default"
+PARTS = ("unet", "text_encoder")
+Fitted = dict[str, tuple[Tensor, Tensor, float]]  # path of a module: down, up, alpha
 
 
-def require_lora(path: Path, unet_config: Mapping[str, Any]) -> None:
-    """Refuses a file that is not a LoRA for this UNet, by its header alone.
+def require_lora(path: Path, unet_config: Mapping[str, Any]) -> Header:
+    """Refuses a file that is not a LoRA for this UNet, by its header alone; returns that.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, not a LoRA, of a kind that diffusers cannot add, or for another architecture.
+        ValueError: damaged, not a LoRA, of a kind or in a layout that is not read, or for another architecture.
     """
     if not path.is_file():
         raise FileNotFoundError(f"LoRA {str(path)!r}: no such file")
     if path.suffix != ".safetensors":
         raise ValueError(f"LoRA {str(path)!r}: expected a .safetensors file; others may run code and are never opened")
-    shapes = read_header(path).shapes
-    for mark, kind in OTHER_KINDS.items():
-        if any(mark in name for name in shapes):
-            raise ValueError(f"LoRA {str(path)!r} is a {kind}, which is not supported; merge it into its base first")
-    if not any("lora" in name for name in shapes):
-        raise ValueError(f"{str(path)!r} is not a LoRA; a whole model is given as the base")
-    width, expected = context_width(shapes), unet_config.get("cross_attention_dim")
+    header = read_header(path)
+    width, expected = context_width(stored_layers(path, header)), unet_config.get("cross_attention_dim")
     if width is not None and width != expected:
         raise ValueError(
             f"LoRA {str(path)!r} is for {name_of(width)}, the base is {name_of(expected)}; give its own base"
         )
+    return header
 
 
 def load_lora(pipe: Any, path: Path, *, strength: float = 1.0) -> None:
-    """Adds the file's adapter to the pipeline's UNet and text encoder, frozen and active.
+    """Adds the file's adapter to the pipeline's UNet and text encoder, whole, frozen and active.
 
     Args:
         pipe: a `StableDiffusionPipeline`, changed in place.
-        path: a file that `require_lora` accepts.
+        path: a LoRA in any layout that `stored_layers` reads.
         strength: share of it in the weights; 1 is what it was trained to be.
+
+    Raises:
+        ValueError: a layer that the pipeline lacks or that has another shape, or weights that are not finite; the
+            pipeline is then as it was.
     """
-    state, metadata = load_file(path), read_header(path).metadata
-    if any(name.endswith(DOWN) for name in state):
-        pipe.load_lora_weights(with_one_alpha(state), adapter_name="default")
-    elif ADAPTER_METADATA in metadata:
-        pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="default", local_files_only=True)
-    else:
-        pipe.load_lora_weights(state, adapter_name="default")
-    if strength != 1.0:
-        pipe.set_adapters("default", strength)
-    for part in (pipe.unet, pipe.text_encoder):
-        part.requires_grad_(False)
+    layers = stored_layers(path, read_header(path))
+    fitted = {part: _fitted(path, part, getattr(pipe, part), layers) for part in PARTS}
+    for part, own in fitted.items():
+        if own:
+            attach(getattr(pipe, part), {name: (down, up, alpha * strength) for name, (down, up, alpha) in own.items()})
+        if getattr(pipe, part) is not None:
+            getattr(pipe, part).requires_grad_(False)
 
 
-def with_one_alpha(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same LoRA with one alpha, its commonest, for all layers: where it was another, `up` takes the difference.
-
-    diffusers 0.42 drops the alphas of a kohya file that are not the commonest one.
+def attach(module: Any, layers: Fitted, adapter: str = ADAPTER) -> None:
+    """Adds one adapter with these weights to a diffusers or transformers model, in the model's precision.
 
     Args:
-        state: kohya's names, `lora_unet_..._to_q.lora_down.weight`, `.lora_up.weight`, `.alpha` (its rank if missing).
+        module: the model, changed in place.
+        layers: by path of a linear or convolutional layer: down [r, in, ...], up [out, r, ...] and alpha.
+        adapter: its name.
+
+    Raises:
+        RuntimeError: a layer did not come alive: a fault of this package or of peft's, never one of the file.
     """
-    names = [name.removesuffix(DOWN) for name in state if name.endswith(DOWN)]
-    alphas = {name: float(state.get(f"{name}{ALPHA}", state[f"{name}{DOWN}"].shape[0])) for name in names}
-    usual = Counter(alphas.values()).most_common(1)[0][0]
-    result = dict(state)
-    for name, alpha in alphas.items():
-        up = state[f"{name}{UP}"]
-        result[f"{name}{UP}"] = up if alpha == usual else (up.float() * (alpha / usual)).to(up.dtype)
-        result[f"{name}{ALPHA}"] = torch.tensor(usual)
-    return result
+    paths = {name: f"^{re.escape(name)}" for name in layers}  # peft reads patterns from the end of a layer's path
+    rank, alpha = (Counter(column).most_common(1)[0][0] for column in zip(*_sizes(layers), strict=True))
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules="|".join(map(re.escape, layers)),
+        rank_pattern={paths[name]: down.shape[0] for name, (down, _, _) in layers.items()},
+        alpha_pattern={paths[name]: own for name, (_, _, own) in layers.items()},
+    )
+    with torch.random.fork_rng(devices=[]):  # peft draws weights that are overwritten here
+        module.add_adapter(config, adapter)
+    alive = {name: m for name, m in module.named_modules() if adapter in getattr(m, "lora_A", {})}
+    if alive.keys() != layers.keys():
+        missing = sorted(alive.keys() ^ layers.keys())
+        raise RuntimeError(f"{len(missing)} of {len(layers)} LoRA layers did not come alive, such as {missing[0]!r}")
+    with torch.no_grad():
+        for name, (down, up, own) in layers.items():
+            alive[name].lora_A[adapter].weight.copy_(down)
+            alive[name].lora_B[adapter].weight.copy_(up)
+            alive[name].scaling[adapter] = own / down.shape[0]
+
+
+def _sizes(layers: Fitted) -> list[tuple[int, float]]:
+    return [(down.shape[0], alpha) for down, _, alpha in layers.values()]
+
+
+def _fitted(path: Path, part: str, module: Any, layers: Sequence[StoredLayer]) -> Fitted:
+    """The weights of one part, in float32 and in the shape of the layers that they belong to, by path."""
+    own = [layer for layer in layers if layer.part == part]
+    if not own:
+        return {}
+    modules = _by_flat_name(module)
+    lost = [layer.down for layer in own if layer.flat not in modules]
+    if lost:
+        raise ValueError(
+            f"LoRA {str(path)!r}: {len(lost)} of its {len(own)} layers for the {part} have no counterpart in this "
+            f"base, such as {min(lost)!r}; give the base that it was trained on"
+        )
+    twice = [name for name, count in Counter(layer.flat for layer in own).items() if count > 1]
+    if twice:
+        raise ValueError(f"LoRA {str(path)!r}: two layers for {twice[0]!r}; save one adapter alone")
+    with safe_open(path, "pt") as file:
+        return {modules[layer.flat]: _weights(path, layer, module, modules[layer.flat], file) for layer in own}
+
+
+def _by_flat_name(module: nn.Module | None) -> dict[str, str]:
+    """Path of every layer that a LoRA can change, by its path with "_" for "."."""
+    kinds = (nn.Linear, nn.Conv2d)
+    named = [] if module is None else list(module.named_modules())
+    return {name.removeprefix("text_model.").replace(".", "_"): name for name, part in named if isinstance(part, kinds)}
+
+
+def _weights(path: Path, layer: StoredLayer, module: Any, name: str, file: Any) -> tuple[Tensor, Tensor, float]:
+    """Down, up and alpha; a projection that is stored as a 1 x 1 convolution, or the other way round, is the same."""
+    target = module.get_submodule(name)
+    down, up = (file.get_tensor(half).float() for half in (layer.down, layer.up))
+    outputs, inputs, *kernel = target.weight.shape
+    shapes = (layer.rank, inputs, *kernel), (outputs, layer.rank, *(1 for _ in kernel))
+    if (_without_ones(down.shape), _without_ones(up.shape)) != tuple(map(_without_ones, shapes)):
+        raise ValueError(
+            f"LoRA {str(path)!r}: {layer.down!r} {tuple(down.shape)} and its other half {tuple(up.shape)} do not fit "
+            f"the base's layer {tuple(target.weight.shape)}; give the base that it was trained on"
+        )
+    down, up = down.reshape(shapes[0]), up.reshape(shapes[1])
+    alpha = _alpha(layer, file)
+    if not (down.isfinite().all() and up.isfinite().all() and alpha and math.isfinite(alpha)):
+        raise ValueError(f"LoRA {str(path)!r}: {layer.down!r} holds NaN or infinity, or has alpha 0; save it again")
+    return down, up, alpha
+
+
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without the kernel of a 1 x 1 convolution."""
+    return tuple(shape[:2]) if all(size == 1 for size in shape[2:]) else tuple(shape)
+
+
+def _alpha(layer: StoredLayer, file: Any) -> float:
+    if layer.alpha is None:
+        return float(layer.rank)
+    return float(file.get_tensor(layer.alpha)) if isinstance(layer.alpha, str) else layer.alpha

@@ -57,7 +57,7 @@ def draw_pairs(
     if rule is None:
         pipe = load(model, triage=triage)
     else:
-        pipe = protect(DiffusionPipeline.from_pretrained(locate(model)), rule, triage=triage)
+        pipe = protect(DiffusionPipeline.from_pretrained(locate(model), use_safetensors=True), rule, triage=triage)
     rule = rule_of(pipe)
     rules = (Constant(scale), rule)
     pairs = [

@@ -125,10 +125,12 @@ def load(source: str | Path, *, triage: bool = False, **options: Any) -> Any:
     """
     if options.pop("trust_remote_code", False) or "custom_pipeline" in options:
         raise ValueError("basinguard.load runs no remote code: leave out custom_pipeline and trust_remote_code")
+    if not options.setdefault("use_safetensors", True):
+        raise ValueError("basinguard.load opens no pickle, which may run code: leave out use_safetensors")
     place = locate(source)
     try:
         with _without_notice():
-            pipe = DiffusionPipeline.from_pretrained(place, **{"use_safetensors": True} | options)
+            pipe = DiffusionPipeline.from_pretrained(place, **options)
     except Exception as error:  # a loader meets every kind of damage, a hub every kind of refusal
         cause = f"{type(error).__name__}: {one_line(str(error), 300)}"
         raise ValueError(

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
+from ..core.generation import name_of
 from ..core.safetensors_header import Header, read_header
-from .architecture import context_width, name_of, sd21_tokenizer
+from .architecture import context_width, sd21_tokenizer
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.model."  # the second is OpenCLIP's, Stable Diffusion 2 alone
 SAYS_TYPE = ("modelspec.prediction_type", "prediction_type", "ss_prediction_type")
@@ -33,7 +34,8 @@ def require_single_file(path: Path) -> Header:
     header = read_header(path)
     width = context_width(header.shapes)
     if any("lora" in name for name in header.shapes):
-        raise ValueError(f"{subject} is a LoRA for {name_of(width)}; give its base model, and this file as the LoRA")
+        kind = f" for {name_of(width)}" if width else ""
+        raise ValueError(f"{subject} is a LoRA{kind}; give its base model, and this file as the LoRA")
     if not any(name.startswith(UNET) for name in header.shapes):
         raise ValueError(
             f"{subject}: no tensor {UNET}*, so not a whole model in the original layout; "

@@ -15,13 +15,16 @@ from ..exports.layout import RECORD_FILE
 from ..exports.merge import merged
 from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
-from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import clip_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
 from ..similarity.clip_score import ClipScore
-from ..similarity.structure import Structure
+from ..similarity.copy_detector_settings import RECORDED, CopyDetectorSettings
+from ..similarity.detector_loading import fitted_embedder, load_detector, load_recorded
+from ..training.control_group import heldout_pixels, training_set
 from ..training.data import ImageFolder
+from ..training.guard_options import ControlGroup
+from .settings import SessionSettings
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,9 @@ class Session:
 def open_model(
     model: str,
     data: Path,
+    settings: SessionSettings = SessionSettings(),
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
     *,
-    base: str = "",
-    lora: Path | None = None,
-    scale: float = 7.5,
-    timesteps: int = 20,
-    alignment: str = "auto",
     dtype: torch.dtype | None = None,
 ) -> Session:
     """Loads a fine-tune and the images it was trained on.
@@ -63,32 +63,33 @@ def open_model(
     Args:
         model: a diffusers directory or hub id.
         data: folder of captioned training images.
-        base: what it was fine-tuned from; of an exported directory, what its record says; with a LoRA, the model.
-        lora: a LoRA file on `model`.
-        scale: of plain CFG.
-        timesteps: sampling steps.
-        alignment: open_clip model that scores captions, see `clip_for`.
+        settings: see there; without a base, an exported directory has the one that its record names.
+        detector: what decides that a sample is a copy; an exported directory also has the "recorded" one.
         dtype: precision of the runs.
 
     Raises:
-        FileNotFoundError: no such model or folder.
-        ValueError: a model of another kind, images that cannot be used, or a scale that is no guidance.
+        FileNotFoundError: no such model or folder, or no weights of the copy detector.
+        ImportError: the copy detector's package is not installed.
+        ValueError: a model of another kind, or images that cannot be used.
     """
-    if scale <= 1:
-        raise ValueError(f"scale={scale}: plain CFG is above 1; 7.5 is usual")
-    pipe = load_pipeline(model, lora=lora)
-    anchored = None
-    if lora is not None:
+    record = _record_of(model)
+    embedder = load_recorded(detector, record.metric) if record else load_detector(detector)
+    pipe = load_pipeline(model, lora=settings.lora)
+    anchored, base = None, settings.base
+    if settings.lora is not None:
         anchored, base, pipe = LatentModel(pipe, dtype=dtype, anchor=True), base or model, merged(pipe)
-    base = base or _recorded_base(model)
+    base = base or (record.base if record else "")
     pipe.set_progress_bar_config(disable=True)
     latent_model = LatentModel(pipe, dtype=dtype)
-    images = ImageFolder(str(data), resolution=latent_model.resolution)
+    images = ImageFolder(str(data), caption=settings.caption or None, resolution=latent_model.resolution)
     images.setup("open")
     captions = tuple(caption for _, caption in images.items)
-    training = TrainingSet(images.all_pixels(), captions)
-    clip, plan = clip_for(base, alignment), ProbePlan(captions=1, timesteps=timesteps, scale=scale)
-    guard = Guard(training, Structure(), plan, clip.score if clip else None)
+    training = training_set(images, ControlGroup(folder=str(settings.heldout) if settings.heldout else None))
+    clip = clip_for(base, settings.alignment)
+    plan = ProbePlan(captions=1, timesteps=settings.timesteps, scale=settings.scale)
+    heldout = heldout_pixels(settings.heldout, latent_model.resolution) if detector.threshold == "heldout" else None
+    embedder = fitted_embedder(detector, embedder, training.images, heldout)
+    guard = Guard(training, embedder, plan, clip.score if clip else None)
     provenance = Provenance(
         base=base,
         weights_sha256=weights_sha256(pipe),
@@ -101,41 +102,38 @@ def open_model(
     )
 
 
-def open_export(export: Path, data: Path, alignment: str = "auto") -> tuple[Record, Session]:
+def open_export(
+    export: Path, data: Path, detector: CopyDetectorSettings = RECORDED, *, alignment: str = "auto"
+) -> tuple[Record, Session]:
     """An exported directory with its record, as the record says it is sampled; see `open_model`.
 
     Raises:
         FileNotFoundError: no record in the directory.
-        ValueError: the record belongs to other weights, or to another embedder.
+        ValueError: the record belongs to other weights.
     """
     record = read_record(export / RECORD_FILE)
     sampler = record.sampler
-    session = open_model(
-        str(export), data, base=record.base, scale=sampler.scale, timesteps=sampler.timesteps, alignment=alignment
-    )
+    settings = SessionSettings(record.base, scale=sampler.scale, timesteps=sampler.timesteps, alignment=alignment)
+    session = open_model(str(export), data, settings, detector)
     require_same(record, session)
     return record, session
 
 
-def _recorded_base(model: str) -> str:
+def _record_of(model: str) -> Record | None:
+    """What an exported directory says of itself; None for any other model."""
     path = Path(model).expanduser() / RECORD_FILE
-    return read_record(path).base if path.is_file() else ""
+    return read_record(path) if path.is_file() else None
 
 
 def require_same(record: Record, session: Session) -> None:
-    """Refuses a record that was made for another model or another embedder.
+    """Refuses a record that was made for another model.
 
     Raises:
-        ValueError: which of them, and both values.
+        ValueError: both hashes.
     """
-    weights, metric = session.provenance.weights_sha256, session.guard.embedder.metric
+    weights = session.provenance.weights_sha256
     if record.weights_sha256 not in ("", weights):
         raise ValueError(
             f"the record was made for weights {record.weights_sha256[:12]}..., these are {weights[:12]}...: give the "
             "model it belongs to, or calibrate this one"
-        )
-    if (metric.embedder, metric.threshold) != (record.metric.embedder, record.metric.threshold):
-        raise ValueError(
-            f"the record's threshold {record.metric.threshold:g} belongs to {record.metric.embedder!r}, this is "
-            f"{metric.embedder!r} with {metric.threshold:g}: what one calls a copy says nothing about the other"
         )

@@ -33,7 +33,8 @@ class Verification:
     Attributes:
         rows: by name.
         sheet: the contact sheet.
-        record: the verified record; None when the record's own rule was not among those compared.
+        record: the verified record; None when the record's own rule was not among those compared, or another copy
+            detector than the record's decided.
     """
 
     rows: dict[str, Evaluation]
@@ -82,7 +83,10 @@ def verify_session(
     for name, others in ((PARAPHRASED, [reword(text) for text in texts] if paraphrase else ()), (HELDOUT, prompts)):
         if others:
             rows[name], _ = evaluate(_announced(pipe, name), guard, own, prompts=others, **options)
-    verified = record.model_copy(update={"verified": rows[GUARDED].risk}) if GUARDED in rows else None
+    judged_as_recorded = guard.embedder.metric == record.metric
+    verified = None
+    if GUARDED in rows and judged_as_recorded:
+        verified = record.model_copy(update={"verified": rows[GUARDED].risk})
     return Verification(rows, contact_sheet(images, [texts[row] for row in shown], marks), verified)
 
 

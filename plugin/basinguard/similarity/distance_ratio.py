@@ -8,12 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .embedder import Embedder
 from .matching import search
 
 COPY_RATIO = 1 / 3
 
 
-def distance_ratio(samples: Tensor, train: Tensor, groups: Sequence[int] | None = None) -> Tensor:
+def distance_ratio(
+    samples: Tensor, train: Tensor, groups: Sequence[int] | None = None, embedder: Embedder | None = None
+) -> Tensor:
     """Distance to the nearest training image over the distance to the nearest one of another duplicate group, [N].
 
     Small means copy; `COPY_RATIO` is the value in use. A set with unmarked duplicates hides copies, which is why groups
@@ -23,6 +26,7 @@ def distance_ratio(samples: Tensor, train: Tensor, groups: Sequence[int] | None 
         samples: embeddings, [N, D], unit vectors.
         train: embeddings, [M, D].
         groups: duplicate group of each training image; None when all are different.
+        embedder: made both, and compares them; None: by dot products.
 
     Returns:
         Ratios in [0, 1]; 1 when both distances are zero.
@@ -43,7 +47,7 @@ def distance_ratio(samples: Tensor, train: Tensor, groups: Sequence[int] | None 
     sizes = torch.unique(owner, return_counts=True)[1]
     if len(sizes) < 2:
         raise ValueError(f"{len(train)} training images in {len(sizes)} group(s) given; the ratio needs 2 groups")
-    values, indices = search(samples, train, k=int(sizes.max()) + 1)
+    values, indices = search(samples, train, embedder, k=int(sizes.max()) + 1)
     neighbours = owner[indices.cpu()]
     second = values.cpu().masked_fill(neighbours == neighbours[:, :1], -math.inf).max(1).values
     near, far = (_distance(v) for v in (values[:, 0].cpu(), second))

@@ -38,6 +38,42 @@ class Embedder(Protocol):
         ...
 
 
+@runtime_checkable
+class TwoStage(Embedder, Protocol):
+    """An embedder whose vectors do not decide by their dot product: they are searched by a method of its own."""
+
+    def search(self, queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The `k` largest similarities of queries [N, D] to a gallery [M, D] and where they are, both [N, <= k]."""
+        ...
+
+    def features(self, vectors: Tensor) -> Tensor:
+        """What of vectors [B, D] a dot product may compare, unit vectors [B, E]: for likeness, not for copies."""
+        ...
+
+
+def two_stage(embedder: Embedder) -> TwoStage | None:
+    """The embedder's own search, under whatever wrapping; None where a dot product decides."""
+    while isinstance(embedder, Wrapped):
+        embedder = embedder.embedder
+    return embedder if isinstance(embedder, TwoStage) else None
+
+
+def features(vectors: Tensor, embedder: Embedder) -> Tensor:
+    """Vectors [B, D] of an embedder as unit vectors [B, E] whose dot product says how alike images are."""
+    stages = two_stage(embedder)
+    return stages.features(vectors) if stages else vectors
+
+
+@runtime_checkable
+class Wrapped(Protocol):
+    """An embedder around another one."""
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder inside."""
+        ...
+
+
 @dataclass(frozen=True)
 class WithThreshold:
     """The same embedder with another threshold, such as one measured on the user's own images.

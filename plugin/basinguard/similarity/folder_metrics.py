@@ -14,11 +14,13 @@ from torch import Tensor
 from ..core.estimate import Estimate
 from ..core.files import file_sha256
 from ..core.stats import cluster_bootstrap, rate
+from .copy_detector_settings import CopyDetectorSettings
+from .detector_loading import load_detector
 from .distance_ratio import COPY_RATIO, distance_ratio
 from .distribution_metrics import compare_features, doubt
 from .diversity import pairwise, vendi_per_prompt
 from .duplicate_groups import merge_groups
-from .embedder import Embedder
+from .embedder import Embedder, WithThreshold, features
 from .image_files import image_paths, load_image
 from .matching import Views, best_match, embed_file_views
 from .scores import above_floor, summarise
@@ -31,7 +33,7 @@ def metrics(
     samples: Path,
     data: Path,
     *,
-    embedder: Embedder | None = None,
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
     heldout: Path | None = None,
     base: Path | None = None,
     groups: Sequence[int] | None = None,
@@ -44,7 +46,7 @@ def metrics(
     Args:
         samples: folder of generated images.
         data: folder of training images.
-        embedder: says what is alike; None is the offline default.
+        detector: says what is alike, and from which similarity on it is a copy.
         heldout: folder of like images that were not trained on: for a null and for likeness to the subject.
         base: folder of the base model's samples on the same prompts and noise, under the same names: for a null and as
             the floor.
@@ -65,13 +67,14 @@ def metrics(
         ValueError: a folder without pictures, a picture that cannot be read, samples or held-out images that are
             training images, or base samples under other names.
     """
-    embedder = embedder or Structure()
+    embedder = load_detector(detector)
     files, train_files = image_paths(samples), image_paths(data)
     _refuse_overlap(files, train_files)
     train_views = embed_file_views(train_files, embedder, cache=cache)
     owner = merge_groups(range(len(train_files)) if groups is None else groups, train_files)
+    embedder = _judge(detector, embedder, train_views, owner, heldout)
     views = embed_file_views(files, embedder)
-    best, index, mirrored = best_match(views, train_views.straight)
+    best, index, mirrored = best_match(views, train_views.straight, embedder)
     prompts = [str(f.parent.relative_to(samples)) if f.parent != samples else f.name for f in files]
     judged = Judged(embedder, train_views, best, prompts)
     return {
@@ -80,10 +83,8 @@ def metrics(
         "prompts": len(set(prompts)),
         "training_images": len(train_files),
         "aggregates": _dumped(summarise(best, prompts, threshold=embedder.metric.threshold)),
-        "null_train": _or_why_not(lambda: judged.by(_train_null(train_views, owner))),
-        "ratio": _or_why_not(
-            lambda: _ratio(views, train_views.straight, owner, prompts, groups_known=groups is not None)
-        ),
+        "null_train": _or_why_not(lambda: judged.by(_train_null(train_views, owner, embedder))),
+        "ratio": _or_why_not(lambda: _ratio(judged, views, owner, groups_known=groups is not None)),
         "diversity": _or_why_not(lambda: _diversity(views.straight, prompts, embedder)),
         **_against_base(base, samples, files, judged),
         **_against_heldout(heldout, train_files, judged, views),
@@ -93,6 +94,21 @@ def metrics(
             for f, i, s, m in zip(files, index, best.tolist(), mirrored, strict=True)
         ],
     }
+
+
+def _judge(
+    detector: CopyDetectorSettings, embedder: Embedder, train: Views, owner: Sequence[int], heldout: Path | None
+) -> Embedder:
+    """The embedder with the threshold that is asked for, where it is to be measured on these folders."""
+    if detector.threshold == "neighbours":
+        return WithThreshold(embedder, _train_null(train, owner, embedder).beside(embedder.metric))
+    if detector.threshold == "heldout":
+        if heldout is None:
+            raise ValueError("threshold='heldout': name a folder of held-out images with --heldout")
+        fresh = embed_file_views(image_paths(heldout), embedder)
+        null = from_samples(fresh.straight, train.straight, embedder, mirrored=fresh.mirrored, name="held-out")
+        return WithThreshold(embedder, null.beside(embedder.metric))
+    return embedder
 
 
 @dataclass(frozen=True)
@@ -145,8 +161,8 @@ def _or_why_not(measure: Callable[[], Any]) -> Any:
         return f"not measured: {error}"
 
 
-def _train_null(train_views: Views, owner: Sequence[int]) -> NullThreshold:
-    null = from_neighbours(train_views.straight, owner, mirrored=train_views.mirrored)
+def _train_null(train_views: Views, owner: Sequence[int], embedder: Embedder) -> NullThreshold:
+    null = from_neighbours(train_views.straight, owner, embedder, mirrored=train_views.mirrored)
     if null.threshold.value > DUPLICATE:
         raise ValueError(
             f"two training images are {null.threshold.value:.3f} alike and not known as duplicates; run "
@@ -155,16 +171,16 @@ def _train_null(train_views: Views, owner: Sequence[int]) -> NullThreshold:
     return null
 
 
-def _ratio(
-    views: Views, train: Tensor, groups: Sequence[int], prompts: list[str], *, groups_known: bool
-) -> dict[str, Any]:
-    ratios = torch.minimum(*(distance_ratio(view, train, groups) for view in views))
-    share = rate((ratios < COPY_RATIO).tolist(), prompts)
+def _ratio(judged: Judged, views: Views, groups: Sequence[int], *, groups_known: bool) -> dict[str, Any]:
+    train, embedder = judged.train_views.straight, judged.embedder
+    ratios = torch.minimum(*(distance_ratio(view, train, groups, embedder) for view in views))
+    share = rate((ratios < COPY_RATIO).tolist(), judged.prompts)
     return {"below": COPY_RATIO, "share": share.model_dump(), "duplicate_groups_known": groups_known}
 
 
 def _diversity(straight: Tensor, prompts: list[str], embedder: Embedder) -> dict[str, Any]:
     numbers = np.unique(prompts, return_inverse=True)[1].tolist()
+    straight = features(straight, embedder)
     scores = {"vendi": vendi_per_prompt(straight, numbers), "pairwise": pairwise(straight, numbers)}
     return {"embedder": embedder.name, **_dumped(scores)}
 
@@ -178,9 +194,9 @@ def _by_figure(
         return {}
     second = StructureFigure()
     train_views = embed_file_views(train_files, second)
-    best = best_match(embed_file_views(files, second), train_views.straight)[0]
+    best = best_match(embed_file_views(files, second), train_views.straight, second)[0]
     share = rate(best >= second.metric.threshold, prompts)
-    own = _or_why_not(lambda: Judged(second, train_views, best, prompts).by(_train_null(train_views, owner)))
+    own = _or_why_not(lambda: Judged(second, train_views, best, prompts).by(_train_null(train_views, owner, second)))
     return {
         "figure": {
             "metric": second.metric.model_dump(),
@@ -202,8 +218,8 @@ def _against_base(base: Path | None, samples: Path, files: list[Path], judged: J
             f"{base} lacks {len(absent)} of {len(files)} samples, such as {absent[0].name}: same names needed"
         )
     views, train = embed_file_views(same, judged.embedder), judged.train_views.straight
-    floor = best_match(views, train)[0]
-    null = _or_why_not(lambda: judged.by(from_samples(views.straight, train, mirrored=views.mirrored)))
+    floor = best_match(views, train, judged.embedder)[0]
+    null = _or_why_not(lambda: judged.by(from_samples(views.straight, train, judged.embedder, mirrored=views.mirrored)))
     return {"null_base_samples": null, "above_floor": above_floor(judged.best, floor, judged.prompts).model_dump()}
 
 
@@ -217,14 +233,16 @@ def _against_heldout(heldout: Path | None, train_files: Sequence[Path], judged: 
     if leaked:
         raise ValueError(f"{len(leaked)} of {len(files)} held-out images, such as {leaked[0]}, are training images")
     fresh = embed_file_views(files, judged.embedder)
-    likeness = cluster_bootstrap((views.straight @ fresh.straight.T).mean(1).tolist(), judged.prompts)
+    ours, theirs = (features(view.straight, judged.embedder) for view in (views, fresh))
+    likeness = cluster_bootstrap((ours @ theirs.T).mean(1).tolist(), judged.prompts)
 
     def null() -> dict[str, Any]:
         train = judged.train_views.straight
-        return judged.by(from_samples(fresh.straight, train, mirrored=fresh.mirrored, name="held-out"))
+        null = from_samples(fresh.straight, train, judged.embedder, mirrored=fresh.mirrored, name="held-out")
+        return judged.by(null)
 
     def quality() -> dict[str, Any]:
-        qualities = compare_features(views.straight, fresh.straight, name=judged.embedder.name)
+        qualities = compare_features(ours, theirs, name=judged.embedder.name)
         return _dumped(qualities) | {"note": doubt(min(len(files), len(judged.best)))}
 
     return {

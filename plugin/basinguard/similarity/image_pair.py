@@ -11,6 +11,7 @@ from torch import Tensor
 from .embedder import Embedder
 from .image_files import load_image
 from .local_copies import compare_locally, overlay
+from .matching import search
 from .pixel_distances import DELTA, TILES, tiled_l2
 from .structure import Structure
 
@@ -38,8 +39,10 @@ def compare_images(
         _check_new(picture)
     embedder = embedder or Structure()
     first, second = load_image(a), load_image(b)
-    reference = embedder(second[None])[0]
-    straight, flipped = (float(embedder(view[None])[0] @ reference) for view in (first, first.flip(-1)))
+    reference = embedder(second[None])
+    straight, flipped = (
+        float(search(embedder(view[None]), reference, embedder)[0]) for view in (first, first.flip(-1))
+    )
     mirrored = flipped > straight
     local = compare_locally(first, second, mirrored=mirrored)
     if picture is not None:

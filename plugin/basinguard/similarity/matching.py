@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.extras import optional
 from ..core.metric import Match, Metric
-from .embedder import Embedder, embed_all
+from .embedder import Embedder, embed_all, two_stage
 from .image_files import Cache, embed_files
 
 CHUNK = 2**22  # similarities held at once: 16 MB
@@ -61,9 +61,9 @@ def embed_views(images: Tensor, embedder: Embedder) -> Views:
     return Views(*embed_all(images, BothViews(embedder)).unbind(1))
 
 
-def best_match(views: Views, gallery: Tensor) -> tuple[np.ndarray, list[int], list[bool]]:
-    """Similarity to the nearest known image either way round, its index, and whether mirrored."""
-    (value, index), (other, other_index) = search(views.straight, gallery), search(views.mirrored, gallery)
+def best_match(views: Views, gallery: Tensor, embedder: Embedder) -> tuple[np.ndarray, list[int], list[bool]]:
+    """Similarity to the nearest image of a gallery either way round, its index, and whether mirrored."""
+    (value, index), (other, other_index) = (search(view, gallery, embedder) for view in views)
     is_mirrored = (other > value)[:, 0]
     indices = torch.where(other > value, other_index, index)[:, 0]
     return torch.maximum(value, other)[:, 0].double().cpu().numpy(), indices.tolist(), is_mirrored.tolist()
@@ -89,18 +89,19 @@ def nearest(samples: Tensor, gallery: Tensor, embedder: Embedder, *, mirror: boo
     vectors = gallery if gallery.ndim == 2 else embed_all(gallery, embedder)
     straight = embed_all(samples, embedder)
     views = Views(straight, embed_all(samples.flip(-1), embedder) if mirror else straight)
-    similarities, indices, mirrored = best_match(views, vectors)
+    similarities, indices, mirrored = best_match(views, vectors, embedder)
     rows = zip(indices, similarities.tolist(), mirrored, strict=True)
     return [Match(index=i, similarity=s, mirrored=m) for i, s, m in rows]
 
 
 @torch.no_grad()
-def search(queries: Tensor, gallery: Tensor, *, k: int = 1) -> tuple[Tensor, Tensor]:
-    """The `k` largest dot products of each query and where they are, both [N, k], best first.
+def search(queries: Tensor, gallery: Tensor, embedder: Embedder | None = None, *, k: int = 1) -> tuple[Tensor, Tensor]:
+    """The `k` largest similarities of each query and where they are, both [N, k], best first.
 
     Args:
-        queries: [N, D] unit vectors.
-        gallery: [M, D] unit vectors; fewer than `k` give as many as there are.
+        queries: [N, D].
+        gallery: [M, D]; fewer than `k` give as many as there are.
+        embedder: made both, and compares by a search of its own if it has one; else, and where None, dot products do.
 
     Raises:
         ValueError: nothing to search in, sizes that differ, or values that are not finite.
@@ -110,14 +111,17 @@ def search(queries: Tensor, gallery: Tensor, *, k: int = 1) -> tuple[Tensor, Ten
             f"queries {list(queries.shape)} and gallery {list(gallery.shape)} given; expected [N, D] and [M, D] "
             "with M >= 1 and one D: embed both with the same embedder"
         )
-    k = min(k, len(gallery))
-    values, indices = (_by_faiss if _faiss_pays(gallery) else _by_product)(queries, gallery.to(queries), k)
+    k, stages = min(k, len(gallery)), two_stage(embedder) if embedder else None
+    values, indices = (stages.search if stages else by_product)(queries, gallery.to(queries), k)
     if not bool(torch.isfinite(values).all()):
         raise ValueError("embeddings with NaN or infinite values given; embed the images again")
     return values, indices
 
 
-def _by_product(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def by_product(queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The `k` largest dot products of unit vectors and where they are, both [N, k]."""
+    if _faiss_pays(gallery):
+        return _by_faiss(queries, gallery, k)
     parts = queries.split(max(1, CHUNK // len(gallery)))
     tops = [(part @ gallery.T).topk(k, dim=1) for part in parts]
     return torch.cat([top.values for top in tops]), torch.cat([top.indices for top in tops])

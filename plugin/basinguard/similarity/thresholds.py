@@ -137,7 +137,7 @@ def calibrated(
     if fresh is None:
         owner = range(len(train)) if groups is None else groups
         measured = from_neighbours(
-            train_views.straight, owner, mirrored=train_views.mirrored, false_positives=false_positives
+            train_views.straight, owner, embedder, mirrored=train_views.mirrored, false_positives=false_positives
         )
         if measured.threshold.value > DUPLICATE:
             raise ValueError(
@@ -149,6 +149,7 @@ def calibrated(
         measured = from_samples(
             fresh_views.straight,
             train_views.straight,
+            embedder,
             mirrored=fresh_views.mirrored,
             name=name,
             false_positives=false_positives,
@@ -159,6 +160,7 @@ def calibrated(
 def from_samples(
     samples: Tensor,
     train: Tensor,
+    embedder: Embedder | None = None,
     *,
     mirrored: Tensor | None = None,
     name: str = "base samples",
@@ -166,37 +168,51 @@ def from_samples(
 ) -> NullThreshold:
     """From embeddings [N, D] of images that cannot be copies: the base model's samples, or held-out images.
 
-    `train` are embeddings of the training images, [M, D], `mirrored` those of the mirrored samples, where matching is
-    mirror-aware; `name` is "base samples" or "held-out", `false_positives` as in `null_threshold`.
+    `train` are embeddings of the training images, [M, D], all by `embedder`, `mirrored` those of the mirrored
+    samples, where matching is mirror-aware; `name` is "base samples" or "held-out", `false_positives` as in
+    `null_threshold`.
     """
-    best = search(samples, train)[0][:, 0]
+    best = search(samples, train, embedder)[0][:, 0]
     if mirrored is not None:
-        best = torch.maximum(best, search(mirrored, train)[0][:, 0])
+        best = torch.maximum(best, search(mirrored, train, embedder)[0][:, 0])
     return null_threshold(best.tolist(), name=name, gallery=len(train), false_positives=false_positives)
 
 
 def from_neighbours(
-    train: Tensor, groups: Sequence[int], *, mirrored: Tensor | None = None, false_positives: float = FALSE_POSITIVES
+    train: Tensor,
+    groups: Sequence[int],
+    embedder: Embedder | None = None,
+    *,
+    mirrored: Tensor | None = None,
+    false_positives: float = FALSE_POSITIVES,
 ) -> NullThreshold:
     """From the training images themselves: each one's best match outside its own duplicate group.
 
-    `train` are embeddings, [M, D], `groups` the duplicate group of each, `mirrored` embeddings of the mirrored images.
+    `train` are embeddings by `embedder`, [M, D], `groups` the duplicate group of each, `mirrored`
+    embeddings of the mirrored images.
 
     Raises:
         ValueError: one group holds every image, so nothing is left to compare to.
     """
-    best = best_outside(train, train, groups, groups, mirrored=mirrored)
+    best = best_outside(train, train, groups, groups, embedder, mirrored=mirrored)
     return null_threshold(best, name="train-train", gallery=len(train) - 1, false_positives=false_positives)
 
 
 def best_outside(
-    queries: Tensor, gallery: Tensor, own: Sequence[int], groups: Sequence[int], *, mirrored: Tensor | None = None
+    queries: Tensor,
+    gallery: Tensor,
+    own: Sequence[int],
+    groups: Sequence[int],
+    embedder: Embedder | None = None,
+    *,
+    mirrored: Tensor | None = None,
 ) -> list[float]:
     """Best similarity of each query to a known image of another group.
 
     Args:
         queries: [N, D]; `own` is the group of each.
         gallery: [M, D]; `groups` is the group of each.
+        embedder: made both, and compares them; None: by dot products.
         mirrored: embeddings of the mirrored queries.
     """
     mine, theirs = torch.as_tensor(own), torch.as_tensor(groups)
@@ -207,7 +223,7 @@ def best_outside(
         raise ValueError(f"all {len(gallery)} images are in one duplicate group: no other image to compare to")
     best = torch.full((len(queries),), -math.inf)
     for vectors in (queries, mirrored) if mirrored is not None else (queries,):
-        values, indices = search(vectors, gallery, k=largest + 1)
+        values, indices = search(vectors, gallery, embedder, k=largest + 1)
         allowed = theirs[indices.cpu()] != mine[:, None]
         best = torch.maximum(best, values.cpu().masked_fill(~allowed, -math.inf).max(1).values)
     return best.tolist()

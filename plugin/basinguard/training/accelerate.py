@@ -29,8 +29,9 @@ from ..guard.plan import ProbePlan
 from ..guard.status import RunStatus
 from ..guard.training_set import TrainingSet
 from ..similarity.copy_detector_settings import CopyDetectorSettings
+from ..similarity.detector_loading import fitted_embedder, load_detector
+from .guard_options import OnError, ShippedEpoch
 from .guarded_run import GuardedRun, guard_for
-from .options import OnError, Precision, ShippedEpoch
 from .protocols import PipelineInTraining
 from .requirements import require_whole_weights_of
 
@@ -46,9 +47,9 @@ class LoopGuard:
     Args:
         training: images, captions and held-out prompts.
         accelerator: saves and restores the history in its checkpoints; without one, use `state_dict`.
-        plan, detector: as of `MemorizationGuard`.
+        plan, detector: as of `MemorizationGuard`; give the mixed precision of the training as `plan.autocast`.
         alignment: open_clip model that scores captions: "none", a directory or a name.
-        ship, precision, on_error: see `GuardedRun`; give the mixed precision of the training here.
+        ship, on_error: see `GuardedRun`.
 
     Raises:
         ValueError: the accelerator splits the weights among processes, or settings that cannot be measured.
@@ -64,14 +65,13 @@ class LoopGuard:
         detector: CopyDetectorSettings = CopyDetectorSettings(),
         alignment: str = "none",
         ship: ShippedEpoch = "best",
-        precision: Precision = "32",
         on_error: OnError = "warn",
     ) -> None:
         if accelerator is not None:
             require_whole_weights_of(accelerator)
-        embedder = detector.fitted(detector.load(), training.images, training.heldout_images)
+        embedder = fitted_embedder(detector, load_detector(detector), training.images, training.heldout_images)
         guard = guard_for(training, embedder, plan, alignment=alignment)
-        self.run = GuardedRun(guard, ship=ship, precision=precision, on_error=on_error)
+        self.run = GuardedRun(guard, ship=ship, on_error=on_error)
         if accelerator is not None:
             accelerator.register_for_checkpointing(self)
 

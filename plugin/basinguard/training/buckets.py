@@ -10,7 +10,7 @@ from math import log
 
 from torch.utils.data import Sampler
 
-from .sampler import MARK, EpochOrder
+from .epoch_order import MARK, EpochOrder
 
 Shape = tuple[int, int]  # width, height in pixels
 LONGEST = 2.0  # most width for a height, or the other way round

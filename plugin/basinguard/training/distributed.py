@@ -23,6 +23,7 @@ from ..guard.guard import Guard
 
 ROWS = 8  # of one network call; networks round differently for other batch sizes, so this never depends on anything
 MESSAGE = 200  # bytes of a problem that the others hear
+NUMBERS, DIMENSIONS = 8, 5  # that a message, and the shape of one row of a result, have room for
 FINE, NO_MEMORY, FAILED = 0, 1, 2
 
 
@@ -73,8 +74,8 @@ class Team:
                 raise error
             return list(numbers)
         first = numbers[0] if numbers else 0
-        counts = torch.tensor([_kind(error), len(numbers), -len(numbers), first, -first, *[0] * 8])
-        counts[5 : 5 + len(numbers)] = torch.tensor(numbers, dtype=torch.long)
+        counts = torch.tensor([_kind(error), len(numbers), -len(numbers), first, -first, *[0] * NUMBERS])
+        counts[-NUMBERS:][: len(numbers)] = torch.tensor(numbers, dtype=torch.long)
         dist.all_reduce(counts, dist.ReduceOp.MAX, group=self.group)
         worst, most, fewest, high, low, *largest = counts.tolist()
         if worst != FINE or (most, high) != (-fewest, -low):
@@ -169,8 +170,8 @@ class Sharded:
         if team.size == 1 and error is None:
             return torch.cat(own)
         shape = own[0].shape[1:] if own else ()
-        _, *wide = team.meet(error, [len(x), *shape, *[0] * (5 - len(shape))])
-        mine = torch.zeros(-(-len(groups) // team.size), ROWS, *[n for n in wide if n], dtype=x.dtype)
+        _, *row_shape = team.meet(error, [len(x), *shape, *[0] * (DIMENSIONS - len(shape))])
+        mine = torch.zeros(-(-len(groups) // team.size), ROWS, *[n for n in row_shape if n], dtype=x.dtype)
         for slot, part in enumerate(own):
             mine[slot, : len(part)] = part
         everyone = team.gather(mine)

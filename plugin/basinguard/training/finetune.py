@@ -25,7 +25,7 @@ from .finetune_options import LoraOptions, LossOptions, MemoryOptions, Optimizer
 from .loss_filters import LossFilter, filtered_mean
 from .objective import drop_captions, epsilon_gaps, min_snr_weights, random_timesteps, row_errors, weighted_mse
 from .optimizer import averaged, moments_of, optimizer_and_schedule, parked
-from .trained_weights import Method, checkpoint_activations, open_weights, seeded
+from .trained_weights import Method, checkpoint_activations, seeded, unfreeze
 
 Batch = dict[str, Any]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -109,7 +109,8 @@ class FineTune(LightningModule):
     def _open(self, method: Method) -> None:
         """Freezes everything, then opens what is to be trained."""
         parts = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
-        for part in open_weights(parts, method, self.lora_options, text=self.train_text_encoder, seed=self.seed):
+        options = {"train_text_encoder": self.train_text_encoder, "seed": self.seed}
+        for part in unfreeze(parts, method, self.lora_options, **options):
             part.train()
             if self.memory_options.gradient_checkpointing:
                 checkpoint_activations(part)

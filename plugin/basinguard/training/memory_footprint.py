@@ -21,7 +21,7 @@ from ..pipelines.latent_model import DECODE_PIXELS
 from ..pipelines.loading import model_config
 from .finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions, Precision
 from .peak_memory import checkpointing, peak_bytes
-from .trained_weights import Method, open_weights
+from .trained_weights import Method, unfreeze
 
 EIGHT_BIT = 2  # bytes of both moments of a parameter; otherwise each is as large as the parameter
 RUNTIME = 1.0e9  # torch and its libraries in main memory, measured by recipes/studies/fullsize_proof.py; on a GPU too
@@ -139,7 +139,7 @@ def _parts_in_training(configs: Configs, workload: Workload) -> dict[str, Any]:
     for part in parts.values():
         nn.Module.to(part, dtype)  # diffusers' own warns of modules that it would keep in float32: there are none
         part.eval()
-    open_weights(parts, workload.method, workload.lora, text=workload.train_text_encoder, seed=0)
+    unfreeze(parts, workload.method, workload.lora, train_text_encoder=workload.train_text_encoder, seed=0)
     return parts
 
 

@@ -139,7 +139,7 @@ def _workload(config: Any, guard: Any) -> Workload:
 def _probe_load(guard: Any) -> ProbeLoad:
     return ProbeLoad(
         rows=min(guard.plan.chunk, max(guard.terms.pairs, guard.plan.captions * guard.plan.seeds)),
-        precision="bfloat16" if guard.precision == "bf16" else "float32",
+        precision="bfloat16" if guard.plan.autocast else "float32",
         export=bool(guard.export_to),
     )
 

@@ -7,10 +7,11 @@ from typing import Any
 from ..calibration.terms import CalibrationTerms
 from ..guard.plan import ProbePlan
 from ..similarity.copy_detector_settings import CopyDetectorSettings
+from ..similarity.detector_loading import fitted_embedder, load_detector
 from .control_group import require_control, training_set
+from .guard_options import BreachResponse, ControlGroup, OnError, ShippedEpoch
 from .guarded_run import GuardedRun, guard_for
 from .isolation import same_streams
-from .options import BreachResponse, ControlGroup, OnError, Precision, ShippedEpoch
 from .protocols import CaptionedImages
 
 
@@ -24,7 +25,7 @@ class RunSettings:
         terms: what the exported checkpoint promises.
         respond: what happens when the risk is surely above `plan.alpha`.
         export_to: directory for the calibrated, guarded checkpoint, written when training ends.
-        ship, precision, on_error: see `GuardedRun`.
+        ship, on_error: see `GuardedRun`.
         every_n_epochs: probe after every n-th epoch.
         alignment: open_clip model that scores captions, see `alignment.clip_for`.
 
@@ -51,16 +52,15 @@ class RunSettings:
         ship: ShippedEpoch = "best",
         every_n_epochs: int = 1,
         alignment: str = "auto",
-        precision: Precision = "32",
         on_error: OnError = "warn",
     ) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"MemorizationGuard(every_n_epochs={every_n_epochs}): expected at least 1")
         self.plan, self.control, self.detector, self.terms, self.response = plan, control, detector, terms, respond
-        self.embedder = detector.load()
+        self.embedder = load_detector(detector)
         require_control(control, detector)
         self.export_to, self.every_n_epochs, self.alignment = export_to, every_n_epochs, alignment
-        self.options: dict[str, Any] = {"ship": ship, "precision": precision, "on_error": on_error}
+        self.options: dict[str, Any] = {"ship": ship, "on_error": on_error}
 
     def should_probe(self, epoch: int) -> bool:
         """Whether to measure after this epoch, counted from 0."""
@@ -74,6 +74,6 @@ class RunSettings:
         """
         with same_streams():
             training = training_set(data, self.control)
-            embedder = self.detector.fitted(self.embedder, training.images, training.heldout_images)
+            embedder = fitted_embedder(self.detector, self.embedder, training.images, training.heldout_images)
             guard = guard_for(training, embedder, self.plan, base=base, alignment=self.alignment)
         return GuardedRun(guard, **self.options)

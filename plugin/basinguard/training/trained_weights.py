@@ -15,14 +15,16 @@ from .finetune_options import LoraOptions
 Method = Literal["lora", "full"]
 
 
-def open_weights(parts: Mapping[str, Any], method: Method, lora: LoraOptions, *, text: bool, seed: int) -> list[Any]:
+def unfreeze(
+    parts: Mapping[str, Any], method: Method, lora: LoraOptions, *, train_text_encoder: bool, seed: int
+) -> list[Any]:
     """Freezes every part, then opens what is to be trained.
 
     Args:
         parts: "unet", "vae" and "text_encoder", changed in place.
         method: "lora" adds adapters, "full" opens every weight of the UNet.
         lora: of the adapters.
-        text: train the text encoder too.
+        train_text_encoder: train the text encoder too.
         seed: of the adapters' start.
 
     Returns:
@@ -30,7 +32,7 @@ def open_weights(parts: Mapping[str, Any], method: Method, lora: LoraOptions, *,
     """
     for part in parts.values():
         part.requires_grad_(False)
-    targets = {"unet": lora.targets or UNET_TARGETS} | ({"text_encoder": TEXT_TARGETS} if text else {})
+    targets = {"unet": lora.targets or UNET_TARGETS} | ({"text_encoder": TEXT_TARGETS} if train_text_encoder else {})
     for name, layers in targets.items():
         if method == "full":
             parts[name].requires_grad_(True)

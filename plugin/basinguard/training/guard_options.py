@@ -8,7 +8,6 @@ from typing import Literal, get_args
 
 Action = Literal["warn", "stop", "act"]
 OnError = Literal["warn", "raise"]
-Precision = Literal["32", "bf16", "fp16"]
 ShippedEpoch = Literal["best", "last"]
 Watched = Literal["plain", "guarded"]
 

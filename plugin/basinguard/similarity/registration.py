@@ -166,7 +166,9 @@ def _lay_over(thumbs: NDArray[np.uint8], pairs: NDArray[np.int64], skew: float) 
         whole, part = (images[ends[rows, side]] for side in ((1, 0) if option.swap else (0, 1)))
         similarity, boxes = _full_similarity(whole, part.flip(-1) if option.mirrored else part, option.size)
         share = option.size[0] * option.size[1] / SIDE**2
-        for row, value, (left, top, right, bottom) in zip(rows.tolist(), similarity.tolist(), boxes.tolist(), strict=True):
+        for row, value, (left, top, right, bottom) in zip(
+            rows.tolist(), similarity.tolist(), boxes.tolist(), strict=True
+        ):
             overlays[row] = Overlay(value, share, option.mirrored, option.swap, (left, top, right, bottom))
     return overlays
 

@@ -46,13 +46,13 @@ class Scales:
             return CriticalScales()
         with_caption, without = (np.log([pair[k] for pair in self.train.values()]) for k in (0, 1))
         now, each = self.logs("train"), list(self.train)
-        alarm = compare_rises(now, base.sigma_c, self.logs("heldout"), base.heldout_sigma_c)
+        contrast = compare_rises(now, base.sigma_c, self.logs("heldout"), base.heldout_sigma_c)
         return CriticalScales(
             sigma_c=stats.cluster_bootstrap(np.exp(with_caption), each, _geometric),
             sigma_c_uncond=stats.cluster_bootstrap(np.exp(without), each, _geometric),
             caption_effect=stats.cluster_bootstrap(with_caption - without, each),
             since_base=mean_rise(now, base.sigma_c),
-            excess=alarm.excess if alarm else None,
+            excess=contrast.excess if contrast else None,
         )
 
 

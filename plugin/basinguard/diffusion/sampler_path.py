@@ -12,7 +12,7 @@ from .solvers import SCALED_START, SOLVERS
 
 
 @dataclass(frozen=True)
-class Path:
+class SamplerPath:
     """A sampler on one grid.
 
     Attributes:
@@ -50,13 +50,13 @@ class Path:
         signal, noise = self.signal[index], self.noise[index]
         return (x - _rows(noise, x) * eps) / _rows(signal, x)
 
-    def step(self, state: Tensor, eps: Tensor, index: Tensor) -> Tensor:
+    def advance(self, state: Tensor, eps: Tensor, index: Tensor) -> Tensor:
         """The next state of each row after evaluation `index` [B], [B, S * C, ...]."""
         parts = torch.cat([state, eps], 1).reshape(len(state), self.slots + 1, -1)
         return (self.update[index].to(parts) @ parts).reshape(state.shape)
 
 
-def make_path(solver: str, timesteps: Tensor, signal: Sequence[float], noise: Sequence[float]) -> Path:
+def make_sampler_path(solver: str, timesteps: Tensor, signal: Sequence[float], noise: Sequence[float]) -> SamplerPath:
     """A sampler on a grid.
 
     Args:
@@ -75,7 +75,7 @@ def make_path(solver: str, timesteps: Tensor, signal: Sequence[float], noise: Se
     a, s = [float(v) for v in signal], [float(v) for v in noise]
     position, matrices = SOLVERS[solver](a, s)
     where = torch.tensor(position)
-    return Path(
+    return SamplerPath(
         nodes=timesteps[where],
         first=torch.tensor([position.index(i) for i in range(len(timesteps))] + [len(position)]),
         signal=torch.tensor(a, dtype=torch.float64)[where],

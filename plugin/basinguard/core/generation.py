@@ -1,0 +1,15 @@
+"""Which Stable Diffusion a file is of, by the width of the text states that its UNet attends to."""
+
+from __future__ import annotations
+
+NAMES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+
+
+def name_of(width: int | None) -> str:
+    """What a model is called whose UNet attends to text states this wide.
+
+    Example:
+        >>> name_of(1024)
+        'Stable Diffusion 2.x'
+    """
+    return NAMES.get(width or 0, f"no Stable Diffusion known here (text states {width} wide)")

@@ -1,0 +1,213 @@
+"""The offline detector that lays pictures over each other: coarse features propose, alignment decides.
+
+What a sampler or an editor does to a picture (shift, crop, tint, grey, blur, too much guidance, the autoencoder's loss)
+changes its colours and moves its parts a little, but leaves light and dark where they are relative to each other. A
+picture is kept as one small map of its luminance without its surroundings. Coarse cells of the map, whole and through
+five windows, find the most similar pictures of a gallery; each of these is laid over the map at every place where it
+fits, in a few sizes, by normalised cross-correlation, and the best overlay is compared block by block, the few worst
+left out, so that a logo does not decide. Colour has no say: a recoloured copy is a copy, and so are two drawings that
+differ in nothing but their colour.
+
+How well that works is measured by `recipes/studies/similarity_table.py`.
+
+Source: normalised cross-correlation by products of spectra: Lewis, "Fast Template Matching", Vision Interface (1995).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core.metric import Metric
+from .embedder import check_images
+from .matching import by_product
+from .structure import to_canvas
+
+NAME = "structure-aligned-v1"
+MAP = 32  # cells on a side of a map
+CELLS = 8  # on a side of a description that proposes
+MARGIN = 4  # cells by which a picture may be shifted: an eighth of its side
+SIZES = (32, 30, 29)  # cells that a crop takes of the whole: all, and what is left of 10 and 20 % of the area
+WINDOW = 29  # cells of the five windows that a crop is recognised through
+BLOCK = 4  # cells on a side of a block that is kept or left out
+KEPT = 60  # of 64 blocks that are compared: a logo spoils few, and strangers agree in many
+PROPOSED = 8  # pictures of a gallery that are laid over a query
+SURROUNDINGS = 8.0  # pixels of the canvas of 64 that luminance is compared with
+FADING = 0.3  # length of a map at which it counts half
+FAINT = 0.01  # contrast below which a map fades out instead of amplifying noise
+STRONG = 1.5  # times the contrast at which luminance is compressed, so that no edge outvotes the rest
+PAIRS = 1024  # laid over each other at once
+
+METRIC = Metric(embedder=NAME, threshold=0.8, source="to be measured")
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Embedder without weights whose search lays pictures over each other.
+
+    Example:
+        >>> image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        >>> image = F.interpolate(image[..., :8, :8], (64, 64), mode="bilinear")
+        >>> gallery, shifted = Aligned()(image), Aligned()(image.roll(3, -1))
+        >>> bool(Aligned().search(shifted, gallery, 1)[0] > 0.8)
+        True
+    """
+
+    metric: Metric = METRIC
+
+    @property
+    def name(self) -> str:
+        """Embedder and version."""
+        return self.metric.embedder
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Vectors [B, 1408] of images [B, 3, H, W] in [0, 1], sides of 16 pixels at least: descriptions and map."""
+        maps = luminance_map(to_canvas(check_images(images)))
+        return torch.cat([descriptions(maps).flatten(1), maps.flatten(1)], 1)
+
+    def features(self, vectors: Tensor) -> Tensor:
+        """The whole picture's description, unit vectors [B, 64]."""
+        return vectors[:, : CELLS**2]
+
+    def search(self, queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The `k` best of the pictures that descriptions propose, most similar first, both [N, at most 8]."""
+        proposed = propose(queries, gallery, min(PROPOSED, len(gallery)))
+        rows = torch.arange(len(queries)).repeat_interleave(proposed.shape[1])
+        similarity = overlay(_maps_of(queries), _maps_of(gallery), rows, proposed.flatten()).view_as(proposed)
+        best = similarity.topk(min(k, proposed.shape[1]), dim=1)
+        return best.values, proposed.gather(1, best.indices)
+
+
+def luminance_map(canvas: Tensor) -> Tensor:
+    """Luminance against its surroundings, compressed, of canvases [B, 3, 64, 64]: [B, 32, 32], faint ones near 0."""
+    grey = canvas.mean(1)
+    rows = _gaussian(grey.shape[-1], SURROUNDINGS)
+    band = F.avg_pool2d(grey - rows @ grey @ rows.T, grey.shape[-1] // MAP)
+    contrast = band.pow(2).mean((1, 2), keepdim=True).sqrt()
+    small = torch.tanh(band / (STRONG * contrast + FAINT))
+    return small / (small.flatten(1).norm(dim=1)[:, None, None] + FADING)
+
+
+def descriptions(maps: Tensor) -> Tensor:
+    """Blurred cells of the whole and of five windows, unit vectors [B, 6, 64]."""
+    corner, middle = MAP - WINDOW, (MAP - WINDOW) // 2
+    places = [(0, 0), (0, corner), (corner, 0), (corner, corner), (middle, middle)]
+    windows = [maps, *(maps[..., y : y + WINDOW, x : x + WINDOW] for y, x in places)]
+    cells = torch.stack([_cells(window).flatten(1) for window in windows], 1)
+    return cells / (cells.norm(dim=2, keepdim=True) + 1e-6)
+
+
+def _cells(window: Tensor) -> Tensor:
+    return F.interpolate(window[:, None], (CELLS, CELLS), mode="bilinear", antialias=True)
+
+
+def propose(queries: Tensor, gallery: Tensor, count: int) -> Tensor:
+    """The pictures of a gallery whose whole or window is most like each query, indices [N, count].
+
+    Both are vectors of `Aligned`, [N, D] and [M, D].
+    """
+    length = CELLS**2
+    whole = queries[:, :length]
+    views = gallery[:, : 6 * length].reshape(len(gallery) * 6, length)
+    indices = by_product(whole, views, min(6 * count, len(views)))[1] // 6
+    return torch.stack([_first_different(row, count, len(gallery)) for row in indices])
+
+
+def _first_different(row: Tensor, count: int, entries: int) -> Tensor:
+    """The first `count` different numbers of a row; numbers that it lacks fill it up."""
+    seen = list(dict.fromkeys(row.tolist()))[:count]
+    rest = (index for index in range(entries) if index not in seen)
+    return torch.tensor(seen + [next(rest) for _ in range(count - len(seen))])
+
+
+def _maps_of(vectors: Tensor) -> Tensor:
+    return vectors[:, 6 * CELLS**2 :].reshape(-1, MAP, MAP)
+
+
+@torch.no_grad()
+def overlay(queries: Tensor, entries: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """How well each query lies on an entry at the best place and size, [P] in [-1, 1].
+
+    Args:
+        queries, entries: maps, [N, 32, 32] and [M, 32, 32].
+        rows, columns: which of either make a pair, [P].
+    """
+    used, columns = torch.unique(columns, return_inverse=True)
+    canvas = F.pad(entries[used][:, None], (MARGIN,) * 4, mode="replicate")[:, 0]
+    pieces = {size: _resized(queries, size) for size in SIZES}
+    spectra, inverse = torch.fft.rfft2(canvas), {size: _inverse_lengths(canvas, size) for size in SIZES}
+    similarity = torch.empty(len(rows))
+    for part in torch.arange(len(rows)).split(PAIRS):
+        similarity[part] = _best_overlay(canvas, spectra, inverse, pieces, rows[part], columns[part])
+    return similarity
+
+
+def _best_overlay(
+    canvas: Tensor,
+    spectra: Tensor,
+    inverse: dict[int, Tensor],
+    pieces: dict[int, Tensor],
+    rows: Tensor,
+    columns: Tensor,
+) -> Tensor:
+    peaks, places = [], []
+    for size, piece in pieces.items():
+        spectrum = torch.fft.rfft2(piece, s=canvas.shape[-2:]).conj()
+        side = canvas.shape[-1] - size + 1
+        products = torch.fft.irfft2(spectra[columns] * spectrum[rows], s=canvas.shape[-2:])
+        peak, place = (products[:, :side, :side] * inverse[size][columns]).flatten(1).max(1)
+        peaks.append(peak / piece.flatten(1).norm(dim=1)[rows].clamp(min=1e-3))
+        places.append(place)
+    chosen, best = torch.stack(peaks).argmax(0), torch.empty(len(rows))
+    for number, (size, piece) in enumerate(pieces.items()):
+        where = torch.nonzero(chosen == number)[:, 0]
+        if len(where):
+            window = _window(canvas, columns[where], places[number][where], size)
+            best[where] = _agreement(piece[rows[where]], window)
+    return best
+
+
+def _agreement(piece: Tensor, window: Tensor) -> Tensor:
+    """Share of the energy of overlaid maps [B, S, S] that they have in common, where blocks agree best, [B]."""
+    piece, window = (x / x.flatten(1).norm(dim=1)[:, None, None].clamp(min=1e-3) for x in (piece, window))
+    energy, common = _by_block(piece**2 + window**2), _by_block(2 * piece * window)
+    kept = (energy - common).argsort(1)[:, :KEPT]
+    return common.gather(1, kept).sum(1) / energy.gather(1, kept).sum(1).clamp(min=1e-6)
+
+
+def _by_block(maps: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(maps[:, None], MAP // BLOCK).flatten(1)
+
+
+def _window(canvas: Tensor, columns: Tensor, place: Tensor, size: int) -> Tensor:
+    """The part of each canvas that a piece lies on, [B, size, size]; places are counted row by row."""
+    side = canvas.shape[-1] - size + 1
+    down = (place // side)[:, None] + torch.arange(size)
+    across = (place % side)[:, None] + torch.arange(size)
+    return canvas[columns[:, None, None], down[:, :, None], across[:, None, :]]
+
+
+def _inverse_lengths(canvas: Tensor, size: int) -> Tensor:
+    """One over the length of what lies under a piece at each place, [M, places, places]."""
+    sums = F.pad(canvas.pow(2).cumsum(1).cumsum(2), (1, 0, 1, 0))
+    energy = sums[:, size:, size:] - sums[:, :-size, size:] - sums[:, size:, :-size] + sums[:, :-size, :-size]
+    return energy.clamp(min=1e-3).rsqrt()
+
+
+def _resized(maps: Tensor, size: int) -> Tensor:
+    if size == MAP:
+        return maps
+    return F.interpolate(maps[:, None], (size, size), mode="bilinear", antialias=True)[:, 0]
+
+
+@cache
+def _gaussian(side: int, width: float) -> Tensor:
+    """Weights of a Gaussian average over `width` pixels, [side, side]."""
+    distance = torch.arange(side)[:, None] - torch.arange(side)[None]
+    weights = torch.exp(-0.5 * (distance / width) ** 2)
+    weights = torch.where(weights < 1e-6, 0.0, weights)  # numbers near 1e-40 multiply a hundred times slower
+    return weights / weights.sum(1, keepdim=True)
