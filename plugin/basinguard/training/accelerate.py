@@ -29,8 +29,8 @@ from ..guard.plan import ProbePlan
 from ..guard.status import RunStatus
 from ..guard.training_set import TrainingSet
 from ..similarity.copy_detector_settings import CopyDetectorSettings
-from .guard_options import OnError, ShippedEpoch
 from ..similarity.detector_loading import fitted_embedder, load_detector
+from .guard_options import OnError, ShippedEpoch
 from .guarded_run import GuardedRun, guard_for
 from .protocols import PipelineInTraining
 from .requirements import require_whole_weights_of

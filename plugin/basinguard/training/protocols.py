@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
 from ..exports.merge import merged
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 
 class TrainedModule(Protocol):
@@ -23,7 +26,7 @@ class TrainedModule(Protocol):
         base_id: id or directory of the model that is fine-tuned.
     """
 
-    pipe: Any
+    pipe: StableDiffusionPipeline
     base_id: str
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -52,7 +55,7 @@ class CaptionedImages(Protocol):
 class PipelineInTraining:
     """A pipeline whose UNet and text encoder are trained by a loop: a `TrainedModule`."""
 
-    pipe: Any
+    pipe: StableDiffusionPipeline
     base_id: str = ""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
