@@ -14,7 +14,7 @@ from basinguard.core.record import Strength, Transfer, TriageResult
 from basinguard.core.text import one_line
 from basinguard.exports.card_plots import write_plots
 from basinguard.exports.directory import export_directory
-from basinguard.exports.model_card import LONGEST, is_sd21, plain, render
+from basinguard.exports.model_card import LONGEST, is_sd21, plain, render_card
 from basinguard.exports.privacy import hub_id, public
 from basinguard.exports.provenance import Origin, without_paths
 from support.exports import build_record, rate
@@ -79,7 +79,7 @@ def test_front_matter_is_what_the_hub_indexes(text, record):
 
 
 def test_a_local_base_of_another_family_gets_no_licence_and_no_base(record):
-    card = ModelCard(render(record.model_copy(update={"base": "tinyworld"}), name="x"))
+    card = ModelCard(render_card(record.model_copy(update={"base": "tinyworld"}), name="x"))
     assert card.data.license is None
     assert card.data.base_model is None
     assert "openrail" not in card.content.lower()
@@ -140,7 +140,7 @@ def test_the_card_tells_strength_triage_and_transfer_where_they_were_calibrated(
             ),
         }
     )
-    page = rendered(render(told, name="x"))
+    page = rendered(render_card(told, name="x"))
     shown = re.sub(r"\s+", " ", page.text)
     for phrase in (
         "at 0.6 of the LoRA, plain CFG copies 4.0 %", "a first gap of at most 0.12 at timestep 981",
@@ -157,7 +157,7 @@ def test_the_card_tells_quality_where_it_was_measured(record, text):
     distance = rate(0.5).model_copy(
         update={"method": "kernel distance to 96 held-out images (lower is better), <b>eye"}
     )
-    page = rendered(render(record.model_copy(update={"quality": distance, "plain_quality": rate(0.7)}), name="x"))
+    page = rendered(render_card(record.model_copy(update={"quality": distance, "plain_quality": rate(0.7)}), name="x"))
     shown = re.sub(r"\s+", " ", page.text)
     assert "(lower is better) 0.7 [0.62, 0.78] (n=64) 0.5 [0.42, 0.58] (n=64)" in shown
     assert "Quality: kernel distance to 96 held-out images (lower is better), <b>eye." in shown
@@ -166,14 +166,14 @@ def test_the_card_tells_quality_where_it_was_measured(record, text):
 
 
 def test_with_scale_zero_the_card_gives_a_prompt_for_each_schedule(pipe):
-    text = render(build_record(pipe, before=0.0), name="x")
+    text = render_card(build_record(pipe, before=0.0), name="x")
     assert "| Simple | `[:your prompt:9]` |" in text
     assert "| Karras | `[:your prompt:" in text
 
 
 def test_where_other_tools_lack_the_schedule_the_card_says_so(record):
     moved = record.model_copy(update={"guidance": record.guidance.model_copy(update={"sigma": 9.0})})
-    assert "**4. ComfyUI: not possible: noise level 9 at timestep 500" in render(moved, name="x")
+    assert "**4. ComfyUI: not possible: noise level 9 at timestep 500" in render_card(moved, name="x")
 
 
 @pytest.mark.parametrize("evil", EVIL)
@@ -182,7 +182,7 @@ def test_a_hostile_text_anywhere_is_only_text(record, evil):
     told = record.model_copy(
         update={"base": evil, "promise": evil, "population": evil, "versions": {evil: evil}, "metric": metric}
     )
-    text = render(told, name=evil, pictures=["samples/00.png"], prompts=[evil], origin=[("x", evil)])
+    text = render_card(told, name=evil, pictures=["samples/00.png"], prompts=[evil], origin=[("x", evil)])
     page = rendered(text)
     assert not page.tags & {"script", "iframe", "hr"}
     assert not [link for link in page.links if "evil" in link or link == "x"]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -31,6 +31,9 @@ from .privacy import forget_origins, public, write_json
 from .provenance import Origin, provenance
 from .sampler_grids import fits
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 NOTICE = (
     "This checkpoint's rule against copying its training images is NOT applied by a plain load. "
     "Load it with basinguard.load(...), or as its README.md says."
@@ -38,7 +41,7 @@ NOTICE = (
 
 
 def export_directory(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     record: Record,
     out: str | Path,
     *,
@@ -92,7 +95,7 @@ def export_directory(
     return out
 
 
-def check_exportable(pipe: Any) -> None:
+def check_exportable(pipe: DiffusionPipeline) -> None:
     """Refuses what would not load again as a stock `StableDiffusionPipeline`."""
     kinds = [kind.__name__ for kind in type(pipe).__mro__]
     if "StableDiffusionPipeline" not in kinds:

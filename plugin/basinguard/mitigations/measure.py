@@ -18,7 +18,7 @@ from ..similarity.diversity import pairwise
 from ..similarity.embedder import embed_all
 from ..similarity.matching import nearest
 from .base import Mitigation, sample
-from .pairs import Pairs
+from .pairs import ComparedPairs
 from .testbed import Batch, Testbed
 
 CHUNK = 16  # samples at once: the gradients of some mitigations need the room
@@ -66,7 +66,7 @@ class Point(Schema):
 
 
 @torch.no_grad()
-def measure(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: Pairs) -> tuple[Point, Tensor]:
+def measure(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: ComparedPairs) -> tuple[Point, Tensor]:
     """Samples every pair and judges the images.
 
     Returns:
@@ -114,7 +114,7 @@ def _diversity(testbed: Testbed, images: Tensor, cluster: Sequence[int]) -> Esti
     return pairwise(embed_all(images, testbed.guard.embedder), list(cluster))
 
 
-def _quality(images: Tensor, pairs: Pairs) -> Estimate | None:
+def _quality(images: Tensor, pairs: ComparedPairs) -> Estimate | None:
     if pairs.quality is None:
         return None
     shares = pairs.quality(images, torch.tensor(pairs.cluster))
@@ -122,7 +122,7 @@ def _quality(images: Tensor, pairs: Pairs) -> Estimate | None:
     return distance.model_copy(update={"method": f"{distance.method}; {pairs.quality.method}"[:200]})
 
 
-def _fidelity(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: Pairs) -> Estimate | None:
+def _fidelity(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: ComparedPairs) -> Estimate | None:
     if pairs.heldout is None or pairs.subject is None:
         return None
     images, _ = sample_images(testbed, mitigation, intensity, pairs.heldout)

@@ -23,7 +23,7 @@ from .testbed import Batch, Testbed
 
 
 @dataclass(frozen=True)
-class Pairs:
+class ComparedPairs:
     """Prompts and seeds of a comparison.
 
     Attributes:
@@ -42,23 +42,23 @@ class Pairs:
 
 def pairs_of_comparison(
     testbed: Testbed, options: ComparisonOptions, heldout: Path | None
-) -> tuple[Pairs, tuple[str, ...]]:
+) -> tuple[ComparedPairs, tuple[str, ...]]:
     """The pairs that every mitigation samples, what quality and fidelity are measured against, and the prompts."""
     prompts = _spread(tuple(dict.fromkeys(testbed.guard.training.captions)), options.captions)
     cluster = tuple(k for k in range(len(prompts)) for _ in range(options.per_caption))
     seeds = tuple(seed_table.VERIFICATION + i for i in range(len(cluster)))
     batch = Batch(tuple(prompts[k] for k in cluster), seeds)
     if heldout is None:
-        return Pairs(batch, cluster, quality=_to_base(testbed, prompts)), prompts
+        return ComparedPairs(batch, cluster, quality=_to_base(testbed, prompts)), prompts
     others = ImageFolder(str(heldout), resolution=testbed.model.resolution)
     others.setup("compare")
     captions, pixels = tuple(caption for _, caption in others.items), others.all_pixels()
     quality = _to_heldout(testbed, prompts, captions, pixels) or _to_base(testbed, prompts)
     unseen = _spread(tuple(c for c in captions if c not in testbed.guard.training.captions), len(prompts))
     if not unseen:
-        return Pairs(batch, cluster, quality=quality), prompts
+        return ComparedPairs(batch, cluster, quality=quality), prompts
     apart = Batch(unseen, tuple(seed_table.VERIFICATION + len(cluster) + i for i in range(len(unseen))))
-    return Pairs(batch, cluster, apart, pixels, quality), prompts
+    return ComparedPairs(batch, cluster, apart, pixels, quality), prompts
 
 
 def _to_heldout(

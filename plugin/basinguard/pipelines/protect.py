@@ -34,7 +34,7 @@ BATCHED = frozenset(
 )
 
 
-def protect(pipe: Any, rule: Rule | Record, *, triage: bool = False) -> Any:
+def protect(pipe: DiffusionPipeline, rule: Rule | Record, *, triage: bool = False) -> Any:
     """Makes `pipe` sample by `rule`; returns the same object, changed in place. Protecting again replaces the rule.
 
     Call the pipeline as before, with a `guidance_scale` above 1: it is what `after=None` stands for.
@@ -66,7 +66,7 @@ def protect(pipe: Any, rule: Rule | Record, *, triage: bool = False) -> Any:
     return pipe
 
 
-def unprotect(pipe: Any) -> Any:
+def unprotect(pipe: DiffusionPipeline) -> Any:
     """Takes the rule off `pipe` again, leaving exactly what `protect` was given; returns the same object."""
     if is_protected(pipe):
         before = pipe.__dict__.pop("progress_bar").before
@@ -76,7 +76,7 @@ def unprotect(pipe: Any) -> Any:
 
 
 @contextmanager
-def protected(pipe: Any, rule: Rule | Record | None) -> Iterator[None]:
+def protected(pipe: DiffusionPipeline, rule: Rule | Record | None) -> Iterator[None]:
     """Inside, `pipe` samples by `rule`, or unprotected by None; afterwards it carries what it carried before."""
     before = pipe.__dict__.get("progress_bar")
     unprotect(pipe)
@@ -90,22 +90,22 @@ def protected(pipe: Any, rule: Rule | Record | None) -> Iterator[None]:
             pipe.progress_bar = before
 
 
-def is_protected(pipe: Any) -> bool:
+def is_protected(pipe: DiffusionPipeline) -> bool:
     """Whether `protect` has been called on this very object."""
     return hasattr(pipe.__dict__.get("progress_bar"), "basinguard")
 
 
-def rule_of(pipe: Any) -> Rule:
+def rule_of(pipe: DiffusionPipeline) -> Rule:
     """The rule of a protected pipeline."""
     return _attached(pipe)[0]
 
 
-def last_trace(pipe: Any) -> list[Observation]:
+def last_trace(pipe: DiffusionPipeline) -> list[Observation]:
     """What the rule saw and decided in the latest call of a protected pipeline, one entry per evaluation."""
     return _attached(pipe)[1]
 
 
-def _attached(pipe: Any) -> tuple[Rule, list[Observation]]:
+def _attached(pipe: DiffusionPipeline) -> tuple[Rule, list[Observation]]:
     if not is_protected(pipe):
         raise ValueError("this pipeline carries no rule; protect(pipe, rule) first")
     return pipe.progress_bar.basinguard
@@ -155,7 +155,9 @@ def _without_notice() -> Iterator[None]:
         logger.removeFilter(other)
 
 
-def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule, resolution: int | None) -> Callable[..., Any]:
+def _steered(
+    pipe: DiffusionPipeline, bar: Callable[..., Any], rule: Rule, resolution: int | None
+) -> Callable[..., Any]:
     trace: list[Observation] = []
 
     @contextmanager
@@ -177,12 +179,12 @@ def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule, resolution: int | N
     return progress_bar
 
 
-def _denoiser(pipe: Any) -> Any:
+def _denoiser(pipe: DiffusionPipeline) -> Any:
     unet = getattr(pipe, "unet", None)
     return pipe.transformer if unet is None else unet
 
 
-def _check(pipe: Any) -> None:
+def _check(pipe: DiffusionPipeline) -> None:
     kinds = {kind.__name__ for kind in type(pipe).__mro__}
     if not kinds & BATCHED:
         raise TypeError(
@@ -196,7 +198,7 @@ def _check(pipe: Any) -> None:
         raise ValueError("this model is guidance-distilled: it has no unconditional branch, so no rule can act on it")
 
 
-def _triaged(pipe: Any, record: Any) -> Triage:
+def _triaged(pipe: DiffusionPipeline, record: Any) -> Triage:
     triage = record.triage if isinstance(record, Record) else None
     if triage is None:
         raise ValueError(
@@ -206,7 +208,7 @@ def _triaged(pipe: Any, record: Any) -> Triage:
     return Triage(_fitting(pipe, record), triage.threshold, record.guidance.after, triage.timestep)
 
 
-def _fitting(pipe: Any, record: Record) -> SwitchAt:
+def _fitting(pipe: DiffusionPipeline, record: Record) -> SwitchAt:
     has, needs = pipe.scheduler.config.get("prediction_type", "flow"), record.sampler.prediction_type
     if has != needs:
         raise ValueError(f"the record was made for a model that predicts {needs!r}, this pipeline's predicts {has!r}")
@@ -222,7 +224,7 @@ def _fitting(pipe: Any, record: Record) -> SwitchAt:
     return from_record(record.model_dump())
 
 
-def _find_record(source: str | Path, pipe: Any, options: Mapping[str, Any]) -> Record:
+def _find_record(source: str | Path, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> Record:
     if isinstance(source, Path):
         if (source / RECORD_FILE).is_file():
             return read_record(source / RECORD_FILE)
