@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from basinguard.core.files import file_sha256, whole_file
 from basinguard.core.record import Record, read_record
 from basinguard.exports import directory
-from basinguard.exports.directory import export_directory
+from basinguard.exports.directory import CardPictures, export_directory
 from basinguard.exports.fingerprints import weights_sha256
 from basinguard.exports.layout import without_history
 from basinguard.pipelines.protect import load, protect, unprotect
@@ -68,7 +68,7 @@ def swapped(pipe: StableDiffusionPipeline) -> StableDiffusionPipeline:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, pipe, record, samples) -> Path:
     out = tmp_path_factory.mktemp("runs") / "model"
-    return export_directory(pipe, record, out, samples=samples, prompts=["red", "green"])
+    return export_directory(pipe, record, out, pictures=CardPictures(samples, ["red", "green"]))
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_samples_lose_everything_but_their_pixels(tmp_path, pipe, brief):
     notes = PngImagePlugin.PngInfo()
     notes.add_text("prompt", "a secret caption")
     Image.new("RGB", (4, 4), "blue").save(tmp_path / "noted.png", pnginfo=notes)
-    out = export_directory(pipe, brief, tmp_path / "out", samples=[Image.open(tmp_path / "noted.png")])
+    out = export_directory(pipe, brief, tmp_path / "out", pictures=CardPictures([Image.open(tmp_path / "noted.png")]))
     assert b"secret" not in (out / "samples" / "00.png").read_bytes()
     assert Image.open(out / "samples" / "00.png").getpixel((0, 0)) == (0, 0, 255)
 
@@ -249,7 +249,7 @@ def test_a_record_of_other_weights_or_another_prediction_is_refused(tmp_path, pi
     with pytest.raises(TypeError, match="cannot export a str"):
         export_directory("a pipeline", brief, tmp_path / "out")
     with pytest.raises(ValueError, match="1 samples and 2 prompts"):
-        export_directory(pipe, brief, tmp_path / "out", samples=[Image.new("RGB", (2, 2))], prompts=["a", "b"])
+        export_directory(pipe, brief, tmp_path / "out", pictures=CardPictures([Image.new("RGB", (2, 2))], ["a", "b"]))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from ..core.record import Record
 
 RECORD_FILE, PROVENANCE_FILE, WORKFLOW_FILE = "basinguard.json", "provenance.json", "comfyui_workflow.json"
-BASIN_PLOT, HISTORY_PLOT = "basin.png", "history.png"
+BASIN_PLOT, HISTORY_PLOT, COMPARISON = "basin.png", "history.png", "comparison.png"
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 RECORD_KEY, NOTICE_KEY = "basinguard", "basinguard_notice"  # in the scheduler's config
 CODE = {"pipeline.py": "exports/assets/pipeline.py", "basinguard_guidance.py": "guidance/core.py"}

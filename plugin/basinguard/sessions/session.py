@@ -15,15 +15,15 @@ from ..exports.layout import RECORD_FILE
 from ..exports.merge import merged
 from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
-from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import clip_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
 from ..similarity.clip_score import ClipScore
 from ..similarity.copy_detector_settings import RECORDED, CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector, load_recorded
-from ..training.control_group import heldout_pixels
+from ..training.control_group import heldout_pixels, training_set
 from ..training.data import ImageFolder
+from ..training.guard_options import ControlGroup
 from .settings import SessionSettings
 
 
@@ -84,7 +84,7 @@ def open_model(
     images = ImageFolder(str(data), caption=settings.caption or None, resolution=latent_model.resolution)
     images.setup("open")
     captions = tuple(caption for _, caption in images.items)
-    training = TrainingSet(images.all_pixels(), captions)
+    training = training_set(images, ControlGroup(folder=str(settings.heldout) if settings.heldout else None))
     clip = clip_for(base, settings.alignment)
     plan = ProbePlan(captions=1, timesteps=settings.timesteps, scale=settings.scale)
     heldout = heldout_pixels(settings.heldout, latent_model.resolution) if detector.threshold == "heldout" else None

@@ -49,6 +49,8 @@ class GuardHooks(RunSettings):
         require_parts(trainer.datamodule, pl_module, exported=self.export_to is not None)
         self.responder = BreachResponder(self.response, pl_module, trainer.datamodule)
         self.run = self.run_on(trainer.datamodule, str(getattr(pl_module, "base_id", "")))
+        if self.export_to:
+            self.run.epochs.archive_in(Path(self.export_to), self.terms.epochs)
         if self._checkpoint:
             self.load_state_dict(self._checkpoint)
             self._checkpoint = None
@@ -61,6 +63,8 @@ class GuardHooks(RunSettings):
         self._reports_logged, run, continues = 0, self.run, bool(self.run.history)
         show_on_progress_bar(trainer, lambda: run.status.verdict.state if run.status else "")
         run.begin(trainer.global_step)
+        if note := run.epochs.disk_note(pl_module):
+            trainer.print(note)
         if not run.history:
             self._probe(trainer, pl_module, epoch=-1)
         elif continues and self._is_owed(trainer, trainer.current_epoch - 1):

@@ -59,4 +59,8 @@ def training_set(data: Any, control: ControlGroup) -> TrainingSet:
         lines = "\n".join(f"- {problem}" for problem in source.problems)
         raise ValueError(f"the images of ControlGroup(folder={control.folder!r}) cannot be used:\n{lines}")
     heldout_images = torch.stack([fitted(source.open(k), images.shape[-1]) for k in range(len(source.items))])
+    trained = {image.numpy().tobytes() for image in images}
+    for (name, _), image in zip(source.items, heldout_images, strict=True):
+        if image.numpy().tobytes() in trained:
+            raise ValueError(f"{name}: is a training image as well; held-out images must not have been trained on")
     return TrainingSet(images, captions, tuple(caption for _, caption in source.items), heldout_images)
