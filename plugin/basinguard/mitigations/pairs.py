@@ -52,7 +52,9 @@ def pairs_of_comparison(
     batch = Batch(tuple(prompts[k] for k in cluster), seeds)
     apart = seed_table.VERIFICATION + len(cluster)
     if heldout is None:
-        return ComparedPairs(batch, cluster, held_out(testbed, (), None, apart), quality=_to_base(testbed, prompts)), prompts
+        return ComparedPairs(
+            batch, cluster, held_out(testbed, (), None, apart), quality=_to_base(testbed, prompts)
+        ), prompts
     others = ImageFolder(str(heldout), resolution=testbed.model.resolution)
     others.setup("compare")
     captions, pixels = tuple(caption for _, caption in others.items), others.all_pixels()
