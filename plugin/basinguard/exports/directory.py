@@ -15,6 +15,7 @@ from ..core.files import SUMS, file_sha256, whole_directory
 from ..core.record import Record
 from ..guidance.core import from_record
 from . import card_plots as plots
+from .client_files import save_stock
 from .comfyui import comfyui_workflow
 from .fingerprints import weights_sha256
 from .layout import (
@@ -101,7 +102,7 @@ def export_directory(
     from_record(record.model_dump())  # what cannot be sampled by must not be shipped
     record = belonging(record, weights_sha256(pipe), pipe.scheduler.config.get("prediction_type", "epsilon"))
     with whole_directory(out, overwrite=overwrite) as folder:
-        pipe.save_pretrained(folder, safe_serialization=True)
+        save_stock(pipe, folder)
         if not share_private:
             record = public(record)
             forget_origins(folder)
