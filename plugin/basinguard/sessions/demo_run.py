@@ -32,7 +32,7 @@ from ..training.fit_cli import quiet_lightning
 from ..training.guard_options import ControlGroup
 from ..training.lightning import MemorizationGuard
 from .calibration import as_json
-from .verification import table
+from .verification import GUARDED, HELDOUT, table
 
 SCALE = 3.0  # TinyWorld's usual CFG: 7.5 saturates images this small
 TIMESTEPS = 16
@@ -41,8 +41,9 @@ TRANSITIONS = (590.0, 750.0, 875.0)
 METHODS = {
     "base": "base model, plain CFG",
     "cfg": "the weights that ship, plain CFG at the usual scale",
-    "guarded": "the product that ships",
+    GUARDED: "the product that ships",
     "dtp": "the weights that ship, dynamic transition, the paper's rule",
+    HELDOUT: "the product that ships, on captions that were not trained on",
 }
 
 
@@ -65,7 +66,7 @@ def run_demo(out: Path, epochs: int, per_caption: int, detector: CopyDetectorSet
 
     Args:
         out: run directory.
-        epochs: passes over the 32 images.
+        epochs: passes over the 24 drawings.
         per_caption: fresh seeds for each caption in the final table.
         detector: what decides that a sample is a copy.
     """
@@ -77,7 +78,7 @@ def run_demo(out: Path, epochs: int, per_caption: int, detector: CopyDetectorSet
         raise RuntimeError("training ended without a report, so there is nothing to calibrate; see the warnings above")
     rules = rules_for(guard.run.record)
     (out / "rules.json").write_text(json.dumps({name: rule_to_dict(rule) for name, rule in rules.items()}, indent=2))
-    rows = prove(out, train, per_caption)
+    rows = prove(out, train, heldout, per_caption)
     summary = summarize(guard, rules, rows, seconds=time.monotonic() - start)
     (out / "summary.json").write_text(json.dumps(summary, indent=2))
     return DemoRun(out, rows, summary)
@@ -86,14 +87,14 @@ def run_demo(out: Path, epochs: int, per_caption: int, detector: CopyDetectorSet
 def fine_tune(
     out: Path, train: Path, heldout_folder: Path, epochs: int, detector: CopyDetectorSettings = CopyDetectorSettings()
 ) -> MemorizationGuard:
-    """Full fine-tuning with the guard watching; it calibrates and exports when training ends."""
+    """Full fine-tuning on ink drawings with the guard watching; it calibrates and exports when training ends."""
     import lightning.pytorch as pl
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    heldout = [json.loads(line)["text"] for line in (heldout_folder / "metadata.jsonl").read_text().splitlines()]
+    images = detector.threshold == "heldout"  # which needs more than their captions
     guard = MemorizationGuard(
         ProbePlan(captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE),
-        ControlGroup(heldout) if detector.threshold != "heldout" else ControlGroup(folder=str(heldout_folder)),
+        ControlGroup(folder=str(heldout_folder)) if images else ControlGroup(captions_of(heldout_folder)),
         detector,
         terms=CalibrationTerms(alpha=0.1, pairs=96, before=(0.0,), transitions=TRANSITIONS),
         every_n_epochs=max(1, epochs // PROBES),
@@ -142,15 +143,22 @@ def _hush() -> None:
 def rules_for(record: Record) -> dict[str, Rule]:
     """The rules of the table: the product's own, and the paper's DTP."""
     return {
-        "guarded": from_record(record.model_dump()),
+        GUARDED: from_record(record.model_dump()),
         "dtp": SwitchAfter(LocalMinimum(), before=0.0, after=record.scale),
     }
 
 
-def prove(out: Path, train: Path, per_caption: int) -> dict[str, Evaluation]:
+def captions_of(folder: Path) -> list[str]:
+    """The captions of a folder that `write_demo_folder` wrote."""
+    return [json.loads(line)["text"] for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()]
+
+
+def prove(out: Path, train: Path, heldout: Path, per_caption: int) -> dict[str, Evaluation]:
     """Samples the export in a process that shares nothing with this one but files."""
+    prompts = out / "heldout.txt"
+    prompts.write_text("\n".join(captions_of(heldout)) + "\n", encoding="utf-8")
     command = [sys.executable, "-m", "basinguard", "verify", str(out / "export"), str(train)]
-    command += ["--rules", str(out / "rules.json"), "--out", str(out)]
+    command += ["--rules", str(out / "rules.json"), "--heldout", str(prompts), "--out", str(out)]
     command += ["--per_caption", str(per_caption)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # its table is printed here, with notes
     rows = json.loads((out / "verification.json").read_text())
