@@ -19,6 +19,7 @@ TRIAGE = 5_000_000
 CARD = 6_000_000
 QUALITY_REFERENCE = 8_000_000  # samples of the base model that quality is measured against
 COMPARISON_REFERENCE = 9_000_000  # the same for a comparison, so that the base's own row is no copy of its reference
+REDRAW = 20_000_000  # training images re-drawn from partial noise, to choose a copy detector by
 
 RANGES = {
     "control images": range(CONTROL_IMAGES, PROBE),
@@ -32,6 +33,7 @@ RANGES = {
     "card": range(CARD, CARD + 1_000_000),
     "quality reference": range(QUALITY_REFERENCE, COMPARISON_REFERENCE),
     "comparison reference": range(COMPARISON_REFERENCE, COMPARISON_REFERENCE + 1_000_000),
+    "re-draw": range(REDRAW, REDRAW + 1_000_000),
 }
 
 

@@ -19,8 +19,9 @@ from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import clip_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
+from ..pipelines.model_edits import model_edits
 from ..similarity.clip_score import ClipScore
-from ..similarity.copy_detector_settings import RECORDED, CopyDetectorSettings
+from ..similarity.copy_detector_settings import AUTO, RECORDED, CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector, load_recorded
 from ..training.control_group import heldout_pixels
 from ..training.data import ImageFolder
@@ -87,8 +88,10 @@ def open_model(
     training = TrainingSet(images.all_pixels(), captions)
     clip = clip_for(base, settings.alignment)
     plan = ProbePlan(captions=1, timesteps=settings.timesteps, scale=settings.scale)
-    heldout = heldout_pixels(settings.heldout, latent_model.resolution) if detector.threshold == "heldout" else None
-    embedder = fitted_embedder(detector, embedder, training.images, heldout)
+    embedder = fitted_embedder(
+        detector, embedder, training.images, _heldout_for(detector, settings, latent_model.resolution),
+        model_edits=model_edits(latent_model),
+    )  # fmt: skip
     guard = Guard(training, embedder, plan, clip.score if clip else None)
     provenance = Provenance(
         base=base,
@@ -100,6 +103,11 @@ def open_model(
     return Session(
         pipe, latent_model, guard, provenance, tuple(Path(name).name for name, _ in images.items), anchored, clip
     )
+
+
+def _heldout_for(detector: CopyDetectorSettings, settings: SessionSettings, resolution: int) -> torch.Tensor | None:
+    asked = detector.threshold == "heldout" or detector.embedder == AUTO
+    return heldout_pixels(settings.heldout, resolution) if asked else None
 
 
 def open_export(
