@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..audits.judge_page import render_judge_page
 from ..similarity.copy_detector_settings import CopyDetectorSettings
-from ..similarity.folder_metrics import match_folders
+from ..similarity.folder_matches import match_folders
 from ..similarity.image_files import load_image
 from ..similarity.judgement import Judged, near_threshold, read_answers, refit
 
