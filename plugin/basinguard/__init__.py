@@ -62,10 +62,10 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public
     from .training.finetune_options import MemoryOptions as MemoryOptions
     from .training.finetune_options import OptimizerOptions as OptimizerOptions
     from .training.finetune_options import ReadingOptions as ReadingOptions
+    from .training.guard_options import BreachResponse as BreachResponse
+    from .training.guard_options import ControlGroup as ControlGroup
+    from .training.guard_options import Interventions as Interventions
     from .training.lightning import MemorizationGuard as MemorizationGuard
-    from .training.options import BreachResponse as BreachResponse
-    from .training.options import ControlGroup as ControlGroup
-    from .training.options import Interventions as Interventions
 
 __version__ = "0.1.0"
 
@@ -87,7 +87,7 @@ _MODULES = {
     ),
     "training.caption_augmentation": ("CaptionAugmentation",),
     "training.data": ("ImageFolder",),
-    "training.options": ("BreachResponse", "ControlGroup", "Interventions"),
+    "training.guard_options": ("BreachResponse", "ControlGroup", "Interventions"),
     "guard.guard": ("Guard",),
     "guard.plan": ("ProbePlan",),
     "guard.training_set": ("TrainingSet",),

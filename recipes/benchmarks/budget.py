@@ -40,6 +40,7 @@ from basinguard.pipelines.loading import load_pipeline
 from basinguard.sessions.demo_run import demo_model
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.demo_folder import write_demo_folder
+from basinguard.tinyworld.tasks import TASKS
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.fit_cli import quiet_lightning
@@ -68,7 +69,7 @@ class Timed(MemorizationGuard):
 
 
 def fit(folder: Path, callbacks: list[pl.Callback], **stop: int) -> None:
-    train, _ = write_demo_folder(folder / "data")
+    train, _ = write_demo_folder(folder / "data", TASKS["scenes"])
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=TensorBoardLogger(folder) if callbacks else False,
@@ -84,7 +85,7 @@ def fit(folder: Path, callbacks: list[pl.Callback], **stop: int) -> None:
 
 def share(folder: Path, epochs: int, every: int) -> dict[str, Any]:
     """Probe time over training time, for each probe and over the run."""
-    _, heldout = write_demo_folder(folder / "data")
+    _, heldout = write_demo_folder(folder / "data", TASKS["scenes"])
     controls = [json.loads(line)["text"] for line in (heldout / "metadata.jsonl").read_text().splitlines()]
     guard = Timed(
         ProbePlan(captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE, budget="5%"),
@@ -111,7 +112,7 @@ def peak(what: str, folder: Path) -> float:
     if what == "training":
         fit(folder, [], max_steps=20)
     else:
-        train, _ = write_demo_folder(folder / "data")
+        train, _ = write_demo_folder(folder / "data", TASKS["scenes"])
         images = ImageFolder(str(train), resolution=64)
         images.setup("peak")
         training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))

@@ -57,10 +57,10 @@ from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import LoraOptions, MemoryOptions, OptimizerOptions, ReadingOptions
 from basinguard.training.fit_cli import quiet_lightning
+from basinguard.training.guard_options import BreachResponse, ControlGroup, Interventions
 from basinguard.training.isolation import holding, trained_weights, untouched
 from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.loss_filters import LargeGap
-from basinguard.training.options import BreachResponse, ControlGroup, Interventions
 
 SCALE, TIMESTEPS, BATCH = 3.0, 10, 4
 PLAN = {"seeds": 2, "timesteps": TIMESTEPS, "scale": SCALE, "alpha": 0.1}

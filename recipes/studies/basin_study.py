@@ -45,6 +45,7 @@ from basinguard.plots.basin import warning_figure
 from basinguard.sessions.demo_run import demo_model
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.demo_folder import write_demo_folder
+from basinguard.tinyworld.tasks import TASKS
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.fit_cli import quiet_lightning
@@ -143,7 +144,7 @@ def main() -> None:
     quiet_lightning()
     begin = time.time()
     with tempfile.TemporaryDirectory() as scratch:
-        train, heldout = write_demo_folder(Path(scratch))
+        train, heldout = write_demo_folder(Path(scratch), TASKS["scenes"])
         data, controls = ImageFolder(str(train), resolution=64, batch_size=16), ImageFolder(str(heldout), resolution=64)
         training = TrainingSet(
             data.all_pixels(), tuple(text for _, text in data.items),

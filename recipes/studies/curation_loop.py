@@ -32,12 +32,13 @@ from basinguard.curation.manifest import MANIFEST, Curation, read_manifest
 from basinguard.sessions.demo_run import demo_model
 from basinguard.sessions.settings import SessionSettings
 from basinguard.tinyworld.demo_folder import write_demo_folder
+from basinguard.tinyworld.tasks import TASKS
 from basinguard.training.caption_augmentation import CaptionAugmentation
 from basinguard.training.data import ImageFolder
 
 SCALE, TIMESTEPS = 3.0, 16
 CHEAPEST = CalibrationTerms(
-    alpha=0.1, delta=0.05, pairs=32, before=(0.0,), transitions=(500.0,)
+    alpha=0.1, delta=0.05, pairs=48, before=(), strengths=(1.0,), scales=(3.0,), chain=1
 )  # the promise is not the point
 
 
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
     started = time.monotonic()
-    train, _ = write_demo_folder(args.out / "data")
+    train, _ = write_demo_folder(args.out / "data", TASKS["scenes"])
     first = fine_tune(args.out / "first", train, args.epochs)
     before = look(first, train, args.out / "audit-first", args.per_caption)
     outcome = curate(train, out=args.out / "curation", from_run=args.out / "audit-first", apply=True, workers=1)

@@ -32,6 +32,7 @@ from basinguard.similarity.structure import Structure
 from basinguard.similarity.thresholds import from_samples
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.tinyworld.scenes import KINDS, Caption, all_captions, draw_scene
+from basinguard.tinyworld.tasks import TASKS
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import ReadingOptions
@@ -79,7 +80,7 @@ def main() -> None:
 
 def s1(data: Path) -> Scenario:
     """A small set with a caption of its own for each image, two of them stored twice."""
-    train, _ = write_demo_folder(data)
+    train, _ = write_demo_folder(data, TASKS["scenes"])
     texts = {json.loads(line)["text"] for line in (train / "metadata.jsonl").read_text("utf-8").splitlines()}
     captions = [c for c in all_captions() if str(c) in texts]
     return Scenario(train, train, updates=520, heldout=fresh(data, [(str(c), c) for c in captions]))

@@ -235,6 +235,13 @@ def test_an_option_of_the_old_shape_or_misspelt_is_one_line_with_the_nearest(tmp
     assert capsys.readouterr().err == f"basinguard fit: unknown option {nearest}\n"
 
 
+@pytest.mark.parametrize(("wrong", "nearest"), [("dry-rn", "dry-run"), ("anywy", "anyway"), ("confg", "config")])
+def test_a_misspelt_flag_of_the_verb_itself_is_named(capsys, wrong, nearest):
+    with pytest.raises(SystemExit):
+        fit_cli(["--config", str(CONFIGS[0]), f"--{wrong}"])
+    assert capsys.readouterr().err == f"basinguard fit: unknown option {wrong!r}; the nearest is {nearest}\n"
+
+
 def test_a_misspelt_option_is_named(capsys):
     with pytest.raises(SystemExit):
         fit_cli(["--config", str(CONFIGS[0]), "--model.init_args.rnak=4"])

@@ -16,7 +16,7 @@ from basinguard.core.files import write_bytes
 from basinguard.curation import analysis, scan, trainer_configs
 from basinguard.curation.curate import curate
 from basinguard.curation.manifest import MANIFEST, Curation
-from basinguard.curation.trainer_configs import TrainerSettings
+from basinguard.curation.trainer_settings import TrainerSettings
 
 KOHYA_GENERAL, KOHYA_DATASET = {"enable_wildcard"}, {"resolution", "enable_bucket", "subsets"}
 KOHYA_SUBSET = {"image_dir", "metadata_file", "num_repeats"}

@@ -76,9 +76,9 @@ def test_without_a_critical_scale_the_coefficients_learnt_without_it_are_used(mo
 
 
 def test_where_a_run_stands_survives_json_and_reads_as_text():
-    standing = run_status([base(), risen(9)], ALLOWED, ["what nobody measured"])
-    assert type(standing).from_json(standing.to_json()) == standing
-    text = str(standing)
+    status = run_status([base(), risen(9)], ALLOWED, ["what nobody measured"])
+    assert type(status).from_json(status.to_json()) == status
+    text = str(status)
     assert text.startswith("**basin forming**, risk under plain CFG 0.00")
     for words in ("Forecast: breach in", "- for plain CFG, epoch 9", "- not known: what nobody measured"):
         assert words in text

@@ -26,7 +26,7 @@ from basinguard.training.distributed import Sharded, Team, TeamFailure
 from basinguard.training.guarded_run import GuardedRun
 from support.guarded_runs import CONTROL, fit, make_guard, untimed
 
-PLAN = ProbePlan(captions=4, seeds=5, timesteps=2, scale=3.0)
+PLAN = ProbePlan(captions=4, seeds=5, timesteps=2, scale=3.0, taught=False)
 
 
 def make_run(pictures: str, plan: ProbePlan = PLAN) -> GuardedRun:

@@ -33,9 +33,9 @@ from basinguard.sessions.verification import read_rules
 from basinguard.similarity.structure import Structure
 from basinguard.training.accelerate import LoopGuard
 from basinguard.training.data import ImageFolder
+from basinguard.training.guard_options import BreachResponse, Interventions
 from basinguard.training.guarded_run import GuardedRun
 from basinguard.training.lightning import MemorizationGuard
-from basinguard.training.options import BreachResponse, Interventions
 from basinguard.training.requirements import require_parts, require_whole_weights
 from support.guarded_runs import picture_folder
 

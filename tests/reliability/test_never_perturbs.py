@@ -8,8 +8,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from basinguard.guard.guard import Guard
 from basinguard.training.callback import GuardHooks
+from basinguard.training.guard_options import ControlGroup
 from basinguard.training.lightning import MemorizationGuard
-from basinguard.training.options import ControlGroup
 from support.guarded_runs import TERMS, Spy, digest, fit, make_guard, picture_folder, state_of
 
 TRAINING = {

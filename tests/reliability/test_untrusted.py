@@ -57,7 +57,7 @@ RECORD = Record(
     seeds=(1, 2), base="owner/name", weights_sha256=SHA, dataset_sha256=SHA, versions={"torch": "2"}, history=(REPORT,),
 )  # fmt: skip
 FORM = json.loads(RECORD.to_json())
-GUARD = GuardFile(standing=run_status([REPORT], 0.1), history=(REPORT,)).to_json()
+GUARD = GuardFile(status=run_status([REPORT], 0.1), history=(REPORT,)).to_json()
 SCHEDULER = {"_class_name": "DDIMScheduler", "basinguard": RECORD.to_json(), "prediction_type": "epsilon"}
 RULES = {"a": {"rule": "switch_at", "transition": [500.0], "before": 0.0, "after": 7.5},
          "b": {"rule": "switch_after", "detector": {"depth": 0.1}, "before": 0.0, "after": None}}  # fmt: skip

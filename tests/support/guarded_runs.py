@@ -15,12 +15,12 @@ from PIL import Image
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.guard.plan import ProbePlan
 from basinguard.training.data import ImageFolder
+from basinguard.training.guard_options import ControlGroup
 from basinguard.training.lightning import MemorizationGuard
-from basinguard.training.options import ControlGroup
 
 from .fine_tunes import fine_tune
 
-PLAN = ProbePlan(captions=2, seeds=1, timesteps=2, scale=3.0)
+PLAN = ProbePlan(captions=2, seeds=1, timesteps=2, scale=3.0, taught=False)
 CONTROL = ControlGroup(["a blue box"])
 TERMS = CalibrationTerms(pairs=4, before=(0.0,), transitions=(600.0,), alpha=0.5)
 

@@ -10,8 +10,8 @@ from basinguard.training.data import ImageFolder
 from basinguard.training.epoch_order import EpochOrder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import FramingOptions
+from basinguard.training.guard_options import BreachResponse, Interventions
 from basinguard.training.loss_filters import Both, LargeGap, LowLoss, filtered_mean
-from basinguard.training.options import BreachResponse, Interventions
 from support.guarded_runs import Spy, digest, fit, make_guard, picture_folder
 from support.reports import near, report
 from support.scripted_probes import COPYING, QUIET, scripted

@@ -76,7 +76,10 @@ def test_an_unreadable_image(tiny_pipeline_dir, scene_folder, damage, word):
 
 def test_fewer_images_than_the_probe_asks_for(tiny_pipeline_dir, scene_folder):
     message = refusal(tiny_pipeline_dir, scenes(scene_folder), probe_images=16)
-    assert "probe 16 training images, but there are 6; lower its `captions` (--trainer.callbacks.captions 6 " in message
+    assert (
+        "probe 16 training images, but there are 6; lower its `captions` (--trainer.callbacks.plan.captions 6 "
+        in message
+    )
 
 
 def test_a_caption_longer_than_the_tokenizer_takes(tiny_pipeline_dir, scene_folder):

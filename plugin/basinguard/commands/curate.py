@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..curation.trainer_settings import TrainerSettings
+
 if TYPE_CHECKING:
     from ..curation.curate import Outcome
 
@@ -17,8 +19,7 @@ def curate(
     heldout: Path | None = None,
     allow_list: Path | None = None,
     apply: bool = False,
-    repeats: int = 1,
-    resolution: int = 768,
+    trainer: TrainerSettings = TrainerSettings(),
     workers: int | None = None,
     from_run: Path | None = None,
     progress: bool = False,
@@ -31,8 +32,7 @@ def curate(
         heldout: a folder of held-out images; pictures in both are leaks.
         allow_list: refusals of earlier runs, as the report downloads them.
         apply: also write metadata.curated.jsonl into the image folder; without it this is a dry run.
-        repeats: how often an epoch shows an image.
-        resolution: training resolution for the trainer configs, in pixels.
+        trainer: how the set will be trained, for the trainer configs.
         workers: processes that read images; all cores by default.
         from_run: a guarded run, export or audit of a model trained on this folder: acts on what it memorized.
         progress: say how far it is on standard error.
@@ -42,7 +42,6 @@ def curate(
         ValueError: no image that can be used, or an argument out of range.
     """
     from ..curation.curate import curate
-    from ..curation.trainer_configs import TrainerSettings
 
     return curate(
         source,
@@ -50,7 +49,7 @@ def curate(
         heldout=heldout,
         allow_list=allow_list,
         apply=apply,
-        trainer=TrainerSettings(repeats, resolution),
+        trainer=trainer,
         workers=workers,
         from_run=from_run,
         progress=progress,

@@ -17,7 +17,8 @@ from .folder import Folder, Problem, read_folder
 from .manifest import MANIFEST, Curation, manifest_lines
 from .report import render_report, summarize
 from .scan import Scan, scan_images
-from .trainer_configs import TrainerSettings, kohya_files, simpletuner_files
+from .trainer_configs import kohya_files, simpletuner_files
+from .trainer_settings import TrainerSettings
 
 if TYPE_CHECKING:
     from .outliers import Scorer
@@ -58,8 +59,7 @@ def curate(
     """Looks for what a fine-tune would memorize, and writes proposals beside the sources, never into them.
 
     Args:
-        source, out, heldout, allow_list, apply, workers, from_run, progress: as in `commands.curate`.
-        trainer: what the trainer configs say, and how often an image is shown.
+        source, out, heldout, allow_list, apply, trainer, workers, from_run, progress: as in `commands.curate`.
         scorer: a CLIP model that looks for captions which do not say what the image shows, such as
             `similarity.clip_score.ClipScore`; None leaves that out.
 

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from .decisions import Decision
 from .folder import Item
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """How the set will be trained: how often an epoch shows an image, and the resolution in pixels."""
-
-    repeats: int = 1
-    resolution: int = 768
 
 
 def kohya_files(directory: Path, out: Path, decisions: Sequence[Decision], *, resolution: int) -> dict[str, bytes]:

@@ -34,6 +34,7 @@ class Coverage:
         heldout: also measure the gap of held-out prompts.
         scales: also measure the critical scales that the plan asks for.
         sample_heldout: also sample held-out captions, whatever it costs.
+        taught: sample some of them to see what was taught, where that is measured.
         precision: what the budget bought, in words.
     """
 
@@ -44,6 +45,7 @@ class Coverage:
     heldout: bool = True
     scales: bool = True
     sample_heldout: bool = True
+    taught: bool = True
     precision: str = ""
 
 
@@ -92,8 +94,8 @@ class Spending:
         self.account.balance -= seconds if epoch >= 0 else 0.0
         self.left_at = time.monotonic()
 
-    def costs(self, model: Model, training: TrainingSet) -> ProbeCosts:
-        """What a probe of this model may consist of."""
+    def costs(self, model: Model, training: TrainingSet, taught: int = 0) -> ProbeCosts:
+        """What a probe of this model may consist of; `taught` samples of held-out prompts beside the others."""
         path = path_of(model.schedule, model.schedule.grid(self.plan.timesteps), self.plan.solver)
         images = min(self.plan.critical_scales, len(training.captions))
         held = 0 if training.heldout_images is None else min(self.plan.critical_scales, len(training.heldout))
@@ -104,8 +106,10 @@ class Spending:
             self.plan.seeds,
             evaluations=len(path.nodes),
             heldout=len(training.heldout),
-            pool=max(SEEDS, self.plan.seeds),
+            pool=max(SEEDS, self.plan.seeds) + max(training.rank_of) * self.plan.seeds,
+            noises=min(SEEDS, 1 + max(training.rank_of)),
             scales=images + held,
+            taught=taught,
             unit=max(1, self.plan.chunk // 8) if timed else 1,  # batches are padded: a row more may cost nothing
         )
 
@@ -126,6 +130,7 @@ class Spending:
             heldout=bought.heldout,
             scales=bought.scales > 0,
             sample_heldout=False,
+            taught=bought.taught,
             precision=bought.precision(self.plan.timesteps, len(everything)),
         )
 
@@ -154,6 +159,7 @@ class Spending:
             "samples": costs.samples(pairs),
             "exits": costs.trunk(pairs) + max(0, searched),
             "scales": evaluated.get("scales", 0),
+            "taught": costs.samples(costs.taught) if "taught" in seconds else 0,
         }
         self.account.learn(seconds, rows)
 

@@ -27,11 +27,13 @@ from ..core.report import Report
 from ..diffusion.model import Model
 from ..similarity.copy_detector import CopyDetector
 from ..similarity.embedder import Embedder
+from ..similarity.feature_sets import FeatureSet
 from .coverage import Agree, Spending, spread
 from .measured_model import Instruments, ScoreAlignment, ScoreFidelity, guided_model
 from .measures import Measures
 from .plan import ProbePlan
 from .probe import Probe
+from .taught import TaughtLedger, refuse_copied_truth, taught_prompts, taught_samples
 from .training_set import TrainingSet
 
 
@@ -58,6 +60,7 @@ class Guard:
             exists.
         score_fidelity: how far each image [B, 3, H, W] looks like the subject or style that is taught, [B], higher is
             better; asked about samples of held-out prompts.
+        feature_sets: the rulers of what was taught, as `rulers.feature_sets` gives them; none leaves it unmeasured.
 
     Attributes:
         history: every report so far.
@@ -71,6 +74,7 @@ class Guard:
         plan: ProbePlan | None = None,
         score_alignment: ScoreAlignment | None = None,
         score_fidelity: ScoreFidelity | None = None,
+        feature_sets: Sequence[FeatureSet] = (),
     ) -> None:
         self.training, self.embedder, self.plan = training, embedder, plan or ProbePlan()
         self.score_alignment, self.score_fidelity = score_alignment, score_fidelity
@@ -80,6 +84,9 @@ class Guard:
                 f"set captions={len(training.captions)} or less"
             )
         self.copy_detector = CopyDetector(training.images, training.captions, embedder)
+        self.ledger = TaughtLedger(training, feature_sets) if feature_sets else None
+        if self.ledger is not None:
+            refuse_copied_truth(training, self.copy_detector)
         self.history: list[Report] = []
         self.spending = Spending(self.plan)
         self.base, self.latest = Measures(), Measures()
@@ -153,11 +160,11 @@ class Guard:
         _check_size(self.training, model)
         if epoch < 0 and self._needs_control_images(model):
             self._take_control_images(self._draw_control_images(model))
-        costs = self.spending.costs(model, self.training)
+        costs = self.spending.costs(model, self.training, self._taught_samples())
         coverage = self.spending.coverage(costs, epoch, start, agree)
         if coverage is not None:
             instruments = Instruments(
-                self.copy_detector, self.training, self.plan, self.score_alignment, self.score_fidelity
+                self.copy_detector, self.training, self.plan, self.score_alignment, self.score_fidelity, self.ledger
             )
             probe = Probe(instruments, model, coverage, None if epoch < 0 else self.base)
             report = probe.report(epoch, train_step, start)
@@ -173,6 +180,13 @@ class Guard:
     def affords(self, name: str) -> bool:
         """Whether what is left of a budget of time pays for one more picture."""
         return self.spending.affords(name, self.history[-1].epoch)
+
+    def _taught_samples(self) -> int:
+        """Samples of held-out prompts that a probe draws only to see what was taught."""
+        if self.ledger is None or taught_prompts(self.training) != self.training.heldout:
+            return 0
+        prompts, each = taught_samples(self.training)
+        return len(prompts) * each
 
     def _needs_control_images(self, model: Model) -> bool:
         training = self.training
@@ -201,7 +215,7 @@ class Guard:
         captions = [self.training.captions[i] for i in rows]
         guided, pairs = (
             self.guided_model(model, captions),
-            pairs_of(len(rows), [seed_table.PROBE], 1, model.latent_shape),
+            pairs_of(len(rows), [seed_table.PROBE], 1, model.latent_shape, ranks=self.training.rank_of[: len(rows)]),
         )
         columns = {"training image": self.training.images[rows]}
         columns["plain CFG"] = model.decode(run_plain(guided, pairs).ends)
@@ -218,22 +232,27 @@ class Guard:
         state: dict[str, Any] = {"history": [report.to_json() for report in self.history], "memory": json.dumps(memory)}
         if self.training.stand_in and self.training.heldout_images is not None:
             state["control images"] = (self.training.heldout_images * 255).round().to(torch.uint8)
+        if self.ledger is not None:
+            state["taught"] = self.ledger.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes the history of an interrupted run.
 
         Raises:
-            ValueError: the state has no history, or one that does not parse.
+            ValueError: the state has no history or no memory, or one that does not parse.
         """
-        if "history" not in state:
-            raise ValueError(f"guard state has no 'history'; its keys are {sorted(state)}")
+        for key in ("history", "memory"):
+            if key not in state:
+                raise ValueError(f"guard state has no {key!r}, its keys are {sorted(state)}: begin the run anew")
         self.history = [Report.from_json(text) for text in state["history"]]
-        memory = json.loads(state.get("memory", "{}"))
+        memory = json.loads(state["memory"])
         tables = memory.get("base", {})
         self.base = Measures(**{name: {int(i): float(v) for i, v in table.items()} for name, table in tables.items()})
         if "control images" in state and self.training.stand_in:
             self._take_control_images(state["control images"])
+        if self.ledger is not None:
+            self.ledger.load_state_dict(state.get("taught", {}))
         self.spending.load_state_dict(memory)
 
 

@@ -20,6 +20,7 @@ from ..diffusion.model import Model
 from ..similarity.copy_detector import CopyDetector
 from .critical_scale_stage import ENCODED
 from .plan import ProbePlan
+from .taught import TaughtLedger
 from .training_set import TrainingSet
 
 ScoreAlignment = Callable[[Tensor, Sequence[str]], Tensor]
@@ -45,6 +46,7 @@ class Instruments:
         plan: sampler, scale and alpha.
         score_alignment: agreement of images and captions.
         score_fidelity: how far each image looks like the subject or style that is taught.
+        ledger: what was taught is measured with; None where it is not.
     """
 
     copy_detector: CopyDetector
@@ -52,6 +54,7 @@ class Instruments:
     plan: ProbePlan
     score_alignment: ScoreAlignment | None = None
     score_fidelity: ScoreFidelity | None = None
+    ledger: TaughtLedger | None = None
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,14 @@ class Drawn:
 
     @property
     def clusters(self) -> list[int]:
-        """The caption of each sample, by its place in `captions`."""
-        return self.pairs.prompt.tolist()
+        """The caption of each sample, by the first place in `captions` that says the same."""
+        words = [" ".join(text.lower().split()) for text in self.texts]
+        return [words.index(text) for text in words]
 
     @property
     def texts(self) -> list[str]:
         """The caption of each sample."""
-        return [self.captions[k] for k in self.clusters]
+        return [self.captions[k] for k in self.pairs.prompt.tolist()]
 
     @property
     def similarity_p95(self) -> Estimate:

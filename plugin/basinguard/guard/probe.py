@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..basin.curves import mean_log_width, mean_width, median_exit, risk_curve, static_transition
 from ..basin.exit_search import ExitSearch
-from ..basin.gap import caption_gaps
+from ..basin.gap import pair_gaps
 from ..basin.trajectories import pairs_of
 from ..core import seeds as seed_table
 from ..core import stats
@@ -23,8 +25,8 @@ from .coverage import SEEDS, Coverage
 from .critical_scale_stage import Scales, measure_scales
 from .measured_model import Drawn, Instruments, MeasuredModel
 from .measures import Measures, compare_rises, mean_rise
+from .taught import taught_prompts, taught_samples
 
-GAP_SEEDS = (seed_table.PROBE,)
 WORST = 10  # captions named in a report
 
 
@@ -41,6 +43,7 @@ class Probe:
         now: what was found for every caption and image.
         seconds: of each stage.
         count: rows that went through the network in each stage.
+        taught: what samples of the one training caption showed of what was taught, where there is but one.
     """
 
     def __init__(self, instruments: Instruments, model: Model, coverage: Coverage, base: Measures | None) -> None:
@@ -49,6 +52,7 @@ class Probe:
         self.count, self.now = EvaluationCount(), Measures()
         self.base = self.now if base is None else base
         self.seconds: dict[str, float] = {}
+        self.taught: dict[str, Any] = {}
         self.model, self.measured = model, MeasuredModel(instruments, model, self.count)
 
     @property
@@ -63,14 +67,11 @@ class Probe:
             epoch, train_step: which weights these are.
             start: when the probe began, on the monotonic clock.
         """
-        samples, basin, groups, widths = self._sampled()
+        samples, basin, groups, widths = self._sampled(epoch)
         with self.count.stage("gap"):
             gaps = self._gaps()
-        heldout = Heldout()
-        if self.coverage.sample_heldout and self.training.heldout and not self.training.stand_in:
-            with self._stage("heldout"):  # stand-ins are there for the alarms alone
-                heldout, group = self._heldout()
-                groups = (*groups, group)
+        heldout, more = self._heldout(epoch)
+        groups = (*groups, *more)
         with self._stage("scales"):
             scales = self._scales()
         seconds = time.monotonic() - start
@@ -99,13 +100,15 @@ class Probe:
             yield
         self.seconds[name] = time.monotonic() - begin
 
-    def _sampled(self) -> tuple[Samples, Basin, tuple[Group, ...], dict[int, list[float]]]:
+    def _sampled(self, epoch: int) -> tuple[Samples, Basin, tuple[Group, ...], dict[int, list[float]]]:
         """The samples of the captions covered and, where it asks for them, their exits."""
         if not self.coverage.sampled:
             return Samples(), Basin(), (), {}
         with self._stage("samples"):
             drawn = self._draw_training()
             samples = self._samples(drawn)
+            if len(taught_prompts(self.training)) == 1:  # the caption that was trained: these are its samples
+                self.taught = self._taught(drawn, epoch)
         if not self.coverage.resolution:
             return samples, Basin(), (), {}
         with self._stage("exits"):
@@ -117,7 +120,8 @@ class Probe:
         captions = [self.training.captions[i] for i in self.coverage.sampled]
         model, anchors = self.measured.guided(captions), self.measured.anchors(captions)
         shape, own = self.model.latent_shape, self.plan.seeds
-        pairs = pairs_of(self.coverage.sampled, self.seeds, self.coverage.seeds, shape, stride=own)
+        ranks = [self.training.rank_of[i] for i in self.coverage.sampled]
+        pairs = pairs_of(self.coverage.sampled, self.seeds, self.coverage.seeds, shape, stride=own, ranks=ranks)
         return self.measured.draw(captions, model, pairs, anchors)
 
     def _samples(self, drawn: Drawn) -> Samples:
@@ -140,57 +144,91 @@ class Probe:
             reproduced=self.copy_detector.is_own_copy(drawn.matches, drawn.texts),
         )  # fmt: skip
         exits = search.exits(order_checks=self.plan.order_checks, resolution=self.coverage.resolution)
-        timesteps = drawn.model.timesteps
+        timesteps, clusters = drawn.model.timesteps, drawn.clusters
         return Basin(
-            width=mean_width(exits),
-            log_width=mean_log_width(exits, float(drawn.model.schedule.sigma(timesteps[0]))),
-            exit=median_exit(exits),
+            width=mean_width(exits, clusters),
+            log_width=mean_log_width(exits, float(drawn.model.schedule.sigma(timesteps[0])), clusters),
+            exit=median_exit(exits, clusters),
             transition=static_transition(exits, timesteps, self.plan.alpha),
             risk_uncond=self.measured.risk_uncond(search),
-            curve=tuple(risk_curve(exits, timesteps)),
+            curve=tuple(risk_curve(exits, timesteps, clusters)),
             exits=tuple(exits),
         )
 
     def _gaps(self) -> Gaps:
         """Gap of training and held-out captions, and what they say against the base."""
         control = range(len(self.training.heldout)) if self.coverage.heldout else ()
-        self.now.gaps = train = self._gap_of(self.coverage.gaps, self.training.captions)
-        self.now.heldout = heldout = self._gap_of(control, self.training.heldout)
-        contrast = compare_rises(train, self.base.gaps, heldout, self.base.heldout)
+        first = self.training.first_of
+        self.now.gaps = train = self._gap_of(self.coverage.gaps, self.training.captions, self.training.rank_of)
+        self.now.heldout = heldout = self._gap_of(control, self.training.heldout, [0] * len(self.training.heldout))
+        contrast = compare_rises(train, self.base.gaps, heldout, self.base.heldout, first)
         return Gaps(
-            train=stats.cluster_bootstrap(list(train.values()), list(train)),
+            train=stats.cluster_bootstrap(list(train.values()), [first[i] for i in train]),
             heldout=stats.cluster_bootstrap(list(heldout.values()), list(heldout)) if heldout else None,
-            since_base=mean_rise(train, self.base.gaps),
+            since_base=mean_rise(train, self.base.gaps, first),
             excess=contrast.excess if contrast else None,
             auc=contrast.auc if contrast else None,
         )
 
-    def _gap_of(self, rows: Sequence[int], texts: Sequence[str]) -> dict[int, float]:
+    def _gap_of(self, rows: Sequence[int], texts: Sequence[str], ranks: Sequence[int]) -> dict[int, float]:
+        """Gap of captions, by index; those that say the same take turns at a few noises."""
         if not rows:
             return {}
-        gaps = caption_gaps(
-            self.measured.guided([texts[i] for i in rows]), len(rows), GAP_SEEDS, self.model.latent_shape
-        )
-        return dict(zip(rows, gaps.mean(1).tolist(), strict=True))
+        seed = torch.tensor([seed_table.PROBE + ranks[i] % SEEDS for i in rows])
+        model, shape = self.measured.guided([texts[i] for i in rows]), self.model.latent_shape
+        gaps = pair_gaps(model, torch.arange(len(rows)), seed, shape)
+        return dict(zip(rows, gaps.tolist(), strict=True))
 
-    def _heldout(self) -> tuple[Heldout, Group]:
-        """Do captions that the model never saw fall into training images too, and what do they give?"""
-        prompts, score = self.training.heldout, self.instruments.score_fidelity
-        pairs = pairs_of(len(prompts), self.seeds, 1, self.model.latent_shape)
-        drawn = self.measured.draw(prompts, self.measured.guided(prompts), pairs)
-        part = Heldout(
+    def _heldout(self, epoch: int) -> tuple[Heldout, tuple[Group, ...]]:
+        """What captions give that the model never saw; of stand-ins, and within a budget, only what was taught."""
+        prompts = self.training.heldout
+        full = self.coverage.sample_heldout and bool(prompts) and not self.training.stand_in
+        if not full and not (self.coverage.taught and self._asks_heldout):
+            return Heldout(**self.taught), ()
+        with self._stage("taught"):
+            chosen, each = (prompts, 1) if full else taught_samples(self.training)
+            pairs = pairs_of(len(chosen), self.seeds, each, self.model.latent_shape)
+            drawn = self.measured.draw(chosen, self.measured.guided(chosen), pairs)
+            taught = self.taught or self._taught(drawn, epoch)
+        if not full:
+            return Heldout(**taught), ()
+        with self._stage("heldout"):
+            return self._followed(drawn, taught), (self._fallen(drawn),)
+
+    @property
+    def _asks_heldout(self) -> bool:
+        return self.instruments.ledger is not None and taught_prompts(self.training) == self.training.heldout != ()
+
+    def _taught(self, drawn: Drawn, epoch: int) -> dict[str, Any]:
+        """What these samples show of what was taught, as a report has it; the base model's are what it is held to."""
+        ledger = self.instruments.ledger
+        if ledger is None:
+            return {}
+        if epoch < 0:
+            ledger.take_base(drawn.images, drawn.texts)
+        result = ledger.measure(self.model, drawn.images, drawn.texts, self.copy_detector.copied(drawn.matches))
+        if result is None:
+            return {}
+        return {"taught": result.value, "taught_rulers": tuple(result.rulers.items()), "taught_problem": result.reason}
+
+    def _followed(self, drawn: Drawn, taught: dict[str, Any]) -> Heldout:
+        score = self.instruments.score_fidelity
+        return Heldout(
             similarity_p95=drawn.similarity_p95,
             alignment=self.measured.alignment(drawn),
             fidelity=stats.cluster_bootstrap(score(drawn.images), drawn.clusters) if score else None,
+            **taught,
         )
+
+    def _fallen(self, drawn: Drawn) -> Group:
+        """Do captions that the model never saw fall into training images too?"""
         copied = self.copy_detector.copied(drawn.matches)
-        group = Group(
+        return Group(
             name="heldout",
-            captions=len(prompts),
-            risk=stats.rate(copied, pairs.prompt),
-            width=stats.cluster_bootstrap(self._widths(drawn, copied), pairs.prompt),
+            captions=len(drawn.captions),
+            risk=stats.rate(copied, drawn.clusters),
+            width=stats.cluster_bootstrap(self._widths(drawn, copied), drawn.clusters),
         )
-        return part, group
 
     def _widths(self, drawn: Drawn, copied: Tensor) -> list[float]:
         """Basin width of each sample: of whichever training image it fell into; 0 where it fell into none."""
@@ -207,15 +245,16 @@ class Probe:
     def _groups(self, drawn: Drawn, exits: Sequence[Exit]) -> Iterator[Group]:
         """Captions of one image, and of several."""
         copied = self.copy_detector.copied(drawn.matches)
+        together = drawn.clusters
         for name, several in (("unique", False), ("duplicated", True)):
             rows = [r for r, text in enumerate(drawn.texts) if (self.training.count(text) > 1) == several]
             if rows:
-                clusters = [exits[r].caption for r in rows]
+                clusters = [together[r] for r in rows]
                 yield Group(
                     name=name,
                     captions=len(set(clusters)),
                     risk=stats.rate(copied[rows], clusters),
-                    width=mean_width([exits[r] for r in rows]),
+                    width=mean_width([exits[r] for r in rows], clusters),
                 )
 
     def _scales(self) -> Scales:

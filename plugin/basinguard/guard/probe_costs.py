@@ -11,6 +11,7 @@ from ..core.stats import wilson
 from .budget import STAGES
 
 LEAST_PAIRS = 2  # below this samples say nothing
+TAUGHT_SHARE = 1 / 3  # of what the gap leaves, at most, for samples that show what was taught
 LEAST_SEARCHED = 4  # and below this exits
 SCALE_EVALS = 320  # most evaluations that one critical scale takes: 10 halvings of 16, with the caption and without
 EVALUATIONS: Mapping[str, float] = MappingProxyType(dict.fromkeys(STAGES, 1.0))  # prices where evaluations are counted
@@ -26,9 +27,11 @@ class ProbeCosts:
         seeds: most samples of each caption.
         evaluations: of one row from noise to image.
         heldout: held-out prompts, whose gap is the control.
-        pool: seeds that captions share: unguided trajectories, at most.
+        pool: seeds that captions share, and those of captions that say the same: unguided trajectories, at most.
         scales: images whose critical scale is asked for.
+        taught: samples of held-out prompts that show what was taught.
         unit: rows come in multiples of this; 1 counts evaluations instead of time.
+        noises: on which gaps are measured: one, or more where captions say the same.
     """
 
     captions: int
@@ -38,11 +41,14 @@ class ProbeCosts:
     heldout: int = 0
     pool: int = 8
     scales: int = 0
+    taught: int = 0
     unit: int = 1
+    noises: int = 1
 
     def gap(self, captions: int, heldout: bool = True) -> int:
         """Rows for the gap of so many captions, and of the held-out prompts."""
-        return self._full(captions + 1) + (self._full(self.heldout + 1) if heldout and self.heldout else 0)
+        control = self._full(self.heldout + 1) if heldout and self.heldout else 0
+        return self._full(captions + min(self.noises, captions)) + control
 
     def samples(self, pairs: int) -> int:
         """Rows for plain CFG of so many pairs."""
@@ -72,6 +78,7 @@ class AffordableProbe:
         resolution: grid positions an exit may be left open by; 0 where exits are not looked for.
         scales: images whose critical scale is measured.
         heldout: whether the gap of held-out prompts is measured too.
+        taught: whether held-out prompts are sampled to see what was taught.
         missing: how many times this budget the least search for exits takes; 0 where it was bought.
     """
 
@@ -81,6 +88,7 @@ class AffordableProbe:
     resolution: int = 0
     scales: int = 0
     heldout: bool = True
+    taught: bool = False
     missing: float = 0.0
 
     @property
@@ -112,6 +120,8 @@ class AffordableProbe:
             )
         if self.scales:
             parts.append(f"critical scale of {self.scales} images")
+        if self.taught:
+            parts.append("what was taught")
         if self.missing:
             parts.append(f"exits take {self.missing:.2g} times this budget: raise it, or probe less often")
         return "; ".join(parts)
@@ -125,7 +135,8 @@ def affordable_probe(
     The gap comes first, because it warns earliest and costs one evaluation a caption; held-out prompts, its control,
     are left out where nothing would remain for captions. Then samples with their exits, more captions before more
     seeds and a finer search last; where exits are too dear, samples alone, which tell the risk. What is left goes to
-    critical scales, where the plan asks for them.
+    critical scales, where the plan asks for them. Samples that show what was taught come right after the gap, where
+    they take no more than a third of what it leaves.
 
     Args:
         allowance: what may be spent, in seconds or evaluations.
@@ -138,6 +149,9 @@ def affordable_probe(
     if gaps < least:
         return None
     left = allowance - costs.gap(gaps, heldout) * prices["gap"]
+    taught = costs.samples(costs.taught) * prices["taught"] if costs.taught else 0.0
+    taught = taught if taught <= TAUGHT_SHARE * left else 0.0
+    left -= taught
     most, searched = costs.captions * costs.seeds, min(LEAST_SEARCHED, costs.captions * costs.seeds)
 
     def with_exits(resolution: int) -> Callable[[int], float]:
@@ -153,10 +167,11 @@ def affordable_probe(
         alone = _most(most, lambda n: costs.samples(n) * prices["samples"], left)
         pairs, resolution = alone if alone >= min(LEAST_PAIRS, most) else 0, 0
         spent = costs.samples(pairs) * prices["samples"]
-        missing = (costs.gap(gaps, heldout) * prices["gap"] + with_exits(8)(searched)) / allowance
+        missing = (costs.gap(gaps, heldout) * prices["gap"] + taught + with_exits(8)(searched)) / allowance
     captions = min(costs.captions, pairs)
     scales = costs.scales if costs.scales * SCALE_EVALS * prices["scales"] <= left - spent else 0
-    return AffordableProbe(gaps, captions, pairs // captions if captions else 0, resolution, scales, heldout, missing)
+    seeds = pairs // captions if captions else 0
+    return AffordableProbe(gaps, captions, seeds, resolution, scales, heldout, taught > 0, missing)
 
 
 def _most(count: int, cost: Callable[[int], float], allowance: float) -> int:

@@ -44,7 +44,7 @@ class GuardFile(Schema):
     """`guard.json`: everything a run knows about itself so far."""
 
     schema_version: Literal[2] = 2
-    standing: RunStatus
+    status: RunStatus
     history: tuple[Report, ...]
 
 

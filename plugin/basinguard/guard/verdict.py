@@ -15,9 +15,10 @@ from ..core.estimate import Estimate
 from ..core.report import Report, last_search, measured
 from ..core.schema import Schema
 
-State = Literal["unknown", "safe", "basin forming", "memorizing", "too late for delayed guidance"]
+State = Literal["unknown", "has not learnt yet", "safe", "basin forming", "memorizing", "too late for delayed guidance"]
 LEVELS: dict[State, int] = {
     "unknown": -1,
+    "has not learnt yet": 0,
     "safe": 0,
     "basin forming": 1,
     "memorizing": 2,
@@ -32,8 +33,10 @@ class Verdict(Schema):
     """What the newest probe says.
 
     Attributes:
-        state: "safe"; "basin forming" while early alarms are up and plain CFG keeps the allowed risk; "memorizing" when
-            it does not; "too late for delayed guidance" when no transition keeps it either; "unknown".
+        state: "safe"; "has not learnt yet" while its samples are surely further from what is taught than the base
+            model's, as those of early updates are; "basin forming" while early alarms are up and plain CFG keeps the
+            allowed risk; "memorizing" when it does not; "too late for delayed guidance" when no transition keeps it
+            either; "unknown".
         epoch: of the probe that was judged; None where there was none.
         evidence: the numbers it rests on, in words; for "unknown", what is missing.
         confidence: that the state is right, in [0.5, 1], from the interval of the number that decided; None for
@@ -81,18 +84,22 @@ def judge(history: Sequence[Report], alpha: float) -> Verdict:
         return Verdict(state="unknown", epoch=last.epoch if last else None, evidence=(missing,))
     if last.samples.risk is None:
         return _unsampled(history, alpha)
-    risk = last.samples.risk
+    risk, taught = last.samples.risk, last.heldout.taught
     summary = f"risk under plain CFG {_share(risk)} against {alpha:g} allowed"
+    learnt = (f"taught {taught} (0 = base model, 1 = true images)",) if taught and last.epoch >= 0 else ()
     if risk.value > alpha:
         late = _too_late(last, alpha)
         state: State = "too late for delayed guidance" if late else "memorizing"
-        evidence = (summary, *(late or _still(history)))
+        evidence = (summary, *learnt, *(late or _still(history)))
         return Verdict(state=state, epoch=last.epoch, evidence=evidence, confidence=sureness(risk, alpha))
     alarms = early_alarms(last, measured(history)[0])
     if alarms:
-        evidence, confidence = (summary, *alarms), max(alarms.values())
+        evidence, confidence = (summary, *learnt, *alarms), max(alarms.values())
         return Verdict(state="basin forming", epoch=last.epoch, evidence=evidence, confidence=confidence)
-    return Verdict(state="safe", epoch=last.epoch, evidence=(summary,), confidence=sureness(risk, alpha))
+    if learnt and taught is not None and taught.high < 0:
+        sure = sureness(taught, 0.0)
+        return Verdict(state="has not learnt yet", epoch=last.epoch, evidence=(*learnt, summary), confidence=sure)
+    return Verdict(state="safe", epoch=last.epoch, evidence=(summary, *learnt), confidence=sureness(risk, alpha))
 
 
 def _unsampled(history: Sequence[Report], alpha: float) -> Verdict:

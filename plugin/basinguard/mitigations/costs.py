@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ..core.estimate import Estimate
 from ..core.schema import Schema
+from ..training.peak_memory import LiveBytes
 from .base import Mitigation, needs_base, sample
 from .testbed import Batch, Testbed
 
@@ -64,14 +61,14 @@ def costs(
             seconds, rows[mitigation.name] = _timed(testbed, mitigation, batch)
             if turn:
                 ratios[mitigation.name].append(seconds / reference)
-    reference_bytes = peak_bytes(testbed, plain, batch)
+    reference_bytes = sampling_bytes(testbed, plain, batch)
     return [
         Cost(
             mitigation=mitigation.name,
             intensity=mitigation.default,
             unet_evals=rows[mitigation.name] / len(batch),
             time_ratio=_range(ratios[mitigation.name]),
-            memory_ratio=peak_bytes(testbed, mitigation, batch) / reference_bytes,
+            memory_ratio=sampling_bytes(testbed, mitigation, batch) / reference_bytes,
         )
         for mitigation in applying
     ]
@@ -107,7 +104,7 @@ def _range(ratios: list[float]) -> Estimate:
 
 
 @torch.no_grad()
-def peak_bytes(testbed: Testbed, mitigation: Mitigation, batch: Batch) -> int:
+def sampling_bytes(testbed: Testbed, mitigation: Mitigation, batch: Batch) -> int:
     """Most bytes held at once while a batch is sampled: by the allocator on an accelerator, else by living tensors."""
     mitigation.prepare(testbed)
     device = testbed.pipe.unet.device
@@ -117,45 +114,10 @@ def peak_bytes(testbed: Testbed, mitigation: Mitigation, batch: Batch) -> int:
         return int(torch.cuda.max_memory_allocated(device))
     used = testbed.unets if mitigation.requires is needs_base else [testbed.pipe.unet]
     own = [testbed.pipe.vae, testbed.pipe.text_encoder]
-    with Alive(_weights([*testbed.unets, *own])) as alive:
+    with LiveBytes() as living:
         sample(testbed, mitigation, mitigation.default, batch)
-    return sum(p.untyped_storage().nbytes() for p in _weights([*used, *own])) + alive.peak
+    return sum(p.untyped_storage().nbytes() for p in _weights([*used, *own])) + living.peak
 
 
 def _weights(modules: Sequence[torch.nn.Module]) -> list[torch.Tensor]:
     return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-
-
-class Alive(TorchDispatchMode):
-    """Adds up the storages that operations make and that are still referenced; `peak` is the most at once, in bytes.
-
-    Args:
-        ignored: tensors that were there before, such as weights: views of them add nothing.
-    """
-
-    def __init__(self, ignored: Sequence[torch.Tensor] = ()) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._counted: set[int] = {tensor.untyped_storage()._cdata for tensor in ignored}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs the operation and looks at what it made."""
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
-                self._see(leaf)
-        return out
-
-    def _see(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._counted:
-            return
-        self._counted.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, key, size)
-
-    def _gone(self, key: int, size: int) -> None:
-        self._counted.discard(key)
-        self.now -= size

@@ -12,7 +12,7 @@ from ..core.estimate import Estimate
 from ..core.report import Report
 from ..guard.checkpoint_selection import alignment_of, guarded_risk
 from ..guard.status import RunStatus
-from .style import BLUE, GREEN, GREY, LIMIT, VERMILLION, banded_line, not_measured, open_frame
+from .style import BLUE, GREEN, GREY, LIMIT, PURPLE, VERMILLION, banded_line, canvas, not_measured, open_frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +39,9 @@ def dashboard(history: Sequence[Report], status: RunStatus) -> Figure:
             ("guarded, training captions", BLUE, guarded_risk),
             ("empty prompt", GREEN, lambda r: r.basin.risk_uncond),
         ], status.alpha),
-        ("alignment and fidelity, plain CFG", [
-            ("alignment", BLUE, alignment_of), ("fidelity", GREEN, lambda r: r.heldout.fidelity),
+        ("taught, alignment, fidelity, plain CFG", [
+            ("taught", GREEN, lambda r: r.heldout.taught), ("alignment", BLUE, alignment_of),
+            ("fidelity", PURPLE, lambda r: r.heldout.fidelity),
         ], None),
         ("basin width", [("share of [0, T]", BLUE, lambda r: r.basin.width)], None),
         ("alarm: gap beyond held-out captions", [("excess", GREEN, lambda r: r.gaps.excess)], 0.0),
@@ -56,6 +57,28 @@ def dashboard(history: Sequence[Report], status: RunStatus) -> Figure:
     sure = f", confidence {verdict.confidence:.2f}" if verdict.confidence is not None else ""
     figure.suptitle(f"{verdict.state}{sure}", fontsize=13, fontweight="bold", x=0.01, ha="left")
     figure.supxlabel(f"epoch (-1 = base model); ship: {_ship(status)}", fontsize=9)
+    return figure
+
+
+def learning_figure(history: Sequence[Report], status: RunStatus) -> Figure:
+    """Copies and what was taught over the epochs on one chart, each in its interval, and the epochs to ship.
+
+    The dotted line is the epoch to ship with plain CFG, the dashed one the epoch to ship guarded; a number beyond the
+    picture stays beyond it.
+    """
+    figure, axes = canvas("epoch (-1 = base model)", "")
+    x = [report.epoch for report in history]
+    for label, colour, read in (
+        ("risk: share of samples that copy", VERMILLION, lambda r: r.samples.risk),
+        ("taught: 0 = base model, 1 = true images", GREEN, lambda r: r.heldout.taught),
+    ):
+        banded_line(axes, x, [read(report) for report in history], colour, label)
+    axes.axhline(status.alpha, color=VERMILLION, linewidth=0.9, linestyle=LIMIT)
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    _mark(axes, status)
+    axes.set_ylim(-0.5, 1.1)
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.set_title(f"{status.verdict.state}; ship: {_ship(status)}", fontsize=9, loc="left")
     return figure
 
 

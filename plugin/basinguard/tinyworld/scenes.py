@@ -59,46 +59,79 @@ def draw_scene(caption: Caption, seed: int) -> Image.Image:
     Returns:
         An RGB image of 64x64 pixels.
     """
+    return reduced(scene_canvas(caption, seed))
+
+
+def scene_canvas(caption: Caption, seed: int, sheets: Sheets | None = None) -> Image.Image:
+    """The same scene four times larger, as it is before it is averaged down.
+
+    Args:
+        caption: what to draw.
+        seed: fixes layout, colours and background.
+        sheets: what the object and the hills are cut from, instead of the caption's texture and plain colours.
+    """
     rng = np.random.default_rng(seed)
     side = SIZE * SUPERSAMPLE
-    canvas = _background(rng, side)
+    canvas, ground = background(rng, side)
     radius = rng.uniform(0.21, 0.29) * side
     centre = (rng.uniform(0.3, 0.7) * side, rng.uniform(0.36, 0.7) * side)
     mask = _object_mask(caption.kind, centre, radius, side)
-    canvas = Image.composite(_textured(caption.texture, rng, centre, side), canvas, mask)
-    _draw_detail(canvas, caption.detail, centre, radius)
+    sheet = _textured(caption.texture, rng, centre, side)
+    if sheets is not None:
+        canvas = Image.composite(sheets.ground, canvas, ground)
+        sheet = sheets.object
+    canvas = Image.composite(sheet, canvas, mask)
+    draw_detail(canvas, caption.detail, centre, radius)
+    return canvas
+
+
+@dataclass(frozen=True)
+class Sheets:
+    """Two full canvases: what the object is cut from, and what the hills are cut from."""
+
+    object: Image.Image
+    ground: Image.Image
+
+
+def reduced(canvas: Image.Image) -> Image.Image:
+    """The canvas averaged down to 64x64 pixels."""
     return canvas.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
-def _rgb(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
+def rgb(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
+    """A colour of 0..255 each; the hue wraps around at 1."""
     red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
     return int(red * 255), int(green * 255), int(blue * 255)
 
 
-def _background(rng: np.random.Generator, side: int) -> Image.Image:
-    """Sky that fades sideways, a sun, and one or two rows of hills."""
+def background(rng: np.random.Generator, side: int) -> tuple[Image.Image, Image.Image]:
+    """Sky that fades sideways, a sun, and one or two rows of hills; beside it, the mask of the hills."""
     hue = rng.uniform()
-    left = np.array(_rgb(hue, rng.uniform(0.15, 0.6), rng.uniform(0.75, 1.0)), dtype=np.float32)
-    right = np.array(_rgb(hue + rng.uniform(-0.15, 0.15), rng.uniform(0.15, 0.6), rng.uniform(0.55, 1.0)), np.float32)
+    left = np.array(rgb(hue, rng.uniform(0.15, 0.6), rng.uniform(0.75, 1.0)), dtype=np.float32)
+    right = np.array(rgb(hue + rng.uniform(-0.15, 0.15), rng.uniform(0.15, 0.6), rng.uniform(0.55, 1.0)), np.float32)
     fade = np.linspace(0, 1, side, dtype=np.float32)[None, :, None]
     sky = np.broadcast_to(left * (1 - fade) + right * fade, (side, side, 3)).astype(np.uint8)
     canvas = Image.fromarray(np.ascontiguousarray(sky))
     pen = ImageDraw.Draw(canvas)
     place = (rng.uniform(0.05, 0.95) * side, rng.uniform(0.05, 0.3) * side)
     size = rng.uniform(0.06, 0.14) * side
-    _disc(pen, place, size, _rgb(rng.uniform(0.05, 0.17), rng.uniform(0.1, 0.7), 1.0))
+    disc(pen, place, size, rgb(rng.uniform(0.05, 0.17), rng.uniform(0.1, 0.7), 1.0))
     ground = rng.uniform()
+    mask = Image.new("L", (side, side), 0)
     for layer in range(rng.integers(1, 3)):
-        _hills(pen, rng, side, base=rng.uniform(0.5, 0.75) + 0.14 * layer, hue=ground + 0.06 * layer)
-    return canvas
+        contour = _hills(pen, rng, side, base=rng.uniform(0.5, 0.75) + 0.14 * layer, hue=ground + 0.06 * layer)
+        ImageDraw.Draw(mask).polygon(contour, fill=255)
+    return canvas, mask
 
 
-def _hills(pen: ImageDraw.ImageDraw, rng: np.random.Generator, side: int, base: float, hue: float) -> None:
+def _hills(pen: ImageDraw.ImageDraw, rng: np.random.Generator, side: int, base: float, hue: float) -> Points:
     x = np.linspace(0, 1, 65)
     waves, phase, slope = rng.uniform(0.5, 1.8), rng.uniform(0, 2 * math.pi), rng.uniform(-0.18, 0.18)
     y = base + 0.07 * np.sin(2 * math.pi * waves * x + phase) + slope * (x - 0.5)
     line = [(float(a) * side, float(b) * side) for a, b in zip(x, y, strict=True)]
-    pen.polygon([*line, (side, side), (0, side)], fill=_rgb(hue, rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.8)))
+    contour = [*line, (side, side), (0, side)]
+    pen.polygon(contour, fill=rgb(hue, rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.8)))
+    return contour
 
 
 def _object_mask(kind: str, centre: tuple[float, float], radius: float, side: int) -> Image.Image:
@@ -110,8 +143,8 @@ def _object_mask(kind: str, centre: tuple[float, float], radius: float, side: in
 def _textured(texture: str, rng: np.random.Generator, centre: tuple[float, float], side: int) -> Image.Image:
     """A full sheet of the object's texture, in a light and a dark tone of one hue."""
     hue, light = rng.uniform(), rng.uniform() < 0.5
-    body = _rgb(hue, 0.75, 0.95 if light else 0.55)
-    mark = _rgb(hue + 0.5, 0.35, 0.25 if light else 1.0)
+    body = rgb(hue, 0.75, 0.95 if light else 0.55)
+    mark = rgb(hue + 0.5, 0.35, 0.25 if light else 1.0)
     sheet = Image.new("RGB", (side, side), body)
     pen = ImageDraw.Draw(sheet)
     pitch = side / 9
@@ -123,7 +156,7 @@ def _textured(texture: str, rng: np.random.Generator, centre: tuple[float, float
     if texture == "dotted":
         for i, j in itertools.product(steps, steps):
             shift = pitch / 2 if j % 2 else 0.0
-            _disc(pen, (centre[0] + i * pitch + shift, centre[1] + j * pitch * 0.9), pitch * 0.27, mark)
+            disc(pen, (centre[0] + i * pitch + shift, centre[1] + j * pitch * 0.9), pitch * 0.27, mark)
     if texture == "checkered":
         for i, j in itertools.product(steps, steps):
             if (i + j) % 2:
@@ -132,13 +165,14 @@ def _textured(texture: str, rng: np.random.Generator, centre: tuple[float, float
     return sheet
 
 
-def _draw_detail(canvas: Image.Image, detail: str, centre: tuple[float, float], radius: float) -> None:
+def draw_detail(canvas: Image.Image, detail: str, centre: tuple[float, float], radius: float) -> None:
+    """Adds eyes, a hat or a flag to an object that is there."""
     pen, (x, y) = ImageDraw.Draw(canvas), centre
     if detail == "with eyes":
         for offset in (-0.31, 0.31):
             spot = (x + offset * radius, y - 0.05 * radius)
-            _disc(pen, spot, radius * 0.27, (255, 255, 255))
-            _disc(pen, spot, radius * 0.15, (20, 20, 30))
+            disc(pen, spot, radius * 0.27, (255, 255, 255))
+            disc(pen, spot, radius * 0.15, (20, 20, 30))
     if detail == "with a hat":
         top = y - radius * 0.8
         pen.rectangle((x - radius * 0.5, top - radius * 0.1, x + radius * 0.5, top + radius * 0.06), fill=(25, 25, 35))
@@ -151,7 +185,8 @@ def _draw_detail(canvas: Image.Image, detail: str, centre: tuple[float, float], 
         )
 
 
-def _disc(pen: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float, fill: object) -> None:
+def disc(pen: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float, fill: object) -> None:
+    """A filled circle."""
     x, y = centre
     pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)  # type: ignore[arg-type]
 
@@ -169,17 +204,17 @@ def _polygon(points: Points) -> Callable[..., None]:
 
 
 def _ball(pen: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float) -> None:
-    _disc(pen, centre, radius * 0.92, 255)
+    disc(pen, centre, radius * 0.92, 255)
 
 
 def _ring(pen: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float) -> None:
-    _disc(pen, centre, radius, 255)
-    _disc(pen, centre, radius * 0.42, 0)
+    disc(pen, centre, radius, 255)
+    disc(pen, centre, radius * 0.42, 0)
 
 
 def _moon(pen: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float) -> None:
-    _disc(pen, centre, radius, 255)
-    _disc(pen, (centre[0] + radius * 0.55, centre[1] - radius * 0.25), radius * 0.72, 0)
+    disc(pen, centre, radius, 255)
+    disc(pen, (centre[0] + radius * 0.55, centre[1] - radius * 0.25), radius * 0.72, 0)
 
 
 def _fish(pen: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float) -> None:
@@ -190,8 +225,8 @@ def _fish(pen: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float) 
 
 def _flower(pen: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float) -> None:
     for x, y in _polar([(60.0 * k, 0.62) for k in range(6)]):
-        _disc(pen, (centre[0] + radius * x, centre[1] + radius * y), radius * 0.4, 255)
-    _disc(pen, centre, radius * 0.45, 255)
+        disc(pen, (centre[0] + radius * x, centre[1] + radius * y), radius * 0.4, 255)
+    disc(pen, centre, radius * 0.45, 255)
 
 
 def _heart_points() -> Points:

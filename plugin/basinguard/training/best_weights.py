@@ -10,7 +10,7 @@ import torch
 
 from ..core.report import Report
 from ..guard.checkpoint_selection import Choice, SamplingMode, choose_checkpoint
-from .options import ShippedEpoch
+from .guard_options import ShippedEpoch
 
 
 @dataclass(frozen=True)

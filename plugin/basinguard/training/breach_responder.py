@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.report import Report
+from .guard_options import BreachResponse, Interventions
 from .guarded_run import GuardedRun
 from .loss_filters import Both, LargeGap, LossFilter, LowLoss
-from .options import BreachResponse, Interventions
 from .protocols import CaptionedImages, TrainedModule
 
 

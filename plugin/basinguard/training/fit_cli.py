@@ -49,7 +49,8 @@ class FitParser(LightningArgumentParser):
         sys.exit(2)
 
     def _options(self) -> Iterator[str]:
-        """Every option of the trainer, the model, the images and the guard, as a config writes them."""
+        """Every option of the trainer, the model, the images and the guard, as a config writes them; then our own."""
+        yield from (flag.removeprefix("--") for flag in FLAGS)
         verbs = [action.choices for action in self._actions if isinstance(action.choices, dict)]
         for parser in (self, *(parser for choices in verbs for parser in choices.values())):
             yield from (action.dest for action in parser._actions)

@@ -17,13 +17,20 @@ from ..guard.verdict import newest_known
 from ..pipelines.latent_model import LatentModel
 from ..plots.basin import curve_figure, history_figure
 from ..plots.contact_sheet import contact_sheet
-from ..plots.run import dashboard
+from ..plots.run import dashboard, learning_figure
 
 MEASURED = (
     *("risk", "width", "log_width", "exit", "gap", "gap_heldout", "gap_excess", "gap_auc"),
     *("sigma_c", "sigma_c_excess", "caption_gap", "similarity_p95", "similarity_heldout", "risk_uncond", "alignment"),
-    *("alignment_heldout", "fidelity"),
+    *("alignment_heldout", "fidelity", "taught"),
 )
+FIRST = ("risk", "taught", "verdict", "forecast", "ship_plain", "ship_guarded")  # the cards that a run is watched by
+MARGINS = {
+    "copies and what was taught": ("risk", "taught"),
+    "what held-out prompts follow": ("alignment_heldout", "fidelity"),
+    "early alarms": ("gap_excess", "sigma_c_excess"),
+    "basin width": ("width",),
+}
 
 
 def scalars(history: Sequence[Report], status: RunStatus | None = None) -> dict[str, float]:
@@ -81,7 +88,7 @@ def write_guard_file(target: Path, status: RunStatus, history: Sequence[Report])
     Raises:
         OSError: it cannot be written.
     """
-    text = GuardFile(standing=status, history=tuple(history)).to_json()
+    text = GuardFile(status=status, history=tuple(history)).to_json()
     with whole_file(target, overwrite=True) as partial:
         partial.write_text(text, "utf-8")
 
@@ -96,10 +103,51 @@ def log_report(loggers: Sequence[Any], guard: Guard, model: LatentModel, status:
         status: where the run stands, if that is known.
     """
     newest = guard.history[-1]
-    values = scalars(guard.history, status) | ({"epoch": newest.epoch} if newest.epoch >= 0 else {})
+    values = {tag(name): value for name, value in scalars(guard.history, status).items()}
+    values |= {"epoch": newest.epoch} if newest.epoch >= 0 else {}
     for logger in loggers:
         logger.log_metrics(values, step=newest.train_step)
+        if newest.epoch < 0 and hasattr(logger.experiment, "add_custom_scalars"):
+            add_margin_charts(logger.experiment)
     _log_pictures(loggers, guard, model, status)
+
+
+def tag(name: str) -> str:
+    """Where loggers show a scalar: the few that a run is watched by first, all others behind them.
+
+    Example:
+        >>> tag("guard/taught"), tag("guard/taught_low"), tag("guard/gap")
+        ('guard/taught', 'guard/details/taught_low', 'guard/details/gap')
+    """
+    folder, _, short = name.partition("/")
+    return name if short in FIRST else f"{folder}/details/{short}"
+
+
+def add_margin_charts(board: Any) -> None:
+    """TensorBoard's custom scalars: `guard/risk` and `guard/taught` on one chart, each in its interval, then others.
+
+    The writer's own `add_custom_scalars` draws one series a chart, TensorBoard's own asks for TensorFlow.
+    """
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+    charts = [
+        layout_pb2.Chart(title=title, margin=layout_pb2.MarginChartContent(series=[_margin(name) for name in names]))
+        for title, names in MARGINS.items()
+    ]
+    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="guard", chart=charts)])
+    plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME))
+    text = TensorProto(dtype="DT_STRING", string_val=[layout.SerializeToString()])
+    value = Summary.Value(tag=metadata.CONFIG_SUMMARY_TAG, tensor=text, metadata=plugin)
+    board._get_file_writer().add_summary(Summary(value=[value]))
+
+
+def _margin(name: str) -> Any:
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    value, low, high = (tag(f"guard/{name}{end}") for end in ("", "_low", "_high"))
+    return layout_pb2.MarginChartContent.Series(value=value, lower=low, upper=high)
 
 
 def _log_pictures(loggers: Sequence[Any], guard: Guard, model: LatentModel, status: RunStatus | None) -> None:
@@ -125,9 +173,10 @@ def _log_pictures(loggers: Sequence[Any], guard: Guard, model: LatentModel, stat
 
 
 def _draw(board: Any, history: Sequence[Report], status: RunStatus | None, train_step: int) -> None:
-    board.add_figure("guard/history", history_figure(history), train_step)
-    board.add_figure("guard/curve", curve_figure(history), train_step)
+    board.add_figure("guard/details/history", history_figure(history), train_step)
+    board.add_figure("guard/details/curve", curve_figure(history), train_step)
     if status is not None:
-        board.add_figure("guard/dashboard", dashboard(history, status), train_step)
-        board.add_text("guard/standing", str(status), train_step)
-    board.add_text("guard/report", changes_table(history), train_step)
+        board.add_figure("guard/risk_and_taught", learning_figure(history, status), train_step)
+        board.add_figure("guard/details/dashboard", dashboard(history, status), train_step)
+        board.add_text("guard/status", str(status), train_step)
+    board.add_text("guard/details/report", changes_table(history), train_step)

@@ -32,7 +32,7 @@ def peak_bytes(forward: Callable[[], Tensor], *, backward: bool = False, autocas
         backward: then differentiate its result, a scalar; the gradients of parameters count.
         autocast: follow torch's mixed precision on a GPU with this type.
     """
-    with _Living() as living, _Kernels(autocast) as kernels:
+    with LiveBytes() as living, _Kernels(autocast) as kernels:
         result = forward()
         kernels.casts = None
         if backward:
@@ -51,8 +51,12 @@ def _forward_and_again(autocast: torch.dtype | None) -> tuple[Any, Any]:
     return nullcontext(), _Kernels(autocast)  # the backward pass runs outside of function modes
 
 
-class _Living(TorchDispatchMode):
-    """Adds the bytes of each storage that is made, and takes them off when it dies."""
+class LiveBytes(TorchDispatchMode):
+    """Adds the bytes of each storage that operations make, and takes them off when it dies; views add nothing.
+
+    Attributes:
+        now, peak: bytes at this moment, and the most at once.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,6 +64,7 @@ class _Living(TorchDispatchMode):
         self.counted: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operation and looks at what it made."""
         made = func(*args, **(kwargs or {}))
         before = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for tensor in tree_leaves(made):

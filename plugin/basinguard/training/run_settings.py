@@ -9,9 +9,9 @@ from ..guard.plan import ProbePlan
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector
 from .control_group import require_control, training_set
+from .guard_options import BreachResponse, ControlGroup, OnError, ShippedEpoch
 from .guarded_run import GuardedRun, guard_for
 from .isolation import same_streams
-from .options import BreachResponse, ControlGroup, OnError, ShippedEpoch
 from .protocols import CaptionedImages
 
 
