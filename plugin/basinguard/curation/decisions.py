@@ -22,7 +22,7 @@ from .scan import Scan
 if TYPE_CHECKING:
     from .groups import Group
 
-Action = Literal["keep", "drop", "down-weight", "merge-captions", "recaption"]
+CurationAction = Literal["keep", "drop", "down-weight", "merge-captions", "recaption"]
 RISKY = 0.5  # index from which an image is shown less often, when images are repeated at all
 MAX_ALLOW_LIST = 64 * 2**20
 
@@ -45,7 +45,7 @@ class Decision(Schema):
 
     file_name: str
     sha256: str
-    action: Action
+    action: CurationAction
     reason: str
     repeats: Annotated[int, Field(ge=0)]
     captions: tuple[str, ...]
@@ -53,14 +53,14 @@ class Decision(Schema):
     risk: Annotated[float, Field(ge=0, lt=1)]
     findings: tuple[Finding, ...] = ()
     group: int | None = None
-    allowed: tuple[Action, ...] = ()
+    allowed: tuple[CurationAction, ...] = ()
 
 
 class Allowed(Schema):
     """One refusal: for this content, do not propose this action. `file_name` is for people."""
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    action: Action
+    action: CurationAction
     file_name: str = ""
 
 
@@ -97,7 +97,7 @@ def propose(
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: expected at least 1")
-    refused: dict[str, set[Action]] = {}
+    refused: dict[str, set[CurationAction]] = {}
     for entry in allow.allowed if allow else ():
         refused.setdefault(entry.sha256, set()).add(entry.action)
     place = {member: number for number, group in enumerate(groups) for member in group.members}
@@ -115,12 +115,12 @@ def _decide(
     number: int | None,
     noticed: Sequence[Finding],
     repeats: int,
-    refused: Mapping[str, set[Action]],
+    refused: Mapping[str, set[CurationAction]],
     occurrences: Counter[str],
 ) -> Decision:
     item, no = scan.items[row], refused.get(scan.sha256[row], set())
     group = groups[number] if number is not None else None
-    action: Action = "keep"
+    action: CurationAction = "keep"
     reason, captions, suggestion = "nothing speaks against it", item.captions, ""
     risk = risk_index(noticed)
     specific = next((f.message for f in noticed if f.code == "caption-unique"), "")
@@ -151,7 +151,7 @@ def _decide(
     )
 
 
-def _merged_captions(scan: Scan, group: Group, refused: Mapping[str, set[Action]]) -> tuple[str, ...]:
+def _merged_captions(scan: Scan, group: Group, refused: Mapping[str, set[CurationAction]]) -> tuple[str, ...]:
     """Captions of the representative, then of the copies that go."""
     going = [m for m in group.members[1:] if "drop" not in refused.get(scan.sha256[m], set())]
     texts = [text for member in (group.representative, *going) for text in scan.items[member].captions]

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..core.html import render_template, thumbnail_uri
 from ..core.images import BadImage, open_image, to_rgb
 from ..core.text import printable
-from .decisions import Action, Decision
+from .decisions import CurationAction, Decision
 from .folder import Problem
 from .manifest import Curation
 
@@ -22,7 +22,7 @@ THUMB = 224  # pixels on the longer side
 MOST_THUMBS = 2000  # about 20 MB of page; the rest is listed without a picture
 MOST_NOTES = 200  # lines for each kind of note
 MOST_LINES = 8  # of each section of the summary
-TITLES: dict[Action, str] = {
+TITLES: dict[CurationAction, str] = {
     "drop": "leave out",
     "down-weight": "show less often",
     "merge-captions": "merge captions",
@@ -144,7 +144,7 @@ def _proposals(sections: Sequence[Section]) -> str:
     return json.dumps(rows).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def summarize(curation: Curation) -> str:
+def summarize_curation(curation: Curation) -> str:
     """Counts, the riskiest images and the first problems, each on one line of at most about 110 characters.
 
     Names are made printable, so that a file called by an escape sequence cannot write on the terminal.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -24,6 +24,9 @@ from ..similarity.detector_loading import fitted_embedder, load_detector
 from ..training.control_group import heldout_pixels
 from ..training.data import ImageFolder
 from .settings import ComparisonOptions
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 T = TypeVar("T")
 
@@ -54,7 +57,7 @@ class Testbed:
         cache: what a mitigation computes once for all its intensities, such as a calibration.
     """
 
-    pipe: Any
+    pipe: StableDiffusionPipeline
     guard: Guard
     base: Any | None = None
     checkpoints: tuple[Path, ...] = ()
