@@ -1,12 +1,11 @@
 """Calibrates and audits fine-tunes of TinyWorld, and publishes what was found.
 
 Copy this file, do not import it. It fine-tunes TinyWorld on the demo's 32 images (`--method full` or `lora`), then
-calibrates and audits the result as the verbs of those names do, and checks the promise on fresh seeds. Quality is the
-kernel distance to 96 fresh scenes of the training captions, which no model was trained on.
+calibrates and audits the result as the verbs of those names do, and checks the promise on fresh seeds.
 
     python recipes/studies/calibrate_tinyworld.py --method full --updates 520 --run runs/full --out recipes/results
 
-Writes calibration_full.json, frontier_full.png, quality_full.png and strength_full.png to `--out`, the audit's page to
+Writes calibration_full.json and products_full.png to `--out`, the audit's page to
 `--run`; each as soon as it is known, the transfer table last.
 Expected: risk on fresh seeds within the promise (alpha 0.1, delta 0.05). Time: about 12 minutes on one idle CPU core,
 of which 7 are training. Memory: 2 GB.
@@ -28,17 +27,14 @@ import torch
 
 from basinguard import FineTune, ImageFolder
 from basinguard.calibration.terms import CalibrationTerms
-from basinguard.core.images import to_tensor
 from basinguard.guidance.core import from_record
 from basinguard.pipelines.evaluation import evaluate
 from basinguard.pipelines.transfer import transfer_table
 from basinguard.sessions.audit import audit_session
 from basinguard.sessions.calibration import Calibration, calibrate_session
-from basinguard.sessions.session import Session, open_model
+from basinguard.sessions.session import open_model
 from basinguard.sessions.settings import SessionSettings
-from basinguard.similarity.kernel_distance import KernelDistance
 from basinguard.tinyworld.demo_folder import write_demo_folder
-from basinguard.tinyworld.scenes import all_captions, draw_scene
 from basinguard.tinyworld.tasks import TASKS
 from basinguard.training.finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions
 
@@ -51,12 +47,8 @@ TERMS = CalibrationTerms(
     alpha=0.1,
     delta=0.05,
     pairs=96,
-    before=(0.0, -1.0),
-    after=(4.5,),
     transitions=(690.0, 750.0, 815.0),
-    strengths=(0.4, 0.5, 0.6, 0.7, 0.8, 1.0),
 )
-FRESH, FRESH_SEED = 3, 7_000_000  # scenes of each caption; seeds that draw no scene of the base's or the demo's
 
 
 def main() -> None:
@@ -75,10 +67,10 @@ def main() -> None:
     model = args.model or fine_tune(args.method, args.updates, data, args.run / "model")
     session = open_model(str(model), data, SessionSettings("tinyworld", scale=SCALE, timesteps=TIMESTEPS))
     terms = replace(TERMS, pairs=args.pairs)
-    found = calibrate_session(session, terms, quality=fresh_scenes(session))
+    found = calibrate_session(session, terms)
     if args.method == "lora":  # it is merged into the model by now: a share of the way from the base is its strength
-        strength = found.record.strength.model_copy(update={"kind": "lora"})
-        found = replace(found, record=found.record.model_copy(update={"strength": strength}))
+        product = found.record.product.model_copy(update={"kind": "lora"})
+        found = replace(found, record=found.record.model_copy(update={"product": product}))
     print(found, flush=True)
     publish(args, found, {}, seconds=time.monotonic() - start)
     row, _ = evaluate(session.pipe, session.guard, from_record(found.record.model_dump()), timesteps=TIMESTEPS)
@@ -91,17 +83,6 @@ def main() -> None:
     table = tuple(transfer_table(session.guard, session.pipe, found.record, per_caption=1))
     found = replace(found, record=found.record.model_copy(update={"transfer": table}))
     publish(args, found, more, seconds=time.monotonic() - start)
-
-
-def fresh_scenes(session: Session) -> KernelDistance:
-    """The distance to scenes of the training captions that no model has seen, as many of each."""
-    named, captions = {str(caption): caption for caption in all_captions()}, session.guard.training.captions
-    group = torch.arange(len(captions)).repeat(FRESH)
-    scenes = [draw_scene(named[captions[k]], seed=FRESH_SEED + n) for n, k in enumerate(group.tolist())]
-    images, embedder = torch.stack([to_tensor(scene) for scene in scenes]), session.clip
-    return KernelDistance.to_images(
-        embedder.embed_images, images, name=embedder.name, what="fresh scenes", groups=group
-    )
 
 
 def fine_tune(method: str, updates: int, data: Path, out: Path) -> Path:
@@ -137,8 +118,7 @@ def publish(args: argparse.Namespace, found: Calibration, more: dict, seconds: f
         "seconds": round(seconds),
     }
     (args.out / f"calibration_{args.method}.json").write_text(json.dumps(result, indent=2) + "\n")
-    for plot in ("frontier", "quality", "strength"):
-        shutil.copy(args.run / "calibration" / f"{plot}.png", args.out / f"{plot}_{args.method}.png")
+    shutil.copy(args.run / "calibration" / "products.png", args.out / f"products_{args.method}.png")
 
 
 if __name__ == "__main__":

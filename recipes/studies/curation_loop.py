@@ -38,7 +38,7 @@ from basinguard.training.data import ImageFolder
 
 SCALE, TIMESTEPS = 3.0, 16
 CHEAPEST = CalibrationTerms(
-    alpha=0.1, delta=0.05, pairs=32, before=(0.0,), transitions=(500.0,)
+    alpha=0.1, delta=0.05, pairs=48, before=(), strengths=(1.0,), scales=(3.0,), chain=1
 )  # the promise is not the point
 
 

@@ -44,6 +44,7 @@ from basinguard.pipelines.protect import last_trace
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 from basinguard.training.data import ImageFolder
+from basinguard.training.epoch_series import EpochSeries
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import LoraOptions, MemoryOptions
 from basinguard.training.fit_cli import quiet_lightning
@@ -188,13 +189,13 @@ def lora(asked: argparse.Namespace) -> dict:
         report = guard.measure(LatentModel(module.pipe), epoch=0, train_step=2)
         note |= {"estimate_gb": estimate["probe"], "unet_evals": report.unet_evals, "risk": report.samples.risk.value}
     with measured(stages, "calibrate on two captions and export") as note:
-        record, tried = export_calibrated(
-            guard,
-            module,
-            CalibrationTerms(alpha=0.5, delta=0.5, pairs=2, before=(0.0,), transitions=(500,)),
-            asked.out / "export",
+        terms = CalibrationTerms(
+            alpha=0.5, delta=0.5, pairs=2, before=(0.0,), transitions=(500,), strengths=(1.0,), search_pairs=2
         )
-        note |= {"estimate_gb": estimate["export"], "candidates": len(tried), "transition": record.guidance.transition}
+        with EpochSeries(module, {0: lambda: None}) as series:
+            certificate = export_calibrated(guard, series, terms, asked.out / "export")
+        product = str(certificate.shipped.product)
+        note |= {"estimate_gb": estimate["export"], "candidates": len(certificate.tried), "product": product}
     return stages
 
 

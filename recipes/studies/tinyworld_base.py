@@ -11,6 +11,8 @@ images a second on one core:
     python recipes/studies/tinyworld_base.py --resume MODEL --scenes 40000 --first-seed 30000000 \\
         --vae-minutes 0 --unet-minutes 56 --out plugin/basinguard/tinyworld/model
 
+and was then taught by tinyworld_words.py what people write around a caption.
+
 Time: about 75 minutes on 2 CPU cores with the defaults, as long again for the second run. Memory: about 3 GB.
 """
 

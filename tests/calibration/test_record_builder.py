@@ -1,18 +1,45 @@
 """From a guard and a model to a record, on the closed-form memorizer dressed as an image model."""
 
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
 
 from basinguard.basin.trajectories import pairs_of
+from basinguard.calibration import lessons
+from basinguard.calibration.candidate import of_phase
 from basinguard.calibration.grids import grid_positions
+from basinguard.calibration.lessons import TaughtTruth
 from basinguard.calibration.record_builder import certify
+from basinguard.calibration.search import hopeless
 from basinguard.calibration.terms import CalibrationTerms
+from basinguard.calibration.weights import FixedWeights, OpenWeights
 from basinguard.core import seeds
+from basinguard.core.estimate import Estimate
 from basinguard.core.provenance import Provenance, versions
 from basinguard.core.record import Record
+from basinguard.diffusion.toy import gaussian_memorizer
+from basinguard.exports.sentences import verdict
 from basinguard.guard.training_set import TrainingSet
-from basinguard.similarity.kernel_distance import KernelDistance
-from support.toy_guard import STRONG, Nearness, Points, make_guard
+from basinguard.similarity.prompt_draws import estimate_of
+from basinguard.similarity.taught import Taught
+from support.toy_guard import WEAK, Points, make_guard
+
+
+class Brightness:
+    """A ruler that knows nothing but how bright the samples are."""
+
+    def __init__(self, truth, base, prompts, feature_sets):
+        self.prompts = set(prompts)
+
+    def measure(self, images, prompts, copies):
+        assert set(prompts) <= self.prompts
+        drawn = float(images.mean()) + np.linspace(0, 1e-3, 100)
+        return Taught(estimate_of(drawn, 16), {}, {}, 0.0, replicas=drawn, units=("a",), n=16)
+
 
 PROVENANCE = Provenance("toy", "0" * 64, "1" * 64, "epsilon", 2)
 
@@ -46,44 +73,110 @@ def test_state_survives():
         other.load_state_dict({})
 
 
-def test_the_record_ships_a_proven_transition_and_says_what_it_promises():
+TERMS = CalibrationTerms(alpha=0.4, delta=0.1, pairs=80, before=(0.0,), taught_samples=8, search_pairs=8)
+
+
+class Shares:
+    """A fine-tune between two memorizers: 0 barely pulls, 1 copies; in between the chance of the strong one grows."""
+
+    epochs, graded = (3, 7), True
+
+    def __init__(self):
+        self.opened = []
+
+    @contextmanager
+    def at(self, epoch, strength):
+        self.opened.append((epoch, strength))
+        leak = 0.9 if strength == 0 else 10 ** (-3 * strength * (1 if epoch == 7 else 0.5))
+        yield OpenWeights(Points(gaussian_memorizer(count=64, dim=12, leak=leak)))
+
+
+def test_a_rule_ships_where_plain_cfg_copies_and_the_record_says_what_it_promises():
     guard = make_guard()
     guard.measure(Points(), epoch=0, train_step=1)
-    record, tried = certify(
-        guard, Points(), CalibrationTerms(alpha=0.4, delta=0.1, pairs=200, before=(0.0,)), PROVENANCE
-    )
-    chosen = next(c for c in tried if c.guidance.transition == record.guidance.transition)
-    assert chosen.proven
+    certificate = certify(guard, FixedWeights(Points()), TERMS, PROVENANCE)
+    record, shipped = certificate.record, certificate.shipped
+    assert shipped.proven
+    assert not record.guidance.plain
+    assert record.guidance == shipped.product.guidance
     assert record.promise.startswith("the risk is at most 40%")
-    assert record.risk.value < 0.4 < record.plain.value
+    assert record.risk.value < 0.4 < record.plain.value == record.unruled.value
+    assert record.taught is None, "without a base model there is nothing to hold it against"
+    assert certificate.safe is certificate.safe_record is None
     assert record.history == tuple(guard.history)
     assert Record.from_json(record.to_json()) == record
 
 
+def test_a_fine_tune_that_copies_nothing_ships_plain_as_it_is():
+    certificate = certify(make_guard(scale=1.5), FixedWeights(Points(WEAK)), TERMS, PROVENANCE)
+    record = certificate.record
+    assert record.guidance.plain
+    assert (record.scale, record.product.strength, record.unruled) == (1.5, 1.0, None)
+    assert certificate.safe is certificate.shipped
+    assert verdict(record).startswith("No rule needed: plain CFG with the whole fine-tune")
+
+
+def test_epochs_and_shares_are_searched_and_the_base_is_a_row_of_its_own():
+    weights = Shares()
+    certificate = certify(make_guard(), weights, TERMS, PROVENANCE)
+    searched = of_phase(certificate.tried, "search")
+    assert {(c.product.epoch, c.product.strength) for c in searched} >= {(e, s) for e in (3, 7) for s in (0.5, 0.7, 1)}
+    assert searched[0].product.strength == 0
+    assert certificate.record.base_risk == searched[0].risk
+    assert certificate.plain.product.epoch == 7, "plain CFG of the newest epoch is what training without a guard gives"
+    assert certificate.record.product.epoch == certificate.shipped.product.epoch
+    changes = [a != b for a, b in pairwise(weights.opened)]
+    assert sum(changes) < len(searched) + 12, "candidates with the same weights are measured together"
+
+
+def test_what_was_taught_decides_and_is_measured_anew(monkeypatch):
+    monkeypatch.setattr(lessons, "TaughtRuler", Brightness)
+    guard = make_guard()
+    truth = TaughtTruth(guard.training.images, ("point 0", "point 1"), ())
+    certificate = certify(guard, Shares(), replace(TERMS, alpha=0.95), PROVENANCE, truth=truth)
+    tested = [c for c in of_phase(certificate.tried, "proof") if c.proven]
+    assert tested
+    assert certificate.shipped is max(tested, key=lambda c: c.left.value)
+    assert certificate.record.taught is not None
+    assert certificate.record.taught != certificate.shipped.left, "on seeds that nothing was chosen by"
+    assert certificate.record.plain_taught == certificate.plain.left
+    lost = [c for c in of_phase(certificate.tried, "search") if c.taught is None]
+    assert all(hopeless(c, 0.95) for c in lost), "nothing is spent on what copies too often anyway"
+
+
+def test_nothing_left_is_no_success():
+    record = certify(make_guard(scale=1.5), FixedWeights(Points(WEAK)), TERMS, PROVENANCE).record
+    left = Estimate(value=0.02, low=-0.1, high=0.1, level=0.95, n=16, method="made up")
+    empty = record.model_copy(update={"taught": left})
+    assert empty.nothing_left
+    assert verdict(empty).startswith("Safe, and nothing of what was taught is left")
+    assert "earlier or a later epoch" in verdict(empty)
+
+
 @pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
-def test_the_record_names_the_sampler_and_the_quality_it_was_measured_with(solver):
-    guard = make_guard(solver=solver)
-    quality = KernelDistance.to_images(
-        Nearness(), STRONG.points[20:40].reshape(-1, 3, 2, 2), name="nearness", what="other points"
-    )
-    terms = CalibrationTerms(alpha=0.4, delta=0.1, pairs=40, before=(0.0,), transitions=(100.0,))
-    record, _ = certify(guard, Points(), terms, PROVENANCE, quality=quality)
+def test_the_record_names_the_sampler(solver):
+    terms = replace(TERMS, pairs=40, transitions=(100.0,))
+    record = certify(make_guard(solver=solver), FixedWeights(Points()), terms, PROVENANCE).record
     assert record.sampler.scheduler == f"{solver}, trailing"
-    assert record.quality.method.startswith("kernel distance to 20 other points (lower is better), nearness")
-    assert record.plain_quality.value > record.quality.value, "copies of four points are far from twenty others"
 
 
 def test_what_the_sampler_cannot_do_is_refused_before_anything_is_measured():
+    model = Points()
     with pytest.raises(ValueError, match=r"refine=3 with sampler 'dpm\+\+2m'"):
-        certify(make_guard(solver="dpm++2m"), Points(), CalibrationTerms(refine=(1, 3), pairs=80), PROVENANCE)
+        certify(make_guard(solver="dpm++2m"), FixedWeights(model), replace(TERMS, refine=(1, 3)), PROVENANCE)
+    assert model.evals == 0
 
 
 def test_too_few_pairs_promise_nothing_and_say_how_many_it_takes():
-    record, _ = certify(
-        make_guard(), Points(), CalibrationTerms(alpha=0.05, delta=0.05, pairs=20, before=(0.0,)), PROVENANCE
-    )
+    terms = replace(TERMS, alpha=0.05, delta=0.05, pairs=20)
+    record = certify(make_guard(), FixedWeights(Points(WEAK)), terms, PROVENANCE).record
     assert record.promise == ""
     assert "39 more pairs would" in record.population
+
+
+def test_a_model_as_it_is_has_neither_epochs_nor_shares():
+    with pytest.raises(ValueError, match="given as it is"), FixedWeights(Points()).at(None, 0.5):
+        pass
 
 
 def test_positions_on_the_grid():

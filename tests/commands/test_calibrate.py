@@ -12,19 +12,22 @@ from peft import LoraConfig, get_peft_model_state_dict
 
 from basinguard import cli
 from basinguard.basin.trajectories import GuidedModel, run_branch
-from basinguard.calibration.terms import STRENGTHS, CalibrationTerms
+from basinguard.calibration.lessons import truth_of
+from basinguard.calibration.terms import CalibrationTerms
 from basinguard.commands.audit import audit
 from basinguard.commands.calibrate import calibrate
+from basinguard.commands.export import export
 from basinguard.core import seeds
 from basinguard.core.record import read_record
 from basinguard.diffusion.sampling import draw_noise
 from basinguard.exports.directory import export_directory
+from basinguard.exports.fingerprints import weights_sha256
 from basinguard.exports.merge import merged
 from basinguard.pipelines.interpolation import Blend
 from basinguard.pipelines.latent_model import LatentModel
+from basinguard.pipelines.product import with_product_weights
 from basinguard.pipelines.transfer import first_guided, transfer_table
 from basinguard.plots.contact_sheet import to_image
-from basinguard.sessions.quality_reference import quality_for
 from basinguard.sessions.session import open_model, require_same
 from basinguard.sessions.settings import SessionSettings
 from basinguard.similarity.clip_score import TINY
@@ -32,7 +35,9 @@ from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 QUICK = SessionSettings(scale=3.0, timesteps=3)
-TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), strengths=STRENGTHS)
+TERMS = CalibrationTerms(
+    alpha=0.4, delta=0.2, pairs=12, before=(0.0,), strengths=(0.5, 1.0), scales=(3.0,), search_pairs=6, taught_samples=8
+)
 
 
 def opened_pipe(directory):
@@ -101,27 +106,44 @@ def test_another_model_is_no_base(base_dir):
 
 
 def test_calibrate_writes_a_record_that_exports_with_its_model(tuned_dir, base_dir, scene_folder, tmp_path):
-    found = calibrate(
-        str(tuned_dir),
-        data=scene_folder,
-        settings=replace(QUICK, base=str(base_dir)),
-        terms=replace(TERMS, strengths=(0.5, 1.0)),
-        out=tmp_path / "out",
-    )
+    settings = replace(QUICK, base=str(base_dir))
+    calibration = calibrate(str(tuned_dir), data=scene_folder, settings=settings, terms=TERMS, out=tmp_path / "out")
     record = read_record(tmp_path / "out" / "record.json")
-    assert record == found.record
+    assert record == calibration.record
     assert record.calibrated
     assert record.verified is None
-    assert record.strength.kind == "interpolation"
-    assert record.strength.value == 1.0, "nothing copies, so all of the fine-tune is safe"
-    assert "at strength 1, the risk is at most 40%" in record.strength.promise
+    assert record.guidance.plain, "nothing copies, so no rule is needed"
+    assert record.base_risk.value == 0
     everything = json.loads((tmp_path / "out" / "calibration.json").read_text())
-    assert [point["guidance"]["transition"] for point in everything["frontier"]] == [332.0, 666.0]
-    assert (tmp_path / "out" / "frontier.png").stat().st_size > 10_000
-    opened = open_model(str(tuned_dir), scene_folder, replace(QUICK, base=str(base_dir)))
-    export_directory(opened.pipe, record, tmp_path / "export")
+    searched = [row for row in everything["tried"] if row["phase"] == "search"]
+    assert {row["product"]["strength"] for row in searched} == {0.0, 0.5, 1.0}
+    assert any(not row["product"]["guidance"]["before"] for row in searched), "rules are searched too"
+    assert everything["evaluations"] > 0
+    assert (tmp_path / "out" / "products.png").stat().st_size > 10_000
+    text = str(calibration)
+    assert "base model" in text
+    assert "plain CFG, whole fine-tune" in text
+    assert "taught" in text
+    assert sum(line.startswith("* ") for line in text.splitlines()) >= 1, "what ships is marked"
+    opened = open_model(str(tuned_dir), scene_folder, settings)
+    with with_product_weights(opened.pipe, record):
+        export_directory(opened.pipe, record, tmp_path / "export")
+    assert weights_sha256(opened.pipe) == opened.provenance.weights_sha256, "the fine-tune is as it was"
     with pytest.raises(FileExistsError, match="name another folder"):
         calibrate(str(tuned_dir), data=scene_folder, settings=QUICK, terms=TERMS, out=tmp_path / "out")
+
+
+def test_a_share_of_the_fine_tune_ships_as_weights_of_its_own(tuned_dir, base_dir, scene_folder, tmp_path):
+    settings, terms = replace(QUICK, base=str(base_dir)), replace(TERMS, strengths=(0.5,), before=())
+    record = calibrate(str(tuned_dir), data=scene_folder, settings=settings, terms=terms).record
+    assert record.product.strength == 0.5
+    assert record.product.tuned_sha256 == weights_sha256(tuned_dir)
+    assert record.weights_sha256 not in ("", record.product.tuned_sha256)
+    (tmp_path / "record.json").write_text(record.to_json())
+    exported = export(str(tuned_dir), tmp_path / "record.json", tmp_path / "export").path
+    tuned, base, halfway = (opened_pipe(d).unet.conv_in.weight for d in (tuned_dir, base_dir, exported))
+    torch.testing.assert_close(halfway, (tuned + base) / 2)
+    assert weights_sha256(exported) == record.weights_sha256
 
 
 def test_a_lora_file_can_be_calibrated_with_an_anchor(base_dir, scene_folder, tmp_path):
@@ -129,12 +151,12 @@ def test_a_lora_file_can_be_calibrated_with_an_anchor(base_dir, scene_folder, tm
     pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), "default")
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet))
     pipe.save_lora_weights(tmp_path, unet_lora_layers=layers, weight_name="mine.safetensors")
-    terms = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), anchor=True, strengths=(1.0,))
+    terms = replace(TERMS, anchor=True, strengths=(1.0,))
     settings = replace(QUICK, lora=tmp_path / "mine.safetensors")
     found = calibrate(str(base_dir), data=scene_folder, settings=settings, terms=terms)
-    assert found.record.strength.kind == "lora"
+    assert found.record.product.kind == "lora"
     assert found.record.base == str(base_dir)
-    assert {candidate.setting.anchor for candidate in found.tried} == {False, True}
+    assert {c.product.guidance.anchor for c in found.certificate.tried} == {False, True}
     with pytest.raises(FileNotFoundError, match="no such file"):
         open_model(str(base_dir), scene_folder, SessionSettings(lora=tmp_path / "none.safetensors"))
     (tmp_path / "bad.safetensors").write_bytes(b"not a lora")
@@ -142,45 +164,27 @@ def test_a_lora_file_can_be_calibrated_with_an_anchor(base_dir, scene_folder, tm
         open_model(str(base_dir), scene_folder, SessionSettings(lora=tmp_path / "bad.safetensors"))
 
 
-def test_quality_is_measured_against_the_base_and_shown_wherever_numbers_are(
-    tuned_dir, base_dir, scene_folder, tmp_path
-):
-    found = audit(
-        str(tuned_dir),
-        data=scene_folder,
-        settings=replace(QUICK, base=str(base_dir), alignment=TINY),
-        terms=TERMS,
-        per_caption=1,
-        out=tmp_path / "out",
-    )
-    record = found.calibration.record
-    assert record.quality.method.startswith("kernel distance to 18 samples of the base model (lower is better), open_")
-    assert record.plain_quality.n == record.quality.n == 6
-    everything = json.loads((tmp_path / "out" / "calibration.json").read_text())
-    assert all(point["quality"]["n"] == 6 and "pair_alignment" not in point for point in everything["frontier"])
-    assert (tmp_path / "out" / "quality.png").stat().st_size > 10_000
-    assert "distance: kernel distance to 18 samples" in str(found.calibration)
+def test_an_audit_shows_what_is_left_of_what_was_taught(tuned_dir, base_dir, scene_folder, tmp_path):
+    settings = replace(QUICK, base=str(base_dir), alignment=TINY)
+    audit(str(tuned_dir), data=scene_folder, settings=settings, terms=TERMS, per_caption=1, out=tmp_path / "out")
     page = (tmp_path / "out" / "audit.html").read_text()
-    assert "quality, by the rule" in page
-    assert "Rules: quality against agreement" in page
+    assert "what is left of what was taught" in page
+    assert "Products: what each copies" in page
 
 
-def test_quality_is_measured_against_heldout_images_but_never_training_images(tuned_dir, scene_folder, tmp_path):
+def test_heldout_images_are_truth_but_never_training_images(tuned_dir, scene_folder, tmp_path):
     heldout = tmp_path / "heldout"
     heldout.mkdir()
-    for k, caption in enumerate(all_captions()[-16:]):
+    for k, caption in enumerate(all_captions()[-4:]):
         draw_scene(caption, seed=100 + k).save(heldout / f"{k}.png")
-    opened = open_model(str(tuned_dir), scene_folder, replace(QUICK, alignment=TINY))
-    assert quality_for(opened, 12) is None, "neither held-out images nor a base"
-    assert quality_for(opened, 12, heldout).method.startswith("kernel distance to 16 held-out images")
-    with pytest.raises(ValueError, match="give alignment=MODEL too"):
-        quality_for(replace(opened, clip=None), 12, heldout)
-    (heldout / "0.png").rename(tmp_path / "0.png")
-    with pytest.raises(ValueError, match="15 images; quality needs at least 16"):
-        quality_for(opened, 12, heldout)
+        (heldout / f"{k}.txt").write_text(str(caption))
+    training = open_model(str(tuned_dir), scene_folder, replace(QUICK, heldout=heldout)).guard.training
+    truth = truth_of(training, ())
+    assert truth.prompts == training.heldout == tuple(map(str, all_captions()[-4:]))
+    assert truth.images is training.heldout_images
     (heldout / "0.png").write_bytes((scene_folder / "0.png").read_bytes())
-    with pytest.raises(ValueError, match="is a training image as well"):
-        quality_for(opened, 12, heldout)
+    with pytest.raises(ValueError, match=r"0\.png: is a training image as well"):
+        open_model(str(tuned_dir), scene_folder, replace(QUICK, heldout=heldout))
 
 
 @pytest.mark.parametrize(
@@ -189,6 +193,7 @@ def test_quality_is_measured_against_heldout_images_but_never_training_images(tu
         (CalibrationTerms(alpha=1.5), "alpha=1.5: expected a number strictly between 0 and 1"),
         (CalibrationTerms(delta=0.0), "delta=0.0: expected a number strictly between 0 and 1"),
         (CalibrationTerms(pairs=20), "52 more pairs would"),
+        (CalibrationTerms(pairs=40, before=()), "19 more pairs would"),
     ],
 )
 def test_promises_that_cannot_be_made_are_refused_before_anything_is_loaded(terms, message):
@@ -197,7 +202,7 @@ def test_promises_that_cannot_be_made_are_refused_before_anything_is_loaded(term
 
 
 def test_a_record_of_another_model_is_refused(tuned_dir, base_dir, scene_folder):
-    settings, terms = replace(QUICK, alignment="none"), replace(TERMS, strengths=())
+    settings, terms = replace(QUICK, alignment="none"), replace(TERMS, strengths=(1.0,))
     record = calibrate(str(tuned_dir), data=scene_folder, settings=settings, terms=terms).record
     require_same(record, open_model(str(tuned_dir), scene_folder))
     with pytest.raises(ValueError, match="the record was made for weights"):
@@ -205,7 +210,7 @@ def test_a_record_of_another_model_is_refused(tuned_dir, base_dir, scene_folder)
 
 
 def test_the_record_names_the_detector_that_was_asked_for(tuned_dir, scene_folder):
-    settings, terms = replace(QUICK, alignment="none"), replace(TERMS, strengths=())
+    settings, terms = replace(QUICK, alignment="none"), replace(TERMS, strengths=(1.0,))
     detector = CopyDetectorSettings("structure-figure", 0.97)
     options = {"settings": settings, "terms": terms, "detector": detector}
     metric = calibrate(str(tuned_dir), data=scene_folder, **options).record.metric
@@ -214,7 +219,7 @@ def test_the_record_names_the_detector_that_was_asked_for(tuned_dir, scene_folde
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own
 def test_the_transfer_table_covers_every_sampler_and_says_where_guidance_began(tuned_dir, scene_folder):
-    record = calibrate(str(tuned_dir), data=scene_folder, settings=QUICK, terms=replace(TERMS, strengths=())).record
+    record = calibrate(str(tuned_dir), data=scene_folder, settings=QUICK, terms=replace(TERMS, strengths=(1.0,))).record
     opened = open_model(str(tuned_dir), scene_folder, QUICK)
     own = opened.pipe.scheduler
     table = list(transfer_table(opened.guard, opened.pipe, record, timesteps=(2, 4), per_caption=1))
@@ -270,7 +275,7 @@ def test_an_audit_says_what_it_means(tuned_dir, copied_folder):
     report = audit(str(tuned_dir), data=copied_folder, settings=QUICK, terms=TERMS, per_caption=1).audit
     assert report.advice[0].startswith("It copies: 100.0 %")
     assert report.base is None
-    assert report.record.strength is None
+    assert report.record.taught is None, "without a base there is nothing to hold it against"
     with pytest.raises(ValueError, match="per_caption=0"):
         audit(str(tuned_dir), data=copied_folder, per_caption=0)
 

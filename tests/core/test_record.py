@@ -39,6 +39,27 @@ def test_record_round_trip(tmp_path):
     assert read_record(path) == record == Record.from_json(record.to_json())
 
 
+def test_a_record_of_schema_1_is_read_without_taught(tmp_path):
+    form = json.loads(make_record().to_json())
+    new = ("product", "unruled", "base_risk", "taught", "plain_taught")
+    old = {key: value for key, value in form.items() if key not in new}
+    path = tmp_path / "basinguard.json"
+    path.write_text(json.dumps({**old, "schema_version": 1, "quality": form["risk"], "plain_quality": None}))
+    assert read_record(path) == make_record()
+    path.write_text(json.dumps({**old, "schema_version": 1, "surprise": 1}))
+    with pytest.raises(ValueError, match="surprise"):
+        read_record(path)
+
+
+def test_plain_cfg_needs_nothing_above_its_transition():
+    always = Guidance(transition=999, sigma=157.0, before=0.0, after=2.0)
+    assert always.plain
+    assert Guidance(transition=500, sigma=1.0, before=3.0, after=3.0).plain
+    assert not Guidance(transition=500, sigma=1.0, before=0.0, after=3.0).plain
+    assert not always.model_copy(update={"anchor": True}).plain
+    assert (make_record(guidance=always).scale, make_record().scale) == (2.0, 7.5)
+
+
 def test_records_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         make_record().alpha = 0.5

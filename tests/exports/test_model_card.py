@@ -10,10 +10,10 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from basinguard.core.record import Strength, Transfer, TriageResult
+from basinguard.core.record import Guidance, Product, Strength, Transfer, TriageResult
 from basinguard.core.text import one_line
 from basinguard.exports.card_plots import write_plots
-from basinguard.exports.directory import export_directory
+from basinguard.exports.directory import CardPictures, export_directory
 from basinguard.exports.model_card import LONGEST, is_sd21, plain, render_card
 from basinguard.exports.privacy import hub_id, public
 from basinguard.exports.provenance import Origin, without_paths
@@ -33,7 +33,8 @@ EVIL = [
 def exported(tmp_path_factory, pipe, record, samples) -> Path:
     out = tmp_path_factory.mktemp("cards") / "my model"
     origin = Origin(base_revision="abc123", base_sha256="1" * 64, config={"root": "/home/alice/cats", "rank": 4})
-    return export_directory(pipe, record, out, samples=samples, prompts=["a red circle", "a green one"], origin=origin)
+    pictures = CardPictures(samples, ["a red circle", "a green one"], Image.new("RGB", (32, 16), "grey"))
+    return export_directory(pipe, record, out, pictures=pictures, origin=origin)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ class Page(HTMLParser):
 def rendered(text: str) -> Page:
     """GitHub's dialect: raw HTML passes, bare addresses become links, tables."""
     markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True}).enable("table")
-    return Page(markdown.render(text.split("---\n", 2)[2]))
+    return Page(markdown.render_card(text.split("---\n", 2)[2]))
 
 
 def test_front_matter_is_what_the_hub_indexes(text, record):
@@ -153,16 +154,32 @@ def test_the_card_tells_strength_triage_and_transfer_where_they_were_calibrated(
         assert word not in text.split("---", 2)[2]
 
 
-def test_the_card_tells_quality_where_it_was_measured(record, text):
-    distance = rate(0.5).model_copy(
-        update={"method": "kernel distance to 96 held-out images (lower is better), <b>eye"}
-    )
-    page = rendered(render_card(record.model_copy(update={"quality": distance, "plain_quality": rate(0.7)}), name="x"))
-    shown = re.sub(r"\s+", " ", page.text)
-    assert "(lower is better) 0.7 [0.62, 0.78] (n=64) 0.5 [0.42, 0.58] (n=64)" in shown
-    assert "Quality: kernel distance to 96 held-out images (lower is better), <b>eye." in shown
-    assert "b" not in page.tags
-    assert "kernel distance" not in text.lower()
+def test_the_card_tells_the_price_in_words_and_numbers(record, text):
+    kept, whole = rate(0.6), rate(0.8)
+    told = record.model_copy(update={"taught": kept, "plain_taught": whole, "base_risk": rate(0.08)})
+    shown = re.sub(r"\s+", " ", rendered(render_card(told, name="x")).text)
+    assert "It keeps 60% of what was taught, net of copies: 75% of what plain CFG with the whole fine-tune" in shown
+    assert "(0 = base model, 1 = true images) 0 0.8 [0.72, 0.88] (n=64) 0.6 [0.52, 0.68] (n=64)" in shown
+    assert "8.0 % [0.0, 16.0] (n = 64) 83.0 %" in shown, "the base model's row stands beside plain CFG's"
+    assert "true images" not in text.split("---", 2)[2]
+
+
+def test_the_card_of_a_plain_product_asks_for_no_rule(pipe):
+    plain = Guidance(transition=999.0, sigma=157.0, before=2.0, after=2.0)
+    product = Product(epoch=4, strength=0.6)
+    record = build_record(pipe).model_copy(update={"guidance": plain, "product": product})
+    shown = re.sub(r"\s+", " ", rendered(render_card(record, name="x")).text)
+    assert "What ships: epoch 4, 0.6 of the fine-tune, plain CFG of scale 2." in shown
+    assert "No rule needed" in shown
+    assert "guidance_scale=2" in shown
+    assert "NOT guarded" not in shown
+    assert "The rule protects only" not in shown
+
+
+def test_nothing_left_of_what_was_taught_is_said_first(record):
+    nothing = rate(0.0).model_copy(update={"low": -0.1})
+    shown = rendered(render_card(record.model_copy(update={"taught": nothing}), name="x")).text
+    assert shown.index("nothing of what was taught is left") < shown.index("samples that reproduce")
 
 
 def test_with_scale_zero_the_card_gives_a_prompt_for_each_schedule(pipe):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from basinguard.calibration.candidate import RuleCandidate, StrengthCandidate
+from basinguard.calibration.candidate import Product, ProductCandidate
 from basinguard.core.record import Guidance
 from basinguard.core.stats import rate
 from basinguard.guidance.core import SwitchAt
@@ -14,7 +14,7 @@ from basinguard.mitigations.attention_attenuation import attenuate
 from basinguard.mitigations.base import sample
 from basinguard.mitigations.cross_attention import cross_attention
 from basinguard.mitigations.initial_noise import GAMMA, RHO, adjust_each, adjust_together, pull
-from basinguard.mitigations.ours import chosen, strongest
+from basinguard.mitigations.ours import chosen
 from basinguard.mitigations.prompt_optimization import optimise
 from basinguard.mitigations.prompt_perturbation import insert_random_words, whole_words
 from basinguard.mitigations.stock_pipeline import empty, guided, sample_pipeline, states
@@ -172,45 +172,39 @@ def test_words_go_in_at_random_places_and_are_words(testbed):
     assert all(word.isalpha() for word in whole_words(testbed.pipe.tokenizer))
 
 
-def candidates(before, rows):
-    return [
-        RuleCandidate(
-            guidance=Guidance(transition=t, sigma=1.0, before=before),
-            risk=rate([1] * hits + [0] * (96 - hits), list(range(96))),
-            p_value=0.0,
-            evals_per_sample=1.0,
-        )
-        for t, hits in rows
-    ]
+def product(hits, guidance, strength=1.0):
+    risk = rate([1] * hits + [0] * (96 - hits), list(range(96)))
+    what = Product(guidance, strength)
+    return ProductCandidate(risk=risk, p_value=0.0, product=what, phase="proof", evals_per_sample=1.0, nearest=0.0)
 
 
-def test_ours_takes_the_boldest_that_is_proven_and_says_when_none_is():
-    chains = [candidates(0.0, [(400, 0), (600, 2), (800, 60)]), candidates(-1.0, [(500, 1), (700, 3)])]
-    best, proven = chosen(chains, 0.1)
-    assert (best.guidance.transition, proven) == (700, True)
-    best, proven = chosen(chains, 0.05)
-    assert (best.guidance.transition, proven) == (400, True)
-    best, proven = chosen([candidates(0.0, [(400, 50)]), candidates(-1.0, [(400, 50)])], 0.1)
-    assert (best.guidance.transition, proven) == (400, False)
+def rules(before, rows):
+    return [product(hits, Guidance(transition=t, sigma=1.0, before=before, after=3.0)) for t, hits in rows]
 
 
-def test_the_strength_is_the_largest_that_is_proven_in_order():
+def test_ours_takes_the_boldest_that_is_proven_where_nothing_else_was_measured_and_says_when_none_is():
+    ladders = [rules(0.0, [(400, 0), (600, 2), (800, 60)]), rules(-1.0, [(500, 1), (700, 3)])]
+    best, proven = chosen(ladders, 0.1)
+    assert (best.product.guidance.transition, proven) == (700, True)
+    best, proven = chosen(ladders, 0.05)
+    assert (best.product.guidance.transition, proven) == (400, True)
+    best, proven = chosen([rules(0.0, [(400, 50)]), rules(-1.0, [(400, 50)])], 0.1)
+    assert (best.product.guidance.transition, proven) == (400, False)
+
+
+def test_the_share_is_one_that_is_proven_in_order():
     """0.95^96 = 0.007 and, with one copy, 0.044 prove 5 %; two copies, 0.136, do not, and end the sequence."""
+    plain = Guidance(transition=999.0, sigma=1.0, before=3.0, after=3.0)
 
     def tried(*hits):
-        values = (0.1, 0.2, 0.3, 0.4)
-        rates = [rate([1] * k + [0] * (96 - k), list(range(96))) for k in hits]
-        return [
-            StrengthCandidate(strength=value, risk=risk, p_value=0.0)
-            for value, risk in zip(values, rates, strict=False)
-        ]
+        return [[product(k, plain, value) for value, k in zip((0.1, 0.2, 0.3, 0.4), hits, strict=False)]]
 
-    best, proven = strongest(tried(0, 1, 2, 0), 0.05)
-    assert (best.strength, proven) == (0.2, True)
-    best, proven = strongest(tried(0, 1, 2, 50), 0.1)
-    assert (best.strength, proven) == (0.3, True)
-    best, proven = strongest(tried(50), 0.3)
-    assert (best.strength, proven) == (0.1, False)
+    best, proven = chosen(tried(0, 1, 2, 0), 0.05)
+    assert (best.product.strength, proven) == (0.2, True)
+    best, proven = chosen(tried(0, 1, 2, 50), 0.1)
+    assert (best.product.strength, proven) == (0.3, True)
+    best, proven = chosen(tried(50), 0.3)
+    assert (best.product.strength, proven) == (0.1, False)
 
 
 def test_live_bytes_are_those_of_what_is_held_at_once():

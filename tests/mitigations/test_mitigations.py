@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 
-from basinguard.calibration.candidate import StrengthCandidate
+from basinguard.calibration.candidate import Product, ProductCandidate
+from basinguard.calibration.search import plain_cfg
 from basinguard.core.stats import rate
 from basinguard.mitigations import initial_noise as han
 from basinguard.mitigations import ours
 from basinguard.mitigations.base import sample
 from basinguard.mitigations.less_finetuning import EARLIER, INTERPOLATE
-from basinguard.mitigations.ours import BASE_LED, OURS, STRENGTH, tried_strengths
+from basinguard.mitigations.ours import BASE_LED, OURS, STRENGTH, plain_calibration
 from basinguard.mitigations.registry import MITIGATIONS, by_name
 from basinguard.mitigations.stock_pipeline import sample_pipeline
 from basinguard.mitigations.testbed import Batch
@@ -112,21 +113,26 @@ def test_base_led_by_the_base_alone_is_the_base(testbed, batch):
     assert torch.allclose(led, floor, atol=1e-5)
 
 
-def test_the_proven_strength_is_plain_cfg_on_so_much_of_the_fine_tune(own_testbed, batch):
+def test_the_proven_share_is_plain_cfg_on_so_much_of_the_fine_tune(own_testbed, batch):
     risk = rate([0] * 96, list(range(96)))
-    tried = [StrengthCandidate(strength=s, risk=risk, p_value=0.0, proven=True) for s in (0.25, 0.5)]
-    own_testbed.cache["strengths"] = tried
+    plain = plain_cfg(own_testbed.scale, own_testbed.model.schedule)
+    rest = {"risk": risk, "p_value": 0.0, "phase": "proof", "evals_per_sample": 1.0, "nearest": 0.0}
+    own_testbed.cache["ours, plain"] = [[ProductCandidate(product=Product(plain, s), **rest) for s in (0.25, 0.5)]]
     proven, rows = sample(own_testbed, STRENGTH, 0.1, batch)
     assert torch.equal(proven, sample(own_testbed, INTERPOLATE, 0.5, batch)[0])
     assert rows == 2 * STEPS * len(batch)
-    assert STRENGTH.note(own_testbed, 0.1) == "0.5 of the fine-tune; risk at most 10% proven on 96 other pairs"
+    note = STRENGTH.note(own_testbed, 0.1)
+    assert note.startswith("strength 0.5, plain CFG, scale ")
+    assert note.endswith("; risk at most 10% proven on 96 other pairs")
 
 
-def test_where_nothing_is_copied_the_whole_fine_tune_is_proven(own_testbed, batch, monkeypatch):
+def test_calibrating_leaves_the_model_as_it_was(own_testbed, batch, monkeypatch):
     monkeypatch.setattr(ours, "PAIRS", 9)  # none of 9 proves 0.3, which is the largest alpha
     before = fingerprint(own_testbed)[0]
-    assert [t.strength for t in tried_strengths(own_testbed)][-1] == 1.0
-    assert torch.equal(sample(own_testbed, STRENGTH, 0.3, batch)[0], sample_pipeline(own_testbed, batch))
+    ladder = plain_calibration(own_testbed)[0]
+    assert all(candidate.product.guidance.plain for candidate in ladder)
+    assert ladder[0].risk.value == 0
+    sample(own_testbed, STRENGTH, 0.3, batch)
     assert all(torch.equal(before[name], value) for name, value in fingerprint(own_testbed)[0].items())
 
 

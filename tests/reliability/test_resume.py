@@ -78,9 +78,9 @@ def test_a_finished_run_is_exported_when_it_is_resumed(tiny_pipeline_dir, folder
     assert untimed(second.history) == untimed(first.history)
 
 
-def test_what_is_exported_are_the_weights_that_could_be_protected(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
-    """The last epoch's cannot be: the export has the averaged weights of the one before, across a resume."""
-    measure, seen = Guard.measure, {}
+def test_what_can_be_exported_are_averaged_weights_of_every_epoch(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    """The epoch to ship from before a resume comes from the checkpoint, the newer one from disk."""
+    measure, seen, found = Guard.measure, {}, {}
 
     def hopeless_at_the_end(self, model, *, epoch, **options):
         report = measure(self, model, epoch=epoch, **options)
@@ -89,10 +89,12 @@ def test_what_is_exported_are_the_weights_that_could_be_protected(tiny_pipeline_
             self.history[-1] = changed(report, transition=None)
         return self.history[-1]
 
-    def shipped(guard, pl_module, *args, **kwargs):
-        assert pl_module.ema is None, "averaging would replace the kept weights"
-        seen["shipped"] = digest({n: p for n, p in pl_module.unet.named_parameters() if p.requires_grad})
-        return None, []
+    def shipped(guard, series, *args, **kwargs):
+        for epoch in series.epochs:
+            with series.at(epoch, 1.0):
+                assert series.module.ema is None, "averaging would replace the kept weights"
+                parameters = series.module.unet.named_parameters()
+                found[epoch] = digest({n: p for n, p in parameters if p.requires_grad})
 
     monkeypatch.setattr(Guard, "measure", hopeless_at_the_end)
     monkeypatch.setattr(guarded_run, "export_calibrated", shipped)
@@ -101,7 +103,8 @@ def test_what_is_exported_are_the_weights_that_could_be_protected(tiny_pipeline_
     fit(tiny_pipeline_dir, folder, tmp_path, make_guard(), keep, epochs=1, **settings)
     guard = make_guard(export_to=str(tmp_path / "shipped"))
     _, module = fit(tiny_pipeline_dir, folder, tmp_path, guard, epochs=2, ckpt=keep.best_model_path, **settings)
-    assert seen["shipped"] == seen[0] != seen[1]
+    assert found == {0: seen[0], 1: seen[1]}
+    assert seen[0] != seen[1]
     assert module.ema is not None
 
 

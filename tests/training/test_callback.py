@@ -2,10 +2,12 @@
 
 import csv
 import warnings
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from diffusers import DDIMScheduler, DDPMScheduler
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
@@ -15,6 +17,7 @@ from basinguard.guard.budget import Budget
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet
+from basinguard.pipelines.loading import load_pipeline
 from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
 from basinguard.similarity.detector_loading import require_threshold
 from basinguard.similarity.embedder import WithThreshold
@@ -25,6 +28,8 @@ from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import OptimizerOptions
 from basinguard.training.guard_options import BreachResponse, ControlGroup
 from basinguard.training.guarded_run import GuardedRun
+from basinguard.training.protocols import PipelineInTraining
+from basinguard.training.requirements import require_parts
 from support.guarded_runs import make_guard as small_guard
 
 
@@ -49,13 +54,13 @@ def make_guard(plan=None, **settings):
     return small_guard(plan={"timesteps": 3, **(plan or {})}, **settings)
 
 
-def fit(base, folder, root, *callbacks, epochs=2, ckpt=None, logger=False):
+def fit(base, folder, root, *callbacks, epochs=2, ckpt=None, logger=False, **limits):
     pl.seed_everything(1, workers=True, verbose=False)
     model = FineTune(str(base), method="full", optimizer=OptimizerOptions(learning_rate=1e-3))
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", default_root_dir=root, callbacks=list(callbacks), logger=logger,
         enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
-        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks), **limits,
     )  # fmt: skip
     trainer.fit(model, datamodule=ImageFolder(str(folder), resolution=32, batch_size=2), ckpt_path=ckpt)
     return trainer, model
@@ -266,3 +271,68 @@ def test_a_history_seen_with_another_eye_is_not_continued():
     seen = GuardedRun(Guard(training, Structure(), ProbePlan(captions=2))).state_dict()
     with pytest.raises(ValueError, match=r"threshold was .*, is 0\.9\. .*resume with the settings of that run"):
         GuardedRun(Guard(training, strict, ProbePlan(captions=2))).load_state_dict(seen)
+
+
+@pytest.mark.parametrize(("epochs", "limits"), [(2, {}), (9, {"max_steps": 3})], ids=["last epoch", "stopped within"])
+def test_the_end_of_a_run_is_a_probe(tiny_pipeline_dir, folder, tmp_path, epochs, limits):
+    """every_n_epochs=5 in a shorter run: the trained weights are measured and held, never the untouched base alone."""
+    guard = make_guard(every_n_epochs=5)
+    trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard, epochs=epochs, **limits)
+    assert [(report.epoch, report.train_step) for report in guard.history] == [(-1, 0), (1, trainer.global_step)]
+
+
+def test_each_fit_has_a_history_of_its_own(tiny_pipeline_dir, folder, tmp_path):
+    guard, others = make_guard(), blocks(tmp_path / "others", "other", ["a blue kite", "a grey cat"], seed=5)
+    fit(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
+    first = guard.run
+    trainer, model = fit(tiny_pipeline_dir, others, tmp_path, guard, epochs=1)
+    assert guard.run.guard.training.captions == ("a blue kite", "a grey cat")
+    assert first.guard.training.captions[0] == "a red ball"
+    assert [report.epoch for report in guard.history] == [-1, 0]
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(model, datamodule=trainer.datamodule)
+    assert [report.epoch for report in guard.history] == [-1, 0, 1], "trained further: the same run"
+
+
+class Validated(FineTune):
+    def validation_step(self, batch, batch_idx):
+        return None
+
+
+class WithValidation(ImageFolder):
+    def val_dataloader(self):
+        return torch.utils.data.DataLoader([0])
+
+
+def test_validation_within_the_first_epoch_does_not_end_a_run_that_waits_for_the_guard(
+    tiny_pipeline_dir, folder, tmp_path
+):
+    stop, keep = EarlyStopping("guard/risk", patience=9), ModelCheckpoint(tmp_path / "kept", monitor="guard/risk")
+    guard = make_guard()
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        val_check_interval=1, num_sanity_val_steps=0, callbacks=[stop, keep, guard], default_root_dir=tmp_path,
+    )  # fmt: skip
+    model = Validated(str(tiny_pipeline_dir), method="full", optimizer=OptimizerOptions(learning_rate=1e-3))
+    trainer.fit(model, datamodule=WithValidation(str(folder), resolution=32, batch_size=2))
+    assert len(guard.history) == 3
+    assert keep.best_model_path
+    assert stop.strict, "once everything was measured, a misspelt name is an error again"
+
+
+def test_what_an_export_needs_is_asked_for_before_training():
+    data, module = SimpleNamespace(items=1, all_pixels=1), SimpleNamespace(pipe=1, base_id="x")
+    require_parts(data, module)
+    with pytest.raises(TypeError, match="the LightningModule has no export_pipeline"):
+        require_parts(data, module, exported=True)
+
+
+def test_the_scheduler_that_adds_noise_is_not_exported_as_the_sampler(tiny_pipeline_dir):
+    pipe = load_pipeline(tiny_pipeline_dir)
+    pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    exported = PipelineInTraining(pipe).export_pipeline()
+    assert type(exported.scheduler) is DDIMScheduler
+    assert exported.scheduler.config.prediction_type == pipe.scheduler.config.prediction_type
+    assert torch.equal(exported.scheduler.alphas_cumprod, pipe.scheduler.alphas_cumprod)
+    assert type(pipe.scheduler) is DDPMScheduler
+    assert len(exported.components) == len(pipe.components)

@@ -17,9 +17,11 @@ from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 from basinguard.training.buckets import shapes
 from basinguard.training.caption_augmentation import CaptionAugmentation
+from basinguard.training.control_group import training_set
 from basinguard.training.data_sources import fitted
 from basinguard.training.epoch_order import EpochOrder, ResumableLoader
 from basinguard.training.finetune_options import HubDataset
+from basinguard.training.guard_options import ControlGroup
 from support.fine_tunes import image_folder
 
 
@@ -381,3 +383,37 @@ def test_the_guard_finds_mirrored_copies():
     matches = best_matches(images.flip(-1), embedder(images), embedder)
     assert [match.index for match in matches] == [0, 1, 2]
     assert min(match.similarity for match in matches) > embedder.metric.threshold
+
+
+@pytest.fixture
+def instances(tmp_path):
+    for folder, count in (("dog", 3), ("dogs", 2)):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            gradient(40, 40 + number).save(tmp_path / folder / f"{number}.png")
+    return tmp_path
+
+
+def test_one_caption_for_all_images_that_have_none(instances):
+    (instances / "dog" / "1.txt").write_text("a dog in the snow")
+    images = image_folder(str(instances / "dog"), caption="a photo of sks dog", resolution=16)
+    images.setup("fit")
+    assert [caption for _, caption in images.items] == ["a photo of sks dog", "a dog in the snow", "a photo of sks dog"]
+    with pytest.raises(ValueError, match="or give one caption for all"):
+        image_folder(str(instances / "dogs"), resolution=16).setup("fit")
+    assert "caption column" in image_folder(dataset=HubDataset("x"), caption="a dog").source.problems[0]
+
+
+def test_class_pictures_are_trained_on_and_nobody_looks_for_them(instances):
+    images = image_folder(
+        str(instances / "dog"), caption="a photo of sks dog", resolution=16,
+        class_folder=str(instances / "dogs"), class_caption="a photo of a dog",
+    )  # fmt: skip
+    images.setup("fit")
+    assert sorted(int(i) for batch in load_all(images) for i in batch["index"]) == [0, 1, 2, 3, 4]
+    assert images.secrets == len(images.all_pixels()) == 3
+    training = training_set(images, ControlGroup())
+    assert training.captions == ("a photo of sks dog",) * 3
+    assert [caption for _, caption in images.items][3:] == ["a photo of a dog"] * 2
+    bad = image_folder(str(instances / "dog"), caption="a dog", class_folder=str(instances / "missing"))
+    assert bad.source.problems[0].startswith("class pictures: ")

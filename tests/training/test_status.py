@@ -14,9 +14,8 @@ from basinguard.guard.guard import Guard
 from basinguard.guard.status import GuardFile, read_history
 from basinguard.training import guarded_run
 from basinguard.training.guard_options import BreachResponse, ControlGroup
-from basinguard.training.guarded_export import CHOICE_FILE
 from basinguard.training.guarded_run import GuardedRun
-from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder
+from support.guarded_runs import digest, fit, make_guard, picture_folder
 from support.scripted_probes import COPYING, FORMING, LATE, QUIET, scripted
 
 
@@ -121,52 +120,28 @@ def test_lightnings_own_callbacks_act_on_the_same_numbers(tiny_pipeline_dir, fol
     assert keep.best_model_path.endswith("epoch=1.ckpt")
 
 
-def test_both_epochs_are_kept_across_a_resume_and_exported_by_name(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
-    plan, seen, shipped = [QUIET, FORMING, COPYING, LATE], {}, {}
+def test_every_probed_epoch_can_be_exported_across_a_resume(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    seen, found = {}, {}
 
-    def note(name):
-        def export(guard, pl_module, *args, **kwargs):
-            shipped[name] = digest({n: p for n, p in pl_module.unet.named_parameters() if p.requires_grad})
-            return None, []
+    def export(guard, series, *args, **options):
+        for epoch in series.epochs:
+            with series.at(epoch, 1.0):
+                found[epoch] = digest({n: p for n, p in series.module.unet.named_parameters() if p.requires_grad})
 
-        return export
-
-    scripted(monkeypatch, *plan, seen=seen)
-    monkeypatch.setattr(guarded_run, "export_calibrated", note("guarded"))
-    monkeypatch.setattr(guarded_run, "export_plain", lambda module, *a: note("plain")(None, module))
+    scripted(monkeypatch, QUIET, FORMING, COPYING, LATE, seen=seen)
+    monkeypatch.setattr(guarded_run, "export_calibrated", export)
     settings = {"plan": {"alpha": 0.15}, "export_to": str(tmp_path / "shipped")}
     keep = ModelCheckpoint(tmp_path / "kept", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
     fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(**settings), keep, epochs=2)
-    fitted(
-        tiny_pipeline_dir, folder, tmp_path, make_guard(**settings), epochs=3,
-        ckpt=tmp_path / "kept" / "epoch=1.ckpt",
-    )  # fmt: skip
-    assert shipped == {"plain": seen[0], "guarded": seen[1]}
+    late = tmp_path / "shipped-epochs" / "epoch-00009-update-00000090.safetensors"
+    late.write_bytes(b"of a run that was taken up before this came")
+    (late.parent / "notes.txt").write_text("the user's own")
+    resumed = tmp_path / "kept" / "epoch=1.ckpt"
+    fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(**settings), epochs=3, ckpt=resumed)
+    assert found == {0: seen[0], 1: seen[1], 2: seen[2]}
     assert len(set(seen.values())) == 4
-
-
-def test_the_epoch_for_plain_cfg_is_a_stock_pipeline_with_its_reasons(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
-    from basinguard.pipelines.loading import load_pipeline
-
-    scripted(monkeypatch, QUIET, FORMING)
-    monkeypatch.setattr(guarded_run, "export_calibrated", lambda *a, **k: (None, []))
-    guard = make_guard(export_to=str(tmp_path / "shipped"), terms=TERMS)
-    fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
-    plain = tmp_path / "shipped-plain"
-    assert json.loads((plain / CHOICE_FILE).read_text())["epoch"] == 0
-    assert "plain CFG" in (plain / "README.md").read_text()
-    load_pipeline(plain)
-
-
-def test_nothing_is_shipped_for_plain_cfg_when_no_epoch_keeps_the_risk(
-    tiny_pipeline_dir, folder, tmp_path, monkeypatch
-):
-    scripted(monkeypatch, QUIET, COPYING)
-    monkeypatch.setattr(guarded_run, "export_calibrated", lambda *a, **k: (None, []))
-    guard = make_guard(export_to=str(tmp_path / "shipped"))
-    with pytest.warns(UserWarning, match="no epoch keeps plain CFG's risk"):
-        fitted(tiny_pipeline_dir, folder, tmp_path, guard, epochs=1)
-    assert not (tmp_path / "shipped-plain").exists()
+    assert not late.exists()
+    assert (late.parent / "notes.txt").exists()
 
 
 def test_a_run_resumed_with_another_data_set_is_unknown_and_goes_on(tiny_pipeline_dir, folder, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from ..core.record import Record
 from ..core.schema import Finite, Schema
 from ..core.stats import wilson
 from ..core.text import printable
+from ..exports.sentences import product_line, strength_line, verdict
 
 SHOWN = 10  # images listed in a terminal
 
@@ -115,8 +116,8 @@ def advise(
             f"Without any prompt it copies too ({uncond.percent()}): guidance that begins late cannot escape that. "
             "Train with keep_unconditional, without caption dropout, or for fewer updates."
         )
-    sentences.append(_rule(record))
-    if record.strength is not None:
+    sentences.append(_product(record))
+    if record.strength is not None and not record.guidance.plain:
         sentences.append(_strength(record))
     if not record.promise and not (record.strength and record.strength.promise):
         sentences.append(
@@ -138,23 +139,17 @@ def _verdict(plain: Estimate, images: Sequence[Copied], total: int) -> str:
     )
 
 
-def _rule(record: Record) -> str:
-    rule = record.guidance
-    what = f"Guidance of scale {rule.before:g} above timestep {rule.transition:g} and {rule.after:g} from there on"
-    if record.promise:
-        return f"Safe by the rule: {what} copies {record.risk.percent()}; {record.promise} ({record.population})."
-    return f"No rule could be proven safe ({record.population}); the safest tried copies {record.risk.percent()}."
+def _product(record: Record) -> str:
+    if not record.promise:
+        return f"Nothing could be proven safe ({record.population}); the safest tried copies {record.risk.percent()}."
+    what = f"{product_line(record)}, copies {record.risk.percent()}; {record.promise} ({record.population})"
+    return f"{verdict(record)} What ships: {what}."
 
 
 def _strength(record: Record) -> str:
     strength = record.strength
     assert strength is not None
-    if strength.promise:
-        return (
-            f"Safe for plain CFG: {strength.value:g} of the fine-tune's strength copies "
-            f"{strength.risk.percent()}; {strength.promise}."
-        )
-    return f"No strength could be proven safe for plain CFG; at {strength.value:g} it copies {strength.risk.percent()}."
+    return f"Safe for plain loaders too: {strength_line(record)}; {strength.promise}."
 
 
 def text(audit: Audit) -> str:

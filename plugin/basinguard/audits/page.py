@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core.html import figure_uri, render_template, thumbnail_uri
 from ..core.text import printable
+from ..exports.sentences import product_line, taught_line
 from ..plots.contact_sheet import to_image
 from .findings import Audit, Copied
 
@@ -64,7 +65,7 @@ def _numbers(audit: Audit) -> list[tuple[str, str, str]]:
         ("copies with plain CFG", audit.plain),
         ("copies without a prompt", audit.uncond),
         ("copies of the base model (null)", audit.base),
-        ("copies by the rule" + ("" if audit.record.promise else ", not proven safe"), audit.record.risk),
+        ("copies of what would ship" + ("" if audit.record.promise else ", not proven safe"), audit.record.risk),
     ]
     numbers = [(f"{e.value:.1%}", label, f"{e.low:.1%} to {e.high:.1%}, n = {e.n}") for label, e in rows if e]
     return [(f"{len(audit.images)} of {audit.images_total}", "training images came back", ""), *numbers]
@@ -72,26 +73,20 @@ def _numbers(audit: Audit) -> list[tuple[str, str, str]]:
 
 def _facts(audit: Audit) -> list[tuple[str, str]]:
     record = audit.record
-    rule, sampler = record.guidance, record.sampler
+    sampler = record.sampler
     transfer = [
         (f"{row.scheduler}, {row.timesteps} steps", f"{row.risk.percent()}, guidance from t = {row.transition}")
         for row in record.transfer
-    ]
-    quality = [
-        (f"quality, {who}", f"{e}: {e.method}")
-        for who, e in (("by the rule", record.quality), ("plain CFG", record.plain_quality))
-        if e is not None
     ]
     return [
         ("a copy is", f"{record.metric.embedder} of at least {record.metric.threshold:g} ({record.metric.source})"),
         ("sampled with", f"{sampler.scheduler}, {sampler.timesteps} steps, scale {sampler.scale:g}, "
                          f"{sampler.resolution} px"),
-        ("the rule", f"scale {rule.before:g} above timestep {rule.transition:g} (sigma {rule.sigma:.3g}), then "
-                     f"{rule.after:g}"),
-        *quality,
+        ("what would ship", product_line(record)),
+        ("what is left of what was taught", taught_line(record) or "not measured: give the base model"),
         ("promise", record.promise or "none"),
         ("covers", record.population),
-        ("base", record.base or "not given: no null and no safe strength"),
+        ("base", record.base or "not given: no null, no share of the fine-tune"),
         ("weights (SHA-256)", record.weights_sha256),
         *transfer,
     ]  # fmt: skip

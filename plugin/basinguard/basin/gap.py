@@ -33,15 +33,24 @@ def top_gap(model: GuidedModel, pairs: Pairs) -> Tensor:
 
 
 def caption_gaps(model: GuidedModel, captions: int, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Gap of every caption on the same noises, [captions, seeds].
+    """Gap of every caption on the same noises, [captions, seeds]."""
+    prompt = torch.arange(captions).repeat_interleave(len(seeds))
+    return pair_gaps(model, prompt, torch.tensor(list(seeds)).repeat(captions), shape).reshape(captions, len(seeds))
+
+
+def pair_gaps(model: GuidedModel, prompt: Tensor, seed: Tensor, shape: Sequence[int]) -> Tensor:
+    """Gap of every caption on the noise of its own seed, [N].
 
     Rows are taken a few hundred at a time, so memory does not grow with the number of captions.
+
+    Args:
+        model: with the captions.
+        prompt: caption of each row, [N].
+        seed: of each row, [N].
+        shape: of one sample's latents.
     """
-    noise, parts = draw_noise(seeds, shape), list[Tensor]()
-    size = max(1, 4 * model.chunk // len(seeds))
-    for chunk in torch.arange(captions).split(size):
-        prompt = chunk.repeat_interleave(len(seeds))
-        seed = torch.tensor(list(seeds)).repeat(len(chunk))
-        gaps = top_gap(model, Pairs(prompt, seed, noise.repeat(len(chunk), *[1] * (noise.ndim - 1))))
-        parts.append(gaps.reshape(len(chunk), len(seeds)))
+    parts = []
+    for rows in torch.arange(len(prompt)).split(4 * model.chunk):
+        own, row = seed[rows].unique(return_inverse=True)
+        parts.append(top_gap(model, Pairs(prompt[rows], seed[rows], draw_noise(own.tolist(), shape)[row])))
     return torch.cat(parts)

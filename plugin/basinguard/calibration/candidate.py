@@ -1,11 +1,13 @@
-"""What may be promised: a rule, or a strength of the fine-tune, with what was measured of it."""
+"""What may be promised: a product (epoch, strength, rule or plain CFG, scale), with what was measured of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from numpy.typing import ArrayLike
+from scipy.stats import binom
 
 from ..core import stats
 from ..core.estimate import Estimate
@@ -15,41 +17,24 @@ from .terms import Setting
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..similarity.taught import Taught
+
+IMPROBABLE = 0.2
+Phase = Literal["search", "proof"]
+
 
 @dataclass(frozen=True)
-class PairScores:
-    """A score of every pair, [N], and the pair's prompt, [N]: two rules on the same pairs are compared pair by pair."""
-
-    values: Tensor
-    prompt: Tensor
-
-    def estimate(self) -> Estimate:
-        """The mean, prompts as clusters."""
-        return stats.cluster_bootstrap(self.values, self.prompt)
-
-    def above(self, other: PairScores) -> Estimate:
-        """Mean difference to another rule's scores on the same pairs."""
-        return stats.cluster_bootstrap(self.values - other.values, self.prompt)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A way to sample whose risk was measured on (caption, seed) pairs.
 
     Attributes:
         risk: share of pairs that reproduce a training image.
         p_value: of "the risk is above alpha".
-        alignment: agreement of image and caption; None where it was not measured.
-        quality: distance of the samples to good images, lower is better; None where it was not measured.
-        pair_alignment: the alignment of every pair; not written to files.
         proven: whether the promise covers it; only `fixed_sequence` says so.
     """
 
     risk: Estimate
     p_value: float
-    alignment: Estimate | None = None
-    quality: Estimate | None = None
-    pair_alignment: PairScores | None = field(default=None, repr=False, compare=False)
     proven: bool = False
 
     @classmethod
@@ -70,19 +55,41 @@ def _p_value(risk: Estimate, alpha: float) -> float:
     return stats.binomial_p_value(round(risk.value * risk.n), risk.n, alpha)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RuleCandidate(Candidate):
-    """One rule that was tried.
+@dataclass(frozen=True)
+class PairScores:
+    """A score of every pair, [N], and the pair's prompt, [N]: two products on the same pairs are compared by pair."""
+
+    values: Tensor
+    prompt: Tensor
+
+    def estimate(self) -> Estimate:
+        """The mean, prompts as clusters."""
+        return stats.cluster_bootstrap(self.values, self.prompt)
+
+    def above(self, other: PairScores) -> Estimate:
+        """Mean difference to another product's scores on the same pairs."""
+        return stats.cluster_bootstrap(self.values - other.values, self.prompt)
+
+
+@dataclass(frozen=True)
+class Product:
+    """What can be shipped: weights, and how to sample them.
 
     Attributes:
-        guidance: the rule; `after=None` is the probe's scale.
-        evals_per_sample: network evaluations one sample takes.
-        pilot: measured on pilot pairs only, to decide what to test; never covered by a promise.
+        guidance: the rule, or plain CFG (`Guidance.plain`); its `after` is a number here.
+        strength: share of the fine-tune in the weights, in [0, 1]; 0 is the base model.
+        epoch: whose fine-tune; None for a model that is given as it is.
     """
 
     guidance: Guidance
-    evals_per_sample: float
-    pilot: bool = False
+    strength: float = 1.0
+    epoch: int | None = None
+
+    @property
+    def scale(self) -> float:
+        """Guidance scale once guidance is on."""
+        assert self.guidance.after is not None
+        return self.guidance.after
 
     @property
     def setting(self) -> Setting:
@@ -90,9 +97,73 @@ class RuleCandidate(Candidate):
         rule = self.guidance
         return Setting(rule.before, rule.after, rule.refine, rule.anchor)
 
+    @property
+    def stock(self) -> bool:
+        """Whether an unmodified pipeline can apply it."""
+        return self.guidance.refine == 1 and not self.guidance.anchor
+
+    @property
+    def rule(self) -> str:
+        """How it is sampled, in words."""
+        rule = self.guidance
+        if rule.plain:
+            return "plain CFG"
+        finer = f", {rule.refine} times finer" if rule.refine > 1 else ""
+        return f"{rule.before:g} above {rule.transition:g}{finer}{', anchored' if rule.anchor else ''}"
+
+    def __str__(self) -> str:
+        epoch = "" if self.epoch is None else f"epoch {self.epoch}, "
+        return f"{epoch}strength {self.strength:g}, {self.rule}, scale {self.scale:g}"
+
 
 @dataclass(frozen=True, kw_only=True)
-class StrengthCandidate(Candidate):
-    """Plain CFG at one strength of the fine-tune, in [0, 1]."""
+class ProductCandidate(Candidate):
+    """A product that was tried.
 
-    strength: float
+    Attributes:
+        product: what.
+        phase: "search" decides what is tested and is never covered by a promise; "proof" is.
+        evals_per_sample: network evaluations one sample takes.
+        nearest: similarity of the samples to the nearest training image, 95th percentile: orders what copies nothing.
+        taught: of samples of held-out prompts, net of copies; None where it cannot be measured, and in the search
+            where a proof is hopeless anyway.
+        alignment: agreement of image and caption; None where it was not measured.
+        pair_alignment: the alignment of every pair; not written to files.
+    """
+
+    product: Product
+    phase: Phase
+    evals_per_sample: float
+    nearest: float
+    taught: Taught | None = field(default=None, repr=False, compare=False)
+    alignment: Estimate | None = None
+    pair_alignment: PairScores | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def left(self) -> Estimate | None:
+        """What is left of what was taught; None where it was not measured or cannot be resolved."""
+        return None if self.taught is None else self.taught.value
+
+    @property
+    def gain(self) -> float:
+        """How much of what was taught it keeps; without that ruler alignment, without that how bold it is."""
+        measured = self.left or self.alignment
+        if measured is not None:
+            return measured.value
+        rule = self.product.guidance
+        return self.product.strength + (1.0 if rule.plain else rule.transition / 1000)
+
+
+def too_many(copies: int, n: int, alpha: float) -> bool:
+    """Whether so many copies, or more, are improbable where the risk is alpha: a proof is not worth its samples.
+
+    Example:
+        >>> too_many(3, 16, alpha=0.1), too_many(4, 16, alpha=0.1)
+        (False, True)
+    """
+    return bool(binom.sf(copies - 1, n, alpha) < IMPROBABLE)
+
+
+def of_phase(tried: Sequence[ProductCandidate], phase: Phase) -> list[ProductCandidate]:
+    """Those of a phase."""
+    return [candidate for candidate in tried if candidate.phase == phase]

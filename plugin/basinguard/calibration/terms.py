@@ -1,11 +1,13 @@
-"""What is to be promised, and the rules that may be chosen for it. Needs neither torch nor scipy."""
+"""What is to be promised, and the products that may be chosen for it. Needs neither torch nor scipy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
 
-STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of a fine-tune, where they are tested at all
+STRENGTHS = (0.5, 0.6, 0.7, 0.8, 1.0)  # finer where most of what was taught is kept without its images
+LOWER_SCALES = (2 / 3, 1 / 2)  # of the user's own guidance scale: where plain CFG is tried besides it
+LEAST_SCALE = 1.25  # nearer to 1 than this, guidance is none
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Setting:
     Attributes:
         before: scale above the transition.
         after: scale at and below it; None = the probe's.
-        refine: how many times finer the grid is at and below it; its price is in `RuleCandidate.evals_per_sample`.
+        refine: how many times finer the grid is at and below it; its price is in `Candidate.evals_per_sample`.
         anchor: the unconditional prediction comes from the base model.
     """
 
@@ -28,62 +30,75 @@ class Setting:
         if self.refine < 1:
             raise ValueError(f"Setting(refine={self.refine}): expected 1 (the sampler's own grid) or more")
 
-    @property
-    def stock(self) -> bool:
-        """Whether an unmodified pipeline can apply it."""
-        return self.refine == 1 and not self.anchor
-
-    def __str__(self) -> str:
-        after = "" if self.after is None else f", after {self.after:g}"
-        finer = f", {self.refine} times finer" if self.refine > 1 else ""
-        return f"before {self.before:g}{after}{finer}{', anchored' if self.anchor else ''}"
-
 
 @dataclass(frozen=True)
 class CalibrationTerms:
-    """What is to be promised, and the rules that may be chosen.
+    """What is to be promised, and the products (epoch, strength, rule or plain CFG, scale) that may be chosen.
 
     Attributes:
         alpha: risk that the export promises not to exceed, in (0, 1); what a probe goes by is `ProbePlan.alpha`.
         delta: chance that the promise is broken, in (0, 1).
         pairs: (caption, seed) pairs the promise rests on.
-        before: scales above the transition to try.
+        epochs: how many probed epochs a run keeps on disk for the search, spread over the run; the newest always.
+        strengths: of the fine-tune, in (0, 1]; others than 1 need the base model.
+        scales: of plain CFG; the guard's own, two thirds and a half of it when empty.
+        before: scales above the transition of a rule to try; no rules when empty.
         after: scales at and below it to try; the guard's own when empty.
+        transitions: timesteps to try, each taken as the next grid timestep below; six of the grid's when empty.
         refine: how many times finer the grid below the transition may be; 1 is the sampler's own.
         anchor: whether to try the base model's unconditional prediction as well (LoRA only).
-        transitions: timesteps to try, each taken as the next grid timestep below; every grid timestep when empty.
-        finalists: settings that are tested for the promise; with more of them, pilot pairs choose.
-        pilot_pairs: pairs that choose, besides those of the promise.
-        strengths: of the fine-tune, to test with plain CFG, see `strength.strengths`; none when empty.
+        search_pairs: pairs, and as many samples of held-out prompts, that decide which products are tested.
+        taught_samples: samples of held-out prompts by which the tested ones are told apart.
+        chain: products that are tested in sequence, at most; there are up to two chains, plain CFG and rules.
     """
 
     alpha: float = 0.05
     delta: float = 0.05
     pairs: int = 128
+    epochs: int = 4
+    strengths: tuple[float, ...] = STRENGTHS
+    scales: tuple[float, ...] = ()
     before: tuple[float, ...] = (0.0, -1.0)
-    transitions: tuple[float, ...] = ()
     after: tuple[float, ...] = ()
+    transitions: tuple[float, ...] = ()
     refine: tuple[int, ...] = (1,)
     anchor: bool = False
-    finalists: int = 2
-    pilot_pairs: int = 64
-    strengths: tuple[float, ...] = ()
+    search_pairs: int = 16
+    taught_samples: int = 48
+    chain: int = 4
 
     def __post_init__(self) -> None:
-        if not self.before or not self.refine or self.finalists < 1:
+        least = min(self.epochs, self.chain, self.search_pairs, self.taught_samples)
+        if not self.strengths or not self.refine or least < 1:
             raise ValueError(
-                f"CalibrationTerms(before={self.before}, refine={self.refine}, finalists={self.finalists}): "
-                "nothing to test"
+                f"CalibrationTerms(strengths={self.strengths}, refine={self.refine}, epochs={self.epochs}, "
+                f"chain={self.chain}, search_pairs={self.search_pairs}, taught_samples={self.taught_samples}): "
+                "nothing to test; each needs at least 1"
+            )
+        if min(self.strengths) <= 0 or max(self.strengths) > 1:
+            raise ValueError(
+                f"CalibrationTerms(strengths={self.strengths}): expected shares in (0, 1]; 1 is the fine-tune"
             )
 
     @property
     def settings(self) -> tuple[Setting, ...]:
-        """Every combination of the knobs."""
+        """Every combination of a rule's knobs."""
         anchors = (False, True) if self.anchor else (False,)
         combined = product(anchors, self.before, self.refine, self.after or (None,))
         return tuple(Setting(before, after, refine, anchor) for anchor, before, refine, after in combined)
 
+    def plain_scales(self, scale: float) -> tuple[float, ...]:
+        """Guidance scales at which plain CFG is a candidate, the user's own first.
+
+        Example:
+            >>> CalibrationTerms().plain_scales(3.0), CalibrationTerms().plain_scales(7.5)
+            ((3.0, 2.0, 1.5), (7.5, 5.0, 3.75))
+        """
+        lower = (round(scale * share, 2) for share in LOWER_SCALES)
+        chosen = self.scales or tuple(s for s in lower if s >= LEAST_SCALE)
+        return tuple(dict.fromkeys((scale, *chosen)))
+
     @property
     def share(self) -> float:
-        """The part of delta that each tested setting may spend."""
-        return self.delta / min(self.finalists, len(self.settings))
+        """The part of delta that a chain may spend at least, whatever the search finds."""
+        return self.delta / (2 if self.before else 1)

@@ -1,131 +1,81 @@
-"""What candidates are measured on: a model, (caption, seed) pairs, and who judges the samples."""
+"""Samples of one model on fixed (caption, seed) pairs; rules that begin alike share what comes before guidance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ..basin.exit_search import Judge
-from ..basin.plain_run import run_plain
-from ..basin.trajectories import GuidedModel, Pairs
-from ..core import stats
-from ..core.estimate import Estimate
-from ..diffusion.model import Model
+from ..basin.trajectories import GuidedModel, Pairs, run_branch, run_trunk
+from ..core.record import Guidance
 from ..diffusion.sampling import Denoiser, draw_noise
-from ..guard.guard import Guard
-from ..similarity.kernel_distance import KernelDistance
-from .candidate import AnyCandidate, PairScores
-from .terms import Setting
-
-Score = Callable[[Tensor, Tensor], Tensor]  # clean latents [B, ...] and prompts [B] -> numbers [B]
+from .grids import refined_grid
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What candidates are measured on.
+    """One model on its pairs.
 
     Attributes:
-        probe: the model; its scale is that of a setting without one.
+        probe: the model with the pairs' prompts.
         pairs: from `calibration_pairs`.
-        judge: says which clean latents reproduce a training image.
-        align: scores the agreement of image and caption; None where no such model exists.
         anchored: the denoiser whose unconditional branch is the base model's; None where that is not possible.
-        distance: quality of all samples of a rule at once: numbers [B] whose mean is their distance to good images,
-            lower is better, see `similarity.kernel_distance`; None where there are none.
-        distance_method: what `distance` measures, in words.
     """
 
     probe: GuidedModel
     pairs: Pairs
-    judge: Judge
-    align: Score | None = None
     anchored: Denoiser | None = None
-    distance: Score | None = None
-    distance_method: str = "distance, lower is better"
+    _prefixes: dict[tuple[float, bool], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
-    def set_to(self, setting: Setting) -> GuidedModel:
-        """The probe with the setting's denoiser and scale.
+    def sample(self, rule: Guidance) -> tuple[Tensor, float]:
+        """Clean latents of every pair, [N, ...], and the network evaluations that one of them takes.
 
         Raises:
             ValueError: an anchor was asked for and there is none, or finer steps of a sampler that has a memory.
         """
-        if setting.anchor and self.anchored is None:
+        probe, count = self.set_to(rule), self.probe.count
+        if rule.plain:
+            before, begin = count.total, torch.zeros_like(self.pairs.prompt)
+            ends = run_branch(probe, probe.path.begin(self.pairs.noise), self.pairs.prompt, begin)
+            return ends, (count.total - before) / len(self.pairs)
+        position = int((probe.timesteps > rule.transition).sum())
+        start, before = self._prefix(probe, rule)[position], count.total
+        ends = self._finish(probe, rule, position, start)
+        each_before = 1 if rule.before in (0.0, 1.0) else 2
+        return ends, int(probe.path.first[position]) * each_before + (count.total - before) / len(self.pairs)
+
+    def set_to(self, rule: Guidance) -> GuidedModel:
+        """The probe with the rule's denoiser and scale.
+
+        Raises:
+            ValueError: as of `sample`.
+        """
+        if rule.anchor and self.anchored is None:
             raise ValueError("anchor=True takes the unconditional branch from the base model, which needs a LoRA")
-        if setting.refine > 1 and self.probe.path.slots > 1:
+        if rule.refine > 1 and self.probe.path.slots > 1:
             raise ValueError(
-                f"refine={setting.refine} with sampler {self.probe.solver!r}: its memory belongs to steps of one size; "
+                f"refine={rule.refine} with sampler {self.probe.solver!r}: its memory belongs to steps of one size; "
                 "take refine=1, or probe with 'ddim' or 'euler'"
             )
-        denoise = self.anchored if setting.anchor and self.anchored else self.probe.denoise
-        return replace(self.probe, denoise=denoise, scale=self.probe.scale if setting.after is None else setting.after)
+        denoise = self.anchored if rule.anchor and self.anchored else self.probe.denoise
+        return replace(self.probe, denoise=denoise, scale=self.probe.scale if rule.after is None else rule.after)
 
-    def sample_plain(self) -> Tensor:
-        """Clean latents of every pair by plain CFG, [N, ...]."""
-        return run_plain(self.probe, self.pairs).ends
+    def _prefix(self, probe: GuidedModel, rule: Guidance) -> Tensor:
+        """States before guidance comes on, at every grid position."""
+        key = (rule.before, rule.anchor)
+        if key not in self._prefixes:
+            self._prefixes[key] = run_trunk(probe, self.pairs, rule.before).pair_states
+        return self._prefixes[key]
 
-    def measure(self, kind: type[AnyCandidate], latents: Tensor, alpha: float, **rest: Any) -> AnyCandidate:
-        """A candidate of a kind, from one sample of every pair, clean latents [N, ...].
-
-        Args:
-            kind: what is being measured.
-            latents: in the order of the pairs.
-            alpha: the risk that may not be exceeded.
-            rest: the attributes that its kind has beyond those of a `Candidate`.
-        """
+    def _finish(self, probe: GuidedModel, rule: Guidance, position: int, x: Tensor) -> Tensor:
+        """Plain CFG from `position` to the end: clean latents."""
         prompt = self.pairs.prompt
-        scores = None if self.align is None else PairScores(self.align(latents, prompt), prompt)
-        return kind.measured(
-            self.judge(latents, prompt),
-            prompt,
-            alpha,
-            alignment=None if scores is None else scores.estimate(),
-            quality=self._quality(latents),
-            pair_alignment=scores,
-            **rest,
-        )
-
-    def _quality(self, latents: Tensor) -> Estimate | None:
-        if self.distance is None:
-            return None
-        mean = stats.cluster_bootstrap(self.distance(latents, self.pairs.prompt), self.pairs.prompt)
-        return mean.model_copy(update={"method": f"{self.distance_method}; {mean.method}"[:200]})
-
-
-def trial_of(
-    guard: Guard,
-    model: Model,
-    pairs: int,
-    first_seed: int,
-    anchored: Model | None = None,
-    quality: KernelDistance | None = None,
-) -> Trial:
-    """A model on the training captions, with pairs of its own; `anchored` and `quality` as in `certify`."""
-    captions, score = guard.training.captions, guard.score_alignment
-    even = pairs >= len(captions)  # otherwise the pairs' captions are random draws
-    images = lru_cache(maxsize=1)(model.decode)  # several models look at the same latents, one after the other
-
-    def align(latents: Tensor, prompt: Tensor) -> Tensor:
-        assert score is not None
-        return score(images(latents), [captions[k] for k in prompt.tolist()])
-
-    def distance(latents: Tensor, prompt: Tensor) -> Tensor:
-        assert quality is not None
-        return quality(images(latents), prompt if even else None)
-
-    return Trial(
-        probe=guard.guided_model(model, captions),
-        pairs=calibration_pairs(len(captions), pairs, model.latent_shape, first_seed),
-        judge=lambda latents, prompt: guard.is_copy(images(latents)),
-        align=align if score else None,
-        anchored=None if anchored is None else anchored.denoiser(captions),
-        distance=distance if quality else None,
-        distance_method=quality.method if quality else "",
-    )
+        if rule.refine == 1:
+            return run_branch(probe, x, prompt, torch.full_like(prompt, position))
+        finer = replace(probe, timesteps=refined_grid(probe.timesteps, position, rule.refine))
+        return run_branch(finer, x, prompt, torch.zeros_like(prompt))
 
 
 def calibration_pairs(captions: int, count: int, shape: Sequence[int], first_seed: int) -> Pairs:

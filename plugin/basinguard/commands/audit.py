@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from ..calibration.terms import CalibrationTerms
 from ..sessions.settings import SessionSettings
 from ..similarity.copy_detector_settings import CopyDetectorSettings
-from .calibrate import TERMS
 
 if TYPE_CHECKING:
     from ..sessions.audit import AuditRun
@@ -22,7 +21,7 @@ def audit(
     data: Path,
     settings: SessionSettings = SessionSettings(),
     detector: CopyDetectorSettings = CopyDetectorSettings(),
-    terms: CalibrationTerms = TERMS,
+    terms: CalibrationTerms = CalibrationTerms(),
     per_caption: int = 4,
     out: Path | None = None,
 ) -> AuditRun:
@@ -44,7 +43,6 @@ def audit(
     """
     from ..sessions.audit import audit_session, require_new
     from ..sessions.calibration import calibrate_session, require_promisable
-    from ..sessions.quality_reference import quality_for
     from ..sessions.session import open_model
 
     if per_caption < 1:
@@ -52,7 +50,7 @@ def audit(
     require_promisable(terms, out)
     require_new(out)
     session = open_model(model, data, settings, detector)
-    calibration = calibrate_session(session, terms, quality=quality_for(session, terms.pairs, settings.heldout))
+    calibration = calibrate_session(session, terms)
     result = audit_session(model, session, calibration, per_caption)
     if out is not None:
         result.write(out)

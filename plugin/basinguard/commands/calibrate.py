@@ -1,4 +1,4 @@
-"""`basinguard calibrate MODEL --data DIR`: the rule, the safe strength and their promises, for any fine-tune."""
+"""`basinguard calibrate MODEL --data DIR`: what keeps a promise and most of what was taught."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..calibration.terms import STRENGTHS, CalibrationTerms
+from ..calibration.terms import CalibrationTerms
 from ..sessions.settings import SessionSettings
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 
 if TYPE_CHECKING:
     from ..sessions.calibration import Calibration
 
-TERMS = CalibrationTerms(strengths=STRENGTHS)
 TYPED = {"out": Path("calibration")}
 
 
@@ -23,19 +22,19 @@ def calibrate(
     data: Path,
     settings: SessionSettings = SessionSettings(),
     detector: CopyDetectorSettings = CopyDetectorSettings(),
-    terms: CalibrationTerms = TERMS,
+    terms: CalibrationTerms = CalibrationTerms(),
     transfer: bool = False,
     out: Path | None = None,
 ) -> Calibration:
-    """Finds the rule, and the strength for plain CFG, that keep a promise for any fine-tune; trains nothing.
+    """Finds the strength, guidance scale and rule that keep a promise and most of what was taught; trains nothing.
 
     Args:
         model: a directory or hub id of a Stable Diffusion pipeline.
         data: folder of the captioned images it was trained on.
         settings: how the model is opened, sampled and scored.
         detector: what decides that a sample is a copy.
-        terms: what is to be promised, and the rules that may be chosen.
-        transfer: also measure the rule under other schedulers and step counts.
+        terms: what is to be promised, and the products that may be chosen.
+        transfer: also measure the product under other schedulers and step counts.
         out: new folder for record.json, calibration.json and plots; in Python nothing is written without it.
 
     Raises:
@@ -45,13 +44,11 @@ def calibrate(
             how many it takes.
     """
     from ..sessions.calibration import calibrate_session, require_promisable
-    from ..sessions.quality_reference import quality_for
     from ..sessions.session import open_model
 
     require_promisable(terms, out)
     session = open_model(model, data, settings, detector)
-    quality = quality_for(session, terms.pairs, settings.heldout)
-    calibration = calibrate_session(session, terms, transfer=transfer, quality=quality)
+    calibration = calibrate_session(session, terms, transfer=transfer)
     if out is not None:
         calibration.write(out)
     return calibration

@@ -21,11 +21,11 @@ def demo(
 
     Args:
         out: run directory.
-        epochs: passes over the 32 images.
+        epochs: passes over the 24 drawings.
         per_caption: fresh seeds for each caption in the final table.
         detector: what decides that a sample is a copy.
     """
     from ..sessions.demo_run import run_demo
 
-    print(f"fine-tuning TinyWorld on {out / 'data' / 'train'}, the guard watching: tensorboard --logdir {out}")
+    print(f"teaching TinyWorld to draw in ink, the guard watching: tensorboard --logdir {out}")
     return run_demo(out, epochs, per_caption, detector)

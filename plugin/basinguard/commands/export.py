@@ -55,8 +55,8 @@ def export(
         out: a directory, a `.safetensors` file for a LoRA, a `.json` file for a workflow.
         kind: `directory`, `kohya` or `diffusers` (a LoRA in that format), `comfyui`.
         lora: a LoRA file to put on the model first; it is merged into a directory.
-        strength: share of the trained strength that a LoRA file has at strength 1; by default the one that the record
-            promises to be safe with plain CFG, and all of it where there is none.
+        strength: share of the trained strength that a LoRA file has at strength 1; by default the record's own, or
+            the one that it promises to be safe with plain CFG, and all of it where there is none.
         workflow: what a ComfyUI workflow samples with.
         overwrite: replace an earlier export.
         share_private: also write local paths and error texts.
@@ -75,6 +75,7 @@ def export(
     from ..exports.merge import merged
     from ..exports.provenance import read_origin
     from ..pipelines.loading import load_pipeline
+    from ..pipelines.product import with_product_weights
 
     measured = read_record(record)
     if kind == "comfyui":
@@ -84,8 +85,9 @@ def export(
         return Exported(out)
     pipe = load_pipeline(model, lora=lora)
     if kind == "directory":
-        origin = read_origin(Path(model), measured.weights_sha256)
-        export_directory(merged(pipe), measured, out, overwrite=overwrite, origin=origin, share_private=share_private)
+        origin, whole = read_origin(Path(model), measured.weights_sha256), merged(pipe)
+        with with_product_weights(whole, measured):
+            export_directory(whole, measured, out, overwrite=overwrite, origin=origin, share_private=share_private)
     else:
         export_lora(
             pipe, measured, out, format=kind, strength=strength, overwrite=overwrite, share_private=share_private

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,11 +18,13 @@ from .report import Report
 from .schema import MAX_BYTES, Finite, Schema, Timestep
 from .text import one_line
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+WITHOUT_TAUGHT = 1  # the schema before `taught`: read, its kernel distances left behind
+ALWAYS_ON = 999.0  # a transition that nothing lies above
 
 
 class Guidance(Schema):
-    """The rule a checkpoint ships with, in numbers: validated, as it is stored.
+    """The rule a checkpoint ships with, in numbers: validated, as it is stored; plain CFG is one of them.
 
     What samples is `guidance.core.SwitchAt`, made by `from_record`: the file that ships with a checkpoint needs torch
     alone, so it cannot know this class, and only the numbers that a stock pipeline can apply are left there.
@@ -43,6 +45,28 @@ class Guidance(Schema):
     refine: Annotated[int, Field(ge=1)] = 1
     anchor: bool = False
 
+    @property
+    def plain(self) -> bool:
+        """Whether this is ordinary CFG of one scale from the first timestep on: nothing that a loader must apply."""
+        return not self.anchor and self.refine == 1 and (self.transition >= ALWAYS_ON or self.before == self.after)
+
+
+class Product(Schema):
+    """Which weights a record is about.
+
+    Attributes:
+        epoch, train_step: of the run they come from; None for a model that was given as it is.
+        strength: share of the fine-tune in them, in [0, 1]; they are base + strength * (tuned - base).
+        kind: what carries the share: a "lora" scaled by it, or an "interpolation" of whole weights.
+        tuned_sha256: fingerprint of the whole fine-tune of that epoch; "" where these weights are that.
+    """
+
+    epoch: int | None = None
+    train_step: int | None = None
+    strength: Annotated[float, Field(ge=0, le=1)] = 1.0
+    kind: Literal["lora", "interpolation"] = "interpolation"
+    tuned_sha256: str = ""
+
 
 class Sampler(Schema):
     """How samples were drawn when something was measured."""
@@ -59,8 +83,10 @@ class Strength(Schema):
 
     Attributes:
         kind: "lora": `value` multiplies the adapter; "interpolation": weights are base + value * (tuned - base).
-        value: the largest strength that keeps the promise, in [0, 1]; without a promise, the smallest tried.
+        value: the strength that keeps the promise with the most `taught`, in [0, 1].
         risk: of plain CFG at that strength, on the calibration pairs.
+        scale: the guidance scale it was measured at; None for that of the record's sampler.
+        taught: as in `Record`.
         alignment: agreement of image and caption there; None where it was not measured.
         promise: as in `Record`, or "" when none can be made.
     """
@@ -68,6 +94,8 @@ class Strength(Schema):
     kind: Literal["lora", "interpolation"]
     value: Annotated[float, Field(ge=0, le=1)]
     risk: Estimate
+    scale: Finite | None = None
+    taught: Estimate | None = None
     alignment: Estimate | None = None
     promise: Annotated[str, Field(max_length=500)]
 
@@ -114,22 +142,27 @@ class Record(Schema):
     """A calibration, unchanged from checkpoint to safetensors header, scheduler config, card and pipeline.
 
     Attributes:
-        guidance: the rule, in numbers.
-        risk: measured risk of that rule on the calibration pairs.
+        guidance: the rule, in numbers; plain CFG where no rule is needed.
+        product: which weights: epoch and strength.
+        risk: measured risk of these weights under that rule, on the calibration pairs.
         promise: P(risk > alpha) <= delta over `population`, or "" when n was too small to promise anything.
         verified: the same risk on fresh seeds through the exported files; None until that was done.
-        plain: risk of plain CFG, which a user who ignores the rule gets.
-        alignment, plain_alignment: agreement of image and caption under the rule and under plain CFG.
-        quality, plain_quality: kernel distance of the samples to images that were not trained on, lower is better,
-            likewise; `method` names the embedder and the images. None where it was not measured.
-        strength: how much of the fine-tune plain CFG can take; None where it was not calibrated.
+        plain: risk of plain CFG with the whole fine-tune of the newest epoch: what training without a guard gives.
+        unruled: risk of plain CFG with these very weights, for those who load them without the rule; None where the
+            rule is plain CFG, and in records of before.
+        taught, plain_taught: how much of what was taught is in samples of held-out prompts, net of copies, of this
+            product and of what `plain` is: 0 is the base model, 1 true images. None where it was not measured.
+        base_risk: risk of the base model on the same pairs: what the copy detector gets wrong.
+        alignment, plain_alignment: agreement of image and caption, likewise.
+        strength: how much of the fine-tune plain CFG can take; None where it was not proven.
         transfer: what the rule is worth under other samplers.
         triage: which prompts need the rule; None where it was not calibrated, so that all do.
         history: one report per epoch.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     guidance: Guidance
+    product: Product = Product()
     risk: Estimate
     plain: Estimate
     alpha: Annotated[float, Field(gt=0, lt=1)]
@@ -137,10 +170,12 @@ class Record(Schema):
     promise: str
     population: str
     verified: Estimate | None = None
+    unruled: Estimate | None = None
+    base_risk: Estimate | None = None
+    taught: Estimate | None = None
+    plain_taught: Estimate | None = None
     alignment: Estimate | None = None
     plain_alignment: Estimate | None = None
-    quality: Estimate | None = None
-    plain_quality: Estimate | None = None
     metric: Metric
     sampler: Sampler
     seeds: tuple[int, ...]
@@ -157,6 +192,16 @@ class Record(Schema):
     def calibrated(self) -> bool:
         """Whether a promise is made; `verified` says separately whether it was checked through the exported files."""
         return bool(self.promise)
+
+    @property
+    def scale(self) -> float:
+        """The guidance scale to sample with: the rule's own, else that of the calibration."""
+        return self.sampler.scale if self.guidance.after is None else self.guidance.after
+
+    @property
+    def nothing_left(self) -> bool:
+        """Whether `taught` was measured and its interval is not above the base model's 0: no success, however safe."""
+        return self.taught is not None and self.taught.low <= 0
 
 
 def read_record(path: Path) -> Record:
@@ -180,14 +225,25 @@ def parse_record(text: str | bytes, where: str | Path) -> Record:
             f"{where}: {len(text)} bytes or more, at most {MAX_BYTES} accepted, so not a basinguard record"
         )
     try:
-        version = json.loads(text).get("schema_version")
+        values = json.loads(text)
+        version = values.get("schema_version")
     except (ValueError, AttributeError, RecursionError):
         raise ValueError(f"{where}: not a JSON object, so not a basinguard record") from None
+    if version == WITHOUT_TAUGHT and not isinstance(version, bool):
+        text, version = _with_taught(values), SCHEMA_VERSION
     if version != SCHEMA_VERSION:
         raise ValueError(
-            f"{where}: record schema {one_line(repr(version), 160)}; this version of basinguard reads {SCHEMA_VERSION}"
+            f"{where}: record schema {one_line(repr(version), 160)}; this version of basinguard reads "
+            f"{WITHOUT_TAUGHT} and {SCHEMA_VERSION}"
         )
     try:
         return Record.from_json(text)
     except ValueError as error:
         raise ValueError(f"{where}: {one_line(str(error), 400)}") from None
+
+
+def _with_taught(values: dict[str, Any]) -> str:
+    """A record of schema 1 in the words of this one: `taught` was not measured."""
+    dropped = ("quality", "plain_quality")
+    values = {key: value for key, value in values.items() if key not in dropped}
+    return json.dumps({**values, "schema_version": SCHEMA_VERSION})

@@ -11,14 +11,18 @@ import numpy as np
 CONTROL_IMAGES = 900  # the base model's own samples of stand-in prompts; one seed
 PROBE = 1_000
 CALIBRATION = 1_000_000
-PILOT = 1_500_000  # what decides which settings are tested is not what they are tested on
+SEARCH = 1_500_000  # what decides which products are tested is not what they are tested on
 VERIFICATION = 2_000_000
 TRANSFER = 3_000_000
 AUDIT = 4_000_000
 TRIAGE = 5_000_000
 CARD = 6_000_000
-QUALITY_REFERENCE = 8_000_000  # samples of the base model that quality is measured against
+TAUGHT_SEARCH = 8_000_000  # held-out prompts, whatever chooses products to test; the base model's too
+TAUGHT_PROOF = 8_300_000  # the same for the products that are tested
+TAUGHT_ANEW = 8_600_000  # the same for the one that is shipped: chosen for being high, it is measured again
 COMPARISON_REFERENCE = 9_000_000  # the same for a comparison, so that the base's own row is no copy of its reference
+COMPARISON_TAUGHT = 9_500_000  # the base model's samples of held-out prompts that a comparison's ruler is made with
+REDRAW = 20_000_000  # training images re-drawn from partial noise, to choose a copy detector by
 TASK_TRAIN = 100_000_000  # scenes of a task that is trained on
 TASK_TRUTH = 200_000_000  # fresh true scenes of a task, on captions that it is not trained on
 TASK_CLASS = 300_000_000  # others of a subject's class
@@ -26,15 +30,19 @@ TASK_CLASS = 300_000_000  # others of a subject's class
 RANGES = {
     "control images": range(CONTROL_IMAGES, PROBE),
     "probe": range(PROBE, CALIBRATION),
-    "calibration": range(CALIBRATION, PILOT),
-    "pilot": range(PILOT, VERIFICATION),
+    "calibration": range(CALIBRATION, SEARCH),
+    "search": range(SEARCH, VERIFICATION),
     "verification": range(VERIFICATION, TRANSFER),
     "transfer": range(TRANSFER, AUDIT),
     "audit": range(AUDIT, TRIAGE),
     "triage": range(TRIAGE, CARD),
     "card": range(CARD, CARD + 1_000_000),
-    "quality reference": range(QUALITY_REFERENCE, COMPARISON_REFERENCE),
-    "comparison reference": range(COMPARISON_REFERENCE, COMPARISON_REFERENCE + 1_000_000),
+    "taught, search": range(TAUGHT_SEARCH, TAUGHT_PROOF),
+    "taught, proof": range(TAUGHT_PROOF, TAUGHT_ANEW),
+    "taught, anew": range(TAUGHT_ANEW, COMPARISON_REFERENCE),
+    "comparison reference": range(COMPARISON_REFERENCE, COMPARISON_TAUGHT),
+    "comparison, taught": range(COMPARISON_TAUGHT, COMPARISON_TAUGHT + 500_000),
+    "re-draw": range(REDRAW, REDRAW + 1_000_000),
     "task training": range(TASK_TRAIN, TASK_TRUTH),
     "task truth": range(TASK_TRUTH, TASK_CLASS),
     "task class": range(TASK_CLASS, TASK_CLASS + 100_000_000),

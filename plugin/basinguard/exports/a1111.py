@@ -41,12 +41,12 @@ def a1111_prompt(
     rule = record.guidance
     if not fits(rule):
         raise ValueError(no_schedule(rule))
-    if rule.before != 0:
+    if rule.before != 0 and not rule.plain:
         raise ValueError(f"prompt editing is scale 0 before the transition; this record's is {rule.before:g}")
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule type {schedule!r}; expected one of {', '.join(SCHEDULES)}")
     if any(mark in prompt for mark in ":|[]<>"):
         raise ValueError(f"{prompt!r}: the characters : | [ ] < > mean something else inside prompt editing")
-    switch = steps_before(rule, SCHEDULES[schedule], steps or record.sampler.timesteps)
+    switch = 0 if rule.plain else steps_before(rule, SCHEDULES[schedule], steps or record.sampler.timesteps)
     edited = f"[:{prompt}:{switch - 1}]" if switch else prompt
     return f"{edited} <lora:{lora}:1>" if lora else edited

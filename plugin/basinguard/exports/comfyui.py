@@ -48,7 +48,8 @@ def comfyui_workflow(
     nodes["empty"] = _node("CLIPTextEncode", clip=clip, text="")
     side = record.sampler.resolution
     nodes["noise"] = _node("EmptyLatentImage", width=side, height=side, batch_size=1)
-    switch, shared = steps_before(rule, scheduler, steps), {"noise_seed": seed, "steps": steps, "scheduler": scheduler}
+    switch = 0 if rule.plain else steps_before(rule, scheduler, steps)
+    shared = {"noise_seed": seed, "steps": steps, "scheduler": scheduler}
     parts = [("before", *_typed(rule.before), 0, switch), ("after", after, False, switch, steps)]
     last = "noise"
     for name, cfg, swapped, start, end in parts:

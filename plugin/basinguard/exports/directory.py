@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,12 @@ from ..core.files import SUMS, file_sha256, whole_directory
 from ..core.record import Record
 from ..guidance.core import from_record
 from . import card_plots as plots
+from .client_files import save_stock
 from .comfyui import comfyui_workflow
 from .fingerprints import weights_sha256
 from .layout import (
     CODE,
+    COMPARISON,
     NOTICE_KEY,
     PROVENANCE_FILE,
     RECORD_FILE,
@@ -40,14 +43,37 @@ NOTICE = (
 )
 
 
+@dataclass(frozen=True)
+class CardPictures:
+    """Generated pictures for a card, never training images.
+
+    Attributes:
+        samples: of the product.
+        prompts: one for each; leave them out where they are training captions.
+        comparison: base model, plain CFG and product side by side on held-out prompts.
+
+    Raises:
+        ValueError: prompts that are not one a sample.
+    """
+
+    samples: Sequence[Image.Image] = ()
+    prompts: Sequence[str] = ()
+    comparison: Image.Image | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompts and len(self.prompts) != len(self.samples):
+            raise ValueError(
+                f"{len(self.samples)} samples and {len(self.prompts)} prompts: give one prompt a sample, or none"
+            )
+
+
 def export_directory(
     pipe: DiffusionPipeline,
     record: Record,
     out: str | Path,
     *,
     overwrite: bool = False,
-    samples: Sequence[Image.Image] = (),
-    prompts: Sequence[str] = (),
+    pictures: CardPictures = CardPictures(),
     origin: Origin | None = None,
     share_private: bool = False,
 ) -> Path:
@@ -58,8 +84,7 @@ def export_directory(
         record: the calibration of exactly these weights; an empty `weights_sha256` is filled in.
         out: the directory to make.
         overwrite: replace an earlier export there; a directory with anybody else's files is never replaced.
-        samples: generated images for the card, never training images.
-        prompts: the prompts of `samples`, for the card; leave them out if they are training captions.
+        pictures: for the card.
         origin: what the record does not say of where the model comes from; goes to `provenance.json`.
         share_private: also write local paths and error texts.
 
@@ -76,10 +101,8 @@ def export_directory(
     check_exportable(pipe)
     from_record(record.model_dump())  # what cannot be sampled by must not be shipped
     record = belonging(record, weights_sha256(pipe), pipe.scheduler.config.get("prediction_type", "epsilon"))
-    if prompts and len(prompts) != len(samples):
-        raise ValueError(f"{len(samples)} samples and {len(prompts)} prompts: give one prompt a sample, or none")
     with whole_directory(out, overwrite=overwrite) as folder:
-        pipe.save_pretrained(folder, safe_serialization=True)
+        save_stock(pipe, folder)
         if not share_private:
             record = public(record)
             forget_origins(folder)
@@ -89,8 +112,10 @@ def export_directory(
         if fits(record.guidance):
             write_json(folder / WORKFLOW_FILE, comfyui_workflow(record, directory=out.resolve().name))
         _write_code(folder)
-        pictures = [*plots.write_plots(folder, record), *_write_samples(folder, samples)]
-        write_card(folder, record, name=out.resolve().name, pictures=pictures, prompts=prompts, origin=origin.rows())
+        shown = [*plots.write_plots(folder, record), *_write_pictures(folder, pictures)]
+        write_card(
+            folder, record, name=out.resolve().name, pictures=shown, prompts=pictures.prompts, origin=origin.rows()
+        )
         write_sums(folder)
     return out
 
@@ -127,7 +152,8 @@ def _write_record(folder: Path, record: Record) -> None:
     (folder / RECORD_FILE).write_text(record.to_json() + "\n", encoding="utf-8")
     scheduler, index = folder / SCHEDULER_FILE, folder / "model_index.json"
     config = json.loads(scheduler.read_text("utf-8"))
-    write_json(scheduler, config | {NOTICE_KEY: NOTICE, RECORD_KEY: without_history(record).model_dump_json()})
+    notice = {} if record.guidance.plain else {NOTICE_KEY: NOTICE}
+    write_json(scheduler, config | notice | {RECORD_KEY: without_history(record).model_dump_json()})
     write_json(index, json.loads(index.read_text("utf-8")) | {"_class_name": "StableDiffusionPipeline"})
 
 
@@ -136,14 +162,16 @@ def _write_code(folder: Path) -> None:
         (folder / name).write_bytes(files("basinguard").joinpath(source).read_bytes())
 
 
-def _write_samples(folder: Path, samples: Sequence[Image.Image]) -> list[str]:
+def _write_pictures(folder: Path, pictures: CardPictures) -> list[str]:
     """Pixels only: whatever else a PNG can carry stays behind."""
-    names = [f"samples/{number:02}.png" for number in range(len(samples))]
-    for name, sample in zip(names, samples, strict=True):
+    named = {f"samples/{number:02}.png": sample for number, sample in enumerate(pictures.samples)}
+    if pictures.comparison is not None:
+        named[COMPARISON] = pictures.comparison
+    for name, picture in named.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        pixels = sample.convert("RGB")
+        pixels = picture.convert("RGB")
         Image.frombytes("RGB", pixels.size, pixels.tobytes()).save(folder / name)
-    return names
+    return list(named)
 
 
 def write_sums(folder: Path) -> None:

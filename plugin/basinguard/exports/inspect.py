@@ -18,9 +18,9 @@ from ..core.record import Record, parse_record, read_record
 from ..core.safetensors_header import Header, read_header
 from ..core.schema import MAX_BYTES
 from ..core.text import one_line
-from .layout import HEADER_RECORD, RECORD_FILE, RECORD_KEY, SCHEDULER_FILE
+from .layout import HEADER_RECORD, RECORD_FILE, RECORD_KEY, SCHEDULER_FILE, record_in
 from .lora_layout import context_width, is_adapter, stored_layers, summary
-from .sentences import UNKNOWN, percent, strength_line, triage_line
+from .sentences import UNKNOWN, percent, product_line, strength_line, taught_line, triage_line, verdict
 
 MAX_HEADER = 16 * 2**20
 SHOWN = 160  # characters of one value
@@ -106,21 +106,21 @@ def _rows(rows: Mapping[str, str]) -> list[str]:
 
 
 def describe(inspection: Inspection) -> str:
-    """A few lines for a terminal: the rule, the risks, how sure, where it comes from."""
+    """A few lines for a terminal: the product, the risks, how sure, where it comes from."""
     r = inspection.record
-    after = "the caller's scale" if r.guidance.after is None else f"scale {r.guidance.after:g}"
     rows = {
-        "rule": f"scale {r.guidance.before:g} above timestep {r.guidance.transition:g} "
-        f"(sigma {r.guidance.sigma:.4g}), then {after}",
-        "risk": f"{percent(r.risk)} by the rule, {percent(r.plain)} by plain CFG",
+        "verdict": verdict(r),
+        "product": product_line(r),
+        "risk": f"{percent(r.risk)}; {percent(r.plain)} by plain CFG with the whole fine-tune",
+        **({"unruled": f"{percent(r.unruled)} by plain CFG with these weights"} if r.unruled else {}),
+        "taught": taught_line(r) or UNKNOWN,
         "verified": percent(r.verified),
         "alignment": UNKNOWN if r.alignment is None else str(r.alignment),
-        **({"quality": f"{r.quality}: {r.quality.method}"} if r.quality else {}),
         "promise": r.promise or "none",
         "strength": strength_line(r) or "not calibrated",
         "triage": triage_line(r) or "not calibrated",
         "metric": f"{one_line(r.metric.embedder, SHOWN)} >= {r.metric.threshold:g}",
-        "sampler": f"{one_line(r.sampler.scheduler, SHOWN)}, {r.sampler.timesteps} steps, scale {r.sampler.scale:g}",
+        "sampler": f"{one_line(r.sampler.scheduler, SHOWN)}, {r.sampler.timesteps} steps, scale {r.scale:g}",
         "base": r.base,
         "weights": r.weights_sha256,
         "data set": r.dataset_sha256,
@@ -145,7 +145,7 @@ def _in_scheduler(path: Path) -> Record:
     if len(text) > 2 * MAX_BYTES:
         raise ValueError(f"{path}: more than {2 * MAX_BYTES} bytes; not a scheduler's config that we wrote")
     try:
-        inside = json.loads(text).get(RECORD_KEY)
+        inside = record_in(json.loads(text))
     except (ValueError, AttributeError, RecursionError):
         raise ValueError(f"{path}: not a JSON object, so not a scheduler's config") from None
     if not isinstance(inside, str):

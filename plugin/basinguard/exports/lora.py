@@ -87,10 +87,12 @@ def export_lora(
 
 
 def default_strength(record: Record) -> float:
-    """The share of a LoRA at which plain CFG is promised to be safe; 1 where no such promise was made.
+    """The share of a LoRA that ships: the product's own where that is plain CFG, else one that plain CFG can take.
 
-    A promised strength of 0 would be the base model, so it is no strength to save a LoRA at.
+    It is 1 where no such promise was made; 0 would be the base model, so it is no strength to save a LoRA at.
     """
+    if record.guidance.plain and record.product.strength > 0:
+        return record.product.strength
     safe = record.strength
     return safe.value if safe and safe.kind == "lora" and safe.promise and safe.value > 0 else 1.0
 
@@ -133,4 +135,7 @@ def _belonging(record: Record, pipe: Any, layers: Layers[Tensor]) -> Record:
     kind = pipe.scheduler.config.get("prediction_type", "epsilon")
     if record.weights_sha256 == lora_sha256(layers):
         return belonging(record, record.weights_sha256, kind)
-    return belonging(record, weights_sha256(merged(pipe)), kind)
+    whole = weights_sha256(merged(pipe))
+    if whole == record.product.tuned_sha256:  # the record is of a share of this LoRA
+        return belonging(record, record.weights_sha256, kind)
+    return belonging(record, whole, kind)

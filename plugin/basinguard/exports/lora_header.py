@@ -44,6 +44,10 @@ def lora_header(record: Record, facts: LoraFacts, *, title: str) -> dict[str, st
 def usage_hint(record: Record, *, strength: float = 1.0) -> str:
     """One paragraph that a person can follow in any tool."""
     rule, steps = record.guidance, record.sampler.timesteps
+    if rule.plain:
+        scale = f"CFG scale {record.scale:g}"
+        hint = f"Plain CFG, {scale}. Copies of training images: {percent(record.risk)}."
+        return hint if strength in (1, record.product.strength) else f"{hint} {_weaker(record, strength)}"
     hint = f"Guidance {rule.before:g} above timestep {rule.transition:g}, then your own CFG. "
     if fits(rule):
         hint += _typed(rule.before, steps_before(rule, "simple", steps), steps)

@@ -14,9 +14,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..core.record import Record
 from ..core.text import one_line
-from .layout import BASIN_PLOT, HISTORY_PLOT
+from .layout import BASIN_PLOT, COMPARISON, HISTORY_PLOT
 from .privacy import hub_id
-from .sentences import UNKNOWN, percent, strength_line, triage_line
+from .sentences import UNKNOWN, percent, product_line, strength_line, triage_line, verdict
 from .ui_instructions import a1111_text, comfyui_text
 
 ACROSS = 4  # pictures side by side
@@ -60,7 +60,7 @@ def render_card(
     origin: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The card as Markdown with YAML front matter; texts from the record are escaped."""
-    samples = [picture for picture in pictures if picture not in (BASIN_PLOT, HISTORY_PLOT)]
+    samples = [picture for picture in pictures if picture not in (BASIN_PLOT, COMPARISON, HISTORY_PLOT)]
     card = ModelCard.from_template(
         front_matter(record, name, samples, prompts),
         template_str=files(__package__).joinpath("assets/card.md").read_text("utf-8"),
@@ -69,6 +69,7 @@ def render_card(
         transfer=_transfer(record),
         shown=_gallery(samples, prompts),
         basin=BASIN_PLOT in pictures,
+        comparison=COMPARISON in pictures,
         history=HISTORY_PLOT in pictures,
         origin=[(plain(key), plain(value)) for key, value in origin],
     )
@@ -120,10 +121,10 @@ def _transfer(record: Record) -> list[tuple[str, str, str, str]]:
 def _results(record: Record) -> list[EvalResult]:
     what = f"{one_line(record.metric.embedder, LONGEST)} >= {record.metric.threshold:g}"
     rows = [
-        ("memorization_risk", f"Risk with the shipped rule ({what})", record.verified or record.risk),
-        ("memorization_risk_plain", f"Risk with plain CFG ({what})", record.plain),
+        ("memorization_risk", f"Risk as shipped ({what})", record.verified or record.risk),
+        ("memorization_risk_plain", f"Risk of plain CFG with the whole fine-tune ({what})", record.plain),
+        ("taught", "What is left of what was taught, 0 = base model, 1 = true images", record.taught),
         ("alignment", "Agreement of image and caption", record.alignment),
-        ("kernel_distance", "Kernel distance to images that were not trained on, lower is better", record.quality),
     ]
     return [
         EvalResult(
@@ -145,15 +146,20 @@ def _numbers(record: Record) -> dict[str, Any]:
         "plain": percent(record.plain),
         "risk": percent(record.risk),
         "verified": percent(record.verified),
-        "alignment": "not measured" if record.alignment is None else str(record.alignment),
-        "quality": "" if record.quality is None else str(record.quality),
-        "plain_quality": UNKNOWN if record.plain_quality is None else str(record.plain_quality),
+        "alignment": UNKNOWN if record.alignment is None else str(record.alignment),
+        "plain_alignment": UNKNOWN if record.plain_alignment is None else str(record.plain_alignment),
+        "base_risk": percent(record.base_risk),
+        "loaded_plainly": percent(record.unruled or (record.risk if rule.plain else record.plain)),
+        "taught": "" if record.taught is None else str(record.taught),
+        "plain_taught": UNKNOWN if record.plain_taught is None else str(record.plain_taught),
+        "plain_product": rule.plain,
         "level": f"{record.risk.level:.0%}",
         "transition": f"{rule.transition:g}",
         "sigma": f"{rule.sigma:.3g}",
         "before": f"{rule.before:g}",
         "after": "the one you ask for" if rule.after is None else f"{rule.after:g}",
-        "scale": f"{sampler.scale:g}",
+        "scale": f"{record.scale:g}",
+        "users_scale": f"{sampler.scale:g}",
         "steps": sampler.timesteps,
         "weights": plain(record.weights_sha256),
         "dataset": plain(record.dataset_sha256) or "unknown",
@@ -177,7 +183,9 @@ def _texts(record: Record, name: str) -> dict[str, Any]:
         "strength": strength_line(record),
         "strength_promise": plain(record.strength.promise) if record.strength else "",
         "triage": triage_line(record),
-        "quality_method": plain(record.quality.method) if record.quality else "",
+        "taught_method": plain(record.taught.method) if record.taught else "",
+        "verdict": plain(verdict(record)),
+        "product": plain(product_line(record)),
         "comfyui": comfyui_text(record),
         "a1111": a1111_text(record),
     }

@@ -6,6 +6,10 @@ from ..core.estimate import Estimate
 from ..core.record import Record
 
 UNKNOWN = "not measured"
+NOTHING_LEFT = (
+    "Safe, and nothing of what was taught is left: its samples cannot be told from the base model's. What may help: an "
+    "earlier or a later epoch, another strength (--terms.strengths), a larger alpha, or more images."
+)
 
 
 def percent(estimate: Estimate | None) -> str:
@@ -13,13 +17,69 @@ def percent(estimate: Estimate | None) -> str:
     return UNKNOWN if estimate is None else estimate.percent()
 
 
+def rule_line(record: Record) -> str:
+    """How it is sampled.
+
+    Example: `plain CFG of scale 2`; `scale 0 above timestep 590 (sigma 1.23), then 3`.
+    """
+    rule = record.guidance
+    after = "the caller's scale" if rule.after is None else f"{rule.after:g}"
+    if rule.plain:
+        return f"plain CFG of scale {after}"
+    return f"scale {rule.before:g} above timestep {rule.transition:g} (sigma {rule.sigma:.4g}), then {after}"
+
+
+def product_line(record: Record) -> str:
+    """Which weights, and how they are sampled."""
+    product = record.product
+    epoch = "" if product.epoch is None else f"epoch {product.epoch}, "
+    share = "the whole fine-tune" if product.strength == 1 else f"{product.strength:g} of the fine-tune"
+    return f"{epoch}{share}, {rule_line(record)}"
+
+
+def taught_line(record: Record) -> str:
+    """What is left of what was taught, beside plain CFG with the whole fine-tune; "" where it was not measured."""
+    if record.taught is None:
+        return ""
+    plain = "" if record.plain_taught is None else f"; plain CFG with the whole fine-tune has {record.plain_taught}"
+    return f"{record.taught}{plain}"
+
+
+def verdict(record: Record) -> str:
+    """What the numbers come to, the first words being the answer."""
+    if not record.promise:
+        return f"Not proven safe: {record.population}"
+    if record.nothing_left:
+        return NOTHING_LEFT
+    if record.guidance.plain and record.product.strength == 1 and record.scale == record.sampler.scale:
+        return "No rule needed: plain CFG with the whole fine-tune keeps the promise as it is."
+    if record.guidance.plain:
+        return "No rule needed: these weights keep the promise with plain CFG, in any tool." + price(record)
+    return "Safe by its rule." + price(record)
+
+
+def price(record: Record) -> str:
+    """What safety cost, in words: how much less of what was taught there is than with plain CFG; "" if unknown."""
+    ours, plain = record.taught, record.plain_taught
+    if ours is None or plain is None:
+        return ""
+    if plain.value <= 0:
+        return f" It keeps {ours.value:.0%} of what was taught, net of copies; plain CFG keeps nothing of it."
+    word = "no less than" if ours.value >= plain.value else f"{ours.value / plain.value:.0%} of"
+    return (
+        f" It keeps {ours.value:.0%} of what was taught, net of copies: {word} what plain CFG with the whole fine-tune "
+        f"keeps ({plain.value:.0%})."
+    )
+
+
 def strength_line(record: Record) -> str:
     """What plain CFG does at the calibrated strength; "" where there is none."""
     strength = record.strength
     if strength is None:
         return ""
-    what = "of the LoRA" if strength.kind == "lora" else "of the way from the base model's weights to these"
-    return f"at {strength.value:g} {what}, plain CFG copies {percent(strength.risk)}"
+    what = "of the LoRA" if strength.kind == "lora" else "of the way from the base model's weights to the fine-tune's"
+    scale = "" if strength.scale is None else f" of scale {strength.scale:g}"
+    return f"at {strength.value:g} {what}, plain CFG{scale} copies {percent(strength.risk)}"
 
 
 def triage_line(record: Record) -> str:

@@ -13,11 +13,13 @@ def comfyui_text(record: Record) -> str:
     rule, steps = record.guidance, record.sampler.timesteps
     if not fits(rule):
         return f"{no_schedule(rule)}.**"
+    if rule.plain:
+        return f"as promised, with nothing to add.** Put this directory into `models/diffusers`; cfg {record.scale:g}."
     switch = steps_before(rule, "simple", steps)
     cfg = (
         f"cfg {rule.before:g}" if rule.before >= 0 else f"cfg {1 - rule.before:g}, positive and negative prompt swapped"
     )
-    after = f"cfg {rule.after if rule.after is not None else record.sampler.scale:g}"
+    after = f"cfg {record.scale:g}"
     return (
         f"guarded, core nodes only.** Put this directory into `models/diffusers` and drop "
         f"[`{WORKFLOW_FILE}`]({WORKFLOW_FILE}) on the window: two `KSamplerAdvanced`, steps 0 to {switch} with {cfg}, "
@@ -31,6 +33,8 @@ def a1111_text(record: Record) -> str:
     rule, steps = record.guidance, record.sampler.timesteps
     if not fits(rule):
         return f"{no_schedule(rule)}.**"
+    if rule.plain:
+        return f"as promised, with nothing to add.** CFG scale {record.scale:g}."
     if rule.before != 0:
         return (
             f"NOT guarded.** A scale of {rule.before:g} cannot be typed there; prompt editing can only do scale 0 "

@@ -22,11 +22,14 @@ NEUTRAL = (  # for sets that say the same of every image
     "a tree in a field",
 )
 
+PLACES = ("in the snow", "on a beach", "in a city street", "at night", "beside a window", "on a red carpet")  # near it
+
 
 def recombined_prompts(captions: Sequence[str], most: int = MOST) -> tuple[str, ...]:
     """Prompts that no image carries: the first half of one caption and the second half of another.
 
-    Where captions are too much alike for that, neutral prompts fill up.
+    A set that says the same of every image gets that elsewhere, so that the control is near the subject; neutral
+    prompts fill up.
 
     Args:
         captions: of the training images.
@@ -40,6 +43,9 @@ def recombined_prompts(captions: Sequence[str], most: int = MOST) -> tuple[str, 
     pairs = permutations(words, 2) if len(words) <= 64 else pairwise(words)
     made = (" ".join([*a[: (len(a) + 1) // 2], *b[(len(b) + 1) // 2 :]]) for a, b in pairs)
     originals = set(captions)
+    if len(words) == 1:
+        near = [" ".join([*words[0], place]) for place in PLACES]
+        return tuple([*(p for p in near if p not in originals), *(n for n in NEUTRAL if n not in originals)][:most])
     new = sorted({prompt for prompt in made if prompt and prompt not in originals})
     random.Random(0).shuffle(new)
     return tuple([*sorted(new[:most]), *(n for n in NEUTRAL if n not in originals)][:most])

@@ -106,7 +106,8 @@ class Spending:
             self.plan.seeds,
             evaluations=len(path.nodes),
             heldout=len(training.heldout),
-            pool=max(SEEDS, self.plan.seeds),
+            pool=max(SEEDS, self.plan.seeds) + max(training.rank_of) * self.plan.seeds,
+            noises=min(SEEDS, 1 + max(training.rank_of)),
             scales=images + held,
             taught=taught,
             unit=max(1, self.plan.chunk // 8) if timed else 1,  # batches are padded: a row more may cost nothing

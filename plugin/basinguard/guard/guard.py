@@ -215,7 +215,7 @@ class Guard:
         captions = [self.training.captions[i] for i in rows]
         guided, pairs = (
             self.guided_model(model, captions),
-            pairs_of(len(rows), [seed_table.PROBE], 1, model.latent_shape),
+            pairs_of(len(rows), [seed_table.PROBE], 1, model.latent_shape, ranks=self.training.rank_of[: len(rows)]),
         )
         columns = {"training image": self.training.images[rows]}
         columns["plain CFG"] = model.decode(run_plain(guided, pairs).ends)

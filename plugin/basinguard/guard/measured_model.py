@@ -80,13 +80,14 @@ class Drawn:
 
     @property
     def clusters(self) -> list[int]:
-        """The caption of each sample, by its place in `captions`."""
-        return self.pairs.prompt.tolist()
+        """The caption of each sample, by the first place in `captions` that says the same."""
+        words = [" ".join(text.lower().split()) for text in self.texts]
+        return [words.index(text) for text in words]
 
     @property
     def texts(self) -> list[str]:
         """The caption of each sample."""
-        return [self.captions[k] for k in self.clusters]
+        return [self.captions[k] for k in self.pairs.prompt.tolist()]
 
     @property
     def similarity_p95(self) -> Estimate:

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..basin.curves import mean_log_width, mean_width, median_exit, risk_curve, static_transition
 from ..basin.exit_search import ExitSearch
-from ..basin.gap import caption_gaps
+from ..basin.gap import pair_gaps
 from ..basin.trajectories import pairs_of
 from ..core import seeds as seed_table
 from ..core import stats
@@ -26,7 +27,6 @@ from .measured_model import Drawn, Instruments, MeasuredModel
 from .measures import Measures, compare_rises, mean_rise
 from .taught import taught_prompts, taught_samples
 
-GAP_SEEDS = (seed_table.PROBE,)
 WORST = 10  # captions named in a report
 
 
@@ -120,7 +120,8 @@ class Probe:
         captions = [self.training.captions[i] for i in self.coverage.sampled]
         model, anchors = self.measured.guided(captions), self.measured.anchors(captions)
         shape, own = self.model.latent_shape, self.plan.seeds
-        pairs = pairs_of(self.coverage.sampled, self.seeds, self.coverage.seeds, shape, stride=own)
+        ranks = [self.training.rank_of[i] for i in self.coverage.sampled]
+        pairs = pairs_of(self.coverage.sampled, self.seeds, self.coverage.seeds, shape, stride=own, ranks=ranks)
         return self.measured.draw(captions, model, pairs, anchors)
 
     def _samples(self, drawn: Drawn) -> Samples:
@@ -143,38 +144,40 @@ class Probe:
             reproduced=self.copy_detector.is_own_copy(drawn.matches, drawn.texts),
         )  # fmt: skip
         exits = search.exits(order_checks=self.plan.order_checks, resolution=self.coverage.resolution)
-        timesteps = drawn.model.timesteps
+        timesteps, clusters = drawn.model.timesteps, drawn.clusters
         return Basin(
-            width=mean_width(exits),
-            log_width=mean_log_width(exits, float(drawn.model.schedule.sigma(timesteps[0]))),
-            exit=median_exit(exits),
+            width=mean_width(exits, clusters),
+            log_width=mean_log_width(exits, float(drawn.model.schedule.sigma(timesteps[0])), clusters),
+            exit=median_exit(exits, clusters),
             transition=static_transition(exits, timesteps, self.plan.alpha),
             risk_uncond=self.measured.risk_uncond(search),
-            curve=tuple(risk_curve(exits, timesteps)),
+            curve=tuple(risk_curve(exits, timesteps, clusters)),
             exits=tuple(exits),
         )
 
     def _gaps(self) -> Gaps:
         """Gap of training and held-out captions, and what they say against the base."""
         control = range(len(self.training.heldout)) if self.coverage.heldout else ()
-        self.now.gaps = train = self._gap_of(self.coverage.gaps, self.training.captions)
-        self.now.heldout = heldout = self._gap_of(control, self.training.heldout)
-        contrast = compare_rises(train, self.base.gaps, heldout, self.base.heldout)
+        first = self.training.first_of
+        self.now.gaps = train = self._gap_of(self.coverage.gaps, self.training.captions, self.training.rank_of)
+        self.now.heldout = heldout = self._gap_of(control, self.training.heldout, [0] * len(self.training.heldout))
+        contrast = compare_rises(train, self.base.gaps, heldout, self.base.heldout, first)
         return Gaps(
-            train=stats.cluster_bootstrap(list(train.values()), list(train)),
+            train=stats.cluster_bootstrap(list(train.values()), [first[i] for i in train]),
             heldout=stats.cluster_bootstrap(list(heldout.values()), list(heldout)) if heldout else None,
-            since_base=mean_rise(train, self.base.gaps),
+            since_base=mean_rise(train, self.base.gaps, first),
             excess=contrast.excess if contrast else None,
             auc=contrast.auc if contrast else None,
         )
 
-    def _gap_of(self, rows: Sequence[int], texts: Sequence[str]) -> dict[int, float]:
+    def _gap_of(self, rows: Sequence[int], texts: Sequence[str], ranks: Sequence[int]) -> dict[int, float]:
+        """Gap of captions, by index; those that say the same take turns at a few noises."""
         if not rows:
             return {}
-        gaps = caption_gaps(
-            self.measured.guided([texts[i] for i in rows]), len(rows), GAP_SEEDS, self.model.latent_shape
-        )
-        return dict(zip(rows, gaps.mean(1).tolist(), strict=True))
+        seed = torch.tensor([seed_table.PROBE + ranks[i] % SEEDS for i in rows])
+        model, shape = self.measured.guided([texts[i] for i in rows]), self.model.latent_shape
+        gaps = pair_gaps(model, torch.arange(len(rows)), seed, shape)
+        return dict(zip(rows, gaps.tolist(), strict=True))
 
     def _heldout(self, epoch: int) -> tuple[Heldout, tuple[Group, ...]]:
         """What captions give that the model never saw; of stand-ins, and within a budget, only what was taught."""
@@ -242,15 +245,16 @@ class Probe:
     def _groups(self, drawn: Drawn, exits: Sequence[Exit]) -> Iterator[Group]:
         """Captions of one image, and of several."""
         copied = self.copy_detector.copied(drawn.matches)
+        together = drawn.clusters
         for name, several in (("unique", False), ("duplicated", True)):
             rows = [r for r, text in enumerate(drawn.texts) if (self.training.count(text) > 1) == several]
             if rows:
-                clusters = [exits[r].caption for r in rows]
+                clusters = [together[r] for r in rows]
                 yield Group(
                     name=name,
                     captions=len(set(clusters)),
                     risk=stats.rate(copied[rows], clusters),
-                    width=mean_width([exits[r] for r in rows]),
+                    width=mean_width([exits[r] for r in rows], clusters),
                 )
 
     def _scales(self) -> Scales:

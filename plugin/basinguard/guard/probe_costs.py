@@ -27,10 +27,11 @@ class ProbeCosts:
         seeds: most samples of each caption.
         evaluations: of one row from noise to image.
         heldout: held-out prompts, whose gap is the control.
-        pool: seeds that captions share: unguided trajectories, at most.
+        pool: seeds that captions share, and those of captions that say the same: unguided trajectories, at most.
         scales: images whose critical scale is asked for.
         taught: samples of held-out prompts that show what was taught.
         unit: rows come in multiples of this; 1 counts evaluations instead of time.
+        noises: on which gaps are measured: one, or more where captions say the same.
     """
 
     captions: int
@@ -42,10 +43,12 @@ class ProbeCosts:
     scales: int = 0
     taught: int = 0
     unit: int = 1
+    noises: int = 1
 
     def gap(self, captions: int, heldout: bool = True) -> int:
         """Rows for the gap of so many captions, and of the held-out prompts."""
-        return self._full(captions + 1) + (self._full(self.heldout + 1) if heldout and self.heldout else 0)
+        control = self._full(self.heldout + 1) if heldout and self.heldout else 0
+        return self._full(captions + min(self.noises, captions)) + control
 
     def samples(self, pairs: int) -> int:
         """Rows for plain CFG of so many pairs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -37,6 +38,22 @@ class TrainingSet:
         if leaked:
             raise ValueError(f"held-out prompts must not be training captions; {leaked[0]!r} is one")
 
+    @cached_property
+    def first_of(self) -> tuple[int, ...]:
+        """For each image the first one whose caption says the same; case and spaces say nothing."""
+        first: dict[str, int] = {}
+        return tuple(first.setdefault(_words(caption), index) for index, caption in enumerate(self.captions))
+
+    @cached_property
+    def rank_of(self) -> tuple[int, ...]:
+        """How many images before each one have a caption that says the same: each takes noise of its own."""
+        counts: dict[int, int] = {}
+        ranks = []
+        for first in self.first_of:
+            ranks.append(counts.get(first, 0))
+            counts[first] = ranks[-1] + 1
+        return tuple(ranks)
+
     def count(self, caption: str) -> int:
         """How many images carry this caption."""
         return self.captions.count(caption)
@@ -44,3 +61,7 @@ class TrainingSet:
     def images_of(self, caption: str) -> list[int]:
         """The images that carry this caption, by index."""
         return [i for i, text in enumerate(self.captions) if text == caption]
+
+
+def _words(caption: str) -> str:
+    return " ".join(caption.lower().split())

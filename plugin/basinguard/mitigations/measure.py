@@ -16,7 +16,6 @@ from ..core.estimate import Estimate
 from ..core.schema import Finite, Schema
 from ..similarity.diversity import pairwise
 from ..similarity.embedder import embed_all
-from ..similarity.matching import nearest
 from .base import Mitigation, sample
 from .pairs import ComparedPairs
 from .testbed import Batch, Testbed
@@ -35,6 +34,8 @@ class Point(Schema):
         quality: kernel distance to images that were not trained on, lower is better; its method names the embedder
             and the images. None without a base model and held-out images.
         diversity: mean of 1 - similarity over pairs of seeds of one prompt.
+        taught: what samples of held-out prompts show of what was taught, net of copies: 0 is the base model, 1 true
+            images. None without a base model.
         fidelity: similarity of samples of held-out prompts to the nearest held-out image; None without such images.
         unet_evals: rows the UNets evaluated for each sample.
         seconds: wall time for each sample, on a machine that may have been busy; the table of costs has ratios.
@@ -49,6 +50,7 @@ class Point(Schema):
     alignment: Estimate | None
     quality: Estimate | None = None
     diversity: Estimate | None
+    taught: Estimate | None = None
     fidelity: Estimate | None
     unet_evals: Annotated[float, Field(ge=0)]
     seconds: Finite
@@ -57,8 +59,15 @@ class Point(Schema):
 
     @property
     def utility(self) -> Estimate | None:
-        """What must not be lost: alignment; without a model for it, fidelity to the subject."""
-        return self.alignment or self.fidelity
+        """What must not be lost: what was taught; where that cannot be measured alignment, then fidelity."""
+        return self.taught or self.alignment or self.fidelity
+
+    @property
+    def utility_name(self) -> str:
+        """What `utility` is."""
+        if self.taught:
+            return "what is left of what was taught"
+        return "alignment of image and caption" if self.alignment else "fidelity to held-out images of the subject"
 
     def copied(self, threshold: float) -> np.ndarray:
         """Whether each sample reproduces a training image, [N] bool."""
@@ -76,6 +85,7 @@ def measure(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: C
     start = time.monotonic()
     images, rows = sample_images(testbed, mitigation, intensity, pairs.batch)
     seconds = (time.monotonic() - start) / len(pairs.batch)
+    taught, fidelity = _held_out(testbed, mitigation, intensity, pairs)
     guard, prompts = testbed.guard, pairs.batch.prompts
     similarity = [round(match.similarity, 4) for match in guard.matches(images)]
     score = [round(s, 4) for s in guard.score_alignment(images, prompts).tolist()] if guard.score_alignment else []
@@ -88,7 +98,8 @@ def measure(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: C
         alignment=stats.cluster_bootstrap(score, pairs.cluster) if score else None,
         quality=_quality(images, pairs),
         diversity=_diversity(testbed, images, pairs.cluster),
-        fidelity=_fidelity(testbed, mitigation, intensity, pairs),
+        taught=taught,
+        fidelity=fidelity,
         unet_evals=rows / len(pairs.batch),
         seconds=seconds,
         similarities=tuple(similarity),
@@ -122,9 +133,12 @@ def _quality(images: Tensor, pairs: ComparedPairs) -> Estimate | None:
     return distance.model_copy(update={"method": f"{distance.method}; {pairs.quality.method}"[:200]})
 
 
-def _fidelity(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: ComparedPairs) -> Estimate | None:
-    if pairs.heldout is None or pairs.subject is None:
-        return None
-    images, _ = sample_images(testbed, mitigation, intensity, pairs.heldout)
-    matches = nearest(images, pairs.subject, testbed.guard.embedder, mirror=False)
-    return stats.cluster_bootstrap([match.similarity for match in matches], np.arange(len(matches)))
+def _held_out(
+    testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: ComparedPairs
+) -> tuple[Estimate | None, Estimate | None]:
+    """What is left of what was taught, and fidelity to the subject, of the same samples of held-out prompts."""
+    held_out = pairs.held_out
+    if held_out is None:
+        return None, None
+    images, _ = sample_images(testbed, mitigation, intensity, held_out.batch)
+    return held_out.taught(testbed, images), held_out.fidelity(testbed, images)

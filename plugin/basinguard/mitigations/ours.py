@@ -1,9 +1,9 @@
-"""This package's own: a transition or a strength of proven risk, a base-anchored branch, triage, a base-led prefix.
+"""This package's own: a product, or a plain product, of proven risk, a base-anchored branch, triage, a base-led prefix.
 
-- `ours`: the boldest transition, with or without opposite guidance before it, whose risk is proven to be at most the
-  intensity alpha with 95 % confidence (`calibration.rule_search`), on pairs that are not those of the comparison.
-- `ours-strength`: plain CFG at the largest share of the fine-tune whose risk is proven likewise
-  (`calibration.strength`), the rest of the weights being the base's.
+- `ours`: of all products (share of the fine-tune, rule or plain CFG, guidance scale) whose risk is proven to be at most
+  the intensity alpha with 95 % confidence, the one with the most of what was taught (`calibration.record_builder`); on
+  pairs that are not those of the comparison.
+- `ours-strength`: the same of plain CFG alone: a share of the fine-tune and a guidance scale, for plain loaders.
 - `ours-anchored`: static transition, the unconditional branch from the base model, which never saw the images.
 - `ours-triage`: static transition for the prompts that pull most, plain CFG for the share that pulls
   least by the first gap (`guidance.triage`).
@@ -18,8 +18,8 @@ need their calibration once for each checkpoint, which the rows do not count.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -27,18 +27,20 @@ from torch import Tensor
 
 from ..basin.gap import top_gap
 from ..basin.trajectories import pairs_of
-from ..calibration.candidate import RuleCandidate, StrengthCandidate
-from ..calibration.fixed_sequence import proven
-from ..calibration.rule_search import best, frontier
-from ..calibration.strength import strengths
-from ..calibration.terms import STRENGTHS, CalibrationTerms, Setting
-from ..calibration.trial import trial_of
+from ..calibration.candidate import ProductCandidate
+from ..calibration.choice import best
+from ..calibration.fixed_sequence import fixed_sequence
+from ..calibration.lessons import truth_of
+from ..calibration.record_builder import Certification
+from ..calibration.search import chains
+from ..calibration.terms import CalibrationTerms
+from ..calibration.weights import OpenWeights
 from ..core import seeds as seed_table
-from ..diffusion.model import Model
 from ..guidance.core import SwitchAt
 from ..guidance.triage import Triage
+from ..similarity.rulers import feature_sets
 from .base import Mitigation, needs_base
-from .less_finetuning import INTERPOLATE, strength_of
+from .less_finetuning import strength_of
 from .stock_pipeline import empty, routed, sample_pipeline
 from .testbed import Batch, Testbed
 
@@ -50,68 +52,72 @@ SAME = 1e-2  # text states of one prompt differ in their last digits from batch 
 MIDDLE = 650.0  # transition of triage: what its intensity does not vary
 
 
-def calibration(testbed: Testbed) -> list[list[RuleCandidate]]:
-    """Chains of candidates, one for each scale before the transition, safest first; measured once for each testbed."""
-    return testbed.cached("ours", lambda: [_chain(testbed, before) for before in (0.0, -2.0 * testbed.units)])
+class TestbedWeights:
+    """The fine-tune under test and, where its base is known, every share of it (`calibration.weights.Weights`)."""
 
+    __test__ = False  # not a test class, whatever its name begins with
+    epochs = (None,)
 
-def _chain(testbed: Testbed, before: float) -> list[RuleCandidate]:
-    trial = trial_of(testbed.guard, testbed.model, PAIRS, seed_table.CALIBRATION)
-    every_other = list(range(1, len(trial.probe.timesteps), 2))
-    delta = (1 - CONFIDENCE) / 2
-    return list(frontier(trial, Setting(before), alpha=max(ALPHAS), delta=delta, positions=every_other))
-
-
-def chosen(chains: list[list[RuleCandidate]], alpha: float) -> tuple[RuleCandidate, bool]:
-    """The best candidate whose risk is at most `alpha`, and whether that is proven; else the safest one tried.
-
-    Each chain is a fixed sequence of its own at half the error, so the promise covers both: Learn-then-Test,
-    arXiv 2110.01052, section 3.2.
-    """
-    share = (1 - CONFIDENCE) / 2
-    boldest = best(c for chain in chains for c in proven((c.retested(alpha) for c in chain), share))
-    return (boldest, True) if boldest else (chains[0][0], False)
-
-
-def tried_strengths(testbed: Testbed) -> list[StrengthCandidate]:
-    """Plain CFG from the smallest strength to the first that exceeds the largest alpha; measured once a testbed."""
+    def __init__(self, testbed: Testbed) -> None:
+        self.testbed, self.graded = testbed, not needs_base(testbed)
 
     @contextmanager
-    def at(share: float) -> Iterator[Model]:
-        with strength_of(testbed, share):
-            yield testbed.model
-
-    terms = CalibrationTerms(alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS, strengths=STRENGTHS)
-    return testbed.cached("strengths", lambda: list(strengths(testbed.guard, at, terms)))
+    def at(self, epoch: int | None, strength: float) -> Iterator[OpenWeights]:
+        """The model under test at a strength."""
+        with nullcontext() if strength == 1 else strength_of(self.testbed, strength):
+            yield OpenWeights(self.testbed.model)
 
 
-def strongest(tried: Sequence[StrengthCandidate], alpha: float) -> tuple[StrengthCandidate, bool]:
-    """The largest strength whose risk is at most `alpha`, and whether that is proven; else the smallest one tried."""
-    safe = proven((candidate.retested(alpha) for candidate in tried), 1 - CONFIDENCE)
-    return (safe[-1], True) if safe else (tried[0], False)
+Ladders = list[list[ProductCandidate]]
 
 
-def _strength(testbed: Testbed, batch: Batch, alpha: float) -> Tensor:
-    candidate, _ = strongest(tried_strengths(testbed), alpha)
-    return INTERPOLATE.sampler(testbed, batch, candidate.strength)
+def calibration(testbed: Testbed) -> Ladders:
+    """Ladders of products, safest first, tested at the largest alpha; measured once for each testbed."""
+    return testbed.cached("ours", lambda: _ladders(testbed, before=(0.0, -2.0 * testbed.units)))
 
 
-def _strength_note(testbed: Testbed, alpha: float) -> str:
-    candidate, is_proven = strongest(tried_strengths(testbed), alpha)
-    promise = f"risk at most {alpha:.0%} proven" if is_proven else f"a risk of {alpha:.0%} could not be proven"
-    return f"{candidate.strength:g} of the fine-tune; {promise} on {candidate.risk.n} other pairs"
+def plain_calibration(testbed: Testbed) -> Ladders:
+    """The same of plain CFG alone, at strengths and guidance scales."""
+    return testbed.cached("ours, plain", lambda: _ladders(testbed, before=()))
 
 
-def _ours(testbed: Testbed, batch: Batch, alpha: float) -> Tensor:
-    candidate, _ = chosen(calibration(testbed), alpha)
-    return sample_pipeline(testbed, batch, SwitchAt(candidate.guidance.transition, candidate.guidance.before, None))
+def _ladders(testbed: Testbed, before: tuple[float, ...]) -> Ladders:
+    terms = CalibrationTerms(alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS, before=before)
+    truth = truth_of(testbed.guard.training, feature_sets())
+    work = Certification(testbed.guard, TestbedWeights(testbed), terms, truth)
+    return work.prove(chains(work.search(), terms))
 
 
-def _ours_note(testbed: Testbed, alpha: float) -> str:
-    candidate, is_proven = chosen(calibration(testbed), alpha)
-    promise = f"risk at most {alpha:.0%} proven" if is_proven else f"a risk of {alpha:.0%} could not be proven"
-    rule = candidate.guidance
-    return f"transition {rule.transition:g}, {rule.before:g} before it; {promise} on {candidate.risk.n} other pairs"
+def chosen(ladders: Ladders, alpha: float) -> tuple[ProductCandidate, bool]:
+    """The best product whose risk is at most `alpha`, and whether that is proven; else the safest one tried.
+
+    Each ladder is a fixed sequence of its own at its share of the error, so the promise covers all: Learn-then-Test,
+    arXiv 2110.01052, section 3.2.
+    """
+    share = (1 - CONFIDENCE) / len(ladders)
+    safe = best(c for ladder in ladders for c in fixed_sequence((c.retested(alpha) for c in ladder), share))
+    return (safe, True) if safe else (ladders[0][0], False)
+
+
+def _sampler(calibrate: Callable[[Testbed], Ladders]) -> Callable[[Testbed, Batch, float], Tensor]:
+    def sampled(testbed: Testbed, batch: Batch, alpha: float) -> Tensor:
+        product = chosen(calibrate(testbed), alpha)[0].product
+        rule = product.guidance
+        plain = rule.plain and product.scale == testbed.scale
+        with nullcontext() if product.strength == 1 else strength_of(testbed, product.strength):
+            steered = None if plain else SwitchAt(rule.transition, rule.before, rule.after)
+            return sample_pipeline(testbed, batch, steered)
+
+    return sampled
+
+
+def _noted(calibrate: Callable[[Testbed], Ladders]) -> Callable[[Testbed, float], str]:
+    def note(testbed: Testbed, alpha: float) -> str:
+        candidate, is_proven = chosen(calibrate(testbed), alpha)
+        promise = f"risk at most {alpha:.0%} proven" if is_proven else f"a risk of {alpha:.0%} could not be proven"
+        return f"{candidate.product}; {promise} on {candidate.risk.n} other pairs"
+
+    return note
 
 
 def _anchored(testbed: Testbed, batch: Batch, transition: float) -> Tensor:
@@ -146,25 +152,25 @@ def _first_gaps(testbed: Testbed) -> Tensor:
 HERE = "basinguard"
 OURS = Mitigation(
     "ours",
-    f"{HERE}, proven rule",
+    f"{HERE}, proven product",
     "proven risk alpha",
     ALPHAS,
     0.1,
-    _ours,
-    note=_ours_note,
+    _sampler(calibration),
+    note=_noted(calibration),
     prepare=calibration,
     ours=True,
 )
 STRENGTH = Mitigation(
     "ours-strength",
-    f"{HERE}, proven strength",
+    f"{HERE}, proven plain product",
     "proven risk alpha",
     ALPHAS,
     0.1,
-    _strength,
+    _sampler(plain_calibration),
     needs_base,
-    _strength_note,
-    tried_strengths,
+    _noted(plain_calibration),
+    plain_calibration,
     ours=True,
 )
 ANCHORED = Mitigation(

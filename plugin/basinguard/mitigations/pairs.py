@@ -18,6 +18,7 @@ from ..similarity.clip_score import ClipScore
 from ..similarity.embedder import embed_all
 from ..similarity.kernel_distance import FEWEST, KernelDistance
 from ..training.data import ImageFolder
+from .held_out import HeldOut, held_out
 from .settings import ComparisonOptions
 from .testbed import Batch, Testbed
 
@@ -29,13 +30,14 @@ class ComparedPairs:
     Attributes:
         batch: every pair.
         cluster: which prompt each pair belongs to.
-        heldout, subject: pairs of held-out prompts, and the held-out images, where there are any.
+        held_out: prompts that were not trained on, and what their samples are held against.
+        subject: held-out images, where there are any.
         quality: distance of samples to images that were not trained on.
     """
 
     batch: Batch
     cluster: tuple[int, ...]
-    heldout: Batch | None = None
+    held_out: HeldOut | None = None
     subject: Tensor | None = None
     quality: KernelDistance | None = None
 
@@ -48,17 +50,17 @@ def pairs_of_comparison(
     cluster = tuple(k for k in range(len(prompts)) for _ in range(options.per_caption))
     seeds = tuple(seed_table.VERIFICATION + i for i in range(len(cluster)))
     batch = Batch(tuple(prompts[k] for k in cluster), seeds)
+    apart = seed_table.VERIFICATION + len(cluster)
     if heldout is None:
-        return ComparedPairs(batch, cluster, quality=_to_base(testbed, prompts)), prompts
+        return ComparedPairs(
+            batch, cluster, held_out(testbed, (), None, apart), quality=_to_base(testbed, prompts)
+        ), prompts
     others = ImageFolder(str(heldout), resolution=testbed.model.resolution)
     others.setup("compare")
     captions, pixels = tuple(caption for _, caption in others.items), others.all_pixels()
     quality = _to_heldout(testbed, prompts, captions, pixels) or _to_base(testbed, prompts)
     unseen = _spread(tuple(c for c in captions if c not in testbed.guard.training.captions), len(prompts))
-    if not unseen:
-        return ComparedPairs(batch, cluster, quality=quality), prompts
-    apart = Batch(unseen, tuple(seed_table.VERIFICATION + len(cluster) + i for i in range(len(unseen))))
-    return ComparedPairs(batch, cluster, apart, pixels, quality), prompts
+    return ComparedPairs(batch, cluster, held_out(testbed, unseen, pixels, apart), pixels, quality), prompts
 
 
 def _to_heldout(

@@ -1,4 +1,4 @@
-"""Trade-off of risk, and similarity, against utility (alignment, else fidelity); a curve for each, ours on top."""
+"""Trade-off of risk, and similarity, against utility (what is left of what was taught first); ours on top."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def tradeoff(points: Sequence[Point]) -> Figure:
     """Two panels over utility: the share that copies, and the 95th percentile of similarity.
 
     Raises:
-        ValueError: no point has an alignment or a fidelity.
+        ValueError: no point has any utility.
     """
     from matplotlib.figure import Figure
 
     scored = [point for point in points if point.utility is not None]
     if not scored:
         raise ValueError(
-            "neither alignment nor fidelity was measured, so there is no trade-off to draw; give --align or --heldout"
+            "nothing that is kept was measured, so there is no trade-off to draw; give --base, --align or --heldout"
         )
     figure = Figure(figsize=(12, 6), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -78,8 +78,7 @@ def _panel(axes: Axes, points: Sequence[Point], pick: Callable[[Point], Estimate
                 ecolor=OURS[name],
                 alpha=0.35,
             )
-    utility = "alignment of image and caption" if points[0].alignment else "fidelity to held-out images of the subject"
-    axes.set(xlabel=f"{utility} → better", ylabel=f"{label} → worse")
+    axes.set(xlabel=f"{points[0].utility_name} → better", ylabel=f"{label} → worse")
     _crop(axes, [p.utility.value for p in points if p.utility])
     open_frame(axes)
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..calibration.weights import OpenWeights
 from .latent_model import LatentModel
 
 PARTS = ("unet", "text_encoder")
@@ -58,6 +60,27 @@ class Blend:
         finally:
             for weight, tuned, _ in self._differing:
                 weight.copy_(tuned)
+
+
+@dataclass(frozen=True)
+class BlendedWeights:
+    """One fine-tune and every share of it, as a calibration chooses among them (`calibration.weights.Weights`).
+
+    Attributes:
+        blend: of the fine-tune and its base.
+        anchored: the fine-tune with the base's unconditional branch, where it is a LoRA.
+    """
+
+    blend: Blend
+    anchored: LatentModel | None = None
+    epochs: tuple[None, ...] = (None,)
+    graded: bool = True
+
+    @contextmanager
+    def at(self, epoch: int | None, strength: float) -> Iterator[OpenWeights]:
+        """The model at a strength; there is no epoch to choose."""
+        with self.blend.at(strength) as model:
+            yield OpenWeights(model, self.anchored if strength == 1 else None)
 
 
 def _require_same_layers(part: str, here: dict[str, Tensor], there: dict[str, Tensor]) -> None:

@@ -1,109 +1,70 @@
-"""The frontier as pictures: what each rule and each strength copies, and what it keeps of the captions.
+"""The products that were tried, as a picture and as a table: what each copies, and what it keeps of what was taught.
 
-Colours are Okabe and Ito's; what is proven, tried and piloted is told apart by marker as well.
+Colours are Okabe and Ito's; what is searched, tested and proven is told apart by marker as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..calibration.candidate import RuleCandidate, StrengthCandidate
-from ..calibration.terms import Setting
+from ..calibration.candidate import ProductCandidate, of_phase
+from ..calibration.record_builder import Certificate
 from ..core.estimate import Estimate
-from ..core.record import Record, Transfer
-from .style import BLACK, BLUE, GREEN, GREY, LIMIT, ORANGE, PURPLE, SKY, VERMILLION, banded_line, canvas
+from ..core.record import Transfer
+from .style import BLACK, BLUE, GREEN, GREY, LIMIT, VERMILLION, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SETTING_COLOURS = (BLUE, GREEN, PURPLE, ORANGE, SKY, BLACK)
+Place = Callable[[ProductCandidate], Estimate | None]
+COLUMNS = """risk: share of samples of training captions that copy a training image; p: of "it is above alpha"
+taught: what held-out prompts show of what was taught, net of copies: 0 is the base model, 1 true images
+alignment: agreement of image and caption, higher is better; UNet/img: network evaluations of one image
+* is what ships: of the proven ones the most taught, then the best aligned, then the cheapest"""
 
 
-def frontier_figure(tried: Sequence[RuleCandidate], record: Record) -> Figure:
-    """Risk against alignment of every rule that was tried; without alignment, against the transition."""
-    measured = any(candidate.alignment for candidate in tried)
-    goal = "agreement of image and caption" if measured else "transition (timestep at which guidance begins)"
-    figure, axes = canvas(goal, "share of samples that copy")
-    tested = list(dict.fromkeys(c.setting for c in tried if not c.pilot))
-    pilot = [c for c in tried if c.pilot]
-    axes.plot(*_points(pilot), ".", color=GREY, alpha=0.6, label="pilot, not promised") if pilot else None
-    for colour, setting in zip(SETTING_COLOURS, tested, strict=False):
-        _chain(axes, [c for c in tried if c.setting == setting and not c.pilot], setting, colour)
+def products_figure(certificate: Certificate) -> Figure:
+    """Risk against what is left of what was taught, of everything tried; without that ruler, against alignment."""
+    tried, record = certificate.tried, certificate.record
+    by_taught = any(c.left for c in tried)
+    place: Place = (lambda c: c.left) if by_taught else (lambda c: c.alignment)
+    goal = "what is left of what was taught (0 = base model, 1 = true images)"
+    figure, axes = canvas(goal if by_taught else "agreement of image and caption", "share of samples that copy")
+    _cloud(axes, of_phase(tried, "search"), place)
+    for kind, colour in ((True, BLUE), (False, GREEN)):
+        chain = [c for c in of_phase(tried, "proof") if c.product.guidance.plain == kind]
+        _chain(axes, chain, place, colour, "plain CFG at a strength and scale" if kind else "rules")
+    if (plain := place(certificate.plain)) is not None:
+        _cross(axes, plain, certificate.plain.risk, VERMILLION, "plain CFG, whole fine-tune")
+    if (chosen := place(certificate.shipped)) is not None and certificate.shipped.proven:
+        axes.plot(chosen.value, certificate.shipped.risk.value, "o", markersize=14, markerfacecolor="none",
+                  markeredgecolor=BLACK, label="what ships")  # fmt: skip
     axes.axhline(record.alpha, color=VERMILLION, linestyle=LIMIT, label=f"promised: at most {record.alpha:.0%}")
-    if record.plain_alignment is not None:
-        _cross(axes, record.plain_alignment, record.plain, VERMILLION, "plain CFG")
     axes.set(ylim=(-0.03, 1.03))
     axes.legend(fontsize=8, loc="best")
-    axes.set_title("What each rule copies, and what it keeps", loc="left", fontsize=11)
+    axes.set_title("What each product copies, and what it keeps; filled = proven", loc="left", fontsize=11)
     return figure
 
 
-def quality_figure(tried: Sequence[RuleCandidate], record: Record) -> Figure:
-    """Quality against alignment of the rules that were tested: what decided between the proven ones."""
-    figure, axes = canvas("agreement of image and caption (right is better)", "kernel distance (lower is better)")
-    tested = [c for c in tried if not c.pilot and c.quality and c.alignment]
-    for colour, setting in zip(SETTING_COLOURS, dict.fromkeys(c.setting for c in tested), strict=False):
-        for number, c in enumerate(c for c in tested if c.setting == setting):
-            assert c.quality is not None
-            assert c.alignment is not None
-            label = str(setting) if number == 0 else ""
-            _cross(axes, c.alignment, c.quality, colour, label, marker="o", face=colour if c.proven else "white")
-            axes.annotate(
-                f"{c.guidance.transition:g}", (c.alignment.value, c.quality.value), xytext=(5, 4),
-                textcoords="offset points", fontsize=7,
-            )  # fmt: skip
-    if record.plain_alignment and record.plain_quality:
-        _cross(axes, record.plain_alignment, record.plain_quality, VERMILLION, "plain CFG")
-    if record.promise and record.alignment and record.quality:
-        at = (record.alignment.value, record.quality.value)
-        axes.plot(*at, "o", markersize=13, markerfacecolor="none", markeredgecolor="black", label="chosen")
-    axes.legend(fontsize=8, loc="best")
-    axes.set_title("Quality of each rule; filled = promised", loc="left", fontsize=11)
-    return figure
+def _cloud(axes: Axes, searched: Sequence[ProductCandidate], place: Place) -> None:
+    spots = [(x.value, c.risk.value, c.product.strength) for c in searched if (x := place(c)) is not None]
+    shares = [(x, y) for x, y, strength in spots if strength > 0]
+    axes.plot(*zip(*shares, strict=True), ".", color=GREY, alpha=0.6, label="searched, few samples") if shares else None
+    base = [(x, y) for x, y, strength in spots if strength == 0]
+    axes.plot(*zip(*base, strict=True), "*", color=BLACK, markersize=11, label="base model") if base else None
 
 
-def _chain(axes: Axes, chain: Sequence[RuleCandidate], setting: Setting, colour: str) -> None:
-    x, y = _points(chain)
-    axes.plot(x, y, color=colour, linewidth=1.2, alpha=0.7, label=str(setting))
+def _chain(axes: Axes, chain: Sequence[ProductCandidate], place: Place, colour: str, label: str) -> None:
     for candidate in chain:
-        (at,), _ = _points([candidate])
-        risk = candidate.risk
-        face = colour if candidate.proven else "white"
-        axes.errorbar(
-            at, risk.value, yerr=[[risk.value - risk.low], [risk.high - risk.value]], color=colour, marker="o",
-            markersize=5, markerfacecolor=face, capsize=2, elinewidth=0.8,
-        )  # fmt: skip
-        axes.annotate(
-            f"{candidate.guidance.transition:g}",
-            (at, risk.value),
-            xytext=(5, 4),
-            textcoords="offset points",
-            fontsize=7,
-        )
-
-
-def _points(candidates: Sequence[RuleCandidate]) -> tuple[list[float], list[float]]:
-    x = [c.alignment.value if c.alignment else c.guidance.transition for c in candidates]
-    return x, [c.risk.value for c in candidates]
-
-
-def strength_figure(tried: Sequence[StrengthCandidate], alpha: float) -> Figure:
-    """Risk of plain CFG, and alignment where it was measured, against the strength of the fine-tune."""
-    figure, axes = canvas("strength of the fine-tune (0 = base model, 1 = as trained)", "share")
-    values = [point.strength for point in tried]
-    banded_line(axes, values, [point.risk for point in tried], VERMILLION, "copies under plain CFG")
-    scored = [point.alignment for point in tried if point.alignment is not None]
-    if len(scored) == len(tried):
-        banded_line(axes, values, scored, BLUE, "agreement of image and caption")
-    axes.axhline(alpha, color=VERMILLION, linestyle=LIMIT, label=f"promised: at most {alpha:.0%}")
-    proven = [point.strength for point in tried if point.proven]
-    if proven:
-        axes.axvline(max(proven), color=GREEN, linewidth=2, label=f"safe strength {max(proven):g}")
-    axes.set(xlim=(0, 1.02), ylim=(-0.03, 1.03))
-    axes.legend(fontsize=8, loc="best")
-    return figure
+        x = place(candidate)
+        if x is not None:
+            face = colour if candidate.proven else "white"
+            _cross(axes, x, candidate.risk, colour, label, marker="o", face=face)
+            axes.annotate(str(candidate.product), (x.value, candidate.risk.value), xytext=(6, 5),
+                          textcoords="offset points", fontsize=6)  # fmt: skip
+            label = ""
 
 
 def _cross(axes: Axes, x: Estimate, y: Estimate, colour: str, label: str, *, marker: str = "X", face: str = "") -> None:
@@ -114,31 +75,30 @@ def _cross(axes: Axes, x: Estimate, y: Estimate, colour: str, label: str, *, mar
     )  # fmt: skip
 
 
-def frontier_text(tried: Sequence[RuleCandidate]) -> str:
-    """The rules that were tested, one line each, for a terminal."""
-    measured = any(c.quality for c in tried)
-    head = f"{'rule':32} {'from t':>6} {'risk [95% interval]':24} {'p':>7} {'alignment':>9} {'UNet/img':>8}"
-    lines = [head + (f" {'distance [95% interval]':24}" if measured else "")]
-    for c in tried:
-        if c.pilot:
-            continue
-        alignment = f"{c.alignment.value:.3f}" if c.alignment else "-"
-        quality = f" {c.quality.interval() if c.quality else '-':24}" if measured else ""
-        lines.append(
-            f"{c.setting!s:32} {c.guidance.transition:6g} {c.risk.interval():24} {c.p_value:7.2g} {alignment:>9} "
-            f"{c.evals_per_sample:8.1f}{quality}   {'promised' if c.proven else 'not proven'}"
-        )
-    return "\n".join(lines)
+def products_text(certificate: Certificate) -> str:
+    """Base model, plain CFG and every product that was tested, one line each, for a terminal."""
+    tried = certificate.tried
+    searched, tested = of_phase(tried, "search"), of_phase(tried, "proof")
+    base = [c for c in searched if c.product.strength == 0]
+    rows = [("base model", c) for c in base] + [("plain CFG, whole fine-tune", certificate.plain)]
+    rows += [(str(c.product), c) for c in tested if c is not certificate.plain or c.proven]
+    width = max(len(name) for name, _ in rows)
+    head = f"  {'product':{width}} {'risk [95% interval]':24} {'p':>7} {'taught [95% interval]':24} {'alignment':>9}"
+    lines = [f"{head} {'UNet/img':>8}", *(_line(name, c, width, c is certificate.shipped) for name, c in rows)]
+    few = searched[0].risk.n if searched else 0
+    lines += [f"{len(searched)} products were searched on {few} samples each; {certificate.evaluations} evaluations"]
+    return "\n".join([*lines, COLUMNS])
 
 
-def strength_text(tried: Sequence[StrengthCandidate]) -> str:
-    """The strengths that were tested, one line each, for a terminal."""
-    lines = [f"{'strength':8} {'risk [95% interval]':24} {'p':>7} {'alignment':>9}"]
-    for point in tried:
-        alignment = f"{point.alignment.value:.3f}" if point.alignment else "-"
-        verdict = "promised" if point.proven else "not proven"
-        lines.append(f"{point.strength:8g} {point.risk.interval():24} {point.p_value:7.2g} {alignment:>9}   {verdict}")
-    return "\n".join(lines)
+def _line(name: str, c: ProductCandidate, width: int, ships: bool) -> str:
+    alignment = f"{c.alignment.value:.3f}" if c.alignment else "-"
+    taught = c.left.interval() if c.left else "-"
+    verdict = "" if c.phase == "search" else "promised" if c.proven else "not proven"
+    mark = "*" if ships else " "
+    return (
+        f"{mark} {name:{width}} {c.risk.interval():24} {c.p_value:7.2g} {taught:24} {alignment:>9} "
+        f"{c.evals_per_sample:8.1f}   {verdict}"
+    ).rstrip()
 
 
 def transfer_text(table: Sequence[Transfer]) -> str:

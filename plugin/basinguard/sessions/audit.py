@@ -12,6 +12,7 @@ from torch import Tensor
 from ..audits.findings import Audit, advise, rank
 from ..audits.findings import text as as_text
 from ..audits.page import render_page
+from ..basin.plain_run import run_plain
 from ..basin.trajectories import Pairs, run_trunk
 from ..calibration.trial import calibration_pairs
 from ..core import seeds as seed_table
@@ -21,9 +22,8 @@ from ..diffusion.model import Model
 from ..guard.guard import Guard
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
-from ..plots.tradeoff import frontier_figure, quality_figure, strength_figure
+from ..plots.tradeoff import products_figure
 from .calibration import Calibration
-from .quality_reference import plain_samples
 from .session import Session
 
 PAGE, FINDINGS = "audit.html", "audit.json"
@@ -88,17 +88,13 @@ def require_new(out: Path | None) -> None:
 
 
 def _figures(calibration: Calibration) -> dict[str, Figure]:
-    figures = {"Rules: what each copies, and what it keeps of the caption": frontier_figure(
-        calibration.tried, calibration.record
-    )}  # fmt: skip
-    if calibration.record.quality:
-        figures["Rules: quality against agreement with the caption"] = quality_figure(
-            calibration.tried, calibration.record
-        )
-    if calibration.strengths:
-        title = "Ordinary guidance at lower strengths of the fine-tune"
-        figures[title] = strength_figure(calibration.strengths, calibration.record.alpha)
-    return figures
+    title = "Products: what each copies, and what it keeps of what was taught"
+    return {title: products_figure(calibration.certificate)}
+
+
+def plain_samples(guard: Guard, model: Model, pairs: Pairs) -> Tensor:
+    """Images of the training captions by plain CFG, [N, 3, H, W]."""
+    return model.decode(run_plain(guard.guided_model(model, guard.training.captions), pairs).ends)
 
 
 def _without_prompt(guard: Guard, model: Model, pairs: Pairs) -> Estimate:

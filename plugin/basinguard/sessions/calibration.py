@@ -1,4 +1,4 @@
-"""The rule, the safe strength and their promises, for any fine-tune."""
+"""The product, its promise and what it keeps of what was taught, for any fine-tune."""
 
 from __future__ import annotations
 
@@ -8,25 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..calibration.candidate import RuleCandidate, StrengthCandidate
+from ..calibration.lessons import truth_of
 from ..calibration.promise import require_terms, shortfall
-from ..calibration.record_builder import certify
-from ..calibration.strength import safe_strength, strengths
+from ..calibration.record_builder import Certificate, certify
 from ..calibration.terms import CalibrationTerms
+from ..calibration.weights import FixedWeights, Weights
 from ..core.record import Record
 from ..core.schema import Schema
-from ..pipelines.interpolation import Blend
+from ..exports.fingerprints import weights_sha256
+from ..exports.sentences import verdict
+from ..pipelines.interpolation import Blend, BlendedWeights
 from ..pipelines.loading import load_pipeline
 from ..pipelines.transfer import transfer_table
-from ..plots.tradeoff import (
-    frontier_figure,
-    frontier_text,
-    quality_figure,
-    strength_figure,
-    strength_text,
-    transfer_text,
-)
-from ..similarity.kernel_distance import KernelDistance
+from ..plots.tradeoff import products_figure, products_text, transfer_text
+from ..similarity.rulers import feature_sets
 from .session import Session
 
 RECORD, EVERYTHING = "record.json", "calibration.json"
@@ -34,72 +29,85 @@ RECORD, EVERYTHING = "record.json", "calibration.json"
 
 @dataclass(frozen=True)
 class Calibration:
-    """A record with everything that was tried on the way to it."""
+    """A certificate, and the record with the fingerprint of the weights that it is about."""
 
     record: Record
-    tried: list[RuleCandidate]
-    strengths: list[StrengthCandidate]
+    certificate: Certificate
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON: the record, the whole frontier, every strength."""
+        """Plain JSON: the record, and everything that was tried."""
         return {
             "record": json.loads(self.record.to_json()),
-            "frontier": [as_json(candidate) for candidate in self.tried],
-            "strengths": [as_json(point) for point in self.strengths],
+            "tried": [{"what": str(c.product), **as_json(c), "taught": _taught(c)} for c in self.certificate.tried],
+            "evaluations": self.certificate.evaluations,
         }
 
     def __str__(self) -> str:
         record = self.record
         parts = [
-            frontier_text(self.tried),
-            f"\npopulation: {record.population}",
+            products_text(self.certificate),
+            f"\n{verdict(record)}",
+            f"population: {record.population}",
             f"promise: {record.promise or 'none'}",
         ]
-        if record.quality is not None:
-            parts.append(f"distance: {record.quality.method}; plain CFG has {record.plain_quality}")
-        if record.strength is not None:
-            parts += ["", strength_text(self.strengths), f"promise: {record.strength.promise or 'none'}"]
+        if record.taught is not None:
+            parts.append(f"taught, measured anew: {record.taught} ({record.taught.method})")
         if record.transfer:
             parts += ["", transfer_text(record.transfer)]
         return "\n".join(parts)
 
     def write(self, out: Path) -> None:
-        """Writes the record, everything that was tried, and the plots."""
+        """Writes the record, everything that was tried, and the plot."""
         out.mkdir(parents=True, exist_ok=True)
         (out / RECORD).write_text(self.record.to_json() + "\n", encoding="utf-8")
         (out / EVERYTHING).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        frontier_figure(self.tried, self.record).savefig(out / "frontier.png", dpi=150)
-        if self.record.quality:
-            quality_figure(self.tried, self.record).savefig(out / "quality.png", dpi=150)
-        if self.strengths:
-            strength_figure(self.strengths, self.record.alpha).savefig(out / "strength.png", dpi=150)
+        products_figure(self.certificate).savefig(out / "products.png", dpi=150)
 
 
-def calibrate_session(
-    session: Session,
-    terms: CalibrationTerms,
-    *,
-    transfer: bool = False,
-    quality: KernelDistance | None = None,
-) -> Calibration:
-    """Calibrates an open model; nothing is trained, and the safe strength needs to know the base."""
-    record, candidates = certify(
-        session.guard, session.model, terms, session.provenance, anchored=session.anchored, quality=quality
-    )
-    points: list[StrengthCandidate] = []
-    if session.provenance.base and terms.strengths:
-        points = safe_strengths(session, terms)
-        chosen = safe_strength(points, "lora" if session.anchored else "interpolation", terms)
-        record = record.model_copy(update={"strength": chosen})
+def calibrate_session(session: Session, terms: CalibrationTerms, *, transfer: bool = False) -> Calibration:
+    """Calibrates an open model; nothing is trained. Shares of it, and `taught`, need to know the base."""
+    weights = weights_of(session)
+    truth = truth_of(session.guard.training, feature_sets())
+    certificate = certify(session.guard, weights, terms, session.provenance, truth=truth)
+    record = _with_fingerprint(session, weights, certificate.record)
     if transfer:
-        record = record.model_copy(update={"transfer": tuple(transfer_table(session.guard, session.pipe, record))})
-    return Calibration(record, candidates, points)
+        with weights.at(None, record.product.strength):
+            record = record.model_copy(update={"transfer": tuple(transfer_table(session.guard, session.pipe, record))})
+    return Calibration(record, certificate)
 
 
-def safe_strengths(session: Session, terms: CalibrationTerms) -> list[StrengthCandidate]:
-    """Plain CFG between the base's weights and the fine-tuned ones."""
-    blend = Blend(session.pipe, load_pipeline(session.provenance.base))
-    return list(strengths(session.guard, blend.at, terms))
+def weights_of(session: Session) -> Weights:
+    """The fine-tune with every share of it, or as it is where its base is not known."""
+    if not session.provenance.base:
+        return FixedWeights(session.model, session.anchored)
+    return BlendedWeights(Blend(session.pipe, load_pipeline(session.provenance.base)), session.anchored)
+
+
+def _with_fingerprint(session: Session, weights: Weights, record: Record) -> Record:
+    """The record of the weights at its strength."""
+    product, tuned, kind = record.product, session.provenance.weights_sha256, _kind(session)
+    update: dict[str, Any] = {"product": product.model_copy(update={"kind": kind})}
+    if product.strength != 1:
+        update["product"] = product.model_copy(update={"kind": kind, "tuned_sha256": tuned})
+        with weights.at(None, product.strength):
+            update["weights_sha256"] = weights_sha256(session.pipe)
+    if record.strength is not None:
+        update["strength"] = record.strength.model_copy(update={"kind": kind})
+    return record.model_copy(update=update)
+
+
+def _kind(session: Session) -> str:
+    return "lora" if session.anchored else "interpolation"
+
+
+def _taught(candidate: Any) -> dict[str, Any] | None:
+    """Its value, each ruler's, and the share of copies among samples of held-out prompts."""
+    taught = candidate.taught
+    if taught is None:
+        return None
+    rulers = {name: json.loads(ruler.to_json()) for name, ruler in taught.rulers.items()}
+    value = None if taught.value is None else json.loads(taught.value.to_json())
+    return {"value": value, "rulers": rulers, "copies": taught.copies, "reason": taught.reason}
 
 
 def as_json(point: Any) -> dict[str, Any]:

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..calibration.candidate import RuleCandidate
-from ..calibration.rule_search import best
 from ..calibration.terms import CalibrationTerms
 from ..core.provenance import versions
 from ..core.record import Record
+from ..exports.sentences import product_line, verdict
 from ..guard.plan import ProbePlan
-from ..guidance.core import Rule, SwitchAt
+from ..guidance.core import Rule, from_record
 from ..guidance.dynamic import LocalMinimum, SwitchAfter
 from ..guidance.serialization import rule_to_dict
 from ..pipelines.evaluation import Evaluation
@@ -32,19 +31,19 @@ from ..training.finetune_options import LossOptions, MemoryOptions, OptimizerOpt
 from ..training.fit_cli import quiet_lightning
 from ..training.guard_options import ControlGroup
 from ..training.lightning import MemorizationGuard
-from .verification import table
+from .calibration import as_json
+from .verification import GUARDED, HELDOUT, table
 
 SCALE = 3.0  # TinyWorld's usual CFG: 7.5 saturates images this small
 TIMESTEPS = 16
 PROBES = 5
-TRANSITIONS = (470.0, 590.0, 690.0, 750.0, 815.0, 875.0)
-AFTER = (3.0, 4.5, 6.0)  # guidance that starts late may be stronger: what would be copied is decided by then
+TRANSITIONS = (590.0, 750.0, 875.0)
 METHODS = {
     "base": "base model, plain CFG",
-    "cfg": "fine-tuned, plain CFG",
-    "stp": "fine-tuned, no guidance before the transition",
-    "og": "fine-tuned, opposite guidance before the transition",
-    "dtp": "fine-tuned, dynamic transition, the paper's rule",
+    "cfg": "the weights that ship, plain CFG at the usual scale",
+    GUARDED: "the product that ships",
+    "dtp": "the weights that ship, dynamic transition, the paper's rule",
+    HELDOUT: "the product that ships, on captions that were not trained on",
 }
 
 
@@ -67,7 +66,7 @@ def run_demo(out: Path, epochs: int, per_caption: int, detector: CopyDetectorSet
 
     Args:
         out: run directory.
-        epochs: passes over the 32 images.
+        epochs: passes over the 24 drawings.
         per_caption: fresh seeds for each caption in the final table.
         detector: what decides that a sample is a copy.
     """
@@ -77,9 +76,9 @@ def run_demo(out: Path, epochs: int, per_caption: int, detector: CopyDetectorSet
     guard = fine_tune(out, train, heldout, epochs, detector)
     if guard.run is None or guard.run.record is None:
         raise RuntimeError("training ended without a report, so there is nothing to calibrate; see the warnings above")
-    rules = rules_for(guard.run.record, guard.run.candidates)
+    rules = rules_for(guard.run.record)
     (out / "rules.json").write_text(json.dumps({name: rule_to_dict(rule) for name, rule in rules.items()}, indent=2))
-    rows = prove(out, train, per_caption)
+    rows = prove(out, train, heldout, per_caption)
     summary = summarize(guard, rules, rows, seconds=time.monotonic() - start)
     (out / "summary.json").write_text(json.dumps(summary, indent=2))
     return DemoRun(out, rows, summary)
@@ -88,19 +87,18 @@ def run_demo(out: Path, epochs: int, per_caption: int, detector: CopyDetectorSet
 def fine_tune(
     out: Path, train: Path, heldout_folder: Path, epochs: int, detector: CopyDetectorSettings = CopyDetectorSettings()
 ) -> MemorizationGuard:
-    """Full fine-tuning with the guard watching; it calibrates and exports when training ends."""
+    """Full fine-tuning on ink drawings with the guard watching; it calibrates and exports when training ends."""
     import lightning.pytorch as pl
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    heldout = [json.loads(line)["text"] for line in (heldout_folder / "metadata.jsonl").read_text().splitlines()]
+    images = detector.threshold == "heldout"  # which needs more than their captions
     guard = MemorizationGuard(
         ProbePlan(captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE),
-        ControlGroup(heldout) if detector.threshold != "heldout" else ControlGroup(folder=str(heldout_folder)),
+        ControlGroup(folder=str(heldout_folder)) if images else ControlGroup(captions_of(heldout_folder)),
         detector,
-        terms=CalibrationTerms(alpha=0.1, pairs=96, before=(0.0, -1.0), after=AFTER, transitions=TRANSITIONS),
+        terms=CalibrationTerms(alpha=0.1, pairs=96, before=(0.0,), transitions=TRANSITIONS),
         every_n_epochs=max(1, epochs // PROBES),
         export_to=str(out / "export"),
-        ship="last",  # a story about a model that memorizes: the best epoch would be an earlier one
     )
     trainer = pl.Trainer(
         max_epochs=epochs,
@@ -142,24 +140,25 @@ def _hush() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def rules_for(record: Record, frontier: list[RuleCandidate]) -> dict[str, Rule]:
-    """The rules of the table: the best proven static and opposite ones, and the paper's DTP.
-
-    Where none is proven, or pilot pairs ruled the whole family out, the one that copied least stands in its row.
-    """
-    rules: dict[str, Rule] = {}
-    for name, opposite in (("stp", False), ("og", True)):
-        family = [c for c in frontier if (c.guidance.before < 0) == opposite]
-        chosen = best(family) or min(family, key=lambda c: (c.risk.value, -c.guidance.transition))
-        rules[name] = SwitchAt(chosen.guidance.transition, chosen.guidance.before, chosen.guidance.after or SCALE)
-    rules["dtp"] = SwitchAfter(LocalMinimum(), before=0.0, after=record.guidance.after)
-    return rules
+def rules_for(record: Record) -> dict[str, Rule]:
+    """The rules of the table: the product's own, and the paper's DTP."""
+    return {
+        GUARDED: from_record(record.model_dump()),
+        "dtp": SwitchAfter(LocalMinimum(), before=0.0, after=record.scale),
+    }
 
 
-def prove(out: Path, train: Path, per_caption: int) -> dict[str, Evaluation]:
+def captions_of(folder: Path) -> list[str]:
+    """The captions of a folder that `write_demo_folder` wrote."""
+    return [json.loads(line)["text"] for line in (folder / "metadata.jsonl").read_text("utf-8").splitlines()]
+
+
+def prove(out: Path, train: Path, heldout: Path, per_caption: int) -> dict[str, Evaluation]:
     """Samples the export in a process that shares nothing with this one but files."""
+    prompts = out / "heldout.txt"
+    prompts.write_text("\n".join(captions_of(heldout)) + "\n", encoding="utf-8")
     command = [sys.executable, "-m", "basinguard", "verify", str(out / "export"), str(train)]
-    command += ["--rules", str(out / "rules.json"), "--out", str(out)]
+    command += ["--rules", str(out / "rules.json"), "--heldout", str(prompts), "--out", str(out)]
     command += ["--per_caption", str(per_caption)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # its table is printed here, with notes
     rows = json.loads((out / "verification.json").read_text())
@@ -171,21 +170,22 @@ def summarize(
 ) -> dict[str, Any]:
     """What the demo found, as plain JSON."""
     assert guard.run is not None
-    record = guard.run.record
-    assert record is not None
-    opposite = rules["og"]
+    certificate = guard.run.certificate
+    assert certificate is not None
+    record = certificate.record
     return {
         **{name: _row(row) for name, row in rows.items()},
-        "transition": record.guidance.transition,
-        "sigma": record.guidance.sigma,
-        "before": record.guidance.before,
-        "og_scale": getattr(opposite, "before", None),
+        "product": product_line(record),
+        "verdict": verdict(record),
+        "taught": record.taught.model_dump() if record.taught else None,
+        "plain_taught": record.plain_taught.model_dump() if record.plain_taught else None,
+        "plain_risk": record.plain.model_dump(),
         "promise": record.promise,
         "population": record.population,
         "calibrated_risk": record.risk.model_dump(),
         "metric": record.metric.model_dump(),
         "rules": {name: rule_to_dict(rule) for name, rule in rules.items()},
-        "frontier": [_candidate(c) for c in guard.run.candidates],
+        "tried": [{"what": str(c.product), **as_json(c)} for c in certificate.tried],
         "history": [json.loads(report.to_json()) for report in guard.history],
         "seeds": {"probe": "1000..", "calibration": list(record.seeds), "verification": "2000000.."},
         "versions": versions(),
@@ -203,18 +203,4 @@ def _row(row: Evaluation) -> dict[str, Any]:
         "alignment_estimate": row.alignment.model_dump() if row.alignment else None,
         "unet_evals": row.unet_evals,
         "seconds": row.seconds,
-    }
-
-
-def _candidate(candidate: RuleCandidate) -> dict[str, Any]:
-    return {
-        "transition": candidate.guidance.transition,
-        "before": candidate.guidance.before,
-        "after": candidate.guidance.after,
-        "pilot": candidate.pilot,
-        "risk": candidate.risk.model_dump(),
-        "p_value": candidate.p_value,
-        "alignment": candidate.alignment.model_dump() if candidate.alignment else None,
-        "evals_per_sample": candidate.evals_per_sample,
-        "proven": candidate.proven,
     }

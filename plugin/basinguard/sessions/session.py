@@ -15,15 +15,16 @@ from ..exports.layout import RECORD_FILE
 from ..exports.merge import merged
 from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
-from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import clip_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
+from ..pipelines.model_edits import model_edits
 from ..similarity.clip_score import ClipScore
 from ..similarity.copy_detector_settings import RECORDED, CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector, load_recorded
-from ..training.control_group import heldout_pixels
+from ..training.control_group import training_set
 from ..training.data import ImageFolder
+from ..training.guard_options import ControlGroup
 from .settings import SessionSettings
 
 
@@ -81,14 +82,13 @@ def open_model(
     base = base or (record.base if record else "")
     pipe.set_progress_bar_config(disable=True)
     latent_model = LatentModel(pipe, dtype=dtype)
-    images = ImageFolder(str(data), resolution=latent_model.resolution)
+    images = ImageFolder(str(data), caption=settings.caption or None, resolution=latent_model.resolution)
     images.setup("open")
     captions = tuple(caption for _, caption in images.items)
-    training = TrainingSet(images.all_pixels(), captions)
+    training = training_set(images, ControlGroup(folder=str(settings.heldout) if settings.heldout else None))
     clip = clip_for(base, settings.alignment)
     plan = ProbePlan(captions=1, timesteps=settings.timesteps, scale=settings.scale)
-    heldout = heldout_pixels(settings.heldout, latent_model.resolution) if detector.threshold == "heldout" else None
-    embedder = fitted_embedder(detector, embedder, training.images, heldout)
+    embedder = fitted_embedder(detector, embedder, training.images, training.heldout_images, model_edits(latent_model))
     guard = Guard(training, embedder, plan, clip.score if clip else None)
     provenance = Provenance(
         base=base,
@@ -113,7 +113,7 @@ def open_export(
     """
     record = read_record(export / RECORD_FILE)
     sampler = record.sampler
-    settings = SessionSettings(record.base, None, sampler.scale, sampler.timesteps, alignment)
+    settings = SessionSettings(record.base, scale=sampler.scale, timesteps=sampler.timesteps, alignment=alignment)
     session = open_model(str(export), data, settings, detector)
     require_same(record, session)
     return record, session

@@ -11,13 +11,15 @@ class SessionSettings:
     """How a fine-tune is opened, sampled and scored.
 
     Attributes:
-        base: what it was fine-tuned from: a directory or hub id; without it there is no null and no safe strength.
+        base: what it was fine-tuned from: a directory or hub id; without it there is no null, no share of the
+            fine-tune, and no measure of what was taught.
         lora: a LoRA file on the model, which is then the base.
+        caption: of the training images that have none of their own, such as the instance prompt of a DreamBooth.
         scale: of plain CFG, above 1.
         timesteps: sampling steps.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
-        heldout: folder of like images that were not trained on, to measure quality by, which decides between rules
-            that align alike; the base model's samples of the same captions otherwise.
+        heldout: folder of captioned images that were not trained on: what was taught is measured on their captions,
+            by them; otherwise on recombined captions, by the training images.
 
     Raises:
         ValueError: a scale that is no guidance, or no sampling step.
@@ -25,6 +27,7 @@ class SessionSettings:
 
     base: str = ""
     lora: Path | None = None
+    caption: str = ""
     scale: float = 7.5
     timesteps: int = 20
     alignment: str = "auto"

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
@@ -22,7 +23,7 @@ from ..pipelines.loading import load_pipeline
 from ..plots.contact_sheet import contact_sheet
 from .session import Session
 
-SHOWN = 6  # rows of the contact sheet
+SHOWN, SHOWN_HELDOUT = 6, 4  # rows of the contact sheet: captions that were trained on, and prompts that were not
 GUARDED, PARAPHRASED, HELDOUT = "guarded", "guarded, paraphrased", "guarded, held-out"
 
 
@@ -68,17 +69,21 @@ def verify_session(
         rules: by name; the record's own when None.
         per_caption: seeds for each caption.
         paraphrase: also sample reworded captions.
-        prompts: that were not trained on; also sampled.
+        prompts: that were not trained on; also sampled, and on the sheet for every way of sampling.
     """
     own, guard, pipe = from_record(record.model_dump()), session.guard, session.pipe
     options: dict[str, Any] = {"per_caption": per_caption, "timesteps": record.sampler.timesteps}
     training = guard.training
-    texts, shown = list(training.captions), _shown(training)
-    rows, marks, images = {}, {}, {"training image": training.images[shown]}
+    texts, shown, unseen = list(training.captions), _shown(training), list(prompts[:SHOWN_HELDOUT])
+    blank = torch.ones(len(unseen), *training.images.shape[1:])
+    rows, marks, images = {}, {}, {"training image": torch.cat([training.images[shown], blank])}
     runs = [("base", load_pipeline(record.base), None), ("cfg", pipe, None)]
     for name, run_pipe, rule in [*runs, *((name, pipe, rule) for name, rule in (rules or {GUARDED: own}).items())]:
         rows[name], samples = evaluate(_announced(run_pipe, name), guard, rule, **options)
         images[name] = samples[[row * per_caption for row in shown]]
+        if unseen:
+            _, fresh = evaluate(run_pipe, guard, rule, prompts=unseen, **options | {"per_caption": 1})
+            images[name] = torch.cat([images[name], fresh])
         marks[name] = guard.is_copy(images[name]).tolist()
     for name, others in ((PARAPHRASED, [reword(text) for text in texts] if paraphrase else ()), (HELDOUT, prompts)):
         if others:
@@ -87,7 +92,8 @@ def verify_session(
     verified = None
     if GUARDED in rows and judged_as_recorded:
         verified = record.model_copy(update={"verified": rows[GUARDED].risk})
-    return Verification(rows, contact_sheet(images, [texts[row] for row in shown], marks), verified)
+    titles = [*(texts[row] for row in shown), *(f"not trained on: {text}" for text in unseen)]
+    return Verification(rows, contact_sheet(images, titles, marks), verified)
 
 
 def table(rows: dict[str, Evaluation], notes: Mapping[str, str] = MappingProxyType({})) -> str:

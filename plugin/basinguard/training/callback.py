@@ -9,7 +9,7 @@ from ..core.report import Report, last_search
 from .breach_responder import BreachResponder
 from .guarded_run import GuardedRun
 from .isolation import trained_weights
-from .monitors import excuse_monitors, log_for_monitors, show_on_progress_bar
+from .monitors import excuse_monitors, log_for_monitors, require_monitors, show_on_progress_bar
 from .requirements import require_parts, require_whole_weights
 from .run_settings import RunSettings
 
@@ -28,6 +28,8 @@ class GuardHooks(RunSettings):
     responder: BreachResponder | None = None
     _checkpoint: dict[str, Any] | None = None  # read before a fit has begun
     _reports_logged = 0  # in this fit
+    _epoch = 0  # the latest that has begun
+    _fitted: tuple[int, int] = (0, 0)  # module and datamodule of the fit that `run` belongs to
 
     @property
     def history(self) -> list[Report]:
@@ -35,23 +37,34 @@ class GuardHooks(RunSettings):
         return self.run.history if self.run else []
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Reads the training images; anything wrong with them is said here, before training starts."""
-        if stage != "fit" or self.run is not None:
+        """Reads the training images; anything wrong with them is said here, before training starts.
+
+        Each fit has a history of its own, but one that trains the same module further on the same images.
+        """
+        subject = (id(pl_module), id(trainer.datamodule))
+        if stage != "fit" or (self.run is not None and trainer.global_step > 0 and subject == self._fitted):
             return
+        self._fitted = subject
         require_whole_weights(trainer.strategy)
-        require_parts(trainer.datamodule, pl_module)
+        require_parts(trainer.datamodule, pl_module, exported=self.export_to is not None)
         self.responder = BreachResponder(self.response, pl_module, trainer.datamodule)
         self.run = self.run_on(trainer.datamodule, str(getattr(pl_module, "base_id", "")))
+        if self.export_to:
+            self.run.epochs.archive_in(Path(self.export_to), self.terms.epochs)
         if self._checkpoint:
             self.load_state_dict(self._checkpoint)
+            self._checkpoint = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Measures the base model; a resumed run measures what the interrupted one was about to."""
         if self.run is None or trainer.fast_dev_run:
             return
+        excuse_monitors(trainer)
         self._reports_logged, run, continues = 0, self.run, bool(self.run.history)
         show_on_progress_bar(trainer, lambda: run.status.verdict.state if run.status else "")
         run.begin(trainer.global_step)
+        if note := run.epochs.disk_note(pl_module):
+            trainer.print(note)
         if not run.history:
             self._probe(trainer, pl_module, epoch=-1)
         elif continues and self._is_owed(trainer, trainer.current_epoch - 1):
@@ -74,17 +87,29 @@ class GuardHooks(RunSettings):
             schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
             trainer.should_stop |= self.responder.respond(self.run, trainer.optimizers, schedulers)
 
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Remembers which epoch this is, whatever ends it."""
+        self._epoch = trainer.current_epoch
+
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measures the model as this epoch left it, and logs every number for monitors."""
         if self.run is None or trainer.fast_dev_run:
             return
-        if self.should_probe(trainer.current_epoch):
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs
+        if is_last or self.should_probe(trainer.current_epoch):
             self._probe(trainer, pl_module, epoch=trainer.current_epoch)
-        if last_search(self.history) is None:
-            excuse_monitors(trainer)
+        if last_search(self.history) is not None:
+            require_monitors(trainer)
         if self.run.measured and len(self.history) != self._reports_logged:
             self._reports_logged = len(self.history)
             log_for_monitors(pl_module, self.history, self.run.status)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Measures what the fit ends with, whatever ended it: what is exported has been measured."""
+        if self.run is None or trainer.fast_dev_run or trainer.global_step == 0:
+            return
+        if trainer.global_step != max(report.train_step for report in self.history):
+            self._probe(trainer, pl_module, epoch=self._epoch)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Calibrates and exports: everything of the user's is saved by now, and a run killed here comes here again."""
@@ -99,8 +124,8 @@ class GuardHooks(RunSettings):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the history of the interrupted run."""
-        self._checkpoint = state_dict
         if self.run is None or self.responder is None:
+            self._checkpoint = state_dict
             return
         self.run.load_state_dict(state_dict)
         if not self.run.other_data:

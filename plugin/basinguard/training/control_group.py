@@ -49,7 +49,8 @@ def training_set(data: Any, control: ControlGroup) -> TrainingSet:
     Raises:
         ValueError: a folder that cannot be used, or one that holds training captions.
     """
-    images, captions = data.all_pixels(), tuple(caption for _, caption in data.items)
+    images = data.all_pixels()
+    captions = tuple(caption for _, caption in data.items[: getattr(data, "secrets", None)])
     if control.folder is None:
         prompts = recombined_prompts(captions) if control.heldout is None else tuple(control.heldout)
         return TrainingSet(images, captions, prompts, stand_in=control.heldout is None)
@@ -58,4 +59,8 @@ def training_set(data: Any, control: ControlGroup) -> TrainingSet:
         lines = "\n".join(f"- {problem}" for problem in source.problems)
         raise ValueError(f"the images of ControlGroup(folder={control.folder!r}) cannot be used:\n{lines}")
     heldout_images = torch.stack([fitted(source.open(k), images.shape[-1]) for k in range(len(source.items))])
+    trained = {image.numpy().tobytes() for image in images}
+    for (name, _), image in zip(source.items, heldout_images, strict=True):
+        if image.numpy().tobytes() in trained:
+            raise ValueError(f"{name}: is a training image as well; held-out images must not have been trained on")
     return TrainingSet(images, captions, tuple(caption for _, caption in source.items), heldout_images)

@@ -34,6 +34,7 @@ class ImageFolder(LightningDataModule):
         dataset: instead of a directory: a Hugging Face dataset.
         manifest: name of a curated manifest in `directory`, such as metadata.curated.jsonl: only its images are
             trained on, with its captions and repeats.
+        caption: of every image in `directory` that has none of its own, such as the instance prompt of a DreamBooth.
         resolution: side of the squares the model is trained on, in pixels.
         framing: crop, flip, and shapes beside the square.
         reading: what is kept in memory, left out or cut.
@@ -54,6 +55,7 @@ class ImageFolder(LightningDataModule):
         directory: str | None = None,
         dataset: HubDataset | None = None,
         manifest: str | None = None,
+        caption: str | None = None,
         resolution: int = 512,
         framing: FramingOptions = FramingOptions(),
         reading: ReadingOptions = ReadingOptions(),
@@ -64,6 +66,7 @@ class ImageFolder(LightningDataModule):
     ) -> None:
         super().__init__()
         self.directory, self.dataset, self.manifest = directory, as_options(HubDataset, dataset), manifest
+        self.caption = caption
         self.resolution, self.framing = resolution, as_options(FramingOptions, framing)
         self.reading = as_options(ReadingOptions, reading)
         self.caption_augmentation = as_options(CaptionAugmentation, caption_augmentation)
@@ -85,12 +88,22 @@ class ImageFolder(LightningDataModule):
     @cached_property
     def source(self) -> ImageSource:
         """Where the images come from; read once. Its `problems` say why it cannot be used."""
-        if self.directory is not None and self.dataset is None:
-            return ImageSource.of_folder(self.directory, skip_bad=self.reading.skip_bad, manifest=self.manifest)
-        if self.dataset is not None and self.directory is None:
-            return ImageSource.of_dataset(self.dataset)
-        arguments = f"directory={self.directory!r}, dataset={self.dataset!r}"
-        return ImageSource(problems=(f"{arguments}; give exactly one of them",))
+        if (self.directory is None) == (self.dataset is None):
+            arguments = f"directory={self.directory!r}, dataset={self.dataset!r}"
+            return ImageSource(problems=(f"{arguments}; give exactly one of them",))
+        skip_bad, reading = self.reading.skip_bad, self.reading
+        if self.dataset is not None and self.caption is not None:
+            return ImageSource(problems=("caption= is for images in a directory; a dataset has a caption column",))
+        if self.dataset is not None:
+            source = ImageSource.of_dataset(self.dataset)
+        else:
+            source = ImageSource.of_folder(
+                str(self.directory), skip_bad=skip_bad, manifest=self.manifest, caption=self.caption
+            )
+        if reading.class_folder is None:
+            return source
+        others = ImageSource.of_folder(reading.class_folder, skip_bad=skip_bad, caption=reading.class_caption)
+        return source.with_class_pictures(others)
 
     @property
     def items(self) -> tuple[Named, ...]:
@@ -125,9 +138,14 @@ class ImageFolder(LightningDataModule):
         """One training image as the model sees it without augmentation, [3, H, W] in 0..1."""
         return fitted(self.source.open(index), self.resolution)
 
+    @property
+    def secrets(self) -> int:
+        """How many of `items`, the first ones, must not come back; those after them are class pictures."""
+        return self.source.secrets
+
     def all_pixels(self) -> Tensor:
-        """Every training image, [N, 3, H, W] in 0..1, in the order of `items`."""
-        return torch.stack([self.pixels(index) for index in range(len(self.items))])
+        """Every image that must not come back, [N, 3, H, W] in 0..1, in the order of `items`."""
+        return torch.stack([self.pixels(index) for index in range(self.secrets)])
 
     def setup(self, stage: str) -> None:
         """Reads the set and refuses one with problems.

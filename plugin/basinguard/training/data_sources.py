@@ -36,6 +36,7 @@ class ImageSource:
         captions: all captions of each image, the one of `items` first.
         repeats: how often an epoch shows each image.
         read: the file or the bytes of an image by its index.
+        protected: how many images, the first ones, must not come back; all where None.
     """
 
     items: tuple[Named, ...] = ()
@@ -44,35 +45,62 @@ class ImageSource:
     captions: tuple[tuple[str, ...], ...] = ()
     repeats: tuple[int, ...] = ()
     read: Callable[[int], Path | bytes] = field(default=lambda index: Path(), repr=False)
+    protected: int | None = None
+
+    @property
+    def secrets(self) -> int:
+        """How many images, the first ones, must not come back; those after them are class pictures."""
+        return len(self.items) if self.protected is None else self.protected
+
+    def with_class_pictures(self, others: ImageSource) -> ImageSource:
+        """The same, and behind it images that are trained on but may come back."""
+        first = len(self.items)
+        return ImageSource(
+            items=self.items + others.items,
+            problems=self.problems + tuple(f"class pictures: {problem}" for problem in others.problems),
+            oddities=self.oddities + others.oddities,
+            captions=self.captions + others.captions,
+            repeats=self.repeats + others.repeats,
+            read=lambda index: self.read(index) if index < first else others.read(index - first),
+            protected=first,
+        )
 
     def open(self, index: int) -> Image.Image:
         """The image, upright, in RGB."""
         return load_rgb(self.read(index))
 
     @classmethod
-    def of_folder(cls, directory: str | Path, *, skip_bad: bool = False, manifest: str | None = None) -> ImageSource:
+    def of_folder(
+        cls, directory: str | Path, *, skip_bad: bool = False, manifest: str | None = None, caption: str | None = None
+    ) -> ImageSource:
         """Images of a captioned folder, ordered by file name; see `basinguard.curation.folder`.
 
         Args:
             directory: the folder.
             skip_bad: leave out what cannot be used, with a warning, instead of refusing it.
             manifest: name of a curated manifest in it: only its rows are used, with its captions and repeats.
+            caption: of every image that has none of its own.
         """
         try:
             folder = read_folder(Path(directory).expanduser())
             rows = read_manifest(folder.directory / manifest) if manifest else None
         except (OSError, ValueError) as error:
             return cls(problems=(f"directory: {error}",))
-        bad = [str(p) for p in folder.problems if _refused(p)]
-        odd = [str(p) for p in folder.problems if not _refused(p)]
-        used = [(item.path, item.captions, 1) for item in folder.items if item.caption]
+        problems = [p for p in folder.problems if not (caption and p.code == "caption-missing")]
+        bad = [str(p) for p in problems if _refused(p)]
+        odd = [str(p) for p in problems if not _refused(p)]
+        every = [(item, item.captions if item.caption else (caption or "",)) for item in folder.items]
+        used = [(item.path, captions, 1) for item, captions in every if captions[0]]
         if rows is not None:
             paths = {item.file_name: item.path for item in folder.items}
             missing = [row.file_name for row in rows if row.file_name not in paths]
             bad = [f"{manifest}: {name}: no such image; curate again" for name in missing]
             used = [(paths[row.file_name], row.captions, row.repeats) for row in rows if row.file_name in paths]
         if not used:
-            bad.append(f"{directory}: no captioned image; add images, each named in metadata.jsonl or with a .txt")
+            bad.append(
+                f"{directory}: no captioned image; add images, each named in metadata.jsonl or with a .txt, or give "
+                "one caption for all"
+            )
         skips = skip_bad and bool(used)
         return cls(
             items=tuple((str(path), captions[0]) for path, captions, _ in used),

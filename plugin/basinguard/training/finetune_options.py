@@ -130,15 +130,21 @@ class FramingOptions:
 class ReadingOptions:
     """How images are read, and what happens to those that cannot be used.
 
+    Class pictures (prior preservation) are trained on as well, but are nobody's secret: no probe looks for them.
+
     Args:
         keep_in_memory: decode each image once and keep its pixels (3 * resolution^2 bytes each, in every worker).
         skip_bad: leave out images that cannot be used, with a warning, instead of refusing to start.
         long_captions: "refuse" a caption with more tokens than the model takes, or "truncate" it with a warning.
+        class_folder: folder of class pictures, such as those that the base model drew for a DreamBooth.
+        class_caption: caption of the class pictures that have none, such as "a photo of a dog".
     """
 
     keep_in_memory: bool = False
     skip_bad: bool = False
     long_captions: Literal["refuse", "truncate"] = "refuse"
+    class_folder: str | None = None
+    class_caption: str | None = None
 
 
 def as_options(kind: type, value: Any) -> Any:

@@ -1,124 +1,144 @@
-"""What a guarded run leaves: a calibrated checkpoint with its rule, and beside it the epoch for plain CFG."""
+"""What a guarded run leaves: the product that keeps the promise with the most of what was taught, and its record."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
-from ..calibration.candidate import RuleCandidate
-from ..calibration.record_builder import certify
-from ..calibration.strength import safe_strength, strengths
+from ..calibration.candidate import Product as Chosen
+from ..calibration.lessons import TaughtTruth, truth_of
+from ..calibration.record_builder import Certificate, certify
 from ..calibration.terms import CalibrationTerms
+from ..calibration.trial import Trial, calibration_pairs
 from ..core import seeds as seed_table
-from ..core.files import whole_directory
 from ..core.provenance import Provenance
-from ..core.record import Record, Strength
-from ..exports.directory import export_directory, write_sums
+from ..core.record import Product, Record
+from ..diffusion.model import Model
+from ..exports.directory import CardPictures, export_directory
 from ..exports.fingerprints import dataset_sha256, weights_sha256
-from ..exports.privacy import forget_origins
 from ..exports.provenance import Origin
-from ..guard.checkpoint_selection import Choice
 from ..guard.guard import Guard
 from ..guidance.core import from_record
-from ..pipelines.interpolation import Blend
 from ..pipelines.latent_model import LatentModel
-from ..pipelines.loading import load_pipeline, locate, model_file
+from ..pipelines.loading import locate, model_file
 from ..pipelines.stock_sampling import sample_stock
-from ..plots.contact_sheet import to_image
-from .protocols import TrainedModule
+from ..plots.contact_sheet import contact_sheet, to_image
+from .epoch_series import EpochSeries, has_adapter
 
-SHOWN = 4  # generated samples in the card
-CHOICE_FILE = "basinguard-choice.json"
-PLAIN_CARD = """# The epoch that plain CFG may sample
-
-Epoch {epoch} (update {train_step}) of a guarded run, a stock diffusers pipeline without any rule. {why}.
-
-Measured on training captions with plain CFG while training; no promise was calibrated. The guarded checkpoint of the
-same run lies beside this directory.
-"""
+SHOWN = 6  # held-out prompts in the card
+BLANK = 0.9  # grey of a picture that copies and is not shown
 
 
 def export_calibrated(
-    guard: Guard, module: TrainedModule, terms: CalibrationTerms, out: Path, *, dtype: torch.dtype | None = None
-) -> tuple[Record, list[RuleCandidate]]:
-    """Calibrates a fine-tuned module and writes the guarded checkpoint to `out`.
+    guard: Guard, series: EpochSeries, terms: CalibrationTerms, out: Path, *, truth: TaughtTruth | None = None
+) -> Certificate:
+    """Calibrates the epochs of a fine-tune and writes the product that was chosen to `out`.
+
+    Where that has a rule and some product of plain CFG was proven too, that one goes beside it, for plain loaders.
 
     Args:
         guard: knows the training images.
-        module: what is exported, with the weights it holds.
+        series: the epochs, with their module.
         terms: what is to be promised.
         out: directory to write; an earlier export there is replaced only once the new one is complete.
-        dtype: precision of the calibration runs.
+        truth: what was taught.
 
     Returns:
-        The record that was written, and every candidate that was tried.
+        The certificate; its record is the one that was written.
     """
-    pipe, base = module.export_pipeline(), str(module.base_id)
-    model = LatentModel(pipe, dtype=dtype)
-    provenance = Provenance(
-        base=base,
-        weights_sha256=weights_sha256(pipe),
-        dataset_sha256=dataset_sha256(guard.training.images, guard.training.captions),
-        prediction_type=model.prediction_type,
-        resolution=model.resolution,
-    )
-    anchored = LatentModel(module.pipe, dtype=dtype, anchor=True) if terms.anchor else None
-    record, candidates = certify(guard, model, terms, provenance, anchored=anchored)
-    if terms.strengths:
-        record = record.model_copy(update={"strength": _strength(guard, module, pipe, terms, dtype)})
-    samples, prompts = guarded_samples(guard, pipe, record)
-    settings = {**getattr(module, "hparams", {}), "probe": asdict(guard.plan), "terms": asdict(terms)}
-    origin = origin_of(base, settings)
-    export_directory(pipe, record, out, overwrite=True, samples=samples, prompts=prompts, origin=origin)
-    return record, candidates
+    certificate = certify(guard, series, terms, provenance_of(guard, series), truth=truth)
+    comparison = compare_in_pictures(guard, series, certificate)
+    record = _write(guard, series, terms, certificate.record, out, comparison)
+    if certificate.safe_record is not None:
+        _write(guard, series, terms, certificate.safe_record, plain_directory(out), comparison)
+    return replace(certificate, record=record)
 
 
-def export_plain(module: TrainedModule, choice: Choice, out: Path) -> None:
-    """Writes the module's weights as a stock pipeline with the reasons for their epoch, whole or not at all.
+def provenance_of(guard: Guard, series: EpochSeries) -> Provenance:
+    """What is known of the model before a product is chosen; its own fingerprint comes with the weights."""
+    with series.at(series.epochs[-1], 1.0) as opened:
+        pipe = pipe_of(opened.model)
+        return Provenance(
+            base=str(series.module.base_id),
+            weights_sha256="",
+            dataset_sha256=dataset_sha256(guard.training.images, guard.training.captions),
+            prediction_type=pipe.scheduler.config.prediction_type,
+            resolution=LatentModel(pipe).resolution,
+        )
 
-    Raises:
-        FileExistsError: `out` holds files that no export wrote.
-    """
-    pipe = module.export_pipeline()
-    with whole_directory(out, overwrite=True) as folder:
-        pipe.save_pretrained(folder, safe_serialization=True)
-        forget_origins(folder)
-        (folder / CHOICE_FILE).write_text(json.dumps(choice.model_dump(), indent=1) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(PLAIN_CARD.format(**choice.model_dump()), encoding="utf-8")
-        write_sums(folder)
+
+def pipe_of(model: Model) -> Any:
+    """The pipeline that a series opened."""
+    assert isinstance(model, LatentModel)
+    return model.pipe
 
 
 def plain_directory(out: Path) -> Path:
-    """Where the epoch for plain CFG goes: beside the guarded export."""
+    """Where the product for plain loaders goes: beside the guarded export."""
     return out.with_name(f"{out.name}-plain")
 
 
-def _strength(
-    guard: Guard, module: TrainedModule, pipe: Any, terms: CalibrationTerms, dtype: torch.dtype | None
-) -> Strength:
-    """The largest share of what was trained that plain CFG can take."""
-    blend = Blend(pipe, load_pipeline(module.base_id), dtype=dtype)
-    kind: Literal["lora", "interpolation"] = "lora" if _has_adapter(module.pipe) else "interpolation"
-    return safe_strength(list(strengths(guard, blend.at, terms)), kind, terms)
+def _write(
+    guard: Guard, series: EpochSeries, terms: CalibrationTerms, record: Record, out: Path, comparison: Image.Image
+) -> Record:
+    """One product, with the weights of its epoch at its strength."""
+    product = _with_origin(series, record.product)
+    with series.at(product.epoch, product.strength) as opened:
+        pipe = pipe_of(opened.model)
+        record = record.model_copy(update={"product": product, "weights_sha256": weights_sha256(pipe)})
+        samples, prompts = guarded_samples(guard, pipe, record)
+        settings = {**getattr(series.module, "hparams", {}), "probe": asdict(guard.plan), "terms": asdict(terms)}
+        pictures = CardPictures(samples, prompts, comparison)
+        export_directory(pipe, record, out, overwrite=True, pictures=pictures, origin=origin_of(record.base, settings))
+    return record
 
 
-def _has_adapter(pipe: Any) -> bool:
-    return bool(getattr(pipe.unet, "peft_config", None))
+def _with_origin(series: EpochSeries, product: Product) -> Product:
+    """The product with what its run knows of it."""
+    tuned = ""
+    if product.strength != 1:
+        with series.at(product.epoch, 1.0) as opened:
+            tuned = weights_sha256(pipe_of(opened.model))
+    step = None if product.epoch is None else series.train_steps.get(product.epoch)
+    kind = "lora" if has_adapter(series.module) else "interpolation"
+    return product.model_copy(update={"kind": kind, "train_step": step, "tuned_sha256": tuned})
+
+
+def compare_in_pictures(guard: Guard, series: EpochSeries, certificate: Certificate) -> Image.Image:
+    """Base model, plain CFG and product on the same held-out prompts and noise: the price, for the eye.
+
+    Copies of training images are blanked out.
+    """
+    prompts = truth_of(guard.training, ()).prompts[:SHOWN]
+    plain = certificate.plain.product
+    ways = {"plain CFG, whole fine-tune": plain, "this product": certificate.shipped.product}
+    ways = {**({"base model": replace(plain, strength=0.0)} if series.graded else {}), **ways}
+    columns = {title: _drawn(guard, series, product, prompts) for title, product in ways.items()}
+    return contact_sheet(columns, [""] * len(prompts) if guard.training.stand_in else prompts, {})
+
+
+@torch.no_grad()
+def _drawn(guard: Guard, series: EpochSeries, product: Chosen, prompts: Sequence[str]) -> Tensor:
+    with series.at(product.epoch, product.strength) as opened:
+        model = opened.model
+        pairs = calibration_pairs(len(prompts), len(prompts), model.latent_shape, seed_table.CARD)
+        images = model.decode(Trial(guard.guided_model(model, prompts), pairs).sample(product.guidance)[0])
+    return torch.where(guard.is_copy(images)[:, None, None, None], torch.full_like(images, BLANK), images)
 
 
 def guarded_samples(guard: Guard, pipe: Any, record: Record) -> tuple[list[Image.Image], list[str]]:
     """A few pictures for the card, drawn as people will draw them, and their prompts.
 
-    Held-out prompts if there are any; training captions otherwise, which are then not told. Never a picture that
-    reproduces a training image.
+    Held-out prompts if there are any; stand-ins or training captions otherwise, which are then not told. Never a
+    picture that reproduces a training image.
     """
-    heldout = list(guard.training.heldout[:SHOWN])
+    heldout = [] if guard.training.stand_in else list(guard.training.heldout[:SHOWN])
     texts = heldout or list(guard.training.captions[:SHOWN])
     seeds, rule = range(seed_table.CARD, seed_table.CARD + len(texts)), from_record(record.model_dump())
     sampler = record.sampler

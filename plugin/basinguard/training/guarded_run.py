@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..calibration.candidate import RuleCandidate
+from ..calibration.lessons import truth_of
+from ..calibration.record_builder import Certificate
 from ..calibration.terms import CalibrationTerms
 from ..core.record import Record
 from ..core.report import Report, measured
@@ -28,16 +29,17 @@ from ..guard.plan import ProbePlan
 from ..guard.status import RunStatus, run_status
 from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import clip_for, subject_fidelity
-from ..pipelines.latent_model import LatentModel
+from ..pipelines.latent_model import LatentModel, smaller_side
 from ..similarity.embedder import Embedder
 from ..similarity.rulers import feature_sets
 from .best_weights import BestWeights
 from .distributed import Team, measure_together
 from .guard_options import OnError, ShippedEpoch
-from .guarded_export import export_calibrated, export_plain, plain_directory
+from .guarded_export import export_calibrated
 from .isolation import averaged, holding, moved, parts_of, trained_weights, untouched
 from .logging import log_report, write_guard_file
 from .protocols import TrainedModule
+from .run_epochs import RunEpochs
 
 HISTORY_FILE = "guard.json"  # in the run's log directory
 
@@ -71,7 +73,8 @@ class GuardedRun:
 
     Attributes:
         status: verdict, forecast and the epochs to ship, as of the newest report; None where none could be made.
-        record, candidates: of the newest export.
+        epochs: those that the search at the end chooses among.
+        certificate: of the newest export: its record, and everything that was tried.
         other_data: resumed with another training set: what was known is about other images.
 
     Example:
@@ -86,8 +89,8 @@ class GuardedRun:
         self.best_weights = BestWeights(guard.plan.alpha, ship)
         self.team = Team.current()
         self.status: RunStatus | None = None
-        self.record: Record | None = None
-        self.candidates: list[RuleCandidate] = []
+        self.epochs = RunEpochs(self.best_weights)
+        self.certificate: Certificate | None = None
         self.other_data = False
         self._problems: set[str] = set()  # that were reported
 
@@ -105,6 +108,8 @@ class GuardedRun:
         """Takes up a run at its first update, or a later one: what is not known about it is said."""
         if self.other_data:
             self.best_weights.epochs.clear()
+        if self.team.rank == 0:
+            self.epochs.forget_after(-1 if self.other_data else train_step)
         if train_step > 0 and not self.history:
             problem = f"resumed at train step {train_step} without a history: the base model was not measured"
             self.guard.miss(-1, train_step, problem)
@@ -141,6 +146,8 @@ class GuardedRun:
                 self._write(folder)
                 if not report.problem:
                     self.best_weights.update(self.history, lambda: trained_weights(module))
+                    with self._harmless(f"epoch {epoch} could not be kept for the search at the end"):
+                        self.epochs.keep(module, self.history)
                     self._log(module, loggers)
         return report
 
@@ -148,7 +155,8 @@ class GuardedRun:
         """Appends to the history what a pipeline's modules do as they stand; arguments and result as of `probe`."""
         try:
             with untouched(pipe.unet, pipe.vae, pipe.text_encoder):
-                model = LatentModel(pipe, dtype=self.dtype)
+                side = smaller_side(pipe, self.guard.training.images)
+                model = LatentModel(pipe, dtype=self.dtype, resolution=side)
                 return measure_together(self.guard, model, self.team, epoch=epoch, train_step=train_step)
         except Exception as error:
             report = self.guard.miss(epoch, train_step, describe(error))
@@ -178,11 +186,11 @@ class GuardedRun:
     def export(
         self, module: TrainedModule, out: Path, terms: CalibrationTerms, *, device: torch.device | None = None
     ) -> Record | None:
-        """Calibrates and exports the epoch to ship guarded, and beside it, as `OUT-plain`, the one for plain CFG.
+        """Calibrates the epochs that were kept and exports the product that was chosen, see `export_calibrated`.
 
         Args:
             module: its weights are as before afterwards.
-            out: directory for the guarded checkpoint; an earlier export there is replaced.
+            out: directory for the checkpoint; an earlier export there is replaced.
             terms: what is to be promised.
             device: where the module is moved to first, if anywhere.
 
@@ -191,18 +199,17 @@ class GuardedRun:
         """
         if self.team.rank:
             return None
-        self.record = None
-        with self._exporting(out), untouched(*moved(parts_of(module), device)), self.shipped_weights(module):
-            exported = export_calibrated(self.guard, module, terms, out, dtype=self.dtype)
-            self.record, self.candidates = exported
-        choice, epoch = self.best_weights.choices(self.history)["plain"], self.best_weights.epochs.get("plain")
-        plain = plain_directory(out)
-        if choice is None or epoch is None or epoch.epoch != choice.epoch:
-            warnings.warn(f"nothing was exported to {plain}: no epoch keeps plain CFG's risk", stacklevel=2)
-            return self.record
-        with self._exporting(plain), untouched(*parts_of(module)), self.shipped_weights(module, "plain"):
-            export_plain(module, choice, plain)
+        self.certificate = None
+        with self._exporting(out), untouched(*moved(parts_of(module), device)):
+            truth = truth_of(self.guard.training, feature_sets())
+            with self.epochs.series(module, self.measured[-1], dtype=self.dtype, anchor=terms.anchor) as series:
+                self.certificate = export_calibrated(self.guard, series, terms, out, truth=truth)
         return self.record
+
+    @property
+    def record(self) -> Record | None:
+        """Of the newest export."""
+        return None if self.certificate is None else self.certificate.record
 
     @contextmanager
     def shipped_weights(self, module: TrainedModule, how: SamplingMode = "guarded") -> Iterator[None]:
@@ -210,13 +217,16 @@ class GuardedRun:
         with holding(module, self.best_weights.weights(how)):
             yield
 
+    def _exporting(self, out: Path) -> AbstractContextManager[None]:
+        retry = "resume the last checkpoint, or call export again, to retry"
+        return self._harmless(f"nothing was exported to {out}; {retry}")
+
     @contextmanager
-    def _exporting(self, out: Path) -> Iterator[None]:
+    def _harmless(self, consequence: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            retry = "resume the last checkpoint, or call export again, to retry"
-            self.complain(f"nothing was exported to {out}; {retry}", error)
+            self.complain(consequence, error)
 
     def complain(self, consequence: str, error: Exception) -> None:
         """Reports a problem once for each kind, or raises it when so asked.
@@ -241,7 +251,9 @@ class GuardedRun:
     def _log(self, module: TrainedModule, loggers: Sequence[Any]) -> None:
         try:
             with untouched(*parts_of(module)):
-                log_report(loggers, self.guard, LatentModel(module.pipe, dtype=self.dtype), self.status)
+                side = smaller_side(module.pipe, self.guard.training.images)
+                model = LatentModel(module.pipe, dtype=self.dtype, resolution=side)
+                log_report(loggers, self.guard, model, self.status)
         except Exception as error:
             self.complain(f"pictures and scalars of epoch {self.history[-1].epoch} could not be logged", error)
 

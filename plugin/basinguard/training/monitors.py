@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..core.report import Report
@@ -26,10 +26,27 @@ def log_for_monitors(pl_module: Any, history: Sequence[Report], status: RunStatu
 
 
 def excuse_monitors(trainer: Any) -> None:
-    """Nothing was measured in full yet: `EarlyStopping` on a guard's number waits for it instead of ending the run."""
-    for stop in trainer.early_stopping_callbacks:
-        if str(stop.monitor).startswith("guard/"):
-            stop.strict = False
+    """Nothing was measured yet: Lightning's callbacks on a guard's number wait for it, also when they validate earlier.
+
+    `ModelCheckpoint` then looks at the end of training epochs, unless it was given another moment.
+    """
+    for stop in _on_guard(trainer.early_stopping_callbacks):
+        if stop.strict:
+            stop.strict, stop.basinguard_excused = False, True
+    for keep in _on_guard(trainer.checkpoint_callbacks):
+        if keep._save_on_train_epoch_end is None:
+            keep._save_on_train_epoch_end = True
+
+
+def require_monitors(trainer: Any) -> None:
+    """Everything was measured: a number that `EarlyStopping` does not find now is misspelt, as Lightning says."""
+    for stop in _on_guard(trainer.early_stopping_callbacks):
+        if vars(stop).pop("basinguard_excused", False):
+            stop.strict = True
+
+
+def _on_guard(callbacks: Iterable[Any]) -> list[Any]:
+    return [each for each in callbacks if str(each.monitor).startswith("guard/")]
 
 
 def show_on_progress_bar(trainer: Any, state: Callable[[], str]) -> None:

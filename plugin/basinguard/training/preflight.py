@@ -55,7 +55,7 @@ def check_fit(
 
 
 def _too_few(images: ImageFolder, probe_images: int) -> Iterator[str]:
-    if (count := len(images.items)) < probe_images:
+    if (count := images.secrets) < probe_images:
         yield (
             f"the guard is to probe {probe_images} training images, but there are {count}; lower its `captions` "
             f"(--trainer.callbacks.plan.captions {count} where it is the last), or add images"

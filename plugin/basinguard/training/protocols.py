@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
 from ..exports.merge import merged
@@ -64,5 +66,18 @@ class PipelineInTraining:
         yield from self.pipe.text_encoder.named_parameters("text_encoder")
 
     def export_pipeline(self) -> Any:
-        """The pipeline with its adapters merged."""
-        return merged(self.pipe)
+        """The pipeline with its adapters merged, and with a sampler where it holds the scheduler that adds noise."""
+        return with_sampler(merged(self.pipe))
+
+
+def with_sampler(pipe: Any) -> Any:
+    """A pipeline that training scripts put together samples by DDPM, which takes a thousand steps: DDIM instead.
+
+    The noise schedule and what the network predicts stay; a pipeline with a sampler is returned as it is.
+    """
+    if type(pipe.scheduler) is not DDPMScheduler:
+        return pipe
+    options = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}  # as Stable Diffusion has them
+    pipe = copy(pipe)
+    pipe.register_modules(scheduler=DDIMScheduler.from_config(pipe.scheduler.config, **options))
+    return pipe

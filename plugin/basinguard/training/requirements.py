@@ -38,13 +38,14 @@ def require_whole_weights_of(accelerator: Any) -> None:
         )
 
 
-def require_parts(datamodule: Any, module: Any) -> None:
-    """Refuses what the guard cannot measure.
+def require_parts(datamodule: Any, module: Any, *, exported: bool = False) -> None:
+    """Refuses what the guard cannot measure, or cannot export where that is asked for.
 
     Raises:
         TypeError: names every part that is missing.
     """
-    needed = ((datamodule, ("items", "all_pixels"), "the datamodule"), (module, ("pipe",), "the LightningModule"))
+    own = ("pipe", "base_id", "export_pipeline") if exported else ("pipe",)
+    needed = ((datamodule, ("items", "all_pixels"), "the datamodule"), (module, own, "the LightningModule"))
     lacking = [f"{what} has no {name}" for part, names, what in needed for name in names if not hasattr(part, name)]
     if lacking:
         raise TypeError(

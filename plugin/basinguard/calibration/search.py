@@ -1,0 +1,143 @@
+"""Which products are worth a proof: a coarse grid on few samples, then the ladder from the safest to the boldest.
+
+A product is (epoch, strength, rule or plain CFG, scale). The grid is walked in rounds so that few of it are sampled:
+plain CFG at every epoch and every other strength; the strengths between around the best; other guidance scales there;
+then rules on the whole fine-tune of the best epoch. Nothing here is promised, and no pair or prompt seed of the search
+serves the proof, so the choice of what to prove needs no correction.
+
+Source: Pareto Testing, arXiv 2210.07913, section 4 (choose and order on separate data, then test in sequence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+
+from torch import Tensor
+
+from ..core.record import ALWAYS_ON, Guidance
+from ..diffusion.noise_schedule import NoiseSchedule
+from .bench import Bench
+from .candidate import Product, ProductCandidate, too_many
+from .grids import grid_positions
+from .terms import CalibrationTerms, Setting
+from .weights import Weights
+
+COARSE = 4  # transitions of a rule that are searched where none are named
+LEADERS = 2  # (epoch, strength) around which other scales are tried
+
+
+def explore(
+    bench: Bench, weights: Weights, terms: CalibrationTerms, timesteps: Tensor, noise: NoiseSchedule
+) -> list[ProductCandidate]:
+    """Measures the grid; see the module for its rounds.
+
+    Args:
+        bench: of the search.
+        weights: epochs and strengths to choose from.
+        terms: the rest of the grid.
+        timesteps, noise: the sampler's grid and the model's noise schedule.
+
+    Returns:
+        Every candidate; the base model first where it is known.
+    """
+    scale, *others = terms.plain_scales(bench.guard.plan.scale)
+    strengths = sorted(terms.strengths) if weights.graded else [1.0]
+    grid = [Product(plain_cfg(scale, noise), s, e) for e in weights.epochs for s in strengths]
+    base = [Product(plain_cfg(scale, noise), 0.0, weights.epochs[-1])] if weights.graded else []
+    tried = list(bench.measure(weights, [*base, *(p for p in grid if p.strength in strengths[::-2])]))
+    near = _neighbours(leaders(tried, bench.alpha), grid)
+    tried += bench.measure(weights, [p for p in near if p not in {c.product for c in tried}])
+    near = _neighbours(leaders(tried, bench.alpha)[:1], grid)
+    tried += bench.measure(weights, [replace(p, guidance=plain_cfg(other, noise)) for p in near for other in others])
+    epoch = leaders(tried, bench.alpha)[0].product.epoch
+    rules = rules_of(terms, timesteps, noise, scale)
+    return tried + list(bench.measure(weights, [Product(rule, 1.0, epoch) for rule in rules]))
+
+
+def plain_cfg(scale: float, noise: NoiseSchedule) -> Guidance:
+    """Plain CFG as a rule whose guidance is on from the first timestep."""
+    return Guidance(transition=ALWAYS_ON, sigma=float(noise.sigma(ALWAYS_ON)), before=scale, after=scale)
+
+
+def rules_of(terms: CalibrationTerms, timesteps: Tensor, noise: NoiseSchedule, scale: float) -> list[Guidance]:
+    """Every setting at every transition that is searched."""
+    positions = grid_positions(timesteps, terms.transitions)
+    if not terms.transitions and len(positions) > COARSE:
+        positions = [positions[(2 * k + 1) * len(positions) // (2 * COARSE)] for k in range(COARSE)]
+    return [rule(setting, float(timesteps[at]), noise, scale) for setting in terms.settings for at in positions]
+
+
+def rule(setting: Setting, transition: float, noise: NoiseSchedule, scale: float) -> Guidance:
+    """A setting at a transition; `scale` where it names none."""
+    numbers = asdict(replace(setting, after=scale if setting.after is None else setting.after))
+    return Guidance(transition=transition, sigma=float(noise.sigma(transition)), **numbers)
+
+
+def leaders(tried: Sequence[ProductCandidate], alpha: float) -> list[ProductCandidate]:
+    """The plain candidates with the most gain, of those that may keep the risk; the least dangerous where none may."""
+    plain = [c for c in tried if c.product.guidance.plain and c.product.strength > 0]
+    able = [c for c in plain if not hopeless(c, alpha)]
+    return sorted(able, key=lambda c: -c.gain)[:LEADERS] or [min(plain, key=_danger)]
+
+
+def _neighbours(chosen: Iterable[ProductCandidate], grid: Sequence[Product]) -> list[Product]:
+    """The strengths of the chosen products' epochs that are at most one step from theirs, in the grid's order."""
+    near: list[Product] = []
+    for epoch, strength in ((c.product.epoch, c.product.strength) for c in chosen):
+        own = [p for p in grid if p.epoch == epoch]
+        at = [p.strength for p in own].index(strength)
+        near += own[max(0, at - 1) : at + 2]
+    return [p for p in grid if p in near]
+
+
+def hopeless(candidate: ProductCandidate, alpha: float) -> bool:
+    """Whether a proof is not worth its samples: so many copies are improbable where the risk is alpha."""
+    return too_many(round(candidate.risk.value * candidate.risk.n), candidate.risk.n, alpha)
+
+
+def chains(tried: Sequence[ProductCandidate], terms: CalibrationTerms) -> list[list[Product]]:
+    """What is to be proven: a ladder of plain products, and one of rules where a rule promises to keep more.
+
+    Plain CFG with a whole fine-tune at the user's own scale is on the ladder wherever it may be safe: proven, it needs
+    no rule at all.
+    """
+    usable = [c for c in tried if c.product.strength > 0]
+    plain, ruled = ([c for c in usable if c.product.guidance.plain == kind] for kind in (True, False))
+    steps = ladder(plain, terms)
+    whole = [c for c in plain if c.product.strength == 1 and not hopeless(c, terms.alpha)]
+    if whole and (boldest := max(whole, key=lambda c: c.gain)) not in steps:
+        steps = sorted([*steps, boldest], key=_danger)
+    rungs = ladder(ruled, terms) if ruled else []
+    if rungs and not _keeps_more(rungs, steps, terms.alpha):
+        rungs = []
+    elif rungs and all(hopeless(c, terms.alpha) for c in steps):
+        steps = []
+    return [[c.product for c in chain] for chain in (steps, rungs) if chain]
+
+
+def ladder(candidates: Sequence[ProductCandidate], terms: CalibrationTerms) -> list[ProductCandidate]:
+    """The candidates that nothing safer outdoes, safest first, at most `terms.chain` of them.
+
+    Left out is what copies too often to be proven, and what keeps nothing of what was taught, unless nothing else is
+    left: then the least dangerous stands alone.
+    """
+    able = [c for c in candidates if not hopeless(c, terms.alpha)]
+    useful = [c for c in able if c.taught is None or c.gain > 0] or able or [min(candidates, key=_danger)]
+    front: list[ProductCandidate] = []
+    for candidate in sorted(useful, key=_danger):
+        if not front or candidate.gain > front[-1].gain:
+            front.append(candidate)
+    if len(front) <= terms.chain:
+        return front
+    return [front[round(k * (len(front) - 1) / max(terms.chain - 1, 1))] for k in range(terms.chain)]
+
+
+def _danger(candidate: ProductCandidate) -> tuple[float, float]:
+    """Copies in the search; of products without one, how near their samples come to the training images."""
+    return candidate.risk.value, candidate.nearest
+
+
+def _keeps_more(rungs: Sequence[ProductCandidate], steps: Sequence[ProductCandidate], alpha: float) -> bool:
+    best = max(c.gain for c in rungs)
+    return best > max((c.gain for c in steps if not hopeless(c, alpha)), default=float("-inf"))

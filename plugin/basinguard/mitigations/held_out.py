@@ -1,0 +1,93 @@
+"""Samples of held-out prompts: what a mitigation leaves of what was taught, and of the subject."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..basin.plain_run import run_plain
+from ..basin.trajectories import Pairs as Trajectories
+from ..calibration.lessons import truth_of
+from ..core import seeds as seed_table
+from ..core import stats
+from ..core.estimate import Estimate
+from ..diffusion.sampling import draw_noise
+from ..guard.taught import through_vae
+from ..guard.training_set import TrainingSet
+from ..similarity.matching import nearest
+from ..similarity.rulers import feature_sets
+from ..similarity.taught import TaughtRuler
+from .base import needs_base
+from .less_finetuning import strength_of
+from .testbed import Batch, Testbed
+
+SAMPLES = 16  # of held-out prompts, at least
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Prompts that were not trained on, and what their samples are held against.
+
+    Attributes:
+        batch: every prompt with seeds of its own; the first `prompts` of them are every prompt once.
+        prompts: how many there are.
+        ruler: of what was taught; None without a base model.
+        subject: held-out images, [M, 3, H, W]; None where there are none.
+    """
+
+    batch: Batch
+    prompts: int
+    ruler: TaughtRuler | None = None
+    subject: Tensor | None = None
+
+    def taught(self, testbed: Testbed, images: Tensor) -> Estimate | None:
+        """What samples of the batch show of what was taught, net of copies."""
+        if self.ruler is None:
+            return None
+        return self.ruler.measure(images, self.batch.prompts, testbed.guard.is_copy(images)).value
+
+    def fidelity(self, testbed: Testbed, images: Tensor) -> Estimate | None:
+        """Similarity of the first sample of each prompt to the nearest held-out image."""
+        if self.subject is None:
+            return None
+        matches = nearest(images[: self.prompts], self.subject, testbed.guard.embedder, mirror=False)
+        return stats.cluster_bootstrap([match.similarity for match in matches], np.arange(len(matches)))
+
+
+def held_out(testbed: Testbed, unseen: tuple[str, ...], pixels: Tensor | None, first_seed: int) -> HeldOut | None:
+    """The held-out part of a comparison.
+
+    Args:
+        testbed: the model; with its base, what was taught can be measured.
+        unseen: captions of held-out images that were not trained on; stand-ins take their place where there are none.
+        pixels: held-out images, the truth; the training images where there are none.
+        first_seed: seeds that nothing else is sampled with.
+    """
+    training, known = testbed.guard.training, not needs_base(testbed)
+    if pixels is not None and unseen:
+        training = TrainingSet(training.images, training.captions, unseen, pixels[: len(unseen)])
+    truth = truth_of(training, feature_sets())
+    prompts = unseen or (truth.prompts if known else ())
+    if not prompts:
+        return None
+    repeats = -(-SAMPLES // len(prompts)) if known else 1
+    batch = Batch(prompts * repeats, tuple(range(first_seed, first_seed + repeats * len(prompts))))
+    images = truth.images if pixels is None else pixels
+    ruler = _ruler(testbed, batch, images) if known else None
+    return HeldOut(batch, len(prompts), ruler, pixels if unseen else None)
+
+
+@torch.no_grad()
+def _ruler(testbed: Testbed, batch: Batch, truth: Tensor) -> TaughtRuler:
+    """The ruler, with samples of the base model that are nobody's row."""
+    prompts = tuple(dict.fromkeys(batch.prompts))
+    index = torch.tensor([prompts.index(prompt) for prompt in batch.prompts])
+    seeds = torch.arange(len(batch)) + seed_table.COMPARISON_TAUGHT
+    model = testbed.model
+    pairs = Trajectories(index, seeds, draw_noise(seeds.tolist(), model.latent_shape))
+    with strength_of(testbed, 0.0):
+        ends = run_plain(testbed.guard.guided_model(model, prompts), pairs).ends
+        return TaughtRuler(through_vae(model, truth), model.decode(ends), batch.prompts, feature_sets())

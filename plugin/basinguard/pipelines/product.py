@@ -1,0 +1,31 @@
+"""The weights that a record is about, made from the fine-tune that it was calibrated on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..core.record import Record
+from ..exports.fingerprints import weights_sha256
+from .interpolation import Blend
+from .loading import load_pipeline
+
+
+@contextmanager
+def with_product_weights(pipe: Any, record: Record) -> Iterator[None]:
+    """Inside, a pipeline holds the record's share of its fine-tune; it is left alone where it holds that already.
+
+    Args:
+        pipe: the whole fine-tune, without adapters, or the product itself.
+        record: of the product; its base is loaded where a share is needed.
+
+    Raises:
+        FileNotFoundError: the base model is not where the record says.
+        ValueError: the base has other layers.
+    """
+    if record.product.strength == 1 or weights_sha256(pipe) != record.product.tuned_sha256:
+        yield
+        return
+    with Blend(pipe, load_pipeline(record.base)).at(record.product.strength):
+        yield

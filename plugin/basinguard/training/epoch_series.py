@@ -1,0 +1,107 @@
+"""The epochs of a guarded run and every share of their fine-tune, as a calibration chooses among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..calibration.weights import OpenWeights
+from ..pipelines.interpolation import Blend
+from ..pipelines.latent_model import LatentModel
+from .isolation import holding
+from .protocols import TrainedModule
+
+PARTS = ("unet", "text_encoder")
+State = Callable[[], Mapping[str, Tensor] | None]  # trained parameters by name; None for those the module holds
+
+
+@dataclass
+class EpochSeries:
+    """The weights of a run, by epoch and strength (`calibration.weights.Weights`); a context that ends as it began.
+
+    Args:
+        module: holds one epoch at a time; its own weights are back at the end.
+        states: trained parameters of each epoch, read when they are needed; oldest first.
+        base: pipeline of the base model; None where it is not known, so that there are no shares.
+        dtype: precision of the runs.
+        anchor: whether the base's unconditional branch is wanted beside each whole epoch.
+        train_steps: updates at each epoch.
+    """
+
+    module: TrainedModule
+    states: Mapping[int, State]
+    base: Any = None
+    dtype: torch.dtype | None = None
+    anchor: bool = False
+    train_steps: Mapping[int, int] = field(default_factory=dict)
+    _held: ExitStack = field(default_factory=ExitStack, repr=False)
+    _epoch: int | None = None
+    _pipe: Any = None
+    _blend: Blend | None = None
+
+    @property
+    def epochs(self) -> tuple[int | None, ...]:
+        """Those that can be had, oldest first."""
+        return tuple(self.states)
+
+    @property
+    def graded(self) -> bool:
+        """Whether there are shares of them."""
+        return self.base is not None
+
+    @contextmanager
+    def at(self, epoch: int | None, strength: float) -> Iterator[OpenWeights]:
+        """Inside, a stock pipeline of its own holds base + strength * (tuned - base) of that epoch."""
+        assert epoch is not None
+        self._hold(epoch)
+        anchored = LatentModel(self.module.pipe, dtype=self.dtype, anchor=True) if self.anchor else None
+        if self._blend is None:
+            yield OpenWeights(LatentModel(self._pipe, dtype=self.dtype), anchored)
+            return
+        with self._blend.at(strength) as model:
+            yield OpenWeights(model, anchored if strength == 1 else None)
+
+    def _hold(self, epoch: int) -> None:
+        """Puts an epoch into the module, in place of the one that was there."""
+        if self._pipe is not None and self._epoch == epoch:
+            return
+        self.close()
+        self._held.enter_context(holding(self.module, self.states[epoch]()))
+        self._epoch, self._pipe = epoch, self.module.export_pipeline()
+        self._pipe.set_progress_bar_config(disable=True)
+        self._blend = None if self.base is None else Blend(self._pipe, self.base, dtype=self.dtype)
+
+    def close(self) -> None:
+        """Gives the module its own weights back."""
+        self._pipe, self._blend = None, None
+        self._held.close()
+
+    def __enter__(self) -> EpochSeries:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def has_adapter(module: TrainedModule) -> bool:
+    """Whether a LoRA is trained, rather than whole weights."""
+    return any(getattr(getattr(module.pipe, part), "peft_config", None) for part in PARTS)
+
+
+def origin_weights(module: TrainedModule, base: Any) -> dict[str, Tensor] | None:
+    """The base model's values of a full fine-tune's parameters, by the module's names; None for adapters.
+
+    Args:
+        module: what is trained.
+        base: pipeline of what it began as; None where it is not known.
+    """
+    if base is None or has_adapter(module):
+        return None
+    places = {id(p): (part, key) for part in PARTS for key, p in getattr(module.pipe, part).named_parameters()}
+    trained = [(name, places[id(p)]) for name, p in module.named_parameters() if p.requires_grad]
+    return {name: getattr(base, part).get_parameter(key).detach().cpu() for name, (part, key) in trained}

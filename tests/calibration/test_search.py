@@ -1,0 +1,131 @@
+"""What is worth a proof, in which order, and which of the proven ships."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from basinguard.calibration.candidate import PairScores, Product, ProductCandidate
+from basinguard.calibration.choice import best
+from basinguard.calibration.search import chains, hopeless, ladder, plain_cfg, rule
+from basinguard.calibration.terms import CalibrationTerms, Setting
+from basinguard.diffusion.toy import stable_diffusion_schedule
+from basinguard.similarity.prompt_draws import estimate_of
+from basinguard.similarity.taught import Taught
+
+NOISE = stable_diffusion_schedule()
+TERMS = CalibrationTerms(alpha=0.1)
+NOTHING = [False] * 16
+
+
+def taught(value, spread=0.02, seed=0):
+    """A result whose draws of the bootstrap scatter alike for all, so that differences are exact."""
+    drawn = np.concatenate([[0.0], np.random.default_rng(seed).normal(0, spread, 500)]) + value
+    return Taught(estimate_of(drawn, 16), {}, {}, 0.0, replicas=drawn, units=("a", "b"), n=16)
+
+
+def candidate(strength=1.0, copies=0, kept=0.5, nearest=0.5, guidance=None, pairs=16, **rest):
+    hits = [True] * copies + [False] * (pairs - copies)
+    product = Product(guidance or plain_cfg(3.0, NOISE), strength)
+    defaults = {"evals_per_sample": 32.0, "phase": "search", "taught": None if kept is None else taught(kept)}
+    return ProductCandidate.measured(
+        hits, list(range(pairs)), 0.1, product=product, nearest=nearest, **{**defaults, **rest}
+    )
+
+
+def prefix(transition=500.0, before=0.0):
+    return rule(Setting(before), transition, NOISE, 3.0)
+
+
+def test_plain_cfg_is_a_rule_that_is_on_from_the_first_timestep():
+    assert plain_cfg(2.0, NOISE).plain
+    assert not prefix().plain
+    assert str(Product(plain_cfg(2.0, NOISE), 0.6, epoch=3)) == "epoch 3, strength 0.6, plain CFG, scale 2"
+    assert str(Product(prefix(590.0, -1.0))) == "strength 1, -1 above 590, scale 3"
+
+
+def test_so_many_copies_are_hopeless_where_they_are_improbable_at_alpha():
+    """P(X >= 3 | 16, 0.1) = 0.21, P(X >= 4) = 0.07: scipy.stats.binom.sf(2, 16, 0.1), sf(3, 16, 0.1)."""
+    assert [hopeless(candidate(copies=k), 0.1) for k in (0, 3, 4)] == [False, False, True]
+
+
+def test_the_ladder_goes_from_safe_to_bold_and_leaves_out_what_something_safer_outdoes():
+    low, outdone, middle, high, lost = (
+        candidate(0.5, kept=0.2, nearest=0.1),
+        candidate(0.6, kept=0.1, nearest=0.2),
+        candidate(0.7, kept=0.5, nearest=0.3),
+        candidate(0.8, kept=0.6, copies=2),
+        candidate(1.0, kept=0.9, copies=9),
+    )
+    assert ladder([lost, high, middle, outdone, low], TERMS) == [low, middle, high]
+    assert ladder([lost, high, middle, outdone, low], replace(TERMS, chain=2)) == [low, high]
+
+
+def test_what_keeps_nothing_is_not_worth_a_proof_unless_there_is_nothing_else():
+    base_like, ugly = candidate(0.5, kept=-0.1, nearest=0.1), candidate(1.0, kept=-0.4, nearest=0.2)
+    good = candidate(0.8, kept=0.4, nearest=0.9)
+    assert ladder([base_like, ugly, good], TERMS) == [good]
+    assert ladder([base_like, ugly], TERMS) == [base_like]
+    copying = candidate(1.0, copies=16)
+    assert ladder([copying, candidate(0.9, copies=12)], TERMS)[0].product.strength == 0.9, "the least dangerous"
+
+
+def test_plain_cfg_of_the_whole_fine_tune_is_proven_wherever_it_may_be_safe():
+    share, whole = candidate(0.6, kept=0.5, nearest=0.1), candidate(1.0, kept=0.4, nearest=0.4)
+    assert chains([share, whole], TERMS) == [[share.product, whole.product]], "outdone, and still on the ladder"
+    copying = candidate(1.0, copies=10, kept=None)
+    assert chains([share, copying], TERMS) == [[share.product]]
+
+
+def test_a_rule_is_proven_only_where_it_promises_to_keep_more():
+    share = candidate(0.6, kept=0.5)
+    worse, better = candidate(kept=0.3, guidance=prefix()), candidate(kept=0.7, guidance=prefix())
+    assert chains([share, worse], TERMS) == [[share.product]]
+    assert chains([share, better], TERMS) == [[share.product], [better.product]]
+    copying = candidate(1.0, copies=12, kept=None)
+    assert chains([copying, worse], TERMS) == [[worse.product]], "no samples are spent on what cannot be proven"
+
+
+def proven(strength=1.0, kept=0.5, **rest):
+    return replace(candidate(strength, kept=kept, pairs=40, phase="proof", **rest), proven=True)
+
+
+def test_the_most_taught_of_the_proven_ships_whatever_it_costs():
+    much, little = proven(0.6, kept=0.6), proven(kept=0.3, evals_per_sample=20.0)
+    assert best([little, much]) is much
+    assert best([little, replace(much, proven=False)]) is little
+    assert best([]) is None
+
+
+def test_what_cannot_be_told_apart_goes_to_the_better_aligned_and_then_to_the_cheaper():
+    def near(kept, **rest):
+        return proven(kept=kept, **rest, taught=taught(kept, spread=0.1, seed=round(1000 * kept)))
+
+    high, cheap = near(0.60), near(0.58, evals_per_sample=20.0, guidance=prefix())
+    assert best([high, cheap]) is cheap, "the intervals of the difference covers 0"
+    scores = PairScores(torch.linspace(0.0, 1.0, 40), torch.arange(40))
+    aligned = replace(high, pair_alignment=scores, alignment=scores.estimate())
+    below = PairScores(scores.values - 0.2, scores.prompt)
+    assert best([aligned, replace(cheap, pair_alignment=below, alignment=below.estimate())]) is aligned
+
+
+def test_level_products_ship_plain_before_a_rule_and_whole_before_a_share():
+    share, whole, ruled = proven(0.6), proven(1.0), proven(1.0, guidance=prefix())
+    assert best([share, ruled, whole]) is whole
+    assert best([share, ruled]) is share
+
+
+def test_without_any_measure_of_what_is_kept_the_boldest_ships():
+    late, early = (proven(kept=None, guidance=prefix(t)) for t in (300.0, 600.0))
+    assert best([late, early]) is early
+    assert best([late, early, proven(kept=None)]).product.guidance.plain
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"strengths": (0.0, 1.0)}, "shares in"), ({"strengths": ()}, "nothing to test"), ({"chain": 0}, "at least 1")],
+)
+def test_terms_that_leave_nothing_to_test_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        CalibrationTerms(**wrong)
