@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -33,6 +33,9 @@ from .model_card import write_card
 from .privacy import forget_origins, public, write_json
 from .provenance import Origin, provenance
 from .sampler_grids import fits
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 NOTICE = (
     "This checkpoint's rule against copying its training images is NOT applied by a plain load. "
@@ -65,7 +68,7 @@ class CardPictures:
 
 
 def export_directory(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     record: Record,
     out: str | Path,
     *,
@@ -117,7 +120,7 @@ def export_directory(
     return out
 
 
-def check_exportable(pipe: Any) -> None:
+def check_exportable(pipe: DiffusionPipeline) -> None:
     """Refuses what would not load again as a stock `StableDiffusionPipeline`."""
     kinds = [kind.__name__ for kind in type(pipe).__mro__]
     if "StableDiffusionPipeline" not in kinds:

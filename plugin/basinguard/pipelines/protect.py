@@ -35,7 +35,7 @@ BATCHED = frozenset(
 )
 
 
-def protect(pipe: Any, rule: Rule | Record, *, triage: bool = False) -> Any:
+def protect(pipe: DiffusionPipeline, rule: Rule | Record, *, triage: bool = False) -> Any:
     """Makes `pipe` sample by `rule`; returns the same object, changed in place. Protecting again replaces the rule.
 
     Call the pipeline as before, with a `guidance_scale` above 1: it is what `after=None` stands for.
@@ -69,7 +69,7 @@ def protect(pipe: Any, rule: Rule | Record, *, triage: bool = False) -> Any:
     return pipe
 
 
-def unprotect(pipe: Any) -> Any:
+def unprotect(pipe: DiffusionPipeline) -> Any:
     """Takes the rule off `pipe` again, leaving exactly what `protect` was given; returns the same object."""
     attached = pipe.__dict__.pop(RULE, None)
     if attached is not None:
@@ -80,7 +80,7 @@ def unprotect(pipe: Any) -> Any:
 
 
 @contextmanager
-def protected(pipe: Any, rule: Rule | Record | None) -> Iterator[None]:
+def protected(pipe: DiffusionPipeline, rule: Rule | Record | None) -> Iterator[None]:
     """Inside, `pipe` samples by `rule`, or unprotected by None; afterwards it carries what it carried before."""
     before = pipe.__dict__.get(RULE)
     unprotect(pipe)
@@ -96,7 +96,7 @@ def protected(pipe: Any, rule: Rule | Record | None) -> Iterator[None]:
             pipe.__class__ = steering(type(pipe))
 
 
-def is_protected(pipe: Any) -> bool:
+def is_protected(pipe: DiffusionPipeline) -> bool:
     """Whether `pipe` samples by a rule: `protect` was called on it, or on what it is a copy of.
 
     A pipeline made of a protected one's `components`, or `from_pipe`, is none: protect it too.
@@ -104,17 +104,17 @@ def is_protected(pipe: Any) -> bool:
     return RULE in pipe.__dict__ and "progress_bar" not in pipe.__dict__
 
 
-def rule_of(pipe: Any) -> Rule:
+def rule_of(pipe: DiffusionPipeline) -> Rule:
     """The rule of a protected pipeline."""
     return _attached(pipe).rule
 
 
-def last_trace(pipe: Any) -> list[Observation]:
+def last_trace(pipe: DiffusionPipeline) -> list[Observation]:
     """What the rule saw and decided in the latest call of a protected pipeline, one entry per evaluation."""
     return _attached(pipe).trace
 
 
-def _attached(pipe: Any) -> Attached:
+def _attached(pipe: DiffusionPipeline) -> Attached:
     if not is_protected(pipe):
         raise ValueError("this pipeline carries no rule; protect(pipe, rule) first")
     attached: Attached = pipe.__dict__[RULE]
@@ -165,7 +165,7 @@ def _without_notice() -> Iterator[None]:
         logger.removeFilter(other)
 
 
-def _check(pipe: Any) -> None:
+def _check(pipe: DiffusionPipeline) -> None:
     kinds = {kind.__name__ for kind in type(pipe).__mro__}
     if not kinds & BATCHED:
         raise TypeError(
@@ -179,7 +179,7 @@ def _check(pipe: Any) -> None:
         raise ValueError("this model is guidance-distilled: it has no unconditional branch, so no rule can act on it")
 
 
-def _triaged(pipe: Any, record: Any) -> Triage:
+def _triaged(pipe: DiffusionPipeline, record: Any) -> Triage:
     triage = record.triage if isinstance(record, Record) else None
     if triage is None:
         raise ValueError(
@@ -189,7 +189,7 @@ def _triaged(pipe: Any, record: Any) -> Triage:
     return Triage(fitting(pipe, record), triage.threshold, record.guidance.after, triage.timestep)
 
 
-def _find_record(source: str | Path, pipe: Any, options: Mapping[str, Any]) -> Record:
+def _find_record(source: str | Path, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> Record:
     if isinstance(source, Path):
         if (source / RECORD_FILE).is_file():
             return read_record(source / RECORD_FILE)
