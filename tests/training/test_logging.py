@@ -12,8 +12,8 @@ from basinguard.guard.status import run_status
 from basinguard.plots.run import learning_figure
 from basinguard.similarity.colour_texture import ColourTexture
 from basinguard.training import guarded_run, logging
+from basinguard.training.guard_options import ControlGroup
 from basinguard.training.logging import FIRST, add_margin_charts, scalars, tag
-from basinguard.training.options import ControlGroup
 from support.guarded_runs import fit, make_guard, picture_folder
 from support.reports import base, near, report
 
