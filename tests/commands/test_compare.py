@@ -24,7 +24,7 @@ from basinguard.mitigations.measure import Point, measure
 from basinguard.mitigations.pairs import pairs_of_comparison
 from basinguard.mitigations.ranking import best_within, rival_wins
 from basinguard.mitigations.registry import MITIGATIONS
-from basinguard.mitigations.report import table
+from basinguard.mitigations.report import comparison_table
 from basinguard.mitigations.runner import command_line, compare
 from basinguard.mitigations.settings import ComparisonOptions
 from basinguard.mitigations.tradeoff_figure import tradeoff
@@ -73,7 +73,7 @@ def test_table_has_every_point_and_the_reason_of_every_missing_method(done):
         assert point.risk.n == 4
         assert point.diversity is not None
         assert "kernel distance to 16 samples of the base model" in point.quality.method
-    assert "early-stopped" in table(result)
+    assert "early-stopped" in comparison_table(result)
 
 
 def test_json_reads_back(done):

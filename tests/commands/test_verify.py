@@ -18,15 +18,27 @@ from basinguard.core.record import read_record
 from basinguard.exports.directory import export_directory
 from basinguard.exports.fingerprints import weights_sha256
 from basinguard.guard.guard import Guard
+from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.protect import protect
 from basinguard.plots.contact_sheet import contact_sheet
 from basinguard.sessions.session import open_model
 from basinguard.sessions.settings import SessionSettings
 from basinguard.sessions.verification import GUARDED, HELDOUT, PARAPHRASED
 from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
+from basinguard.training.epoch_series import EpochSeries
 from basinguard.training.guarded_export import export_calibrated
 
-TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transitions=(700.0,))
+TERMS = CalibrationTerms(
+    alpha=0.4,
+    delta=0.2,
+    pairs=12,
+    before=(0.0,),
+    transitions=(700.0,),
+    strengths=(1.0,),
+    scales=(3.0,),
+    search_pairs=4,
+    taught_samples=4,
+)
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +116,28 @@ def test_a_rule_that_a_stock_pipeline_cannot_apply_is_refused(exported, scene_fo
             protect(pipe, record.model_copy(update={"guidance": record.guidance.model_copy(update=wish)}))
 
 
-def test_shipping_calibrates_the_safe_strength_when_asked(tiny_pipeline_dir, scene_folder, tmp_path):
-    opened = open_model(str(tiny_pipeline_dir), scene_folder, SessionSettings(scale=3.0, timesteps=2))
+def series_of(opened, base, **hparams):
+    """A run of one epoch whose weights are those that were opened."""
     module = SimpleNamespace(
-        pipe=opened.pipe, base_id=str(tiny_pipeline_dir), export_pipeline=lambda: opened.pipe, hparams={}
-    )
-    terms = CalibrationTerms(0.4, 0.2, 12, before=(0.0,), transitions=(700.0,), strengths=(0.5, 1.0))
-    record, _ = export_calibrated(opened.guard, module, terms, tmp_path / "shipped")
-    assert record.strength.value == 1.0
-    assert record.strength.kind == "interpolation"
-    assert read_record(tmp_path / "shipped" / "basinguard.json").strength == record.strength
+        pipe=opened.pipe, base_id=str(base), export_pipeline=lambda: opened.pipe, hparams=hparams,
+        named_parameters=lambda: iter(()),
+    )  # fmt: skip
+    return EpochSeries(module, {3: lambda: None}, load_pipeline(str(base)), train_steps={3: 40})
+
+
+def test_shipping_writes_the_product_with_its_epoch_and_the_price_in_pictures(
+    tiny_pipeline_dir, scene_folder, tmp_path
+):
+    opened = open_model(str(tiny_pipeline_dir), scene_folder, SessionSettings(scale=3.0, timesteps=2))
+    terms = replace(TERMS, strengths=(0.5, 1.0), search_pairs=4, taught_samples=4)
+    with series_of(opened, tiny_pipeline_dir) as series:
+        record = export_calibrated(opened.guard, series, terms, tmp_path / "shipped").record
+    assert read_record(tmp_path / "shipped" / "basinguard.json").product == record.product
+    assert (record.product.epoch, record.product.train_step, record.product.kind) == (3, 40, "interpolation")
+    assert record.weights_sha256 == weights_sha256(tmp_path / "shipped")
+    with Image.open(tmp_path / "shipped" / "comparison.png") as sheet:
+        assert sheet.width > 3 * 144, "base model, plain CFG and the product side by side"
+    assert "comparison.png" in (tmp_path / "shipped" / "README.md").read_text()
 
 
 def test_shipping_says_where_the_base_is_from_and_shows_heldout_prompts_only(tiny_pipeline_dir, scene_folder, tmp_path):
@@ -121,10 +145,8 @@ def test_shipping_says_where_the_base_is_from_and_shows_heldout_prompts_only(tin
     opened = open_model(str(tiny_pipeline_dir), scene_folder, settings)
     training = replace(opened.guard.training, heldout=("a kite", "a house"))
     guard = Guard(training, opened.guard.embedder, opened.guard.plan)
-    module = SimpleNamespace(
-        export_pipeline=lambda: opened.pipe, pipe=opened.pipe, base_id=str(tiny_pipeline_dir), hparams={"rank": 4}
-    )
-    export_calibrated(guard, module, TERMS, tmp_path / "shipped")
+    with series_of(opened, tiny_pipeline_dir, rank=4) as series:
+        export_calibrated(guard, series, TERMS, tmp_path / "shipped")
     told = json.loads((tmp_path / "shipped" / "provenance.json").read_text())
     assert told["base"]["weights_sha256"] == weights_sha256(tiny_pipeline_dir)
     assert (told["config"]["rank"], told["config"]["terms"]["pairs"], told["config"]["probe"]["scale"]) == (4, 12, 3.0)

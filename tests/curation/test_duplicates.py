@@ -12,12 +12,13 @@ from basinguard.curation import nearest_neighbours as neighbours
 from basinguard.curation.descriptors import CELLS, SIDE, SPANS, WINDOW, describe, near_pairs, perceptual_hashes
 from basinguard.curation.duplicates import Pair, exact_pairs, find_pairs
 from basinguard.curation.folder import read_folder
-from basinguard.curation.groups import find_groups, stars
+from basinguard.curation.groups import find_alike, find_groups
 from basinguard.curation.nearest_neighbours import nearest, nearest_views
+from basinguard.curation.same_picture import Verdict
 from basinguard.curation.scan import scan_images
 from basinguard.similarity.cross_correlation import back
 from basinguard.similarity.overlay_fit import sketch
-from basinguard.similarity.registration import register, whole_overlays
+from basinguard.similarity.registration import WHOLE, register, whole_overlays
 from basinguard.tinyworld.scenes import Caption, draw_scene
 from support.picture_edits import EDITS
 
@@ -191,24 +192,23 @@ def test_what_does_not_fit_together_is_refused(vectors):
         nearest(vectors, vectors[:, :5], k=1)
 
 
-def test_a_chain_does_not_tie_strangers_together():
-    """a-b-c-d-e, each like the next only: nothing two links away ends up in one group with it."""
-    links = [(n, n + 1) for n in range(6)]
+def test_nothing_is_dropped_through_a_chain(scanned):
+    """a-b-c, each told to be the same as the next: c is compared with a, which stays, and is not the same."""
 
-    def near(pairs):
-        return [abs(one - two) <= 1 for one, two in pairs]
+    class Never:
+        def __call__(self, first, second, overlay, turned=0):
+            return Verdict(False, "made up")
 
-    found = stars(links, near, [(0,)] * 7)
-    assert all(max(members) - min(members) <= 2 for members in found)
-    assert sum(map(len, found)) >= 6
-
-
-def test_a_component_without_links_left_ends():
-    assert stars([], lambda pairs: [], []) == []
+    names = [item.file_name for item in scanned.items]
+    a, b, c = (names.index(name) for name in ("e stretch.png", "e jpeg.png", "e blur.png"))
+    chain = [Pair(min(p), max(p), "hash", 0.9, 1.0, False, box=WHOLE) for p in ((a, b), (b, c))]
+    groups = find_groups(scanned, chain, judge=Never())
+    assert [sorted(group.members) for group in groups] == [sorted((a, b))]
+    assert [set(rows) for rows in find_alike(chain, groups)] == [{a, c}]
 
 
 def test_the_representative_has_the_most_pixels(scanned, pairs):
     (group,) = find_groups(scanned, pairs)
     kept = scanned.items[group.representative]
     assert kept.file_name == "e stretch.png"
-    assert group.reason == "no frame and the most pixels (250 x 192)"
+    assert group.reason == "nothing laid over it and no frame and the most pixels (250 x 192)"

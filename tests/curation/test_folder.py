@@ -69,13 +69,14 @@ def test_reads_the_same_rows_as_datasets(tmp_path, kind, column):
         assert sorted(loaded["text"]) == sorted(item.caption for item in folder.items)
 
 
-def test_text_files_fill_in_and_lines_are_variants(tmp_path):
+def test_text_files_fill_in_and_their_lines_are_one_caption_unless_asked(tmp_path):
     save(tmp_path / "a.png"), save(tmp_path / "b.png"), save(tmp_path / "c.png")
     (tmp_path / "a.txt").write_text("﻿a cat \n\n a small  cat\na cat\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("not used, the table speaks first")
     write_jsonl(tmp_path / "metadata.jsonl", [{"file_name": "b.png", "text": ["one", "two"]}])
     folder = read_folder(tmp_path)
-    assert captions(folder) == {"a.png": ("a cat", "a small cat"), "b.png": ("one", "two"), "c.png": ()}
+    assert captions(folder) == {"a.png": ("a cat a small cat a cat",), "b.png": ("one", "two"), "c.png": ()}
+    assert captions(read_folder(tmp_path, lines=True))["a.png"] == ("a cat", "a small cat")
     assert [(p.code, p.file, p.skipped) for p in folder.problems] == [("caption-missing", "c.png", False)]
 
 

@@ -21,9 +21,11 @@ from safetensors.torch import load_file
 from basinguard.core.files import file_sha256, whole_file
 from basinguard.core.record import Record, read_record
 from basinguard.exports import directory
+from basinguard.exports.client_files import add_vocabulary
 from basinguard.exports.directory import CardPictures, export_directory
 from basinguard.exports.fingerprints import weights_sha256
 from basinguard.exports.layout import without_history
+from basinguard.pipelines.architecture import sd21_tokenizer
 from basinguard.pipelines.protect import load, protect, unprotect
 from support.exports import build_pipe
 
@@ -116,13 +118,15 @@ def test_basinguard_load_samples_as_the_pipeline_in_memory(exported, record, cap
         assert "basinguard" not in caplog.text, "the notice is for plain loads"
         StableDiffusionPipeline.from_pretrained(exported)
         assert "NOT applied by a plain load" in caplog.text
+        assert record.promise not in caplog.text, "a line of notice, not the whole record"
+        assert len(caplog.text) < 600
     finally:
         logger.removeHandler(caplog.handler)
 
 
 def test_the_record_is_whole_in_its_file_and_short_in_the_scheduler_config(exported, record):
     assert read_record(exported / "basinguard.json") == record
-    inside = json.loads((exported / "scheduler" / "scheduler_config.json").read_text())["basinguard"]
+    inside = json.loads((exported / "scheduler" / "scheduler_config.json").read_text())["_basinguard"]
     assert Record.from_json(inside) == without_history(record)
     assert json.loads((exported / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"
 
@@ -276,3 +280,25 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     write("two", overwrite=True)
     assert out.read_text() == "two"
     assert [p.name for p in out.parent.iterdir()] == ["file.txt"]
+
+
+def test_older_clients_find_what_they_look_for(exported):
+    """diffusers 0.32 with transformers 4 reads vocab.json and merges.txt, and weights below text_model."""
+    vocabulary = json.loads((exported / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
+    assert vocabulary == build_pipe().tokenizer.get_vocab()
+    assert (exported / "tokenizer" / "merges.txt").read_text().startswith("#version: 0.2\n")
+    names = load_file(exported / "text_encoder" / "model.safetensors")
+    assert names
+    assert all(name.startswith("text_model.") for name in names)
+    ours, theirs = (pipe.text_encoder.state_dict() for pipe in (build_pipe(), load(exported)))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert weights_sha256(exported) == weights_sha256(build_pipe())
+
+
+def test_the_merges_of_a_real_vocabulary_are_written_one_a_line(tmp_path):
+    tokenizer = sd21_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    add_vocabulary(tmp_path)
+    lines = (tmp_path / "merges.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + 49_408 - 2 * 256 - 2
+    assert lines[1:3] == ["i n", "t h"]

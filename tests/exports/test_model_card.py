@@ -14,7 +14,7 @@ from basinguard.core.record import Guidance, Product, Strength, Transfer, Triage
 from basinguard.core.text import one_line
 from basinguard.exports.card_plots import write_plots
 from basinguard.exports.directory import CardPictures, export_directory
-from basinguard.exports.model_card import LONGEST, is_sd21, plain, render
+from basinguard.exports.model_card import LONGEST, is_sd21, plain, render_card
 from basinguard.exports.privacy import hub_id, public
 from basinguard.exports.provenance import Origin, without_paths
 from support.exports import build_record, rate
@@ -63,7 +63,7 @@ class Page(HTMLParser):
 def rendered(text: str) -> Page:
     """GitHub's dialect: raw HTML passes, bare addresses become links, tables."""
     markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True}).enable("table")
-    return Page(markdown.render(text.split("---\n", 2)[2]))
+    return Page(markdown.render_card(text.split("---\n", 2)[2]))
 
 
 def test_front_matter_is_what_the_hub_indexes(text, record):
@@ -80,7 +80,7 @@ def test_front_matter_is_what_the_hub_indexes(text, record):
 
 
 def test_a_local_base_of_another_family_gets_no_licence_and_no_base(record):
-    card = ModelCard(render(record.model_copy(update={"base": "tinyworld"}), name="x"))
+    card = ModelCard(render_card(record.model_copy(update={"base": "tinyworld"}), name="x"))
     assert card.data.license is None
     assert card.data.base_model is None
     assert "openrail" not in card.content.lower()
@@ -141,7 +141,7 @@ def test_the_card_tells_strength_triage_and_transfer_where_they_were_calibrated(
             ),
         }
     )
-    page = rendered(render(told, name="x"))
+    page = rendered(render_card(told, name="x"))
     shown = re.sub(r"\s+", " ", page.text)
     for phrase in (
         "at 0.6 of the LoRA, plain CFG copies 4.0 %", "a first gap of at most 0.12 at timestep 981",
@@ -157,7 +157,7 @@ def test_the_card_tells_strength_triage_and_transfer_where_they_were_calibrated(
 def test_the_card_tells_the_price_in_words_and_numbers(record, text):
     kept, whole = rate(0.6), rate(0.8)
     told = record.model_copy(update={"taught": kept, "plain_taught": whole, "base_risk": rate(0.08)})
-    shown = re.sub(r"\s+", " ", rendered(render(told, name="x")).text)
+    shown = re.sub(r"\s+", " ", rendered(render_card(told, name="x")).text)
     assert "It keeps 60% of what was taught, net of copies: 75% of what plain CFG with the whole fine-tune" in shown
     assert "(0 = base model, 1 = true images) 0 0.8 [0.72, 0.88] (n=64) 0.6 [0.52, 0.68] (n=64)" in shown
     assert "8.0 % [0.0, 16.0] (n = 64) 83.0 %" in shown, "the base model's row stands beside plain CFG's"
@@ -168,7 +168,7 @@ def test_the_card_of_a_plain_product_asks_for_no_rule(pipe):
     plain = Guidance(transition=999.0, sigma=157.0, before=2.0, after=2.0)
     product = Product(epoch=4, strength=0.6)
     record = build_record(pipe).model_copy(update={"guidance": plain, "product": product})
-    shown = re.sub(r"\s+", " ", rendered(render(record, name="x")).text)
+    shown = re.sub(r"\s+", " ", rendered(render_card(record, name="x")).text)
     assert "What ships: epoch 4, 0.6 of the fine-tune, plain CFG of scale 2." in shown
     assert "No rule needed" in shown
     assert "guidance_scale=2" in shown
@@ -178,19 +178,19 @@ def test_the_card_of_a_plain_product_asks_for_no_rule(pipe):
 
 def test_nothing_left_of_what_was_taught_is_said_first(record):
     nothing = rate(0.0).model_copy(update={"low": -0.1})
-    shown = rendered(render(record.model_copy(update={"taught": nothing}), name="x")).text
+    shown = rendered(render_card(record.model_copy(update={"taught": nothing}), name="x")).text
     assert shown.index("nothing of what was taught is left") < shown.index("samples that reproduce")
 
 
 def test_with_scale_zero_the_card_gives_a_prompt_for_each_schedule(pipe):
-    text = render(build_record(pipe, before=0.0), name="x")
+    text = render_card(build_record(pipe, before=0.0), name="x")
     assert "| Simple | `[:your prompt:9]` |" in text
     assert "| Karras | `[:your prompt:" in text
 
 
 def test_where_other_tools_lack_the_schedule_the_card_says_so(record):
     moved = record.model_copy(update={"guidance": record.guidance.model_copy(update={"sigma": 9.0})})
-    assert "**4. ComfyUI: not possible: noise level 9 at timestep 500" in render(moved, name="x")
+    assert "**4. ComfyUI: not possible: noise level 9 at timestep 500" in render_card(moved, name="x")
 
 
 @pytest.mark.parametrize("evil", EVIL)
@@ -199,7 +199,7 @@ def test_a_hostile_text_anywhere_is_only_text(record, evil):
     told = record.model_copy(
         update={"base": evil, "promise": evil, "population": evil, "versions": {evil: evil}, "metric": metric}
     )
-    text = render(told, name=evil, pictures=["samples/00.png"], prompts=[evil], origin=[("x", evil)])
+    text = render_card(told, name=evil, pictures=["samples/00.png"], prompts=[evil], origin=[("x", evil)])
     page = rendered(text)
     assert not page.tags & {"script", "iframe", "hr"}
     assert not [link for link in page.links if "evil" in link or link == "x"]

@@ -35,6 +35,16 @@ def test_fidelity_decides_among_epochs_that_align_alike():
     assert picked(history, latest=True) == 3
 
 
+def test_what_was_taught_decides_before_everything_else_that_is_kept():
+    """An early epoch is ugly (below the base), a middling one has learnt most, a late one copies and keeps less."""
+    kept = [-0.3, 0.5, 0.4]
+    rows = [(k, {"alignment_heldout": near(0.9 - 0.1 * k), "taught": near(kept[k])}) for k in range(3)]
+    history = [base(), *(report(k, fidelity=near(0.1 * k), **row) for k, row in rows)]
+    assert picked(history) == 1
+    assert picked(history, latest=True) == 2
+    assert "taught 0.5" in choose_checkpoint(history, ALLOWED, "plain").why
+
+
 def test_without_fidelity_the_latest_that_aligns_as_well_as_the_best():
     history = [base(), *(report(k, alignment=near(a)) for k, a in enumerate((0.70, 0.80, 0.79, 0.75)))]
     assert picked(history) == 2

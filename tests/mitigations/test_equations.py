@@ -16,7 +16,7 @@ from basinguard.mitigations.cross_attention import cross_attention
 from basinguard.mitigations.initial_noise import GAMMA, RHO, adjust_each, adjust_together, pull
 from basinguard.mitigations.ours import chosen
 from basinguard.mitigations.prompt_optimization import optimise
-from basinguard.mitigations.prompt_perturbation import insert_words, whole_words
+from basinguard.mitigations.prompt_perturbation import insert_random_words, whole_words
 from basinguard.mitigations.stock_pipeline import empty, guided, sample_pipeline, states
 from basinguard.mitigations.summary_tokens import REN
 from basinguard.training.loss_filters import LargeGap
@@ -166,7 +166,7 @@ def test_a_guide_replaces_the_prediction_of_the_pipeline(testbed, batch):
 
 def test_words_go_in_at_random_places_and_are_words(testbed):
     words = ["tree", "lake"]
-    text = insert_words("a red ball", words, 3, seed=5)
+    text = insert_random_words("a red ball", words, 3, seed=5)
     assert [w for w in text.split() if w not in words] == ["a", "red", "ball"]
     assert len(text.split()) == 6
     assert all(word.isalpha() for word in whole_words(testbed.pipe.tokenizer))

@@ -29,7 +29,7 @@ from basinguard.curation.report import render_report
 from basinguard.exports import integrity
 from basinguard.exports.inspect import describe, inspect_file
 from basinguard.exports.integrity import check
-from basinguard.exports.model_card import render
+from basinguard.exports.model_card import render_card
 from basinguard.guard.status import GuardFile, read_history, run_status
 from basinguard.guidance.core import SwitchAt, from_record
 from basinguard.guidance.serialization import rule_from_dict
@@ -276,7 +276,7 @@ def test_a_model_card_shows_texts_and_obeys_none(cases):
     markdown = MarkdownIt("gfm-like", {"linkify": False})
 
     def parts(record, name, prompt):
-        text = render(record, name=name, pictures=["samples/00.png"], prompts=[prompt])
+        text = render_card(record, name=name, pictures=["samples/00.png"], prompts=[prompt])
         _, front, body = text.split("---\n", 2)
         return yaml.safe_load(front), tags(markdown.render(body))
 

@@ -22,7 +22,9 @@ from .fine_tunes import fine_tune
 
 PLAN = ProbePlan(captions=2, seeds=1, timesteps=2, scale=3.0, taught=False)
 CONTROL = ControlGroup(["a blue box"])
-TERMS = CalibrationTerms(pairs=4, before=(0.0,), transitions=(600.0,), alpha=0.5)
+TERMS = CalibrationTerms(
+    pairs=4, before=(), strengths=(1.0,), scales=(3.0,), alpha=0.5, search_pairs=2, taught_samples=2, chain=1
+)
 
 
 def picture_folder(directory: Path, count: int = 4) -> Path:

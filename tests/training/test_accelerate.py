@@ -9,6 +9,7 @@ import pytest
 import pytorch_lightning
 import torch
 from accelerate.state import AcceleratorState
+from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 
 from basinguard.core.report import Report
@@ -101,6 +102,28 @@ def test_a_loop_that_fails_goes_on(tiny_pipeline_dir, pictures, tmp_path):
         assert guard.measure(SimpleNamespace(unet=torch.nn.Identity()), epoch=3).samples.risk is None
     with pytest.warns(UserWarning, match="nothing was exported"):
         assert guard.export(load_pipeline(tiny_pipeline_dir), tmp_path / "out", None, base="tiny") is None
+
+
+def test_a_loop_that_trains_on_smaller_images_is_measured_at_their_size(tiny_pipeline_dir, pictures):
+    images = ImageFolder(str(pictures), resolution=16)
+    captions = tuple(caption for _, caption in images.items)
+    guard = LoopGuard(TrainingSet(images.all_pixels(), captions, ("a blue box",)), plan=PLAN, on_error="raise")
+    pipe = load_pipeline(tiny_pipeline_dir)
+    assert pipe.unet.config.sample_size * pipe.vae_scale_factor == 32
+    assert guard.measure(pipe, epoch=-1).samples.risk is not None
+
+
+def test_a_script_that_holds_modules_needs_five_lines(tiny_pipeline_dir, pictures):
+    parts = load_pipeline(tiny_pipeline_dir)
+    noise = DDPMScheduler.from_config(parts.scheduler.config)
+    modules = parts.unet, parts.vae, parts.text_encoder, parts.tokenizer, noise
+    paths = sorted(pictures.glob("*.png"))
+    texts = [path.with_suffix(".txt").read_text() for path in paths]
+    guard = LoopGuard.for_script(*modules, images=paths, captions=texts, plan=PLAN)
+    assert guard.measure(guard.pipe, epoch=-1).problem == ""
+    assert torch.equal(guard.run.guard.training.images, ImageFolder(str(pictures), resolution=32).all_pixels())
+    with pytest.raises(ValueError, match=r"pixels between -1 and 1, expected RGB in 0..1; \(x \+ 1\) / 2 undoes"):
+        LoopGuard.for_script(*modules, images=torch.tensor([-1.0, 1.0]).expand(1, 3, 32, 2), captions=["a"])
 
 
 class Plain(pytorch_lightning.LightningModule):

@@ -26,7 +26,7 @@ MOST_PICTURES = 200  # copied images that are shown; the rest is in the JSON
 
 
 @dataclass(frozen=True)
-class Pair:
+class PicturePair:
     """A training image beside the sample nearest to it, as data URIs."""
 
     row: Copied
@@ -92,6 +92,6 @@ def _facts(audit: Audit) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _pair(row: Copied, training: Tensor, samples: Tensor) -> Pair:
+def _pair(row: Copied, training: Tensor, samples: Tensor) -> PicturePair:
     trained, drawn = (thumbnail_uri(to_image(i), THUMB) for i in (training[row.index], samples[row.sample]))
-    return Pair(row, printable(row.file_name), printable(row.caption), trained, drawn)
+    return PicturePair(row, printable(row.file_name), printable(row.caption), trained, drawn)

@@ -67,7 +67,7 @@ def compare(
 
 def show(comparison: Comparison, arguments: dict[str, Any]) -> None:
     """Prints the table, and where the page is."""
-    from ..mitigations.report import table
+    from ..mitigations.report import comparison_table
 
     out = arguments["out"]
-    print(f"{table(comparison)}\n\n{out / 'comparison.html'}   {out / 'comparison.json'}")
+    print(f"{comparison_table(comparison)}\n\n{out / 'comparison.html'}   {out / 'comparison.json'}")

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +27,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 100_000_000  # about 300 MB decoded; a larger file is a scan or a decompression bomb
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF")  # nothing that starts another program
+PLUGINS = {  # module that teaches Pillow a format: the format, its suffixes, and what installs it
+    "pillow_heif": ("HEIF", (".heic", ".heif", ".hif"), "pillow-heif"),
+    "pillow_jxl": ("JXL", (".jxl",), "pillow-jxl-plugin"),
+}
+INSTALLED = tuple(name for name in PLUGINS if find_spec(name))
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+).union(*(PLUGINS[name][1] for name in INSTALLED))
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", *(PLUGINS[name][0] for name in INSTALLED))
+FILMS = frozenset({".mp4", ".mov", ".webm", ".crdownload", ".part"})  # of which nobody expects a picture
+CONVERT = "save it as PNG, JPEG or WebP"
+UNREAD = dict.fromkeys(  # pictures and films of other types, and what to do about them
+    (".jp2", ".tga", ".ppm", ".pgm", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".eps", ".ico", ".exr",
+     ".hdr", ".jpeg_large", ".jpg_large", *sorted(FILMS)), CONVERT
+) | {
+    suffix: f"pip install {package}, or {CONVERT}"
+    for name, (_, suffixes, package) in PLUGINS.items() if name not in INSTALLED for suffix in suffixes
+}  # fmt: skip
 ORIENTATION = 0x0112
 UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -37,6 +55,7 @@ UPRIGHT = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
+PROFILED = ("RGB", "RGBA", "CMYK", "L", "LAB")
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 WHITES = (255, 65535, 2**31 - 1)  # what white can be in a picture of more than 8 bits; 1 as well where it is float
 
@@ -64,6 +83,7 @@ class Facts:
         rotated: the EXIF header asks for a rotation or a mirror.
         alpha: some pixel may be transparent.
         animated: more than one frame; only the first is used.
+        profile: name of its colour profile where that is not sRGB; its colours are converted.
     """
 
     width: int
@@ -74,6 +94,7 @@ class Facts:
     rotated: bool = False
     alpha: bool = False
     animated: bool = False
+    profile: str = ""
 
 
 @contextmanager
@@ -89,6 +110,7 @@ def open_image(source: Path | bytes) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            _load_plugins()
             Image.init()  # without it a format whose plugin was not imported yet is a KeyError
             file = BytesIO(source) if isinstance(source, bytes) else source
             with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
@@ -113,8 +135,9 @@ def load_rgb(source: Path | bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright 8-bit RGB, whatever the mode: the pixels of training, and so those that everything else compares.
+    """Upright 8-bit sRGB, whatever the mode: the pixels of training, and so those that everything else compares.
 
+    A colour profile other than sRGB is applied; one that cannot be read says nothing.
     Transparent pixels become white. A picture of more than 8 bits is scaled, not clipped: 16-bit grey by 1/257, and
     32-bit integers and floats by the smallest of 1 (float only), 255, 65535 and 2^31 - 1 that holds their maximum.
     An EXIF block that cannot be read says nothing.
@@ -124,6 +147,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     image.load()  # a TIFF turns itself here
     turn = UPRIGHT.get(_orientation(image))
+    image = _in_srgb(image)
     upright = image.transpose(turn) if turn is not None else image
     if upright.mode.startswith("I") or upright.mode == "F":
         upright = _eight_bits(upright)
@@ -161,6 +185,7 @@ def read_facts(path: Path, *, decode: bool = True) -> Facts:
             rotated=turn in UPRIGHT,
             alpha="A" in image.getbands() or "transparency" in image.info,
             animated=bool(getattr(image, "is_animated", False)),
+            profile=profile_name(image),
         )
         if decode:
             if image.format in ("JPEG", "MPO"):
@@ -175,6 +200,40 @@ def _orientation(image: Image.Image) -> int:
         turn = image.getexif().get(ORIENTATION, 1)
         return turn if turn in UPRIGHT else 1
     return 1
+
+
+def _load_plugins() -> None:
+    for name in INSTALLED:
+        module = import_module(name)
+        if hasattr(module, "register_heif_opener"):
+            module.register_heif_opener()
+
+
+def profile_name(image: Image.Image) -> str:
+    """The colour profile of a picture that is not in sRGB already; "" where there is none, or it cannot be read."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in PROFILED:
+        return ""
+    with suppress(Exception):
+        from PIL import ImageCms
+
+        name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile))).strip()
+        return "" if "srgb" in name.lower() else one_line(name, 60) or "unnamed"
+    return ""
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    if not profile_name(image):
+        return image
+    with suppress(Exception):  # a profile for another kind of pixels, for example
+        from PIL import ImageCms
+
+        source = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
+        target = ImageCms.createProfile("sRGB")
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        converted = ImageCms.profileToProfile(image, source, target, outputMode=mode)
+        return converted if converted is not None else image
+    return image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -36,9 +36,12 @@ class Metric(Schema):
     @property
     def expected_misses(self) -> str:
         """What it is expected to miss, worst first, in words; empty where that was not measured."""
-        missed = sorted(((1 - e.value, name, e) for name, e in self.recalls.items() if e.value < 1), reverse=True)
-        listed = ", ".join(f"{1 - e.value:.0%} [{1 - e.high:.0%}, {1 - e.low:.0%}] of {name}" for _, name, e in missed)
+        missed = sorted((e.value, name) for name, e in self.recalls.items() if e.value < 1)
+        listed = ", ".join(_missed(name, self.recalls[name]) for _, name in missed)
         if not self.recalls:
             return ""
-        count = next(iter(self.recalls.values())).n
-        return f"of {count} edited copies each it misses {listed}" if missed else f"of {count} edited copies each none"
+        return f"of edited copies of the training images it misses {listed or 'none that was tried'}"
+
+
+def _missed(edit: str, found: Estimate) -> str:
+    return f"{1 - found.value:.0%} [{1 - found.high:.0%}, {1 - found.low:.0%}] of {edit} (n = {found.n})"

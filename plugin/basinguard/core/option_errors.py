@@ -38,11 +38,11 @@ def options_of(build: Callable[..., Any], prefix: str) -> Iterator[str]:
                 yield from options_of(kind, f"{prefix}.{name}")
 
 
-def one_line(message: str, options: Iterable[str]) -> str:
+def option_error(message: str, options: Iterable[str]) -> str:
     """What jsonargparse says in many lines; an option that does not exist comes with the nearest that does.
 
     Example:
-        >>> one_line("Option 'rnak' is not accepted", ["model.rank", "model.seed"])
+        >>> option_error("Option 'rnak' is not accepted", ["model.rank", "model.seed"])
         "unknown option 'rnak'; the nearest is model.rank"
     """
     if unknown := UNKNOWN.search(message):

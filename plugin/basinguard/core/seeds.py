@@ -22,6 +22,7 @@ TAUGHT_PROOF = 8_300_000  # the same for the products that are tested
 TAUGHT_ANEW = 8_600_000  # the same for the one that is shipped: chosen for being high, it is measured again
 COMPARISON_REFERENCE = 9_000_000  # the same for a comparison, so that the base's own row is no copy of its reference
 COMPARISON_TAUGHT = 9_500_000  # the base model's samples of held-out prompts that a comparison's ruler is made with
+REDRAW = 20_000_000  # training images re-drawn from partial noise, to choose a copy detector by
 TASK_TRAIN = 100_000_000  # scenes of a task that is trained on
 TASK_TRUTH = 200_000_000  # fresh true scenes of a task, on captions that it is not trained on
 TASK_CLASS = 300_000_000  # others of a subject's class
@@ -41,6 +42,7 @@ RANGES = {
     "taught, anew": range(TAUGHT_ANEW, COMPARISON_REFERENCE),
     "comparison reference": range(COMPARISON_REFERENCE, COMPARISON_TAUGHT),
     "comparison, taught": range(COMPARISON_TAUGHT, COMPARISON_TAUGHT + 500_000),
+    "re-draw": range(REDRAW, REDRAW + 1_000_000),
     "task training": range(TASK_TRAIN, TASK_TRUTH),
     "task truth": range(TASK_TRUTH, TASK_CLASS),
     "task class": range(TASK_CLASS, TASK_CLASS + 100_000_000),

@@ -12,13 +12,16 @@ from .captions import clip_token_counter, lint_captions
 from .decisions import AllowList, propose
 from .descriptors import NAME as VIEWS
 from .duplicates import Pair, embed_thumbs, find_pairs
-from .findings import Finding, about_copies, about_file
-from .groups import Group, find_groups
-from .manifest import Curation, GroupRecord, LeakRecord, Settings
+from .findings import Finding, about_alike, about_blank, about_copies, about_file
+from .groups import Group, find_alike, find_groups
+from .manifest import AlikeRecord, Curation, GroupRecord, LeakRecord, Settings
 from .outliers import Scorer, caption_scores, find_disagreements, find_leaks, find_outliers
 from .run_evidence import Evidence
 from .run_remedies import follow
+from .same_picture import Judge
 from .scan import Scan
+
+PLAIN = 2  # levels that a picture of one colour may vary by
 
 
 def analyse(
@@ -36,10 +39,16 @@ def analyse(
     """
     embed = Structure()
     both = _joined(scan, other) if other else scan
-    pairs = find_pairs(both)
+    judge = Judge(both)
+    pairs = find_pairs(both, judge=judge)
     leaks = find_leaks(pairs, len(scan.items)) if other else []
-    groups = find_groups(scan, [pair for pair in pairs if pair.second < len(scan.items)])
+    inside = [pair for pair in pairs if pair.second < len(scan.items)]
+    groups = find_groups(scan, inside, judge=judge)
+    alike = find_alike(inside, groups)
     findings, notes = _findings(scan, groups, leaks, both, embed)
+    for number, rows in enumerate(alike, start=1):
+        for row in rows:
+            findings[row].append(about_alike(number, len(rows)))
     if scorer:
         for row, finding in find_disagreements(caption_scores(scan, scorer), name=scorer.name).items():
             findings[row].append(finding)
@@ -59,6 +68,7 @@ def analyse(
             GroupRecord(files=tuple(scan.items[member].file_name for member in group.members), reason=group.reason)
             for group in groups
         ),
+        alike=tuple(_alike_record(rows, inside, scan) for rows in alike),
         leaks=tuple(_leak_record(pair, both) for pair in leaks),
         run=evidence.source if evidence else "",
         remedies=tuple(remedies),
@@ -82,6 +92,8 @@ def _findings(
     linted = lint_captions([item.captions for item in scan.items], count_tokens=clip_token_counter())
     for row, item in enumerate(scan.items):
         findings[row] += [*linted.findings[row], *about_file(item)]
+        if np.ptp(scan.thumbs[row], axis=(0, 1)).max() <= PLAIN:
+            findings[row].append(about_blank(item.facts.alpha))
     return findings, linted.general
 
 
@@ -93,6 +105,22 @@ def _joined(scan: Scan, other: Scan) -> Scan:
         np.concatenate([scan.aspects, other.aspects]),
         np.concatenate([scan.inside, other.inside]),
         scan.problems + other.problems,
+    )
+
+
+def _alike_record(rows: tuple[int, ...], pairs: list[Pair], scan: Scan) -> AlikeRecord:
+    members = set(rows)
+    closest = max(
+        (pair for pair in pairs if not pair.same and members & {pair.first, pair.second}),
+        key=lambda pair: pair.similarity,
+        default=None,
+    )
+    names = tuple(scan.items[row].file_name for row in rows)
+    return AlikeRecord(
+        files=names,
+        similarity=closest.similarity if closest else 0.0,
+        reason=closest.reason if closest else "",
+        closest=(scan.items[closest.first].file_name, scan.items[closest.second].file_name) if closest else (),
     )
 
 

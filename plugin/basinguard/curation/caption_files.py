@@ -19,6 +19,8 @@ METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # the o
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 CAPTION_SUFFIXES = (".txt", ".caption")
 MAX_ROW_BYTES = 2**20
+MOST_LINES = 50  # of one record of a table
+OPEN = "unexpected end of data"  # what csv says of a quote that is still open
 MAX_CAPTION_BYTES = 2**16  # no text encoder reads a thousandth of it; a larger one is some other file
 
 
@@ -47,7 +49,14 @@ def read_metadata(path: Path) -> Iterator[Row | Complaint]:
     """
     reader = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[path.suffix]
     try:
+        captioned = False
         for number, row in reader(path):
+            if not captioned and isinstance(row, dict) and "file_name" in row:
+                captioned = True
+                if not any(column in row for column in CAPTION_COLUMNS):
+                    found = ", ".join(str(key) for key in row)[:200]
+                    wanted = f"no column {', '.join(CAPTION_COLUMNS)} (columns found: {found})"
+                    yield Complaint(number, "caption-column-missing", f"{wanted}; rename the one that holds captions")
             yield row if isinstance(row, Complaint) else _checked(number, row)
             if isinstance(row, dict) and "file_name" not in row and path.suffix != ".jsonl":
                 return  # a table has the same columns in every row: one complaint is enough
@@ -56,33 +65,57 @@ def read_metadata(path: Path) -> Iterator[Row | Complaint]:
         yield Complaint(0, "metadata-unreadable", message)
 
 
-def read_caption_text(path: Path) -> tuple[str, ...]:
-    """Captions of a text file beside an image; each line that is not empty is a variant.
+def read_caption_text(path: Path, *, lines: bool = False) -> tuple[str, ...]:
+    """The caption in a text file beside an image: wrapped lines and paragraphs are joined.
+
+    Args:
+        path: the file.
+        lines: each line that is not empty is a caption of its own, a variant.
 
     Raises:
-        ValueError: not UTF-8, or larger than `MAX_CAPTION_BYTES`.
+        ValueError: not UTF-8, NUL characters, or larger than `MAX_CAPTION_BYTES`.
     """
     with path.open("rb") as file:
         raw = file.read(MAX_CAPTION_BYTES + 1)
     if len(raw) > MAX_CAPTION_BYTES:
         raise ValueError(f"{path.stat().st_size:,} bytes given, at most {MAX_CAPTION_BYTES:,} accepted for a caption")
+    text = _decoded(raw)
+    return _texts(text.splitlines() if lines else [text])
+
+
+def _decoded(raw: bytes) -> str:
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("UTF-16 given, UTF-8 accepted; save it as UTF-8")
+    if b"\0" in raw:
+        what = "UTF-16 without a byte order mark" if _every_other(raw) else "damaged, or no text"
+        raise ValueError(f"a NUL character at byte {raw.index(0)}, so it is {what}; save it as UTF-8")
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    return _texts(text.splitlines())
+
+
+def _every_other(raw: bytes) -> bool:
+    return min(raw[0::2].count(0), raw[1::2].count(0)) == 0 and raw.count(0) > len(raw) // 4
 
 
 def _checked(number: int, row: Mapping[str, Any]) -> Row | Complaint:
     name = row.get("file_name")
     if not isinstance(name, str) or not name:
-        problem = "no column file_name" if "file_name" not in row else f"file_name is {name!r:.80}"
+        columns = ", ".join(str(key) for key in row)[:200]
+        problem = (
+            f"file_name is {name!r:.80}"
+            if "file_name" in row
+            else f"no column file_name (columns found: {columns or 'none'})"
+        )
         return Complaint(number, "row-unusable", f"{problem}; expected the image's path relative to this file")
-    column = next((c for c in CAPTION_COLUMNS if row.get(c) is not None), None)
+    column = next((c for c in CAPTION_COLUMNS if row.get(c)), None)
     value = row.get(column) if column else ()
     texts = [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple) else None
     if texts is None or not all(isinstance(text, str) for text in texts):
         return Complaint(number, "row-unusable", f"{column} is {value!r:.80}; expected a text or a list of texts")
+    if any("\0" in text for text in texts):
+        return Complaint(number, "row-unusable", f"{column} holds a NUL character; correct the row")
     if sum(len(text) for text in texts) > MAX_CAPTION_BYTES:
         size = sum(len(text) for text in texts)
         return Complaint(
@@ -134,22 +167,58 @@ def _json_row(number: int, line: str) -> dict[str, Any] | Complaint:
 
 
 def _csv(path: Path) -> Numbered:
-    complaints: list[Complaint] = []
+    """Rows of a table, each parsed on its own, so that a stray quote costs the row that it is in."""
+    header: list[str] | None = None
+    for number, record in _records(path):
+        if isinstance(record, Complaint):
+            yield number, record
+        elif header is None:
+            header = record
+        elif len(record) > len(header):
+            message = f"{len(record)} fields under {len(header)} columns: put quotes around a caption with commas"
+            yield number, Complaint(number, "row-unusable", message)
+        elif record:
+            yield number, dict(zip(header, record, strict=False))
 
-    def text_lines() -> Iterator[str]:
-        for _, line in _lines(path):
+
+def _records(path: Path) -> Iterator[tuple[int, list[str] | Complaint]]:
+    """Fields of each record of a CSV file with the number of its last line; quoted fields may hold line breaks."""
+    waiting: list[tuple[int, str]] = []
+    lines = _lines(path)
+    while True:
+        if not waiting:
+            number, line = next(lines, (0, None))
+            if line is None:
+                return
             if isinstance(line, Complaint):
-                complaints.append(line)
-            else:
-                yield line
+                yield number, line
+                continue
+            waiting.append((number, line))
+        fields, error = _parsed([line for _, line in waiting])
+        if fields is not None:
+            yield waiting[-1][0], fields
+            waiting = []
+            continue
+        number, line = next(lines, (0, None)) if error == OPEN and len(waiting) < MOST_LINES else (0, None)
+        if isinstance(line, str):
+            waiting.append((number, line))
+            continue
+        first, _ = waiting.pop(0)
+        message = f"a quote that does not close, or inside a field ({error}); write it twice"
+        yield first, Complaint(first, "row-unusable", message)
+        for later in range(len(waiting)):  # what was taken for its continuation are rows of their own
+            fields, error = _parsed([waiting[later][1]])
+            row = waiting[later][0]
+            yield row, fields if fields is not None else Complaint(row, "row-unusable", f"not CSV ({error})")
+        waiting = []
 
-    reader = csv.DictReader(text_lines(), strict=True)
-    for row in reader:
-        while complaints:
-            yield complaints[0].number, complaints.pop(0)
-        yield reader.line_num, {key: value for key, value in row.items() if key is not None}
-    for complaint in complaints:
-        yield complaint.number, complaint
+
+def _parsed(lines: list[str]) -> tuple[list[str] | None, str]:
+    """The fields of one record, or why there are none."""
+    try:
+        return next(csv.reader(lines, strict=True), []), ""
+    except csv.Error as error:
+        return None, str(error)
 
 
 def _parquet(path: Path) -> Numbered:

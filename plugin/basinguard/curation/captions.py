@@ -23,7 +23,7 @@ ENOUGH = 5  # captions; fewer say nothing about what is rare
 READS = 75  # tokens of CLIP's text encoders besides start and end
 SHOWN = 6
 
-Count = Callable[[str], int]  # tokens of a caption
+CountTokens = Callable[[str], int]  # tokens of a caption
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CaptionReport:
     general: tuple[str, ...]
 
 
-def lint_captions(captions: Sequence[Sequence[str]], *, count_tokens: Count | None = None) -> CaptionReport:
+def lint_captions(captions: Sequence[Sequence[str]], *, count_tokens: CountTokens | None = None) -> CaptionReport:
     """Looks at every caption, and at all of them together.
 
     Args:
@@ -96,7 +96,7 @@ def _about(
     variants: Sequence[str],
     occurrences: Counter[str],
     same: Counter[str],
-    count_tokens: Count | None,
+    count_tokens: CountTokens | None,
     *,
     captioned: int,
 ) -> list[Finding]:
@@ -169,7 +169,7 @@ def repeated_fragments(captions: Sequence[str]) -> list[tuple[str, float]]:
     return fragments
 
 
-def clip_token_counter() -> Count:
+def clip_token_counter() -> CountTokens:
     """Counts tokens as CLIP's text encoders do, from the vocabulary that ships with open_clip; needs no network.
 
     The vocabulary is loaded at the first caption that may be too long: importing open_clip takes seconds.

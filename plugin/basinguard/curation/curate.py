@@ -15,7 +15,7 @@ from .dataset_export import export_dataset
 from .decisions import read_allow_list
 from .folder import Folder, Problem, read_folder
 from .manifest import MANIFEST, Curation, manifest_lines
-from .report import render_report, summarize
+from .report import render_report, summarize_curation
 from .scan import Scan, scan_images
 from .trainer_configs import kohya_files, simpletuner_files
 from .trainer_settings import TrainerSettings
@@ -40,7 +40,7 @@ class Outcome:
 
     def __str__(self) -> str:
         tail = [f"wrote {path}" for path in self.written] + [f"NOT written: {problem}" for problem in self.failed]
-        return "\n".join([summarize(self.curation), "", *tail])
+        return "\n".join([summarize_curation(self.curation), "", *tail])
 
 
 def curate(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from ..core.schema import Schema
+from .caption_conflict import contradict
 from .captions import general_caption, word_counts
 from .findings import Finding, Findings, risk_index
 from .scan import Scan
@@ -22,7 +23,7 @@ from .scan import Scan
 if TYPE_CHECKING:
     from .groups import Group
 
-Action = Literal["keep", "drop", "down-weight", "merge-captions", "recaption"]
+CurationAction = Literal["keep", "drop", "down-weight", "merge-captions", "recaption"]
 RISKY = 0.5  # index from which an image is shown less often, when images are repeated at all
 MAX_ALLOW_LIST = 64 * 2**20
 
@@ -45,7 +46,7 @@ class Decision(Schema):
 
     file_name: str
     sha256: str
-    action: Action
+    action: CurationAction
     reason: str
     repeats: Annotated[int, Field(ge=0)]
     captions: tuple[str, ...]
@@ -53,14 +54,14 @@ class Decision(Schema):
     risk: Annotated[float, Field(ge=0, lt=1)]
     findings: tuple[Finding, ...] = ()
     group: int | None = None
-    allowed: tuple[Action, ...] = ()
+    allowed: tuple[CurationAction, ...] = ()
 
 
 class Allowed(Schema):
     """One refusal: for this content, do not propose this action. `file_name` is for people."""
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    action: Action
+    action: CurationAction
     file_name: str = ""
 
 
@@ -97,7 +98,7 @@ def propose(
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: expected at least 1")
-    refused: dict[str, set[Action]] = {}
+    refused: dict[str, set[CurationAction]] = {}
     for entry in allow.allowed if allow else ():
         refused.setdefault(entry.sha256, set()).add(entry.action)
     place = {member: number for number, group in enumerate(groups) for member in group.members}
@@ -115,12 +116,12 @@ def _decide(
     number: int | None,
     noticed: Sequence[Finding],
     repeats: int,
-    refused: Mapping[str, set[Action]],
+    refused: Mapping[str, set[CurationAction]],
     occurrences: Counter[str],
 ) -> Decision:
     item, no = scan.items[row], refused.get(scan.sha256[row], set())
     group = groups[number] if number is not None else None
-    action: Action = "keep"
+    action: CurationAction = "keep"
     reason, captions, suggestion = "nothing speaks against it", item.captions, ""
     risk = risk_index(noticed)
     specific = next((f.message for f in noticed if f.code == "caption-unique"), "")
@@ -128,6 +129,8 @@ def _decide(
     if group and row != group.representative and "drop" not in no:
         best = scan.items[group.representative].file_name
         action, reason = "drop", f"shows the same picture as {best!r}, which has {group.reason}"
+        if contradict(scan.items[group.representative].captions, item.captions):
+            reason += "; their captions say different things, so one of them is wrong"
     elif group and row == group.representative and merged != captions and "merge-captions" not in no:
         action, reason, captions = "merge-captions", "takes over the captions of its copies as variants", merged
     elif risk >= RISKY and repeats > 1 and "down-weight" not in no:
@@ -151,9 +154,14 @@ def _decide(
     )
 
 
-def _merged_captions(scan: Scan, group: Group, refused: Mapping[str, set[Action]]) -> tuple[str, ...]:
-    """Captions of the representative, then of the copies that go."""
-    going = [m for m in group.members[1:] if "drop" not in refused.get(scan.sha256[m], set())]
+def _merged_captions(scan: Scan, group: Group, refused: Mapping[str, set[CurationAction]]) -> tuple[str, ...]:
+    """Captions of the representative, then of the copies that go and do not contradict it."""
+    first = scan.items[group.representative].captions
+    going = [
+        member
+        for member in group.members[1:]
+        if "drop" not in refused.get(scan.sha256[member], set()) and not contradict(first, scan.items[member].captions)
+    ]
     texts = [text for member in (group.representative, *going) for text in scan.items[member].captions]
     return tuple(dict.fromkeys(texts))
 

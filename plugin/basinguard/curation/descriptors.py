@@ -33,6 +33,7 @@ PLACES = ((0, 0), (1, 1), (1, 3), (3, 1), (3, 3), (2, 2))  # rows and columns of
 LOW = 8  # frequencies of a hash on a side: 64 bits
 COMPARED = 128  # rows of hashes at once: 128 x N distances in memory, 8 bytes each on the way
 BITS = 12  # looser than the usual 10, because a proposal is checked by registration afterwards
+TURNED_BITS = 7  # of a picture that was only turned and saved again
 PER_ROW = 8  # nearest proposals kept for an image, so that a thousand near-copies do not make a million pairs
 MIRROR = np.float32((-1) ** np.arange(LOW))  # mirroring a row turns the sign of its odd frequencies
 OPPONENT = ((1 / 3, 1 / 3, 1 / 3), (1.0, -1.0, 0.0), (0.5, 0.5, -1.0))  # luminance, red-green, yellow-blue
@@ -103,17 +104,60 @@ def perceptual_hashes(thumbs: NDArray[np.uint8]) -> NDArray[np.uint64]:
         >>> bool((perceptual_hashes(flat) == perceptual_hashes(flat + np.uint8(1))).all())
         True
     """
+    hashes = np.empty((len(thumbs), 2), np.uint64)
+    for start, low in _low_frequencies(thumbs):
+        hashes[start : start + len(low)] = np.stack([_signs(low), _signs(low * MIRROR)], 1)
+    return hashes
+
+
+def _low_frequencies(thumbs: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The 8 x 8 lowest frequencies of grey, batch by batch: the first row of each, and [B, 8, 8]."""
     side = thumbs.shape[1]
     down = dct(np.eye(32), axis=0, norm="ortho")[:LOW].repeat(side // 32, axis=1).astype(np.float32) * 32 / side
     across = (down / 3).repeat(3, axis=1).T  # of grey: a third of each colour
-    hashes = np.empty((len(thumbs), 2), np.uint64)
     for start in range(0, len(thumbs), COMPARED):
         part = thumbs[start : start + COMPARED]
         rows = (part.reshape(-1, side * 3).astype(np.float32) @ across).reshape(len(part), side, LOW)
         low = down @ rows
         low[np.abs(low) < 1e-3] = 0  # a flat picture's frequencies are rounding errors
-        hashes[start : start + COMPARED] = np.stack([_signs(low), _signs(low * MIRROR)], 1)
+        yield start, low
+
+
+def turned_proposals(thumbs: NDArray[np.uint8], limit: int = TURNED_BITS) -> NDArray[np.int64]:
+    """Pairs near by hash once the first is turned, int64 [P, 3]: both rows, and degrees counterclockwise, 90 or 180.
+
+    Pairs share a byte of their hashes, which all within 7 bits do; that is looked up, because few are turned and
+    comparing everything three times over would cost more than all the rest.
+    """
+    hashes = _turned_hashes(thumbs)
+    found = [np.empty((0, 3), np.int64)]
+    for degrees, queries in ((90, hashes[:, 1]), (180, hashes[:, 2])):
+        pairs = _sharing_a_byte(queries, hashes[:, 0], limit)
+        found.append(np.column_stack([pairs, np.full(len(pairs), degrees)]))
+    return np.concatenate(found)
+
+
+def _turned_hashes(thumbs: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """The hash of each thumbnail upright, turned by 90 and by 180 degrees counterclockwise, [N, 3]."""
+    hashes = np.empty((len(thumbs), 3), np.uint64)
+    for start, low in _low_frequencies(thumbs):
+        turns = (low, low.swapaxes(1, 2) * MIRROR[:, None], low * MIRROR * MIRROR[:, None])
+        hashes[start : start + len(low)] = np.stack([_signs(np.ascontiguousarray(turn)) for turn in turns], 1)
     return hashes
+
+
+def _sharing_a_byte(queries: NDArray[np.uint64], entries: NDArray[np.uint64], limit: int) -> NDArray[np.int64]:
+    found = [np.empty((0, 2), np.int64)]
+    for byte in range(8):
+        shift = np.uint64(8 * byte)
+        ours, theirs = (values >> shift & np.uint64(255) for values in (queries, entries))
+        for value in range(256):
+            rows, columns = np.flatnonzero(ours == value), np.flatnonzero(theirs == value)
+            near = np.bitwise_count(queries[rows, None] ^ entries[columns][None]) <= limit
+            first, second = np.nonzero(near)
+            found.append(np.stack([rows[first], columns[second]], 1))
+    pairs = np.unique(np.concatenate(found), axis=0)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
 def _signs(low: NDArray[np.float32]) -> NDArray[np.uint64]:

@@ -1,7 +1,7 @@
-"""The same picture more than once: byte for byte, by hash, by embedding; every near match checked by registration.
+"""The same picture more than once, and pictures that look alike: byte for byte, by hash, by embedding.
 
-Cheap looks propose, one careful look decides (`register`), and groups are stars around one picture, so that a chain of
-small edits does not tie strangers together.
+Cheap looks propose and thumbnails are laid over each other (`registration`); whether two that fit are one picture is
+decided on the files (`same_picture`). Everything else that fits is alike: worth a look, and never dropped.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor
 
 from ..similarity.overlay_fit import sketch, to_tensor
-from ..similarity.registration import Overlay, search, whole_overlays
-from .descriptors import describe, near_pairs, perceptual_hashes
+from ..similarity.registration import CERTAIN, Box, Overlay, one_thread_each, search, whole_overlays
+from .descriptors import describe, near_pairs, perceptual_hashes, turned_proposals
 from .nearest_neighbours import nearest_views
+from .same_picture import Judge, Verdict
 from .scan import Scan
 
 Embed = Callable[[Tensor], Tensor]  # images [B, 3, H, W] in [0, 1] -> unit vectors [B, D]
@@ -33,14 +34,20 @@ BATCH = 512
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images that are the same picture.
+    """Two images that look alike to their thumbnails.
 
     Attributes:
         first, second: indices into the scan, first < second.
         kind: how it was found: same bytes, or proposed by the hash or by the embedding.
-        similarity: of the registered pictures, 1 for the same bytes.
+        similarity: of the registered thumbnails, 1 for the same bytes.
         share: part of the larger picture that the smaller one shows.
         mirrored: one is flipped.
+        same: they show one picture; otherwise they are only alike.
+        reason: how they differ, or what is the same, in words.
+        covered: index of the one that has something laid over it; None for neither.
+        turned: degrees by which one is turned.
+        swapped: the first lies in the second, not the second in the first.
+        box: that place, as shares of the larger picture's sides; None where it was not measured.
     """
 
     first: int
@@ -49,14 +56,24 @@ class Pair:
     similarity: float
     share: float
     mirrored: bool
+    same: bool = True
+    reason: str = ""
+    covered: int | None = None
+    turned: int = 0
+    swapped: bool = False
+    box: Box | None = None
 
 
-def find_pairs(scan: Scan, *, views: bool = True) -> list[Pair]:
-    """Pairs of images that show the same picture.
+Proposal = tuple[int, int]
+
+
+def find_pairs(scan: Scan, *, views: bool = True, judge: Judge | None = None) -> list[Pair]:
+    """Pairs of images that show the same picture, or look alike.
 
     Args:
         scan: thumbnails and content hashes.
         views: also propose what the hash misses (crops, borders, overlays), see `descriptors`.
+        judge: decides whether two that look alike are one picture; None makes one.
 
     Returns:
         Pairs ordered by (first, second), enough of them to connect all copies of a picture, not all there are; of
@@ -67,39 +84,87 @@ def find_pairs(scan: Scan, *, views: bool = True) -> list[Pair]:
     unique = np.array([row for row in range(len(scan.items)) if row not in copies], np.int64)
     if len(unique) < 2:
         return same
-    thumbs = scan.thumbs if len(unique) == len(scan.thumbs) else scan.thumbs[unique]
-    hashed = _once(hash_proposals(thumbs))
-    viewed = _once(_view_proposals(thumbs)) if views else []
-    by_hash = set(hashed)
-    near = [
-        _pair(int(unique[a]), int(unique[b]), "hash" if (a, b) in by_hash else "embedding", overlay)
-        for (a, b), overlay in _confirm(thumbs, scan.aspects[unique], list(dict.fromkeys([*hashed, *viewed])))
-    ]
+    search_of = _Search(scan, unique, judge or Judge(scan))
+    hashed = _once(hash_proposals(search_of.thumbs))
+    viewed = _once(_view_proposals(search_of.thumbs)) if views else []
+    near = search_of.run(list(dict.fromkeys([*hashed, *viewed])), set(hashed))
+    near += search_of.turned({(pair.first, pair.second) for pair in near})
     return sorted([*same, *near], key=lambda pair: (pair.first, pair.second))
 
 
-def _confirm(
-    thumbs: NDArray[np.uint8], aspects: NDArray, proposals: Sequence[tuple[int, int]]
-) -> Iterator[tuple[tuple[int, int], Overlay]]:
-    """Proposals that registration confirms: all that fit whole, then of the rest what a search finds, best first.
+class _Search:
+    """Proposals laid over each other and judged: whole ones first, then what a search finds, best first.
 
-    A proposal between pictures that confirmed pairs already connect is not searched; `find_groups` compares what it
-    still needs.
+    A proposal between pictures that same pairs already connect is left out; `find_groups` compares what it still needs.
     """
-    pictures = DisjointSet(range(len(thumbs)))
-    rest = []
-    for pair, overlay in zip(proposals, whole_overlays(sketch(thumbs), _array(proposals)), strict=True):
-        if overlay.fits:
-            pictures.merge(*pair)
-            yield pair, overlay
-        else:
-            rest.append(pair)
-    for batch in _rounds(rest):
-        apart = [pair for pair in batch if not pictures.connected(*pair)]
-        for pair, overlay in zip(apart, search(thumbs, aspects, _array(apart)), strict=True):
+
+    def __init__(self, scan: Scan, unique: NDArray[np.int64], judge: Judge) -> None:
+        self.thumbs = scan.thumbs if len(unique) == len(scan.thumbs) else scan.thumbs[unique]
+        self.aspects, self.unique, self.judge = scan.aspects[unique], unique, judge
+        self.pictures = DisjointSet(range(len(unique)))
+
+    def run(self, proposals: Sequence[Proposal], by_hash: set[Proposal]) -> list[Pair]:
+        """Pairs that fit, of proposals of which some are by hash."""
+        fitting: dict[Proposal, tuple[Overlay, Verdict]] = {}
+        overlays = whole_overlays(sketch(self.thumbs), _array(proposals))
+        whole = {pair: overlay for pair, overlay in zip(proposals, overlays, strict=True) if overlay.fits}
+        for batch in _rounds(list(whole)):
+            fitting |= self._judged([(pair, whole[pair]) for pair in self._apart(batch)])
+        done = {pair for pair, (overlay, verdict) in fitting.items() if verdict.same or overlay.similarity >= CERTAIN}
+        for batch in _rounds([pair for pair in proposals if pair not in done]):
+            apart = self._apart(batch)
+            places = zip(apart, search(self.thumbs, self.aspects, _array(apart)), strict=True)
+            fitting |= self._judged([(pair, overlay) for pair, overlay in places if overlay.fits])
+        return [
+            self._pair(pair, "hash" if pair in by_hash else "embedding", *outcome) for pair, outcome in fitting.items()
+        ]
+
+    def _apart(self, pairs: Sequence[Proposal]) -> list[Proposal]:
+        return [pair for pair in pairs if not self.pictures.connected(*pair)]
+
+    def turned(self, without: set[Proposal]) -> list[Pair]:
+        """Pairs of which one is turned, besides those that are pairs already."""
+        pairs = []
+        for one, two, degrees in turned_proposals(self.thumbs).tolist():
+            first, second = min(one, two), max(one, two)
+            turn = degrees if one > two else 360 - degrees
+            if (int(self.unique[first]), int(self.unique[second])) in without or self.pictures.connected(first, second):
+                continue
+            both = np.stack([self.thumbs[first], np.rot90(self.thumbs[second], turn // 90)])
+            (overlay,) = whole_overlays(sketch(both), _array([(0, 1)]))
             if overlay.fits:
-                pictures.merge(*pair)
-                yield pair, overlay
+                verdict = self.judge(int(self.unique[first]), int(self.unique[second]), overlay, turn)
+                pairs.append(self._pair((first, second), "hash", overlay, verdict, turn))
+        return pairs
+
+    def _judged(self, fits: Sequence[tuple[Proposal, Overlay]]) -> dict[Proposal, tuple[Overlay, Verdict]]:
+        rows = self.unique.tolist()
+        with one_thread_each() as mapped:
+            verdicts = list(mapped(lambda fit: self.judge(rows[fit[0][0]], rows[fit[0][1]], fit[1]), fits))
+        for (pair, _), verdict in zip(fits, verdicts, strict=True):
+            if verdict.same:
+                self.pictures.merge(*pair)
+        return {pair: (overlay, verdict) for (pair, overlay), verdict in zip(fits, verdicts, strict=True)}
+
+    def _pair(
+        self, pair: Proposal, kind: Literal["hash", "embedding"], overlay: Overlay, verdict: Verdict, turned: int = 0
+    ) -> Pair:
+        first, second = (int(self.unique[row]) for row in pair)
+        covered = None if verdict.overlay is None else (first, second)[verdict.overlay]
+        return Pair(
+            first,
+            second,
+            kind,
+            round(overlay.similarity, 4),
+            round(overlay.share, 4),
+            overlay.mirrored,
+            same=verdict.same,
+            reason=verdict.reason,
+            covered=covered,
+            turned=turned,
+            swapped=overlay.swapped,
+            box=verdict.box,
+        )
 
 
 def _rounds(pairs: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
@@ -128,11 +193,6 @@ def embed_thumbs(thumbs: NDArray[np.uint8], embed: Embed) -> Tensor:
     """Unit vectors [N, D] of thumbnails, batch by batch."""
     starts = range(0, len(thumbs), BATCH)
     return torch.cat([embed(to_tensor(thumbs[start : start + BATCH]) / 255) for start in starts])
-
-
-def _pair(first: int, second: int, kind: Literal["hash", "embedding"], overlay: Overlay) -> Pair:
-    first, second = min(first, second), max(first, second)
-    return Pair(first, second, kind, round(overlay.similarity, 4), round(overlay.share, 4), overlay.mirrored)
 
 
 def hash_proposals(thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -52,7 +52,8 @@ def about_file(item: Item, *, smallest: int = 256, longest_ratio: float = 3.0) -
     notes = [
         ("animated", facts.animated, "has several frames; only the first is used"),
         ("rotated", facts.rotated, "is rotated by its EXIF header, which some trainers ignore"),
-        ("alpha", facts.alpha, "has transparent pixels; trainers put them on black, white or whatever lies beneath"),
+        ("alpha", facts.alpha, "has transparent pixels, shown and trained here on white; some trainers take black"),
+        ("profile", bool(facts.profile), f"has the colour profile {facts.profile}; its colours are converted to sRGB"),
         ("mode", facts.mode not in ("RGB", "RGBA", "P", "L", "LA"), f"has pixel mode {facts.mode}; convert it to RGB"),
         (
             "small",
@@ -71,3 +72,14 @@ def about_copies(count: int) -> Finding:
     """
     weight = min(0.95, 0.3 + 0.2 * math.log2(count))
     return Finding(code="copies", message=f"the set shows this picture {count} times", weight=round(weight, 4))
+
+
+def about_alike(number: int, count: int) -> Finding:
+    """One of `count` images that look alike and are different pictures: worth a look, no more."""
+    return Finding(code="alike", message=f"looks like {count - 1} others (set {number} of look-alikes); not the same")
+
+
+def about_blank(alpha: bool) -> Finding:
+    """A picture that trains as one plain colour; with `alpha`, because it is seen on white."""
+    why = "nothing of it is visible on white: put it on another ground" if alpha else "leave it out"
+    return Finding(code="blank", message=f"trains as one plain colour; {why}", weight=0.3)

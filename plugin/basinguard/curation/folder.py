@@ -7,11 +7,13 @@ with a column file_name and one of text, caption, prompt) or images with a `.txt
 from __future__ import annotations
 
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..core.images import SUFFIXES, BadImage, Facts, read_facts
+from ..core.images import FILMS, SUFFIXES, UNREAD, BadImage, Facts, read_facts
 from ..core.text import one_line, printable
 from .caption_files import CAPTION_SUFFIXES, METADATA_NAMES, Row, read_caption_text, read_metadata
 
@@ -69,12 +71,13 @@ class Folder:
     problems: tuple[Problem, ...]
 
 
-def read_folder(directory: Path, *, decode: bool = True) -> Folder:
+def read_folder(directory: Path, *, decode: bool = True, lines: bool = False) -> Folder:
     """Reads a folder of images and captions.
 
     Args:
         directory: the folder; subfolders are read too, links to folders are not followed.
         decode: also decode every image, to find the ones that are cut off. Without it only headers are read.
+        lines: each line of a text file is a caption of its own; without it they are joined to one.
 
     Returns:
         Items ordered by `file_name`, and problems ordered by file. An image without a caption is an item with
@@ -97,7 +100,8 @@ def read_folder(directory: Path, *, decode: bool = True) -> Folder:
     problems: list[Problem] = []
     files = sorted(_walk(directory, problems))
     images = [name for name in files if PurePosixPath(name).suffix.lower() in SUFFIXES]
-    captions = _collect_captions(directory, files, images, problems)
+    problems += _unread(files)
+    captions = _collect_captions(directory, files, images, problems, lines=lines)
     items = [item for name in images if (item := _read_item(directory, name, captions.get(name), decode, problems))]
     return Folder(directory, tuple(items), tuple(sorted(problems, key=lambda p: (p.file, p.code, p.message))))
 
@@ -119,11 +123,38 @@ def _walk(directory: Path, problems: list[Problem]) -> Iterator[str]:
         yield from (prefix + name for name in names if not name.startswith("."))
 
 
+def _unread(files: list[str]) -> Iterator[Problem]:
+    """One line for each type of picture, table or video that is not read, with how many there are."""
+    suffixes = [PurePosixPath(name).suffix.lower() for name in files]
+    counts = Counter(suffix for suffix in suffixes if suffix in UNREAD)
+    for suffix, count in sorted(counts.items()):
+        first = next(name for name, each in zip(files, suffixes, strict=True) if each == suffix)
+        more = f" and {count - 1} more" if count > 1 else ""
+        message = f"{count} of type {suffix}, which is not read; {UNREAD[suffix]}"
+        yield Problem("type-not-read", printable(first) + more, message, suffix not in FILMS)
+    for name in files:
+        if PurePosixPath(name).name.lower() in UNREAD_TABLES:
+            message = f"not read; call it one of {', '.join(METADATA_NAMES)}, with a column file_name"
+            yield Problem("metadata-name", printable(name), message)
+
+
+UNREAD_TABLES = frozenset(
+    f"{stem}{suffix}"
+    for stem in ("captions", "caption", "labels", "prompts", "dataset", "train", "data", "metadata", "meta")
+    for suffix in (".csv", ".jsonl", ".json", ".parquet", ".tsv")
+) - frozenset(METADATA_NAMES)
+
+
+def _composed(name: str) -> str:
+    """One spelling for names that a Mac and other machines write with different characters."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _collect_captions(
-    directory: Path, files: list[str], images: list[str], problems: list[Problem]
+    directory: Path, files: list[str], images: list[str], problems: list[Problem], *, lines: bool
 ) -> dict[str, tuple[str, ...]]:
     """Captions of every image that has some, from metadata files first and text files for the rest."""
-    image_names = set(images)
+    image_names = {_composed(name): name for name in images} | {name: name for name in images}
     rows_by_image: dict[str, list[tuple[str, ...]]] = {}
     # the deepest metadata file speaks first, as in `datasets`
     for name in sorted(_metadata_files(files, problems), key=lambda n: (-n.count("/"), n)):
@@ -136,7 +167,7 @@ def _collect_captions(
     captions = {
         name: tuple(dict.fromkeys(text for row in rows for text in row)) for name, rows in rows_by_image.items()
     }
-    return _add_text_files(directory, files, image_names, captions, problems)
+    return _add_text_files(directory, files, images, captions, problems, lines=lines)
 
 
 def _metadata_files(files: list[str], problems: list[Problem]) -> list[str]:
@@ -152,7 +183,7 @@ def _metadata_files(files: list[str], problems: list[Problem]) -> list[str]:
 
 
 def _named_captions(
-    directory: Path, metadata: str, image_names: set[str], problems: list[Problem]
+    directory: Path, metadata: str, image_names: dict[str, str], problems: list[Problem]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     parent = PurePosixPath(metadata).parent
     for row in read_metadata(directory / metadata):
@@ -161,13 +192,15 @@ def _named_captions(
             problems.append(Problem(row.code, at, row.message))
             continue
         reason = _why_outside(row.file_name)
-        name = (parent / row.file_name).as_posix()
+        given = (parent / row.file_name).as_posix()
+        choices = (given, _composed(given), _composed(given.replace("\\", "/")))
+        name = next((image_names[choice] for choice in choices if choice in image_names), None)
         if reason:
             message = (
                 f"file_name {printable(row.file_name[:200])!r} {reason}; only files below this one's folder are read"
             )
             problems.append(Problem("row-escapes", at, message, True))
-        elif name not in image_names:
+        elif name is None:
             message = f"names {printable(row.file_name[:200])!r}, which is no image here; correct or remove the row"
             problems.append(Problem("row-missing-file", at, message, True))
         else:
@@ -185,29 +218,45 @@ def _why_outside(file_name: str) -> str:
 def _add_text_files(
     directory: Path,
     files: list[str],
-    image_names: set[str],
+    image_names: list[str],
     captions: dict[str, tuple[str, ...]],
     problems: list[Problem],
+    *,
+    lines: bool,
 ) -> dict[str, tuple[str, ...]]:
     stems: dict[str, list[str]] = {}
     for name in sorted(image_names):
-        stems.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(name)
-    merged = dict(captions)
-    for name in files:
+        stems.setdefault(_stem(name), []).append(name)
+    merged, first_of = dict(captions), dict[str, str]()
+    for name in sorted(files, key=_caption_rank):
         if PurePosixPath(name).suffix.lower() not in CAPTION_SUFFIXES:
             continue
-        images = stems.get(str(PurePosixPath(name).with_suffix("")), [])
-        if not images:
+        images = stems.get(_stem(name), [])
+        first = first_of.setdefault(_stem(name), name)
+        if first != name:
+            message = f"not read, because {printable(PurePosixPath(first).name)} lies beside it; keep one of them"
+            problems.append(Problem("caption-ambiguous", printable(name), message))
+            continue
+        if not images and not any(_stem(other) == _stem(name) for other in files if other != name):
             message = "a caption file without an image of the same name; rename it or remove it"
             problems.append(Problem("caption-orphan", printable(name), message))
         wanting = [image for image in images if not merged.get(image)]
         try:
-            texts = read_caption_text(directory / name) if wanting else ()
+            texts = read_caption_text(directory / name, lines=lines) if wanting else ()
         except (ValueError, OSError) as error:
             problems.append(Problem("caption-unreadable", printable(name), one_line(str(error))))
             continue
         merged.update(dict.fromkeys(wanting, texts))
     return merged
+
+
+def _stem(name: str) -> str:
+    return _composed(str(PurePosixPath(name).with_suffix("")))
+
+
+def _caption_rank(name: str) -> tuple[str, int]:
+    suffix = PurePosixPath(name).suffix.lower()
+    return _stem(name), CAPTION_SUFFIXES.index(suffix) if suffix in CAPTION_SUFFIXES else -1
 
 
 def _read_item(

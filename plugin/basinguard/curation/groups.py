@@ -1,21 +1,23 @@
-"""From pairs to groups: connected components, cut into stars so that a chain does not tie strangers together."""
+"""From pairs to groups: copies of one picture, each compared with the one that stays, and pictures that look alike.
+
+Copies of copies make a chain, and along a chain small edits add up to another picture. So nothing is dropped that was
+not itself compared with what is kept.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
 
-from ..similarity.registration import CERTAIN, register
 from .duplicates import Pair
-from .folder import Item
+from .picture_quality import measure, why_best
+from .placement import placements
+from .same_picture import Judge
 from .scan import Scan
 
-UNFRAMED = 0.98  # share of a file inside its frame from which there is none
-
-Same = Callable[[Sequence[tuple[int, int]]], Sequence[bool]]  # does each pair show the same picture?
+Rows = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -36,102 +38,57 @@ class Group:
         return self.members[0]
 
 
-def find_groups(scan: Scan, pairs: Sequence[Pair]) -> list[Group]:
-    """Groups of a scan, ordered by their first image; see `stars` for what a group is."""
-    first = {digest: row for row, digest in reversed(list(enumerate(scan.sha256)))}
+def find_groups(scan: Scan, pairs: Sequence[Pair], *, judge: Judge | None = None) -> list[Group]:
+    """Copies of one picture, ordered by their first image; every member was compared with the representative."""
+    judge = judge or Judge(scan)
+    same = [pair for pair in pairs if pair.same]
+    covered = {pair.covered for pair in pairs if pair.covered is not None}
+    pairs_of: dict[int, list[Pair]] = {}
+    for pair in same:
+        pairs_of.setdefault(pair.first, []).append(pair)
+    groups = []
+    for component in components((pair.first, pair.second) for pair in same):
+        quality = measure(scan, component, covered)
+        within = [pair for row in component for pair in pairs_of.get(row, ())]
+        ranked = sorted(component, key=lambda row: quality[row].rank, reverse=True)
+        while len(ranked) > 1:
+            best, *rest = ranked
+            copies = _copies(scan, judge, best, rest, within)
+            if copies:
+                members = (best, *sorted(copies))
+                groups.append(Group(members, why_best([quality[row] for row in members])))
+            ranked = [row for row in rest if row not in copies]
+    return sorted(groups, key=lambda group: min(group.members))
 
-    def same(pairs_in_doubt: Sequence[tuple[int, int]]) -> list[bool]:
-        alike = np.array([[first[scan.sha256[row]] for row in pair] for pair in pairs_in_doubt], np.int64).reshape(
-            -1, 2
-        )
-        overlays = register(scan.thumbs, scan.aspects, alike)
-        return [one == two or overlay.fits for (one, two), overlay in zip(alike.tolist(), overlays, strict=True)]
 
-    quality = [_quality(item, float(inside)) for item, inside in zip(scan.items, scan.inside, strict=True)]
-    sure = {(p.first, p.second) for p in pairs if p.share < 1 or p.similarity >= CERTAIN}
-    components = stars([(p.first, p.second) for p in pairs], same, quality, sure)
-    return [_group(members, scan.items, quality) for members in components]
+def _copies(scan: Scan, judge: Judge, best: int, rest: Sequence[int], pairs: Sequence[Pair]) -> set[int]:
+    """Which of the rest show the same picture as the best: by a pair, or compared now."""
+    direct = {row for pair in pairs if best in (pair.first, pair.second) for row in (pair.first, pair.second)}
+    copies = {row for row in rest if row in direct or scan.sha256[row] == scan.sha256[best]}
+    places = placements(best, pairs)
+    for row in rest:
+        guess = places[row].overlay() if row in places else None
+        if row not in copies and guess is not None and judge(best, row, guess).same:
+            copies.add(row)
+    return copies
 
 
-def stars(
-    links: Sequence[tuple[int, int]],
-    same: Same,
-    quality: Sequence[tuple],
-    sure: Collection[tuple[int, int]] | None = None,
-) -> list[list[int]]:
-    """Connected components whose every member shows the same picture as one centre of it.
+def find_alike(pairs: Sequence[Pair], groups: Sequence[Group]) -> list[tuple[int, ...]]:
+    """Images that look alike and are more than one picture, in sets; of a group of copies only what stays is named."""
+    stays = {row: group.representative for group in groups for row in group.members}
+    links = {(stays.get(pair.first, pair.first), stays.get(pair.second, pair.second)) for pair in pairs}
+    return [tuple(component) for component in components((a, b) for a, b in links if a != b)]
 
-    `same` decides, besides for links that are `sure` (smaller index first), which by default all are.
 
-    A component of a chain a-b-c where a and c are strangers becomes [a, b] and, c having nobody left, nothing more:
-    the centre is the member with most links, then the best quality, and what does not match it starts again.
+def components(links: Iterable[Rows]) -> list[list[int]]:
+    """Connected components of at least two, by the smallest member.
 
     Example:
-        >>> stars([(0, 1), (1, 2)], lambda pairs: [True for _ in pairs], [(0,), (0,), (0,)])
-        [[0, 1, 2]]
-        >>> stars([(0, 1), (1, 2), (2, 3)], lambda pairs: [abs(a - b) < 2 for a, b in pairs], [(0,)] * 4)
-        [[0, 1, 2]]
+        >>> components([(3, 1), (5, 3), (8, 9)])
+        [[1, 3, 5], [8, 9]]
     """
-    groups = []
-    left, certain = _neighbours(links), set(links if sure is None else sure)
-    while components := _components(left):  # all of them at once, because many comparisons together cost less
-        centres = [max(c, key=lambda member: (len(left[member]), quality[member], -member)) for c in components]
-        unsure = [
-            (centre, member)
-            for centre, component in zip(centres, components, strict=True)
-            for member in component
-            if member != centre and (min(centre, member), max(centre, member)) not in certain
-        ]
-        strangers = {member for (_, member), fits in zip(unsure, same(unsure), strict=True) if not fits}
-        for component in components:
-            members = [member for member in component if member not in strangers]
-            groups += [members] if len(members) > 1 else []
-            for member in members:
-                for other in left.pop(member):
-                    if other in left:
-                        left[other].discard(member)
-    return sorted(groups)
-
-
-def _neighbours(links: Sequence[tuple[int, int]]) -> dict[int, set[int]]:
-    neighbours: dict[int, set[int]] = {}
+    links = list(links)
+    sets = DisjointSet({row for link in links for row in link})
     for one, two in links:
-        neighbours.setdefault(one, set()).add(two)
-        neighbours.setdefault(two, set()).add(one)
-    return neighbours
-
-
-def _components(neighbours: dict[int, set[int]]) -> list[list[int]]:
-    """Members of each connected component of at least two, by the smallest member."""
-    components = DisjointSet(neighbours)
-    for one, others in neighbours.items():
-        for other in others:
-            components.merge(one, other)
-    return sorted(sorted(members) for members in components.subsets() if len(members) > 1)
-
-
-def _quality(item: Item, inside: float) -> tuple[bool, int, bool, int, int]:
-    """Larger is better: no frame, pixels, a caption, bytes of the file, words of the caption."""
-    facts = item.facts
-    pixels = facts.width * facts.height
-    return inside > UNFRAMED, pixels, bool(item.caption), facts.bytes, len(item.caption.split())
-
-
-def _group(members: Sequence[int], items: Sequence[Item], quality: Sequence[tuple]) -> Group:
-    best = max(members, key=lambda member: (quality[member], -member))
-    rest = [member for member in members if member != best]
-    clean = [member for member in rest if quality[member][0]]
-    reason = _reason(items[best], [items[member] for member in clean or rest])
-    return Group((best, *rest), reason if len(clean) == len(rest) else f"no frame and {reason}")
-
-
-def _reason(best: Item, rest: Sequence[Item]) -> str:
-    size = f"{best.facts.width} x {best.facts.height}"
-    pixels = best.facts.width * best.facts.height
-    if all(pixels > other.facts.width * other.facts.height for other in rest):
-        return f"the most pixels ({size})" if rest else f"a size of {size}"
-    if best.caption and not all(other.caption for other in rest):
-        return f"as many pixels as any ({size}) and a caption"
-    if all(best.facts.bytes > other.facts.bytes for other in rest):
-        return f"as many pixels as any ({size}) and the largest file, so the least compressed"
-    return f"as good as any ({size}) and the first by name"
+        sets.merge(one, two)
+    return sorted(sorted(members) for members in sets.subsets())

@@ -38,6 +38,22 @@ class GroupRecord(Schema):
     reason: str
 
 
+class AlikeRecord(Schema):
+    """Different pictures that look alike, for a person to look at; nothing is proposed about them.
+
+    Attributes:
+        files: their names, in order.
+        closest: the two that are most alike.
+        similarity: of those two, to their thumbnails.
+        reason: how those two differ, in words.
+    """
+
+    files: tuple[str, ...]
+    closest: tuple[str, ...] = ()
+    similarity: float
+    reason: str
+
+
 class LeakRecord(Schema):
     """A training image whose picture is also in the held-out set."""
 
@@ -56,6 +72,7 @@ class Curation(Schema):
     settings: Settings
     decisions: tuple[Decision, ...]
     groups: tuple[GroupRecord, ...]
+    alike: tuple[AlikeRecord, ...] = ()
     leaks: tuple[LeakRecord, ...]
     run: str = ""
     remedies: tuple[Remedy, ...] = ()

@@ -62,8 +62,8 @@ def find_outliers(vectors: Tensor, *, name: str) -> dict[int, Finding]:
 
 
 def find_leaks(pairs: Sequence[Pair], train: int) -> list[Pair]:
-    """Pairs with one image below `train`, the size of the training set, and one held-out image at or above it."""
-    return [pair for pair in pairs if pair.first < train <= pair.second]
+    """Pairs of one picture with one image below `train`, the size of the training set, and one at or above it."""
+    return [pair for pair in pairs if pair.same and pair.first < train <= pair.second]
 
 
 def caption_scores(scan: Scan, scorer: Scorer) -> dict[int, float]:

@@ -14,15 +14,15 @@ from pathlib import Path
 from ..core.html import render_template, thumbnail_uri
 from ..core.images import BadImage, open_image, to_rgb
 from ..core.text import printable
-from .decisions import Action, Decision
+from .decisions import CurationAction, Decision
 from .folder import Problem
-from .manifest import Curation
+from .manifest import AlikeRecord, Curation
 
 THUMB = 224  # pixels on the longer side
 MOST_THUMBS = 2000  # about 20 MB of page; the rest is listed without a picture
 MOST_NOTES = 200  # lines for each kind of note
 MOST_LINES = 8  # of each section of the summary
-TITLES: dict[Action, str] = {
+TITLES: dict[CurationAction, str] = {
     "drop": "leave out",
     "down-weight": "show less often",
     "merge-captions": "merge captions",
@@ -44,7 +44,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Section:
-    """Cards that belong side by side: the copies of one picture, or one image alone."""
+    """Cards that belong side by side: the copies of one picture, pictures that look alike, or one image alone."""
 
     kind: str
     heading: str
@@ -94,12 +94,25 @@ def _sections(curation: Curation, paths: Mapping[str, Path]) -> list[Section]:
         )
         risk = max(decision.risk for decision in members)
         sections.append(Section("group", f"Picture {number}: {len(members)} copies", note, risk, cards))
-    grouped = {name for group in curation.groups for name in group.files}
+    for number, record in enumerate(curation.alike, start=1):
+        cards, left = _cards([by_name[name] for name in record.files if name in by_name], paths, left)
+        heading = f"Look-alikes {number}: {len(cards)} pictures"
+        sections.append(Section("alike", heading, _alike_note(record), 0.0, cards))
+    grouped = {name for record in (*curation.groups, *curation.alike) for name in record.files}
     alone = [d for d in curation.decisions if d.file_name not in grouped and (d.action != "keep" or d.risk > 0)]
     for decision in sorted(alone, key=lambda d: (-d.risk, d.file_name)):
         cards, left = _cards([decision], paths, left)
         sections.append(Section("single", "", "", decision.risk, cards))
     return sections
+
+
+def _alike_note(record: AlikeRecord) -> str:
+    """What is known of a set of look-alikes."""
+    note = "Different pictures, so nothing is proposed. Too many of one kind are still learned better than the rest."
+    if not record.closest:
+        return note
+    one, two = map(printable, record.closest)
+    return f"{note} Nearest are {one} and {two} (similarity {record.similarity:.2f}): {record.reason}."
 
 
 def _cards(decisions: Sequence[Decision], paths: Mapping[str, Path], left: int) -> tuple[tuple[Card, ...], int]:
@@ -144,7 +157,7 @@ def _proposals(sections: Sequence[Section]) -> str:
     return json.dumps(rows).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def summarize(curation: Curation) -> str:
+def summarize_curation(curation: Curation) -> str:
     """Counts, the riskiest images and the first problems, each on one line of at most about 110 characters.
 
     Names are made printable, so that a file called by an escape sequence cannot write on the terminal.
@@ -153,6 +166,7 @@ def summarize(curation: Curation) -> str:
     done = ", ".join(f"{counts[action]} {action}" for action in sorted(counts)) or "nothing"
     lines = [
         f"{len(curation.decisions)} images, {len(curation.groups)} pictures shown more than once, "
+        f"{len(curation.alike)} sets of look-alikes, "
         f"{len(curation.leaks)} leaks into the held-out set, {len(curation.problems)} problems",
         f"proposed: {done}",
     ]

@@ -12,10 +12,10 @@ from typing import Literal
 from ..core.estimate import Estimate
 from ..core.schema import Schema
 from .captions import general_caption, word_counts
-from .decisions import Action, Decision
+from .decisions import CurationAction, Decision
 from .findings import Finding, risk_index
 
-ACTIONS: dict[str, Action] = {"drop": "drop", "fewer-repeats": "down-weight", "more-captions": "recaption"}
+ACTIONS: dict[str, CurationAction] = {"drop": "drop", "fewer-repeats": "down-weight", "more-captions": "recaption"}
 
 
 class Remedy(Schema):
@@ -128,7 +128,7 @@ def _follow(decision: Decision, remedy: Remedy, occurrences: Counter[str]) -> De
     return decision.model_copy(update=changed)
 
 
-def _act(decision: Decision, action: Action, reason: str, occurrences: Counter[str]) -> dict[str, object]:
+def _act(decision: Decision, action: CurationAction, reason: str, occurrences: Counter[str]) -> dict[str, object]:
     """What changes when this action is taken; nothing when it was refused before."""
     if action in decision.allowed:
         return {}

@@ -125,13 +125,23 @@ def shrink(path: Path) -> tuple[NDArray[np.uint8], float, float]:
     with open_image(path) as image:
         # JPEG only: decodes at the smallest scale that is still twice as large
         image.draft("RGB", (2 * SIDE, 2 * SIDE))
-        upright = to_rgb(image)
-        factor = min(upright.size) // (4 * SIDE)
-        small = upright.reduce(factor) if factor > 1 else upright
+        small, _ = _reduced(to_rgb(image))
         left, top, right, bottom = _inside_frame(np.asarray(small))
         thumb = small.resize((SIDE, SIDE), Image.Resampling.BOX, box=(left, top, right, bottom))
         width, height = right - left, bottom - top
         return np.asarray(thumb), width / height, width * height / (small.width * small.height)
+
+
+def inside_frame(picture: Image.Image) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom, in pixels, of what lies inside a plain frame of an RGB picture."""
+    small, factor = _reduced(picture)
+    left, top, right, bottom = (edge * factor for edge in _inside_frame(np.asarray(small)))
+    return left, top, min(right, picture.width), min(bottom, picture.height)
+
+
+def _reduced(picture: Image.Image) -> tuple[Image.Image, int]:
+    factor = max(1, min(picture.size) // (4 * SIDE))
+    return (picture.reduce(factor) if factor > 1 else picture), factor
 
 
 def _inside_frame(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -15,6 +15,7 @@ from ..core.files import SUMS, file_sha256, whole_directory
 from ..core.record import Record
 from ..guidance.core import from_record
 from . import card_plots as plots
+from .client_files import save_stock
 from .comfyui import comfyui_workflow
 from .fingerprints import weights_sha256
 from .layout import (
@@ -32,6 +33,9 @@ from .model_card import write_card
 from .privacy import forget_origins, public, write_json
 from .provenance import Origin, provenance
 from .sampler_grids import fits
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 NOTICE = (
     "This checkpoint's rule against copying its training images is NOT applied by a plain load. "
@@ -64,7 +68,7 @@ class CardPictures:
 
 
 def export_directory(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     record: Record,
     out: str | Path,
     *,
@@ -98,7 +102,7 @@ def export_directory(
     from_record(record.model_dump())  # what cannot be sampled by must not be shipped
     record = belonging(record, weights_sha256(pipe), pipe.scheduler.config.get("prediction_type", "epsilon"))
     with whole_directory(out, overwrite=overwrite) as folder:
-        pipe.save_pretrained(folder, safe_serialization=True)
+        save_stock(pipe, folder)
         if not share_private:
             record = public(record)
             forget_origins(folder)
@@ -116,7 +120,7 @@ def export_directory(
     return out
 
 
-def check_exportable(pipe: Any) -> None:
+def check_exportable(pipe: DiffusionPipeline) -> None:
     """Refuses what would not load again as a stock `StableDiffusionPipeline`."""
     kinds = [kind.__name__ for kind in type(pipe).__mro__]
     if "StableDiffusionPipeline" not in kinds:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Union
 from .stored_tensors import StoredTensor, stored_tensors
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
 AnyTensor = Union["Tensor", StoredTensor]
@@ -106,7 +107,7 @@ def _plain_name(name: str) -> str:
     return name.replace(".text_model.", ".", 1)
 
 
-def _of_pipeline(pipe: Any) -> Iterator[tuple[str, Tensor]]:
+def _of_pipeline(pipe: DiffusionPipeline) -> Iterator[tuple[str, Tensor]]:
     from torch import nn
 
     for component, module in sorted(pipe.components.items()):

@@ -18,7 +18,7 @@ from ..core.record import Record, parse_record, read_record
 from ..core.safetensors_header import Header, read_header
 from ..core.schema import MAX_BYTES
 from ..core.text import one_line
-from .layout import HEADER_RECORD, RECORD_FILE, RECORD_KEY, SCHEDULER_FILE
+from .layout import HEADER_RECORD, RECORD_FILE, RECORD_KEY, SCHEDULER_FILE, record_in
 from .lora_layout import context_width, is_adapter, stored_layers, summary
 from .sentences import UNKNOWN, percent, product_line, strength_line, taught_line, triage_line, verdict
 
@@ -145,7 +145,7 @@ def _in_scheduler(path: Path) -> Record:
     if len(text) > 2 * MAX_BYTES:
         raise ValueError(f"{path}: more than {2 * MAX_BYTES} bytes; not a scheduler's config that we wrote")
     try:
-        inside = json.loads(text).get(RECORD_KEY)
+        inside = record_in(json.loads(text))
     except (ValueError, AttributeError, RecursionError):
         raise ValueError(f"{path}: not a JSON object, so not a scheduler's config") from None
     if not isinstance(inside, str):

@@ -96,28 +96,28 @@ def check_lora(path: Path) -> Check:
     return _sorted(path, [_header_sum(header, what, key, actual) for what, (key, actual) in sums.items()])
 
 
-Row = tuple[bool, str]  # whether it is right, and what that is
+CheckedRow = tuple[bool, str]  # whether it is right, and what that is
 
 
-def _sorted(path: Path, rows: Iterable[Row], notes: Iterable[str] = ()) -> Check:
+def _sorted(path: Path, rows: Iterable[CheckedRow], notes: Iterable[str] = ()) -> Check:
     rows = list(rows)
     verified, problems = (tuple(text for right, text in rows if right is want) for want in (True, False))
     return Check(path, verified, problems, tuple(notes))
 
 
-def _header_sum(header: dict[str, str], what: str, key: str, actual: str) -> Row:
+def _header_sum(header: dict[str, str], what: str, key: str, actual: str) -> CheckedRow:
     if header.get(key) == actual:
         return True, f"the {what} has its sum"
     return False, f"the {what} does not have the sum that the header's {key!r} says"
 
 
-def _files(folder: Path) -> list[Row]:
+def _files(folder: Path) -> list[CheckedRow]:
     sums, mistakes = _sums(folder)
     wrong = mistakes or list(_wrong_files(folder, sums))
     return [(False, text) for text in wrong] or [(True, f"{len(sums)} files are those listed in {SUMS}")]
 
 
-def _weights(folder: Path, record: Record) -> Row:
+def _weights(folder: Path, record: Record) -> CheckedRow:
     actual, recorded = weights_sha256(folder), record.weights_sha256
     if actual == recorded:
         return True, "the record belongs to these weights"
@@ -146,7 +146,7 @@ def _wrong_files(folder: Path, sums: dict[str, str]) -> Iterator[str]:
         yield f"{printable(name, SHOWN)} is missing"
 
 
-def _copies_of_record(folder: Path, record: Record) -> Row:
+def _copies_of_record(folder: Path, record: Record) -> CheckedRow:
     try:
         inside = inspect_file(folder / SCHEDULER_FILE).record
     except (ValueError, FileNotFoundError) as error:

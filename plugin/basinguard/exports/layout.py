@@ -14,15 +14,24 @@ A LoRA file holds the record in its header.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..core.record import Record
 
 RECORD_FILE, PROVENANCE_FILE, WORKFLOW_FILE = "basinguard.json", "provenance.json", "comfyui_workflow.json"
 BASIN_PLOT, HISTORY_PLOT, COMPARISON = "basin.png", "history.png", "comparison.png"
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
-RECORD_KEY, NOTICE_KEY = "basinguard", "basinguard_notice"  # in the scheduler's config
+RECORD_KEY, NOTICE_KEY = "_basinguard", "basinguard_notice"  # in the scheduler's config; plain loaders print the second
+EARLIER_RECORD_KEY = "basinguard"
 CODE = {"pipeline.py": "exports/assets/pipeline.py", "basinguard_guidance.py": "guidance/core.py"}
 HEADER_RECORD = "basinguard.record"
 HEADER_RECORD_SHA256, HEADER_LORA_SHA256 = "basinguard.record_sha256", "basinguard.lora_sha256"
+
+
+def record_in(config: Mapping[str, Any]) -> Any:
+    """The record's text in a scheduler's config; None where it carries none."""
+    return config.get(RECORD_KEY, config.get(EARLIER_RECORD_KEY))
 
 
 def without_history(record: Record) -> Record:

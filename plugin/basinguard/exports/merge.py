@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 M = TypeVar("M")
 
 
-def merged(pipe: Any) -> Any:
+def merged(pipe: DiffusionPipeline) -> Any:
     """A pipeline like `pipe` with all active LoRA adapters merged into its weights; `pipe` itself is left alone.
 
     Parts without adapters are shared, not copied.

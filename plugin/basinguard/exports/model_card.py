@@ -46,12 +46,12 @@ def write_card(
         origin: further rows for the provenance table.
     """
     path = folder / "README.md"
-    text = render(record, name=name, pictures=pictures, prompts=prompts, origin=origin)
+    text = render_card(record, name=name, pictures=pictures, prompts=prompts, origin=origin)
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def render(
+def render_card(
     record: Record,
     *,
     name: str,

@@ -25,7 +25,8 @@ class Choice(Schema):
         epoch, train_step: which weights.
         proven: whether the upper end of the risk's interval keeps the allowed risk, not only its value.
         risk: of that way of sampling; for "guarded" of training captions, from the report's curve.
-        alignment, fidelity: of that epoch under plain CFG, on held-out captions where there are any.
+        taught: of that epoch under plain CFG, on held-out prompts: 0 is the base model, 1 true images.
+        alignment, fidelity: likewise, on held-out captions where there are any.
         why: the reasons in words.
     """
 
@@ -34,6 +35,7 @@ class Choice(Schema):
     train_step: int
     proven: bool
     risk: Estimate
+    taught: Estimate | None = None
     alignment: Estimate | None
     fidelity: Estimate | None
     why: str
@@ -44,9 +46,10 @@ def choose_checkpoint(
 ) -> Choice | None:
     """The epoch to ship; None where no epoch keeps the allowed risk.
 
-    Among epochs that keep it, by the upper end of the interval if any does so: the one with the highest fidelity, or
-    where that is not measured the latest, of those whose alignment is not clearly below the best's so far (its interval
-    reaches the best value). The base model is no candidate.
+    Among epochs that keep it, by the upper end of the interval if any does so: the one that has learnt the most of
+    what is taught, net of copies. Where that is not measured, of those whose alignment is not clearly below the best's
+    so far (its interval reaches the best value), the one with the highest fidelity, else the latest. The base model is
+    no candidate.
 
     Args:
         history: reports in their order; gaps are passed over.
@@ -80,6 +83,9 @@ def replaces(
     before = _keeps(current, alpha, how)
     if rank != before:
         return rank > before
+    taught, was_taught = report.heldout.taught, current.heldout.taught
+    if taught is not None and was_taught is not None:
+        return taught.value > was_taught.value
     rivals = [r for r in measured(history) if 0 <= r.epoch <= report.epoch and _keeps(r, alpha, how) == rank]
     best = max((a.value for a in map(alignment_of, rivals) if a is not None), default=float("-inf"))
     good, was_good = (_reaches(alignment_of(r), best) for r in (report, current))
@@ -129,9 +135,13 @@ def _choice(report: Report, alpha: float, how: SamplingMode) -> Choice:
     if not proven:
         reasons.append(f"the interval reaches {risk.high:.2f}: more captions or seeds would tell")
     alignment, fidelity = alignment_of(report), report.heldout.fidelity
+    taught = report.heldout.taught
+    if taught is not None:
+        reasons.append(f"taught {taught}")
     reasons.append(f"alignment {alignment}" if alignment else "alignment was not measured")
-    reasons.append(f"fidelity {fidelity}" if fidelity else "fidelity was not measured, so the latest such epoch")
+    if fidelity is not None or taught is None:
+        reasons.append(f"fidelity {fidelity}" if fidelity else "fidelity was not measured, so the latest such epoch")
     return Choice(
-        how=how, epoch=report.epoch, train_step=report.train_step, proven=proven, risk=risk, alignment=alignment,
-        fidelity=fidelity, why="; ".join(reasons),
+        how=how, epoch=report.epoch, train_step=report.train_step, proven=proven, risk=risk, taught=taught,
+        alignment=alignment, fidelity=fidelity, why="; ".join(reasons),
     )  # fmt: skip

@@ -2,10 +2,8 @@
 
 Classifier-free guidance, none, and opposite guidance are not three mechanisms: they are `scale` = 7.5, 0 and -2 in
 `eps = eps_uncond + scale * (eps_cond - eps_uncond)`. A *rule* only decides that number, per sample, from the timestep
-(static transition point, STP) or from the gap between the two predictions (dynamic transition point, DTP).
-
-This file needs torch alone. It ships, unchanged, beside every exported checkpoint.
-
+(static transition point, STP) or from the gap of the predictions (dynamic transition point, DTP). This file needs torch
+alone and ships, unchanged, beside every exported checkpoint.
 Source: Jain et al., CVPR 2025, arXiv 2411.16738 (static and dynamic transition point, opposite guidance).
 """
 
@@ -14,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from threading import get_ident
 from typing import Any, Protocol
 
 import torch
@@ -52,8 +51,7 @@ def gap(eps_uncond: Tensor, eps_cond: Tensor) -> Tensor:
 def epsilon_factor(scheduler: Any) -> Factor:
     """What turns a difference of two raw predictions into one of epsilon, as a function of the timestep.
 
-    Of a diffusers scheduler `config` and `alphas_cumprod` are read; None stands for flow matching:
-    x = (1 - sigma) x_0 + sigma eps, velocity eps - x_0, sigma = t / 1000.
+    None stands for flow matching: x = (1 - sigma) x_0 + sigma eps, velocity eps - x_0, sigma = t / 1000.
 
     Raises:
         ValueError: its timesteps are not training timesteps in [0, 1000], so a rule would mistake them.
@@ -112,10 +110,6 @@ class SwitchAt(Rule):
     them takes equal runs of neighbours for the images of one prompt. `after=None` is the caller's own guidance scale.
 
     Source: arXiv 2411.16738, section 4.2 (STP); with a negative `before`, section 4.4 (opposite guidance).
-
-    Example:
-        >>> SwitchAt(600, before=0.0, after=7.5).scale(torch.tensor([601.0, 600.0]), None, None)[0]
-        tensor([0.0000, 7.5000])
     """
 
     transition: float | tuple[float, ...]
@@ -181,9 +175,8 @@ class Observation:
 class Steering:
     """A rule at work along one trajectory, in a sampler that stacks [uncond, cond] and computes `u + s * (c - u)`.
 
-    Its hooks rewrite the unconditional half to `c + (w - 1) / (s - 1) * (u - c)`, so that the sampler's own line gives
-    `u + w * (c - u)` with the rule's scale w, and a rescaling towards the conditional half (`guidance_rescale`) sees
-    the true one. Rows with w = s stay untouched to the bit; rows with w = 0 become (u, u).
+    Its hooks rewrite u to `c + (w - 1) / (s - 1) * (u - c)`: that line then gives `u + w * (c - u)` with the rule's w,
+    and `guidance_rescale` sees the true c. Rows with w = s stay as they are; with w = 0 they are (u, u).
     """
 
     rule: Rule
@@ -245,6 +238,9 @@ def lone_branch(scale: Tensor) -> int | None:
 
 
 def _bent(both: Tensor, scale: Tensor, pipeline_scale: float) -> Tensor:
+    farthest = max((abs(w - 1) for w in scale.tolist() if w not in (0, pipeline_scale)), default=0.0)
+    if torch.finfo(both.dtype).eps * farthest > 0.1 * (pipeline_scale - 1):  # more of the guidance than may be lost
+        raise ValueError(f"guidance_scale={pipeline_scale}: so near 1 that {both.dtype} rounds the rule away; raise it")
     (u, c), wide = both.chunk(2), torch.promote_types(both.dtype, torch.float32)
     rows = scale.reshape(-1, *[1] * (c.ndim - 1))
     bent = combine(c.to(wide), u.to(wide), (scale - 1) / (pipeline_scale - 1)).to(c.dtype)
@@ -266,18 +262,23 @@ def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _hook(undo: ExitStack, module: Any, before: Callable, after: Callable) -> None:
-    compiled = getattr(module, "_compiled_call_impl", None)
+    compiled, thread = getattr(module, "_compiled_call_impl", None), get_ident()  # threads may share the module
     if compiled is None:
-        undo.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-        undo.callback(module.register_forward_hook(after, with_kwargs=True).remove)
-    else:  # module.compile() would trace hooks into the graph
+        pre, post = (lambda *x, own=own: own(*x) if get_ident() == thread else None for own in (before, after))
+        undo.callback(module.register_forward_pre_hook(pre, with_kwargs=True).remove)
+        undo.callback(module.register_forward_hook(post, with_kwargs=True).remove)
+        return
+    if getattr(compiled, "__name__", "") == "outside":
+        raise RuntimeError("a compiled denoiser can be steered once at a time: give each thread one of its own")
 
-        def outside(*args: Any, **kwargs: Any) -> Any:
-            args, kwargs = before(module, args, kwargs)
-            return after(module, args, kwargs, compiled(*args, **kwargs))
+    def outside(*args: Any, **kwargs: Any) -> Any:  # module.compile() would trace hooks into the graph
+        if get_ident() != thread:
+            return compiled(*args, **kwargs)
+        args, kwargs = before(module, args, kwargs)
+        return after(module, args, kwargs, compiled(*args, **kwargs))
 
-        module._compiled_call_impl = outside
-        undo.callback(setattr, module, "_compiled_call_impl", compiled)
+    module._compiled_call_impl = outside
+    undo.callback(setattr, module, "_compiled_call_impl", compiled)
 
 
 @contextmanager
@@ -289,8 +290,7 @@ def steer(
     Args:
         denoiser: a UNet or transformer that a sampler calls with the batch [uncond, cond] doubled.
         pipeline_scale: the guidance scale that the sampler itself will apply, read at every call; must be above 1.
-        factor: see `epsilon_factor`.
-        helper: a ControlNet that is called before the denoiser with the same batch, and can skip the same half.
+        helper: a ControlNet that is called before it with the same batch, and can skip the same half.
     """
     steering = Steering(rule, pipeline_scale, factor)
     with ExitStack() as undo:

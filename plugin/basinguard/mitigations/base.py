@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .testbed import Batch, Testbed
 
-Sampler = Callable[[Testbed, Batch, float], Tensor]
+SampleBatch = Callable[[Testbed, Batch, float], Tensor]
 
 
 def no_requirement(testbed: Testbed) -> str:
@@ -83,7 +83,7 @@ class Mitigation:
     intensity: str
     intensities: tuple[float, ...]
     default: float
-    sampler: Sampler
+    sampler: SampleBatch
     requires: Callable[[Testbed], str] = no_requirement
     note: Callable[[Testbed, float], str] = no_note
     prepare: Callable[[Testbed], object] = no_preparation
@@ -96,16 +96,16 @@ class Mitigation:
 
 
 @dataclass
-class Count:
+class RowCount:
     """Rows that went through a network: one for each sample and branch."""
 
     rows: int = 0
 
 
 @contextmanager
-def counted(networks: Sequence[nn.Module]) -> Iterator[Count]:
+def rows_counted(networks: Sequence[nn.Module]) -> Iterator[RowCount]:
     """Inside, every row that any of the networks evaluates is counted, whoever calls it."""
-    count = Count()
+    count = RowCount()
 
     def after(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         count.rows += len(args[0] if args else kwargs["sample"])
@@ -130,7 +130,7 @@ def sample(testbed: Testbed, mitigation: Mitigation, intensity: float, batch: Ba
     if missing:
         raise ValueError(f"{mitigation.name} cannot run here: {missing}")
     mitigation.prepare(testbed)
-    with counted([*testbed.unets, *mitigation.extra_unets(testbed, intensity)]) as count:
+    with rows_counted([*testbed.unets, *mitigation.extra_unets(testbed, intensity)]) as count:
         latents = mitigation.sampler(testbed, batch, intensity).float().cpu()
     if not bool(torch.isfinite(latents).all()):
         raise FloatingPointError(f"{mitigation.name} at intensity {intensity:g} returned latents that are not finite")

@@ -17,7 +17,7 @@ from ..core.schema import Finite, Schema
 from ..similarity.diversity import pairwise
 from ..similarity.embedder import embed_all
 from .base import Mitigation, sample
-from .pairs import Pairs
+from .pairs import ComparedPairs
 from .testbed import Batch, Testbed
 
 CHUNK = 16  # samples at once: the gradients of some mitigations need the room
@@ -75,7 +75,7 @@ class Point(Schema):
 
 
 @torch.no_grad()
-def measure(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: Pairs) -> tuple[Point, Tensor]:
+def measure(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: ComparedPairs) -> tuple[Point, Tensor]:
     """Samples every pair and judges the images.
 
     Returns:
@@ -125,7 +125,7 @@ def _diversity(testbed: Testbed, images: Tensor, cluster: Sequence[int]) -> Esti
     return pairwise(embed_all(images, testbed.guard.embedder), list(cluster))
 
 
-def _quality(images: Tensor, pairs: Pairs) -> Estimate | None:
+def _quality(images: Tensor, pairs: ComparedPairs) -> Estimate | None:
     if pairs.quality is None:
         return None
     shares = pairs.quality(images, torch.tensor(pairs.cluster))
@@ -134,7 +134,7 @@ def _quality(images: Tensor, pairs: Pairs) -> Estimate | None:
 
 
 def _held_out(
-    testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: Pairs
+    testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: ComparedPairs
 ) -> tuple[Estimate | None, Estimate | None]:
     """What is left of what was taught, and fidelity to the subject, of the same samples of held-out prompts."""
     held_out = pairs.held_out

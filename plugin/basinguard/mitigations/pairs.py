@@ -24,7 +24,7 @@ from .testbed import Batch, Testbed
 
 
 @dataclass(frozen=True)
-class Pairs:
+class ComparedPairs:
     """Prompts and seeds of a comparison.
 
     Attributes:
@@ -44,7 +44,7 @@ class Pairs:
 
 def pairs_of_comparison(
     testbed: Testbed, options: ComparisonOptions, heldout: Path | None
-) -> tuple[Pairs, tuple[str, ...]]:
+) -> tuple[ComparedPairs, tuple[str, ...]]:
     """The pairs that every mitigation samples, what quality and fidelity are measured against, and the prompts."""
     prompts = _spread(tuple(dict.fromkeys(testbed.guard.training.captions)), options.captions)
     cluster = tuple(k for k in range(len(prompts)) for _ in range(options.per_caption))
@@ -52,13 +52,15 @@ def pairs_of_comparison(
     batch = Batch(tuple(prompts[k] for k in cluster), seeds)
     apart = seed_table.VERIFICATION + len(cluster)
     if heldout is None:
-        return Pairs(batch, cluster, held_out(testbed, (), None, apart), quality=_to_base(testbed, prompts)), prompts
+        return ComparedPairs(
+            batch, cluster, held_out(testbed, (), None, apart), quality=_to_base(testbed, prompts)
+        ), prompts
     others = ImageFolder(str(heldout), resolution=testbed.model.resolution)
     others.setup("compare")
     captions, pixels = tuple(caption for _, caption in others.items), others.all_pixels()
     quality = _to_heldout(testbed, prompts, captions, pixels) or _to_base(testbed, prompts)
     unseen = _spread(tuple(c for c in captions if c not in testbed.guard.training.captions), len(prompts))
-    return Pairs(batch, cluster, held_out(testbed, unseen, pixels, apart), pixels, quality), prompts
+    return ComparedPairs(batch, cluster, held_out(testbed, unseen, pixels, apart), pixels, quality), prompts
 
 
 def _to_heldout(

@@ -23,11 +23,11 @@ from .testbed import Batch, Testbed
 END = "</w>"  # what CLIP's tokenizers mark the end of a word with
 
 
-def insert_words(prompt: str, words: list[str], count: int, seed: int) -> str:
+def insert_random_words(prompt: str, words: list[str], count: int, seed: int) -> str:
     """The prompt with `count` random words at random places.
 
     Example:
-        >>> insert_words("a red ball", ["tree"], 1, seed=0)
+        >>> insert_random_words("a red ball", ["tree"], 1, seed=0)
         'a red ball tree'
     """
     rng = random.Random(seed)
@@ -48,7 +48,7 @@ def whole_words(tokenizer: Any) -> list[str]:
 def _tokens(testbed: Testbed, batch: Batch, count: float) -> Tensor:
     words = whole_words(testbed.pipe.tokenizer)
     pairs = zip(batch.prompts, batch.seeds, strict=True)
-    disturbed = tuple(insert_words(prompt, words, int(count), seed) for prompt, seed in pairs)
+    disturbed = tuple(insert_random_words(prompt, words, int(count), seed) for prompt, seed in pairs)
     return sample_pipeline(testbed, Batch(disturbed, batch.seeds))
 
 

@@ -15,7 +15,7 @@ from .tradeoff_figure import DPI, tradeoff
 ALPHA = 0.1  # risk within which mitigations are compared in the first table
 
 
-def render(comparison: Comparison, samples: Path) -> str:
+def render_comparison(comparison: Comparison, samples: Path) -> str:
     """The page.
 
     Args:
@@ -52,7 +52,7 @@ def _row(comparison: Comparison, best: BestPoint, samples: Path) -> dict[str, An
     }
 
 
-def table(comparison: Comparison, alpha: float = ALPHA) -> str:
+def comparison_table(comparison: Comparison, alpha: float = ALPHA) -> str:
     """The best point of each mitigation of risk at most alpha, for a terminal."""
     lines = [f"{'':15} {'intensity':>9} {'risk [95% interval]':24} {'sim p95':>8} {'utility':>10} {'UNet/img':>9}"]
     for best in best_within(comparison.points, alpha):

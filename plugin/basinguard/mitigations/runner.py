@@ -23,13 +23,13 @@ from .base import Mitigation
 from .comparison import Comparison, Skipped
 from .costs import Cost, costs
 from .measure import Point, measure
-from .pairs import Pairs, pairs_of_comparison
+from .pairs import ComparedPairs, pairs_of_comparison
 from .plain_cfg import PLAIN
 from .ranking import rival_wins
 from .registry import by_name
-from .report import render
+from .report import render_comparison
 from .sample_strips import save_strip, strip_path
-from .settings import ComparisonOptions, ComparisonSettings, require_same
+from .settings import ComparisonOptions, ComparisonSettings, require_same_settings
 from .testbed import Testbed, load_testbed
 
 COST_PAIRS = 2
@@ -76,7 +76,7 @@ def compare(
     pairs, prompts = pairs_of_comparison(testbed, options, heldout)
     settings = _settings(testbed, options, len(prompts), model=model, base=base, data=data, heldout=heldout)
     out.mkdir(parents=True, exist_ok=True)
-    require_same(out / "settings.json", settings)
+    require_same_settings(out / "settings.json", settings)
     skipped = [Skipped(mitigation=m.name, reason=r) for m in listed if (r := m.missing_requirement(testbed))]
     running = [m for m in listed if not m.missing_requirement(testbed)]
     points = _points(testbed, running, pairs, out, options.first_look)
@@ -100,7 +100,7 @@ def compare(
 def write(comparison: Comparison, out: Path) -> None:
     """Writes both forms of a comparison; the pictures are read from `out`."""
     (out / "comparison.json").write_text(comparison.to_json(), encoding="utf-8")
-    (out / "comparison.html").write_text(render(comparison, out / "samples"), encoding="utf-8")
+    (out / "comparison.html").write_text(render_comparison(comparison, out / "samples"), encoding="utf-8")
 
 
 def _settings(
@@ -132,7 +132,7 @@ def _settings(
 
 
 def _points(
-    testbed: Testbed, mitigations: Sequence[Mitigation], pairs: Pairs, out: Path, first_look: bool
+    testbed: Testbed, mitigations: Sequence[Mitigation], pairs: ComparedPairs, out: Path, first_look: bool
 ) -> list[Point]:
     curve = [(m, i) for m in mitigations for i in ((m.default,) if first_look else intensities(testbed, m))]
     points = []
@@ -150,7 +150,7 @@ def intensities(testbed: Testbed, mitigation: Mitigation) -> tuple[float, ...]:
     return mitigation.intensities
 
 
-def _point(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: Pairs, out: Path) -> Point:
+def _point(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: ComparedPairs, out: Path) -> Point:
     path = out / "points" / f"{mitigation.name}_{intensity:g}.json"
     if path.is_file():
         return Point.from_json(path.read_text(encoding="utf-8"))
@@ -161,7 +161,7 @@ def _point(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: Pa
     return point
 
 
-def _costs(testbed: Testbed, mitigations: Sequence[Mitigation], pairs: Pairs, out: Path) -> list[Cost]:
+def _costs(testbed: Testbed, mitigations: Sequence[Mitigation], pairs: ComparedPairs, out: Path) -> list[Cost]:
     path = out / "costs.json"
     measured = [Cost.model_validate(entry) for entry in json.loads(path.read_text())] if path.is_file() else []
     if {cost.mitigation for cost in measured} >= {mitigation.name for mitigation in mitigations}:

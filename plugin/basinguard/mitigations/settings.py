@@ -54,7 +54,7 @@ class ComparisonSettings(Schema):
     scale: float
 
 
-def require_same(path: Path, settings: ComparisonSettings) -> None:
+def require_same_settings(path: Path, settings: ComparisonSettings) -> None:
     """Writes the identity of a new run; refuses to mix points into a run of another one.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -19,11 +19,14 @@ from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import alignment_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline, require_stable_diffusion
-from ..similarity.copy_detector_settings import CopyDetectorSettings
+from ..similarity.copy_detector_settings import AUTO, CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector
 from ..training.control_group import heldout_pixels
 from ..training.data import ImageFolder
 from .settings import ComparisonOptions
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 T = TypeVar("T")
 
@@ -54,7 +57,7 @@ class Testbed:
         cache: what a mitigation computes once for all its intensities, such as a calibration.
     """
 
-    pipe: Any
+    pipe: StableDiffusionPipeline
     guard: Guard
     base: Any | None = None
     checkpoints: tuple[Path, ...] = ()
@@ -132,7 +135,8 @@ def load_testbed(
     images = ImageFolder(str(data), resolution=pipe.unet.config.sample_size * pipe.vae_scale_factor)
     images.setup("compare")
     training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))
-    others = heldout_pixels(heldout, images.resolution) if detector.threshold == "heldout" else None
+    asked = detector.threshold == "heldout" or detector.embedder == AUTO
+    others = heldout_pixels(heldout, images.resolution) if asked else None
     embedder = fitted_embedder(detector, load_detector(detector), training.images, others)
     plan = ProbePlan(captions=1, timesteps=options.timesteps, scale=options.scale)
     guard = Guard(training, embedder, plan, alignment_for(base or model, options.align))

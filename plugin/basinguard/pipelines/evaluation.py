@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from ..core.schema import Schema
 from ..guard.guard import Guard
 from ..guidance.core import Rule
 from .stock_sampling import fresh_pairs, sample_stock
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 class Evaluation(Schema):
@@ -39,7 +42,7 @@ class Evaluation(Schema):
 
 @torch.no_grad()
 def evaluate(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     guard: Guard,
     rule: Rule | None,
     *,

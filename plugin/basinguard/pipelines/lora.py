@@ -44,6 +44,6 @@ def add_lora(module: Any, *, rank: int, alpha: float, dropout: float, targets: S
     cast_training_params(module, torch.float32)
 
 
-def merged(module: M) -> M:
+def merged_module(module: M) -> M:
     """A frozen copy in evaluation mode with its adapters added to the weights; the module itself is untouched."""
     return folded(module).eval().requires_grad_(False)

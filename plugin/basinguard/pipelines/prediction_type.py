@@ -7,13 +7,16 @@ two have nothing in common: a network that predicts noise returns its input ther
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
 from .forward_process import target, training_schedule
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 TIMESTEPS = (900, 600, 300)
 EPSILON_EXPLAINS = 0.8  # of the noise at the first timestep; the picture hides no more than a tenth of it there
@@ -22,7 +25,7 @@ LATENT_SIDE = 32
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PredictionEvidence:
     """Share of each target's energy that a network's output explains; 1 is perfect, 0 what silence would do.
 
     Attributes:
@@ -38,7 +41,7 @@ class Evidence:
         """What the network predicts; None if it explains neither (an untrained one).
 
         Example:
-            >>> Evidence(noise=0.98, velocity=0.4).prediction_type
+            >>> PredictionEvidence(noise=0.98, velocity=0.4).prediction_type
             'epsilon'
         """
         if self.noise >= EPSILON_EXPLAINS:
@@ -47,7 +50,7 @@ class Evidence:
 
 
 @torch.no_grad()
-def evidence(pipe: Any) -> Evidence:
+def evidence(pipe: DiffusionPipeline) -> PredictionEvidence:
     """Measured in one evaluation of the UNet: three rows of 32 x 32 latents (0.6 TFLOP with Stable Diffusion 2.1).
 
     Args:
@@ -61,14 +64,14 @@ def evidence(pipe: Any) -> Evidence:
     noisy = schedule.add_noise(latents, noise, timesteps).to(unet.device, unet.dtype)
     output = unet(noisy, timesteps.to(unet.device), embeddings.to(unet.dtype), return_dict=False)[0].float().cpu()
     velocity = target(schedule, latents, noise, timesteps)
-    return Evidence(_explained(output[:1], noise[:1]), _explained(output, velocity))
+    return PredictionEvidence(_explained(output[:1], noise[:1]), _explained(output, velocity))
 
 
 def _explained(output: Tensor, truth: Tensor) -> float:
     return 1 - float((output - truth).square().mean() / truth.square().mean())
 
 
-def require_prediction_type(pipe: Any, base: str) -> None:
+def require_prediction_type(pipe: DiffusionPipeline, base: str) -> None:
     """Refuses a pipeline whose scheduler takes the network's output for what it is not.
 
     Raises:
@@ -83,7 +86,7 @@ def require_prediction_type(pipe: Any, base: str) -> None:
 
 
 @torch.no_grad()
-def _picture(pipe: Any) -> Tensor:
+def _picture(pipe: DiffusionPipeline) -> Tensor:
     """Scaled latents of a plain grey picture, [1, 4, 32, 32] in float32: every model knows such areas."""
     side = LATENT_SIDE * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     grey = torch.zeros(1, 3, side, side, dtype=pipe.vae.dtype, device=pipe.vae.device)

@@ -1,14 +1,15 @@
 """A rule inside a stock diffusers pipeline: `protect(pipe, rule)`, `unprotect(pipe)`, `load(directory)`.
 
-Nothing of the pipeline is copied or subclassed. Its denoising loop runs inside `with self.progress_bar(...)`, so that
-is where the denoiser is steered and, whatever happens, restored: outside the loop the UNet carries no hook, and
-another pipeline that shares it is not affected.
+The rule belongs to the pipeline and its copies: a protected one is of its own class with one method more, and its rule
+is an attribute that `copy`, `deepcopy`, `pickle` and `spawn` carry along. Its denoising loop runs inside
+`with self.progress_bar(...)`, so that is where the denoiser is steered, for this thread, and, whatever happens,
+restored: outside the loop the UNet carries no hook, and another pipeline that shares it is not affected.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from ..core.record import Record, parse_record, read_record
 from ..core.text import one_line
-from ..exports.layout import RECORD_FILE, RECORD_KEY
-from ..guidance.core import Observation, Rule, SwitchAt, epsilon_factor, from_record, steer
+from ..exports.layout import NOTICE_KEY, RECORD_FILE, RECORD_KEY, record_in
+from ..guidance.core import Observation, Rule
 from ..guidance.triage import Triage
+from .attachment import RULE, Attached, denoiser, fitting, steering
 from .loading import locate
-from .resolution import watched
 
 BATCHED = frozenset(
     f"StableDiffusion{kind}Pipeline"
@@ -34,7 +35,7 @@ BATCHED = frozenset(
 )
 
 
-def protect(pipe: Any, rule: Rule | Record, *, triage: bool = False) -> Any:
+def protect(pipe: DiffusionPipeline, rule: Rule | Record, *, triage: bool = False) -> Any:
     """Makes `pipe` sample by `rule`; returns the same object, changed in place. Protecting again replaces the rule.
 
     Call the pipeline as before, with a `guidance_scale` above 1: it is what `after=None` stands for.
@@ -54,31 +55,34 @@ def protect(pipe: Any, rule: Rule | Record, *, triage: bool = False) -> Any:
         `protect(pipe, SwitchAt(600, before=-2.0, after=None))("a red circle", guidance_scale=7.5)`
     """
     _check(pipe)
-    resolution = rule.sampler.resolution if isinstance(rule, Record) else None
+    record = rule if isinstance(rule, Record) else None
     if triage:
         rule = _triaged(pipe, rule)
     elif isinstance(rule, Record):
-        rule = _fitting(pipe, rule)
+        rule = fitting(pipe, rule)
     if not callable(getattr(rule, "scale", None)):
         raise TypeError(f"protect(pipe, {rule!r}): expected a rule, such as SwitchAt(600), or a Record")
     unprotect(pipe)
-    pipe.progress_bar = _steered(pipe, pipe.progress_bar, rule, resolution)
+    own = pipe.__dict__.pop("progress_bar", None)
+    pipe.__dict__[RULE] = Attached(rule, record, own)
+    pipe.__class__ = steering(type(pipe))
     return pipe
 
 
-def unprotect(pipe: Any) -> Any:
+def unprotect(pipe: DiffusionPipeline) -> Any:
     """Takes the rule off `pipe` again, leaving exactly what `protect` was given; returns the same object."""
-    if is_protected(pipe):
-        before = pipe.__dict__.pop("progress_bar").before
-        if before is not None:
-            pipe.progress_bar = before
+    attached = pipe.__dict__.pop(RULE, None)
+    if attached is not None:
+        pipe.__class__ = type(pipe).__mro__[1]
+        if attached.own is not None:
+            pipe.__dict__.setdefault("progress_bar", attached.own)
     return pipe
 
 
 @contextmanager
-def protected(pipe: Any, rule: Rule | Record | None) -> Iterator[None]:
+def protected(pipe: DiffusionPipeline, rule: Rule | Record | None) -> Iterator[None]:
     """Inside, `pipe` samples by `rule`, or unprotected by None; afterwards it carries what it carried before."""
-    before = pipe.__dict__.get("progress_bar")
+    before = pipe.__dict__.get(RULE)
     unprotect(pipe)
     try:
         if rule is not None:
@@ -87,28 +91,34 @@ def protected(pipe: Any, rule: Rule | Record | None) -> Iterator[None]:
     finally:
         unprotect(pipe)
         if before is not None:
-            pipe.progress_bar = before
+            pipe.__dict__.pop("progress_bar", None)
+            pipe.__dict__[RULE] = before
+            pipe.__class__ = steering(type(pipe))
 
 
-def is_protected(pipe: Any) -> bool:
-    """Whether `protect` has been called on this very object."""
-    return hasattr(pipe.__dict__.get("progress_bar"), "basinguard")
+def is_protected(pipe: DiffusionPipeline) -> bool:
+    """Whether `pipe` samples by a rule: `protect` was called on it, or on what it is a copy of.
+
+    A pipeline made of a protected one's `components`, or `from_pipe`, is none: protect it too.
+    """
+    return RULE in pipe.__dict__ and "progress_bar" not in pipe.__dict__
 
 
-def rule_of(pipe: Any) -> Rule:
+def rule_of(pipe: DiffusionPipeline) -> Rule:
     """The rule of a protected pipeline."""
-    return _attached(pipe)[0]
+    return _attached(pipe).rule
 
 
-def last_trace(pipe: Any) -> list[Observation]:
+def last_trace(pipe: DiffusionPipeline) -> list[Observation]:
     """What the rule saw and decided in the latest call of a protected pipeline, one entry per evaluation."""
-    return _attached(pipe)[1]
+    return _attached(pipe).trace
 
 
-def _attached(pipe: Any) -> tuple[Rule, list[Observation]]:
+def _attached(pipe: DiffusionPipeline) -> Attached:
     if not is_protected(pipe):
         raise ValueError("this pipeline carries no rule; protect(pipe, rule) first")
-    return pipe.progress_bar.basinguard
+    attached: Attached = pipe.__dict__[RULE]
+    return attached
 
 
 def load(source: str | Path, *, triage: bool = False, **options: Any) -> Any:
@@ -142,11 +152,11 @@ def load(source: str | Path, *, triage: bool = False, **options: Any) -> Any:
 
 @contextmanager
 def _without_notice() -> Iterator[None]:
-    """diffusers says of a scheduler's record that it is ignored; here it is not."""
+    """diffusers prints the notice for plain loads; here the record is not ignored."""
     logger = logging.getLogger("diffusers.configuration_utils")
 
     def other(entry: logging.LogRecord) -> bool:
-        return RECORD_KEY not in entry.getMessage()
+        return NOTICE_KEY not in entry.getMessage()
 
     logger.addFilter(other)
     try:
@@ -155,34 +165,7 @@ def _without_notice() -> Iterator[None]:
         logger.removeFilter(other)
 
 
-def _steered(pipe: Any, bar: Callable[..., Any], rule: Rule, resolution: int | None) -> Callable[..., Any]:
-    trace: list[Observation] = []
-
-    @contextmanager
-    def progress_bar(iterable: Any = None, total: int | None = None) -> Iterator[Any]:
-        trace.clear()
-        with steer(
-            _denoiser(pipe),
-            rule,
-            pipeline_scale=lambda: pipe.guidance_scale,
-            factor=epsilon_factor(pipe.scheduler),
-            helper=getattr(pipe, "controlnet", None),
-        ) as steering:
-            steering.trace = trace
-            with watched(pipe, _denoiser(pipe), resolution), bar(iterable=iterable, total=total) as shown:
-                yield shown
-
-    progress_bar.before = pipe.__dict__.get("progress_bar")  # type: ignore[attr-defined]
-    progress_bar.basinguard = (rule, trace)  # type: ignore[attr-defined]
-    return progress_bar
-
-
-def _denoiser(pipe: Any) -> Any:
-    unet = getattr(pipe, "unet", None)
-    return pipe.transformer if unet is None else unet
-
-
-def _check(pipe: Any) -> None:
+def _check(pipe: DiffusionPipeline) -> None:
     kinds = {kind.__name__ for kind in type(pipe).__mro__}
     if not kinds & BATCHED:
         raise TypeError(
@@ -191,38 +174,22 @@ def _check(pipe: Any) -> None:
         )
     if hasattr(type(pipe), "basinguard_rule"):
         raise TypeError(f"{type(pipe).__name__} already steers itself by its own record; load it without pipeline.py")
-    config = _denoiser(pipe).config
+    config = denoiser(pipe).config
     if config.get("time_cond_proj_dim") is not None or config.get("guidance_embeds"):
         raise ValueError("this model is guidance-distilled: it has no unconditional branch, so no rule can act on it")
 
 
-def _triaged(pipe: Any, record: Any) -> Triage:
+def _triaged(pipe: DiffusionPipeline, record: Any) -> Triage:
     triage = record.triage if isinstance(record, Record) else None
     if triage is None:
         raise ValueError(
             "triage=True needs a record with a calibrated triage, and this has none: `basinguard triage` makes one, "
             "or protect(pipe, Triage(rule, threshold)) with a threshold of your own"
         )
-    return Triage(_fitting(pipe, record), triage.threshold, record.guidance.after, triage.timestep)
+    return Triage(fitting(pipe, record), triage.threshold, record.guidance.after, triage.timestep)
 
 
-def _fitting(pipe: Any, record: Record) -> SwitchAt:
-    has, needs = pipe.scheduler.config.get("prediction_type", "flow"), record.sampler.prediction_type
-    if has != needs:
-        raise ValueError(f"the record was made for a model that predicts {needs!r}, this pipeline's predicts {has!r}")
-    squared = getattr(pipe.scheduler, "alphas_cumprod", None)
-    if squared is not None:
-        signal = float(squared[round(record.guidance.transition)])
-        sigma = ((1 - signal) / max(signal, 1e-12)) ** 0.5
-        if abs(sigma - record.guidance.sigma) > 0.02 * sigma:
-            raise ValueError(
-                f"the record puts noise level {record.guidance.sigma:.4g} at timestep {record.guidance.transition:g}, "
-                f"this pipeline's scheduler has {sigma:.4g} there: the record belongs to another base model"
-            )
-    return from_record(record.model_dump())
-
-
-def _find_record(source: str | Path, pipe: Any, options: Mapping[str, Any]) -> Record:
+def _find_record(source: str | Path, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> Record:
     if isinstance(source, Path):
         if (source / RECORD_FILE).is_file():
             return read_record(source / RECORD_FILE)
@@ -234,7 +201,7 @@ def _find_record(source: str | Path, pipe: Any, options: Mapping[str, Any]) -> R
             )
         except EntryNotFoundError:
             pass
-    inside = pipe.scheduler.config.get(RECORD_KEY)
+    inside = record_in(pipe.scheduler.config)
     if inside is None:
         raise FileNotFoundError(
             f"{source}: neither {RECORD_FILE} nor a {RECORD_KEY!r} entry in the scheduler's config, so there is no "

@@ -5,11 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 @contextmanager
-def watched(pipe: Any, denoiser: Any, resolution: int | None) -> Iterator[None]:
+def watched(pipe: DiffusionPipeline, denoiser: Any, resolution: int | None) -> Iterator[None]:
     """Inside, warns at the first evaluation of latents of another size than the calibrated one.
 
     Args:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 # class -> our solver, and the settings that would make it another sampler; the solvers are in `diffusion.solvers`
 PROBED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -59,7 +62,7 @@ def solver_of(scheduler: Any) -> str:
 
 
 @contextmanager
-def scheduler_of(pipe: Any, name: str) -> Iterator[None]:
+def scheduler_of(pipe: DiffusionPipeline, name: str) -> Iterator[None]:
     """Inside, `pipe` samples by another scheduler, with the noise schedule of its own."""
     kind, options = SCHEDULERS[name]
     own = pipe.scheduler

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from torch import Tensor
 from ..core.record import Record
 from ..guidance.core import Observation, Rule
 from .protect import last_trace, protected
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 BATCH = 32
 
@@ -36,7 +39,7 @@ class StockSamples:
 
 
 def sample_batch(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
     rule: Rule | Record | None,
@@ -71,7 +74,13 @@ def sample_batch(
 
 
 def sample_stock(
-    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], rule: Rule | Record | None, *, scale: float, timesteps: int
+    pipe: DiffusionPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    rule: Rule | Record | None,
+    *,
+    scale: float,
+    timesteps: int,
 ) -> StockSamples:
     """Images of any number of prompts, see `sample_batch`."""
     slices = [slice(first, first + BATCH) for first in range(0, len(prompts), BATCH)]

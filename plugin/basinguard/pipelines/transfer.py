@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,12 +16,15 @@ from .evaluation import mean_alignment
 from .schedulers import SCHEDULERS, first_guided, scheduler_of
 from .stock_sampling import fresh_pairs, sample_stock
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 TIMESTEPS = (20, 30, 50)
 
 
 @torch.no_grad()
 def transfer_table(
-    guard: Guard, pipe: Any, record: Record, *, timesteps: Sequence[int] = TIMESTEPS, per_caption: int = 2
+    guard: Guard, pipe: DiffusionPipeline, record: Record, *, timesteps: Sequence[int] = TIMESTEPS, per_caption: int = 2
 ) -> Iterator[Transfer]:
     """Samples by the record's rule under each scheduler and number of timesteps, through the stock pipeline.
 

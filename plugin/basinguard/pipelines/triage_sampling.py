@@ -6,7 +6,7 @@ Triage stays off until somebody asks for it: `basinguard.load(directory, triage=
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -17,9 +17,12 @@ from ..guidance.core import Constant, Observation
 from .protect import last_trace
 from .stock_sampling import BATCH, fresh_pairs, sample_batch
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 def calibrate_by_sampling(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     prompts: Sequence[str],
     is_copy: Callable[[Tensor], Tensor],
     *,
@@ -60,7 +63,7 @@ def calibrate_by_sampling(
 
 
 def first_gap(
-    pipe: Any, prompts: Sequence[str], seed: int = 0, *, scale: float = 7.5, timesteps: int = 50
+    pipe: DiffusionPipeline, prompts: Sequence[str], seed: int = 0, *, scale: float = 7.5, timesteps: int = 50
 ) -> tuple[float, list[float]]:
     """How strongly each prompt pulls at the start, for one evaluation a prompt; a protected pipeline stays protected.
 
@@ -68,7 +71,7 @@ def first_gap(
         The timestep, and the gap of each prompt there: the first that is not zero, as `guidance.triage` reads it.
     """
 
-    def stop(pipe: Any, index: int, timestep: Any, values: dict) -> dict:
+    def stop(pipe: DiffusionPipeline, index: int, timestep: Any, values: dict) -> dict:
         pipe._interrupt = min(gaps(last_trace(pipe)[-1])) > 0
         return values
 

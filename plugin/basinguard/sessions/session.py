@@ -18,10 +18,11 @@ from ..guard.plan import ProbePlan
 from ..pipelines.alignment import clip_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
+from ..pipelines.model_edits import model_edits
 from ..similarity.clip_score import ClipScore
 from ..similarity.copy_detector_settings import RECORDED, CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector, load_recorded
-from ..training.control_group import heldout_pixels, training_set
+from ..training.control_group import training_set
 from ..training.data import ImageFolder
 from ..training.guard_options import ControlGroup
 from .settings import SessionSettings
@@ -87,8 +88,7 @@ def open_model(
     training = training_set(images, ControlGroup(folder=str(settings.heldout) if settings.heldout else None))
     clip = clip_for(base, settings.alignment)
     plan = ProbePlan(captions=1, timesteps=settings.timesteps, scale=settings.scale)
-    heldout = heldout_pixels(settings.heldout, latent_model.resolution) if detector.threshold == "heldout" else None
-    embedder = fitted_embedder(detector, embedder, training.images, heldout)
+    embedder = fitted_embedder(detector, embedder, training.images, training.heldout_images, model_edits(latent_model))
     guard = Guard(training, embedder, plan, clip.score if clip else None)
     provenance = Provenance(
         base=base,

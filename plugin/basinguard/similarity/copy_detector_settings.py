@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+AUTO = "auto"
 Null = Literal["published", "neighbours", "heldout", "recorded"]
 
 
@@ -17,19 +18,22 @@ class CopyDetectorSettings:
             empty ground), "aligned" (lays pictures over each other). With: "sscd" (of the extra basinguard[sscd]),
             "sscd_disc_mixup_320=FILE" and the other SSCD protocols (a state dict or ONNX), "timm/MODEL=FILE",
             "clip=FOLDER", "clip/MODEL=TAG-OR-FILE". Or "recorded": what the model's record names, found again by name
-            and hash.
+            and hash. Or "auto": of those installed, or two of them together, what finds most edited copies of your own
+            images, at 1 % false positives, which also sets the threshold.
         threshold: similarity from which on an image is a copy: a number, the embedder's "published" one, the
             "recorded" one, or measured where nothing is copied: on "neighbours" (training images among each other) or
             on "heldout" images.
 
     Raises:
-        ValueError: an unknown kind of threshold.
+        ValueError: an unknown kind of threshold, or "auto" with one.
     """
 
     embedder: str = "structure"
     threshold: Null | float = "published"
 
     def __post_init__(self) -> None:
+        if self.embedder == AUTO and self.threshold != "published":
+            raise ValueError(f"embedder='auto' sets the threshold itself; leave out threshold={self.threshold!r}")
         if isinstance(self.threshold, str) and self.threshold not in get_args(Null):
             raise ValueError(
                 f"threshold={self.threshold!r}: expected one of {', '.join(get_args(Null))}, or a number in (0, 1]"

@@ -30,6 +30,7 @@ from .thresholds import DUPLICATE, NO_COPY, NullThreshold, null_threshold
 
 FALSE_POSITIVES = 0.01
 MOST = 100  # training images that are edited, spread evenly over the set
+MOST_BY_MODEL = 24  # of them that go through the model, which takes seconds each at 512 px on a processor
 WORTH = 0.01  # of recall that a second embedder must add: it doubles the time of every match
 USELESS = 0.5  # mean recall below which no embedder separates copies from others here
 
@@ -104,9 +105,10 @@ def choose_detector(
     """
     if len(train) < 4:
         raise ValueError(f"embedder='auto' with {len(train)} training images: 4 are the least to choose by; name one")
-    edits = PIXEL_EDITS | (dict(model_edits) if model_edits else {})
     chosen = train[torch.linspace(0, len(train) - 1, min(MOST, len(train))).round().long()]
-    copies = {name: apply(edit, chosen) for name, edit in edits.items()}
+    few = chosen[:MOST_BY_MODEL] if len(chosen) <= MOST_BY_MODEL else chosen[:: -(-len(chosen) // MOST_BY_MODEL)]
+    copies = {name: apply(edit, chosen) for name, edit in PIXEL_EDITS.items()}
+    copies |= {name: apply(edit, few) for name, edit in (model_edits or {}).items()}
     seen = [_look(e, train, heldout, copies, false_positives) for e in embedders or installed_embedders()]
     singles = [_row(one.at(0), one.hits(0), false_positives) for one in seen]
     pairs = [_pair(one, two, false_positives) for one, two in combinations(seen, 2)]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from ..core.metric import Metric
-from .copy_detector_settings import CopyDetectorSettings
+from .copy_detector_settings import AUTO, CopyDetectorSettings
+from .detector_choice import choose_detector, installed_embedders
 from .embedder import Embedder, WithThreshold
 from .registry import EMBEDDERS, find_embedder, load_embedder
+from .sampler_edits import Edit
 from .thresholds import NO_COPY, calibrated
 
 
@@ -25,6 +29,8 @@ def load_detector(settings: CopyDetectorSettings) -> Embedder:
             f"embedder={settings.embedder!r}, threshold={settings.threshold!r}: there is no record here to go by; "
             f"name an embedder ({', '.join(EMBEDDERS)}) and a threshold (published, neighbours, heldout, or a number)"
         )
+    if settings.embedder == AUTO:
+        return installed_embedders()[0]  # until `fitted_embedder` has images to choose on
     embedder = load_embedder(settings.embedder)
     require_threshold(settings, embedder)
     return _given(settings, embedder)
@@ -37,6 +43,8 @@ def load_recorded(settings: CopyDetectorSettings, record: Metric) -> Embedder:
         FileNotFoundError, ImportError: it is not on this machine; says what to install or to give.
         ValueError: the record's threshold is asked for, but not its embedder.
     """
+    if "recorded" not in (settings.embedder, settings.threshold):
+        return load_detector(settings)
     embedder = find_embedder(record.embedder) if settings.embedder == "recorded" else load_embedder(settings.embedder)
     if settings.threshold != "recorded":
         require_threshold(settings, embedder)
@@ -69,7 +77,11 @@ def require_threshold(settings: CopyDetectorSettings, embedder: Embedder) -> Non
 
 
 def fitted_embedder(
-    settings: CopyDetectorSettings, embedder: Embedder, images: Tensor, heldout_images: Tensor | None
+    settings: CopyDetectorSettings,
+    embedder: Embedder,
+    images: Tensor,
+    heldout_images: Tensor | None,
+    model_edits: Mapping[str, Edit] | None = None,
 ) -> Embedder:
     """The embedder with the threshold that is asked for.
 
@@ -77,12 +89,15 @@ def fitted_embedder(
         settings: which threshold.
         embedder: from `load_detector`.
         images: training images, [N, 3, H, W] in [0, 1].
-        heldout_images: [M, 3, H, W], for "heldout".
+        heldout_images: [M, 3, H, W], for "heldout" and "auto".
+        model_edits: the model's own, for "auto", see `pipelines.model_edits`.
 
     Raises:
         ValueError: no held-out images, too few images, or near-duplicates among those whose likeness is to be the
             null.
     """
+    if settings.embedder == AUTO:
+        return choose_detector(images, heldout=heldout_images, model_edits=model_edits)[0]
     if settings.threshold not in ("neighbours", "heldout"):
         return embedder
     if settings.threshold == "heldout" and heldout_images is None:

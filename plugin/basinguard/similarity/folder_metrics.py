@@ -15,18 +15,18 @@ from ..core.estimate import Estimate
 from ..core.files import file_sha256
 from ..core.stats import cluster_bootstrap, rate
 from .copy_detector_settings import CopyDetectorSettings
-from .detector_loading import load_detector
 from .distance_ratio import COPY_RATIO, distance_ratio
 from .distribution_metrics import compare_features, doubt
 from .diversity import pairwise, vendi_per_prompt
 from .duplicate_groups import merge_groups
-from .embedder import Embedder, WithThreshold, features
+from .embedder import Embedder, features
+from .folder_matches import load_for, train_null, with_asked_threshold
 from .image_files import image_paths, load_image
 from .matching import Views, best_match, embed_file_views
 from .scores import above_floor, summarise
 from .structure import Structure
 from .structure_figure import SAMPLED, StructureFigure, mostly_figures
-from .thresholds import DUPLICATE, NullThreshold, from_neighbours, from_samples
+from .thresholds import NullThreshold, from_samples
 
 
 def metrics(
@@ -67,12 +67,12 @@ def metrics(
         ValueError: a folder without pictures, a picture that cannot be read, samples or held-out images that are
             training images, or base samples under other names.
     """
-    embedder = load_detector(detector)
     files, train_files = image_paths(samples), image_paths(data)
     _refuse_overlap(files, train_files)
+    embedder = load_for(detector, train_files, heldout)
     train_views = embed_file_views(train_files, embedder, cache=cache)
     owner = merge_groups(range(len(train_files)) if groups is None else groups, train_files)
-    embedder = _judge(detector, embedder, train_views, owner, heldout)
+    embedder = with_asked_threshold(detector, embedder, train_views, owner, heldout)
     views = embed_file_views(files, embedder)
     best, index, mirrored = best_match(views, train_views.straight, embedder)
     prompts = [str(f.parent.relative_to(samples)) if f.parent != samples else f.name for f in files]
@@ -83,7 +83,7 @@ def metrics(
         "prompts": len(set(prompts)),
         "training_images": len(train_files),
         "aggregates": _dumped(summarise(best, prompts, threshold=embedder.metric.threshold)),
-        "null_train": _or_why_not(lambda: judged.by(_train_null(train_views, owner, embedder))),
+        "null_train": _or_why_not(lambda: judged.by(train_null(train_views, owner, embedder))),
         "ratio": _or_why_not(lambda: _ratio(judged, views, owner, groups_known=groups is not None)),
         "diversity": _or_why_not(lambda: _diversity(views.straight, prompts, embedder)),
         **_against_base(base, samples, files, judged),
@@ -94,21 +94,6 @@ def metrics(
             for f, i, s, m in zip(files, index, best.tolist(), mirrored, strict=True)
         ],
     }
-
-
-def _judge(
-    detector: CopyDetectorSettings, embedder: Embedder, train: Views, owner: Sequence[int], heldout: Path | None
-) -> Embedder:
-    """The embedder with the threshold that is asked for, where it is to be measured on these folders."""
-    if detector.threshold == "neighbours":
-        return WithThreshold(embedder, _train_null(train, owner, embedder).beside(embedder.metric))
-    if detector.threshold == "heldout":
-        if heldout is None:
-            raise ValueError("threshold='heldout': name a folder of held-out images with --heldout")
-        fresh = embed_file_views(image_paths(heldout), embedder)
-        null = from_samples(fresh.straight, train.straight, embedder, mirrored=fresh.mirrored, name="held-out")
-        return WithThreshold(embedder, null.beside(embedder.metric))
-    return embedder
 
 
 @dataclass(frozen=True)
@@ -161,16 +146,6 @@ def _or_why_not(measure: Callable[[], Any]) -> Any:
         return f"not measured: {error}"
 
 
-def _train_null(train_views: Views, owner: Sequence[int], embedder: Embedder) -> NullThreshold:
-    null = from_neighbours(train_views.straight, owner, embedder, mirrored=train_views.mirrored)
-    if null.threshold.value > DUPLICATE:
-        raise ValueError(
-            f"two training images are {null.threshold.value:.3f} alike and not known as duplicates; run "
-            "`basinguard curate` and give its curation.json as --groups"
-        )
-    return null
-
-
 def _ratio(judged: Judged, views: Views, groups: Sequence[int], *, groups_known: bool) -> dict[str, Any]:
     train, embedder = judged.train_views.straight, judged.embedder
     ratios = torch.minimum(*(distance_ratio(view, train, groups, embedder) for view in views))
@@ -196,7 +171,7 @@ def _by_figure(
     train_views = embed_file_views(train_files, second)
     best = best_match(embed_file_views(files, second), train_views.straight, second)[0]
     share = rate(best >= second.metric.threshold, prompts)
-    own = _or_why_not(lambda: Judged(second, train_views, best, prompts).by(_train_null(train_views, owner, second)))
+    own = _or_why_not(lambda: Judged(second, train_views, best, prompts).by(train_null(train_views, owner, second)))
     return {
         "figure": {
             "metric": second.metric.model_dump(),

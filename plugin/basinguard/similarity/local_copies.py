@@ -30,7 +30,7 @@ TEMPLATE = 0.25
 
 
 @dataclass(frozen=True)
-class Copied:
+class SharedRegion:
     """What a sample shares with its match.
 
     Attributes:
@@ -46,7 +46,7 @@ class Copied:
     mask: Tensor
 
 
-def compare_locally(sample: Tensor, match: Tensor, *, mirrored: bool = False) -> Copied:
+def compare_locally(sample: Tensor, match: Tensor, *, mirrored: bool = False) -> SharedRegion:
     """Which windows of `sample` are copied from `match`.
 
     Args:
@@ -61,7 +61,7 @@ def compare_locally(sample: Tensor, match: Tensor, *, mirrored: bool = False) ->
     windows = int(telling.sum())
     share = float(copied.sum()) / windows if windows else 0.0
     mask = torch.where(telling, copied.float(), torch.nan)[0]
-    return Copied(kind=_kind(share, copied[0]), share=share, windows=windows, mask=mask)
+    return SharedRegion(kind=_kind(share, copied[0]), share=share, windows=windows, mask=mask)
 
 
 def window_correlation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +87,7 @@ def window_correlation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return best.clamp(-1, 1), telling
 
 
-def overlay(sample: Tensor, copied: Copied) -> Tensor:
+def overlay(sample: Tensor, copied: SharedRegion) -> Tensor:
     """The sample with what no copied window covers greyed out and the copied part framed in red, [3, H, W]."""
     height, width = sample.shape[1:]
     windows = torch.nan_to_num(copied.mask, nan=0.0)[None, None]

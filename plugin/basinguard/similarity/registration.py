@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,10 @@ BATCH = 256
 ASPECT_STEP = 0.05  # pairs whose log aspect ratios differ by this much are laid over each other in one batch
 
 
+Box = tuple[float, float, float, float]
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+
 @dataclass(frozen=True)
 class Overlay:
     """How well the best overlay of a pair fits.
@@ -54,11 +59,15 @@ class Overlay:
         similarity: mean of the agreement in detail and in the coarse pattern, in [-1, 1]; 1 = the same picture.
         share: part of the larger picture's area that the smaller one covers, in (0, 1].
         mirrored: one of them is flipped left to right.
+        swapped: the first of the pair lies in the second, not the second in the first.
+        box: left, top, right, bottom of that place, as shares of the larger picture's sides.
     """
 
     similarity: float
     share: float
     mirrored: bool
+    swapped: bool = False
+    box: Box = WHOLE
 
     @property
     def fits(self) -> bool:
@@ -105,7 +114,7 @@ def search(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray[np.int64]
     """The best overlay of each pair with one picture inside the other; similarity 0 where no place is promising."""
     best: list[Overlay] = [Overlay(0.0, 1.0, False)] * len(pairs)
     batches = list(_batches(aspects, pairs))
-    with _one_thread_each() as mapped:
+    with one_thread_each() as mapped:
         results = mapped(lambda batch: _lay_over(thumbs, pairs[batch[0]], batch[1]), batches)
         for (rows, _), overlays in zip(batches, results, strict=True):
             for row, overlay in zip(rows, overlays, strict=True):
@@ -114,7 +123,7 @@ def search(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray[np.int64]
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[Callable[..., Iterator[list[Overlay]]]]:
+def one_thread_each() -> Iterator[Callable[..., Iterator[Any]]]:
     """`map` over threads that each compute alone: these operations are too small to be shared between threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -155,10 +164,12 @@ def _lay_over(thumbs: NDArray[np.uint8], pairs: NDArray[np.int64], skew: float) 
     for number in chosen[chosen >= 0].unique().tolist():
         option, rows = options[number], torch.nonzero(chosen == number)[:, 0]
         whole, part = (images[ends[rows, side]] for side in ((1, 0) if option.swap else (0, 1)))
-        similarity = _full_similarity(whole, part.flip(-1) if option.mirrored else part, option.size)
+        similarity, boxes = _full_similarity(whole, part.flip(-1) if option.mirrored else part, option.size)
         share = option.size[0] * option.size[1] / SIDE**2
-        for row, value in zip(rows.tolist(), similarity.tolist(), strict=True):
-            overlays[row] = Overlay(value, share, option.mirrored)
+        for row, value, (left, top, right, bottom) in zip(
+            rows.tolist(), similarity.tolist(), boxes.tolist(), strict=True
+        ):
+            overlays[row] = Overlay(value, share, option.mirrored, option.swap, (left, top, right, bottom))
     return overlays
 
 
@@ -191,19 +202,33 @@ def _sizes(skew: float) -> list[tuple[int, int]]:
     return sorted(size for size in sizes if min(size) >= SIDE // 4)
 
 
-def _full_similarity(whole: Tensor, part: Tensor, size: tuple[int, int]) -> Tensor:
-    """The similarity at full resolution, [B], of pictures [B, 3, 64, 64]: the best over sizes near `size`."""
+def _full_similarity(whole: Tensor, part: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The similarity at full resolution of pictures [B, 3, 64, 64], the best over sizes near `size`, and its place.
+
+    Returns:
+        Similarities [B] and boxes [B, 4], see `Overlay.box`.
+    """
     grey, patterns, every = part.mean(1), coarse(part), torch.arange(len(whole))
-    canvas, best = detail(whole.mean(1)), torch.full((len(whole),), -1.0)
+    canvas, best, boxes = detail(whole.mean(1)), torch.full((len(whole),), -1.0), torch.zeros(len(whole), 4)
     colours, pictures = whole.permute(0, 2, 3, 1), Canvas(canvas[:, None])
     for step in NEAR:
         near = min(SIDE, size[0] + step), min(SIDE, round(size[1] * (size[0] + step) / size[0]))
         piece = detail(_resize(grey, near), BLUR)
-        at = _window(pictures.correlate(every, piece, every).flatten(1).argmax(1), near)
+        place = pictures.correlate(every, piece, every).flatten(1).argmax(1)
+        at = _window(place, near)
         agreed = median_vote(_blocks(canvas[at]), _blocks(piece))
         patterns_under = coarse(colours[at].permute(0, 3, 1, 2))
-        best = torch.maximum(best, joined(agreed, agreement(patterns_under, patterns)))
-    return best
+        similarity = joined(agreed, agreement(patterns_under, patterns))
+        boxes = torch.where((similarity > best)[:, None], _box(place, near), boxes)
+        best = torch.maximum(best, similarity)
+    return best, boxes
+
+
+def _box(place: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where a piece of this size lies, [B, 4], see `Overlay.box`."""
+    columns = SIDE - size[1] + 1
+    top, left = place // columns, place % columns
+    return torch.stack([left, top, left + size[1], top + size[0]], 1) / SIDE
 
 
 def _window(place: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:

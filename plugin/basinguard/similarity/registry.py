@@ -57,7 +57,7 @@ def load_embedder(text: str) -> Embedder:
         return clip_network(where)
     if where and kind.startswith("clip/"):
         return clip_network(kind.removeprefix("clip/"), where)
-    raise ValueError(f"embedder {text!r} given; expected one of {', '.join(EMBEDDERS)}")
+    raise ValueError(f"embedder {text!r} given; expected one of {', '.join(EMBEDDERS)}, auto or recorded")
 
 
 def find_embedder(name: str) -> Embedder:

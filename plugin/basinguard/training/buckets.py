@@ -36,11 +36,11 @@ def shapes(resolution: int, multiple: int = 64, longest: float = LONGEST) -> tup
     return tuple(sorted(sizes))
 
 
-def nearest(size: Shape, among: Sequence[Shape]) -> int:
+def nearest_bucket(size: Shape, among: Sequence[Shape]) -> int:
     """Position of the shape whose proportions are nearest, in log; of equals the one with more pixels.
 
     Example:
-        >>> nearest((1500, 1000), ((384, 640), (512, 512), (640, 384)))
+        >>> nearest_bucket((1500, 1000), ((384, 640), (512, 512), (640, 384)))
         2
     """
     proportion = log(size[0] / size[1])

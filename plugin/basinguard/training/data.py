@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..core.seeds import stream
-from .buckets import BucketBatches, Shape, nearest, shapes
+from .buckets import BucketBatches, Shape, nearest_bucket, shapes
 from .caption_augmentation import CaptionAugmentation, draw_caption, vocabulary_of
 from .data_sources import ImageSource, Named, fitted
 from .epoch_order import MARK, EpochOrder, ResumableLoader
@@ -132,7 +132,7 @@ class ImageFolder(LightningDataModule):
         if not self.buckets:
             return (square,) * len(self.items)
         accepted = shapes(self.resolution, self.framing.bucket_step)
-        return tuple(accepted[nearest(self.source.open(k).size, accepted)] for k in range(len(self.items)))
+        return tuple(accepted[nearest_bucket(self.source.open(k).size, accepted)] for k in range(len(self.items)))
 
     def pixels(self, index: int) -> Tensor:
         """One training image as the model sees it without augmentation, [3, H, W] in 0..1."""
@@ -245,7 +245,7 @@ class Pictures(Dataset[dict[str, Any]]):
     def _pixels(self, index: int, epoch: int, generator: torch.Generator) -> Tensor:
         side = self.resolutions[epoch % len(self.resolutions)]
         accepted = self.accepted.get(side, ((side, side),))
-        size = accepted[nearest(self.shapes[index], accepted)]
+        size = accepted[nearest_bucket(self.shapes[index], accepted)]
         if self.decoded is None:
             place = generator if self.framing.crop == "random" else None
             return fitted(self.source.open(index), size, generator=place)

@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from ..pipelines.architecture import Architecture
 from ..pipelines.forward_process import target, training_schedule
 from ..pipelines.loading import load_pipeline
-from ..pipelines.lora import merged
+from ..pipelines.lora import merged_module
 from ..pipelines.prediction_type import require_prediction_type
 from .checkpoints import InterruptCheckpoint, require_same_weights
 from .encoding import EncodingCache, add_noise, encode_captions, encode_images
 from .finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions, as_options, require_ranges
 from .loss_filters import LossFilter, filtered_mean
 from .objective import drop_captions, epsilon_gaps, min_snr_weights, random_timesteps, row_errors, weighted_mse
-from .optimizer import averaged, moments_of, optimizer_and_schedule, parked
+from .optimizer import averaged_parameters, moments_of, optimizer_and_schedule, parked
 from .trained_weights import Method, checkpoint_activations, seeded, unfreeze
 
-Batch = dict[str, Any]
+TrainingBatch = dict[str, Any]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -119,7 +119,7 @@ class FineTune(LightningModule):
         """The parameters that are trained, by their name in the checkpoint."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Loss of one batch {"pixel_values": [B, 3, H, W] in -1..1, "caption": B texts, "index": [B]}."""
         count = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
         with seeded(self.device, self.seed, count, self.global_rank):
@@ -127,7 +127,7 @@ class FineTune(LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["caption"]))
         return loss
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: TrainingBatch) -> Tensor:
         """Draws noise and timesteps from torch's generator and returns the denoising loss, a scalar."""
         latents = self.encode_images(batch)
         embeddings = self.encode_captions(drop_captions(batch["caption"], self.loss_options.caption_dropout))
@@ -194,7 +194,7 @@ class FineTune(LightningModule):
         unconditional = self.unet(noisy, timesteps, empty, return_dict=False)[0]
         return epsilon_gaps(self.forward_process, unconditional, conditional, timesteps)
 
-    def encode_images(self, batch: Batch) -> Tensor:
+    def encode_images(self, batch: TrainingBatch) -> Tensor:
         """Draws scaled latents, [B, 4, h, w] in float32; see `encoding`."""
         return encode_images(self.pipe, batch, self.cache, self.device)
 
@@ -237,13 +237,13 @@ class FineTune(LightningModule):
         trainer = getattr(self, "_trainer", None)
         parks = self.memory_options.offload_in_probes
         moments = moments_of(trainer.optimizers) if trainer is not None and parks else []
-        with parked(moments), averaged(self.ema, list(self.trained().values())):
+        with parked(moments), averaged_parameters(self.ema, list(self.trained().values())):
             yield
 
     def export_pipeline(self) -> StableDiffusionPipeline:
         """A pipeline of its own: adapters merged, averaged weights if there are any, frozen. Training can go on."""
         with self.averaged_weights():
-            copies = {name: merged(getattr(self, name)) for name in ("unet", "vae", "text_encoder")}
+            copies = {name: merged_module(getattr(self, name)) for name in ("unet", "vae", "text_encoder")}
         return StableDiffusionPipeline(
             **copies,
             tokenizer=self.pipe.tokenizer,

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from ..core.option_errors import one_line, options_of
+from ..core.option_errors import option_error, options_of
 from .data import ImageFolder
 from .dry_run import summary
 from .finetune import FineTune
@@ -42,7 +42,7 @@ class FitParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Names an unknown option and the nearest right one; exit status 2, or an ArgumentError where one is wanted."""
-        line = one_line(message, self._options())
+        line = option_error(message, self._options())
         if not self.exit_on_error:
             super().error(line, ex)
         print(f"basinguard fit: {line}", file=sys.stderr)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Action = Literal["warn", "stop", "act"]
+BreachAction = Literal["warn", "stop", "act"]
 OnError = Literal["warn", "raise"]
 ShippedEpoch = Literal["best", "last"]
 Watched = Literal["plain", "guarded"]
@@ -113,12 +113,12 @@ class BreachResponse:
         ValueError: "act" without interventions, interventions without "act", or an unknown word.
     """
 
-    action: Action = "warn"
+    action: BreachAction = "warn"
     watches: Watched = "plain"
     interventions: Interventions | None = None
 
     def __post_init__(self) -> None:
-        if self.action not in get_args(Action) or (self.action == "act") != (self.interventions is not None):
+        if self.action not in get_args(BreachAction) or (self.action == "act") != (self.interventions is not None):
             raise ValueError(
                 f"BreachResponse(action={self.action!r}, interventions={self.interventions}): expected warn, stop, "
                 "or act together with an Interventions(...) that says what to do"

@@ -29,7 +29,7 @@ from ..guard.plan import ProbePlan
 from ..guard.status import RunStatus, run_status
 from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import clip_for, subject_fidelity
-from ..pipelines.latent_model import LatentModel
+from ..pipelines.latent_model import LatentModel, smaller_side
 from ..similarity.embedder import Embedder
 from ..similarity.rulers import feature_sets
 from .best_weights import BestWeights
@@ -155,7 +155,8 @@ class GuardedRun:
         """Appends to the history what a pipeline's modules do as they stand; arguments and result as of `probe`."""
         try:
             with untouched(pipe.unet, pipe.vae, pipe.text_encoder):
-                model = LatentModel(pipe, dtype=self.dtype)
+                side = smaller_side(pipe, self.guard.training.images)
+                model = LatentModel(pipe, dtype=self.dtype, resolution=side)
                 return measure_together(self.guard, model, self.team, epoch=epoch, train_step=train_step)
         except Exception as error:
             report = self.guard.miss(epoch, train_step, describe(error))
@@ -250,7 +251,9 @@ class GuardedRun:
     def _log(self, module: TrainedModule, loggers: Sequence[Any]) -> None:
         try:
             with untouched(*parts_of(module)):
-                log_report(loggers, self.guard, LatentModel(module.pipe, dtype=self.dtype), self.status)
+                side = smaller_side(module.pipe, self.guard.training.images)
+                model = LatentModel(module.pipe, dtype=self.dtype, resolution=side)
+                log_report(loggers, self.guard, model, self.status)
         except Exception as error:
             self.complain(f"pictures and scalars of epoch {self.history[-1].epoch} could not be logged", error)
 

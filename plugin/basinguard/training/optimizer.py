@@ -74,7 +74,7 @@ def parked(moments: list[tuple[dict[str, Any], str]], device: str = "cpu") -> It
 
 
 @contextmanager
-def averaged(ema: EMAModel | None, parameters: list[torch.nn.Parameter]) -> Iterator[None]:
+def averaged_parameters(ema: EMAModel | None, parameters: list[torch.nn.Parameter]) -> Iterator[None]:
     """Inside, diffusers' moving average stands in for the parameters; without one, nothing changes."""
     if ema is None:
         yield

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
 from ..exports.merge import merged
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 
 class TrainedModule(Protocol):
@@ -25,7 +28,7 @@ class TrainedModule(Protocol):
         base_id: id or directory of the model that is fine-tuned.
     """
 
-    pipe: Any
+    pipe: StableDiffusionPipeline
     base_id: str
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -54,7 +57,7 @@ class CaptionedImages(Protocol):
 class PipelineInTraining:
     """A pipeline whose UNet and text encoder are trained by a loop: a `TrainedModule`."""
 
-    pipe: Any
+    pipe: StableDiffusionPipeline
     base_id: str = ""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

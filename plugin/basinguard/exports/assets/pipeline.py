@@ -3,7 +3,7 @@
     pipe = DiffusionPipeline.from_pretrained(DIR, custom_pipeline=DIR, trust_remote_code=True)
     image = pipe("a prompt", guidance_scale=7.5).images[0]
 
-The rule is read from the record in `scheduler/scheduler_config.json` (key "basinguard").
+The rule is read from the record in `scheduler/scheduler_config.json` (key "_basinguard").
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class BasinguardPipeline(StableDiffusionPipeline):
     @property
     def basinguard_rule(self) -> SwitchAt:
         """The rule in the scheduler's config."""
-        record = self.scheduler.config.get("basinguard")
+        record = self.scheduler.config.get("_basinguard")
         if record is None:
-            raise ValueError("scheduler_config.json has no 'basinguard' record, so there is no rule to sample by")
+            raise ValueError("scheduler_config.json has no '_basinguard' record, so there is no rule to sample by")
         return from_record(json.loads(record))
 
     @contextmanager

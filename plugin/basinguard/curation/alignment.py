@@ -1,0 +1,90 @@
+"""A place in a picture made exact: where a piece lies, to a fraction of a pixel, from where a thumbnail saw it.
+
+Source: Lucas and Kanade, "An Iterative Image Registration Technique" (IJCAI 1981), with four unknowns (the edges of an
+upright box) from coarse to fine, and the robust weights of Huber, "Robust Statistics" (1981), so that what lies over a
+picture does not pull.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from ..similarity.registration import Box
+
+LEVELS = (48, 96, 192)  # pixels of the longer side
+ROUNDS = 5
+BAND = 3.0  # pixels; coarser structure is what exposure and tint change
+HUBER = 1.0  # robust standard deviations from which a pixel pulls less
+LARGEST_STEP = 0.03  # of a side, in one round: farther away the linear model means nothing
+SETTLED = 2e-4  # of a side
+
+
+def refine(whole: Image.Image, part: Image.Image, box: Box) -> Box:
+    """The box in `whole` that shows `part`, near `box`.
+
+    Args:
+        whole: the larger picture, RGB.
+        part: what lies in it, the same way up, RGB.
+        box: a guess, as shares of the sides; see `registration.Overlay.box`.
+
+    Returns:
+        Left, top, right and bottom as shares of the sides, inside the picture.
+    """
+    for level in LEVELS:
+        size = _size(part.size, level)
+        target = _normalized(part.resize(size, Image.Resampling.BOX if level < max(part.size) else _SMOOTH))
+        for _ in range(ROUNDS):
+            step = _step(target, _normalized(sample(whole, box, size)), box)
+            box = _inside(np.asarray(box) + step)
+            if np.abs(step).max() < SETTLED:
+                break
+    return box
+
+
+_SMOOTH = Image.Resampling.BICUBIC
+
+
+def sample(picture: Image.Image, box: Box, size: tuple[int, int]) -> Image.Image:
+    """What lies in a box, given as shares of the sides, at a size in pixels, antialiased."""
+    width, height = picture.size
+    edges = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
+    return picture.resize(size, _SMOOTH, box=edges, reducing_gap=2.0)
+
+
+def _size(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    factor = min(1.0, longest / max(size))
+    return max(8, round(size[0] * factor)), max(8, round(size[1] * factor))
+
+
+def _normalized(picture: Image.Image) -> NDArray[np.float32]:
+    """Grey detail of unit contrast: what a change of light or colour leaves alone."""
+    grey = np.asarray(picture.convert("L"), np.float32)
+    band = gaussian_filter(grey, 0.7) - gaussian_filter(grey, BAND)
+    return band / max(float(band.std()), 1e-3)
+
+
+def _step(target: NDArray[np.float32], current: NDArray[np.float32], box: Box) -> NDArray[np.float64]:
+    """One Gauss-Newton step of the four edges, in shares of the sides of the picture."""
+    height, width = target.shape
+    down, across = np.gradient(current)
+    x, y = (np.arange(width) + 0.5) / width, ((np.arange(height) + 0.5) / height)[:, None]
+    # moving the left edge of a box by d moves what is seen at x of its width by (1 - x) d
+    motions = (across * (1 - x), down * (1 - y), across * x, down * y)
+    jacobian = np.stack([motion.ravel() for motion in motions], 1)
+    residual = (target - current).ravel()
+    spread = max(1.4826 * float(np.median(np.abs(residual))), 1e-3)
+    weights = np.minimum(1, HUBER * spread / np.maximum(np.abs(residual), 1e-6))
+    normal = (jacobian * weights[:, None]).T @ jacobian + 1e-2 * np.eye(4)
+    pixels = np.linalg.solve(normal, (jacobian * weights[:, None]).T @ residual)
+    wide, high = (box[2] - box[0]) / width, (box[3] - box[1]) / height
+    return np.clip(pixels * (wide, high, wide, high), -LARGEST_STEP, LARGEST_STEP)
+
+
+def _inside(box: NDArray[np.float64]) -> Box:
+    left, top, right, bottom = box.clip(0, 1).tolist()
+    if right - left < 0.05 or bottom - top < 0.05:
+        return 0.0, 0.0, 1.0, 1.0
+    return left, top, right, bottom

@@ -1,0 +1,224 @@
+"""Where do two pictures differ once one lies on the other, and is that something laid over one of them?
+
+Both are compared at the resolution of the coarser one, which may also be the more blurred one. What is left above the
+noise of the pair, in one place, is a difference: a hand of a clock, a word, a smile. Only where a picture has detail
+of its own nearly everywhere may a difference be a logo or a bar of text: something flat with a sharp border that only
+one of the two has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.ndimage import binary_closing, binary_erosion, binary_fill_holes, label, maximum, sum_labels
+from torch import Tensor
+
+from .colour_match import LUMA, Pixels
+
+LEAST, MOST = 12.0, 18.0  # levels that count as a difference, in a pair without noise and in any pair
+EDGE = 0.3  # of the contrast of an edge that both have
+CHROMA = 4  # pixels; files keep colour more coarsely than light
+PEAK = 2.0  # times that, which some pixel of a differing place must reach
+NOISES, USUAL = 4.0, 0.95  # times a quantile of the residuals, which compression raises
+PLACE = 12.0  # differences in one place, in units of the least that counts, from which it is no accident
+TINT = 12.0  # levels by which the mean colour of a cell may be off
+CELL, SMALLEST_CELL = 24, 16  # cells on the longer side for colours; pixels of one, as compression has them
+LOOK = 256  # pixels of the longer side at which an overlay is judged
+BLURS = (0.5, 0.8, 1.2, 1.6, 2.0, 2.6, 3.2)  # pixels
+SHARPER = 1.15  # times the fine detail from which one picture is blurred to the other
+LARGEST_OVERLAY = 0.3  # of the area
+JOINED = 0.015  # of the side; letters nearer to each other are one overlay
+RICH = 0.5  # share of the blocks outside an overlay that must have detail
+BLOCK = 16  # pixels
+DETAIL = 2.5  # levels of contrast in a block that is not flat
+ONE_SIDED = 2.0  # times as much contrast along its border as the other picture has there
+FLAT, LEVELS = 0.85, 5.0  # share of an overlay in its two commonest colours, which vary by a few levels
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What two aligned pictures do not share.
+
+    Attributes:
+        share: part of the area that differs, 0 to 1.
+        overlay: 0 or 1, the picture that has something laid over it, where that is all; None otherwise.
+    """
+
+    share: float
+    overlay: int | None = None
+
+
+def compare(one: Pixels, two: Pixels) -> Difference:
+    """What differs between two aligned pictures, [H, W, 3], whose colours were matched."""
+    one, two = _equally_sharp(one, two)
+    residual = _residual(one, two)
+    least = float(np.clip(NOISES * np.quantile(residual[::2, ::2], USUAL), LEAST, MOST))
+    places = _places(residual, least)
+    places |= _other_colours(one, two, places)
+    share = float(places.mean())
+    if not share:
+        return Difference(0.0)
+    return Difference(share, _overlay(*_smaller(one, two, places)) if share <= LARGEST_OVERLAY else None)
+
+
+def is_rich(one: Pixels, two: Pixels) -> bool:
+    """Whether two aligned pictures [H, W, 3] have detail nearly everywhere, as photographs do and drawings do not."""
+    one, two, places = _smaller(one, two, np.zeros(one.shape[:2], bool))
+    return _rich(one, two, places)
+
+
+def _smaller(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> tuple[Pixels, Pixels, NDArray[np.bool_]]:
+    """All three averaged over squares of pixels, at least `LOOK` on the longer side."""
+    factor = max(one.shape) // LOOK
+    if factor < 2:
+        return one, two, places
+    shapes = [F.avg_pool2d(_tensor(each), factor)[0].permute(1, 2, 0).numpy() for each in (one, two)]
+    covered = F.max_pool2d(torch.from_numpy(places.astype(np.float32))[None], factor)[0].numpy() > 0
+    return shapes[0], shapes[1], covered
+
+
+def _tensor(picture: Pixels) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None]
+
+
+def _residual(one: Pixels, two: Pixels) -> Pixels:
+    """How far two pictures are apart at each pixel, [H, W], in light, or in colour more coarsely."""
+    height, width = one.shape[:2]
+    light = range_residual(*(torch.from_numpy(each @ LUMA)[None, None] for each in (one, two)))
+    pooled = [F.avg_pool2d(_tensor(each), CHROMA, ceil_mode=True, count_include_pad=False) for each in (one, two)]
+    colour = F.interpolate(range_residual(pooled[0], pooled[1]).amax(1, keepdim=True), scale_factor=CHROMA)
+    return torch.maximum(light, colour[..., :height, :width])[0, 0].numpy()
+
+
+def range_residual(one: Tensor, two: Tensor) -> Tensor:
+    """How far each of two pictures [B, C, H, W] leaves the range of the other's neighbours, the larger of both.
+
+    A shift of one pixel costs nothing, an edge that both have may differ by a part of its contrast, as compression
+    makes it, and a line that only one of them has costs all of it.
+    """
+    highs, lows = ([F.max_pool2d(sign * each, 3, 1, 1) for each in (one, two)] for sign in (1, -1))
+    outside = [one - highs[1], -lows[1] - one, two - highs[0], -lows[0] - two]
+    contrast = torch.minimum(highs[0] + lows[0], highs[1] + lows[1])
+    return (torch.stack(outside).amax(0) - EDGE * contrast).clamp(min=0)
+
+
+def _other_colours(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Cells whose mean colours differ, as they do not after compression, a shift or a blur, [H, W].
+
+    Cells beside a differing place are left out: that place explains them, and knows its border better.
+    """
+    height, width = places.shape
+    factor = max(SMALLEST_CELL, max(height, width) // CELL)
+    difference = F.avg_pool2d(_tensor(one - two), factor, ceil_mode=True, count_include_pad=False)
+    covered = torch.from_numpy(places.astype(np.float32))[None, None]
+    near = F.max_pool2d(F.max_pool2d(covered, factor, ceil_mode=True), 3, 1, 1)
+    cells = ((difference.abs().amax(1, keepdim=True) > TINT) & (near == 0)).float()
+    return F.interpolate(cells, scale_factor=factor)[0, 0, :height, :width].numpy() > 0
+
+
+def _equally_sharp(one: Pixels, two: Pixels) -> tuple[Pixels, Pixels]:
+    """The sharper picture blurred as much as makes it most like the other."""
+    grey = [torch.from_numpy(_middle(each) @ LUMA)[None, None] for each in (one, two)]
+    fine = [_typical(each - _blurred(each, 1.5)) for each in grey]
+    if max(fine) <= SHARPER * min(fine):
+        return one, two
+    sharp, soft = grey if fine[0] > fine[1] else grey[::-1]
+    errors = [_typical(_blurred(sharp, blur) - soft) for blur in BLURS]
+    blur = BLURS[int(np.argmin(errors))]
+    if min(errors) >= _typical(sharp - soft):
+        return one, two
+    both = [one, two]
+    sharper = int(fine[1] > fine[0])
+    both[sharper] = _blurred(_tensor(both[sharper]).transpose(0, 1), blur)[:, 0].permute(1, 2, 0).numpy()
+    return both[0], both[1]
+
+
+def _typical(values: Tensor) -> float:
+    """Mean size of values of which a few are of something else."""
+    return float(values.abs().clamp(max=4 * LEAST).mean())
+
+
+def _middle(picture: Pixels) -> Pixels:
+    """Enough of a picture to see how sharp it is."""
+    top, left = (max(0, (length - LOOK) // 2) for length in picture.shape[:2])
+    return picture[top : top + LOOK, left : left + LOOK]
+
+
+def _blurred(channels: Tensor, width: float) -> Tensor:
+    """A Gaussian blur of [B, 1, H, W]."""
+    reach = int(3 * width + 0.5)
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / width) ** 2)
+    weights = weights / weights.sum()
+    padded = F.pad(channels, (reach,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, weights[None, None, None]), weights[None, None, :, None])
+
+
+def _places(residual: Pixels, least: float) -> NDArray[np.bool_]:
+    """Where differences add up to something, [H, W]."""
+    labels, count = label(residual > least, np.ones((3, 3)))
+    if not count:
+        return np.zeros(residual.shape, bool)
+    numbers = np.arange(count + 1)
+    counts = (sum_labels(residual / least, labels, numbers) >= PLACE) & (
+        maximum(residual, labels, numbers) >= PEAK * least
+    )
+    counts[0] = False
+    return counts[labels]
+
+
+def _overlay(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> int | None:
+    """Which picture has all the differing places laid over it, if that is what they are."""
+    reach = max(1, round(JOINED * max(places.shape)))
+    padded = np.pad(places, reach)
+    joined = binary_fill_holes(binary_closing(padded, iterations=reach))[reach:-reach, reach:-reach] | places
+    if joined.mean() > LARGEST_OVERLAY or not _rich(one, two, joined):
+        return None
+    labels, count = label(joined)
+    sides = {_side(one, two, labels == number) for number in range(1, count + 1)}
+    side = sides.pop() if len(sides) == 1 else None
+    return side if side is not None and _flat((one, two)[side], joined) else None
+
+
+def _rich(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> bool:
+    """Whether most blocks outside the differing places have detail in both pictures."""
+    height, width = (length // BLOCK * BLOCK for length in places.shape)
+    if not height or not width:
+        return False
+
+    def blocks(values: NDArray) -> NDArray:
+        return values[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
+
+    outside = ~blocks(places).any((1, 3))
+    contrast = np.minimum(blocks(one @ LUMA).std((1, 3)), blocks(two @ LUMA).std((1, 3)))
+    return bool(outside.any()) and float((contrast[outside] > DETAIL).mean()) >= RICH
+
+
+def _side(one: Pixels, two: Pixels, place: NDArray[np.bool_]) -> int | None:
+    """Which picture has an edge along the border of a place, if only one has."""
+    border = place & ~binary_erosion(place, iterations=2, border_value=1)
+    border |= ~place & ~binary_erosion(~place, iterations=2, border_value=1)
+    if not border.any():
+        return None
+    edges = [float(np.hypot(*np.gradient(each @ LUMA))[border].mean()) for each in (one, two)]
+    if max(edges) < ONE_SIDED * min(edges):
+        return None
+    return int(edges[1] > edges[0])
+
+
+def _flat(picture: Pixels, places: NDArray[np.bool_]) -> bool:
+    """Whether the places hold two colours and little else, as a bar with letters does and nothing photographed."""
+    core = binary_erosion(places, iterations=2)
+    left = picture[core if core.any() else places]
+    total, covered = len(left), 0
+    for _ in range(2):
+        if not len(left):
+            break
+        bins, counts = np.unique((left // 8).astype(int), axis=0, return_counts=True)
+        centre = left[((left // 8).astype(int) == bins[counts.argmax()]).all(1)].mean(0)
+        near = (np.abs(left - centre) <= LEVELS).all(1)
+        covered, left = covered + int(near.sum()), left[~near]
+    return covered >= FLAT * total

@@ -1,0 +1,147 @@
+"""One picture or two that look alike? Decided on the files themselves, at the resolution that both have.
+
+Thumbnails propose, and they call a clock at one and a clock at two the same. Only what agrees here, in structure, in
+detail and in colour, may be proposed to be dropped; captions that contradict each other are enough against it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+from PIL.Image import Transpose
+
+from ..core.images import BadImage, open_image, to_rgb
+from ..similarity.registration import WHOLE, Box, Overlay
+from .alignment import refine, sample
+from .caption_conflict import contradict
+from .colour_match import NONE, ColourRule, Pixels, find_rule
+from .pixel_agreement import LARGEST_OVERLAY, compare, is_rich
+from .scan import Scan, inside_frame
+
+GLANCE = 192  # pixels of the side of a first comparison
+LONGEST = 1024  # pixels of the side on which pictures are compared; finer detail than that decides nothing
+SMALLEST = 24  # pixels of the common picture; with less there is no detail to agree on
+CELLS = 24  # on a side, for colours
+REMEMBERED = 48  # pictures in memory, 3 MB each at most
+TURNS = {0: None, 90: Transpose.ROTATE_90, 180: Transpose.ROTATE_180, 270: Transpose.ROTATE_270}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether two images show one picture, and what was seen.
+
+    Attributes:
+        same: they do; one may be proposed to be dropped.
+        reason: what speaks against it, or how they differ, in words.
+        overlay: 0 or 1, the one that has something laid over it; None for neither.
+        box: where one lies in the other, to a fraction of a pixel; None where that was not looked at.
+    """
+
+    same: bool
+    reason: str
+    overlay: int | None = None
+    box: Box | None = None
+
+
+class Judge:
+    """Compares images of a scan; remembers the last pictures that it opened."""
+
+    def __init__(self, scan: Scan) -> None:
+        self._scan = scan
+        self._picture = lru_cache(REMEMBERED)(self._open)
+
+    def __call__(self, first: int, second: int, overlay: Overlay, turned: int = 0) -> Verdict:
+        """Whether two images show one picture, given where thumbnails saw one in the other.
+
+        Args:
+            first, second: rows of the scan.
+            overlay: of `first` and `second`, the latter turned.
+            turned: degrees, counterclockwise, by which the second must be turned to stand like the first.
+        """
+        items = self._scan.items
+        if self._scan.sha256[first] == self._scan.sha256[second]:
+            return Verdict(True, "the same bytes")
+        if contradict(items[first].captions, items[second].captions):
+            return Verdict(False, "their captions say different things")
+        one, two = self._picture(first), self._picture(second)
+        if one is None or two is None:
+            return Verdict(False, "one of them cannot be read again")
+        return same_picture(one, _turned(two, turned), overlay, turned=bool(turned))
+
+    def _open(self, row: int) -> Image.Image | None:
+        try:
+            with open_image(self._scan.items[row].path) as image:
+                image.draft("RGB", (LONGEST, LONGEST))
+                upright = to_rgb(image)
+        except BadImage:
+            return None
+        cut = upright.crop(inside_frame(upright))
+        cut.thumbnail((LONGEST, LONGEST), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        return cut
+
+
+def same_picture(one: Image.Image, two: Image.Image, overlay: Overlay, *, turned: bool = False) -> Verdict:
+    """Whether two pictures are one, given where thumbnails saw one in the other; see `Judge`."""
+    whole, part = (two, one) if overlay.swapped else (one, two)
+    if overlay.mirrored:
+        part = part.transpose(Transpose.FLIP_LEFT_RIGHT)
+    moved = overlay.mirrored or turned
+    box = refine(whole, part, overlay.box)
+    size = (
+        min(part.width, round((box[2] - box[0]) * whole.width)),
+        min(part.height, round((box[3] - box[1]) * whole.height)),
+    )
+    if min(size) < SMALLEST:
+        return Verdict(False, "one of them is too small to tell")
+    verdict = Verdict(False, "")
+    for longest in (GLANCE, LONGEST):  # most pairs that differ do so at a glance
+        factor = min(1.0, longest / max(size))
+        seen = max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+        last = longest == LONGEST or seen == size
+        verdict = _compared(sample(whole, box, seen), sample(part, WHOLE, seen), overlay, moved=moved, glance=not last)
+        if last or not verdict.same:
+            break
+    return replace(verdict, box=box)
+
+
+def _compared(under: Image.Image, over: Image.Image, overlay: Overlay, *, moved: bool, glance: bool) -> Verdict:
+    matched = _matched(under, over)
+    if matched is None:
+        return Verdict(False, "their colours differ, and no change of light or tint explains it")
+    difference = compare(*matched)
+    rich = is_rich(*matched) if moved or (glance and difference.share) else False
+    undecided = glance and rich and difference.share <= LARGEST_OVERLAY  # too coarse a look for a border
+    if difference.share and difference.overlay is None and not undecided:
+        return Verdict(False, f"they differ in {max(0.001, difference.share):.1%} of the picture")
+    if moved and not rich:
+        return Verdict(False, "a drawing and its mirror image, or turned, may mean two things")
+    if difference.overlay is None:
+        return Verdict(True, "they agree everywhere")
+    covered = difference.overlay if not overlay.swapped else 1 - difference.overlay
+    return Verdict(True, f"one has something laid over {difference.share:.0%} of it", covered)
+
+
+def _matched(under: Image.Image, over: Image.Image) -> tuple[Pixels, Pixels] | None:
+    """Both pictures [H, W, 3] with the colours of one of them, or None where no rule turns one into the other."""
+    small = [
+        np.asarray(each.resize((CELLS, CELLS), Image.Resampling.BOX), np.float32).reshape(-1, 3)
+        for each in (under, over)
+    ]
+    one, two = (np.asarray(each, np.float32) for each in (under, over))
+    if (rule := find_rule(small[0], small[1])) is not None:
+        return _applied(rule, one), two
+    if (rule := find_rule(small[1], small[0])) is not None:
+        return one, _applied(rule, two)
+    return None
+
+
+def _applied(rule: ColourRule, pixels: Pixels) -> Pixels:
+    return pixels if rule == NONE else rule(pixels)
+
+
+def _turned(picture: Image.Image, degrees: int) -> Image.Image:
+    turn = TURNS[degrees]
+    return picture if turn is None else picture.transpose(turn)

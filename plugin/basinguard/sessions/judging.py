@@ -1,0 +1,59 @@
+"""Pairs near the threshold, put before the owner of the images, and the threshold that the answers speak for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..audits.judge_page import render_judge_page
+from ..similarity.copy_detector_settings import CopyDetectorSettings
+from ..similarity.folder_matches import match_folders
+from ..similarity.image_files import load_image
+from ..similarity.judgement import Judged, near_threshold, read_answers, refit
+
+PAGE, JUDGEMENT = "judge.html", "judgement.json"
+
+
+@dataclass(frozen=True)
+class Judging:
+    """A page to judge on, or what the answers came to, and where it was written."""
+
+    path: Path
+    pairs: int
+    judged: Judged | None = None
+
+    def __str__(self) -> str:
+        if self.judged is not None:
+            return f"{self.judged}\n\nwritten to {self.path}"
+        return (
+            f"{self.pairs} pairs to judge: open {self.path} in a browser, then run the same command with "
+            "--answers answers.json"
+        )
+
+
+def judge_folders(
+    samples: Path, data: Path, *, answers: Path | None, detector: CopyDetectorSettings, pairs: int, out: Path
+) -> Judging:
+    """Writes the page, or fits the threshold to its answers; see `commands.judge`."""
+    if pairs < 2:
+        raise ValueError(f"pairs={pairs}: expected at least 2, one on either side of the threshold")
+    path = out / (PAGE if answers is None else JUDGEMENT)
+    if path.exists():
+        raise FileExistsError(f"{path}: exists already; name another folder with --out")
+    found = match_folders(samples, data, detector)
+    rows = near_threshold(found.similarity, found.metric.threshold, pairs).tolist()
+    if answers is None:
+        title = f"{samples.name} beside {data.name}"
+        shown = [[load_image(paths[k]) for k in rows] for paths in (found.samples, found.training)]
+        return Judging(_write(path, render_judge_page(title, *shown)), len(rows))
+    said = read_answers(answers, len(rows))
+    judged = refit([float(found.similarity[rows[k]]) for k in said], list(said.values()), found.metric)
+    form = asdict(judged) | {"metric": judged.metric.model_dump(), "threshold": judged.threshold.model_dump()}
+    return Judging(_write(path, json.dumps(form, indent=1) + "\n"), len(rows), judged)
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
