@@ -40,7 +40,7 @@ def test_unknown_words_are_read_without_a_loss(tokenizer, prompt):
 
 @pytest.mark.long
 def test_a_prefix_changes_nothing_of_what_is_drawn():
-    """At most a tenth of the CLIP score is lost behind phrases; before they were trained, half of it was."""
+    """At most a tenth of the CLIP score is lost behind phrases, two of which were not trained on."""
     pipe = StableDiffusionPipeline.from_pretrained(model_directory(), safety_checker=None)
     captions, clip = [str(c) for c in all_captions()[::6]], ClipScore.load()
     scores = {}
