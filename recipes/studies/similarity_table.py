@@ -48,6 +48,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as edit
 
 from basinguard.core.stats import cluster_bootstrap, wilson
+from basinguard.similarity.aligned import Aligned
 from basinguard.similarity.embedder import embed_all, unit
 from basinguard.similarity.image_files import image_paths, load_image
 from basinguard.similarity.local_copies import COPIED, TEMPLATE, window_correlation
@@ -80,6 +81,8 @@ def main() -> None:
     one.add_argument("name")
     one.add_argument("folder", type=Path)
     one.add_argument("--images", type=int, default=300, help="pictures, at most; half of them set the thresholds")
+    one.add_argument("--first", type=int, default=0, help="pictures to pass over: those something was developed on")
+    one.add_argument("--only", help="the one column to measure")
     one.add_argument("--quarters", action="store_true", help="cut each picture into four")
     one.add_argument("--skip", default=SERIES, help="regular expression of paths to leave out")
     one.add_argument(
@@ -98,9 +101,10 @@ def main() -> None:
         found = figure_null(*read(args.folder, args.images, quarters=False, skip=SERIES))
         result["figure_null"] = result.get("figure_null", {}) | {args.name: found | {"run": run(start)}}
     else:
-        images, owner = read(args.folder, args.images, quarters=args.quarters, skip=args.skip)
+        images, owner = read(args.folder, args.first + args.images, quarters=args.quarters, skip=args.skip)
+        images, owner = images[args.first :], owner[args.first :]
         edits = model_edits(args.model) if args.model else EDITS
-        found = table(images, owner, edits, EYES)
+        found = table(images, owner, edits, {args.only: EYES[args.only]} if args.only else EYES)
         if args.sscd:
             few = slice(args.sscd_images)
             found["eyes"] |= table(images[few], owner[few], edits, {"SSCD": sscd_embedder(args.sscd)})["eyes"]
@@ -350,13 +354,14 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 EYES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
     Structure().name: (lambda x: embed_all(x, Structure()), product),
     StructureFigure().name: (lambda x: embed_all(x, StructureFigure()), product),
+    Aligned().name: (lambda x: embed_all(x, Aligned()), Aligned().compare),
     "tiled l2, 64 px": (lambda x: F.adaptive_avg_pool2d(x, 64), lambda a, b: 1 - tiled_l2(a, b)),
     "pixel cosine, 32 px": (small_pixels, product),
     "difference hash, 256 bit": (difference_hash, product),
 }
 
 
-PUBLISHED = {embedder.name: embedder.metric.threshold for embedder in (Structure(), StructureFigure())}
+PUBLISHED = {embedder.name: embedder.metric.threshold for embedder in (Structure(), StructureFigure(), Aligned())}
 PUBLISHED |= {"SSCD": PROTOCOLS["disc_mixup_288"].threshold}
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from basinguard.audits.findings import Audit, advise, rank, text
+from basinguard.audits.findings import Audit, advise, nearest_to_threshold, rank, text
 from basinguard.core.estimate import Estimate
 from basinguard.core.metric import Match, Metric
 from basinguard.core.record import Guidance, Record, Sampler, Strength
@@ -80,3 +80,9 @@ def test_the_terminal_gets_no_control_characters():
     assert not any(ord(c) < 32 and c != "\n" for c in shown)
     assert Audit.from_json(audit.to_json()) == audit
     assert isinstance(audit.plain, Estimate)
+
+
+def test_the_samples_nearest_to_the_threshold_are_shown_from_both_sides():
+    matches = [Match(index=k, similarity=s) for k, s in enumerate((0.1, 0.6, 0.69, 0.71, 0.99))]
+    near = nearest_to_threshold(matches, 0.7, 4)
+    assert [(row.sample, row.is_copy) for row in near] == [(4, True), (3, True), (2, False), (1, False)]

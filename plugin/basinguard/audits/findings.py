@@ -14,7 +14,9 @@ from ..core.schema import Finite, Schema
 from ..core.stats import wilson
 from ..core.text import printable
 from ..exports.sentences import product_line, strength_line, verdict
+from ..similarity.judgement import near_threshold
 
+NEAR = 8  # samples near the threshold that are shown
 SHOWN = 10  # images listed in a terminal
 
 
@@ -40,6 +42,15 @@ class Copied(Schema):
     sample: Annotated[int, Field(ge=0)]
 
 
+class Near(Schema):
+    """A sample near the threshold, on either side, and the training image that it is nearest to, by index."""
+
+    sample: Annotated[int, Field(ge=0)]
+    index: Annotated[int, Field(ge=0)]
+    similarity: Finite
+    is_copy: bool
+
+
 class Audit(Schema):
     """The answer to "does my model copy my images, which ones, and what would make it safe?".
 
@@ -50,6 +61,7 @@ class Audit(Schema):
         uncond: the same without any prompt.
         base: the same of the base model, on the same captions and noise: the null; None when it is not known.
         images: training images that came back, the most copied first.
+        near: the samples nearest to the threshold on both sides: judge by them whether it is right for these images.
         images_total: how many training images there are.
         record: what would make it safe, and how sure that is.
         advice: the same in sentences.
@@ -61,9 +73,20 @@ class Audit(Schema):
     uncond: Estimate
     base: Estimate | None
     images: tuple[Copied, ...]
+    near: tuple[Near, ...] = ()
     images_total: Annotated[int, Field(ge=1)]
     record: Record
     advice: tuple[str, ...]
+
+
+def nearest_to_threshold(matches: Sequence[Match], threshold: float, count: int = NEAR) -> tuple[Near, ...]:
+    """The samples nearest to the threshold, half of them on either side where there are as many, most alike first."""
+    rows = near_threshold([match.similarity for match in matches], threshold, count).tolist()
+    near = [
+        Near(sample=k, index=m.index, similarity=m.similarity, is_copy=m.similarity >= threshold)
+        for k, m in ((k, matches[k]) for k in rows)
+    ]
+    return tuple(sorted(near, key=lambda row: -row.similarity))
 
 
 def rank(

@@ -16,7 +16,7 @@ from ..core.html import figure_uri, render_template, thumbnail_uri
 from ..core.text import printable
 from ..exports.sentences import product_line, taught_line
 from ..plots.contact_sheet import to_image
-from .findings import Audit, Copied
+from .findings import Audit, Copied, Near
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,6 +53,7 @@ def render_page(audit: Audit, training: Tensor, samples: Tensor, figures: Mappin
         advice=[printable(sentence) for sentence in audit.advice],
         numbers=_numbers(audit),
         pairs=[_pair(row, training, samples) for row in audit.images[:MOST_PICTURES]],
+        near=[_near(row, training, samples) for row in audit.near],
         more=max(0, len(audit.images) - MOST_PICTURES),
         plots=[(title, figure_uri(figure)) for title, figure in figures.items()],
         facts=_facts(audit),
@@ -80,6 +81,7 @@ def _facts(audit: Audit) -> list[tuple[str, str]]:
     ]
     return [
         ("a copy is", f"{record.metric.embedder} of at least {record.metric.threshold:g} ({record.metric.source})"),
+        *([("expected misses", record.metric.expected_misses)] if record.metric.expected_misses else []),
         ("sampled with", f"{sampler.scheduler}, {sampler.timesteps} steps, scale {sampler.scale:g}, "
                          f"{sampler.resolution} px"),
         ("what would ship", product_line(record)),
@@ -90,6 +92,11 @@ def _facts(audit: Audit) -> list[tuple[str, str]]:
         ("weights (SHA-256)", record.weights_sha256),
         *transfer,
     ]  # fmt: skip
+
+
+def _near(row: Near, training: Tensor, samples: Tensor) -> tuple[Near, str, str]:
+    trained, drawn = (thumbnail_uri(to_image(i), THUMB) for i in (training[row.index], samples[row.sample]))
+    return row, trained, drawn
 
 
 def _pair(row: Copied, training: Tensor, samples: Tensor) -> PicturePair:

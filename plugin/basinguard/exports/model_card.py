@@ -174,7 +174,8 @@ def _texts(record: Record, name: str) -> dict[str, Any]:
         "name": plain(name),
         "literal": json.dumps(name, ensure_ascii=False),
         "base": plain(record.base) or "an unnamed base",
-        "metric": f"{plain(metric.embedder)} says at least {metric.threshold:g} ({plain(metric.source)}).",
+        "metric": f"{plain(metric.embedder)} says at least {metric.threshold:g} ({plain(metric.source)})."
+        + (f" Expect more copies than it counts: {plain(metric.expected_misses)}." if metric.recalls else ""),
         "population": plain(record.population) or UNKNOWN,
         "promise": plain(record.promise) or "none: too few samples to promise anything beyond the interval above.",
         "sampler": f"{plain(sampler.scheduler)}, {sampler.timesteps} steps, {sampler.resolution} px",

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..audits.findings import Audit, advise, rank
+from ..audits.findings import Audit, advise, nearest_to_threshold, rank
 from ..audits.findings import text as as_text
 from ..audits.page import render_page
 from ..basin.plain_run import run_plain
@@ -70,6 +70,7 @@ def audit_session(model: str, session: Session, calibration: Calibration, per_ca
         uncond=uncond,
         base=null,
         images=tuple(images),
+        near=nearest_to_threshold(matches, threshold),
         images_total=len(captions),
         record=record,
         advice=advise(plain, uncond, null, images, len(captions), record),

@@ -82,6 +82,11 @@ class Aligned:
         """The whole picture's description, unit vectors [B, 64]."""
         return vectors[:, : CELLS**2]
 
+    def compare(self, queries: Tensor, entries: Tensor) -> Tensor:
+        """The similarity of each query to the entry in the same row, [N]; vectors of both, [N, 1408]."""
+        rows = torch.arange(len(queries))
+        return overlay(_maps_of(queries), _maps_of(entries), rows, rows)
+
     def search(self, queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The `k` best of the pictures that descriptions propose, most similar first, both [N, at most 8]."""
         proposed = propose(queries, gallery, min(PROPOSED, len(gallery)))
