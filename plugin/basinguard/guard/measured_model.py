@@ -142,3 +142,14 @@ class MeasuredModel:
         """Does the empty prompt alone reproduce training images? Then guidance at scale 0 cannot help."""
         ends = search.model.path.latents(search.trunk.states[-1])
         return stats.rate(self.instruments.copy_detector.is_copy(self.model.decode(ends)), torch.arange(len(ends)))
+
+
+def uncond_warning(risk_uncond: Estimate | None, alpha: float) -> str:
+    """What an empty prompt that copies means for the rules; "" where it does not."""
+    if risk_uncond is None or risk_uncond.value <= alpha:
+        return ""
+    return (
+        f"the empty prompt itself reproduces training images (share {risk_uncond}): guidance at scale 0 before a "
+        "transition cannot escape them. Train with keep_unconditional=1, without caption dropout, or take the "
+        "unconditional branch from the base model (anchor)"
+    )

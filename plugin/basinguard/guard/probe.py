@@ -17,13 +17,12 @@ from ..basin.gap import pair_gaps
 from ..basin.trajectories import pairs_of
 from ..core import seeds as seed_table
 from ..core import stats
-from ..core.estimate import Estimate
 from ..core.report import Basin, Exit, Gaps, Group, Heldout, ImageResult, Report, Samples
 from ..diffusion.evaluation_count import EvaluationCount
 from ..diffusion.model import Model
 from .coverage import SEEDS, Coverage
 from .critical_scale_stage import Scales, measure_scales
-from .measured_model import Drawn, Instruments, MeasuredModel
+from .measured_model import Drawn, Instruments, MeasuredModel, uncond_warning
 from .measures import Measures, compare_rises, mean_rise
 from .taught import taught_prompts, taught_samples
 
@@ -90,7 +89,7 @@ class Probe:
             images=self._images(widths, scales),
             probed=self.coverage.sampled,
             precision=self.coverage.precision,
-            note=_warning(basin.risk_uncond, self.plan.alpha),
+            note=uncond_warning(basin.risk_uncond, self.plan.alpha),
         )
 
     @contextmanager
@@ -292,13 +291,3 @@ class Probe:
             )
             for i in every
         )
-
-
-def _warning(risk_uncond: Estimate | None, alpha: float) -> str:
-    if risk_uncond is None or risk_uncond.value <= alpha:
-        return ""
-    return (
-        f"the empty prompt itself reproduces training images (share {risk_uncond}): guidance at scale 0 before a "
-        "transition cannot escape them. Train with keep_unconditional=1, without caption dropout, or take the "
-        "unconditional branch from the base model (anchor)"
-    )

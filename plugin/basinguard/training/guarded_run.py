@@ -243,19 +243,14 @@ class GuardedRun:
     def _write(self, folder: Path | None) -> None:
         if folder is None or self.status is None:
             return
-        try:
+        with self._harmless(f"{folder / HISTORY_FILE} could not be written"):
             write_guard_file(folder / HISTORY_FILE, self.status, self.history)
-        except OSError as error:
-            self.complain(f"{folder / HISTORY_FILE} could not be written", error)
 
     def _log(self, module: TrainedModule, loggers: Sequence[Any]) -> None:
-        try:
-            with untouched(*parts_of(module)):
-                side = smaller_side(module.pipe, self.guard.training.images)
-                model = LatentModel(module.pipe, dtype=self.dtype, resolution=side)
-                log_report(loggers, self.guard, model, self.status)
-        except Exception as error:
-            self.complain(f"pictures and scalars of epoch {self.history[-1].epoch} could not be logged", error)
+        problem = f"pictures and scalars of epoch {self.history[-1].epoch} could not be logged"
+        with self._harmless(problem), untouched(*parts_of(module)):
+            side = smaller_side(module.pipe, self.guard.training.images)
+            log_report(loggers, self.guard, LatentModel(module.pipe, dtype=self.dtype, resolution=side), self.status)
 
     def state_dict(self) -> dict[str, Any]:
         """The history and what it was measured with; texts only, so `torch.load(weights_only=True)` reads it."""
