@@ -143,7 +143,7 @@ def test_shipping_writes_the_product_with_its_epoch_and_the_price_in_pictures(
 def test_shipping_says_where_the_base_is_from_and_shows_heldout_prompts_only(tiny_pipeline_dir, scene_folder, tmp_path):
     settings = SessionSettings(str(tiny_pipeline_dir), scale=3.0, timesteps=2)
     opened = open_model(str(tiny_pipeline_dir), scene_folder, settings)
-    training = replace(opened.guard.training, heldout=("a kite", "a house"))
+    training = replace(opened.guard.training, heldout=("a kite", "a house"), stand_in=False)
     guard = Guard(training, opened.guard.embedder, opened.guard.plan)
     with series_of(opened, tiny_pipeline_dir, rank=4) as series:
         export_calibrated(guard, series, TERMS, tmp_path / "shipped")
