@@ -17,7 +17,7 @@ from ..core.images import BadImage, open_image, to_rgb
 from ..similarity.registration import WHOLE, Box, Overlay
 from .alignment import refine, sample
 from .caption_conflict import contradict
-from .colour_match import NONE, ColourRule, Pixels, find_rule
+from .colour_match import MOST, NONE, ColourRule, Pixels, explained, find_rule
 from .pixel_agreement import LARGEST_OVERLAY, compare, is_rich
 from .scan import Scan, inside_frame
 
@@ -25,6 +25,7 @@ GLANCE = 192  # pixels of the side of a first comparison
 LONGEST = 1024  # pixels of the side on which pictures are compared; finer detail than that decides nothing
 SMALLEST = 24  # pixels of the common picture; with less there is no detail to agree on
 CELLS = 24  # on a side, for colours
+BLOCK = 8  # pixels of a cell whose mean colour compression leaves as it is
 REMEMBERED = 48  # pictures in memory, 3 MB each at most
 TURNS = {0: None, 90: Transpose.ROTATE_90, 180: Transpose.ROTATE_180, 270: Transpose.ROTATE_270}
 
@@ -126,16 +127,21 @@ def _compared(under: Image.Image, over: Image.Image, overlay: Overlay, *, moved:
 
 def _matched(under: Image.Image, over: Image.Image) -> tuple[Pixels, Pixels] | None:
     """Both pictures [H, W, 3] with the colours of one of them, or None where no rule turns one into the other."""
-    small = [
-        np.asarray(each.resize((CELLS, CELLS), Image.Resampling.BOX), np.float32).reshape(-1, 3)
-        for each in (under, over)
-    ]
     one, two = (np.asarray(each, np.float32) for each in (under, over))
+    blocks = [_cells(each, *(min(CELLS, max(1, side // BLOCK)) for side in each.size)) for each in (under, over)]
+    if explained(NONE, *blocks) >= MOST:
+        return one, two
+    small = [_cells(each, CELLS, CELLS) for each in (under, over)]
     if (rule := find_rule(small[0], small[1])) is not None:
         return _applied(rule, one), two
     if (rule := find_rule(small[1], small[0])) is not None:
         return one, _applied(rule, two)
     return None
+
+
+def _cells(picture: Image.Image, across: int, down: int) -> Pixels:
+    """Mean colours of the cells of a grid, [N, 3]."""
+    return np.asarray(picture.resize((across, down), Image.Resampling.BOX), np.float32).reshape(-1, 3)
 
 
 def _applied(rule: ColourRule, pixels: Pixels) -> Pixels:
