@@ -54,7 +54,11 @@ def test_inspect_prints_the_rule_and_how_sure(exported, capsys):
     main(["inspect", str(exported)])
     out = capsys.readouterr().out
     assert "scale -2 above timestep 500 (sigma 1.6" in out
-    assert "3.0 % [0.0, 11.0] (n = 64) by the rule, 83.0 % [75.0, 91.0] (n = 64) by plain CFG" in out
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert rows["verdict"] == "Safe by its rule."
+    assert (
+        rows["risk"] == "3.0 % [0.0, 11.0] (n = 64); 83.0 % [75.0, 91.0] (n = 64) by plain CFG with the whole fine-tune"
+    )
     main(["inspect", str(exported), "--json"])
     assert Record.from_json(capsys.readouterr().out) == inspect_file(exported).record
 
@@ -155,7 +159,7 @@ def test_other_weights_of_the_same_shape_are_told_apart(tmp_path, pipe, exported
     assert any("the record was made for" in p for p in check(tmp_path / "other").problems)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 3, "1", "2", True, None, [1], [2]])
 def test_an_unknown_schema_is_refused_by_its_number(tmp_path, record, version):
     text = json.dumps(json.loads(record.to_json()) | {"schema_version": version})
     header = header_only(tmp_path / "x.safetensors", {"basinguard.record": text})

@@ -129,7 +129,8 @@ def test_images_are_ranked_and_numbered_as_in_the_training_set():
 def test_duplicates_and_held_out_captions_are_groups_of_their_own():
     guard = make_guard(("point 0", "point 1", "point 2", "point 0"))
     groups = {g.name: g for g in guard.measure(Points(), epoch=0, train_step=1).groups}
-    assert groups["duplicated"].captions == 2
+    assert groups["duplicated"].captions == 1, "two images, each sampled, of one caption"
+    assert groups["duplicated"].risk.n == groups["unique"].risk.n == 2 * 4
     assert groups["unique"].captions == 2
     assert groups["heldout"].captions == 2
     assert groups["heldout"].risk.value < groups["unique"].risk.value
@@ -299,7 +300,7 @@ def test_processes_buy_what_the_poorest_and_slowest_of_them_can_pay(monkeypatch)
     asked = []
     alone = bought(int)
     assert bought(lambda number: asked.append(number) or number) == alone
-    assert len(asked) == 5, "one allowance and four prices, in every process"
+    assert len(asked) == 6, "one allowance and five prices, in every process"
     poorest = bought(lambda number: number // 2 if number > 0 else number)
     assert poorest == bought(lambda number: number if number > 0 else number * 2) != alone
 

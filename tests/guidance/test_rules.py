@@ -26,7 +26,7 @@ def test_the_file_that_ships_needs_torch_alone():
     tree = ast.parse(Path(guidance.__file__).read_text())
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     names += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    stdlib = {"__future__", "collections", "contextlib", "dataclasses", "typing"}
+    stdlib = {"__future__", "collections", "contextlib", "dataclasses", "threading", "typing"}
     assert {name.split(".")[0] for name in names} == stdlib | {"torch"}
 
 

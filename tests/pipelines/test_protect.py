@@ -283,7 +283,8 @@ def test_load_without_a_record_says_what_to_do(pipe, tmp_path):
     [
         ("not json", "not a JSON object, so not a basinguard record"),
         ("[]", "not a JSON object, so not a basinguard record"),
-        ('{"schema_version": 2}', "record schema 2; this version of basinguard reads 1"),
+        ('{"schema_version": 3}', "record schema 3; this version of basinguard reads 1 and 2"),
+        ('{"schema_version": 2}', "not a valid Record"),
         ('{"schema_version": 1}', "not a valid Record"),
     ],
 )

@@ -1,6 +1,6 @@
 """Every bad input that is tried, and what the user sees: `bad_input.md` is that table, and this test keeps it true.
 
-Write it anew with `python tests/reliability/test_bad_input.py`.
+Write it anew with `PYTHONPATH=tests python tests/reliability/test_bad_input.py`.
 """
 
 import json
@@ -76,7 +76,7 @@ def failing_probe(error):
         module = torch.nn.Identity()
         module.config = SimpleNamespace(sample_size=8)
         schedule = SimpleNamespace(config=SimpleNamespace(prediction_type="epsilon"), alphas_cumprod=torch.rand(1000))
-        pipe = SimpleNamespace(unet=module, vae=module, text_encoder=module, scheduler=schedule)
+        pipe = SimpleNamespace(unet=module, vae=module, text_encoder=module, scheduler=schedule, vae_scale_factor=4)
         loop.measure(pipe, epoch=3)
 
     return run
@@ -157,7 +157,8 @@ CASES = {
     "no such record": lambda root: read_record(root / "none.json"),
     "a record that is no JSON": lambda root: read_record(write(root, "r.json", "{")),
     "a record of another schema": lambda root: read_record(write(root, "r.json", '{"schema_version": 9}')),
-    "a record with an unknown key": lambda root: read_record(write(root, "r.json", '{"schema_version": 1, "x": 1}')),
+    "a record with an unknown key": lambda root: read_record(write(root, "r.json", '{"schema_version": 2, "x": 1}')),
+    "one of the schema before with an unknown key": lambda root: read_record(write(root, "r.json", '{"schema_version": 1, "x": 1}')),
     "a record of 5 MB": lambda root: read_record(write(root, "r.json", b'{"a": "' + b"a" * MAX_BYTES)),
     "brackets nested 100,000 deep": lambda root: read_record(write(root, "r.json", b"[" * 100_000)),
     "a safetensors header of 2^60 bytes": lambda root: inspect_file(write(root, "a.safetensors", (2**60).to_bytes(8, "little"))),
@@ -176,7 +177,8 @@ CASES = {
     "an empty single-file model": lambda root: require_stable_diffusion(write(root, "m.safetensors", "")),
     "an empty picture": images("bad.png", b""),
     "a picture that is none": images("bad.png", b"GIF89a, or so it says"),
-    "a caption that is not UTF-8": images("0.txt", b"\xff\xfe"),
+    "a caption that is not UTF-8": images("0.txt", b"caf\xe9"),
+    "a caption in UTF-16": images("0.txt", b"\xff\xfe"),
     "a caption of 70 kB": images("0.txt", "a" * 70_000),
     "a caption row that leads out of the folder": images("metadata.jsonl", '{"file_name": "../x.png", "text": "a"}'),
     "a caption row that is no JSON": images("metadata.jsonl", "{"),

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from .estimate import Estimate
 from .metric import Metric
@@ -20,7 +20,13 @@ from .text import one_line
 
 SCHEMA_VERSION = 2
 WITHOUT_TAUGHT = 1  # the schema before `taught`: read, its kernel distances left behind
+DROPPED = ("quality", "plain_quality")  # those distances
 ALWAYS_ON = 999.0  # a transition that nothing lies above
+
+
+def _of_today(version: Any) -> Any:
+    """The schema that one is read as; told here, not written into the text, so that errors repeat what was given."""
+    return SCHEMA_VERSION if version == WITHOUT_TAUGHT and not isinstance(version, bool) else version
 
 
 class Guidance(Schema):
@@ -160,7 +166,7 @@ class Record(Schema):
         history: one report per epoch.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Annotated[Literal[2], BeforeValidator(_of_today)] = 2
     guidance: Guidance
     product: Product = Product()
     risk: Estimate
@@ -229,21 +235,14 @@ def parse_record(text: str | bytes, where: str | Path) -> Record:
         version = values.get("schema_version")
     except (ValueError, AttributeError, RecursionError):
         raise ValueError(f"{where}: not a JSON object, so not a basinguard record") from None
-    if version == WITHOUT_TAUGHT and not isinstance(version, bool):
-        text, version = _with_taught(values), SCHEMA_VERSION
-    if version != SCHEMA_VERSION:
+    if _of_today(version) != SCHEMA_VERSION:
         raise ValueError(
             f"{where}: record schema {one_line(repr(version), 160)}; this version of basinguard reads "
             f"{WITHOUT_TAUGHT} and {SCHEMA_VERSION}"
         )
+    if version == WITHOUT_TAUGHT:
+        text = json.dumps({key: value for key, value in values.items() if key not in DROPPED})
     try:
         return Record.from_json(text)
     except ValueError as error:
         raise ValueError(f"{where}: {one_line(str(error), 400)}") from None
-
-
-def _with_taught(values: dict[str, Any]) -> str:
-    """A record of schema 1 in the words of this one: `taught` was not measured."""
-    dropped = ("quality", "plain_quality")
-    values = {key: value for key, value in values.items() if key not in dropped}
-    return json.dumps({**values, "schema_version": SCHEMA_VERSION})
