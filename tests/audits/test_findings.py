@@ -45,10 +45,15 @@ def test_an_image_stored_twice_counts_for_its_caption():
 @pytest.mark.parametrize(
     ("record", "says", "never"),
     [
-        (make_record("p"), "Safe by the rule: Guidance of scale 0 above timestep 600", "No rule could be"),
-        (make_record(), "Nothing that was tried is proven safe", "Safe by the rule"),
-        (make_record(strength=strength("s")), "Safe for plain CFG: 0.4", "Nothing that was tried"),
-        (make_record(strength=strength("")), "No strength could be proven safe", "Safe for plain CFG"),
+        (
+            make_record("p"),
+            "Safe by its rule. What ships: the whole fine-tune, scale 0 above timestep 600",
+            "could be proven",
+        ),
+        (make_record(), "Nothing that was tried is proven safe", "Safe by its rule"),
+        (make_record(strength=strength("s")), "Safe for plain loaders: at 0.4 of the LoRA", "Nothing"),
+        (make_record(strength=strength("")), "No strength could be proven safe for plain loaders", "Safe for plain"),
+        (make_record("p", strength("s")), "Safe for plain loaders too: at 0.4 of the LoRA", "could be proven"),
     ],
 )
 def test_advice_follows_what_was_proven(record, says, never):

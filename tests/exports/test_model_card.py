@@ -63,7 +63,7 @@ class Page(HTMLParser):
 def rendered(text: str) -> Page:
     """GitHub's dialect: raw HTML passes, bare addresses become links, tables."""
     markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True}).enable("table")
-    return Page(markdown.render_card(text.split("---\n", 2)[2]))
+    return Page(markdown.render(text.split("---\n", 2)[2]))
 
 
 def test_front_matter_is_what_the_hub_indexes(text, record):

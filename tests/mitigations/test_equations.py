@@ -144,7 +144,7 @@ def test_released_dynamic_script_refines_each_sample_from_where_it_fired(testbed
         t = torch.full((len(self.rows),), now)
         return self.denoise(self.x, t, self.rows), torch.tensor(next(gaps))
 
-    monkeypatch.setattr(released.RefinedTrajectories, "gaps", scripted)
+    monkeypatch.setattr(released.RefinedTrajectories, "prediction_and_gap", scripted)
     refined = []
     refine = released.RefinedTrajectories.refine
     monkeypatch.setattr(

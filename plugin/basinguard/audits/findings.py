@@ -164,7 +164,8 @@ def _verdict(plain: Estimate, images: Sequence[Copied], total: int) -> str:
 
 def _product(record: Record) -> str:
     if not record.promise:
-        return f"Nothing could be proven safe ({record.population}); the safest tried copies {record.risk.percent()}."
+        what = "No rule" if record.strength is not None and record.strength.promise else "Nothing"
+        return f"{what} could be proven safe ({record.population}); the safest tried copies {record.risk.percent()}."
     what = f"{product_line(record)}, copies {record.risk.percent()}; {record.promise} ({record.population})"
     return f"{verdict(record)} What ships: {what}."
 
@@ -172,7 +173,10 @@ def _product(record: Record) -> str:
 def _strength(record: Record) -> str:
     strength = record.strength
     assert strength is not None
-    return f"Safe for plain loaders too: {strength_line(record)}; {strength.promise}."
+    if not strength.promise:
+        return f"No strength could be proven safe for plain loaders; {strength_line(record)}."
+    too = " too" if record.promise else ""
+    return f"Safe for plain loaders{too}: {strength_line(record)}; {strength.promise}."
 
 
 def text(audit: Audit) -> str:

@@ -18,6 +18,8 @@ NOISE = (
     "Given value: {",
     "Expected a <class 'NoneType'>",
 )
+PLACE = re.compile(r'Parser key "([^"]+)"')
+NEAR = 0.6  # likeness of two words that are read as one misspelt, as in difflib.get_close_matches
 MOST = 400  # characters
 
 
@@ -46,23 +48,28 @@ def option_error(message: str, options: Iterable[str]) -> str:
         "unknown option 'rnak'; the nearest is model.rank"
     """
     if unknown := UNKNOWN.search(message):
-        name = unknown[1] or unknown[2]
-        return f"unknown option {name!r}; the nearest is {nearest_option(name, options)}"
+        name, place = unknown[1] or unknown[2], PLACE.search(message)
+        return f"unknown option {name!r}; the nearest is {nearest_option(name, options, place[1] if place else '')}"
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     text = " ".join(line for line in lines if line and not line.startswith(NOISE))
     return text if len(text) <= MOST else f"{text[:MOST]}..."
 
 
-def nearest_option(name: str, options: Iterable[str]) -> str:
+def nearest_option(name: str, options: Iterable[str], place: str = "") -> str:
     """The option whose last word is nearest to the name's, then the one whose place is.
+
+    Where the parser says at which place the name stood, what is near it there goes before what is nearer elsewhere.
 
     Example:
         >>> nearest_option("model.rank", ["model.lora.rank", "model.lora", "data.seed"])
         'model.lora.rank'
+        >>> nearest_option("capt", ["data.caption", "trainer.plan.captions"], place="trainer")
+        'trainer.plan.captions'
     """
 
-    def likeness(option: str) -> tuple[float, float]:
+    def likeness(option: str) -> tuple[bool, float, float]:
         last = difflib.SequenceMatcher(None, name.rpartition(".")[2], option.rpartition(".")[2]).ratio()
-        return last, difflib.SequenceMatcher(None, name, option).ratio()
+        here = bool(place) and option.startswith(f"{place}.") and last >= NEAR
+        return here, last, difflib.SequenceMatcher(None, name, option).ratio()
 
     return max(options, key=likeness)
