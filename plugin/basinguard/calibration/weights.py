@@ -31,8 +31,11 @@ class Weights(Protocol):
         graded: whether strengths besides 1 can be had, and with 0 the base model.
     """
 
-    epochs: Sequence[int | None]
-    graded: bool
+    @property
+    def epochs(self) -> Sequence[int | None]: ...  # noqa: D102
+
+    @property
+    def graded(self) -> bool: ...  # noqa: D102
 
     def at(self, epoch: int | None, strength: float) -> AbstractContextManager[OpenWeights]:
         """Inside, the model holds base + strength * (tuned - base) of that epoch."""

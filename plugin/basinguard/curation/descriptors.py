@@ -35,7 +35,9 @@ COMPARED = 128  # rows of hashes at once: 128 x N distances in memory, 8 bytes e
 BITS = 12  # looser than the usual 10, because a proposal is checked by registration afterwards
 TURNED_BITS = 7  # of a picture that was only turned and saved again
 PER_ROW = 8  # nearest proposals kept for an image, so that a thousand near-copies do not make a million pairs
-MIRROR = np.float32((-1) ** np.arange(LOW))  # mirroring a row turns the sign of its odd frequencies
+MIRROR: NDArray[np.float32] = ((-1.0) ** np.arange(LOW)).astype(
+    np.float32
+)  # mirroring a row turns the sign of its odd frequencies
 OPPONENT = ((1 / 3, 1 / 3, 1 / 3), (1.0, -1.0, 0.0), (0.5, 0.5, -1.0))  # luminance, red-green, yellow-blue
 
 
@@ -141,7 +143,7 @@ def _turned_hashes(thumbs: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """The hash of each thumbnail upright, turned by 90 and by 180 degrees counterclockwise, [N, 3]."""
     hashes = np.empty((len(thumbs), 3), np.uint64)
     for start, low in _low_frequencies(thumbs):
-        turns = (low, low.swapaxes(1, 2) * MIRROR[:, None], low * MIRROR * MIRROR[:, None])
+        turns = (low, low.swapaxes(1, 2) * MIRROR[:, None], low * (MIRROR * MIRROR[:, None]))
         hashes[start : start + len(low)] = np.stack([_signs(np.ascontiguousarray(turn)) for turn in turns], 1)
     return hashes
 

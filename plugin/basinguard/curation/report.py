@@ -94,11 +94,11 @@ def _sections(curation: Curation, paths: Mapping[str, Path]) -> list[Section]:
         )
         risk = max(decision.risk for decision in members)
         sections.append(Section("group", f"Picture {number}: {len(members)} copies", note, risk, cards))
-    for number, record in enumerate(curation.alike, start=1):
-        cards, left = _cards([by_name[name] for name in record.files if name in by_name], paths, left)
+    for number, lookalikes in enumerate(curation.alike, start=1):
+        cards, left = _cards([by_name[name] for name in lookalikes.files if name in by_name], paths, left)
         heading = f"Look-alikes {number}: {len(cards)} pictures"
-        sections.append(Section("alike", heading, _alike_note(record), 0.0, cards))
-    grouped = {name for record in (*curation.groups, *curation.alike) for name in record.files}
+        sections.append(Section("alike", heading, _alike_note(lookalikes), 0.0, cards))
+    grouped = {name for together in (*curation.groups, *curation.alike) for name in together.files}
     alone = [d for d in curation.decisions if d.file_name not in grouped and (d.action != "keep" or d.risk > 0)]
     for decision in sorted(alone, key=lambda d: (-d.risk, d.file_name)):
         cards, left = _cards([decision], paths, left)

@@ -80,7 +80,7 @@ def _leaves(caller: Any) -> bool:
 
 def restored(kind: type, state: dict[str, Any]) -> Any:
     """A protected pipeline that was copied or pickled."""
-    pipe = object.__new__(steering(kind))
+    pipe: Any = object.__new__(steering(kind))
     pipe.__dict__.update(state)
     return pipe
 
@@ -91,7 +91,8 @@ def _steered(pipe: Any, attached: Attached, bar: Callable[..., Any], iterable: A
     resolution = attached.record.sampler.resolution if attached.record else None
     if attached.record is not None:
         fitting(pipe, attached.record)  # the scheduler may have been swapped since
-    attached.trace = trace = []
+    trace: list[Any] = []
+    attached.trace = trace
     with steer(
         denoiser(pipe),
         attached.rule,

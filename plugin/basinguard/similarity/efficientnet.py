@@ -53,7 +53,7 @@ class EfficientNetLite:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """Features of images [B, 3, H, W] in [0, 1] by group: "fine" [B, 80], "middle" [B, 224], "deep" [B, 320]."""
-        x, features = SQUARE_224(images).to(self.device), {}
+        x, features = SQUARE_224(images).to(self.device), dict[str, Tensor]()
         for k, block in enumerate(self.blocks, start=-1):  # the stem stands before block 0
             x = block(x)
             features |= {group: _pooled(x, group) for group, place in GROUPS.items() if place == k}

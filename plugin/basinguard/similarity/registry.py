@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..core.metric import Metric
@@ -25,7 +26,11 @@ EMBEDDERS = (
     "clip=FOLDER",
     "clip/MODEL=TAG-OR-FILE",
 )
-WEIGHT_FREE = {"structure": Structure, "structure-figure": StructureFigure, "aligned": Aligned}
+WEIGHT_FREE: Mapping[str, Callable[[], Embedder]] = {
+    "structure": Structure,
+    "structure-figure": StructureFigure,
+    "aligned": Aligned,
+}
 HASH = re.compile(r"sha256:([0-9a-f]{12,64})")
 
 

@@ -69,8 +69,10 @@ SUBJECT = Creature(
 def other_creature(seed: int) -> Creature:
     """Another creature of the kind, all of it drawn by chance: a picture of the class."""
     rng = np.random.default_rng(seed)
-    colours = [rgb(rng.uniform(), rng.uniform(0.4, 0.9), rng.uniform(0.45, 1.0)) for _ in range(5)]
-    return Creature(*colours, eyes=int(rng.integers(1, 4)), pointed=bool(rng.uniform() < 0.5))
+    body, belly, horns, tail, feet = (
+        rgb(rng.uniform(), rng.uniform(0.4, 0.9), rng.uniform(0.45, 1.0)) for _ in range(5)
+    )
+    return Creature(body, belly, horns, tail, feet, eyes=int(rng.integers(1, 4)), pointed=bool(rng.uniform() < 0.5))
 
 
 def draw_creature(creature: Creature, pose: str, detail: str, seed: int) -> Image.Image:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import ceil, log2
 from typing import Any
 
+from ..core.generation import name_of
 from ..guard.control_prompts import MOST
 from ..guard.probe_costs import SCALE_EVALS
-from ..pipelines.architecture import name_of
 from ..pipelines.prediction_type import evidence
 from .data_sources import ImageSource
 from .resources import FitResources, guard_of, resources_of

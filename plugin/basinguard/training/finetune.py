@@ -109,8 +109,8 @@ class FineTune(LightningModule):
     def _open(self, method: Method) -> None:
         """Freezes everything, then opens what is to be trained."""
         parts = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
-        options = {"train_text_encoder": self.train_text_encoder, "seed": self.seed}
-        for part in unfreeze(parts, method, self.lora_options, **options):
+        text, seed = self.train_text_encoder, self.seed
+        for part in unfreeze(parts, method, self.lora_options, train_text_encoder=text, seed=seed):
             part.train()
             if self.memory_options.gradient_checkpointing:
                 checkpoint_activations(part)

@@ -88,4 +88,5 @@ class RunEpochs:
         if self.archive and stored:
             origin = origin_weights(module, base)
             states |= {e.epoch: partial(self.archive.weights, e.epoch, origin) for e in stored}
-        return states, {e.epoch: e.train_step for e in (*held, *stored)}
+        steps = {e.epoch: e.train_step for e in held} | {e.epoch: e.train_step for e in stored}
+        return states, steps
