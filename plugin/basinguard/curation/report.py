@@ -98,7 +98,8 @@ def _sections(curation: Curation, paths: Mapping[str, Path]) -> list[Section]:
         cards, left = _cards([by_name[name] for name in lookalikes.files if name in by_name], paths, left)
         heading = f"Look-alikes {number}: {len(cards)} pictures"
         sections.append(Section("alike", heading, _alike_note(lookalikes), 0.0, cards))
-    grouped = {name for together in (*curation.groups, *curation.alike) for name in together.files}
+    grouped = {name for group in curation.groups for name in group.files}
+    grouped |= {name for lookalikes in curation.alike for name in lookalikes.files}
     alone = [d for d in curation.decisions if d.file_name not in grouped and (d.action != "keep" or d.risk > 0)]
     for decision in sorted(alone, key=lambda d: (-d.risk, d.file_name)):
         cards, left = _cards([decision], paths, left)

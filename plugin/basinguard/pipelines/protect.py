@@ -65,7 +65,7 @@ def protect(pipe: DiffusionPipeline, rule: Rule | Record, *, triage: bool = Fals
     unprotect(pipe)
     own = pipe.__dict__.pop("progress_bar", None)
     pipe.__dict__[RULE] = Attached(rule, record, own)
-    pipe.__class__ = steering(type(pipe))
+    pipe.__class__ = steering(pipe.__class__)
     return pipe
 
 
@@ -93,7 +93,7 @@ def protected(pipe: DiffusionPipeline, rule: Rule | Record | None) -> Iterator[N
         if before is not None:
             pipe.__dict__.pop("progress_bar", None)
             pipe.__dict__[RULE] = before
-            pipe.__class__ = steering(type(pipe))
+            pipe.__class__ = steering(pipe.__class__)
 
 
 def is_protected(pipe: DiffusionPipeline) -> bool:
