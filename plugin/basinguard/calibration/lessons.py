@@ -11,9 +11,9 @@ from torch import Tensor
 from ..basin.plain_run import run_plain
 from ..basin.trajectories import Pairs
 from ..core import seeds as seed_table
+from ..core.spread import spread
 from ..diffusion.evaluation_count import EvaluationCount
 from ..guard.control_prompts import recombined_prompts
-from ..guard.coverage import spread
 from ..guard.guard import Guard
 from ..guard.measured_model import guided_model
 from ..guard.taught import taught_prompts, through_vae, true_images
@@ -25,7 +25,6 @@ from .trial import calibration_pairs
 from .weights import Weights
 
 SEEDS = {"search": seed_table.TAUGHT_SEARCH, "proof": seed_table.TAUGHT_PROOF, "anew": seed_table.TAUGHT_ANEW}
-BASE_SEED = seed_table.TAUGHT_SEARCH + 100_000  # of the base model's samples that the ruler is made with
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def lessons_for(
     prompts = tuple(truth.prompts[i] for i in spread(len(truth.prompts), terms.search_pairs))
     with weights.at(weights.epochs[-1], 0.0) as opened:
         model, shape = opened.model, opened.model.latent_shape
-        drawn = calibration_pairs(len(prompts), terms.taught_samples, shape, BASE_SEED)
+        drawn = calibration_pairs(len(prompts), terms.taught_samples, shape, seed_table.TAUGHT_BASE)
         ends = run_plain(guided_model(model, prompts, guard.plan, count), drawn).ends
         asked = [prompts[k] for k in drawn.prompt.tolist()]
         ruler = TaughtRuler(through_vae(model, truth.images), model.decode(ends), asked, truth.feature_sets)

@@ -17,7 +17,8 @@ TRANSFER = 3_000_000
 AUDIT = 4_000_000
 TRIAGE = 5_000_000
 CARD = 6_000_000
-TAUGHT_SEARCH = 8_000_000  # held-out prompts, whatever chooses products to test; the base model's too
+TAUGHT_SEARCH = 8_000_000  # held-out prompts, whatever chooses products to test
+TAUGHT_BASE = 8_100_000  # the base model's samples of those prompts, which the ruler is made with
 TAUGHT_PROOF = 8_300_000  # the same for the products that are tested
 TAUGHT_ANEW = 8_600_000  # the same for the one that is shipped: chosen for being high, it is measured again
 COMPARISON_REFERENCE = 9_000_000  # the same for a comparison, so that the base's own row is no copy of its reference
@@ -37,7 +38,8 @@ RANGES = {
     "audit": range(AUDIT, TRIAGE),
     "triage": range(TRIAGE, CARD),
     "card": range(CARD, CARD + 1_000_000),
-    "taught, search": range(TAUGHT_SEARCH, TAUGHT_PROOF),
+    "taught, search": range(TAUGHT_SEARCH, TAUGHT_BASE),
+    "taught, base": range(TAUGHT_BASE, TAUGHT_PROOF),
     "taught, proof": range(TAUGHT_PROOF, TAUGHT_ANEW),
     "taught, anew": range(TAUGHT_ANEW, COMPARISON_REFERENCE),
     "comparison reference": range(COMPARISON_REFERENCE, COMPARISON_TAUGHT),

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
+from ..core.spread import spread
 from ..diffusion.model import Model
 from ..diffusion.sampling import path_of
 from .budget import STAGES, Account, Budget
@@ -171,8 +170,3 @@ class Spending:
         """Takes what an interrupted run had spent."""
         self.account, self.turns = Account(**state.get("account", {})), {**self.turns, **state.get("turns", {})}
         self.left_at = time.monotonic()
-
-
-def spread(total: int, count: int) -> list[int]:
-    """`count` of `total` indices, evenly over them; all where there are fewer."""
-    return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()

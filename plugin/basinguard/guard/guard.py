@@ -28,7 +28,7 @@ from ..diffusion.model import Model
 from ..similarity.copy_detector import CopyDetector
 from ..similarity.embedder import Embedder
 from ..similarity.feature_sets import FeatureSet
-from .coverage import Agree, Spending, spread
+from .coverage import Agree, Spending
 from .measured_model import Instruments, ScoreAlignment, ScoreFidelity, guided_model
 from .measures import Measures
 from .plan import ProbePlan
@@ -111,10 +111,6 @@ class Guard:
     def guided_model(self, model: Model, prompts: Sequence[str]) -> GuidedModel:
         """The model with these prompts, as `basin` samples it."""
         return guided_model(model, prompts, self.plan)
-
-    def probed_captions(self) -> list[str]:
-        """The training captions that a probe without a budget samples, spread evenly over the set."""
-        return [self.training.captions[i] for i in spread(len(self.training.captions), self.plan.captions)]
 
     def measure(self, model: Model, *, epoch: int, train_step: int, team: Team | None = None) -> Report | None:
         """Measures the model once and appends the report to `history`; on an error nothing has changed.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.spread import spread
 from ..diffusion.model import Model
 from ..similarity.copy_detector import CopyDetector
 from ..similarity.feature_sets import FeatureSet
@@ -93,7 +93,7 @@ def taught_prompts(training: TrainingSet) -> tuple[str, ...]:
 def taught_samples(training: TrainingSet) -> tuple[tuple[str, ...], int]:
     """The held-out prompts that a probe samples for this alone, and how many seeds of each: 16 samples or less."""
     prompts = training.heldout
-    chosen = tuple(prompts[i] for i in np.linspace(0, len(prompts) - 1, min(SAMPLES, len(prompts))).round().astype(int))
+    chosen = tuple(prompts[i] for i in spread(len(prompts), SAMPLES))
     return chosen, max(1, SAMPLES // len(chosen)) if training.stand_in and chosen else 1
 
 

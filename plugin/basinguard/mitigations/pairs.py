@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..basin.plain_run import run_plain
 from ..basin.trajectories import pairs_of
 from ..core import seeds as seed_table
+from ..core.spread import spread
 from ..pipelines.latent_model import LatentModel
 from ..similarity.clip_score import ClipScore
 from ..similarity.embedder import embed_all
@@ -101,6 +101,4 @@ def _distance(testbed: Testbed, images: Tensor, what: str, groups: Tensor | None
 
 def _spread(items: tuple[str, ...], count: int | None) -> tuple[str, ...]:
     """`count` of the items, evenly spread; all when there are no more."""
-    if count is None or count >= len(items):
-        return items
-    return tuple(items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int))
+    return items if count is None else tuple(items[i] for i in spread(len(items), count))

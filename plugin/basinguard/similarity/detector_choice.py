@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..core.estimate import Estimate
 from ..core.metric import Metric
+from ..core.spread import spread
 from ..core.stats import wilson
 from .aligned import Aligned
 from .either import Either
@@ -105,7 +106,7 @@ def choose_detector(
     """
     if len(train) < 4:
         raise ValueError(f"embedder='auto' with {len(train)} training images: 4 are the least to choose by; name one")
-    chosen = train[torch.linspace(0, len(train) - 1, min(MOST, len(train))).round().long()]
+    chosen = train[spread(len(train), MOST)]
     few = chosen[:MOST_BY_MODEL] if len(chosen) <= MOST_BY_MODEL else chosen[:: -(-len(chosen) // MOST_BY_MODEL)]
     copies = {name: apply(edit, chosen) for name, edit in PIXEL_EDITS.items()}
     copies |= {name: apply(edit, few) for name, edit in (model_edits or {}).items()}

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.metric import Metric
+from ..core.spread import spread
 from .copy_detector_settings import CopyDetectorSettings
 from .detector_choice import MOST, choose_detector
 from .detector_loading import load_detector
@@ -66,7 +67,7 @@ def load_for(detector: CopyDetectorSettings, train_files: Sequence[Path], heldou
 
 
 def _pictures(paths: Sequence[Path]) -> Tensor:
-    some = [paths[round(k)] for k in np.linspace(0, len(paths) - 1, min(MOST, len(paths)))]
+    some = [paths[k] for k in spread(len(paths), MOST)]
     size = (CHOICE_SIDE, CHOICE_SIDE)
     images = [F.interpolate(load_image(path)[None], size, mode="bilinear", antialias=True) for path in some]
     return torch.cat(images).clamp(0, 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .colour_texture import ColourTexture
-from .efficientnet import INSTALL, EfficientNetLite, installed_weights
+from .efficientnet import EfficientNetLite, installed_weights
 from .embedder import Embedder
 from .feature_sets import FeatureSet
 from .registry import load_embedder
@@ -44,13 +44,3 @@ def feature_sets(embedders: Sequence[str] = ()) -> tuple[FeatureSet, ...]:
     weights = installed_weights()
     network = () if weights is None else (EfficientNetLite(weights),)
     return (ColourTexture(), *network, *(EmbedderFeatures(load_embedder(text)) for text in embedders))
-
-
-def missing_ruler(sets: Sequence[FeatureSet]) -> str:
-    """What one ruler alone forgives, in words; "" where there are several."""
-    if len(sets) != 1:
-        return ""
-    return (
-        f"what was taught is measured by {sets[0].name} alone, which forgives blur and shuffled parts: "
-        f"pip install '{INSTALL}' adds a network"
-    )
