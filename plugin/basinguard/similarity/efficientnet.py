@@ -28,6 +28,7 @@ FILE, SHA256 = "efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6fa
 SQUARE_224 = Preprocessing((224, 224), "squash", None, (127 / 255,) * 3, (128 / 255,) * 3)
 GROUPS = {"fine": 3, "middle": 8, "deep": 15}  # the block after which features are read, of 16
 LAYOUT_FREE = "deep"  # there 7 x 7 places are left: a deviation over them is mostly chance
+IN_CACHE = 4  # images at once on a processor: 2.7 times as fast as 32 (activations stay near the core)
 
 
 class EfficientNetLite:
@@ -43,7 +44,7 @@ class EfficientNetLite:
     """
 
     def __init__(self, path: Path, *, device: str = "cpu") -> None:
-        self.blocks, self.device = _published(path).to(device), device
+        self.blocks, self.device = _published(path).to(device, memory_format=torch.channels_last), device
 
     @property
     def name(self) -> str:
@@ -53,7 +54,12 @@ class EfficientNetLite:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """Features of images [B, 3, H, W] in [0, 1] by group: "fine" [B, 80], "middle" [B, 224], "deep" [B, 320]."""
-        x, features = SQUARE_224(images).to(self.device), dict[str, Tensor]()
+        size = IN_CACHE if self.device == "cpu" else len(images)
+        parts = [self._groups(part) for part in SQUARE_224(images).to(self.device).split(size)]
+        return {group: torch.cat([part[group] for part in parts]) for group in GROUPS}
+
+    def _groups(self, x: Tensor) -> dict[str, Tensor]:
+        x, features = x.contiguous(memory_format=torch.channels_last), dict[str, Tensor]()
         for k, block in enumerate(self.blocks, start=-1):  # the stem stands before block 0
             x = block(x)
             features |= {group: _pooled(x, group) for group, place in GROUPS.items() if place == k}
