@@ -19,6 +19,7 @@ from typing import Any
 
 from .commands import VERBS
 from .core.extras import MissingExtraError
+from .core.progress import shown
 
 MISTAKES = (ValueError, TypeError, OSError, MissingExtraError)  # OSError: missing, existing, read-only, full
 HELP = ("--help", "-h")
@@ -65,7 +66,8 @@ def _run_verb(verb: str, *words: str) -> None:
     arguments = _parse(verb, words)
     if "command" in signature(function).parameters:
         arguments["command"] = (verb, *words)
-    result = function(**arguments)
+    with shown():
+        result = function(**arguments)
     show = getattr(module, "show", None)
     show(result, arguments) if show else print(result)
     if getattr(result, "ok", True) is False:

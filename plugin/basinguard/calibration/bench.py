@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..basin.trajectories import GuidedModel, Pairs
+from ..core.progress import say
 from ..core.record import Guidance
 from ..diffusion.evaluation_count import EvaluationCount
 from ..diffusion.model import Model
@@ -42,11 +43,20 @@ class Bench:
     lessons: Lessons | None = None
     count: EvaluationCount = field(default_factory=EvaluationCount)
 
+    @property
+    def samples(self) -> int:
+        """Of each product."""
+        return len(self.pairs) + (0 if self.lessons is None else len(self.lessons.pairs))
+
     def measure(self, weights: Weights, products: Iterable[Product]) -> Iterator[ProductCandidate]:
         """Each product, in order; neighbours with the same weights share what their samples have in common."""
         for (epoch, strength), group in groupby(products, key=lambda p: (p.epoch, p.strength)):
             with weights.at(epoch, strength) as opened:
-                yield from map(self.on(opened).measure, group)
+                model = self.on(opened)
+                for product in group:
+                    candidate = model.measure(product)
+                    say(f"{self.phase}: {candidate}")
+                    yield candidate
 
     def on(self, opened: OpenWeights) -> BenchedModel:
         """A model on this bench."""

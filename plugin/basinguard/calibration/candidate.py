@@ -139,6 +139,10 @@ class ProductCandidate(Candidate):
     alignment: Estimate | None = None
     pair_alignment: PairScores | None = field(default=None, repr=False, compare=False)
 
+    def __str__(self) -> str:
+        taught = f", taught {self.left.value:.2f}" if self.left else ""
+        return f"{self.product}: risk {self.risk.value:.2f} of {self.risk.n}{taught}"
+
     @property
     def left(self) -> Estimate | None:
         """What is left of what was taught; None where it was not measured or cannot be resolved."""

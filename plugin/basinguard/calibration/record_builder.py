@@ -14,6 +14,7 @@ import torch
 
 from ..core import seeds as seed_table
 from ..core.estimate import Estimate
+from ..core.progress import say
 from ..core.provenance import Provenance, versions
 from ..core.record import Product as RecordedProduct
 from ..core.record import Record, Sampler, Strength
@@ -22,6 +23,7 @@ from ..guard.guard import Guard
 from .bench import Bench
 from .candidate import Phase, Product, ProductCandidate
 from .choice import best
+from .cost import Cost, cost, most_products
 from .fixed_sequence import fixed_sequence
 from .lessons import TaughtTruth, lessons_for
 from .promise import no_promise, population, promise, require_terms
@@ -87,6 +89,7 @@ class Certification:
         with weights.at(weights.epochs[-1], 1.0) as opened:
             self.shape, self.noise = opened.model.latent_shape, opened.model.schedule
             self.timesteps = opened.model.schedule.grid(guard.plan.timesteps)
+            self.evals_per_sample = 2 * len(self._first_bench().on(opened).risk_trial.probe.path.nodes)
             self._require_rules(opened)
         self.lessons = lessons_for(guard, weights, truth, terms, self.count)
 
@@ -94,6 +97,16 @@ class Certification:
         """Every product of the grid on few samples."""
         bench = self._bench("search", self.terms.search_pairs, seed_table.SEARCH)
         return explore(bench, self.weights, self.terms, self.timesteps, self.noise)
+
+    def cost(self) -> Cost:
+        """What the search and the proof take at most."""
+        terms, scale = self.terms, self.guard.plan.scale
+        rules = len(rules_of(terms, self.timesteps, self.noise, scale))
+        graded, epochs = self.weights.graded, len(self.weights.epochs)
+        products = most_products(terms, scale=scale, epochs=epochs, graded=graded, rules=rules)
+        search, proof = self._bench("search", terms.search_pairs, seed_table.SEARCH), self._proof()
+        beside = 2 * terms.taught_samples if self.lessons else 0
+        return cost(products, search.samples, proof.samples, beside, self.evals_per_sample)
 
     def prove(self, ladders: Sequence[Sequence[Product]]) -> list[list[ProductCandidate]]:
         """Each ladder from its safest product until the first that cannot be proven."""
@@ -125,10 +138,13 @@ class Certification:
         drawn = calibration_pairs(len(self.guard.training.captions), pairs, self.shape, first_seed)
         return Bench(self.guard, self.terms.alpha, phase, drawn, self.lessons.get(phase), self.count)
 
+    def _first_bench(self) -> Bench:
+        """One pair, nothing measured yet."""
+        return Bench(self.guard, self.terms.alpha, "search", calibration_pairs(1, 1, self.shape, 0))
+
     def _require_rules(self, opened: OpenWeights) -> None:
         """Refuses what cannot be measured before anything is."""
-        bench = Bench(self.guard, self.terms.alpha, "search", calibration_pairs(1, 1, self.shape, 0))
-        trial = bench.on(opened).risk_trial
+        trial = self._first_bench().on(opened).risk_trial
         for rule in rules_of(self.terms, self.timesteps, self.noise, self.guard.plan.scale):
             trial.set_to(rule)
 
@@ -156,6 +172,7 @@ def certify(
             the sampler cannot take.
     """
     work = Certification(guard, weights, terms, truth)
+    say(str(work.cost()))
     searched = work.search()
     ladders = chains(searched, terms)
     tested = [c for ladder in work.prove(ladders) for c in ladder]

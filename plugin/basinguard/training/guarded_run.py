@@ -19,6 +19,7 @@ import torch
 from ..calibration.lessons import truth_of
 from ..calibration.record_builder import Certificate
 from ..calibration.terms import CalibrationTerms
+from ..core.progress import shown
 from ..core.record import Record
 from ..core.report import Report, measured
 from ..exports.fingerprints import dataset_sha256
@@ -200,7 +201,7 @@ class GuardedRun:
         if self.team.rank:
             return None
         self.certificate = None
-        with self._exporting(out), untouched(*moved(parts_of(module), device)):
+        with shown(), self._exporting(out), untouched(*moved(parts_of(module), device)):
             truth = truth_of(self.guard.training, feature_sets())
             with self.epochs.series(module, self.measured[-1], dtype=self.dtype, anchor=terms.anchor) as series:
                 self.certificate = export_calibrated(self.guard, series, terms, out, truth=truth)

@@ -1,0 +1,32 @@
+"""What long work says while it works: lines of the logger "basinguard", at level INFO."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LOG = logging.getLogger("basinguard")
+
+
+def say(line: str) -> None:
+    """One line about what is done and what is still to come."""
+    LOG.info(line)
+
+
+@contextmanager
+def shown() -> Iterator[None]:
+    """Inside, the lines appear on stderr, unless the application has set up logging itself."""
+    if LOG.hasHandlers():
+        yield
+        return
+    handler, level = logging.StreamHandler(sys.stderr), LOG.level
+    handler.setFormatter(logging.Formatter("basinguard: %(message)s"))
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)
