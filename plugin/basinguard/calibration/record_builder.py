@@ -20,6 +20,7 @@ from ..core.record import Product as RecordedProduct
 from ..core.record import Record, Sampler, Strength
 from ..diffusion.evaluation_count import EvaluationCount
 from ..guard.guard import Guard
+from ..similarity.taught import Taught
 from .bench import Bench
 from .candidate import Phase, Product, ProductCandidate
 from .choice import best
@@ -117,15 +118,14 @@ class Certification:
         """A product beside those that are tested, on the same samples."""
         return next(self._proof().measure(self.weights, [product]))
 
-    def taught_anew(self, product: Product) -> Estimate | None:
+    def taught_anew(self, product: Product) -> Taught | None:
         """What is left of what was taught, on seeds that nothing was chosen by."""
         lessons = self.lessons.get("anew")
         if lessons is None:
             return None
         bench = replace(self._proof(), lessons=lessons)
         with self.weights.at(product.epoch, product.strength) as opened:
-            taught = bench.on(opened).taught(product.guidance)
-        return None if taught is None else taught.value
+            return bench.on(opened).taught(product.guidance)
 
     def whole(self) -> Product:
         """Plain CFG at the user's scale with the whole fine-tune of the newest epoch."""
@@ -199,7 +199,8 @@ class _Writer:
     def record(self, searched: Sequence[ProductCandidate]) -> Record:
         guard, terms, shipped, provenance = self.work.guard, self.work.terms, self.shipped, self.provenance
         base = next((c for c in searched if c.product.strength == 0), None)
-        taught = self.work.taught_anew(shipped.product)
+        anew = self.work.taught_anew(shipped.product)
+        taught = None if anew is None else anew.value
         return Record(
             guidance=shipped.product.guidance,
             product=RecordedProduct(epoch=shipped.product.epoch, strength=shipped.product.strength),
@@ -209,6 +210,7 @@ class _Writer:
             base_risk=base.risk if base else None,
             taught=taught,
             plain_taught=self.plain.left,
+            taught_rulers=() if anew is None else tuple(anew.rulers.items()),
             alignment=shipped.alignment,
             plain_alignment=self.plain.alignment,
             alpha=terms.alpha,

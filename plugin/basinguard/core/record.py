@@ -158,6 +158,7 @@ class Record(Schema):
             rule is plain CFG, and in records of before.
         taught, plain_taught: how much of what was taught is in samples of held-out prompts, net of copies, of this
             product and of what `plain` is: 0 is the base model, 1 true images. None where it was not measured.
+        taught_rulers: each ruler that `taught` is the smallest of, by name, with its own value.
         base_risk: risk of the base model on the same pairs: what the copy detector gets wrong.
         alignment, plain_alignment: agreement of image and caption, likewise.
         strength: how much of the fine-tune plain CFG can take; None where it was not proven.
@@ -180,6 +181,7 @@ class Record(Schema):
     base_risk: Estimate | None = None
     taught: Estimate | None = None
     plain_taught: Estimate | None = None
+    taught_rulers: tuple[tuple[str, Estimate], ...] = ()
     alignment: Estimate | None = None
     plain_alignment: Estimate | None = None
     metric: Metric

@@ -16,7 +16,7 @@ from ..core.record import Record
 from ..core.text import one_line
 from .layout import BASIN_PLOT, COMPARISON, HISTORY_PLOT
 from .privacy import hub_id
-from .sentences import UNKNOWN, percent, product_line, strength_line, triage_line, verdict
+from .sentences import UNKNOWN, percent, product_line, rulers_line, strength_line, triage_line, verdict
 from .ui_instructions import a1111_text, comfyui_text
 
 ACROSS = 4  # pictures side by side
@@ -185,6 +185,7 @@ def _texts(record: Record, name: str) -> dict[str, Any]:
         "strength_promise": plain(record.strength.promise) if record.strength else "",
         "triage": triage_line(record),
         "taught_method": plain(record.taught.method) if record.taught else "",
+        "taught_rulers": plain(rulers_line(record)),
         "verdict": plain(verdict(record)),
         "product": plain(product_line(record)),
         "comfyui": comfyui_text(record),

@@ -45,6 +45,14 @@ def taught_line(record: Record) -> str:
     return f"{record.taught}{plain}"
 
 
+def rulers_line(record: Record) -> str:
+    """Each ruler behind `taught`, or that there is one alone; "" where none was used."""
+    if len(record.taught_rulers) == 1:
+        return f"by {record.taught_rulers[0][0]} alone: a second ruler may see less (pip install 'basinguard[taught]')"
+    values = [f"{name} {value}" for name, value in record.taught_rulers]
+    return f"the smallest of {', '.join(values)}" if values else ""
+
+
 def verdict(record: Record) -> str:
     """What the numbers come to, the first words being the answer."""
     if not record.promise:

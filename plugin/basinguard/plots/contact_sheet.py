@@ -10,6 +10,8 @@ from torch import Tensor
 from .style import VERMILLION
 
 TILE = 144  # small enough for a row of five on a laptop, large enough to see a copy
+LINE = 18  # height of a line of a title
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def to_image(pixels: Tensor) -> Image.Image:
@@ -27,13 +29,15 @@ def contact_sheet(
         captions: one for each row.
         marks: title -> whether each image of that column is a copy.
     """
-    font, head, foot, gap = ImageFont.load_default(size=13), 30, 22, 10
+    font, title_font, foot, gap = ImageFont.load_default(size=13), ImageFont.load_default(size=15), 22, 10
+    titles = [_lines(title, title_font) for title in columns]
+    head = 12 + LINE * max(map(len, titles))
     width = gap + len(columns) * (TILE + gap)
     sheet = Image.new("RGB", (width, head + len(captions) * (TILE + foot + gap)), "white")
     pen = ImageDraw.Draw(sheet)
     for column, (title, images) in enumerate(columns.items()):
         x = gap + column * (TILE + gap)
-        pen.text((x, 8), title, fill="black", font=ImageFont.load_default(size=15))
+        pen.multiline_text((x, 6), "\n".join(titles[column]), fill="black", font=title_font, spacing=2)
         for row, pixels in enumerate(images):
             y = head + row * (TILE + foot + gap)
             sheet.paste(_tile(pixels), (x, y))
@@ -52,7 +56,18 @@ def _tile(pixels: Tensor) -> Image.Image:
     return image.resize((TILE, TILE), Image.Resampling.NEAREST if image.width <= TILE else Image.Resampling.LANCZOS)
 
 
-def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _lines(title: str, font: Font) -> list[str]:
+    """A title in lines no wider than its column; a single word that is wider stays whole."""
+    lines: list[str] = []
+    for word in title.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= TILE:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _fit(text: str, width: int, font: Font) -> str:
     """Cuts a caption that would run off the sheet; control characters become spaces."""
     line = "".join(c if c.isprintable() else " " for c in text)
     while font.getlength(line) > width - 20 and len(line) > 1:

@@ -13,15 +13,16 @@ from ..calibration.promise import require_terms, shortfall
 from ..calibration.record_builder import Certificate, certify
 from ..calibration.terms import CalibrationTerms
 from ..calibration.weights import FixedWeights, Weights
+from ..core.progress import say
 from ..core.record import Record
 from ..core.schema import Schema
 from ..exports.fingerprints import weights_sha256
-from ..exports.sentences import verdict
+from ..exports.sentences import rulers_line, verdict
 from ..pipelines.interpolation import Blend, BlendedWeights
 from ..pipelines.loading import load_pipeline
 from ..pipelines.transfer import transfer_table
 from ..plots.tradeoff import products_figure, products_text, transfer_text
-from ..similarity.rulers import feature_sets
+from ..similarity.rulers import feature_sets, missing_ruler
 from .session import Session
 
 RECORD, EVERYTHING = "record.json", "calibration.json"
@@ -38,7 +39,7 @@ class Calibration:
         """Plain JSON: the record, and everything that was tried."""
         return {
             "record": json.loads(self.record.to_json()),
-            "tried": [{"what": str(c.product), **as_json(c), "taught": _taught(c)} for c in self.certificate.tried],
+            "tried": tried_rows(self.certificate),
             "evaluations": self.certificate.evaluations,
         }
 
@@ -51,7 +52,7 @@ class Calibration:
             f"promise: {record.promise or 'none'}",
         ]
         if record.taught is not None:
-            parts.append(f"taught, measured anew: {record.taught} ({record.taught.method})")
+            parts.append(f"taught, measured anew: {record.taught} ({record.taught.method}); {rulers_line(record)}")
         if record.transfer:
             parts += ["", transfer_text(record.transfer)]
         return "\n".join(parts)
@@ -68,6 +69,8 @@ def calibrate_session(session: Session, terms: CalibrationTerms, *, transfer: bo
     """Calibrates an open model; nothing is trained. Shares of it, and `taught`, need to know the base."""
     weights = weights_of(session)
     truth = truth_of(session.guard.training, feature_sets())
+    if note := missing_ruler():
+        say(note)
     certificate = certify(session.guard, weights, terms, session.provenance, truth=truth)
     record = _with_fingerprint(session, weights, certificate.record)
     if transfer:
@@ -98,6 +101,11 @@ def _with_fingerprint(session: Session, weights: Weights, record: Record) -> Rec
 
 def _kind(session: Session) -> str:
     return "lora" if session.anchored else "interpolation"
+
+
+def tried_rows(certificate: Certificate) -> list[dict[str, Any]]:
+    """Every product that was tried, with what it keeps, as plain JSON."""
+    return [{"what": str(c.product), **as_json(c), "taught": _taught(c)} for c in certificate.tried]
 
 
 def _taught(candidate: Any) -> dict[str, Any] | None:

@@ -27,11 +27,11 @@ from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..tinyworld.demo_folder import write_demo_folder
 from ..training.data import ImageFolder
 from ..training.finetune import FineTune
-from ..training.finetune_options import LossOptions, MemoryOptions, OptimizerOptions
+from ..training.finetune_options import MemoryOptions, OptimizerOptions
 from ..training.fit_cli import quiet_lightning
 from ..training.guard_options import ControlGroup
 from ..training.lightning import MemorizationGuard
-from .calibration import as_json
+from .calibration import tried_rows
 from .verification import GUARDED, HELDOUT, table
 
 SCALE = 3.0  # TinyWorld's usual CFG: 7.5 saturates images this small
@@ -117,13 +117,9 @@ def fine_tune(
 
 
 def demo_model() -> FineTune:
-    """The demo's fine-tune: every weight of TinyWorld's UNet, its unconditional branch held where it was."""
+    """The demo's fine-tune: every weight of TinyWorld's UNet."""
     return FineTune(
-        "tinyworld",
-        "full",
-        optimizer=OptimizerOptions(learning_rate=8e-4),
-        loss=LossOptions(keep_unconditional=1.0),
-        memory=MemoryOptions(cache=True),
+        "tinyworld", "full", optimizer=OptimizerOptions(learning_rate=4e-4), memory=MemoryOptions(cache=True)
     )
 
 
@@ -185,7 +181,7 @@ def summarize(
         "calibrated_risk": record.risk.model_dump(),
         "metric": record.metric.model_dump(),
         "rules": {name: rule_to_dict(rule) for name, rule in rules.items()},
-        "tried": [{"what": str(c.product), **as_json(c)} for c in certificate.tried],
+        "tried": tried_rows(certificate),
         "history": [json.loads(report.to_json()) for report in guard.history],
         "seeds": {"probe": "1000..", "calibration": list(record.seeds), "verification": "2000000.."},
         "versions": versions(),

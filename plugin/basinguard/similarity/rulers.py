@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .colour_texture import ColourTexture
-from .efficientnet import EfficientNetLite, installed_weights
+from .efficientnet import INSTALL, EfficientNetLite, installed_weights
 from .embedder import Embedder
 from .feature_sets import FeatureSet
 from .registry import load_embedder
@@ -28,6 +28,13 @@ class EmbedderFeatures:
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """Unit vectors [B, D] of images [B, 3, H, W] in [0, 1]."""
         return {"embedding": self.embedder(images)}
+
+
+def missing_ruler() -> str:
+    """What is measured less well without the extra, in words; "" where it is installed."""
+    if installed_weights() is not None:
+        return ""
+    return f"`taught` is measured by colours and texture alone; pip install '{INSTALL}' adds a network"
 
 
 def feature_sets(embedders: Sequence[str] = ()) -> tuple[FeatureSet, ...]:

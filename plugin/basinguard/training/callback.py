@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.report import Report, last_search
+from ..similarity.rulers import missing_ruler
 from .breach_responder import BreachResponder
 from .guarded_run import GuardedRun
 from .isolation import trained_weights
@@ -63,7 +64,7 @@ class GuardHooks(RunSettings):
         self._reports_logged, run, continues = 0, self.run, bool(self.run.history)
         show_on_progress_bar(trainer, lambda: run.status.verdict.state if run.status else "")
         run.begin(trainer.global_step)
-        if note := run.epochs.disk_note(pl_module):
+        for note in filter(None, (run.epochs.disk_note(pl_module), missing_ruler() if self.plan.taught else "")):
             trainer.print(note)
         if not run.history:
             self._probe(trainer, pl_module, epoch=-1)
