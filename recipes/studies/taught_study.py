@@ -227,7 +227,9 @@ def shuffled_sheet(rows: dict[str, Tensor], path: Path, seed: int) -> None:
         ImageDraw.Draw(sheet).text((8, k * (grid.height - 2) // len(order) + 28), chr(ord("A") + k), fill="black")
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path.with_name(f"{path.name}.png"))
-    path.with_name(f"{path.name}.key.json").write_text(json.dumps({chr(ord("A") + k): name for k, name in enumerate(order)}))
+    path.with_name(f"{path.name}.key.json").write_text(
+        json.dumps({chr(ord("A") + k): name for k, name in enumerate(order)})
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from basinguard.calibration import lessons
 from basinguard.calibration.candidate import of_phase
 from basinguard.calibration.grids import grid_positions
 from basinguard.calibration.lessons import TaughtTruth
-from basinguard.calibration.record_builder import certify
+from basinguard.calibration.record_builder import Certification, certify
 from basinguard.calibration.search import hopeless
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.calibration.weights import FixedWeights, OpenWeights
@@ -125,6 +125,10 @@ def test_epochs_and_shares_are_searched_and_the_base_is_a_row_of_its_own():
     assert certificate.record.base_risk == searched[0].risk
     assert certificate.plain.product.epoch == 7, "plain CFG of the newest epoch is what training without a guard gives"
     assert certificate.record.product.epoch == certificate.shipped.product.epoch
+    bound = Certification(make_guard(), Shares(), TERMS, None).cost()
+    assert len(searched) <= bound.searched
+    assert len(certificate.tried) - len(searched) <= bound.proven
+    assert certificate.evaluations <= bound.evaluations
     changes = [a != b for a, b in pairwise(weights.opened)]
     assert sum(changes) < len(searched) + 12, "candidates with the same weights are measured together"
 

@@ -164,6 +164,15 @@ def test_the_card_tells_the_price_in_words_and_numbers(record, text):
     assert "true images" not in text.split("---", 2)[2]
 
 
+def test_the_card_names_every_ruler_and_says_when_there_is_one_alone(record):
+    rulers = (("colours", rate(0.7)), ("network", rate(0.6)))
+    told = record.model_copy(update={"taught": rate(0.6), "taught_rulers": rulers})
+    shown = re.sub(r"\s+", " ", rendered(render_card(told, name="x")).text)
+    assert "the smallest of colours 0.7 [0.62, 0.78] (n=64), network 0.6 [0.52, 0.68] (n=64)" in shown
+    alone = told.model_copy(update={"taught_rulers": rulers[:1]})
+    assert "by colours alone" in rendered(render_card(alone, name="x")).text
+
+
 def test_the_card_of_a_plain_product_asks_for_no_rule(pipe):
     plain = Guidance(transition=999.0, sigma=157.0, before=2.0, after=2.0)
     product = Product(epoch=4, strength=0.6)

@@ -30,7 +30,7 @@ def contact_sheet(
         marks: title -> whether each image of that column is a copy.
     """
     font, title_font, foot, gap = ImageFont.load_default(size=13), ImageFont.load_default(size=15), 22, 10
-    titles = [_lines(title, title_font) for title in columns]
+    titles = [title_lines(title, title_font) for title in columns]
     head = 12 + LINE * max(map(len, titles))
     width = gap + len(columns) * (TILE + gap)
     sheet = Image.new("RGB", (width, head + len(captions) * (TILE + foot + gap)), "white")
@@ -56,7 +56,7 @@ def _tile(pixels: Tensor) -> Image.Image:
     return image.resize((TILE, TILE), Image.Resampling.NEAREST if image.width <= TILE else Image.Resampling.LANCZOS)
 
 
-def _lines(title: str, font: Font) -> list[str]:
+def title_lines(title: str, font: Font) -> list[str]:
     """A title in lines no wider than its column; a single word that is wider stays whole."""
     lines: list[str] = []
     for word in title.split():

@@ -1,0 +1,178 @@
+"""The tables of `taught_study.py`: what is kept and copied, whether the rulers agree, and what a promise could ship.
+
+Copy this file, do not import it.
+
+    python recipes/studies/taught_study_table.py --eye recipes/results/taught_study_eye.json
+
+Expected: taught_study.md beside taught_study.json. Rank correlations are Spearman's over all products of all trainings
+but the base model's rows; their interval draws trainings, 2,000 times. `--eye` is {training: letters, best first},
+written before the key was read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+DRAWS = 2000
+SAFE = 0.1  # measured share of copies that still counts as safe here; a promise takes more samples
+NETWORK, COLOURS = "efficientnet-lite0", "colour-texture-v1"
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("recipes/results"))
+    parser.add_argument("--eye", type=Path)
+    args = parser.parse_args()
+    study = json.loads((args.results / "taught_study.json").read_text())
+    eye = json.loads(args.eye.read_text()) if args.eye and args.eye.exists() else {}
+    path = args.results / "taught_study.md"
+    path.write_text(report(study, eye), encoding="utf-8")
+    print(path.read_text(encoding="utf-8"))
+
+
+def report(study: dict[str, Any], eye: dict[str, Any]) -> str:
+    """Everything, as Markdown."""
+    kinds = defaultdict(list)
+    for training in study.values():
+        kinds[kind_of(training)].append(training)
+    tables = [table(kind, trainings) for kind, trainings in kinds.items()]
+    return "\n\n".join(["# What fine-tunes keep and copy", agreement(study, eye), shippable(kinds), *tables]) + "\n"
+
+
+def kind_of(training: Row) -> str:
+    keep = training["keep_unconditional"]
+    held = f", keep_unconditional {keep:g}" if keep else ""
+    return f"{training['task']}, {training['method']}, {training['images']} images, {training['rate']:g}{held}"
+
+
+def raw(row: Row, ruler: str = "") -> float:
+    """A ruler before copies are taken off, the smallest where none is named."""
+    free = 1 - row["copies"]
+    values = row["rulers"].values() if not ruler else [row["rulers"].get(ruler, np.nan)]
+    return min(values) / free if free and values else np.nan
+
+
+def value(row: Row) -> float:
+    return row["value"]["value"] if row["value"] else np.nan
+
+
+def points(training: Row) -> list[Row]:
+    """Products of a training, the base model left out."""
+    return [row for name, row in training["rows"].items() if ", strength 0," not in name]
+
+
+def correlation(trainings: Sequence[Row], first: Callable[[Row], float], second: Callable[[Row], float]) -> str:
+    """Spearman's over all products, with the interval over trainings."""
+    pairs = [np.array([(first(row), second(row)) for row in points(training)]) for training in trainings]
+    everything = _kept(np.concatenate(pairs))
+    draws = np.random.default_rng(0).integers(len(pairs), size=(DRAWS, len(pairs)))
+    drawn = [spearmanr(*_kept(np.concatenate([pairs[k] for k in draw])).T).statistic for draw in draws]
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return f"{spearmanr(*everything.T).statistic:.2f} [{low:.2f}, {high:.2f}] ({len(everything)} products)"
+
+
+def _kept(pairs: np.ndarray) -> np.ndarray:
+    return pairs[np.isfinite(pairs).all(1)]
+
+
+def agreement(study: dict[str, Any], eye: dict[str, Any]) -> str:
+    """Whether rulers, truths and the eye agree."""
+    everything = list(study.values())
+    lines = [
+        "## Do the rulers agree?",
+        f"`python recipes/studies/taught_study_table.py`; {len(everything)} trainings. Spearman [95 %, trainings drawn].",
+        "| | all |\n|---|---|",
+    ]
+    rows = {
+        "network and colours, before copies are taken off": (
+            lambda r: raw(r["fresh"], NETWORK),
+            lambda r: raw(r["fresh"], COLOURS),
+        ),
+        "fresh truth and training images as truth, net of copies": (
+            lambda r: value(r["fresh"]),
+            lambda r: value(r["training"]),
+        ),
+    }
+    table = "\n".join(f"| {name} | {correlation(everything, *pair)} |" for name, pair in rows.items())
+    ranked = [f"| {name}, by eye (letters written before the key was read) | {by_eye(study, name, order)} |"
+              for name, order in eye.items()]  # fmt: skip
+    return "\n\n".join(lines[:2]) + "\n\n" + "\n".join([lines[2], table, *ranked])
+
+
+def by_eye(study: dict[str, Any], name: str, ranking: dict[str, Any]) -> str:
+    """Correlation of a ranking by eye with each ruler, before copies are taken off: the eye judged style alone."""
+    training = next(t for key, t in study.items() if key == name)
+    order = [ranking["key"][letter] for letter in ranking["order"].split()]
+    place = {product: -k for k, product in enumerate(order)}
+    scores = {
+        ruler or "smaller": [raw(training["rows"][p]["fresh"], ruler) for p in place]
+        for ruler in ("", NETWORK, COLOURS)
+    }
+    parts = [f"{ruler} {spearmanr(list(place.values()), v).statistic:.2f}" for ruler, v in scores.items()]
+    return f"{', '.join(parts)} ({len(order)} rows)"
+
+
+def shippable(kinds: dict[str, list[Row]]) -> str:
+    """The most of what was taught at a measured share of copies of at most SAFE, beside plain CFG at its best."""
+    lines = [
+        "## What could ship\n\n"
+        f"Most taught (net of copies, fresh truth) of products with at most {SAFE:.0%} copies "
+        "measured, beside the whole fine-tune at its best epoch and scale, whatever it copies; mean over trainings.\n",
+        "| kind | trainings | safe product | plain CFG at its best | kept |\n|---|---|---|---|---|",
+    ]
+    for kind, trainings in kinds.items():
+        safe, whole = zip(*(best_of(training) for training in trainings), strict=True)
+        ratio = np.mean(safe) / np.mean(whole) if np.mean(whole) > 0 else np.nan
+        lines.append(f"| {kind} | {len(trainings)} | {spread(safe)} | {spread(whole)} | {ratio:.0%} |")
+    return "\n".join(lines)
+
+
+def best_of(training: Row) -> tuple[float, float]:
+    """The best safe product of a training, and the best of the whole fine-tune; 0 where nothing is safe."""
+    rows = {name: row for name, row in training["rows"].items() if ", strength 0," not in name}
+    safe = [value(row["fresh"]) for row in rows.values() if row["risk"] <= SAFE]
+    whole = [value(row["fresh"]) for name, row in rows.items() if ", strength 1," in name]
+    return max([0.0, *safe]), float(np.nanmax(whole))
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and the least and the most of several."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def table(kind: str, trainings: Sequence[Row]) -> str:
+    """Every product of a kind, mean over its trainings."""
+    first = trainings[0]
+    samples, threshold = first["samples"], [t["threshold"] for t in trainings]
+    lines = [
+        f"## {kind}: {len(trainings)} trainings",
+        f"{samples[0]} samples of training captions for the copies (structure-colour-v1 above {spread(threshold)}), "
+        f"{samples[1]} of held-out captions for what was taught, each training.",
+        "| product | copies | taught, net of copies | network | colours | held-out copies | training images as truth |\n"
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows = [
+        f"| {name} | {spread([t['rows'][name]['risk'] for t in trainings])} "
+        f"| {spread([value(t['rows'][name]['fresh']) for t in trainings])} "
+        f"| {np.mean([raw(t['rows'][name]['fresh'], NETWORK) for t in trainings]):.2f} "
+        f"| {np.mean([raw(t['rows'][name]['fresh'], COLOURS) for t in trainings]):.2f} "
+        f"| {np.mean([t['rows'][name]['fresh']['copies'] for t in trainings]):.2f} "
+        f"| {np.mean([value(t['rows'][name]['training']) for t in trainings]):.2f} |"
+        for name in first["rows"]
+    ]
+    return "\n\n".join(lines[:2]) + "\n\n" + "\n".join([lines[2], *rows])
+
+
+if __name__ == "__main__":
+    main()

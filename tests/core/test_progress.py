@@ -1,0 +1,23 @@
+"""What long work says: seen on stderr unless the application has set up logging itself."""
+
+import logging
+
+from basinguard.core.progress import LOG, say, shown
+
+
+def test_lines_are_seen_inside_and_nothing_stays_behind(capsys, monkeypatch):
+    monkeypatch.setattr(LOG, "propagate", False)  # pytest itself listens at the root
+    handlers, level = list(LOG.handlers), LOG.level
+    say("before")
+    with shown():
+        say("3 of 4")
+    say("after")
+    assert capsys.readouterr().err == "basinguard: 3 of 4\n"
+    assert (LOG.handlers, LOG.level) == (handlers, level)
+
+
+def test_an_application_that_listens_hears_it_once(caplog, capsys):
+    with caplog.at_level(logging.INFO, logger="basinguard"), shown():
+        say("3 of 4")
+    assert caplog.messages == ["3 of 4"]
+    assert "basinguard: 3 of 4" not in capsys.readouterr().err
