@@ -89,7 +89,7 @@ def agreement(study: dict[str, Any], eye: dict[str, Any]) -> str:
     everything = list(study.values())
     lines = [
         "## Do the rulers agree?",
-        f"`python recipes/studies/taught_study_table.py`; {len(everything)} trainings. Spearman [95 %, trainings drawn].",
+        f"`python recipes/studies/taught_study_table.py`; {len(everything)} trainings. Spearman, 95 % over trainings.",
         "| | all |\n|---|---|",
     ]
     rows = {
@@ -103,7 +103,7 @@ def agreement(study: dict[str, Any], eye: dict[str, Any]) -> str:
         ),
     }
     table = "\n".join(f"| {name} | {correlation(everything, *pair)} |" for name, pair in rows.items())
-    ranked = [f"| {name}, by eye (letters written before the key was read) | {by_eye(study, name, order)} |"
+    ranked = [f"| {name}, by eye, before the key was read | {by_eye(study, name, order)} |"
               for name, order in eye.items()]  # fmt: skip
     return "\n\n".join(lines[:2]) + "\n\n" + "\n".join([lines[2], table, *ranked])
 
@@ -158,8 +158,8 @@ def table(kind: str, trainings: Sequence[Row]) -> str:
     lines = [
         f"## {kind}: {len(trainings)} trainings",
         f"{samples[0]} samples of training captions for the copies (structure-colour-v1 above {spread(threshold)}), "
-        f"{samples[1]} of held-out captions for what was taught, each training.",
-        "| product | copies | taught, net of copies | network | colours | held-out copies | training images as truth |\n"
+        f"{samples[1]} of held-out captions for the rest, each.",
+        "| product | copies | taught, net of copies | network | colours | held-out copies | by training images |\n"
         "|---|---|---|---|---|---|---|",
     ]
     rows = [
