@@ -15,6 +15,7 @@ from support.tiny_pipeline import build_tiny_pipeline
 # models of a few thousand weights are computed faster by one thread than shared out; the variable is for subprocesses
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["BASINGUARD_CACHE"] = ""  # nothing is kept in the cache of whoever runs the tests
 
 
 @pytest.fixture(scope="session")

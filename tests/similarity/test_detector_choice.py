@@ -5,7 +5,7 @@ from basinguard.core.images import to_tensor
 from basinguard.core.metric import Metric
 from basinguard.similarity.aligned import Aligned
 from basinguard.similarity.copy_detector_settings import RECORDED, CopyDetectorSettings
-from basinguard.similarity.detector_choice import choose_detector, installed_embedders
+from basinguard.similarity.detector_choice import ModelEdits, choose_detector, installed_embedders
 from basinguard.similarity.detector_loading import fitted_embedder, load_detector, load_recorded
 from basinguard.similarity.either import Either
 from basinguard.similarity.embedder import WithThreshold, unit
@@ -48,7 +48,9 @@ def test_the_embedder_that_finds_copies_is_taken_and_says_what_it_misses(scenes)
 
 
 def test_edits_of_the_model_count_as_well(scenes):
-    chosen, _ = choose_detector(scenes, embedders=[Aligned()], model_edits={"half": lambda x: x * 0.5 + 0.25})
+    chosen, _ = choose_detector(
+        scenes, embedders=[Aligned()], model_edits=ModelEdits({"half": lambda x: x * 0.5 + 0.25}, "m")
+    )
     assert chosen.metric.recalls["half"].n == 20
     assert chosen.metric.recalls["half"].value == 1
 

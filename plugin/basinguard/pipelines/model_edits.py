@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from ..basin.trajectories import GuidedModel, run_branch
 from ..core import seeds as seed_table
 from ..diffusion.sampling import draw_noise
-from ..similarity.sampler_edits import Edit
+from ..exports.fingerprints import weights_sha256
+from ..similarity.detector_choice import ModelEdits
 from .latent_model import LatentModel
 
 TIMESTEPS = 20  # of a re-draw's grid
@@ -18,7 +17,7 @@ REDRAWN = 0.25  # share of them that is drawn anew
 BATCH = 8
 
 
-def model_edits(model: LatentModel) -> Mapping[str, Edit]:
+def model_edits(model: LatentModel) -> ModelEdits:
     """The model's own edits, by name; images [B, 3, H, W] at its resolution in and out.
 
     A re-draw adds the noise of a quarter of the way and samples back without a prompt.
@@ -31,7 +30,8 @@ def model_edits(model: LatentModel) -> Mapping[str, Edit]:
     def redrawn(images: Tensor) -> Tensor:
         return torch.cat([model.decode(_redraw(guided, model.encode(part).cpu())) for part in images.split(BATCH)])
 
-    return {"autoencoder": through_autoencoder, f"re-draw {REDRAWN:.0%}": redrawn}
+    edits = {"autoencoder": through_autoencoder, f"re-draw {REDRAWN:.0%}": redrawn}
+    return ModelEdits(edits, weights_sha256(model.pipe))
 
 
 def _redraw(guided: GuidedModel, latents: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ METRIC = Metric(
     embedder=NAME,
     threshold=0.82,
     source="0.999 quantile (0.82 [0.786, 0.82]) of the best mirror-aware match of a fresh TinyWorld scene against 32 "
-    "others, one with the same caption; n=800 scenes, 25 sets; recipes/studies/similarity_table.py null. "
+    "others, one with the same caption; n=800 scenes, 25 sets; recipes/studies/similarity_nulls.py scenes. "
     "Other kinds of image need their own null: basinguard.similarity.thresholds",
 )
 

@@ -4,6 +4,7 @@ Every embedder at hand sees the training images, edited copies of them as sample
 copies: each training image among the others, and held-out images. Its threshold is the similarity that a stated share
 of the latter exceeds; what it then finds of the former is its score. Two embedders together ("a copy if either says
 so") are tried as well, each at half the share. Images whose likeness is that of duplicates are nobody's strangers.
+What was chosen is kept by content (`choice_cache`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from ..core.metric import Metric
 from ..core.spread import spread
 from ..core.stats import wilson
 from .aligned import Aligned
+from .choice_cache import Choice, content_key, remember, remembered
+from .either import NAME as PAIR
 from .either import Either
-from .embedder import Embedder, WithThreshold
+from .embedder import Embedder, WithThreshold, embed_all
 from .matching import Views, best_match, embed_views, search
 from .sampler_edits import PIXEL_EDITS, Edit, apply
 from .sscd import has_packaged_sscd, load_packaged_sscd
 from .structure import Structure
+from .structure_figure import StructureFigure
 from .thresholds import DUPLICATE, NO_COPY, NullThreshold, null_threshold
 
 FALSE_POSITIVES = 0.01
@@ -38,17 +42,14 @@ USELESS = 0.5  # mean recall below which no embedder separates copies from other
 
 @dataclass(frozen=True)
 class Row:
-    """One embedder, or two, at the threshold of this set.
-
-    Attributes:
-        embedder: with that threshold.
-        false_positives: the share of images that are no copies which may exceed it.
-        recalls: share of the edited copies that it finds, by edit.
-    """
+    """One embedder, or two, at the threshold of this set; its metric says what it is expected to find of each edit."""
 
     embedder: Embedder
-    false_positives: float
-    recalls: Mapping[str, Estimate]
+
+    @property
+    def recalls(self) -> Mapping[str, Estimate]:
+        """Share of the edited copies that it finds, by edit."""
+        return self.embedder.metric.recalls
 
     @property
     def recall(self) -> float:
@@ -78,7 +79,20 @@ class _Seen:
 
 def installed_embedders() -> list[Embedder]:
     """What can be tried without asking for anything: the weight-free ones, and SSCD where its package is installed."""
-    return [Aligned(), Structure(), *([load_packaged_sscd()] if has_packaged_sscd() else [])]
+    return [Aligned(), Structure(), StructureFigure(), *([load_packaged_sscd()] if has_packaged_sscd() else [])]
+
+
+@dataclass(frozen=True)
+class ModelEdits:
+    """What the very model does to a picture, beside the edits of pixels.
+
+    Attributes:
+        edits: name and function on images [B, 3, H, W] in [0, 1].
+        model: what they belong to, such as the hash of its weights: another model's choice is another.
+    """
+
+    edits: Mapping[str, Edit]
+    model: str
 
 
 def choose_detector(
@@ -86,7 +100,7 @@ def choose_detector(
     *,
     embedders: Sequence[Embedder] | None = None,
     heldout: Tensor | None = None,
-    model_edits: Mapping[str, Edit] | None = None,
+    model_edits: ModelEdits | None = None,
     false_positives: float = FALSE_POSITIVES,
 ) -> tuple[Embedder, list[Row]]:
     """The embedder, or the pair of them, that finds most of the edited copies, and every row that was compared.
@@ -95,7 +109,7 @@ def choose_detector(
         train: training images, [N, 3, H, W] in [0, 1].
         embedders: to choose from; None for every one that is installed.
         heldout: images that were not trained on, [M, 3, H, W].
-        model_edits: the model's own, beside those of pixels: name and function on images.
+        model_edits: the model's own, beside those of pixels.
         false_positives: share of images that are no copies which the chosen one may take for one.
 
     Returns:
@@ -106,23 +120,40 @@ def choose_detector(
     """
     if len(train) < 4:
         raise ValueError(f"embedder='auto' with {len(train)} training images: 4 are the least to choose by; name one")
-    chosen = train[spread(len(train), MOST)]
-    few = chosen[:MOST_BY_MODEL] if len(chosen) <= MOST_BY_MODEL else chosen[:: -(-len(chosen) // MOST_BY_MODEL)]
-    copies = {name: apply(edit, chosen) for name, edit in PIXEL_EDITS.items()}
-    copies |= {name: apply(edit, few) for name, edit in (model_edits or {}).items()}
-    seen = [_look(e, train, heldout, copies, false_positives) for e in embedders or installed_embedders()]
-    singles = [_row(one.at(0), one.hits(0), false_positives) for one in seen]
-    pairs = [_pair(one, two, false_positives) for one, two in combinations(seen, 2)]
+    embedders = embedders or installed_embedders()
+    own = model_edits or ModelEdits({}, "")
+    words = [*(str(e.metric.to_json()) for e in embedders), f"{false_positives}", own.model, *own.edits, *PIXEL_EDITS]
+    key = content_key([train, heldout], words)
+    choice = remembered(key)
+    if choice is None:
+        chosen, rows = _compare(train, embedders, heldout, own.edits, false_positives)
+        remember(key, Choice(rows=(chosen.embedder.metric, *(row.embedder.metric for row in rows))))
+        return chosen.embedder, rows
+    known = [_rebuilt(metric, embedders) for metric in choice.rows]
+    return known[0], [Row(embedder) for embedder in known[1:]]
+
+
+def _compare(
+    train: Tensor, embedders: Sequence[Embedder], heldout: Tensor | None, own: Mapping[str, Edit], share: float
+) -> tuple[Row, list[Row]]:
+    images = train[spread(len(train), MOST)]
+    few = images[spread(len(images), MOST_BY_MODEL)]
+    copies = {name: apply(edit, images) for name, edit in PIXEL_EDITS.items()}
+    copies |= {name: apply(edit, few) for name, edit in own.items()}
+    seen = [_look(embedder, train, heldout, copies, share) for embedder in embedders]
+    note = f"auto: finds most of {len(images)} edited training images; {share:.2g} of strangers allowed"
+    singles = [_row(one.at(0), one.hits(0), note) for one in seen]
+    pairs = [row for one, two in combinations(seen, 2) if (row := _pair(one, two, note))]
     rows = sorted([*singles, *pairs], key=lambda row: row.recall, reverse=True)
     best = max(singles, key=lambda row: row.recall)
-    if pairs and rows[0].recall > best.recall + WORTH:
+    if rows[0].recall > best.recall + WORTH:
         best = rows[0]
     if best.recall < USELESS:
         raise ValueError(
             f"embedder='auto': no detector at hand separates copies of these images from the others (best: {best}); "
             "install basinguard[sscd], leave out near-duplicates (basinguard curate), or name an embedder and threshold"
         )
-    return WithThreshold(best.embedder, _metric(best, len(chosen))), rows
+    return best, rows
 
 
 def _look(
@@ -135,8 +166,9 @@ def _look(
         null = np.concatenate([null, others[others < DUPLICATE]])
     nulls = [null_threshold(null, name="auto", gallery=len(train), false_positives=s) for s in (share, share / 2)]
     similarities = {
-        name: best_match(embed_views(images, embedder), views.straight, embedder)[0] for name, images in copies.items()
-    }
+        name: search(embed_all(images, embedder), views.straight, embedder)[0][:, 0].cpu().numpy()
+        for name, images in copies.items()
+    }  # none of the edits mirrors
     return _Seen(embedder, (nulls[0], nulls[1]), similarities)
 
 
@@ -151,19 +183,30 @@ def _strangers(views: Views, embedder: Embedder) -> np.ndarray:
     return best[np.isfinite(best)]
 
 
-def _row(embedder: Embedder, hits: Mapping[str, np.ndarray], share: float) -> Row:
-    return Row(embedder, share, {name: wilson(int(found.sum()), len(found)) for name, found in hits.items()})
-
-
-def _pair(one: _Seen, two: _Seen, share: float) -> Row:
-    hits = {name: found | two.hits(1)[name] for name, found in one.hits(1).items()}
+def _pair(one: _Seen, two: _Seen, note: str) -> Row | None:
+    """Both at half the share; None where one of them would call nothing a copy."""
     first, second = one.at(1), two.at(1)
     if max(first.metric.threshold, second.metric.threshold) >= NO_COPY:
-        return _row(one.at(0), one.hits(0), share)
-    return _row(Either(first, second, source="auto"), hits, share)
+        return None
+    hits = {name: found | two.hits(1)[name] for name, found in one.hits(1).items()}
+    return _row(Either(first, second, source="auto"), hits, note)
 
 
-def _metric(row: Row, images: int) -> Metric:
-    own = row.embedder.metric
-    source = f"auto: finds most of {images} edited training images; {row.false_positives:.2g} of strangers allowed"
-    return own.model_copy(update={"source": f"{source}; {own.source}"[:500], "recalls": dict(row.recalls)})
+def _row(embedder: Embedder, hits: Mapping[str, np.ndarray], note: str) -> Row:
+    recalls = {name: wilson(int(found.sum()), len(found)) for name, found in hits.items()}
+    source = f"{note}; {embedder.metric.source}"[:500]
+    metric = embedder.metric.model_copy(update={"source": source, "recalls": recalls})
+    inner = embedder.embedder if isinstance(embedder, WithThreshold) else embedder
+    return Row(WithThreshold(inner, metric))
+
+
+def _rebuilt(metric: Metric, embedders: Sequence[Embedder]) -> Embedder:
+    """The embedder, or the pair of those at hand, that a kept metric names."""
+    by_name = {embedder.name: embedder for embedder in embedders}
+    if pair := PAIR.fullmatch(metric.embedder):
+        first, second = (
+            WithThreshold(by_name[pair[n]], Metric(embedder=pair[n], threshold=float(pair[at]), source="auto"))
+            for n, at in (("first", "at"), ("second", "other"))
+        )
+        return WithThreshold(Either(first, second, source="auto"), metric)
+    return WithThreshold(by_name[metric.embedder], metric)

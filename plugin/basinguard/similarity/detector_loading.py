@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
 from ..core.metric import Metric
 from .copy_detector_settings import AUTO, CopyDetectorSettings
-from .detector_choice import choose_detector, installed_embedders
+from .detector_choice import ModelEdits, choose_detector, installed_embedders
 from .embedder import Embedder, WithThreshold
 from .registry import EMBEDDERS, find_embedder, load_embedder
-from .sampler_edits import Edit
 from .thresholds import NO_COPY, calibrated
 
 
@@ -81,7 +78,7 @@ def fitted_embedder(
     embedder: Embedder,
     images: Tensor,
     heldout_images: Tensor | None,
-    model_edits: Mapping[str, Edit] | None = None,
+    model_edits: ModelEdits | None = None,
 ) -> Embedder:
     """The embedder with the threshold that is asked for.
 

@@ -33,7 +33,7 @@ METRIC = Metric(
     threshold=0.92,
     source="0.99 quantile (0.919, rounded up) of the best mirror-aware match of a picture against 32 others, n=1413 "
     "emoji, the hardest of three sources (stamps 0.75, n=477; clip art 0.733, n=1743); "
-    "recipes/studies/similarity_table.py figure-null. "
+    "recipes/studies/similarity_nulls.py figures. "
     "Other kinds of image need their own null: basinguard.similarity.thresholds",
 )
 
