@@ -28,8 +28,8 @@ def source_table(source: str, part: dict[str, Any]) -> list[str]:
     if "recall" in part["auto"]:
         columns["auto"] = part["auto"]
     halves = (
-        f"{part['tuning']} pictures set the thresholds, n = {part['testing']} others are edited and are the strangers of "
-        "each other. Recall at 1 % false positives; 95 % Wilson intervals."
+        f"{part['tuning']} pictures set the thresholds, n = {part['testing']} others are edited and are the strangers "
+        "of each other. Recall at 1 % false positives; 95 % Wilson intervals."
     )
     lines = [f"## {source}", "", halves, "", choice(part), ""]
     lines += ["| edit | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]

@@ -1,6 +1,7 @@
 """judge: a page of pairs near the threshold, and the threshold that the answers speak for."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -31,10 +32,14 @@ def test_the_page_shows_every_pair_and_the_answers_move_the_threshold(folders):
     assert "http" not in page.replace("http-equiv", ""), "it loads nothing"
     assert "similarity" not in page, "it does not say what the detector thinks"
     answers = {str(k): "copy" if k < 6 else "other" for k in range(12)}
-    (folders / "answers.json").write_text(json.dumps({"answers": answers}))
+    (fingerprint,) = re.findall(r'const pairs = "([0-9a-f]{16})"', page)
+    (folders / "answers.json").write_text(json.dumps({"pairs": fingerprint, "answers": answers}))
     result = judge(**arguments, pairs=12, answers=folders / "answers.json", out=folders / "out")
     assert result.judged.agreement[1] == 1
     written = json.loads((folders / "out" / "judgement.json").read_text())
     assert written["metric"]["threshold"] == result.judged.threshold.value
+    other = CopyDetectorSettings("aligned", 0.5)
+    with pytest.raises(ValueError, match="answers about other pairs"):
+        judge(**arguments | {"detector": other}, pairs=4, answers=folders / "answers.json", out=folders / "other")
     with pytest.raises(FileExistsError, match="name another folder with --out"):
         judge(**arguments, pairs=12, out=folders / "out")

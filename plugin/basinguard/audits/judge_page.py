@@ -16,8 +16,11 @@ from ..plots.contact_sheet import to_image
 THUMB = 320  # pixels on the longer side
 
 
-def render_judge_page(title: str, samples: Sequence[Tensor], training: Sequence[Tensor]) -> str:
-    """The page; samples and training images are pairs [3, H, W] in [0, 1], numbered in the order given."""
+def render_judge_page(title: str, fingerprint: str, samples: Sequence[Tensor], training: Sequence[Tensor]) -> str:
+    """The page; samples and training images are pairs [3, H, W] in [0, 1], numbered in the order given.
+
+    The fingerprint of the pairs goes into what the page writes: the numbers mean nothing without it.
+    """
     order = np.random.default_rng(0).permutation(len(samples)).tolist()
     pairs = [(k, *(thumbnail_uri(to_image(i[k]), THUMB) for i in (samples, training))) for k in order]
-    return render_template(__package__, "judge.html.jinja", title=title, pairs=pairs)
+    return render_template(__package__, "judge.html.jinja", title=title, fingerprint=fingerprint, pairs=pairs)

@@ -34,6 +34,19 @@ class Metric(Schema):
     recalls: dict[Annotated[str, Field(max_length=60)], Estimate] = Field(default_factory=dict)
 
     @property
+    def definition(self) -> str:
+        """What a copy is, for people: stands under every table of copies."""
+        misses = f"; {self.expected_misses}" if self.recalls else ""
+        return f"a copy is {self.embedder} of at least {self.threshold:.4g} ({self.source}){misses}"
+
+    @property
+    def kind(self) -> str:
+        """Where the threshold comes from, in a word or two: "auto", "given", "measured" or "published"."""
+        if self.source.startswith("auto:") or self.source == "given":
+            return self.source.partition(":")[0]
+        return "measured" if self.source.startswith(("null ", "the owner's")) else "published"
+
+    @property
     def expected_misses(self) -> str:
         """What it is expected to miss, worst first, in words; empty where that was not measured."""
         missed = sorted((e.value, name) for name, e in self.recalls.items() if e.value < 1)

@@ -66,4 +66,5 @@ def comparison_table(comparison: Comparison, alpha: float = ALPHA) -> str:
             f"{point.similarity_p95.value:8.3f} {utility:>10} {point.unet_evals:9.1f}"
         )
     lines += [f"{skipped.mitigation:15} not run: {skipped.reason}" for skipped in comparison.skipped]
+    lines += ["", comparison.settings.metric.definition]
     return "\n".join(lines)

@@ -19,6 +19,7 @@ from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import alignment_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline, require_stable_diffusion
+from ..pipelines.model_edits import edits_asked_for
 from ..similarity.copy_detector_settings import AUTO, CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector
 from ..training.control_group import heldout_pixels
@@ -137,7 +138,8 @@ def load_testbed(
     training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))
     asked = detector.threshold == "heldout" or detector.embedder == AUTO
     others = heldout_pixels(heldout, images.resolution) if asked else None
-    embedder = fitted_embedder(detector, load_detector(detector), training.images, others)
+    edits = edits_asked_for(detector, pipe, training.images)
+    embedder = fitted_embedder(detector, load_detector(detector), training.images, others, edits)
     plan = ProbePlan(captions=1, timesteps=options.timesteps, scale=options.scale)
     guard = Guard(training, embedder, plan, alignment_for(base or model, options.align))
     return Testbed(pipe, guard, load_pipeline(base) if base else None, tuple(checkpoints)), base

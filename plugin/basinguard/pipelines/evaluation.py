@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core import seeds as seed_table
 from ..core import stats
 from ..core.estimate import Estimate
+from ..core.metric import Metric
 from ..core.schema import Schema
 from ..guard.guard import Guard
 from ..guidance.core import Rule
@@ -31,6 +32,7 @@ class Evaluation(Schema):
         alignment: agreement of image and caption, higher is better; None without a model for it.
         unet_evals: sample-evaluations of the UNet for each image.
         seconds: wall time for each image, decoding included.
+        metric: what called a sample a copy; None in what earlier versions wrote.
     """
 
     risk: Estimate
@@ -38,6 +40,7 @@ class Evaluation(Schema):
     alignment: Estimate | None
     unet_evals: float
     seconds: float
+    metric: Metric | None = None
 
 
 @torch.no_grad()
@@ -77,6 +80,7 @@ def evaluate(
         alignment=mean_alignment(guard, samples.images, texts, prompt),
         unet_evals=samples.unet_evals / len(prompt),
         seconds=seconds,
+        metric=guard.embedder.metric,
     )
     return evaluation, samples.images
 

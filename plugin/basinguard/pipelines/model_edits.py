@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,12 +11,20 @@ from ..basin.trajectories import GuidedModel, run_branch
 from ..core import seeds as seed_table
 from ..diffusion.sampling import draw_noise
 from ..exports.fingerprints import weights_sha256
+from ..similarity.copy_detector_settings import AUTO, CopyDetectorSettings
 from ..similarity.detector_choice import ModelEdits
-from .latent_model import LatentModel
+from .latent_model import LatentModel, smaller_side
 
 TIMESTEPS = 20  # of a re-draw's grid
 REDRAWN = 0.25  # share of them that is drawn anew
 BATCH = 8
+
+
+def edits_asked_for(detector: CopyDetectorSettings, pipe: Any, images: Tensor) -> ModelEdits | None:
+    """What "auto" is to see a pipeline do to images [N, 3, H, W]; None for any other detector, which needs none."""
+    if detector.embedder != AUTO:
+        return None
+    return model_edits(LatentModel(pipe, resolution=smaller_side(pipe, images)))
 
 
 def model_edits(model: LatentModel) -> ModelEdits:

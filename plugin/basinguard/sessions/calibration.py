@@ -50,6 +50,7 @@ class Calibration:
             f"\n{verdict(record)}",
             f"population: {record.population}",
             f"promise: {record.promise or 'none'}",
+            record.metric.definition,
         ]
         if record.taught is not None:
             parts.append(f"taught, measured anew: {record.taught} ({record.taught.method}); {rulers_line(record)}")

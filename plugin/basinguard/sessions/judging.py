@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..audits.judge_page import render_judge_page
+from ..core.files import file_sha256
 from ..similarity.copy_detector_settings import CopyDetectorSettings
-from ..similarity.folder_matches import match_folders
+from ..similarity.folder_matches import FolderMatches, match_folders
 from ..similarity.image_files import load_image
 from ..similarity.judgement import Judged, near_threshold, read_answers, refit
 
@@ -43,14 +46,23 @@ def judge_folders(
         raise FileExistsError(f"{path}: exists already; name another folder with --out")
     found = match_folders(samples, data, detector)
     rows = near_threshold(found.similarity, found.metric.threshold, pairs).tolist()
+    asked = _fingerprint(found, rows)
     if answers is None:
         title = f"{samples.name} beside {data.name}"
         shown = [[load_image(paths[k]) for k in rows] for paths in (found.samples, found.training)]
-        return Judging(_write(path, render_judge_page(title, *shown)), len(rows))
-    said = read_answers(answers, len(rows))
+        return Judging(_write(path, render_judge_page(title, asked, *shown)), len(rows))
+    said = read_answers(answers, len(rows), asked)
     judged = refit([float(found.similarity[rows[k]]) for k in said], list(said.values()), found.metric)
     form = asdict(judged) | {"metric": judged.metric.model_dump(), "threshold": judged.threshold.model_dump()}
     return Judging(_write(path, json.dumps(form, indent=1) + "\n"), len(rows), judged)
+
+
+def _fingerprint(found: FolderMatches, rows: Sequence[int]) -> str:
+    """Of the pictures of these pairs, in their order: what answers belong to."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(bytes.fromhex(file_sha256(found.samples[row]) + file_sha256(found.training[row])))
+    return digest.hexdigest()[:16]
 
 
 def _write(path: Path, text: str) -> Path:

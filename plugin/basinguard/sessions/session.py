@@ -18,7 +18,7 @@ from ..guard.plan import ProbePlan
 from ..pipelines.alignment import clip_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
-from ..pipelines.model_edits import model_edits
+from ..pipelines.model_edits import edits_asked_for
 from ..similarity.clip_score import ClipScore
 from ..similarity.copy_detector_settings import RECORDED, CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector, load_recorded
@@ -88,7 +88,8 @@ def open_model(
     training = training_set(images, ControlGroup(folder=str(settings.heldout) if settings.heldout else None))
     clip = clip_for(base, settings.alignment)
     plan = ProbePlan(captions=1, timesteps=settings.timesteps, scale=settings.scale)
-    embedder = fitted_embedder(detector, embedder, training.images, training.heldout_images, model_edits(latent_model))
+    edits = edits_asked_for(detector, pipe, training.images)
+    embedder = fitted_embedder(detector, embedder, training.images, training.heldout_images, edits)
     guard = Guard(training, embedder, plan, clip.score if clip else None)
     provenance = Provenance(
         base=base,

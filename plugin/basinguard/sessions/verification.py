@@ -106,6 +106,8 @@ def table(rows: dict[str, Evaluation], notes: Mapping[str, str] = MappingProxyTy
             f"{name:{width}} {row.risk.interval():24} {row.similarity_p95.value:8.3f} {alignment:>10} "
             f"{row.unet_evals:9.1f} {row.seconds:6.2f}   {notes.get(name, '')}".rstrip()
         )
+    metrics = {row.metric.definition: None for row in rows.values() if row.metric}
+    lines += ["", *metrics] if metrics else []
     return "\n".join(lines)
 
 

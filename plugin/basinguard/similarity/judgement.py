@@ -59,8 +59,13 @@ def near_threshold(similarity: ArrayLike, threshold: float, count: int) -> NDArr
     return np.sort(np.concatenate([upper, below[: count - len(upper)]]))
 
 
-def read_answers(path: Path, pairs: int) -> dict[int, bool]:
+def read_answers(path: Path, pairs: int, fingerprint: str) -> dict[int, bool]:
     """Answers that a page wrote down: whether each judged pair is a copy, by its number.
+
+    Args:
+        path: what the page wrote.
+        pairs: how many it showed.
+        fingerprint: of those pairs: numbers of another page would be about other pictures.
 
     Raises:
         FileNotFoundError: no such file.
@@ -69,11 +74,14 @@ def read_answers(path: Path, pairs: int) -> dict[int, bool]:
     try:
         form = json.loads(path.read_bytes()[: MAX_BYTES + 1])
         answers = {int(number): str(word) for number, word in form["answers"].items()}
+        theirs = str(form["pairs"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{path}: expected the answers that judge.html writes down") from None
-    wrong = [number for number in answers if not 0 <= number < pairs]
-    if wrong:
-        raise ValueError(f"{path}: answers pair {wrong[0]}, but there are {pairs}: give the samples they were made for")
+    if theirs != fingerprint or not all(0 <= number < pairs for number in answers):
+        raise ValueError(
+            f"{path}: answers about other pairs ({theirs[:16]}, these are {fingerprint}): give the samples, images, "
+            "detector, threshold and pairs that judge.html was made with"
+        )
     return {number: WORDS[word] for number, word in answers.items() if word in WORDS}
 
 

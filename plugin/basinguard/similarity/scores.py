@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.estimate import Estimate
+from ..core.metric import Metric
 from ..core.stats import cluster_bootstrap, median, p95, rate
 
 
@@ -61,20 +62,22 @@ def summary_lines(summary: Mapping[str, Estimate], *, metric: str) -> list[str]:
 
 
 def metrics_lines(results: Mapping[str, Any]) -> list[str]:
-    """What `metrics` found, for people: the aggregates, and the share of copies by every threshold."""
-    embedder = results["metric"]["embedder"]
+    """What `metrics` found, for people: the aggregates, the share of copies by every threshold, and what is missed."""
+    metric = Metric.model_validate(results["metric"])
     aggregates = {name: Estimate.model_validate(e) for name, e in results["aggregates"].items()}
-    rows = summary_lines(aggregates, metric=f"{embedder} at {results['metric']['threshold']:.3g} (published)")
+    rows = summary_lines(aggregates, metric=_at(metric, metric.kind))
     if second := results.get("figure"):
         share = {"share": Estimate.model_validate(second["share"])}
-        rows += summary_lines(
-            share, metric=f"{second['metric']['embedder']} at {second['metric']['threshold']:.3g} (published)"
-        )
+        rows += summary_lines(share, metric=_at(Metric.model_validate(second["metric"]), "published"))
     for part in ("null_train", "null_heldout", "null_base_samples"):
         null = results.get(part)
         if isinstance(null, str):
             rows.append(f"{part}: {null}")
         elif null:
             share = {"share": Estimate.model_validate(null["share"])}
-            rows += summary_lines(share, metric=f"{embedder} at {null['metric']['threshold']:.3g} ({part})")
-    return rows
+            rows += summary_lines(share, metric=_at(Metric.model_validate(null["metric"]), part))
+    return [*rows, metric.expected_misses] if metric.recalls else rows
+
+
+def _at(metric: Metric, kind: str) -> str:
+    return f"{metric.embedder} at {metric.threshold:.3g} ({kind})"

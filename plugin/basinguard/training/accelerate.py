@@ -44,6 +44,7 @@ from ..guard.control_prompts import recombined_prompts
 from ..guard.plan import ProbePlan
 from ..guard.status import RunStatus
 from ..guard.training_set import TrainingSet
+from ..pipelines.model_edits import edits_asked_for
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector
 from .data_sources import fitted
@@ -67,6 +68,7 @@ class LoopGuard:
         training: images, captions and held-out prompts.
         accelerator: saves and restores the history in its checkpoints; without one, use `state_dict`.
         plan, detector: as of `MemorizationGuard`; give the mixed precision of the training as `plan.autocast`.
+        pipe: the model, whose own edits of the images `detector="auto"` then goes by as well.
         alignment: open_clip model that scores captions: "none", a directory or a name.
         ship, on_error: see `GuardedRun`.
 
@@ -82,16 +84,19 @@ class LoopGuard:
         *,
         plan: ProbePlan = ProbePlan(),
         detector: CopyDetectorSettings = CopyDetectorSettings(),
+        pipe: Any = None,
         alignment: str = "none",
         ship: ShippedEpoch = "best",
         on_error: OnError = "warn",
     ) -> None:
         if accelerator is not None:
             require_whole_weights_of(accelerator)
-        embedder = fitted_embedder(detector, load_detector(detector), training.images, training.heldout_images)
+        edits = None if pipe is None else edits_asked_for(detector, pipe, training.images)
+        heldout = training.heldout_images
+        embedder = fitted_embedder(detector, load_detector(detector), training.images, heldout, edits)
         guard = guard_for(training, embedder, plan, alignment=alignment)
         self.run = GuardedRun(guard, ship=ship, on_error=on_error)
-        self.pipe: Any = None  # of `for_script`
+        self.pipe = pipe
         if accelerator is not None:
             accelerator.register_for_checkpointing(self)
 
@@ -135,9 +140,7 @@ class LoopGuard:
         )
         pixels = pixels_of(images, pipe.unet.config.sample_size * pipe.vae_scale_factor)
         training = TrainingSet(pixels, tuple(captions), recombined_prompts(captions), stand_in=True)
-        guard = cls(training, accelerator, plan=plan, detector=detector)
-        guard.pipe = pipe
-        return guard
+        return cls(training, accelerator, plan=plan, detector=detector, pipe=pipe)
 
     @property
     def history(self) -> list[Report]:

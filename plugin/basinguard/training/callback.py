@@ -49,7 +49,7 @@ class GuardHooks(RunSettings):
         require_whole_weights(trainer.strategy)
         require_parts(trainer.datamodule, pl_module, exported=self.export_to is not None)
         self.responder = BreachResponder(self.response, pl_module, trainer.datamodule)
-        self.run = self.run_on(trainer.datamodule, str(getattr(pl_module, "base_id", "")))
+        self.run = self.run_on(trainer.datamodule, pl_module)
         if self.export_to:
             self.run.epochs.archive_in(Path(self.export_to), self.terms.epochs)
         if self._checkpoint:

@@ -6,13 +6,14 @@ from typing import Any
 
 from ..calibration.terms import CalibrationTerms
 from ..guard.plan import ProbePlan
+from ..pipelines.model_edits import edits_asked_for
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector
 from .control_group import require_control, training_set
 from .guard_options import BreachResponse, ControlGroup, OnError, ShippedEpoch
 from .guarded_run import GuardedRun, guard_for
-from .isolation import same_streams
-from .protocols import CaptionedImages
+from .isolation import untouched
+from .protocols import CaptionedImages, TrainedModule
 
 
 class RunSettings:
@@ -66,14 +67,16 @@ class RunSettings:
         """Whether to measure after this epoch, counted from 0."""
         return (epoch + 1) % self.every_n_epochs == 0
 
-    def run_on(self, data: CaptionedImages, base: str) -> GuardedRun:
-        """The run that these settings make of images and of the model that is fine-tuned; random streams stay.
+    def run_on(self, data: CaptionedImages, module: TrainedModule) -> GuardedRun:
+        """The run that these settings make of images and of what is fine-tuned; modes and random streams stay.
 
         Raises:
             ValueError: something is wrong with the images, or the settings do not fit them.
         """
-        with same_streams():
+        pipe, base = module.pipe, str(getattr(module, "base_id", ""))
+        with untouched(pipe.unet, pipe.vae, pipe.text_encoder):
             training = training_set(data, self.control)
-            embedder = fitted_embedder(self.detector, self.embedder, training.images, training.heldout_images)
+            edits = edits_asked_for(self.detector, pipe, training.images)
+            embedder = fitted_embedder(self.detector, self.embedder, training.images, training.heldout_images, edits)
             guard = guard_for(training, embedder, self.plan, base=base, alignment=self.alignment)
         return GuardedRun(guard, **self.options)
