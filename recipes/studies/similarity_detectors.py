@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as edit
 
+from basinguard.core.files import write_bytes
+from basinguard.core.metric import Metric
 from basinguard.similarity.aligned import Aligned
 from basinguard.similarity.embedder import Embedder, embed_all, two_stage, unit
+from basinguard.similarity.matching import search
 from basinguard.similarity.pixel_distances import tiled_l2
 from basinguard.similarity.sscd import load_sscd
 from basinguard.similarity.structure import Structure
@@ -23,19 +29,56 @@ Vectors = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Detector:
-    """How images become vectors, how two are compared row by row, and the embedder where it is one of the package."""
+    """How images become vectors, how those are compared row by row, and the embedder where it is one of the package."""
 
     name: str
     see: Vectors
     compare: Callable[[Tensor, Tensor], Tensor]
     embedder: Embedder | None = None
 
+    def best(self, queries: Tensor, gallery: Tensor, columns: Tensor) -> Tensor:
+        """The best match of each query [N, D] among entries of a gallery of its own, [N, K] of [M, D]: [N]."""
+        if self.embedder is not None and two_stage(self.embedder) is not None:
+            rows = zip(queries, columns, strict=True)
+            return torch.cat([search(q[None], gallery[own], self.embedder)[0][:, 0] for q, own in rows])
+        return torch.stack([self.compare(queries, gallery[column]) for column in columns.T]).amax(0)
 
-def detectors(sscd: Path | None) -> list[Detector]:
-    """The package's embedders, SSCD last, behind plain distances of pixels."""
+
+@dataclass(frozen=True)
+class Kept:
+    """A slow embedder whose vectors are kept in a folder by content, so that a run that was stopped goes on."""
+
+    slow: Embedder
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.slow.name
+
+    @property
+    def metric(self) -> Metric:
+        return self.slow.metric
+
+    def __call__(self, images: Tensor) -> Tensor:
+        digest = hashlib.sha256(self.name.encode() + images.contiguous().numpy().tobytes())
+        path = self.folder / f"{digest.hexdigest()}.npy"
+        if not path.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, _npy(self.slow(images)))
+        return torch.from_numpy(np.load(path))
+
+
+def _npy(vectors: Tensor) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, vectors.numpy())
+    return stream.getvalue()
+
+
+def detectors(sscd: Path | None, keep: Path) -> list[Detector]:
+    """The package's embedders, SSCD last, behind plain distances of pixels; SSCD's vectors are kept in a folder."""
     named: list[Embedder] = [Structure(), StructureFigure(), Aligned()]
     if sscd is not None:
-        named.append(load_sscd(sscd, "disc_mixup_288"))
+        named.append(Kept(load_sscd(sscd, "disc_mixup_288"), keep))
     return [
         Detector("tiled l2, 64 px", lambda x: F.adaptive_avg_pool2d(x, 64), lambda a, b: 1 - tiled_l2(a, b)),
         Detector("pixel cosine, 32 px", small_pixels, product),
@@ -45,11 +88,8 @@ def detectors(sscd: Path | None) -> list[Detector]:
 
 
 def of_package(embedder: Embedder) -> Detector:
-    """An embedder of the package, which may compare in its own way."""
-    stages: Any = two_stage(embedder)
-    return Detector(
-        embedder.name, lambda x: embed_all(x, embedder), stages.compare if stages is not None else product, embedder
-    )
+    """An embedder of the package, which may search in its own way."""
+    return Detector(embedder.name, lambda x: embed_all(x, embedder), product, embedder)
 
 
 def small_pixels(images: Tensor) -> Tensor:

@@ -2,11 +2,14 @@
 
 Copy this file with `similarity_pictures.py` and `similarity_page.py`, do not import it.
 
-    python recipes/studies/similarity_nulls.py scenes
+    python recipes/studies/similarity_nulls.py scenes structure
+    python recipes/studies/similarity_nulls.py scenes aligned --sets 50 --queries 32
+    python recipes/studies/similarity_nulls.py windows
     python recipes/studies/similarity_nulls.py figures clipart DIR
 
-`scenes` needs nothing: fresh TinyWorld scenes against others. `figures` takes a folder of pictures on an empty ground,
-see `similarity_table.py`. Expected: similarity_table.json and .md under recipes/results; each run replaces its part.
+`scenes` and `windows` need nothing: fresh TinyWorld scenes against others. `figures` takes a folder of pictures on an
+empty ground, see `similarity_table.py`. Expected: similarity_table.json and .md under recipes/results; each run replaces
+its part.
 Time: 2 minutes each on one core. Memory: about 2 GB.
 """
 
@@ -20,13 +23,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from similarity_detectors import of_package
 from similarity_page import markdown
 from similarity_pictures import CAPTIONS, SERIES, draw, read
-from similarity_table import GALLERY, others, run, share
+from similarity_table import GALLERY, others, run, share, strangers
 from torch import Tensor
 
 from basinguard.core.stats import cluster_bootstrap, wilson
-from basinguard.similarity.embedder import embed_all
+from basinguard.similarity.aligned import Aligned
+from basinguard.similarity.embedder import Embedder, embed_all
 from basinguard.similarity.local_copies import COPIED, TEMPLATE, window_correlation
 from basinguard.similarity.matching import search
 from basinguard.similarity.structure import Structure
@@ -40,8 +45,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("recipes/results"))
     parts = parser.add_subparsers(dest="part", required=True)
-    null_part = parts.add_parser("scenes", help="the default threshold, on TinyWorld scenes")
-    null_part.add_argument("--sets", type=int, default=200, help="scene sets for the null of the default threshold")
+    null_part = parts.add_parser("scenes", help="a threshold, on TinyWorld scenes")
+    null_part.add_argument("embedder", choices=("structure", "aligned"))
+    null_part.add_argument("--sets", type=int, default=200, help="sets of scenes; the published one of aligned: 50")
+    null_part.add_argument("--queries", type=int, default=96, help="fresh scenes a set; the published one: 32")
+    parts.add_parser("windows", help="what copied windows of pictures must stand above, on TinyWorld scenes")
     figures = parts.add_parser("figures", help="the same for the embedder for figures, on one source")
     figures.add_argument("name")
     figures.add_argument("folder", type=Path)
@@ -51,8 +59,11 @@ def main() -> None:
     start, path = time.process_time(), args.results / "similarity_table.json"
     result = json.loads(path.read_text()) if path.is_file() else {"recipe": "similarity_table", "table": {}}
     if args.part == "scenes":
-        nulls = {"null": scene_null(args.sets), "local_null": local_null(10 * args.sets)}
-        result |= nulls | {"null_run": run(start)}
+        embedder = {"structure": Structure(), "aligned": Aligned()}[args.embedder]
+        found = scene_null(embedder, args.sets, args.queries) | {"run": run(start)}
+        result["nulls"] = result.get("nulls", {}) | {args.embedder: found}
+    elif args.part == "windows":
+        result["local_null"] = local_null(2000) | {"run": run(start)}
     else:
         images, owner = read(args.folder, args.images, SIDE, skip=SERIES)
         found = figure_null(images, owner) | {"run": run(start)}
@@ -63,14 +74,15 @@ def main() -> None:
     print(markdown(result | {"table": {}}))
 
 
-def scene_null(sets: int, queries: int = 96) -> dict[str, Any]:
+def scene_null(embedder: Embedder, sets: int, queries: int) -> dict[str, Any]:
     """Fresh scenes against sets of 32 others with 32 captions; each query shares its caption with one of the set."""
-    embedder, rng, best = Structure(), np.random.default_rng(0), []
+    rng, best = np.random.default_rng(0), []
     for number in range(sets):
         words = rng.choice(len(CAPTIONS), GALLERY, replace=False)
         known = embed_all(draw(words, 60_000_000 + 1000 * number), embedder)
         fresh = draw(words[np.arange(queries) % GALLERY], 70_000_000 + 1000 * number)
-        best.append(torch.maximum(*(search(embed_all(s, embedder), known)[0] for s in (fresh, fresh.flip(-1))))[:, 0])
+        views = (embed_all(scene, embedder) for scene in (fresh, fresh.flip(-1)))
+        best.append(torch.maximum(*(search(view, known, embedder)[0] for view in views))[:, 0])
     values = torch.stack(best)
     clusters = np.repeat(np.arange(sets), queries)
     quantile = cluster_bootstrap(values.flatten(), clusters, statistic=lambda v: np.quantile(v, 0.999, axis=-1))
@@ -90,7 +102,7 @@ def figure_null(images: Tensor, owner: Tensor) -> dict[str, Any]:
     """Pictures of one source, each against 32 others of it: how alike are strangers on an empty ground?"""
     embedder = StructureFigure()
     views = embed_all(images, embedder), embed_all(images.flip(-1), embedder)
-    values = others(views, owner, lambda a, b: (a * b).sum(1))
+    values = strangers(of_package(embedder), views, others(owner))
     nulls = {
         f"quantile_{1 - part:g}": null_threshold(
             values, name="others", gallery=GALLERY, false_positives=part

@@ -8,7 +8,7 @@ from typing import Any
 def markdown(result: dict[str, Any]) -> str:
     """Everything that was measured, with 95 % Wilson intervals."""
     lines = ["# Who recognises an edited copy, measured", ""]
-    if head := result.get("null"):
+    for head in result.get("nulls", {}).values():
         lines += [f"Null of {head['embedder']} ({head['what']}; n={head['scenes']}): 0.999 quantile "
                   f"{show(head['quantile_0.999'])}; shipped threshold {head['shipped_threshold']} is exceeded by "
                   f"{show(head['above_shipped_threshold'])}.", ""]  # fmt: skip

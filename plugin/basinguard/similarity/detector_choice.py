@@ -179,7 +179,8 @@ def _strangers(views: Views, embedder: Embedder) -> np.ndarray:
     for view in views:
         values, indices = search(view, views.straight, embedder, k=min(count, 8))
         other = (indices != torch.arange(count)[:, None]) & (values < DUPLICATE)
-        best = np.maximum(best, values.masked_fill(~other, -torch.inf).amax(1).numpy())
+        nearest = values.gather(1, other.float().argmax(1, keepdim=True))[:, 0]  # they stand in the order of likeness
+        best = np.maximum(best, nearest.masked_fill(~other.any(1), -torch.inf).numpy())
     return best[np.isfinite(best)]
 
 

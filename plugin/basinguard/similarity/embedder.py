@@ -43,7 +43,7 @@ class TwoStage(Embedder, Protocol):
     """An embedder whose vectors do not decide by their dot product: they are searched by a method of its own."""
 
     def search(self, queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The `k` largest similarities of queries [N, D] to a gallery [M, D] and where they are, both [N, <= k]."""
+        """The `k` entries of a gallery [M, D] most like queries [N, D]: similarities and places, both [N, <= k]."""
         ...
 
     def features(self, vectors: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def nearest(samples: Tensor, gallery: Tensor, embedder: Embedder, *, mirror: boo
 
 @torch.no_grad()
 def search(queries: Tensor, gallery: Tensor, embedder: Embedder | None = None, *, k: int = 1) -> tuple[Tensor, Tensor]:
-    """The `k` largest similarities of each query and where they are, both [N, k], best first.
+    """The `k` pictures most like each query: similarities and where they are, both [N, k], best first.
 
     Args:
         queries: [N, D].

@@ -35,7 +35,7 @@ METRIC = Metric(
     threshold=0.69,
     source="0.999 quantile (0.684 [0.673, 0.695], rounded up) of the best mirror-aware match of a fresh TinyWorld "
     "scene against 32 others, one with the same caption; n=19200 scenes, 200 sets; "
-    "recipes/studies/similarity_nulls.py scenes. "
+    "recipes/studies/similarity_nulls.py scenes structure. "
     "Other kinds of image need their own null: basinguard.similarity.thresholds",
 )
 

@@ -225,5 +225,6 @@ def best_outside(
     for vectors in (queries, mirrored) if mirrored is not None else (queries,):
         values, indices = search(vectors, gallery, embedder, k=largest + 1)
         allowed = theirs[indices.cpu()] != mine[:, None]
-        best = torch.maximum(best, values.cpu().masked_fill(~allowed, -math.inf).max(1).values)
+        first = values.cpu().gather(1, allowed.float().argmax(1, keepdim=True))[:, 0]  # in the order of likeness
+        best = torch.maximum(best, first.masked_fill(~allowed.any(1), -math.inf))
     return best.tolist()
