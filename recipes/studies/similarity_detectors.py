@@ -53,13 +53,16 @@ class Kept:
 
     @property
     def name(self) -> str:
+        """Of the embedder that is kept."""
         return self.slow.name
 
     @property
     def metric(self) -> Metric:
+        """Of the embedder that is kept."""
         return self.slow.metric
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Vectors [B, D] of images [B, 3, H, W]."""
         digest = hashlib.sha256(self.name.encode() + images.contiguous().numpy().tobytes())
         path = self.folder / f"{digest.hexdigest()}.npy"
         if not path.is_file():

