@@ -7,6 +7,8 @@ picture does not pull.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -20,6 +22,9 @@ BAND = 3.0  # pixels; coarser structure is what exposure and tint change
 HUBER = 1.0  # robust standard deviations from which a pixel pulls less
 LARGEST_STEP = 0.03  # of a side, in one round: farther away the linear model means nothing
 SETTLED = 2e-4  # of a side
+FAINT = 0.3  # of the contrast of all, which that of most is at least taken for: a drawing is flat nearly everywhere
+
+Slopes = Sequence[NDArray[np.float32]]  # down and across, [H, W] each
 
 
 def refine(whole: Image.Image, part: Image.Image, box: Box) -> Box:
@@ -31,17 +36,36 @@ def refine(whole: Image.Image, part: Image.Image, box: Box) -> Box:
         box: a guess, as shares of the sides; see `registration.Overlay.box`.
 
     Returns:
-        Left, top, right and bottom as shares of the sides, inside the picture.
+        Left, top, right and bottom as shares of the sides, inside the picture; the guess itself where no other place
+        fits better, because what lies over a picture can still pull.
     """
+    guess = box
+    whole, part = whole.convert("L"), part.convert("L")
     for level in LEVELS:
         size = _size(part.size, level)
         target = _normalized(part.resize(size, Image.Resampling.BOX if level < max(part.size) else _SMOOTH))
         for _ in range(ROUNDS):
-            step = _step(target, _normalized(sample(whole, box, size)), box)
-            box = _inside(np.asarray(box) + step)
+            here = box
+            residual, slopes = _difference(target, whole, here)
+            step = _step(residual, slopes, here)
+            box = _inside(np.asarray(here) + step)
             if np.abs(step).max() < SETTLED:
                 break
+    if here != guess and _spread(_difference(target, whole, guess)[0]) <= _spread(residual):
+        return guess
     return box
+
+
+def _difference(target: NDArray[np.float32], whole: Image.Image, box: Box) -> tuple[NDArray[np.float32], Slopes]:
+    """What a place lacks of what it should show, [H, W], and the slopes of what it shows, down and across."""
+    height, width = target.shape
+    current = _normalized(sample(whole, box, (width, height)))
+    return target - current, [np.gradient(current, axis=axis) for axis in (0, 1)]
+
+
+def _spread(residual: NDArray[np.float32]) -> float:
+    """The robust standard deviation: what lies over less than half of a picture does not count."""
+    return max(1.4826 * float(np.median(np.abs(residual))), 1e-3)
 
 
 _SMOOTH = Image.Resampling.BICUBIC
@@ -60,25 +84,27 @@ def _size(size: tuple[int, int], longest: int) -> tuple[int, int]:
 
 
 def _normalized(picture: Image.Image) -> NDArray[np.float32]:
-    """Grey detail of unit contrast: what a change of light or colour leaves alone."""
-    grey = np.asarray(picture.convert("L"), np.float32)
+    """Detail of a grey picture, of unit contrast: what a change of light or colour leaves alone.
+
+    Contrast is that of most of the picture, or letters over one of two would change the contrast of all of it.
+    """
+    grey = np.asarray(picture, np.float32)
     band = gaussian_filter(grey, 0.7) - gaussian_filter(grey, BAND)
-    return band / max(float(band.std()), 1e-3)
+    return band / max(1.4826 * float(np.median(np.abs(band))), FAINT * float(band.std()), 1e-3)
 
 
-def _step(target: NDArray[np.float32], current: NDArray[np.float32], box: Box) -> NDArray[np.float64]:
+def _step(residual: NDArray[np.float32], slopes: Slopes, box: Box) -> NDArray[np.float64]:
     """One Gauss-Newton step of the four edges, in shares of the sides of the picture."""
-    height, width = target.shape
-    down, across = np.gradient(current)
+    height, width = residual.shape
+    down, across = slopes
     x, y = (np.arange(width) + 0.5) / width, ((np.arange(height) + 0.5) / height)[:, None]
     # moving the left edge of a box by d moves what is seen at x of its width by (1 - x) d
     motions = (across * (1 - x), down * (1 - y), across * x, down * y)
-    jacobian = np.stack([motion.ravel() for motion in motions], 1)
-    residual = (target - current).ravel()
-    spread = max(1.4826 * float(np.median(np.abs(residual))), 1e-3)
-    weights = np.minimum(1, HUBER * spread / np.maximum(np.abs(residual), 1e-6))
-    normal = (jacobian * weights[:, None]).T @ jacobian + 1e-2 * np.eye(4)
-    pixels = np.linalg.solve(normal, (jacobian * weights[:, None]).T @ residual)
+    jacobian = np.stack([motion.ravel() for motion in motions])
+    flat = residual.ravel()
+    weights = np.minimum(1, HUBER * _spread(residual) / np.maximum(np.abs(flat), 1e-6))
+    weighted = jacobian * weights
+    pixels = np.linalg.solve(weighted @ jacobian.T + 1e-2 * np.eye(4), weighted @ flat)
     wide, high = (box[2] - box[0]) / width, (box[3] - box[1]) / height
     return np.clip(pixels * (wide, high, wide, high), -LARGEST_STEP, LARGEST_STEP)
 

@@ -7,6 +7,7 @@ picture has hardly more colours than the rule has numbers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,10 +64,10 @@ def find_rule(cells: Pixels, target: Pixels) -> ColourRule | None:
     if explained(NONE, cells, target) >= MOST:
         return NONE
     if np.percentile(np.ptp(target, 1), 95) <= CHROMA < np.percentile(np.ptp(cells, 1), 50):
-        rules = [ColourRule(grey=True), _fit(cells, target, 1.0, grey=True)]
+        rules = [ColourRule(grey=True), *_fits(cells, target, (1.0,), grey=True)]
         rules = [rule for rule in rules if _within(rule, GREY_GAINS, GREY_SHIFT)]
     elif _colours(cells) >= COLOURS:
-        rules = [rule for gamma in GAMMAS for rule in [_fit(cells, target, gamma)] if _within(rule, GAINS, SHIFT)]
+        rules = [rule for rule in _fits(cells, target, GAMMAS) if _within(rule, GAINS, SHIFT)]
     else:
         rules = []
     best = max(rules, key=lambda rule: explained(rule, cells, target), default=None)
@@ -82,27 +83,37 @@ def explained(rule: ColourRule, cells: Pixels, target: Pixels) -> float:
     return float(right.all(1).mean())
 
 
-def _fit(cells: Pixels, target: Pixels, gamma: float, *, grey: bool = False) -> ColourRule:
-    """Gains and shifts by least squares with weights that let go of what does not fit."""
-    bent = ColourRule(gamma=gamma, grey=grey)(cells)
-    gains, shifts = [], []
-    for channel in range(3):
-        x, y = bent[:, channel].astype(np.float64), target[:, channel].astype(np.float64)
-        inside = (y > 3) & (y < 252)
-        weights = inside.astype(np.float64)
-        gain, shift = 1.0, 0.0
-        for _ in range(ROUNDS):
-            total = max(weights.sum(), 1e-6)
-            mean_x, mean_y = (weights @ x) / total, (weights @ y) / total
-            spread = weights @ (x - mean_x) ** 2
-            gain = float(weights @ ((x - mean_x) * (y - mean_y)) / spread) if spread > total else 1.0
-            shift = mean_y - gain * mean_x
-            residual = np.abs(gain * x + shift - y)
-            scale = max(CLOSE / 2, 1.4826 * float(np.median(residual[inside]))) if inside.any() else CLOSE
-            weights = inside / (1 + (residual / scale) ** 4)
-        gains.append(gain)
-        shifts.append(float(shift))
-    return ColourRule((gains[0], gains[1], gains[2]), (shifts[0], shifts[1], shifts[2]), gamma, grey)
+def _fits(cells: Pixels, target: Pixels, gammas: Sequence[float], *, grey: bool = False) -> list[ColourRule]:
+    """For each gamma gains and shifts by least squares with weights that let go of what does not fit."""
+    bent = np.stack([ColourRule(gamma=gamma, grey=grey)(cells) for gamma in gammas])
+    x, y = np.ascontiguousarray(bent.transpose(0, 2, 1)), np.ascontiguousarray(target.T)  # [gammas, 3, N] and [3, N]
+    inside = (y > 3) & (y < 252)
+    weights = np.broadcast_to(inside, x.shape).astype(np.float32)
+    for _ in range(ROUNDS):
+        total = np.maximum(weights.sum(-1), 1e-6)
+        mean_x, mean_y = (weights * x).sum(-1) / total, (weights * y).sum(-1) / total
+        from_mean = x - mean_x[..., None]
+        variance = (weights * from_mean**2).sum(-1)
+        covariance = (weights * from_mean * (y - mean_y[..., None])).sum(-1)
+        gain = np.divide(covariance, variance, out=np.ones_like(total), where=variance > total)
+        shift = mean_y - gain * mean_x
+        residual = np.abs(gain[..., None] * x + shift[..., None] - y)
+        squared = np.square(residual / _scales(residual, inside)[..., None])
+        weights = inside / (1 + squared * squared)
+    return [
+        ColourRule(tuple(g), tuple(s), gamma, grey)
+        for g, s, gamma in zip(gain.tolist(), shift.tolist(), gammas, strict=True)
+    ]
+
+
+def _scales(residual: Pixels, inside: NDArray[np.bool_]) -> Pixels:
+    """The robust spread of residuals [gammas, 3, N] of each channel, [gammas, 3]."""
+    scales = np.full(residual.shape[:2], CLOSE, np.float32)
+    for channel, rows in enumerate(inside):
+        if rows.any():
+            middle = np.median(residual[:, channel, rows], axis=-1)
+            scales[:, channel] = np.maximum(CLOSE / 2, 1.4826 * middle)
+    return scales
 
 
 def _within(rule: ColourRule, gains: tuple[float, float], shift: float) -> bool:

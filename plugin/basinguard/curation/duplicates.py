@@ -6,7 +6,7 @@ decided on the files (`same_picture`). Everything else that fits is alike: worth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,6 +65,7 @@ class Pair:
 
 
 Proposal = tuple[int, int]
+Fit = tuple[Proposal, Overlay]
 
 
 def find_pairs(scan: Scan, *, views: bool = True, judge: Judge | None = None) -> list[Pair]:
@@ -102,14 +103,14 @@ class _Search:
         self.thumbs = scan.thumbs if len(unique) == len(scan.thumbs) else scan.thumbs[unique]
         self.aspects, self.unique, self.judge = scan.aspects[unique], unique, judge
         self.pictures = DisjointSet(range(len(unique)))
+        self.promise = [_promise(scan, row) for row in unique.tolist()]
 
     def run(self, proposals: Sequence[Proposal], by_hash: set[Proposal]) -> list[Pair]:
         """Pairs that fit, of proposals of which some are by hash."""
         fitting: dict[Proposal, tuple[Overlay, Verdict]] = {}
         overlays = whole_overlays(sketch(self.thumbs), _array(proposals))
         whole = {pair: overlay for pair, overlay in zip(proposals, overlays, strict=True) if overlay.fits}
-        for batch in _rounds(list(whole)):
-            fitting |= self._judged([(pair, whole[pair]) for pair in self._apart(batch)])
+        fitting |= self._judged(list(whole.items()))
         done = {pair for pair, (overlay, verdict) in fitting.items() if verdict.same or overlay.similarity >= CERTAIN}
         for batch in _rounds([pair for pair in proposals if pair not in done]):
             apart = self._apart(batch)
@@ -137,14 +138,33 @@ class _Search:
                 pairs.append(self._pair((first, second), "hash", overlay, verdict, turn))
         return pairs
 
-    def _judged(self, fits: Sequence[tuple[Proposal, Overlay]]) -> dict[Proposal, tuple[Overlay, Verdict]]:
-        rows = self.unique.tolist()
+    def _judged(self, fits: Sequence[Fit]) -> dict[Proposal, tuple[Overlay, Verdict]]:
+        """The verdict of each pair that is not connected yet when its turn comes, those of the best pictures first."""
+        rows, judged = self.unique.tolist(), {}
+        waiting = sorted(fits, key=lambda fit: max(self.promise[row] for row in fit[0]), reverse=True)
         with one_thread_each() as mapped:
-            verdicts = list(mapped(lambda fit: self.judge(rows[fit[0][0]], rows[fit[0][1]], fit[1]), fits))
-        for (pair, _), verdict in zip(fits, verdicts, strict=True):
-            if verdict.same:
-                self.pictures.merge(*pair)
-        return {pair: (overlay, verdict) for (pair, overlay), verdict in zip(fits, verdicts, strict=True)}
+            while waiting:
+                now, later = self._without_circles(waiting)
+                verdicts = list(mapped(lambda fit: self.judge(rows[fit[0][0]], rows[fit[0][1]], fit[1]), now))
+                for (pair, overlay), verdict in zip(now, verdicts, strict=True):
+                    judged[pair] = overlay, verdict
+                    if verdict.same:
+                        self.pictures.merge(*pair)
+                waiting = [fit for fit in later if not self.pictures.connected(*fit[0])]
+        return judged
+
+    def _without_circles(self, fits: Iterable[Fit]) -> tuple[list[Fit], list[Fit]]:
+        """Pairs that are all needed if they are all the same picture, and the rest, which may turn out to be needed."""
+        linked: DisjointSet = DisjointSet()
+        now: list[Fit] = []
+        later: list[Fit] = []
+        for fit in fits:
+            one, two = (self.pictures[row] for row in fit[0])
+            if one != two:
+                linked.add(one)
+                linked.add(two)
+                (now if linked.merge(one, two) else later).append(fit)
+        return now, later
 
     def _pair(
         self, pair: Proposal, kind: Literal["hash", "embedding"], overlay: Overlay, verdict: Verdict, turned: int = 0
@@ -165,6 +185,12 @@ class _Search:
             swapped=overlay.swapped,
             box=verdict.box,
         )
+
+
+def _promise(scan: Scan, row: int) -> tuple[float, int, int]:
+    """How likely an image is the copy that stays: those that are compared with it need not be compared again."""
+    facts = scan.items[row].facts
+    return round(float(scan.inside[row]), 1), facts.width * facts.height, facts.bytes
 
 
 def _rounds(pairs: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:

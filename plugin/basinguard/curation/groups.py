@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from scipy.cluster.hierarchy import DisjointSet
 
+from ..similarity.registration import one_thread_each
 from .duplicates import Pair
 from .picture_quality import measure, why_best
 from .placement import placements
@@ -66,11 +67,11 @@ def _copies(scan: Scan, judge: Judge, best: int, rest: Sequence[int], pairs: Seq
     direct = {row for pair in pairs if best in (pair.first, pair.second) for row in (pair.first, pair.second)}
     copies = {row for row in rest if row in direct or scan.sha256[row] == scan.sha256[best]}
     places = placements(best, pairs)
-    for row in rest:
-        guess = places[row].overlay() if row in places else None
-        if row not in copies and guess is not None and judge(best, row, guess).same:
-            copies.add(row)
-    return copies
+    guesses = [(row, places[row].overlay()) for row in rest if row in places and row not in copies]
+    placed = [(row, guess) for row, guess in guesses if guess is not None]
+    with one_thread_each() as mapped:
+        verdicts = list(mapped(lambda guess: judge(best, *guess), placed))
+    return copies | {row for (row, _), verdict in zip(placed, verdicts, strict=True) if verdict.same}
 
 
 def find_alike(pairs: Sequence[Pair], groups: Sequence[Group]) -> list[tuple[int, ...]]:

@@ -11,17 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.ndimage import binary_closing, binary_erosion, binary_fill_holes, label, maximum, sum_labels
-from torch import Tensor
+from scipy.ndimage import binary_closing, binary_erosion, binary_fill_holes, gaussian_filter, label
 
 from .colour_match import LUMA, Pixels
+from .pooling import block_means, even_edges, highest, lowest, pooled, spread_out
 
 LEAST, MOST = 12.0, 18.0  # levels that count as a difference, in a pair without noise and in any pair
 EDGE = 0.3  # of the contrast of an edge that both have
-CHROMA = 4  # pixels; files keep colour more coarsely than light
+CHROMA = RIM = 4  # pixels; files keep colour more coarsely than light, so a frame's bleeds into the rim of a picture
 PEAK = 2.0  # times that, which some pixel of a differing place must reach
 NOISES, USUAL = 4.0, 0.95  # times a quantile of the residuals, which compression raises
 PLACE = 12.0  # differences in one place, in units of the least that counts, from which it is no accident
@@ -54,15 +52,19 @@ class Difference:
 
 def compare(one: Pixels, two: Pixels) -> Difference:
     """What differs between two aligned pictures, [H, W, 3], whose colours were matched."""
+    originals = one, two
     one, two = _equally_sharp(one, two)
-    residual = _residual(one, two)
+    residual = np.zeros(one.shape[:2], np.float32)
+    residual[RIM:-RIM, RIM:-RIM] = _residual(one, two)[RIM:-RIM, RIM:-RIM]
     least = float(np.clip(NOISES * np.quantile(residual[::2, ::2], USUAL), LEAST, MOST))
     places = _places(residual, least)
     places |= _other_colours(one, two, places)
     share = float(places.mean())
     if not share:
         return Difference(0.0)
-    return Difference(share, _overlay(*_smaller(one, two, places)) if share <= LARGEST_OVERLAY else None)
+    if share > LARGEST_OVERLAY:
+        return Difference(share)
+    return Difference(share, _overlay(*_smaller(one, two, places), _smaller(*originals, places)[:2]))
 
 
 def is_rich(one: Pixels, two: Pixels) -> bool:
@@ -76,34 +78,28 @@ def _smaller(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> tuple[Pixel
     factor = max(one.shape) // LOOK
     if factor < 2:
         return one, two, places
-    shapes = [F.avg_pool2d(_tensor(each), factor)[0].permute(1, 2, 0).numpy() for each in (one, two)]
-    covered = F.max_pool2d(torch.from_numpy(places.astype(np.float32))[None], factor)[0].numpy() > 0
-    return shapes[0], shapes[1], covered
-
-
-def _tensor(picture: Pixels) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None]
+    height, width = (length // factor * factor for length in places.shape)
+    one, two = (pooled(each[:height, :width], factor) for each in (one, two))
+    return one, two, pooled(places[:height, :width].astype(np.float32), factor) > 0
 
 
 def _residual(one: Pixels, two: Pixels) -> Pixels:
     """How far two pictures are apart at each pixel, [H, W], in light, or in colour more coarsely."""
-    height, width = one.shape[:2]
-    light = range_residual(*(torch.from_numpy(each @ LUMA)[None, None] for each in (one, two)))
-    pooled = [F.avg_pool2d(_tensor(each), CHROMA, ceil_mode=True, count_include_pad=False) for each in (one, two)]
-    colour = F.interpolate(range_residual(pooled[0], pooled[1]).amax(1, keepdim=True), scale_factor=CHROMA)
-    return torch.maximum(light, colour[..., :height, :width])[0, 0].numpy()
+    light = range_residual(one @ LUMA, two @ LUMA)
+    colour = range_residual(pooled(one, CHROMA), pooled(two, CHROMA)).max(2)
+    return np.maximum(light, spread_out(colour, CHROMA, light.shape))
 
 
-def range_residual(one: Tensor, two: Tensor) -> Tensor:
-    """How far each of two pictures [B, C, H, W] leaves the range of the other's neighbours, the larger of both.
+def range_residual(one: Pixels, two: Pixels) -> Pixels:
+    """How far each of two pictures [H, W] or [H, W, C] leaves the range of the other's neighbours, the larger of both.
 
     A shift of one pixel costs nothing, an edge that both have may differ by a part of its contrast, as compression
     makes it, and a line that only one of them has costs all of it.
     """
-    highs, lows = ([F.max_pool2d(sign * each, 3, 1, 1) for each in (one, two)] for sign in (1, -1))
-    outside = [one - highs[1], -lows[1] - one, two - highs[0], -lows[0] - two]
-    contrast = torch.minimum(highs[0] + lows[0], highs[1] + lows[1])
-    return (torch.stack(outside).amax(0) - EDGE * contrast).clamp(min=0)
+    highs, lows = [highest(each) for each in (one, two)], [lowest(each) for each in (one, two)]
+    outside = np.maximum(np.maximum(one - highs[1], lows[1] - one), np.maximum(two - highs[0], lows[0] - two))
+    contrast = np.minimum(highs[0] - lows[0], highs[1] - lows[1])
+    return (outside - np.float32(EDGE) * contrast).clip(0)
 
 
 def _other_colours(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -111,35 +107,41 @@ def _other_colours(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> NDArr
 
     Cells beside a differing place are left out: that place explains them, and knows its border better.
     """
-    height, width = places.shape
-    factor = max(SMALLEST_CELL, max(height, width) // CELL)
-    difference = F.avg_pool2d(_tensor(one - two), factor, ceil_mode=True, count_include_pad=False)
-    covered = torch.from_numpy(places.astype(np.float32))[None, None]
-    near = F.max_pool2d(F.max_pool2d(covered, factor, ceil_mode=True), 3, 1, 1)
-    cells = ((difference.abs().amax(1, keepdim=True) > TINT) & (near == 0)).float()
-    return F.interpolate(cells, scale_factor=factor)[0, 0, :height, :width].numpy() > 0
+    side = max(SMALLEST_CELL, max(places.shape) // CELL)
+    edges = even_edges(places.shape[0], side), even_edges(places.shape[1], side)
+    covered = block_means(places.astype(np.float32), *edges) > 0
+    cells = (np.abs(block_means(one - two, *edges)).max(2) > TINT) & ~highest(covered)
+    return cells.repeat(np.diff(edges[0]), 0).repeat(np.diff(edges[1]), 1)
 
 
 def _equally_sharp(one: Pixels, two: Pixels) -> tuple[Pixels, Pixels]:
     """The sharper picture blurred as much as makes it most like the other."""
-    grey = [torch.from_numpy(_middle(each) @ LUMA)[None, None] for each in (one, two)]
+    grey = [_middle(each) @ LUMA for each in (one, two)]
     fine = [_typical(each - _blurred(each, 1.5)) for each in grey]
     if max(fine) <= SHARPER * min(fine):
         return one, two
-    sharp, soft = grey if fine[0] > fine[1] else grey[::-1]
-    errors = [_typical(_blurred(sharp, blur) - soft) for blur in BLURS]
-    blur = BLURS[int(np.argmin(errors))]
-    if min(errors) >= _typical(sharp - soft):
-        return one, two
-    both = [one, two]
     sharper = int(fine[1] > fine[0])
-    both[sharper] = _blurred(_tensor(both[sharper]).transpose(0, 1), blur)[:, 0].permute(1, 2, 0).numpy()
+    sharp, soft = grey[sharper], grey[1 - sharper]
+    blur = _best_blur(sharp, soft)
+    both = [one, two]
+    both[sharper] = _blurred(both[sharper], blur) if blur else both[sharper]
     return both[0], both[1]
 
 
-def _typical(values: Tensor) -> float:
+def _best_blur(sharp: Pixels, soft: Pixels) -> float:
+    """The blur that makes one picture most like another, 0 for none: they are tried until it gets worse."""
+    best, least = 0.0, _typical(sharp - soft)
+    for blur in BLURS:
+        error = _typical(_blurred(sharp, blur) - soft)
+        if error >= least:
+            break
+        best, least = blur, error
+    return best
+
+
+def _typical(values: Pixels) -> float:
     """Mean size of values of which a few are of something else."""
-    return float(values.abs().clamp(max=4 * LEAST).mean())
+    return float(np.minimum(np.abs(values), 4 * LEAST).mean())
 
 
 def _middle(picture: Pixels) -> Pixels:
@@ -148,13 +150,9 @@ def _middle(picture: Pixels) -> Pixels:
     return picture[top : top + LOOK, left : left + LOOK]
 
 
-def _blurred(channels: Tensor, width: float) -> Tensor:
-    """A Gaussian blur of [B, 1, H, W]."""
-    reach = int(3 * width + 0.5)
-    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / width) ** 2)
-    weights = weights / weights.sum()
-    padded = F.pad(channels, (reach,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, weights[None, None, None]), weights[None, None, :, None])
+def _blurred(picture: Pixels, width: float) -> Pixels:
+    """A Gaussian blur of [H, W] or [H, W, C]."""
+    return gaussian_filter(picture, width, axes=(0, 1), truncate=3.0, mode="nearest")
 
 
 def _places(residual: Pixels, least: float) -> NDArray[np.bool_]:
@@ -162,16 +160,17 @@ def _places(residual: Pixels, least: float) -> NDArray[np.bool_]:
     labels, count = label(residual > least, np.ones((3, 3)))
     if not count:
         return np.zeros(residual.shape, bool)
-    numbers = np.arange(count + 1)
-    counts = (sum_labels(residual / least, labels, numbers) >= PLACE) & (
-        maximum(residual, labels, numbers) >= PEAK * least
-    )
-    counts[0] = False
+    above = labels > 0
+    numbers, values = labels[above], residual[above]
+    peaks = np.zeros(count + 1, np.float32)
+    np.maximum.at(peaks, numbers, values)
+    counts = np.bincount(numbers, values, count + 1) >= PLACE * least
+    counts &= peaks >= PEAK * least
     return counts[labels]
 
 
-def _overlay(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> int | None:
-    """Which picture has all the differing places laid over it, if that is what they are."""
+def _overlay(one: Pixels, two: Pixels, places: NDArray[np.bool_], originals: tuple[Pixels, Pixels]) -> int | None:
+    """Which picture has all the differing places laid over it, if that is what they are; originals are not blurred."""
     reach = max(1, round(JOINED * max(places.shape)))
     padded = np.pad(places, reach)
     joined = binary_fill_holes(binary_closing(padded, iterations=reach))[reach:-reach, reach:-reach] | places
@@ -180,7 +179,7 @@ def _overlay(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> int | None:
     labels, count = label(joined)
     sides = {_side(one, two, labels == number) for number in range(1, count + 1)}
     side = sides.pop() if len(sides) == 1 else None
-    return side if side is not None and _flat((one, two)[side], joined) else None
+    return side if side is not None and _flat(originals[side], joined) else None
 
 
 def _rich(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> bool:
@@ -217,8 +216,8 @@ def _flat(picture: Pixels, places: NDArray[np.bool_]) -> bool:
     for _ in range(2):
         if not len(left):
             break
-        bins, counts = np.unique((left // 8).astype(int), axis=0, return_counts=True)
-        centre = left[((left // 8).astype(int) == bins[counts.argmax()]).all(1)].mean(0)
+        bins = (left // 8).astype(int) @ (1, 32, 1024)
+        centre = left[bins == np.bincount(bins).argmax()].mean(0)
         near = (np.abs(left - centre) <= LEVELS).all(1)
         covered, left = covered + int(near.sum()), left[~near]
     return covered >= FLAT * total

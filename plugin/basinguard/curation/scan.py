@@ -27,6 +27,7 @@ from .thumbnail_cache import SIDE, Store, pixels
 
 CHUNK = 32
 EVEN = 14  # levels that the pixels of a plain frame may differ by, JPEG noise included
+BLEED = 16  # pixels of a frame that may take on what lies beside them: a block of colour in a JPEG file
 IN_PROCESS_BELOW = 400  # starting processes costs about as much as reading this many images
 
 
@@ -136,7 +137,23 @@ def inside_frame(picture: Image.Image) -> tuple[int, int, int, int]:
     """Left, top, right and bottom, in pixels, of what lies inside a plain frame of an RGB picture."""
     small, factor = _reduced(picture)
     left, top, right, bottom = (edge * factor for edge in _inside_frame(np.asarray(small)))
-    return left, top, min(right, picture.width), min(bottom, picture.height)
+    right, bottom = min(right, picture.width), min(bottom, picture.height)
+    pixels, reach = np.asarray(picture), 2 * factor + BLEED
+    rows, columns = pixels[:, left:right], pixels[top:bottom].swapaxes(0, 1)
+    return (
+        left + _rest_of_margin(columns, left, reach),
+        top + _rest_of_margin(rows, top, reach),
+        right - _rest_of_margin(columns[::-1], picture.width - right, reach),
+        bottom - _rest_of_margin(rows[::-1], picture.height - bottom, reach),
+    )
+
+
+def _rest_of_margin(lines: NDArray[np.uint8], margin: int, reach: int) -> int:
+    """How many lines beyond a margin still belong to it: compression lets its last ones take on what lies beside."""
+    if not margin or margin + 2 * reach > len(lines):
+        return 0
+    away = np.abs(lines[margin : margin + 2 * reach].astype(np.int16) - lines[0].astype(np.int16)).mean((1, 2))
+    return int(np.argmax(away[:reach] >= away[reach:].mean() / 2))
 
 
 def _reduced(picture: Image.Image) -> tuple[Image.Image, int]:

@@ -1,0 +1,92 @@
+"""One picture or two: pictures made here, so the truth is known; means and extremes are checked against plain loops."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageOps
+
+from basinguard.curation.colour_match import ColourRule, find_rule
+from basinguard.curation.pooling import block_means, even_edges, highest, lowest, pooled, spread_out
+from basinguard.curation.same_picture import same_picture
+from basinguard.curation.scan import inside_frame
+from basinguard.similarity.registration import Overlay
+
+WHOLE = Overlay(1.0, 1.0, False)
+
+
+@pytest.fixture(scope="module")
+def photograph(pictures):
+    return pictures[0].resize((320, 320), Image.Resampling.BICUBIC)
+
+
+def barred(picture, share=0.17):
+    """Letters on a black bar across the middle."""
+    copy = picture.copy()
+    pen, (width, height) = ImageDraw.Draw(copy), copy.size
+    pen.rectangle((0, 0.5 * height, width, (0.5 + share) * height), fill="black")
+    pen.text((0.05 * width, 0.5 * height), "READ THIS", fill="white", font_size=int(0.13 * height))
+    return copy
+
+
+def saved(picture, directory, quality=90):
+    picture.save(directory / "saved.jpg", quality=quality)
+    with Image.open(directory / "saved.jpg") as image:
+        return image.convert("RGB")
+
+
+def test_a_bar_of_letters_does_not_pull_the_alignment(photograph, tmp_path):
+    stretched = photograph.resize((416, 320), Image.Resampling.BICUBIC)
+    verdict = same_picture(stretched, saved(barred(photograph), tmp_path), WHOLE)
+    assert verdict.same
+    assert verdict.overlay == 1
+    assert verdict.box == pytest.approx((0, 0, 1, 1), abs=2e-3)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+@pytest.mark.parametrize("colour", [(8, 35, 210), (250, 250, 250), (0, 0, 0)])
+def test_a_frame_is_cut_to_the_pixel(photograph, tmp_path, scale, colour):
+    picture = photograph.resize((320 * scale, 320 * scale), Image.Resampling.BICUBIC)
+    framed = saved(ImageOps.expand(picture, 40 * scale, colour), tmp_path)
+    expected = (40 * scale, 40 * scale, 360 * scale, 360 * scale)
+    assert inside_frame(framed) == pytest.approx(expected, abs=1)
+
+
+def test_a_framed_copy_is_the_same_picture(photograph, tmp_path):
+    framed = saved(ImageOps.expand(photograph, 41, (8, 35, 210)), tmp_path, quality=97)
+    assert same_picture(photograph, framed.crop(inside_frame(framed)), WHOLE).same
+
+
+def test_another_word_is_another_picture(photograph):
+    one, two = (ImageOps.expand(photograph, 0) for _ in range(2))
+    for picture, word in ((one, "LEFT"), (two, "RIGHT")):
+        ImageDraw.Draw(picture).text((20, 20), word, fill="white", font_size=48)
+    assert not same_picture(one, two, WHOLE).same
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (8, 8), (10, 13, 3), (1, 5)])
+def test_extremes_and_means_are_those_of_plain_loops(shape):
+    values = np.random.default_rng(0).random(shape).astype(np.float32)
+    for row, column in np.ndindex(*shape[:2]):
+        beside = values[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+        assert (highest(values)[row, column] == beside.max((0, 1))).all()
+        assert (lowest(values)[row, column] == beside.min((0, 1))).all()
+        square = values[row // 4 * 4 : row // 4 * 4 + 4, column // 4 * 4 : column // 4 * 4 + 4]
+        mean = spread_out(pooled(values, 4), 4, shape)[row, column]
+        assert mean == pytest.approx(square.mean((0, 1)), rel=1e-5)
+
+
+def test_blocks_are_even_and_cover_all():
+    values = np.random.default_rng(1).random((50, 33)).astype(np.float32)
+    rows, columns = even_edges(50, 16), even_edges(33, 16)
+    assert rows.tolist() == [0, 17, 33, 50]
+    assert columns.tolist() == [0, 16, 33]
+    assert block_means(values, rows, columns)[1, 1] == pytest.approx(values[17:33, 16:33].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("rule", [ColourRule((1.2, 0.9, 1.0), (10.0, -20.0, 5.0)), ColourRule(gamma=1.8)])
+def test_a_rule_of_colours_is_found_under_something_laid_over(rule):
+    cells = np.random.default_rng(2).uniform(0, 255, (576, 3)).astype(np.float32)
+    target = rule(cells)
+    target[:100] = 0  # a black bar
+    found = find_rule(cells, target)
+    assert found is not None
+    assert np.median(np.abs(found(cells) - rule(cells))[100:]) < 2
