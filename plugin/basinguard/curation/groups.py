@@ -7,7 +7,7 @@ not itself compared with what is kept.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy.cluster.hierarchy import DisjointSet
 
@@ -59,7 +59,28 @@ def find_groups(scan: Scan, pairs: Sequence[Pair], *, judge: Judge | None = None
                 members = (best, *sorted(copies))
                 groups.append(Group(members, why_best([quality[row] for row in members])))
             ranked = [row for row in rest if row not in copies]
+    groups = _joined_by_others(scan, judge, groups, pairs)
     return sorted(groups, key=lambda group: min(group.members))
+
+
+def _joined_by_others(scan: Scan, judge: Judge, groups: Sequence[Group], pairs: Sequence[Pair]) -> list[Group]:
+    """Groups with those that only look like a poor copy, once they were compared with the copy that stays."""
+    members = [list(group.members) for group in groups]
+    group_of = {row: number for number, rows in enumerate(members) for row in rows}
+    for pair in (pair for pair in pairs if not pair.same):
+        for single, copy in ((pair.first, pair.second), (pair.second, pair.first)):
+            number = group_of.get(copy)
+            if number is None or single in group_of or copy == members[number][0]:
+                continue
+            best, rows = members[number][0], {*members[number]}
+            links = [link for link in pairs if link.same and link.first in rows and link.second in rows]
+            place = placements(best, [*links, replace(pair, same=True)]).get(single)
+            guess = place.overlay() if place else None
+            quality = measure(scan, [best, single], ())
+            if guess and quality[single].rank < quality[best].rank and judge(best, single, guess).same:
+                members[number].append(single)
+                group_of[single] = number
+    return [replace(group, members=(rows[0], *sorted(rows[1:]))) for group, rows in zip(groups, members, strict=True)]
 
 
 def _copies(scan: Scan, judge: Judge, best: int, rest: Sequence[int], pairs: Sequence[Pair]) -> set[int]:

@@ -52,10 +52,9 @@ class Difference:
 
 def compare(one: Pixels, two: Pixels) -> Difference:
     """What differs between two aligned pictures, [H, W, 3], whose colours were matched."""
-    originals = one, two
-    one, two = _equally_sharp(one, two)
-    residual = np.zeros(one.shape[:2], np.float32)
-    residual[RIM:-RIM, RIM:-RIM] = _residual(one, two)[RIM:-RIM, RIM:-RIM]
+    originals = one[RIM:-RIM, RIM:-RIM], two[RIM:-RIM, RIM:-RIM]
+    one, two = _equally_sharp(*originals)
+    residual = _residual(one, two)
     least = float(np.clip(NOISES * np.quantile(residual[::2, ::2], USUAL), LEAST, MOST))
     places = _places(residual, least)
     places |= _other_colours(one, two, places)
