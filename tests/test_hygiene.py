@@ -6,7 +6,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "plugin" / "basinguard"
-OWN = {"support", "reliability", "recipes", "constraints"}  # folders that are no part of the package
+OWN = {"support", "reliability", "recipes"}  # folders that are no part of the package
 MODULES = sorted(path for path in TESTS.rglob("*.py"))
 
 
@@ -28,6 +28,16 @@ def patched_by_string(tree):
                 yield node.args[0].value
 
 
+def patched_privately(tree):
+    """Private names in a string behind an object: in a call such as `setattr(obj, "_x", f)`, or as a pair for one."""
+    for node in ast.walk(tree):
+        parts = node.args if isinstance(node, ast.Call) else node.elts if isinstance(node, ast.Tuple) else []
+        if len(parts) > 1 and isinstance(parts[0], ast.Name | ast.Attribute) and isinstance(parts[1], ast.Constant):
+            name = str(parts[1].value)
+            if name.startswith("_") and not name.startswith("__"):
+                yield name
+
+
 def offenders(read):
     """Test module -> what `read` makes of its source, where that is anything."""
     results = {path.relative_to(TESTS).as_posix(): list(read(path.read_text(encoding="utf-8"))) for path in MODULES}
@@ -36,7 +46,7 @@ def offenders(read):
 
 def test_folders_mirror_the_package():
     folders = {path.name for path in TESTS.iterdir() if path.is_dir() and any(path.glob("*.py"))}
-    assert folders - OWN <= {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    assert folders == OWN | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 
 
 def test_no_test_module_is_imported():
@@ -46,6 +56,10 @@ def test_no_test_module_is_imported():
 
 def test_objects_are_patched_rather_than_names_in_strings():
     assert offenders(lambda text: patched_by_string(ast.parse(text))) == {}
+
+
+def test_no_private_name_is_patched():
+    assert offenders(lambda text: patched_privately(ast.parse(text))) == {}
 
 
 def test_no_warning_is_silenced_for_a_whole_module_or_whatever_it_says():
@@ -60,3 +74,5 @@ def test_the_readers_see_what_they_look_for():
     assert list(imported(ast.parse(text))) == ["support.x.y", "tests.test_a.b", "test_c"]
     code = "monkeypatch.setattr('basinguard.guard.guard.Guard', 1)\nmonkeypatch.setattr(guard, 'x', 1)"
     assert list(patched_by_string(ast.parse(code))) == ["basinguard.guard.guard.Guard"]
+    code = "setattr(files, '_a', f)\n(files.os, '_b')\n('scan', '_c')\npatch.object(a, '_d')\nsetattr(a, '__e__', f)"
+    assert set(patched_privately(ast.parse(code))) == {"_a", "_b", "_d"}

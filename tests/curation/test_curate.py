@@ -161,7 +161,7 @@ def test_damaged_files_cost_one_line_each_and_no_more(photos):
 @pytest.mark.parametrize("stage", ["scan", "analyse", "write"])
 def test_ctrl_c_changes_nothing(photos, monkeypatch, stage):
     before = tree(photos)
-    target = {"scan": (scan, "_shrink_file"), "analyse": (analysis, "analyse"), "write": (files.os, "replace")}[stage]
+    target = {"scan": (scan, "shrink"), "analyse": (analysis, "analyse"), "write": (files.os, "replace")}[stage]
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

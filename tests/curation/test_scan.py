@@ -37,29 +37,29 @@ def test_processes_do_not_change_the_result(folder_of, pictures):
 def test_a_second_run_decodes_nothing(folder_of, pictures, tmp_path, monkeypatch):
     directory = folder_of({"a.png": (pictures[0], ""), "b.png": (pictures[1], "")})
     first = scan_images(read(directory), cache=tmp_path / "cache.sqlite")
-    monkeypatch.setattr(scanning, "_shrink_file", lambda path: pytest.fail(f"decoded {path} again"))
+    monkeypatch.setattr(scanning, "shrink", lambda path: pytest.fail(f"decoded {path} again"))
     second = scan_images(read(directory), cache=tmp_path / "cache.sqlite")
     assert np.array_equal(first.thumbs, second.thumbs)
 
 
 def test_an_interrupted_scan_goes_on_where_it_stopped(folder_of, pictures, tmp_path, monkeypatch):
     directory = folder_of({f"{n}.png": (picture, "") for n, picture in enumerate(pictures[:4])})
-    real, seen = scanning._shrink_file, []
+    decoded = []
 
     def interrupted(path):
-        if len(seen) == 2:
+        if len(decoded) == 2:
             raise KeyboardInterrupt
-        seen.append(path)
-        return real(path)
+        decoded.append(path)
+        return shrink(path)
 
-    monkeypatch.setattr(scanning, "_shrink_file", interrupted)
+    monkeypatch.setattr(scanning, "shrink", interrupted)
     with pytest.raises(KeyboardInterrupt):
         scan_images(read(directory), cache=tmp_path / "cache.sqlite")
     with sqlite3.connect(tmp_path / "cache.sqlite") as database:
         assert database.execute("SELECT count(*) FROM thumbs").fetchone() == (2,)
     database.close()
     rest = []
-    monkeypatch.setattr(scanning, "_shrink_file", lambda path: (rest.append(path), real(path))[1])
+    monkeypatch.setattr(scanning, "shrink", lambda path: (rest.append(path), shrink(path))[1])
     assert len(scan_images(read(directory), cache=tmp_path / "cache.sqlite").items) == 4
     assert len(rest) == 2
 

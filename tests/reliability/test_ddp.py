@@ -23,7 +23,7 @@ def two_processes(base, root, *what):
     """What both processes of `ddp_runs.py` saw, by rank."""
     pictures = picture_folder(root / "pictures")
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = Path(__file__).with_name("ddp_runs.py")
+    script = Path(__file__).parents[1] / "support" / "ddp_runs.py"
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",

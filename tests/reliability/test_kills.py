@@ -1,4 +1,4 @@
-"""SIGKILL at any moment loses nothing; `kill_runs.py` says how it is tried."""
+"""SIGKILL at any moment loses nothing; `support/kill_runs.py` says how it is tried."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from basinguard.core import files
 @pytest.mark.long
 def test_fifty_kills_lose_nothing(tmp_path):
     out = tmp_path / "kills.json"
-    script = Path(__file__).with_name("kill_runs.py")
+    script = Path(__file__).parents[1] / "support" / "kill_runs.py"
     environment = {**os.environ, "PYTHONPATH": str(script.parents[1])}
     subprocess.run([sys.executable, str(script), "--kills", "50", "--out", str(out)], check=True, env=environment)
     result = json.loads(out.read_text())
@@ -33,7 +33,6 @@ def test_a_kill_between_the_two_renames_of_an_export_is_healed_by_the_next(tmp_p
         if text == "old":
             child = os.fork()
             if child == 0:  # dies like a process that is killed after the first rename
-                monkeypatch.setattr(files, "_flush", lambda path: None)
                 monkeypatch.setattr(Path, "rename", lambda self, to: (os.rename(self, to), os._exit(9)))
                 with files.whole_directory(out, overwrite=True) as folder:
                     (folder / "a").write_text("killed")

@@ -39,7 +39,7 @@ def test_a_scan_after_the_ranks_decodes_nothing(photos, tmp_path, monkeypatch, r
     assert sum(shares) == 9
     items = read_folder(photos, decode=False).items
     plain = scan_images(items)
-    monkeypatch.setattr(scanning, "_shrink_file", lambda path: pytest.fail(f"decoded {path} again"))
+    monkeypatch.setattr(scanning, "shrink", lambda path: pytest.fail(f"decoded {path} again"))
     assert np.array_equal(scan_images(items, cache=cache).thumbs, plain.thumbs)
 
 

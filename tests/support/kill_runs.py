@@ -1,6 +1,6 @@
 """Kills guarded runs with SIGKILL at random moments, resumes them, and counts what was lost.
 
-    PYTHONPATH=tests python tests/reliability/kill_runs.py --kills 60 --out result.json
+    PYTHONPATH=tests python tests/support/kill_runs.py --kills 60 --out result.json
 
 Each life is a run of two epochs that calibrates and exports at its end. It is killed two to six times, at a random
 moment after it has entered a random phase, resumed from its newest checkpoint each time, and then left to finish. What
@@ -194,7 +194,7 @@ def main() -> None:
         print(f"{phases.total()} kills in {lives} lives, lost: {len(lost)}", flush=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     result = {
-        "command": f"PYTHONPATH=tests python tests/reliability/kill_runs.py --kills {asked.kills} --seed {asked.seed}",
+        "command": f"PYTHONPATH=tests python tests/support/kill_runs.py --kills {asked.kills} --seed {asked.seed}",
         "commit": commit.strip(),
         "kills": phases.total(),
         "killed_in": {phase: phases[phase] for phase in PHASES},

@@ -1,6 +1,6 @@
 """What several processes do together; started by torchrun, it writes what each of them saw.
 
-PYTHONPATH=tests torchrun --standalone --nproc_per_node 2 tests/reliability/ddp_runs.py BASE PICTURES OUT [fit]
+PYTHONPATH=tests torchrun --standalone --nproc_per_node 2 tests/support/ddp_runs.py BASE PICTURES OUT [fit]
 """
 
 from __future__ import annotations

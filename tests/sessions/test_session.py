@@ -1,0 +1,35 @@
+"""A model opened with its images: what it takes for truth, and the record that belongs to it and to no other."""
+
+import pytest
+
+from basinguard.calibration.lessons import truth_of
+from basinguard.sessions.session import open_model, require_same
+from basinguard.sessions.settings import SessionSettings
+from basinguard.tinyworld.scenes import all_captions, draw_scene
+from support.exports import build_record
+
+
+def test_heldout_images_are_truth_but_never_training_images(tiny_pipeline_dir, scene_folder, tmp_path):
+    heldout = tmp_path / "heldout"
+    heldout.mkdir()
+    for k, caption in enumerate(all_captions()[-4:]):
+        draw_scene(caption, seed=100 + k).save(heldout / f"{k}.png")
+        (heldout / f"{k}.txt").write_text(str(caption))
+    settings = SessionSettings(scale=3.0, timesteps=3, heldout=heldout)
+    training = open_model(str(tiny_pipeline_dir), scene_folder, settings).guard.training
+    truth = truth_of(training, ())
+    assert truth.prompts == training.heldout == tuple(map(str, all_captions()[-4:]))
+    assert truth.images is training.heldout_images
+    (heldout / "0.png").write_bytes((scene_folder / "0.png").read_bytes())
+    with pytest.raises(ValueError, match=r"0\.png: is a training image as well"):
+        open_model(str(tiny_pipeline_dir), scene_folder, settings)
+
+
+def test_a_record_of_another_model_is_refused(tiny_pipeline_dir, scene_folder):
+    session = open_model(str(tiny_pipeline_dir), scene_folder)
+    record = build_record(session.pipe)
+    require_same(record, session)
+    other = open_model(str(tiny_pipeline_dir), scene_folder)
+    other.pipe.unet.conv_out.bias.data += 1
+    with pytest.raises(ValueError, match="the record was made for weights"):
+        require_same(build_record(other.pipe), session)
