@@ -133,13 +133,13 @@ def main() -> None:
     ask.add_argument("--epochs", type=int, default=200)
     ask.add_argument("--every", type=int, default=40)
     ask.add_argument("--peak", help="measure one memory peak in this process (used by the recipe)")
-    told = ask.parse_args()
+    args = ask.parse_args()
     quiet_lightning()
     with tempfile.TemporaryDirectory() as folder:
-        if told.peak:
-            print(peak(told.peak, Path(folder)))
+        if args.peak:
+            print(peak(args.peak, Path(folder)))
             return
-        result: dict[str, Any] = share(Path(folder), told.epochs, told.every)
+        result: dict[str, Any] = share(Path(folder), args.epochs, args.every)
     command = [sys.executable, __file__, "--peak"]
     result["peak_gb"] = {
         what: float(subprocess.run([*command, what], capture_output=True, text=True, check=True).stdout.split()[-1])
@@ -155,8 +155,8 @@ def main() -> None:
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
     print(json.dumps(result, indent=1))
-    told.out.parent.mkdir(parents=True, exist_ok=True)
-    told.out.write_text(json.dumps(result, indent=1) + "\n")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

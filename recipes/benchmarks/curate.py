@@ -186,7 +186,7 @@ def recall(args: argparse.Namespace) -> dict:
     ours_scored = score(ours[0]["pairs"], args.pictures)
     floor = ours_scored["precision"]["value"]
     scored = {limit: score(pairs, args.pictures) for limit, pairs in sweep.items()}
-    equal = [limit for limit, found in scored.items() if found["precision"]["value"] >= floor]
+    equal = [limit for limit, scores in scored.items() if scores["precision"]["value"] >= floor]
     cpu = [one["cpu_seconds"] / two["cpu_seconds"] for one, two in rounds]
     clock = [one["seconds"] / two["seconds"] for one, two in rounds]
     return {
@@ -265,8 +265,10 @@ def sweep_imagededup(directory: Path, workers: int) -> dict[int, list[tuple[str,
     method = PHash(verbose=False)
     encodings, pairs = method.encode_images(image_dir=directory, num_enc_workers=workers), {}
     for limit in range(0, 17, 2):
-        found = method.find_duplicates(encoding_map=encodings, max_distance_threshold=limit, num_dist_workers=workers)
-        pairs[limit] = sorted({(min(a, b), max(a, b)) for a, others in found.items() for b in others})
+        neighbours = method.find_duplicates(
+            encoding_map=encodings, max_distance_threshold=limit, num_dist_workers=workers
+        )
+        pairs[limit] = sorted({(min(a, b), max(a, b)) for a, others in neighbours.items() for b in others})
     return pairs
 
 
@@ -365,21 +367,21 @@ def vectors(args: argparse.Namespace) -> dict:
     from basinguard.curation.nearest_neighbours import nearest
 
     generator, half = torch.Generator().manual_seed(0), args.vectors // 2
-    known = torch.empty(2 * half, 512)
+    vectors = torch.empty(2 * half, 512)
     for start in range(0, half, BLOCK):
         rows = slice(start, min(start + BLOCK, half))
-        known[rows].normal_(generator=generator)
-        known[half:][rows] = known[rows] + 0.5 * torch.randn(known[rows].shape, generator=generator)
-    known /= known.norm(dim=1, keepdim=True)
+        vectors[rows].normal_(generator=generator)
+        vectors[half:][rows] = vectors[rows] + 0.5 * torch.randn(vectors[rows].shape, generator=generator)
+    vectors /= vectors.norm(dim=1, keepdim=True)
     started, cpu = time.perf_counter(), cpu_seconds()
-    _, found = nearest(known, known, k=4, skip_self=True)
+    _, nearest_rows = nearest(vectors, vectors, k=4, skip_self=True)
     seconds = round(time.perf_counter() - started, 1)
-    partner = (np.arange(len(known)) + len(known) // 2) % len(known)
-    hits = int((found[: len(partner)] == partner[:, None]).any(1).sum())
+    partner = (np.arange(len(vectors)) + len(vectors) // 2) % len(vectors)
+    hits = int((nearest_rows[: len(partner)] == partner[:, None]).any(1).sum())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    recall_of_copies = wilson(hits, len(known)).model_dump()
+    recall_of_copies = wilson(hits, len(vectors)).model_dump()
     return {
-        "vectors": len(known),
+        "vectors": len(vectors),
         "dimensions": 512,
         "seconds": seconds,
         "cpu_seconds": round(cpu_seconds() - cpu, 1),

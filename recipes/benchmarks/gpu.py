@@ -189,7 +189,7 @@ def compare(card: Card, base: str, side: int, steps: int, repeats: int, dtype: s
         try:
             plain()
         finally:
-            spent.append(sum(seen.unet_evals for seen in last_trace(pipe)))
+            spent.append(sum(entry.unet_evals for entry in last_trace(pipe)))
             unprotect(pipe)
 
     spent: list[int] = []

@@ -143,7 +143,7 @@ def _sample(pipe: StableDiffusionPipeline, given: dict, rule: object) -> int | N
         pipe(**given)
         return None
     protect(pipe, rule)(**given)
-    evaluations = sum(seen.unet_evals for seen in last_trace(pipe))
+    evaluations = sum(entry.unet_evals for entry in last_trace(pipe))
     unprotect(pipe)
     return evaluations
 
@@ -166,14 +166,14 @@ class TensorBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self.known: weakref.WeakSet = weakref.WeakSet()
+        self.counted: weakref.WeakSet = weakref.WeakSet()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self.known:
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self.counted:
                 storage = tensor.untyped_storage()
-                self.known.add(storage)
+                self.counted.add(storage)
                 self.change(storage.nbytes())
                 weakref.finalize(storage, self.change, -storage.nbytes())
         return made
@@ -199,13 +199,13 @@ def spread(values: list[float]) -> dict[str, float | list[float] | None]:
     """Median, its 95 % interval by order statistics (none below 6 values), lowest and highest."""
     interval = stats.quantile_test(values, p=0.5).confidence_interval(0.95)
     ends = [interval.low, interval.high] if math.isfinite(interval.low + interval.high) else None
-    found = {"median": statistics.median(values), "interval": ends, "low": min(values), "high": max(values)}
-    return found | {"n": len(values)}
+    summary = {"median": statistics.median(values), "interval": ends, "low": min(values), "high": max(values)}
+    return summary | {"n": len(values)}
 
 
 def commit() -> str:
-    found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return described.stdout.strip()
 
 
 def bench(model: str, device: str, steps: int, batch: int, repeats: int, only: list[str], warm_up: bool) -> dict:

@@ -65,14 +65,14 @@ def cache(asked: argparse.Namespace, folder: Path) -> dict:
         str(folder), resolution=asked.resolution, batch_size=asked.batch, reading=ReadingOptions(keep_in_memory=True)
     )
     batches = [{**b, "pixel_values": b["pixel_values"].to(device)} for b in images.train_dataloader()]
-    models = {kept: FineTune(asked.model, memory=MemoryOptions(cache=kept)).to(device) for kept in (False, True)}
-    optimizers = {kept: torch.optim.AdamW(model.trained().values()) for kept, model in models.items()}
+    models = {cached: FineTune(asked.model, memory=MemoryOptions(cache=cached)).to(device) for cached in (False, True)}
+    optimizers = {cached: torch.optim.AdamW(model.trained().values()) for cached, model in models.items()}
     for batch in batches:  # the first epoch fills the cache
         update(models[True], optimizers[True], batch)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(asked.repeats):
-        for kept in (False, True) if turn % 2 else (True, False):
-            seconds[kept].append(update(models[kept], optimizers[kept], batches[turn % len(batches)]))
+        for cached in (False, True) if turn % 2 else (True, False):
+            seconds[cached].append(update(models[cached], optimizers[cached], batches[turn % len(batches)]))
     ratios = sorted(a / b for a, b in zip(seconds[False], seconds[True], strict=True))
     return {
         "model": asked.model, "resolution": asked.resolution, "batch": asked.batch, "pairs": len(ratios),
@@ -110,12 +110,12 @@ def reading(folder: Path) -> dict:
 
 def loading(asked: argparse.Namespace, folder: Path) -> list[dict]:
     """Share of an epoch spent waiting for images, for steps of several lengths."""
-    told = []
+    rows = []
     for step in asked.step:
         images = ImageFolder(str(folder), resolution=512, batch_size=4, num_workers=asked.workers)
         images.setup("fit")
-        told.append({"step_seconds": step, "workers": asked.workers, **waited(images.train_dataloader(), step)})
-    return told
+        rows.append({"step_seconds": step, "workers": asked.workers, **waited(images.train_dataloader(), step)})
+    return rows
 
 
 def waited(loader: DataLoader, step: float) -> dict:
@@ -123,15 +123,15 @@ def waited(loader: DataLoader, step: float) -> dict:
     waiting, start = 0.0, time.perf_counter()
     batches = iter(loader)
     next(batches)  # workers start, as they do once a run
-    begun = time.perf_counter()
+    started = time.perf_counter()
     while True:
         time.sleep(step)
         asked = time.perf_counter()
         if next(batches, None) is None:
             break
         waiting += time.perf_counter() - asked
-    whole = time.perf_counter() - begun
-    return {"waiting_share": waiting / whole, "epoch_seconds": whole, "first_batch_seconds": begun - start}
+    whole = time.perf_counter() - started
+    return {"waiting_share": waiting / whole, "epoch_seconds": whole, "first_batch_seconds": started - start}
 
 
 def main() -> None:

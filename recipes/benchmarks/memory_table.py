@@ -51,12 +51,14 @@ def main() -> None:
     configs = {name: sd21_config(f"{name}/config.json") for name in ("unet", "vae", "text_encoder")}
     rows = []
     for name, options in ROWS.items():
-        found = footprint(configs, Workload(**options, precision="bfloat16", probe=PROBE))
-        card = next((size for size in CARDS if found.peak <= size * 1e9 * USABLE), None)
-        parts = {part: getattr(found, part) for part in ("weights", "optimizer", "update", "encode", "probe", "copied")}
-        rows.append({"plan": name, "peak_gb": round(found.peak / 1e9, 1), "fits_gb": card,
+        needed = footprint(configs, Workload(**options, precision="bfloat16", probe=PROBE))
+        card = next((size for size in CARDS if needed.peak <= size * 1e9 * USABLE), None)
+        parts = {
+            part: getattr(needed, part) for part in ("weights", "optimizer", "update", "encode", "probe", "copied")
+        }
+        rows.append({"plan": name, "peak_gb": round(needed.peak / 1e9, 1), "fits_gb": card,
                      **{f"{part}_gb": round(size / 1e9, 2) for part, size in parts.items()}})  # fmt: skip
-        print(f"{name:62} {found.peak / 1e9:5.1f} GB  fits in {card}", flush=True)
+        print(f"{name:62} {needed.peak / 1e9:5.1f} GB  fits in {card}", flush=True)
     revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     result = {
         "model": "Stable Diffusion 2.1", "method": "computed, not measured", "cards_gb": CARDS, "usable": USABLE,

@@ -50,16 +50,16 @@ from basinguard.guidance.core import SwitchAt
 FIRST_SEED = 30_000
 
 
-def toy(told: argparse.Namespace) -> tuple[GuidedModel, Pairs, Judge, Anchors]:
+def toy(args: argparse.Namespace) -> tuple[GuidedModel, Pairs, Judge, Anchors]:
     """The closed-form memorizer of 64 points."""
     memorizer = gaussian_memorizer(count=64, dim=32, leak=1e-3)
-    probe = GuidedModel(memorizer, memorizer.schedule, memorizer.schedule.grid(told.timesteps), 7.5, told.chunk)
-    pairs = pairs_of(told.captions, range(FIRST_SEED, FIRST_SEED + told.seeds), told.seeds, (32,))
-    anchors = Anchors(memorizer.points[: told.captions], torch.arange(told.captions))
+    probe = GuidedModel(memorizer, memorizer.schedule, memorizer.schedule.grid(args.timesteps), 7.5, args.chunk)
+    pairs = pairs_of(args.captions, range(FIRST_SEED, FIRST_SEED + args.seeds), args.seeds, (32,))
+    anchors = Anchors(memorizer.points[: args.captions], torch.arange(args.captions))
     return probe, pairs, lambda x, p: memorizer.nearest(x) == p, anchors
 
 
-def tinyworld(told: argparse.Namespace) -> tuple[GuidedModel, Pairs, Judge, Anchors]:
+def tinyworld(args: argparse.Namespace) -> tuple[GuidedModel, Pairs, Judge, Anchors]:
     """TinyWorld, fine-tuned on the demo's 32 images until it copies."""
     import lightning.pytorch as pl
 
@@ -77,33 +77,33 @@ def tinyworld(told: argparse.Namespace) -> tuple[GuidedModel, Pairs, Judge, Anch
         data = ImageFolder(str(write_demo_folder(Path(scratch))[0]), resolution=64, batch_size=16)
         tuned = demo_model()
         pl.Trainer(
-            max_steps=told.updates, accelerator="cpu", logger=False, enable_checkpointing=False,
+            max_steps=args.updates, accelerator="cpu", logger=False, enable_checkpointing=False,
             enable_model_summary=False, enable_progress_bar=False,
         ).fit(tuned, datamodule=data)  # fmt: skip
         training = TrainingSet(data.all_pixels(), tuple(text for _, text in data.items))
     model, copy_detector = LatentModel(tuned.eval().pipe), CopyDetector(training.images, training.captions, Structure())
-    rows = list(range(0, 2 * told.captions, 2))[: told.captions]
+    rows = list(range(0, 2 * args.captions, 2))[: args.captions]
     captions = [training.captions[i] for i in rows]
-    probe = GuidedModel(model.denoiser(captions), model.schedule, model.schedule.grid(told.timesteps), 3.0, told.chunk)
+    probe = GuidedModel(model.denoiser(captions), model.schedule, model.schedule.grid(args.timesteps), 3.0, args.chunk)
     pixels = training.images[rows]
     anchors = Anchors(model.encode(torch.cat([pixels, pixels.flip(-1)])), torch.arange(len(rows)).repeat(2))
 
     def judge(latents: Tensor, prompt: Tensor) -> Tensor:
         unique, row = torch.unique(latents, dim=0, return_inverse=True)
-        found = copy_detector.matches(model.decode(unique))
-        return copy_detector.is_own_copy([found[k] for k in row.tolist()], [captions[k] for k in prompt.tolist()])
+        matches = copy_detector.matches(model.decode(unique))
+        return copy_detector.is_own_copy([matches[k] for k in row.tolist()], [captions[k] for k in prompt.tolist()])
 
-    seeds = range(FIRST_SEED, FIRST_SEED + told.seeds)
-    return probe, pairs_of(len(rows), seeds, told.seeds, model.latent_shape), judge, anchors
+    seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
+    return probe, pairs_of(len(rows), seeds, args.seeds, model.latent_shape), judge, anchors
 
 
 def outcomes(probe: GuidedModel, pairs: Pairs, judge: Judge) -> Tensor:
     """Outcome of every candidate, run to the end and looked at, [T, N]."""
-    stem, rows, found = run_trunk(probe, pairs), torch.arange(len(pairs)), []
+    stem, rows, outcomes = run_trunk(probe, pairs), torch.arange(len(pairs)), []
     for index in range(len(probe.timesteps)):
         at = torch.full_like(rows, index)
-        found.append(judge(run_branch(probe, stem.at(rows, at), pairs.prompt, at), pairs.prompt))
-    return torch.stack(found)
+        outcomes.append(judge(run_branch(probe, stem.at(rows, at), pairs.prompt, at), pairs.prompt))
+    return torch.stack(outcomes)
 
 
 def plain(probe: GuidedModel, pairs: Pairs, judge: Judge, index: int) -> float:
@@ -117,9 +117,9 @@ def plain(probe: GuidedModel, pairs: Pairs, judge: Judge, index: int) -> float:
 
 def agreement(exits: list[Exit], swept: Tensor, timesteps: Tensor) -> list[bool]:
     same = []
-    for found, column in zip(exits, swept.T, strict=True):
+    for exit_point, column in zip(exits, swept.T, strict=True):
         hits = column.nonzero().squeeze(1)
-        same.append(found.timestep == (float(timesteps[hits[-1]]) if len(hits) else None))
+        same.append(exit_point.timestep == (float(timesteps[hits[-1]]) if len(hits) else None))
     return same
 
 
@@ -132,11 +132,14 @@ def least(swept: Tensor, seeds: int) -> dict[str, int]:
     count, n = swept.shape
     branch = 2 * (count - torch.arange(count + 1))
     last = torch.where(swept.any(0), count - 1 - swept.flip(0).int().argmax(0), -1)
-    known = torch.where(last >= 0, branch[last] + branch[last + 1], 0)
+    bisected = torch.where(last >= 0, branch[last] + branch[last + 1], 0)
     strange = (swept[1:] & ~swept[:-1]).any(0)
     fixed = count * seeds + 2 * count * n
-    swept_too = torch.where(strange, branch.sum(), known)
-    return {"no_pair_swept": fixed + int(known.sum()), "pairs_that_are_not_ordered_swept": fixed + int(swept_too.sum())}
+    swept_too = torch.where(strange, branch.sum(), bisected)
+    return {
+        "no_pair_swept": fixed + int(bisected.sum()),
+        "pairs_that_are_not_ordered_swept": fixed + int(swept_too.sum()),
+    }
 
 
 @torch.no_grad()
@@ -162,7 +165,7 @@ def compare(probe: GuidedModel, pairs: Pairs, judge: Judge, anchors: Anchors, ti
     sweep_seconds = statistics.mean(plain_seconds) * count
     return {
         "pairs": n,
-        "memorized": sum(found.timestep is not None for found in exits),
+        "memorized": sum(exit_point.timestep is not None for exit_point in exits),
         "not_ordered_in_the_sweep": int((swept[1:] & ~swept[:-1]).any(0).sum()),
         "evals": evals,
         "evals_stock_sweep": stock,
@@ -194,17 +197,17 @@ def main() -> None:
     ask.add_argument("--timed", type=int, default=5)
     ask.add_argument("--chunk", type=int, default=64)
     ask.add_argument("--out", type=Path)
-    told = ask.parse_args()
-    make = {"toy": toy, "tinyworld": tinyworld}[told.model]
+    args = ask.parse_args()
+    make = {"toy": toy, "tinyworld": tinyworld}[args.model]
     result = {
-        "model": told.model,
-        "grid": told.timesteps,
-        "captions": told.captions,
-        "seeds": told.seeds,
-        "updates": told.updates if told.model == "tinyworld" else None,
-        **compare(*make(told), told.timed),
-        "command": f"python recipes/benchmarks/probe.py --model {told.model} --captions {told.captions} "
-        f"--seeds {told.seeds} --timesteps {told.timesteps} --chunk {told.chunk}",
+        "model": args.model,
+        "grid": args.timesteps,
+        "captions": args.captions,
+        "seeds": args.seeds,
+        "updates": args.updates if args.model == "tinyworld" else None,
+        **compare(*make(args), args.timed),
+        "command": f"python recipes/benchmarks/probe.py --model {args.model} --captions {args.captions} "
+        f"--seeds {args.seeds} --timesteps {args.timesteps} --chunk {args.chunk}",
         "threads": torch.get_num_threads(),
         "machine": platform.processor() or platform.machine(),
         "load": os.getloadavg()[0],  # well above the number of cores: times are noisy, counts are not
@@ -216,11 +219,11 @@ def main() -> None:
     }
     for key, value in result.items():
         print(f"{key:30} {value}")
-    if told.out:
-        kept = json.loads(told.out.read_text()) if told.out.exists() else {}
-        told.out.parent.mkdir(parents=True, exist_ok=True)
-        size = f"{told.model}, {told.captions} x {told.seeds}"
-        told.out.write_text(json.dumps({**kept, size: result}, indent=1) + "\n")
+    if args.out:
+        published = json.loads(args.out.read_text()) if args.out.exists() else {}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        size = f"{args.model}, {args.captions} x {args.seeds}"
+        args.out.write_text(json.dumps({**published, size: result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

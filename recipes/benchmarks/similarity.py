@@ -76,9 +76,9 @@ def images_per_second(side: int, embed: Embedder, repeats: int) -> dict:
 def match_cost(repeats: int) -> dict:
     """Both orientations of 1,000 samples against 10,000 embeddings; memory beyond what was there before, in MB."""
     before = peak_mb()
-    known = unit(torch.randn(10_000, 1153))
+    gallery = unit(torch.randn(10_000, 1153))
     samples = unit(torch.randn(2_000, 1153))
-    clock, processor = zip(*(seconds(lambda: search(samples, known)) for _ in range(repeats)), strict=True)
+    clock, processor = zip(*(seconds(lambda: search(samples, gallery)) for _ in range(repeats)), strict=True)
     extra = round(peak_mb() - before, 1)
     return {"seconds": spread(clock), "processor_seconds": spread(processor), "extra_memory_mb": extra}
 

@@ -178,13 +178,13 @@ class Study(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: FineTune) -> None:
         """The base model, once for each training set."""
         if self.base.exists():
-            kept = json.loads(self.base.read_text())
-            self.guard.load_state_dict(kept["guard"])
-            self.scales, self.losses = [tuple(kept["scales"])], [kept["loss"]]
+            state = json.loads(self.base.read_text())
+            self.guard.load_state_dict(state["guard"])
+            self.scales, self.losses = [tuple(state["scales"])], [state["loss"]]
             return
         self.look(pl_module, -1, 0)
-        kept = {"guard": self.guard.state_dict(), "scales": self.scales[0], "loss": self.losses[0]}
-        self.base.write_text(json.dumps(kept))
+        state = {"guard": self.guard.state_dict(), "scales": self.scales[0], "loss": self.losses[0]}
+        self.base.write_text(json.dumps(state))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: FineTune) -> None:
         """The model as this epoch left it."""
@@ -206,8 +206,8 @@ class Study(pl.Callback):
         if epoch >= 0:
             arrays = (own, self.scales[0][0], held, self.scales[0][1])
             alarm = contrast_with_heldout(*(torch.tensor(values) for values in arrays))
-            found = CriticalScales(excess=alarm.excess, since_base=alarm.since_base)
-            report = report.model_copy(update={"critical_scales": found, "unet_evals": report.unet_evals + evals})
+            critical = CriticalScales(excess=alarm.excess, since_base=alarm.since_base)
+            report = report.model_copy(update={"critical_scales": critical, "unet_evals": report.unet_evals + evals})
             self.guard.history[-1] = report
         print(line(report), f"validation {self.losses[-1]:.4f}", flush=True)
 
@@ -225,9 +225,9 @@ def validation_loss(pl_module: FineTune, controls: ImageFolder) -> float:
 
 def line(report: Report) -> str:
     names = ("risk", "width", "gap_excess", "sigma_c_excess", "risk_uncond", "alignment_heldout", "fidelity")
-    told = "  ".join(f"{name} {report.estimates.get(name)}" for name in names)
+    values = "  ".join(f"{name} {report.estimates.get(name)}" for name in names)
     cost = f"{report.unet_evals} evals  {report.seconds:.0f} s"
-    return f"epoch {report.epoch:4d}  {told}  t {report.basin.transition}  {cost}"
+    return f"epoch {report.epoch:4d}  {values}  t {report.basin.transition}  {cost}"
 
 
 def images_of(folder: Path) -> ImageFolder:
@@ -241,7 +241,7 @@ def train(run: Run, out: Path) -> None:
     target = out / f"{run.name}.json"
     if target.exists():
         return
-    begun = time.process_time()
+    started = time.process_time()
     own, held = folders(out / "data", run.size)
     data, controls = images_of(own), images_of(held)
     (out / run.name).mkdir(parents=True, exist_ok=True)
@@ -257,7 +257,7 @@ def train(run: Run, out: Path) -> None:
                 "validation": study.losses,
                 "scales": study.scales,
                 "metric": study.guard.embedder.metric.model_dump(),
-                "cpu_seconds": round(time.process_time() - begun),
+                "cpu_seconds": round(time.process_time() - started),
             },
             indent=1,
         )
@@ -279,11 +279,11 @@ PASSES = 30  # "fixed updates per image": the last probed epoch that has shown e
 HABITS = ("fixed", "validation", "last")
 
 
-def epochs_of(found: dict[str, Any]) -> dict[str, int | None]:
+def epochs_of(outcome: dict[str, Any]) -> dict[str, int | None]:
     """The epoch that each habit, and the guard, ships of one run; None where the guard ships none."""
-    history = [Report.model_validate(row) for row in found["history"]]
+    history = [Report.model_validate(row) for row in outcome["history"]]
     allowed, later = PLAN["alpha"], history[1:]
-    losses = dict(zip((r.epoch for r in history), found["validation"], strict=True))
+    losses = dict(zip((r.epoch for r in history), outcome["validation"], strict=True))
     ours = {how: choose_checkpoint(history, allowed, how) for how in ("plain", "guarded")}
     return {
         "fixed": max(r.epoch for r in later if r.epoch + 1 <= PASSES),
@@ -336,27 +336,27 @@ def ship(run: Run, out: Path) -> None:
     target, source = out / f"ship-{run.name}.json", out / f"{run.name}.json"
     if target.exists() or not source.exists() or run in MORE:
         return
-    found = json.loads(source.read_text())
-    epochs = epochs_of(found)
-    transitions = {row["epoch"]: row["transition"] for row in found["history"]}
+    outcome = json.loads(source.read_text())
+    epochs = epochs_of(outcome)
+    transitions = {row["epoch"]: row["transition"] for row in outcome["history"]}
     own, held = folders(out / "data", run.size)
     guard, distance = guard_for(images_of(own), images_of(held)), style()
     module = FineTune("tinyworld", **run.settings).eval()
-    told: dict[str, Any] = {"epochs": epochs, "plain": {}, "guarded": {}}
+    summary: dict[str, Any] = {"epochs": epochs, "plain": {}, "guarded": {}}
     for epoch in sorted({e for how, e in epochs.items() if e is not None and how != "guarded"}):
         with holding(module, load_file(out / run.name / f"epoch-{epoch}.safetensors")):
-            told["plain"][epoch] = shipped(guard, LatentModel(module.pipe), distance)
+            summary["plain"][epoch] = shipped(guard, LatentModel(module.pipe), distance)
     epoch = epochs["guarded"]
-    if epoch is not None and transitions[epoch] >= 999 and epoch in told["plain"]:
-        told["guarded"][epoch] = told["plain"][epoch]  # guidance may be on from the start: the same samples
+    if epoch is not None and transitions[epoch] >= 999 and epoch in summary["plain"]:
+        summary["guarded"][epoch] = summary["plain"][epoch]  # guidance may be on from the start: the same samples
     elif epoch is not None:
         with holding(module, load_file(out / run.name / f"epoch-{epoch}.safetensors")):
-            told["guarded"][epoch] = shipped(guard, LatentModel(module.pipe), distance, transitions[epoch])
+            summary["guarded"][epoch] = shipped(guard, LatentModel(module.pipe), distance, transitions[epoch])
     base = out / "ship-base.json"
     if not base.exists():
         untrained = FineTune("tinyworld", **run.settings).eval()
         base.write_text(json.dumps(shipped(guard, LatentModel(untrained.pipe), distance), indent=1))
-    target.write_text(json.dumps(told, indent=1))
+    target.write_text(json.dumps(summary, indent=1))
     print(run.name, json.dumps(epochs), flush=True)
 
 
@@ -392,7 +392,7 @@ def several_captions(data: Path, size: int) -> Path:
 @torch.no_grad()
 def usual_gap(data: ImageFolder) -> float:
     """The gap of the base model on the training images that 95 % of (image, timestep) pairs do not exceed."""
-    module, found = FineTune("tinyworld", **ACTED.settings), []
+    module, recorded = FineTune("tinyworld", **ACTED.settings), []
     module.train()
 
     class Note(LargeGap):
@@ -400,7 +400,7 @@ def usual_gap(data: ImageFolder) -> float:
 
         def __call__(self, errors: torch.Tensor, timesteps: torch.Tensor, gaps: Any) -> torch.Tensor:
             """All rows count."""
-            found.append(gaps())
+            recorded.append(gaps())
             return torch.ones(len(errors))
 
     module.filter = Note()
@@ -409,7 +409,7 @@ def usual_gap(data: ImageFolder) -> float:
     for _ in range(8):
         noise = torch.randn(latents.shape, generator=dice)
         module.denoising_loss(latents, embeddings, noise, torch.randint(0, 1000, (len(latents),), generator=dice))
-    return float(torch.cat(found).quantile(0.95))
+    return float(torch.cat(recorded).quantile(0.95))
 
 
 def act(name: str, out: Path) -> None:
@@ -417,7 +417,7 @@ def act(name: str, out: Path) -> None:
     target = out / f"act-{name.replace(' ', '-').replace(',', '')}.json"
     if target.exists():
         return
-    begun = time.process_time()
+    started = time.process_time()
     run, changes, acting = VARIANTS[name]
     own, held = folders(out / "data", run.size)
     folder = several_captions(out / "data", run.size) if acting and acting.vary_captions else own
@@ -425,12 +425,12 @@ def act(name: str, out: Path) -> None:
     if acting and acting.large_gap:
         acting = Interventions(large_gap=usual_gap(data))
     watched = acting is not None and acting.filter is None
-    kept = out / run.name / f"epoch-{EPOCHS - 1}.safetensors"
+    weights = out / run.name / f"epoch-{EPOCHS - 1}.safetensors"
     module = FineTune("tinyworld", **{**run.settings, **changes})
     history: list[Report] = []
     did = ""
-    if acting is None and not changes and kept.exists():
-        for key, value in load_file(kept).items():
+    if acting is None and not changes and weights.exists():
+        for key, value in load_file(weights).items():
             module.trained()[key].data.copy_(value)
     else:
         callbacks: list[pl.Callback] = []
@@ -447,11 +447,11 @@ def act(name: str, out: Path) -> None:
         ).fit(module, datamodule=data)  # fmt: skip
         if watched:
             history, did = guard.history, str(guard.responder.applied)
-    found = shipped(guard_for(images_of(own), controls), LatentModel(module.eval().pipe), style(), pairs=48, each=2)
-    told = {"name": name, "acting": vars(acting) if acting else None, "changes": changes, "did": did, **found}
-    told |= {"history": [json.loads(report.to_json()) for report in history]}
-    target.write_text(json.dumps({**told, "cpu_seconds": round(time.process_time() - begun)}, indent=1))
-    print(name, did, {k: str(Estimate(**v)) for k, v in found.items()}, flush=True)
+    estimates = shipped(guard_for(images_of(own), controls), LatentModel(module.eval().pipe), style(), pairs=48, each=2)
+    summary = {"name": name, "acting": vars(acting) if acting else None, "changes": changes, "did": did, **estimates}
+    summary |= {"history": [json.loads(report.to_json()) for report in history]}
+    target.write_text(json.dumps({**summary, "cpu_seconds": round(time.process_time() - started)}, indent=1))
+    print(name, did, {k: str(Estimate(**v)) for k, v in estimates.items()}, flush=True)
 
 
 def chosen(names: list[str], table: dict[str, Any]) -> Iterator[Any]:
@@ -466,14 +466,14 @@ def main() -> None:
     ask.add_argument("what", choices=["train", "ship", "act"])
     ask.add_argument("names", nargs="*", default=["all"])
     ask.add_argument("--out", type=Path, default=Path("runs/acting"))
-    told = ask.parse_args()
+    args = ask.parse_args()
     quiet_lightning()
-    told.out.mkdir(parents=True, exist_ok=True)
-    if told.what == "act":
-        for name in chosen(told.names, {name: name for name in VARIANTS}):
-            act(name, told.out)
-    for run in chosen(told.names, RUNS) if told.what in ("train", "ship") else ():
-        {"train": train, "ship": ship}[told.what](run, told.out)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.what == "act":
+        for name in chosen(args.names, {name: name for name in VARIANTS}):
+            act(name, args.out)
+    for run in chosen(args.names, RUNS) if args.what in ("train", "ship") else ():
+        {"train": train, "ship": ship}[args.what](run, args.out)
 
 
 if __name__ == "__main__":

@@ -189,8 +189,8 @@ def means(summary: dict[str, Any], name: str, text: str) -> list[str]:
     over = sum(one["risk"]["value"] > summary["allowed"] for one in sold)
     columns = [[one[k]["value"] for one in sold] for k in ("risk", "fidelity", "alignment")]
     risk, faith, alignment = (stats.cluster_bootstrap(c, range(len(c))).model_dump() for c in columns)
-    told = [text, str(len(sold)), interval(risk), f"{over} of {len(sold)}", interval(faith), interval(alignment)]
-    return [*told, ", ".join(_less(summary, name, key) for key in ("fidelity", "alignment"))]
+    cells = [text, str(len(sold)), interval(risk), f"{over} of {len(sold)}", interval(faith), interval(alignment)]
+    return [*cells, ", ".join(_less(summary, name, key) for key in ("fidelity", "alignment"))]
 
 
 def _less(summary: dict[str, Any], name: str, key: str) -> str:

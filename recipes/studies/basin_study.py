@@ -83,8 +83,8 @@ class Study(pl.Callback):
 
 def line(report: Report) -> str:
     names = ("risk", "width", "gap_excess", "sigma_c_excess", "risk_uncond")
-    told = "  ".join(f"{name} {report.estimates.get(name)}" for name in names)
-    return f"epoch {report.epoch:4d}  {told}  {report.unet_evals} evals  {report.seconds:.0f} s"
+    values = "  ".join(f"{name} {report.estimates.get(name)}" for name in names)
+    return f"epoch {report.epoch:4d}  {values}  {report.unet_evals} evals  {report.seconds:.0f} s"
 
 
 def alarms(history: list[Report]) -> dict[str, int | None]:
@@ -119,16 +119,16 @@ def detectors(guard: Guard, model: LatentModel, report: Report) -> dict[str, Any
     captions = [guard.training.captions[i] for i in report.probed]
     shared = range(seeds.PROBE, seeds.PROBE + max(8, guard.plan.seeds))
     pairs = pairs_of(report.probed, shared, guard.plan.seeds, model.latent_shape)
-    found = {}
+    errors = {}
     for name, detector in DETECTORS.items():
         rule = SwitchAfter(detector, before=0.0, after=SCALE)
         error = detector_error(guard.guided_model(model, captions), pairs, report.basin.exits, rule)
-        found[name] = {
+        errors[name] = {
             "early": error.early.model_dump(),
             "never": error.never.model_dump(),
             "distance": error.distance.model_dump() if error.distance else None,
         }
-    return found
+    return errors
 
 
 def main() -> None:
@@ -140,7 +140,7 @@ def main() -> None:
     ask.add_argument("--seeds", type=int, default=2)
     ask.add_argument("--retention", type=int, default=10)
     ask.add_argument("--timesteps", type=int, default=16)
-    told = ask.parse_args()
+    args = ask.parse_args()
     quiet_lightning()
     begin = time.time()
     with tempfile.TemporaryDirectory() as scratch:
@@ -150,19 +150,19 @@ def main() -> None:
             data.all_pixels(), tuple(text for _, text in data.items),
             tuple(text for _, text in controls.items), controls.all_pixels(),
         )  # fmt: skip
-        plan = ProbePlan(told.captions, told.seeds, told.timesteps, SCALE, critical_scales=told.retention)
+        plan = ProbePlan(args.captions, args.seeds, args.timesteps, SCALE, critical_scales=args.retention)
         guard = Guard(training, Structure(), plan)
-        study = Study(guard, told.every)
+        study = Study(guard, args.every)
         model = demo_model()
         pl.Trainer(
-            max_epochs=told.epochs, accelerator="cpu", logger=False, callbacks=[study], enable_checkpointing=False,
+            max_epochs=args.epochs, accelerator="cpu", logger=False, callbacks=[study], enable_checkpointing=False,
             enable_model_summary=False, enable_progress_bar=False,
         ).fit(model, datamodule=data)  # fmt: skip
     first = alarms(guard.history)
     copied = first.pop("first copied sample")
     pl_module = model.eval()
     with torch.no_grad():
-        found = detectors(guard, LatentModel(pl_module.pipe), guard.history[-1]) if copied is not None else {}
+        fired = detectors(guard, LatentModel(pl_module.pipe), guard.history[-1]) if copied is not None else {}
     summary = {
         "first_copied_sample": copied,
         "raised_at": first,
@@ -173,19 +173,19 @@ def main() -> None:
             "gap": false_alarms(study.tables, "heldout"),
             "sigma_c": false_alarms(study.tables, "heldout_sigma_c"),
         },
-        "detectors": found,
+        "detectors": fired,
         "history": [json.loads(report.to_json()) for report in guard.history],
         "metric": guard.embedder.metric.model_dump(),
-        "plan": {**vars(told), "out": None, "scale": SCALE, "updates_per_epoch": 2},
+        "plan": {**vars(args), "out": None, "scale": SCALE, "updates_per_epoch": 2},
         "versions": versions(),
         "commit": commit(),
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "command": f"python recipes/studies/basin_study.py --epochs {told.epochs} --every {told.every}",
+        "command": f"python recipes/studies/basin_study.py --epochs {args.epochs} --every {args.every}",
         "seconds": round(time.time() - begin),
     }
-    told.out.mkdir(parents=True, exist_ok=True)
-    (told.out / "basin_study.json").write_text(json.dumps(summary, indent=1) + "\n")
-    warning_figure(guard.history).savefig(told.out / "basin_study.png")
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "basin_study.json").write_text(json.dumps(summary, indent=1) + "\n")
+    warning_figure(guard.history).savefig(args.out / "basin_study.png")
     print(json.dumps({k: summary[k] for k in ("first_copied_sample", "raised_at", "epochs_before_first_copy")}))
 
 

@@ -67,22 +67,22 @@ def main() -> None:
     model = args.model or fine_tune(args.method, args.updates, data, args.run / "model")
     session = open_model(str(model), data, SessionSettings("tinyworld", scale=SCALE, timesteps=TIMESTEPS))
     terms = replace(TERMS, pairs=args.pairs)
-    found = calibrate_session(session, terms)
+    calibration = calibrate_session(session, terms)
     if args.method == "lora":  # it is merged into the model by now: a share of the way from the base is its strength
-        product = found.record.product.model_copy(update={"kind": "lora"})
-        found = replace(found, record=found.record.model_copy(update={"product": product}))
-    print(found, flush=True)
-    publish(args, found, {}, seconds=time.monotonic() - start)
-    row, _ = evaluate(session.pipe, session.guard, from_record(found.record.model_dump()), timesteps=TIMESTEPS)
-    publish(args, found, {"fresh_seeds": row.model_dump()}, seconds=time.monotonic() - start)
-    page = audit_session(str(args.method), session, found, per_caption=2)
+        product = calibration.record.product.model_copy(update={"kind": "lora"})
+        calibration = replace(calibration, record=calibration.record.model_copy(update={"product": product}))
+    print(calibration, flush=True)
+    publish(args, calibration, {}, seconds=time.monotonic() - start)
+    row, _ = evaluate(session.pipe, session.guard, from_record(calibration.record.model_dump()), timesteps=TIMESTEPS)
+    publish(args, calibration, {"fresh_seeds": row.model_dump()}, seconds=time.monotonic() - start)
+    page = audit_session(str(args.method), session, calibration, per_caption=2)
     page.write(args.run / "audit")
     print(page, flush=True)
     more = {"fresh_seeds": row.model_dump(), "audit": page.audit.model_dump(exclude={"record", "images"})}
-    publish(args, found, more, seconds=time.monotonic() - start)
-    table = tuple(transfer_table(session.guard, session.pipe, found.record, per_caption=1))
-    found = replace(found, record=found.record.model_copy(update={"transfer": table}))
-    publish(args, found, more, seconds=time.monotonic() - start)
+    publish(args, calibration, more, seconds=time.monotonic() - start)
+    table = tuple(transfer_table(session.guard, session.pipe, calibration.record, per_caption=1))
+    calibration = replace(calibration, record=calibration.record.model_copy(update={"transfer": table}))
+    publish(args, calibration, more, seconds=time.monotonic() - start)
 
 
 def fine_tune(method: str, updates: int, data: Path, out: Path) -> Path:
@@ -103,11 +103,11 @@ def fine_tune(method: str, updates: int, data: Path, out: Path) -> Path:
     return out
 
 
-def publish(args: argparse.Namespace, found: Calibration, more: dict, seconds: float) -> None:
+def publish(args: argparse.Namespace, calibration: Calibration, more: dict, seconds: float) -> None:
     """Numbers and plots so far, with how they were made."""
-    found.write(args.run / "calibration")
+    calibration.write(args.run / "calibration")
     args.out.mkdir(parents=True, exist_ok=True)
-    result = found.to_dict() | more
+    result = calibration.to_dict() | more
     given = " --model (trained apart, with the same settings)" if args.model else ""
     result |= {
         "command": f"python recipes/studies/calibrate_tinyworld.py --method {args.method} --updates {args.updates}"

@@ -105,13 +105,13 @@ def shorter(caption: str) -> list[str]:
 def compare(curation: Curation, asked: list[str], before: Audit, after: Audit) -> dict:
     """Share of samples that reproduce the image of their own caption, image by image, and how it changed."""
     names = [d.file_name for d in sorted(curation.decisions, key=lambda d: d.file_name)]
-    kept = {d.file_name for d in curation.decisions if d.action != "drop"}
-    shares = [by_image(found, names) for found in (before, after)]
-    remained = [name for name in names if name in kept]
+    remaining = {d.file_name for d in curation.decisions if d.action != "drop"}
+    shares = [by_image(audit, names) for audit in (before, after)]
+    remained = [name for name in names if name in remaining]
     return {
         "what": "share of samples, with plain CFG, that reproduce a training image; n is effective samples",
         "images": len(names),
-        "dropped": sorted(set(names) - kept),
+        "dropped": sorted(set(names) - remaining),
         "captions_added_for": asked,
         "memorized_by_the_first_run": [r.file_name for r in curation.remedies if r.verdict == "memorized"],
         "first_run": before.plain.model_dump(),
@@ -124,9 +124,9 @@ def compare(curation: Curation, asked: list[str], before: Audit, after: Audit) -
     }
 
 
-def by_image(found: Audit, names: list[str]) -> dict[str, float]:
+def by_image(audit: Audit, names: list[str]) -> dict[str, float]:
     """Share of each image's own samples that reproduce it; copies under one caption share theirs."""
-    listed = {row.file_name: row.own.value for row in found.images if row.own is not None}
+    listed = {row.file_name: row.own.value for row in audit.images if row.own is not None}
     return {name: listed.get(name, listed.get(name.removeprefix("copy of "), 0.0)) for name in names}
 
 

@@ -43,11 +43,11 @@ def breach_of(history: list[Report]) -> tuple[int, float] | None:
 
 def rows_of(name: str, images: int, history: list[Report]) -> list[Row]:
     """Every probe before the breach of one run; none where there was no breach."""
-    found = breach_of(history)
-    if found is None:
+    breach = breach_of(history)
+    if breach is None:
         return []
-    before = (r for r in history[: found[0]] if r.epoch >= 0)
-    return [Row(name, r.train_step, features(r), float(np.log(found[1] / r.train_step)), images) for r in before]
+    before = (r for r in history[: breach[0]] if r.epoch >= 0)
+    return [Row(name, r.train_step, features(r), float(np.log(breach[1] / r.train_step)), images) for r in before]
 
 
 def fitted_line(rows: list[Row], used: tuple[int, ...]) -> np.ndarray:

@@ -77,7 +77,7 @@ def main() -> None:
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         stages |= json.loads(done.stdout.splitlines()[-1])
         print(
-            *(f"{name}: {told}" for name, told in json.loads(done.stdout.splitlines()[-1]).items()),
+            *(f"{name}: {value}" for name, value in json.loads(done.stdout.splitlines()[-1]).items()),
             sep="\n",
             flush=True,
         )
@@ -167,9 +167,9 @@ def computed_gb(asked: argparse.Namespace, **options: object) -> dict[str, float
         memory=SAVING, precision="bfloat16", resolution=PX, batch_size=1, gpu=False,
         probe=ProbeLoad(rows=2, export=True), **options,
     )  # fmt: skip
-    found = footprint_of(asked.out / "base", workload)
-    held = RUNTIME + found.weights + found.optimizer
-    parts = {"update": max(found.update, found.encode), "probe": found.probe, "export": found.probe + found.copied}
+    needed = footprint_of(asked.out / "base", workload)
+    held = RUNTIME + needed.weights + needed.optimizer
+    parts = {"update": max(needed.update, needed.encode), "probe": needed.probe, "export": needed.probe + needed.copied}
     return {name: round((held + part) / 1e9, 2) for name, part in parts.items()}
 
 
@@ -219,8 +219,8 @@ def reload(asked: argparse.Namespace) -> dict:
         made = pipe(
             words, num_inference_steps=TIMESTEPS, guidance_scale=SCALE, generator=torch.Generator().manual_seed(0)
         )
-        note["scales"] = [float(seen.scale[0]) for seen in last_trace(pipe)]
-        note["unet_evals"] = sum(seen.unet_evals for seen in last_trace(pipe))
+        note["scales"] = [float(entry.scale[0]) for entry in last_trace(pipe)]
+        note["unet_evals"] = sum(entry.unet_evals for entry in last_trace(pipe))
         note["image"] = list(made.images[0].size)
         made.images[0].save(asked.out / "sample.png")
     return stages

@@ -74,14 +74,14 @@ class Remembering:
     """A feature set that describes a batch once, since two rulers look at the same samples."""
 
     def __init__(self, inner: FeatureSet) -> None:
-        self.inner, self.name, self.seen = inner, inner.name, {}
+        self.inner, self.name, self.described = inner, inner.name, {}
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """The features, described before or not."""
         key = hash(images.numpy().tobytes())
-        if key not in self.seen:
-            self.seen[key] = dict(self.inner(images))
-        return self.seen[key]
+        if key not in self.described:
+            self.described[key] = dict(self.inner(images))
+        return self.described[key]
 
 
 @torch.no_grad()

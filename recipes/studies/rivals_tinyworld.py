@@ -208,10 +208,10 @@ def fine_tune(scenario: Scenario, out: Path, updates: int) -> None:
 
 def compare(scenario: Scenario, args: argparse.Namespace) -> None:
     """All methods beside ours, by the command a user would run."""
-    kept = sorted((args.out / "checkpoints").glob("update-*"), key=lambda p: -int(p.name.split("-")[1]))
+    checkpoints = sorted((args.out / "checkpoints").glob("update-*"), key=lambda p: -int(p.name.split("-")[1]))
     command = [sys.executable, "-m", "basinguard", "compare", str(args.out / "model")]
     command += ["--data", str(scenario.protected), "--base", "tinyworld"]
-    command += ["--checkpoints", json.dumps([str(path) for path in kept]), "--mitigations", args.mitigations]
+    command += ["--checkpoints", json.dumps([str(path) for path in checkpoints]), "--mitigations", args.mitigations]
     command += ["--captions", args.captions, "--per_caption", args.per_caption]
     command += ["--scale", SCALE, "--timesteps", TIMESTEPS, "--align", scenario.align]
     command += ["--costs", str(not args.no_costs).lower(), "--out", str(args.out / "comparison")]

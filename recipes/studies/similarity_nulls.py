@@ -60,14 +60,14 @@ def main() -> None:
     result = json.loads(path.read_text()) if path.is_file() else {"recipe": "similarity_table", "table": {}}
     if args.part == "scenes":
         embedder = {"structure": Structure(), "aligned": Aligned()}[args.embedder]
-        found = scene_null(embedder, args.sets, args.queries) | {"run": run(start)}
-        result["nulls"] = result.get("nulls", {}) | {args.embedder: found}
+        measured = scene_null(embedder, args.sets, args.queries) | {"run": run(start)}
+        result["nulls"] = result.get("nulls", {}) | {args.embedder: measured}
     elif args.part == "windows":
         result["local_null"] = local_null(2000) | {"run": run(start)}
     else:
         images, owner = read(args.folder, args.images, SIDE, skip=SERIES)
-        found = figure_null(images, owner) | {"run": run(start)}
-        result["figure_null"] = result.get("figure_null", {}) | {args.name: found}
+        measured = figure_null(images, owner) | {"run": run(start)}
+        result["figure_null"] = result.get("figure_null", {}) | {args.name: measured}
     args.results.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown(result))
@@ -79,10 +79,10 @@ def scene_null(embedder: Embedder, sets: int, queries: int) -> dict[str, Any]:
     rng, best = np.random.default_rng(0), []
     for number in range(sets):
         words = rng.choice(len(CAPTIONS), GALLERY, replace=False)
-        known = embed_all(draw(words, 60_000_000 + 1000 * number), embedder)
+        gallery = embed_all(draw(words, 60_000_000 + 1000 * number), embedder)
         fresh = draw(words[np.arange(queries) % GALLERY], 70_000_000 + 1000 * number)
         views = (embed_all(scene, embedder) for scene in (fresh, fresh.flip(-1)))
-        best.append(torch.maximum(*(search(view, known, embedder)[0] for view in views))[:, 0])
+        best.append(torch.maximum(*(search(view, gallery, embedder)[0] for view in views))[:, 0])
     values = torch.stack(best)
     clusters = np.repeat(np.arange(sets), queries)
     quantile = cluster_bootstrap(values.flatten(), clusters, statistic=lambda v: np.quantile(v, 0.999, axis=-1))

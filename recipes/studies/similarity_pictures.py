@@ -45,10 +45,10 @@ def draw(words: np.ndarray, first_seed: int) -> Tensor:
 
 def read(folder: Path, most: int, side: int, *, tiles: bool = False, skip: str = SERIES) -> tuple[Tensor, Tensor]:
     """Pictures at one size, [N, 3, side, side], and which file each is from: no blank ones, one of each series."""
-    kept: list[Tensor] = []
+    images: list[Tensor] = []
     owner: list[int] = []
     for number, path in enumerate(one_of_each_series(folder, skip)):
-        if len(kept) >= most:
+        if len(images) >= most:
             break
         if path.stat().st_size > LARGEST and not tiles:
             continue
@@ -59,10 +59,10 @@ def read(folder: Path, most: int, side: int, *, tiles: bool = False, skip: str =
         for part in cut(image) if tiles else [image]:
             small = _at_size(part[None], side)
             if float(small.std()) > BLANK:
-                kept.append(small)
+                images.append(small)
                 owner.append(number)
-    print(f"{len(kept)} pictures of {folder.name}", flush=True)
-    return torch.cat(kept[:most]), torch.tensor(owner[:most])
+    print(f"{len(images)} pictures of {folder.name}", flush=True)
+    return torch.cat(images[:most]), torch.tensor(owner[:most])
 
 
 def one_of_each_series(folder: Path, skip: str) -> list[Path]:

@@ -135,17 +135,17 @@ def measured(images: Tensor, owner: Tensor, detectors: Sequence[Detector], model
     """Recall of every detector on every edit of the last third, at thresholds that the first two set."""
     part = int((owner < owner[2 * len(owner) // 3]).sum())  # no file in both
     tuning, testing = images[:part], images[part:]
-    edited, seen = edits_of(testing, model), {}
+    edited, detections = edits_of(testing, model), {}
     for detector in detectors:
         print(f"  {detector.name}", flush=True)
-        seen[detector.name] = look(detector, (tuning, owner[:part]), (testing, owner[part:]), edited)
-    singles = {name: single(one, embedder_of(name, detectors)) for name, one in seen.items()}
+        detections[detector.name] = look(detector, (tuning, owner[:part]), (testing, owner[part:]), edited)
+    singles = {name: single(one, embedder_of(name, detectors)) for name, one in detections.items()}
     named = [d.embedder for d in detectors if d.embedder is not None]
     return {
         "tuning": part,
         "testing": len(testing),
-        "detectors": singles | pairs(seen, [e.name for e in named]),
-        "auto": chosen(testing, seen, named, model),
+        "detectors": singles | pairs(detections, [e.name for e in named]),
+        "auto": chosen(testing, detections, named, model),
     }
 
 
@@ -185,31 +185,31 @@ def strangers(detector: Detector, views: tuple[Tensor, Tensor], columns: Tensor)
     return torch.maximum(*(detector.best(view, views[0], columns) for view in views)).numpy()
 
 
-def single(seen: Seen, embedder: Embedder | None) -> dict[str, Any]:
+def single(detections: Seen, embedder: Embedder | None) -> dict[str, Any]:
     """One detector at 1 % false positives, and at its published threshold."""
-    own = seen.threshold(SHARE)
-    row = rates(lambda values, _: values >= own.value, {"": seen}) | {"threshold": own.model_dump()}
+    own = detections.threshold(SHARE)
+    row = rates(lambda values, _: values >= own.value, {"": detections}) | {"threshold": own.model_dump()}
     if embedder is not None and embedder.metric.threshold < NO_COPY:
         published = embedder.metric.threshold
-        row["published"] = rates(lambda values, _: values >= published, {"": seen}) | {"threshold": published}
+        row["published"] = rates(lambda values, _: values >= published, {"": detections}) | {"threshold": published}
     return row
 
 
-def pairs(seen: Mapping[str, Seen], names: Sequence[str]) -> dict[str, Any]:
+def pairs(detections: Mapping[str, Seen], names: Sequence[str]) -> dict[str, Any]:
     """The last embedder (SSCD where it is there) beside each other one: a copy if either says so, at half the share."""
-    found = {}
+    rows = {}
     for name in names[:-1]:
-        two = {name: seen[name], names[-1]: seen[names[-1]]}
+        two = {name: detections[name], names[-1]: detections[names[-1]]}
         at = {key: one.threshold(SHARE / 2).value for key, one in two.items()}
-        found[f"{name} or {names[-1]}"] = rates(lambda values, key, at=at: values >= at[key], two) | {"thresholds": at}
-    return found
+        rows[f"{name} or {names[-1]}"] = rates(lambda values, key, at=at: values >= at[key], two) | {"thresholds": at}
+    return rows
 
 
-def rates(called: Callable[[np.ndarray, str], np.ndarray], seen: Mapping[str, Seen]) -> dict[str, Any]:
+def rates(called: Callable[[np.ndarray, str], np.ndarray], detections: Mapping[str, Seen]) -> dict[str, Any]:
     """Share of copies that any of the detectors calls one, and of other images."""
-    edits = next(iter(seen.values())).copies
-    hit = {e: np.any([called(one.copies[e], key) for key, one in seen.items()], axis=0) for e in edits}
-    wrong = np.any([called(one.testing, key) for key, one in seen.items()], axis=0)
+    edits = next(iter(detections.values())).copies
+    hit = {e: np.any([called(one.copies[e], key) for key, one in detections.items()], axis=0) for e in edits}
+    wrong = np.any([called(one.testing, key) for key, one in detections.items()], axis=0)
     return {"false_positives": share(wrong), "recall": {e: share(values) for e, values in hit.items()}}
 
 
@@ -218,7 +218,7 @@ def share(hits: np.ndarray) -> dict[str, Any]:
 
 
 def chosen(
-    testing: Tensor, seen: Mapping[str, Seen], embedders: Sequence[Embedder], model: Path | None
+    testing: Tensor, detections: Mapping[str, Seen], embedders: Sequence[Embedder], model: Path | None
 ) -> dict[str, Any]:
     """What "auto" takes on the pictures that are copied, what it expects to miss, and what then happens."""
     start = time.process_time()
@@ -226,8 +226,8 @@ def chosen(
         best, _ = choose_detector(testing, embedders=embedders, model_edits=edits_by(model) if model else None)
     except ValueError as error:
         return {"refused": str(error)}
-    hits = {e: called(best, seen, e) for e in next(iter(seen.values())).copies}
-    wrong = called(best, seen, "strangers") | called(best, seen, "strangers, mirrored")
+    hits = {e: called(best, detections, e) for e in next(iter(detections.values())).copies}
+    wrong = called(best, detections, "strangers") | called(best, detections, "strangers, mirrored")
     return {
         "chosen": best.name,
         "threshold": best.metric.threshold,
@@ -250,13 +250,13 @@ def edits_by(model: Path) -> ModelEdits:
     return ModelEdits({name: partial(at_size, way) for name, way in own.edits.items()}, own.model)
 
 
-def called(best: Embedder, seen: Mapping[str, Seen], what: str) -> np.ndarray:
+def called(best: Embedder, detections: Mapping[str, Seen], what: str) -> np.ndarray:
     """Which of the known vectors the chosen detector calls copies of any picture of the gallery."""
     inner = best.embedder if isinstance(best, WithThreshold) else best
     parts = [inner.first, inner.second] if isinstance(inner, Either) else [best]
     hits = []
     for part in parts:
-        one = seen[part.name]
+        one = detections[part.name]
         hits.append(search(one.vectors[what], one.gallery, part)[0][:, 0].numpy() >= part.metric.threshold)
     return np.any(hits, axis=0)
 

@@ -85,8 +85,8 @@ def config(vocabulary: int) -> dict:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """One token for each word of this world; any other word is `<unk>`. The end token has the largest number."""
-    known = sorted({word for caption in CAPTIONS for word in str(caption).split()})
-    tokens = ["<pad>", "<unk>", "<start>", *known, "<end>"]
+    words = sorted({word for caption in CAPTIONS for word in str(caption).split()})
+    tokens = ["<pad>", "<unk>", "<start>", *words, "<end>"]
     ids = {token: number for number, token in enumerate(tokens)}
     core = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
@@ -114,8 +114,8 @@ def train(model: torch.nn.Module, images: Tensor, words: Tensor, *, minutes: flo
             group["lr"] = 2e-3 * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * share))
         chosen = torch.randperm(len(CAPTIONS))[:batch]
         scenes = images[chosen + len(CAPTIONS) * torch.randint(rounds, (batch,))]
-        seen, read, scale = model(normalise(disturb(scenes.float() / 255)), words[chosen])[:3]
-        loss = loss_of(seen, read, scale)
+        image_vectors, read, scale = model(normalise(disturb(scenes.float() / 255)), words[chosen])[:3]
+        loss = loss_of(image_vectors, read, scale)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

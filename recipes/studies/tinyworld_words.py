@@ -153,12 +153,12 @@ def grow_text_encoder(old: CLIPTextModel, tokenizer: CLIPTokenizer, parts: dict[
     sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": MAX_TOKENS}
     new, state = CLIPTextModel(CLIPTextConfig(**old.config.to_dict() | sizes)), old.state_dict()
     for name, weight in new.state_dict().items():
-        known = state[name]
+        grown = state[name]
         if "position_embedding" in name:
-            known = torch.cat([known, known[-1:].expand(max(0, len(weight) - len(known)), -1)])
-        if "token_embedding" in name and len(weight) > len(known):
-            known = torch.cat([known, torch.stack([known[p].mean(0) for p in parts.values()])])
-        weight.copy_(known)
+            grown = torch.cat([grown, grown[-1:].expand(max(0, len(weight) - len(grown)), -1)])
+        if "token_embedding" in name and len(weight) > len(grown):
+            grown = torch.cat([grown, torch.stack([grown[p].mean(0) for p in parts.values()])])
+        weight.copy_(grown)
     return new
 
 

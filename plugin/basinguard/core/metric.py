@@ -56,5 +56,5 @@ class Metric(Schema):
         return f"of edited copies of the training images it misses {listed or 'none that was tried'}"
 
 
-def _missed(edit: str, found: Estimate) -> str:
-    return f"{1 - found.value:.0%} [{1 - found.high:.0%}, {1 - found.low:.0%}] of {edit} (n = {found.n})"
+def _missed(edit: str, recall: Estimate) -> str:
+    return f"{1 - recall.value:.0%} [{1 - recall.high:.0%}, {1 - recall.low:.0%}] of {edit} (n = {recall.n})"

@@ -54,8 +54,8 @@ def read_metadata(path: Path) -> Iterator[Row | Complaint]:
             if not captioned and isinstance(row, dict) and "file_name" in row:
                 captioned = True
                 if not any(column in row for column in CAPTION_COLUMNS):
-                    found = ", ".join(str(key) for key in row)[:200]
-                    wanted = f"no column {', '.join(CAPTION_COLUMNS)} (columns found: {found})"
+                    columns = ", ".join(str(key) for key in row)[:200]
+                    wanted = f"no column {', '.join(CAPTION_COLUMNS)} (columns found: {columns})"
                     yield Complaint(number, "caption-column-missing", f"{wanted}; rename the one that holds captions")
             yield row if isinstance(row, Complaint) else _checked(number, row)
             if isinstance(row, dict) and "file_name" not in row and path.suffix != ".jsonl":

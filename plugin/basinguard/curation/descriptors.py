@@ -132,11 +132,11 @@ def turned_proposals(thumbs: NDArray[np.uint8], limit: int = TURNED_BITS) -> NDA
     comparing everything three times over would cost more than all the rest.
     """
     hashes = _turned_hashes(thumbs)
-    found = [np.empty((0, 3), np.int64)]
+    proposals = [np.empty((0, 3), np.int64)]
     for degrees, queries in ((90, hashes[:, 1]), (180, hashes[:, 2])):
         pairs = _sharing_a_byte(queries, hashes[:, 0], limit)
-        found.append(np.column_stack([pairs, np.full(len(pairs), degrees)]))
-    return np.concatenate(found)
+        proposals.append(np.column_stack([pairs, np.full(len(pairs), degrees)]))
+    return np.concatenate(proposals)
 
 
 def _turned_hashes(thumbs: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -149,7 +149,7 @@ def _turned_hashes(thumbs: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def _sharing_a_byte(queries: NDArray[np.uint64], entries: NDArray[np.uint64], limit: int) -> NDArray[np.int64]:
-    found = [np.empty((0, 2), np.int64)]
+    near_pairs = [np.empty((0, 2), np.int64)]
     for byte in range(8):
         shift = np.uint64(8 * byte)
         ours, theirs = (values >> shift & np.uint64(255) for values in (queries, entries))
@@ -157,8 +157,8 @@ def _sharing_a_byte(queries: NDArray[np.uint64], entries: NDArray[np.uint64], li
             rows, columns = np.flatnonzero(ours == value), np.flatnonzero(theirs == value)
             near = np.bitwise_count(queries[rows, None] ^ entries[columns][None]) <= limit
             first, second = np.nonzero(near)
-            found.append(np.stack([rows[first], columns[second]], 1))
-    pairs = np.unique(np.concatenate(found), axis=0)
+            near_pairs.append(np.stack([rows[first], columns[second]], 1))
+    pairs = np.unique(np.concatenate(near_pairs), axis=0)
     return pairs[pairs[:, 0] != pairs[:, 1]]
 
 

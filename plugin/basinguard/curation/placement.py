@@ -68,11 +68,11 @@ def placements(row: int, pairs: Iterable[Pair]) -> dict[int, Placement]:
         if placement is not None:
             links.setdefault(pair.first, []).append((pair.second, placement))
             links.setdefault(pair.second, []).append((pair.first, placement.inverse()))
-    known, waiting = {row: Placement()}, deque([row])
+    placed, waiting = {row: Placement()}, deque([row])
     while waiting:
         here = waiting.popleft()
         for there, placement in links.get(here, ()):
-            if there not in known:
-                known[there] = known[here].after(placement)
+            if there not in placed:
+                placed[there] = placed[here].after(placement)
                 waiting.append(there)
-    return known
+    return placed

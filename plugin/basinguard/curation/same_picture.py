@@ -100,9 +100,11 @@ def same_picture(one: Image.Image, two: Image.Image, overlay: Overlay, *, turned
     verdict = Verdict(False, "")
     for longest in (GLANCE, LONGEST):  # most pairs that differ do so at a glance
         factor = min(1.0, longest / max(size))
-        seen = max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
-        last = longest == LONGEST or seen == size
-        verdict = _compared(sample(whole, box, seen), sample(part, WHOLE, seen), overlay, moved=moved, glance=not last)
+        pixels = max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+        last = longest == LONGEST or pixels == size
+        verdict = _compared(
+            sample(whole, box, pixels), sample(part, WHOLE, pixels), overlay, moved=moved, glance=not last
+        )
         if last or not verdict.same:
             break
     return replace(verdict, box=box)

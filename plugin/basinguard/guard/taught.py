@@ -51,8 +51,8 @@ class TaughtLedger:
         """
         if self._base is None:
             return None
-        known = set(self._base[1])
-        rows = [row for row, prompt in enumerate(prompts) if prompt in known]
+        drawn = set(self._base[1])
+        rows = [row for row, prompt in enumerate(prompts) if prompt in drawn]
         if not rows:
             return None
         if self._ruler is None:

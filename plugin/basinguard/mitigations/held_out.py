@@ -66,17 +66,17 @@ def held_out(testbed: Testbed, unseen: tuple[str, ...], pixels: Tensor | None, f
         pixels: held-out images, the truth; the training images where there are none.
         first_seed: seeds that nothing else is sampled with.
     """
-    training, known = testbed.guard.training, not needs_base(testbed)
+    training, with_base = testbed.guard.training, not needs_base(testbed)
     if pixels is not None and unseen:
         training = TrainingSet(training.images, training.captions, unseen, pixels[: len(unseen)])
     truth = truth_of(training, feature_sets())
-    prompts = unseen or (truth.prompts if known else ())
+    prompts = unseen or (truth.prompts if with_base else ())
     if not prompts:
         return None
-    repeats = -(-SAMPLES // len(prompts)) if known else 1
+    repeats = -(-SAMPLES // len(prompts)) if with_base else 1
     batch = Batch(prompts * repeats, tuple(range(first_seed, first_seed + repeats * len(prompts))))
     images = truth.images if pixels is None else pixels
-    ruler = _ruler(testbed, batch, images) if known else None
+    ruler = _ruler(testbed, batch, images) if with_base else None
     return HeldOut(batch, len(prompts), ruler, pixels if unseen else None)
 
 

@@ -44,24 +44,24 @@ def judge_folders(
     path = out / (PAGE if answers is None else JUDGEMENT)
     if path.exists():
         raise FileExistsError(f"{path}: exists already; name another folder with --out")
-    found = match_folders(samples, data, detector)
-    rows = near_threshold(found.similarity, found.metric.threshold, pairs).tolist()
-    asked = _fingerprint(found, rows)
+    matched = match_folders(samples, data, detector)
+    rows = near_threshold(matched.similarity, matched.metric.threshold, pairs).tolist()
+    asked = _fingerprint(matched, rows)
     if answers is None:
         title = f"{samples.name} beside {data.name}"
-        shown = [[load_image(paths[k]) for k in rows] for paths in (found.samples, found.training)]
+        shown = [[load_image(paths[k]) for k in rows] for paths in (matched.samples, matched.training)]
         return Judging(_write(path, render_judge_page(title, asked, *shown)), len(rows))
     said = read_answers(answers, len(rows), asked)
-    judged = refit([float(found.similarity[rows[k]]) for k in said], list(said.values()), found.metric)
+    judged = refit([float(matched.similarity[rows[k]]) for k in said], list(said.values()), matched.metric)
     form = asdict(judged) | {"metric": judged.metric.model_dump(), "threshold": judged.threshold.model_dump()}
     return Judging(_write(path, json.dumps(form, indent=1) + "\n"), len(rows), judged)
 
 
-def _fingerprint(found: FolderMatches, rows: Sequence[int]) -> str:
+def _fingerprint(matched: FolderMatches, rows: Sequence[int]) -> str:
     """Of the pictures of these pairs, in their order: what answers belong to."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(bytes.fromhex(file_sha256(found.samples[row]) + file_sha256(found.training[row])))
+        digest.update(bytes.fromhex(file_sha256(matched.samples[row]) + file_sha256(matched.training[row])))
     return digest.hexdigest()[:16]
 
 

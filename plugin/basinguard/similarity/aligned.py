@@ -179,9 +179,9 @@ def propose(queries: Tensor, gallery: Tensor, count: int) -> Tensor:
 
 def _first_different(row: Tensor, count: int, entries: int) -> Tensor:
     """The first `count` different numbers of a row; numbers that it lacks fill it up."""
-    seen = list(dict.fromkeys(row.tolist()))[:count]
-    rest = (index for index in range(entries) if index not in seen)
-    return torch.tensor(seen + [next(rest) for _ in range(count - len(seen))])
+    first = list(dict.fromkeys(row.tolist()))[:count]
+    rest = (index for index in range(entries) if index not in first)
+    return torch.tensor(first + [next(rest) for _ in range(count - len(first))])
 
 
 def _maps_of(vectors: Tensor) -> Tensor:

@@ -129,8 +129,8 @@ def choose_detector(
         chosen, rows = _compare(train, embedders, heldout, own.edits, false_positives)
         remember(key, Choice(rows=(chosen.embedder.metric, *(row.embedder.metric for row in rows))))
         return chosen.embedder, rows
-    known = [_rebuilt(metric, embedders) for metric in choice.rows]
-    return known[0], [Row(embedder) for embedder in known[1:]]
+    rebuilt = [_rebuilt(metric, embedders) for metric in choice.rows]
+    return rebuilt[0], [Row(embedder) for embedder in rebuilt[1:]]
 
 
 def _compare(
@@ -140,10 +140,10 @@ def _compare(
     few = images[spread(len(images), MOST_BY_MODEL)]
     copies = {name: apply(edit, images) for name, edit in PIXEL_EDITS.items()}
     copies |= {name: apply(edit, few) for name, edit in own.items()}
-    seen = [_look(embedder, train, heldout, copies, share) for embedder in embedders]
+    candidates = [_candidate(embedder, train, heldout, copies, share) for embedder in embedders]
     note = f"auto: finds most of {len(images)} edited training images; {share:.2g} of strangers allowed"
-    singles = [_row(one.at(0), one.hits(0), note) for one in seen]
-    pairs = [row for one, two in combinations(seen, 2) if (row := _pair(one, two, note))]
+    singles = [_row(one.at(0), one.hits(0), note) for one in candidates]
+    pairs = [row for one, two in combinations(candidates, 2) if (row := _pair(one, two, note))]
     rows = sorted([*singles, *pairs], key=lambda row: row.recall, reverse=True)
     best = max(singles, key=lambda row: row.recall)
     if rows[0].recall > best.recall + WORTH:
@@ -156,7 +156,7 @@ def _compare(
     return best, rows
 
 
-def _look(
+def _candidate(
     embedder: Embedder, train: Tensor, heldout: Tensor | None, copies: Mapping[str, Tensor], share: float
 ) -> _Seen:
     views = embed_views(train, embedder)
@@ -189,12 +189,12 @@ def _pair(one: _Seen, two: _Seen, note: str) -> Row | None:
     first, second = one.at(1), two.at(1)
     if max(first.metric.threshold, second.metric.threshold) >= NO_COPY:
         return None
-    hits = {name: found | two.hits(1)[name] for name, found in one.hits(1).items()}
+    hits = {name: hit | two.hits(1)[name] for name, hit in one.hits(1).items()}
     return _row(Either(first, second, source="auto"), hits, note)
 
 
 def _row(embedder: Embedder, hits: Mapping[str, np.ndarray], note: str) -> Row:
-    recalls = {name: wilson(int(found.sum()), len(found)) for name, found in hits.items()}
+    recalls = {name: wilson(int(hit.sum()), len(hit)) for name, hit in hits.items()}
     source = f"{note}; {embedder.metric.source}"[:500]
     metric = embedder.metric.model_copy(update={"source": source, "recalls": recalls})
     inner = embedder.embedder if isinstance(embedder, WithThreshold) else embedder

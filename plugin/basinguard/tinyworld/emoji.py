@@ -57,8 +57,8 @@ class EmojiSet:
                 f"{folder}: no emoji.json and img/google/64 there; unpack `npm pack emoji-datasource-google@16` and "
                 "give its folder `package`"
             )
-        found = [_emoji(pictures, entry) for entry in json.loads(index.read_text(encoding="utf-8")) if _usable(entry)]
-        emoji = sorted((e for e in found if e.path.is_file()), key=lambda e: e.path.name)
+        listed = [_emoji(pictures, entry) for entry in json.loads(index.read_text(encoding="utf-8")) if _usable(entry)]
+        emoji = sorted((e for e in listed if e.path.is_file()), key=lambda e: e.path.name)
         families = sorted({e.family for e in emoji})
         heldout = set(random.Random(0).sample(families, round(HELDOUT_SHARE * len(families))))
         return cls(
