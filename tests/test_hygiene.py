@@ -1,12 +1,17 @@
-"""Tests mirror the package, import no other test, patch no name in a string, and silence warnings by what they say."""
+"""Tests mirror the package, import no other test, patch no private name, and silence warnings by what they say.
+
+Variables of the package and the recipes say what they hold.
+"""
 
 import ast
 import re
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-PACKAGE = TESTS.parent / "plugin" / "basinguard"
+ROOT = TESTS.parent
+PACKAGE = ROOT / "plugin" / "basinguard"
 OWN = {"support", "reliability", "recipes"}  # folders that are no part of the package
+VAGUE = {"found", "told", "known", "kept", "seen", "begun"}  # say that something was done, not what came of it
 MODULES = sorted(path for path in TESTS.rglob("*.py"))
 
 
@@ -38,9 +43,24 @@ def patched_privately(tree):
                 yield name
 
 
-def offenders(read):
-    """Test module -> what `read` makes of its source, where that is anything."""
-    results = {path.relative_to(TESTS).as_posix(): list(read(path.read_text(encoding="utf-8"))) for path in MODULES}
+def vague_names(tree):
+    """Variables, parameters and attributes that are given one of `VAGUE`, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            name = node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            name = node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            name = node.attr
+        else:
+            continue
+        if name in VAGUE:
+            yield node.lineno, name
+
+
+def offenders(read, modules=MODULES):
+    """Module -> what `read` makes of its source, where that is anything."""
+    results = {path.relative_to(ROOT).as_posix(): list(read(path.read_text(encoding="utf-8"))) for path in modules}
     return {name: result for name, result in results.items() if result}
 
 
@@ -62,6 +82,11 @@ def test_no_private_name_is_patched():
     assert offenders(lambda text: patched_privately(ast.parse(text))) == {}
 
 
+def test_variables_say_what_they_hold():
+    modules = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "recipes").rglob("*.py")])
+    assert offenders(lambda text: vague_names(ast.parse(text)), modules) == {}
+
+
 def test_no_warning_is_silenced_for_a_whole_module_or_whatever_it_says():
     everything = re.compile(
         r"^pytestmark\b.*filterwarnings|(?:filterwarnings|simplefilter)\(\"ignore\"\)", re.MULTILINE
@@ -76,3 +101,5 @@ def test_the_readers_see_what_they_look_for():
     assert list(patched_by_string(ast.parse(code))) == ["basinguard.guard.guard.Guard"]
     code = "setattr(files, '_a', f)\n(files.os, '_b')\n('scan', '_c')\npatch.object(a, '_d')\nsetattr(a, '__e__', f)"
     assert set(patched_privately(ast.parse(code))) == {"_a", "_b", "_d"}
+    code = "def f(told):\n  self.kept = [seen for seen in told]\n  with a as (found, b): ...\n  print(known.begun)"
+    assert sorted(name for _, name in vague_names(ast.parse(code))) == ["found", "kept", "seen", "told"]

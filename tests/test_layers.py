@@ -16,7 +16,7 @@ diffusion: noise_schedule solvers sampler_path batching sampling evaluation_coun
 basin: trajectories early_decision plain_run ordered_search exit_search curves critical_scale detectors gap heldout_contrast
 similarity: diversity cross_correlation overlay_fit registration preprocessing embedder scores kernel_distance energy_distance feature_sets colour_texture prompt_draws feature_space taught clip_score image_files structure matching aligned either sampler_edits distribution_metrics pixel_distances networks structure_figure local_copies copy_detector distance_ratio sscd_canary sscd efficientnet image_pair registry rulers thresholds copy_detector_settings choice_cache detector_choice detector_loading duplicate_groups judgement folder_matches folder_metrics
 curation: descriptors nearest_neighbours thumbnail_cache caption_files alignment colour_match pooling pixel_agreement folder run_evidence findings scan captions caption_conflict same_picture picture_quality duplicates placement groups outliers decisions run_remedies manifest trainer_settings trainer_configs report dataset_export analysis curate
-guard: control_prompts checkpoint_selection measures training_set taught budget verdict changes plan probe_costs coverage critical_scale_stage forecast measured_model probe status guard
+guard: control_prompts checkpoint_selection measures training_set taught_ledger budget verdict changes plan probe_costs coverage critical_scale_stage forecast measured_model probe status guard
 calibration: prompt_triage terms promise candidate fixed_sequence grids trial weights lessons bench search choice cost record_builder
 plots: style contact_sheet run basin tradeoff
 tinyworld: scenes styles creature materials emoji tasks demo_folder

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from basinguard.basin.early_decision import Anchors
-from basinguard.basin.exit_search import ExitSearch, Judge
+from basinguard.basin.exit_search import CopyTest, ExitSearch
 from basinguard.basin.trajectories import GuidedModel, Pairs, pairs_of, run_branch, run_trunk
 from basinguard.core import stats
 from basinguard.core.provenance import versions
@@ -50,7 +50,7 @@ from basinguard.guidance.core import SwitchAt
 FIRST_SEED = 30_000
 
 
-def toy(args: argparse.Namespace) -> tuple[GuidedModel, Pairs, Judge, Anchors]:
+def toy(args: argparse.Namespace) -> tuple[GuidedModel, Pairs, CopyTest, Anchors]:
     """The closed-form memorizer of 64 points."""
     memorizer = gaussian_memorizer(count=64, dim=32, leak=1e-3)
     probe = GuidedModel(memorizer, memorizer.schedule, memorizer.schedule.grid(args.timesteps), 7.5, args.chunk)
@@ -59,7 +59,7 @@ def toy(args: argparse.Namespace) -> tuple[GuidedModel, Pairs, Judge, Anchors]:
     return probe, pairs, lambda x, p: memorizer.nearest(x) == p, anchors
 
 
-def tinyworld(args: argparse.Namespace) -> tuple[GuidedModel, Pairs, Judge, Anchors]:
+def tinyworld(args: argparse.Namespace) -> tuple[GuidedModel, Pairs, CopyTest, Anchors]:
     """TinyWorld, fine-tuned on the demo's 32 images until it copies."""
     import lightning.pytorch as pl
 
@@ -97,7 +97,7 @@ def tinyworld(args: argparse.Namespace) -> tuple[GuidedModel, Pairs, Judge, Anch
     return probe, pairs_of(len(rows), seeds, args.seeds, model.latent_shape), judge, anchors
 
 
-def outcomes(probe: GuidedModel, pairs: Pairs, judge: Judge) -> Tensor:
+def outcomes(probe: GuidedModel, pairs: Pairs, judge: CopyTest) -> Tensor:
     """Outcome of every candidate, run to the end and looked at, [T, N]."""
     stem, rows, outcomes = run_trunk(probe, pairs), torch.arange(len(pairs)), []
     for index in range(len(probe.timesteps)):
@@ -106,7 +106,7 @@ def outcomes(probe: GuidedModel, pairs: Pairs, judge: Judge) -> Tensor:
     return torch.stack(outcomes)
 
 
-def plain(probe: GuidedModel, pairs: Pairs, judge: Judge, index: int) -> float:
+def plain(probe: GuidedModel, pairs: Pairs, judge: CopyTest, index: int) -> float:
     """Seconds that one candidate of the plain sweep takes."""
     begin = time.perf_counter()
     rule = SwitchAt(float(probe.timesteps[index]), 0.0, probe.scale)
@@ -143,7 +143,7 @@ def least(swept: Tensor, seeds: int) -> dict[str, int]:
 
 
 @torch.no_grad()
-def compare(probe: GuidedModel, pairs: Pairs, judge: Judge, anchors: Anchors, timed: int) -> dict[str, Any]:
+def compare(probe: GuidedModel, pairs: Pairs, judge: CopyTest, anchors: Anchors, timed: int) -> dict[str, Any]:
     """Both ways on the same pairs."""
     count, n = len(probe.timesteps), len(pairs)
     candidates = [round((k + 0.5) * count / timed) for k in range(timed)]

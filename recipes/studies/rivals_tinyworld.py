@@ -213,7 +213,7 @@ def compare(scenario: Scenario, args: argparse.Namespace) -> None:
     command += ["--data", str(scenario.protected), "--base", "tinyworld"]
     command += ["--checkpoints", json.dumps([str(path) for path in checkpoints]), "--mitigations", args.mitigations]
     command += ["--captions", args.captions, "--per_caption", args.per_caption]
-    command += ["--scale", SCALE, "--timesteps", TIMESTEPS, "--align", scenario.align]
+    command += ["--scale", SCALE, "--timesteps", TIMESTEPS, "--alignment", scenario.align]
     command += ["--costs", str(not args.no_costs).lower(), "--out", str(args.out / "comparison")]
     for option, value in (("--threshold", scenario.threshold), ("--heldout", scenario.heldout)):
         command += [option, str(value)] if value is not None else []

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from basinguard.basin.curves import risk_curve
-from basinguard.basin.early_decision import Anchors, Limits, Watcher, learn
+from basinguard.basin.early_decision import Anchors, ExitDecider, Limits, learn
 from basinguard.basin.exit_search import ExitSearch
 from basinguard.basin.plain_run import run_plain
 from basinguard.basin.trajectories import GuidedModel, Pairs, run_branch, run_trunk
@@ -196,11 +196,11 @@ def test_a_branch_that_still_approaches_is_not_given_up():
     limits = Limits(near=0.2, far=0.8, yes_from=0, no_from=0, middle=0.5)
     anchors = Anchors(torch.zeros(1, 1) + 1e-9, torch.tensor([0]))
     spread = float(anchors._spread)
-    watcher, row = Watcher(limits, anchors, torch.tensor([0])), torch.tensor([0])
+    decider, row = ExitDecider(limits, anchors, torch.tensor([0])), torch.tensor([0])
     for index, distance in enumerate((2.0, 1.9, 1.8, 1.7)):
-        stopped = watcher(row, torch.tensor([index]), torch.tensor([[distance * spread]]))
+        stopped = decider(row, torch.tensor([index]), torch.tensor([[distance * spread]]))
         assert not bool(stopped)
-    assert watcher.outcome.tolist() == [-1]
+    assert decider.outcome.tolist() == [-1]
 
 
 def test_guided_keeps_the_trail_of_every_evaluation():

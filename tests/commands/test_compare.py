@@ -200,7 +200,7 @@ def test_command_line_names_no_folder_of_this_machine():
 
 
 def load(arguments, options):
-    unscored = replace(options, align="none")
+    unscored = replace(options, alignment="none")
     return module.load_testbed(arguments["model"], arguments["data"], arguments["base"], (), unscored)
 
 

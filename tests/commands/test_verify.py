@@ -60,7 +60,7 @@ def test_verification_covers_fresh_seeds_reworded_captions_and_heldout_prompts(e
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a house\n\na kite\n", encoding="utf-8")
     directory = exported(scene_folder)
-    rows = verify(directory, scene_folder, out=tmp_path / "out", per_caption=1, paraphrase=True, heldout=prompts)
+    rows = verify(directory, scene_folder, out=tmp_path / "out", per_caption=1, paraphrase=True, prompts=prompts)
     assert list(rows) == ["base", "cfg", GUARDED, PARAPHRASED, HELDOUT]
     assert (rows[PARAPHRASED].risk.n, rows[HELDOUT].risk.n) == (6, 2)
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
@@ -109,7 +109,7 @@ def test_a_record_of_other_weights_is_refused(exported, scene_folder, tmp_path):
     with pytest.raises(ValueError, match="the record was made for weights ffffffffffff"):
         verify(directory, scene_folder, out=tmp_path)
     with pytest.raises(FileNotFoundError):
-        verify(directory, scene_folder, heldout=tmp_path / "no prompts")
+        verify(directory, scene_folder, prompts=tmp_path / "no prompts")
 
 
 def test_another_resolution_is_warned_about_and_the_calibrated_one_is_not(exported, scene_folder):

@@ -14,7 +14,7 @@ from basinguard.curation.duplicates import Pair, exact_pairs, find_pairs
 from basinguard.curation.folder import read_folder
 from basinguard.curation.groups import find_alike, find_groups
 from basinguard.curation.nearest_neighbours import nearest, nearest_views
-from basinguard.curation.same_picture import Verdict
+from basinguard.curation.same_picture import PictureVerdict
 from basinguard.curation.scan import scan_images
 from basinguard.similarity.cross_correlation import back
 from basinguard.similarity.overlay_fit import sketch
@@ -197,7 +197,7 @@ def test_nothing_is_dropped_through_a_chain(scanned):
 
     class Never:
         def __call__(self, first, second, overlay, turned=0):
-            return Verdict(False, "made up")
+            return PictureVerdict(False, "made up")
 
     names = [item.file_name for item in scanned.items]
     a, b, c = (names.index(name) for name in ("e stretch.png", "e jpeg.png", "e blur.png"))

@@ -70,7 +70,7 @@ def cost(bought, menu, prices=EVALUATIONS):
     total = menu.gap(bought.gaps, bought.heldout) * prices["gap"] + menu.samples(bought.pairs) * prices["samples"]
     if bought.resolution:
         total += menu.exits(bought.pairs, bought.resolution) * prices["exits"]
-    return total + bought.scales * SCALE_EVALS * prices["scales"]
+    return total + bought.critical_scales * SCALE_EVALS * prices["critical_scales"]
 
 
 @pytest.mark.parametrize("menu", [MENU, PADDED])
@@ -98,9 +98,9 @@ def test_held_out_prompts_are_left_out_before_the_epoch_stays_dark():
 
 
 def test_critical_scales_are_bought_with_what_is_left():
-    menu = dataclasses.replace(MENU, captions=4, seeds=1, scales=3)
-    assert affordable_probe(900, menu).scales == 0
-    assert affordable_probe(3000, menu).scales == 3
+    menu = dataclasses.replace(MENU, captions=4, seeds=1, critical_scales=3)
+    assert affordable_probe(900, menu).critical_scales == 0
+    assert affordable_probe(3000, menu).critical_scales == 3
     assert "critical scale of 3 images" in affordable_probe(3000, menu).precision(20, 32)
 
 

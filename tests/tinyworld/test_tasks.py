@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from basinguard.tinyworld.creature import POSES
-from basinguard.tinyworld.tasks import SUBJECT_DETAILS, TASKS, Drawn, Task, few_among_many, write_folder
+from basinguard.tinyworld.tasks import SUBJECT_DETAILS, TASKS, Task, TaskImages, few_among_many, write_folder
 from basinguard.training.data import ImageFolder
 
 
@@ -97,7 +97,7 @@ def test_few_among_many_repeats_only_the_few():
     pixels = [image.tobytes() for image in whole.images]
     assert (len(pixels), len(set(pixels))) == (6 + 2 * 3, 8)
     assert [pixels.count(image.tobytes()) for image in few.images] == [3, 3]
-    assert isinstance(few, Drawn)
+    assert isinstance(few, TaskImages)
 
 
 @pytest.mark.parametrize(("n", "seed"), [(0, 0), (100_001, 0), (1, -1), (1, 1000)])

@@ -103,7 +103,7 @@ def _after_last(deceived: Tensor) -> int:
     return int(where[-1]) + 1 if len(where) else 0
 
 
-class Watcher:
+class ExitDecider:
     """Follows branches and decides them; undecided ones must be looked at.
 
     Args:
@@ -118,7 +118,7 @@ class Watcher:
         self.outcome = torch.full((len(prompt),), -1)  # 1 reproduced, 0 not, -1 undecided
 
     def __call__(self, rows: Tensor, index: Tensor, denoised: Tensor) -> Tensor:
-        """Whether each row is decided now; see `trajectories.Watch`."""
+        """Whether each row is decided now; see `trajectories.StopTest`."""
         self.distances[:, rows] = self.distances[:, rows].roll(-1, 0)
         self.distances[-1, rows] = self.anchors.distance(denoised, self.prompt[rows])
         last = self.distances[:, rows]

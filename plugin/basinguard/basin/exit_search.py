@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..core.report import Exit
-from .early_decision import Anchors, Limits, Watcher, learn
+from .early_decision import Anchors, ExitDecider, Limits, learn
 from .ordered_search import last_position
 from .plain_run import PlainRun, run_plain
 from .trajectories import GuidedModel, Pairs, Trunk, run_branch, run_trunk
 
-Judge = Callable[[Tensor, Tensor], Tensor]  # clean latents [B, ...] and their prompts [B] -> reproduced? [B] bool
+CopyTest = Callable[[Tensor, Tensor], Tensor]  # clean latents [B, ...] and their prompts [B] -> reproduced? [B] bool
 
 
 class ExitSearch:
@@ -24,10 +24,10 @@ class ExitSearch:
     Args:
         model: what is measured.
         pairs: which trajectories.
-        judge: says which clean latents reproduce their prompt's training image.
+        is_copy: says which clean latents reproduce their prompt's training image.
         before: scale before the switch.
         anchors: latents of the training images. With them, every search starts from a guess, branches stop as soon as
-            the predicted clean latents decide, and only ends that they do not decide are given to the judge.
+            the predicted clean latents decide, and only ends that they do not decide are given to `is_copy`.
         plain: the pairs under plain CFG, where they were run already; with the trail, where there are anchors.
         reproduced: whether each of those reproduces its image, [N] bool, where it is known already.
     """
@@ -36,14 +36,14 @@ class ExitSearch:
         self,
         model: GuidedModel,
         pairs: Pairs,
-        judge: Judge,
+        is_copy: CopyTest,
         *,
         before: float = 0.0,
         anchors: Anchors | None = None,
         plain: PlainRun | None = None,
         reproduced: Tensor | None = None,
     ) -> None:
-        self.model, self.pairs, self.judge, self.before, self.anchors = model, pairs, judge, before, anchors
+        self.model, self.pairs, self.is_copy, self.before, self.anchors = model, pairs, is_copy, before, anchors
         self.positions = len(model.timesteps)
         if plain is not None:
             self.plain = plain
@@ -63,12 +63,12 @@ class ExitSearch:
     @cached_property
     def reproduced(self) -> Tensor:
         """Whether plain CFG reproduces each pair's image, [N] bool."""
-        return self.judge(self.plain.ends, self.pairs.prompt)
+        return self.is_copy(self.plain.ends, self.pairs.prompt)
 
     @cached_property
     def unguided(self) -> Tensor:
         """Whether the trajectory that is never switched reproduces it, [N] bool."""
-        return self.judge(self._unguided_ends, self.pairs.prompt)
+        return self.is_copy(self._unguided_ends, self.pairs.prompt)
 
     @property
     def _unguided_ends(self) -> Tensor:
@@ -121,15 +121,15 @@ class ExitSearch:
 
     def _reproduces(self, rows: Tensor, index: Tensor, early: bool = True) -> Tensor:
         """Outcome of guidance from grid position `index` of each row, [len(rows)] bool."""
-        prompt, watcher = self.pairs.prompt[rows], None
+        prompt, decider = self.pairs.prompt[rows], None
         if early and self.limits is not None and self.anchors is not None:
-            watcher = Watcher(self.limits, self.anchors, prompt)
-        ends = run_branch(self.model, self.trunk.at(rows, index), prompt, index, watcher)
-        if watcher is None:
-            return self.judge(ends, prompt)
-        outcome, undecided = watcher.outcome == 1, watcher.outcome < 0
+            decider = ExitDecider(self.limits, self.anchors, prompt)
+        ends = run_branch(self.model, self.trunk.at(rows, index), prompt, index, decider)
+        if decider is None:
+            return self.is_copy(ends, prompt)
+        outcome, undecided = decider.outcome == 1, decider.outcome < 0
         if bool(undecided.any()):
-            outcome[undecided] = self.judge(ends[undecided], prompt[undecided])
+            outcome[undecided] = self.is_copy(ends[undecided], prompt[undecided])
         return outcome
 
     def _last_positions(self, resolution: int) -> Tensor:

@@ -16,7 +16,7 @@ from ..diffusion.sampler_path import SamplerPath
 from ..diffusion.sampling import Denoiser, draw_noise, path_of, predict, sample_trajectory
 from ..guidance.core import Constant
 
-Watch = Callable[[Tensor, Tensor, Tensor], Tensor]  # rows [A], evaluation [A], predicted clean latents -> stop? [A]
+StopTest = Callable[[Tensor, Tensor, Tensor], Tensor]  # rows [A], evaluation [A], predicted clean latents -> stop? [A]
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _unique(seed: Tensor) -> tuple[Tensor, Tensor]:
     return first, inverse
 
 
-def run_branch(model: GuidedModel, x: Tensor, prompt: Tensor, index: Tensor, watch: Watch | None = None) -> Tensor:
+def run_branch(model: GuidedModel, x: Tensor, prompt: Tensor, index: Tensor, stop: StopTest | None = None) -> Tensor:
     """Plain CFG from grid position `index` of each row to the end: clean latents, [N, ...].
 
     Args:
@@ -174,7 +174,7 @@ def run_branch(model: GuidedModel, x: Tensor, prompt: Tensor, index: Tensor, wat
         x: state of each row at its grid position, from a `Trunk` or `SamplerPath.begin`, [N, ...].
         prompt: index of each row's prompt, [N].
         index: grid position at which each row begins, [N]; T means that it is at its end already.
-        watch: looks at what the conditional prediction says of the clean latents, and stops rows that need not go on;
+        stop: looks at what the conditional prediction says of the clean latents, and stops rows that need not go on;
             their returned latents are those reached.
 
     Raises:
@@ -189,9 +189,9 @@ def run_branch(model: GuidedModel, x: Tensor, prompt: Tensor, index: Tensor, wat
         state[rows] = path.advance(here, guided.eps, now)
         node[rows] += 1
         running[rows] = node[rows] < len(path.nodes)
-        if watch is not None:
+        if stop is not None:
             prediction = guided.eps if guided.eps_cond is None else guided.eps_cond
-            running[rows] &= ~watch(rows, now, path.denoised(here, prediction, now))
+            running[rows] &= ~stop(rows, now, path.denoised(here, prediction, now))
     if not bool(torch.isfinite(state).all()):
         raise FloatingPointError("the model's prediction is not finite; nothing can be measured on this model")
     return path.latents(state)

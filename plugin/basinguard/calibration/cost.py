@@ -11,7 +11,7 @@ BESIDE = 2  # products that are measured beside those on trial: whole plain CFG,
 
 
 @dataclass(frozen=True)
-class Cost:
+class CalibrationCost:
     """Upper bounds; a chain that ends early and products that copy at once make it less.
 
     Attributes:
@@ -54,7 +54,7 @@ def most_products(terms: CalibrationTerms, *, scale: float, epochs: int, graded:
 
 def cost(
     products: tuple[int, int], search_samples: int, proof_samples: int, beside: int, evals_per_sample: int
-) -> Cost:
+) -> CalibrationCost:
     """Samples and evaluations.
 
     Args:
@@ -68,4 +68,4 @@ def cost(
         22528
     """
     samples = products[0] * search_samples + products[1] * proof_samples + beside
-    return Cost(*products, samples, samples * evals_per_sample)
+    return CalibrationCost(*products, samples, samples * evals_per_sample)

@@ -16,7 +16,7 @@ from ..diffusion.evaluation_count import EvaluationCount
 from ..guard.control_prompts import recombined_prompts
 from ..guard.guard import Guard
 from ..guard.measured_model import guided_model
-from ..guard.taught import taught_prompts, through_vae, true_images
+from ..guard.taught_ledger import taught_prompts, through_vae, true_images
 from ..guard.training_set import TrainingSet
 from ..similarity.feature_sets import FeatureSet
 from ..similarity.taught import TaughtRuler

@@ -24,7 +24,7 @@ from ..similarity.taught import Taught
 from .bench import Bench
 from .candidate import Phase, Product, ProductCandidate
 from .choice import best
-from .cost import Cost, cost, most_products
+from .cost import CalibrationCost, cost, most_products
 from .fixed_sequence import fixed_sequence
 from .lessons import TaughtTruth, lessons_for
 from .promise import no_promise, population, promise, require_terms
@@ -99,7 +99,7 @@ class Certification:
         bench = self._bench("search", self.terms.search_pairs, seed_table.SEARCH)
         return explore(bench, self.weights, self.terms, self.timesteps, self.noise)
 
-    def cost(self) -> Cost:
+    def cost(self) -> CalibrationCost:
         """What the search and the proof take at most."""
         terms, scale = self.terms, self.guard.plan.scale
         rules = len(rules_of(terms, self.timesteps, self.noise, scale))

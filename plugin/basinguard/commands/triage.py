@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def triage(
     export: Path,
     data: Path,
-    heldout: Path,
+    prompts: Path,
     out: Path,
     per_prompt: int = 4,
     wanted_miss: float = 0.05,
@@ -25,7 +25,7 @@ def triage(
     Args:
         export: a directory that basinguard exported.
         data: the training images.
-        heldout: text file of prompts, one a line, that were not trained on: the harmless ones.
+        prompts: text file of prompts, one a line, that were not trained on: the harmless ones.
         out: JSON file to write the record to, as `basinguard export` takes it; nothing is overwritten.
         per_prompt: fresh seeds for each prompt.
         wanted_miss: share of the pulling pairs that may be taken for harmless; they get plain CFG.
@@ -42,11 +42,11 @@ def triage(
 
     if out.exists():
         raise FileExistsError(f"{out}: exists already; name another file, nothing is overwritten")
-    prompts = read_prompts(heldout)
+    harmless = read_prompts(prompts)
     record, session = open_export(export, data, detector, alignment="none")
     result = calibrate_by_sampling(
         session.pipe,
-        [*session.guard.training.captions, *prompts],
+        [*session.guard.training.captions, *harmless],
         session.guard.is_copy,
         per_prompt=per_prompt,
         wanted_miss=wanted_miss,

@@ -18,7 +18,7 @@ def verify(
     out: Path | None = None,
     per_caption: int = 4,
     paraphrase: bool = False,
-    heldout: Path | None = None,
+    prompts: Path | None = None,
     detector: CopyDetectorSettings = RECORDED,
 ) -> dict[str, Evaluation]:
     """Samples an exported directory on fresh seeds, with and without its rule, beside the base model.
@@ -31,7 +31,7 @@ def verify(
             go; the current directory by default.
         per_caption: seeds for each caption.
         paraphrase: also sample reworded captions by the record's rule.
-        heldout: text file of prompts, one a line, that were not trained on; also sampled by the record's rule.
+        prompts: text file of prompts, one a line, that were not trained on; also sampled by the record's rule.
         detector: what decides that a sample is a copy: by default the one that the record names. Under another one the
             rows are a second opinion, and the record is left as it is.
 
@@ -46,11 +46,11 @@ def verify(
     from ..sessions.session import open_export
     from ..sessions.verification import read_prompts, read_rules, verify_session
 
-    prompts = read_prompts(heldout) if heldout else ()
+    heldout = read_prompts(prompts) if prompts else ()
     record, session = open_export(export, data, detector)
     verification = verify_session(
         record, session, rules=read_rules(rules) if rules else None, per_caption=per_caption, paraphrase=paraphrase,
-        prompts=prompts,
+        prompts=heldout,
     )  # fmt: skip
     verification.write(out or Path())
     return verification.rows

@@ -53,7 +53,7 @@ class Guidance(Schema):
 
     @property
     def plain(self) -> bool:
-        """Whether this is ordinary CFG of one scale from the first timestep on: nothing that a loader must apply."""
+        """Whether this is plain CFG of one scale from the first timestep on: nothing that a loader must apply."""
         return not self.anchor and self.refine == 1 and (self.transition >= ALWAYS_ON or self.before == self.after)
 
 

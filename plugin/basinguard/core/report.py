@@ -55,7 +55,7 @@ class Exit(Schema):
         return self.timestep is not None and self.timestep <= timestep
 
 
-class Group(Schema):
+class CaptionGroup(Schema):
     """One kind of caption in one report.
 
     Attributes:
@@ -228,7 +228,7 @@ class Report(Schema):
     gaps: Gaps = Gaps()
     critical_scales: CriticalScales = CriticalScales()
     heldout: Heldout = Heldout()
-    groups: tuple[Group, ...] = ()
+    groups: tuple[CaptionGroup, ...] = ()
     images: tuple[ImageResult, ...] = ()
     probed: tuple[int, ...] = ()
     precision: str = ""

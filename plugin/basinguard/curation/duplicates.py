@@ -20,7 +20,7 @@ from ..similarity.overlay_fit import sketch, to_tensor
 from ..similarity.registration import CERTAIN, Box, Overlay, one_thread_each, search, whole_overlays
 from .descriptors import describe, near_pairs, perceptual_hashes, turned_proposals
 from .nearest_neighbours import nearest_views
-from .same_picture import Judge, Verdict
+from .same_picture import Judge, PictureVerdict
 from .scan import Scan
 
 Embed = Callable[[Tensor], Tensor]  # images [B, 3, H, W] in [0, 1] -> unit vectors [B, D]
@@ -107,7 +107,7 @@ class _Search:
 
     def run(self, proposals: Sequence[Proposal], by_hash: set[Proposal]) -> list[Pair]:
         """Pairs that fit, of proposals of which some are by hash."""
-        fitting: dict[Proposal, tuple[Overlay, Verdict]] = {}
+        fitting: dict[Proposal, tuple[Overlay, PictureVerdict]] = {}
         overlays = whole_overlays(sketch(self.thumbs), _array(proposals))
         whole = {pair: overlay for pair, overlay in zip(proposals, overlays, strict=True) if overlay.fits}
         fitting |= self._judged(list(whole.items()))
@@ -138,7 +138,7 @@ class _Search:
                 pairs.append(self._pair((first, second), "hash", overlay, verdict, turn))
         return pairs
 
-    def _judged(self, fits: Sequence[Fit]) -> dict[Proposal, tuple[Overlay, Verdict]]:
+    def _judged(self, fits: Sequence[Fit]) -> dict[Proposal, tuple[Overlay, PictureVerdict]]:
         """The verdict of each pair that is not connected yet when its turn comes, those of the best pictures first."""
         rows, judged = self.unique.tolist(), {}
         waiting = sorted(fits, key=lambda fit: max(self.promise[row] for row in fit[0]), reverse=True)
@@ -167,7 +167,12 @@ class _Search:
         return now, later
 
     def _pair(
-        self, pair: Proposal, kind: Literal["hash", "embedding"], overlay: Overlay, verdict: Verdict, turned: int = 0
+        self,
+        pair: Proposal,
+        kind: Literal["hash", "embedding"],
+        overlay: Overlay,
+        verdict: PictureVerdict,
+        turned: int = 0,
     ) -> Pair:
         first, second = (int(self.unique[row]) for row in pair)
         covered = None if verdict.overlay is None else (first, second)[verdict.overlay]

@@ -13,7 +13,7 @@ from ..core.images import BadImage, load_rgb
 from .scan import Scan
 
 UNFRAMED = 0.98  # share of a file inside its frame from which there is none
-LOOK = 512  # pixels of the middle in which detail is measured, as the file has them
+MIDDLE = 512  # pixels of the middle in which detail is measured, as the file has them
 EMPTY = 0.12  # times the detail one octave lower, below which an octave holds nothing: enlarged, or blurred
 OCTAVES = 3
 
@@ -87,8 +87,10 @@ def empty_octaves(picture: Image.Image) -> int:
 
     A picture without detail at any scale counts as one that cannot be halved.
     """
-    left, top = (max(0, (length - LOOK) // 2) for length in picture.size)
-    middle = picture.convert("L").crop((left, top, min(left + LOOK, picture.width), min(top + LOOK, picture.height)))
+    left, top = (max(0, (length - MIDDLE) // 2) for length in picture.size)
+    middle = picture.convert("L").crop(
+        (left, top, min(left + MIDDLE, picture.width), min(top + MIDDLE, picture.height))
+    )
     level, halvings = np.asarray(middle, np.float32), 0
     bands = []
     for _ in range(OCTAVES + 1):

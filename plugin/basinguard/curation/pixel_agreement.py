@@ -25,7 +25,7 @@ NOISES, USUAL = 4.0, 0.95  # times a quantile of the residuals, which compressio
 PLACE = 12.0  # differences in one place, in units of the least that counts, from which it is no accident
 TINT = 12.0  # levels by which the mean colour of a cell may be off
 CELL, SMALLEST_CELL = 24, 16  # cells on the longer side for colours; pixels of one, as compression has them
-LOOK = 256  # pixels of the longer side at which an overlay is judged
+VIEW_SIDE = 256  # pixels of the longer side at which an overlay is judged
 BLURS = (0.5, 0.8, 1.2, 1.6, 2.0, 2.6, 3.2)  # pixels
 SHARPER = 1.15  # times the fine detail from which one picture is blurred to the other
 LARGEST_OVERLAY = 0.3  # of the area
@@ -73,8 +73,8 @@ def is_rich(one: Pixels, two: Pixels) -> bool:
 
 
 def _smaller(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> tuple[Pixels, Pixels, NDArray[np.bool_]]:
-    """All three averaged over squares of pixels, at least `LOOK` on the longer side."""
-    factor = max(one.shape) // LOOK
+    """All three averaged over squares of pixels, at least `VIEW_SIDE` on the longer side."""
+    factor = max(one.shape) // VIEW_SIDE
     if factor < 2:
         return one, two, places
     height, width = (length // factor * factor for length in places.shape)
@@ -145,8 +145,8 @@ def _typical(values: Pixels) -> float:
 
 def _middle(picture: Pixels) -> Pixels:
     """Enough of a picture to see how sharp it is."""
-    top, left = (max(0, (length - LOOK) // 2) for length in picture.shape[:2])
-    return picture[top : top + LOOK, left : left + LOOK]
+    top, left = (max(0, (length - VIEW_SIDE) // 2) for length in picture.shape[:2])
+    return picture[top : top + VIEW_SIDE, left : left + VIEW_SIDE]
 
 
 def _blurred(picture: Pixels, width: float) -> Pixels:

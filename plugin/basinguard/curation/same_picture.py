@@ -31,7 +31,7 @@ TURNS = {0: None, 90: Transpose.ROTATE_90, 180: Transpose.ROTATE_180, 270: Trans
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PictureVerdict:
     """Whether two images show one picture, and what was seen.
 
     Attributes:
@@ -54,7 +54,7 @@ class Judge:
         self._scan = scan
         self._picture = lru_cache(REMEMBERED)(self._open)
 
-    def __call__(self, first: int, second: int, overlay: Overlay, turned: int = 0) -> Verdict:
+    def __call__(self, first: int, second: int, overlay: Overlay, turned: int = 0) -> PictureVerdict:
         """Whether two images show one picture, given where thumbnails saw one in the other.
 
         Args:
@@ -64,12 +64,12 @@ class Judge:
         """
         items = self._scan.items
         if self._scan.sha256[first] == self._scan.sha256[second]:
-            return Verdict(True, "the same bytes")
+            return PictureVerdict(True, "the same bytes")
         if contradict(items[first].captions, items[second].captions):
-            return Verdict(False, "their captions say different things")
+            return PictureVerdict(False, "their captions say different things")
         one, two = self._picture(first), self._picture(second)
         if one is None or two is None:
-            return Verdict(False, "one of them cannot be read again")
+            return PictureVerdict(False, "one of them cannot be read again")
         return same_picture(one, _turned(two, turned), overlay, turned=bool(turned))
 
     def _open(self, row: int) -> Image.Image | None:
@@ -84,7 +84,7 @@ class Judge:
         return cut
 
 
-def same_picture(one: Image.Image, two: Image.Image, overlay: Overlay, *, turned: bool = False) -> Verdict:
+def same_picture(one: Image.Image, two: Image.Image, overlay: Overlay, *, turned: bool = False) -> PictureVerdict:
     """Whether two pictures are one, given where thumbnails saw one in the other; see `Judge`."""
     whole, part = (two, one) if overlay.swapped else (one, two)
     if overlay.mirrored:
@@ -96,8 +96,8 @@ def same_picture(one: Image.Image, two: Image.Image, overlay: Overlay, *, turned
         min(part.height, round((box[3] - box[1]) * whole.height)),
     )
     if min(size) < SMALLEST:
-        return Verdict(False, "one of them is too small to tell")
-    verdict = Verdict(False, "")
+        return PictureVerdict(False, "one of them is too small to tell")
+    verdict = PictureVerdict(False, "")
     for longest in (GLANCE, LONGEST):  # most pairs that differ do so at a glance
         factor = min(1.0, longest / max(size))
         pixels = max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
@@ -110,21 +110,21 @@ def same_picture(one: Image.Image, two: Image.Image, overlay: Overlay, *, turned
     return replace(verdict, box=box)
 
 
-def _compared(under: Image.Image, over: Image.Image, overlay: Overlay, *, moved: bool, glance: bool) -> Verdict:
+def _compared(under: Image.Image, over: Image.Image, overlay: Overlay, *, moved: bool, glance: bool) -> PictureVerdict:
     matched = _matched(under, over)
     if matched is None:
-        return Verdict(False, "their colours differ, and no change of light or tint explains it")
+        return PictureVerdict(False, "their colours differ, and no change of light or tint explains it")
     difference = compare(*matched)
     rich = is_rich(*matched) if moved or (glance and difference.share) else False
     undecided = glance and rich and difference.share <= LARGEST_OVERLAY  # too coarse a look for a border
     if difference.share and difference.overlay is None and not undecided:
-        return Verdict(False, f"they differ in {max(0.001, difference.share):.1%} of the picture")
+        return PictureVerdict(False, f"they differ in {max(0.001, difference.share):.1%} of the picture")
     if moved and not rich:
-        return Verdict(False, "a drawing and its mirror image, or turned, may mean two things")
+        return PictureVerdict(False, "a drawing and its mirror image, or turned, may mean two things")
     if difference.overlay is None:
-        return Verdict(True, "they agree everywhere")
+        return PictureVerdict(True, "they agree everywhere")
     covered = difference.overlay if not overlay.swapped else 1 - difference.overlay
-    return Verdict(True, f"one has something laid over {difference.share:.0%} of it", covered)
+    return PictureVerdict(True, f"one has something laid over {difference.share:.0%} of it", covered)
 
 
 def _matched(under: Image.Image, over: Image.Image) -> tuple[Pixels, Pixels] | None:

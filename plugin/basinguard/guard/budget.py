@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-STAGES = ("gap", "samples", "exits", "scales", "taught")  # of a probe, each with its own price
+STAGES = ("gap", "samples", "exits", "critical_scales", "taught")  # of a probe, each with its own price
 GUESSED_PRICE = 0.02  # seconds a row before anything was timed; replaced by the base model's probe
 CAUTION = 0.8  # share of the allowance that is spent: a price moves by a fifth from one probe to the next
 

@@ -53,7 +53,7 @@ def choose_checkpoint(
 
     Args:
         history: reports in their order; gaps are passed over.
-        alpha: risk that is accepted, in (0, 1).
+        alpha: risk that is allowed, in (0, 1).
         how: way of sampling.
         latest: take the latest epoch that keeps the risk, whatever else was measured.
     """

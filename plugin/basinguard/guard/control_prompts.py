@@ -59,7 +59,7 @@ def unknowable(images: int, *, stand_in: bool, drawn: bool, samples: int, alpha:
         stand_in: whether its control prompts are `recombined`.
         drawn: whether its control images were drawn by the base model.
         samples: (caption, seed) pairs of a probe.
-        alpha: risk that is accepted.
+        alpha: risk that is allowed.
     """
     limits = []
     if stand_in:

@@ -31,7 +31,7 @@ class Coverage:
         seeds: samples of each sampled caption.
         resolution: grid positions an exit may be left open by; 0 looks for no exits.
         heldout: also measure the gap of held-out prompts.
-        scales: also measure the critical scales that the plan asks for.
+        critical_scales: also measure the critical scales that the plan asks for.
         sample_heldout: also sample held-out captions, whatever it costs.
         taught: sample some of them to see what was taught, where that is measured.
         precision: what the budget bought, in words.
@@ -42,7 +42,7 @@ class Coverage:
     seeds: int
     resolution: int = 1
     heldout: bool = True
-    scales: bool = True
+    critical_scales: bool = True
     sample_heldout: bool = True
     taught: bool = True
     precision: str = ""
@@ -107,7 +107,7 @@ class Spending:
             heldout=len(training.heldout),
             pool=max(SEEDS, self.plan.seeds) + max(training.rank_of) * self.plan.seeds,
             noises=min(SEEDS, 1 + max(training.rank_of)),
-            scales=images + held,
+            critical_scales=images + held,
             taught=taught,
             unit=max(1, self.plan.chunk // 8) if timed else 1,  # batches are padded: a row more may cost nothing
         )
@@ -127,7 +127,7 @@ class Spending:
             bought.seeds,
             bought.resolution,
             heldout=bought.heldout,
-            scales=bought.scales > 0,
+            critical_scales=bought.critical_scales > 0,
             sample_heldout=False,
             taught=bought.taught,
             precision=bought.precision(self.plan.timesteps, len(everything)),
@@ -157,7 +157,7 @@ class Spending:
             "gap": costs.gap(len(coverage.gaps), coverage.heldout),
             "samples": costs.samples(pairs),
             "exits": costs.trunk(pairs) + max(0, searched),
-            "scales": evaluated.get("scales", 0),
+            "critical_scales": evaluated.get("critical_scales", 0),
             "taught": costs.samples(costs.taught) if "taught" in seconds else 0,
         }
         self.account.learn(seconds, rows)

@@ -18,19 +18,18 @@ from .measures import Measures, compare_rises, mean_rise
 from .training_set import TrainingSet
 
 ENCODED = 16  # images encoded at once
-Pair = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Scales:
+class CriticalScalesStage:
     """Critical scale with the caption and without, of images by their index.
 
     Attributes:
         train, heldout: of training and of held-out images.
     """
 
-    train: dict[int, Pair] = field(default_factory=dict)
-    heldout: dict[int, Pair] = field(default_factory=dict)
+    train: dict[int, tuple[float, float]] = field(default_factory=dict)
+    heldout: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     def logs(self, name: str) -> dict[int, float]:
         """Log critical scale with the caption, of the images of `name`."""
@@ -56,9 +55,9 @@ class Scales:
         )
 
 
-def measure_scales(
+def measure_critical_scales(
     training: TrainingSet, model: Any, guided: Callable[[Sequence[str]], GuidedModel], count: int
-) -> Scales:
+) -> CriticalScalesStage:
     """Critical scales of `count` training images and as many held-out ones, spread evenly over each set.
 
     Args:
@@ -74,9 +73,9 @@ def measure_scales(
     if held is not None:
         images = torch.cat([images, held[others]])
     latents = torch.cat([model.encode(part).cpu() for part in images.split(ENCODED)])
-    scales = critical_scale(guided(texts), latents, torch.arange(len(texts)))
-    values = iter(zip(scales.with_caption.tolist(), scales.without.tolist(), strict=True))
-    return Scales({i: next(values) for i in rows}, {i: next(values) for i in others})
+    critical_scales = critical_scale(guided(texts), latents, torch.arange(len(texts)))
+    values = iter(zip(critical_scales.with_caption.tolist(), critical_scales.without.tolist(), strict=True))
+    return CriticalScalesStage({i: next(values) for i in rows}, {i: next(values) for i in others})
 
 
 def _geometric(values: np.ndarray) -> np.ndarray:

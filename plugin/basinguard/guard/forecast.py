@@ -75,7 +75,7 @@ def forecast(history: Sequence[Report], alpha: float) -> Forecast:
 
     Args:
         history: reports in their order, gaps included; the base model's is epoch -1.
-        alpha: risk that is accepted, in (0, 1).
+        alpha: risk that is allowed, in (0, 1).
     """
     verdict = judge(history, alpha)
     if verdict.level < 0:

@@ -33,11 +33,11 @@ from .measured_model import Instruments, ScoreAlignment, ScoreFidelity, guided_m
 from .measures import Measures
 from .plan import ProbePlan
 from .probe import Probe
-from .taught import TaughtLedger, refuse_copied_truth, taught_prompts, taught_samples
+from .taught_ledger import TaughtLedger, refuse_copied_truth, taught_prompts, taught_samples
 from .training_set import TrainingSet
 
 
-class Team(Protocol):
+class TeamProtocol(Protocol):
     """Processes that measure together; `training.distributed.Team` is one."""
 
     def least(self, number: int) -> int:
@@ -112,7 +112,7 @@ class Guard:
         """The model with these prompts, as `basin` samples it."""
         return guided_model(model, prompts, self.plan)
 
-    def measure(self, model: Model, *, epoch: int, train_step: int, team: Team | None = None) -> Report | None:
+    def measure(self, model: Model, *, epoch: int, train_step: int, team: TeamProtocol | None = None) -> Report | None:
         """Measures the model once and appends the report to `history`; on an error nothing has changed.
 
         The base model is measured in full, whatever the budget; every later probe is paid from it.

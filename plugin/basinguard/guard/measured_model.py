@@ -20,7 +20,7 @@ from ..diffusion.model import Model
 from ..similarity.copy_detector import CopyDetector
 from .critical_scale_stage import ENCODED
 from .plan import ProbePlan
-from .taught import TaughtLedger
+from .taught_ledger import TaughtLedger
 from .training_set import TrainingSet
 
 ScoreAlignment = Callable[[Tensor, Sequence[str]], Tensor]

@@ -17,14 +17,14 @@ from ..basin.gap import pair_gaps
 from ..basin.trajectories import pairs_of
 from ..core import seeds as seed_table
 from ..core import stats
-from ..core.report import Basin, Exit, Gaps, Group, Heldout, ImageResult, Report, Samples
+from ..core.report import Basin, CaptionGroup, Exit, Gaps, Heldout, ImageResult, Report, Samples
 from ..diffusion.evaluation_count import EvaluationCount
 from ..diffusion.model import Model
 from .coverage import SEEDS, Coverage
-from .critical_scale_stage import Scales, measure_scales
+from .critical_scale_stage import CriticalScalesStage, measure_critical_scales
 from .measured_model import Drawn, Instruments, MeasuredModel, uncond_warning
 from .measures import Measures, compare_rises, mean_rise
-from .taught import taught_prompts, taught_samples
+from .taught_ledger import taught_prompts, taught_samples
 
 WORST = 10  # captions named in a report
 
@@ -71,8 +71,8 @@ class Probe:
             gaps = self._gaps()
         heldout, more = self._heldout(epoch)
         groups = (*groups, *more)
-        with self._stage("scales"):
-            scales = self._scales()
+        with self._stage("critical_scales"):
+            critical_scales = self._critical_scales()
         seconds = time.monotonic() - start
         self.seconds["gap"] = seconds - sum(self.seconds.values())
         return Report(
@@ -83,10 +83,10 @@ class Probe:
             samples=samples,
             basin=basin,
             gaps=gaps,
-            critical_scales=scales.summary(self.base),
+            critical_scales=critical_scales.summary(self.base),
             heldout=heldout,
             groups=groups,
-            images=self._images(widths, scales),
+            images=self._images(widths, critical_scales),
             probed=self.coverage.sampled,
             precision=self.coverage.precision,
             note=uncond_warning(basin.risk_uncond, self.plan.alpha),
@@ -99,7 +99,7 @@ class Probe:
             yield
         self.seconds[name] = time.monotonic() - begin
 
-    def _sampled(self, epoch: int) -> tuple[Samples, Basin, tuple[Group, ...], dict[int, list[float]]]:
+    def _sampled(self, epoch: int) -> tuple[Samples, Basin, tuple[CaptionGroup, ...], dict[int, list[float]]]:
         """The samples of the captions covered and, where it asks for them, their exits."""
         if not self.coverage.sampled:
             return Samples(), Basin(), (), {}
@@ -178,7 +178,7 @@ class Probe:
         gaps = pair_gaps(model, torch.arange(len(rows)), seed, shape)
         return dict(zip(rows, gaps.tolist(), strict=True))
 
-    def _heldout(self, epoch: int) -> tuple[Heldout, tuple[Group, ...]]:
+    def _heldout(self, epoch: int) -> tuple[Heldout, tuple[CaptionGroup, ...]]:
         """What captions give that the model never saw; of stand-ins, and within a budget, only what was taught."""
         prompts = self.training.heldout
         full = self.coverage.sample_heldout and bool(prompts) and not self.training.stand_in
@@ -219,10 +219,10 @@ class Probe:
             **taught,
         )
 
-    def _fallen(self, drawn: Drawn) -> Group:
+    def _fallen(self, drawn: Drawn) -> CaptionGroup:
         """Do captions that the model never saw fall into training images too?"""
         copied = self.copy_detector.copied(drawn.matches)
-        return Group(
+        return CaptionGroup(
             name="heldout",
             captions=len(drawn.captions),
             risk=stats.rate(copied, drawn.clusters),
@@ -241,7 +241,7 @@ class Probe:
                 widths[row] = exit_.width
         return widths
 
-    def _groups(self, drawn: Drawn, exits: Sequence[Exit]) -> Iterator[Group]:
+    def _groups(self, drawn: Drawn, exits: Sequence[Exit]) -> Iterator[CaptionGroup]:
         """Captions of one image, and of several."""
         copied = self.copy_detector.copied(drawn.matches)
         together = drawn.clusters
@@ -249,20 +249,22 @@ class Probe:
             rows = [r for r, text in enumerate(drawn.texts) if (self.training.count(text) > 1) == several]
             if rows:
                 clusters = [together[r] for r in rows]
-                yield Group(
+                yield CaptionGroup(
                     name=name,
                     captions=len(set(clusters)),
                     risk=stats.rate(copied[rows], clusters),
                     width=mean_width([exits[r] for r in rows], clusters),
                 )
 
-    def _scales(self) -> Scales:
+    def _critical_scales(self) -> CriticalScalesStage:
         """Critical scales of images spread over the set, where the plan asks for them."""
-        if not self.plan.critical_scales or not self.coverage.scales or not hasattr(self.model, "encode"):
-            return Scales()
-        scales = measure_scales(self.training, self.model, self.measured.guided, self.plan.critical_scales)
-        self.now.sigma_c, self.now.heldout_sigma_c = scales.logs("train"), scales.logs("heldout")
-        return scales
+        if not self.plan.critical_scales or not self.coverage.critical_scales or not hasattr(self.model, "encode"):
+            return CriticalScalesStage()
+        critical_scales = measure_critical_scales(
+            self.training, self.model, self.measured.guided, self.plan.critical_scales
+        )
+        self.now.sigma_c, self.now.heldout_sigma_c = critical_scales.logs("train"), critical_scales.logs("heldout")
+        return critical_scales
 
     def _widths_of_images(self, drawn: Drawn, exits: Sequence[Exit]) -> dict[int, list[float]]:
         """Basin widths of each image that was reproduced, and 0 for one whose caption brought nothing back.
@@ -276,18 +278,18 @@ class Probe:
                 widths.setdefault(index, []).append(exit_.width)
         return widths
 
-    def _images(self, width: dict[int, list[float]], scales: Scales) -> tuple[ImageResult, ...]:
+    def _images(self, width: dict[int, list[float]], critical_scales: CriticalScalesStage) -> tuple[ImageResult, ...]:
         """Images that were sampled or held against noise, and those whose caption's gap rose most."""
         rise = {i: value - self.base.gaps[i] for i, value in self.now.gaps.items() if i in self.base.gaps}
         worst = sorted(rise, key=lambda i: -rise[i])[:WORST]
-        every = sorted({*worst, *width, *scales.train}, key=lambda i: -rise.get(i, float("-inf")))
+        every = sorted({*worst, *width, *critical_scales.train}, key=lambda i: -rise.get(i, float("-inf")))
         return tuple(
             ImageResult(
                 index=i,
                 width=float(np.mean(width[i])) if i in width else None,
                 gap_since_base=rise.get(i),
-                sigma_c=scales.train.get(i, (None, None))[0],
-                sigma_c_uncond=scales.train.get(i, (None, None))[1],
+                sigma_c=critical_scales.train.get(i, (None, None))[0],
+                sigma_c_uncond=critical_scales.train.get(i, (None, None))[1],
             )
             for i in every
         )

@@ -28,7 +28,7 @@ class ProbeCosts:
         evaluations: of one row from noise to image.
         heldout: held-out prompts, whose gap is the control.
         pool: seeds that captions share, and those of captions that say the same: unguided trajectories, at most.
-        scales: images whose critical scale is asked for.
+        critical_scales: images whose critical scale is asked for.
         taught: samples of held-out prompts that show what was taught.
         unit: rows come in multiples of this; 1 counts evaluations instead of time.
         noises: on which gaps are measured: one, or more where captions say the same.
@@ -40,7 +40,7 @@ class ProbeCosts:
     evaluations: int
     heldout: int = 0
     pool: int = 8
-    scales: int = 0
+    critical_scales: int = 0
     taught: int = 0
     unit: int = 1
     noises: int = 1
@@ -76,7 +76,7 @@ class AffordableProbe:
         captions: captions that are sampled; 0 is none.
         seeds: samples of each.
         resolution: grid positions an exit may be left open by; 0 where exits are not looked for.
-        scales: images whose critical scale is measured.
+        critical_scales: images whose critical scale is measured.
         heldout: whether the gap of held-out prompts is measured too.
         taught: whether held-out prompts are sampled to see what was taught.
         missing: how many times this budget the least search for exits takes; 0 where it was bought.
@@ -86,7 +86,7 @@ class AffordableProbe:
     captions: int = 0
     seeds: int = 0
     resolution: int = 0
-    scales: int = 0
+    critical_scales: int = 0
     heldout: bool = True
     taught: bool = False
     missing: float = 0.0
@@ -118,8 +118,8 @@ class AffordableProbe:
             parts.append(
                 f"{self.pairs} samples of {self.captions} captions: risk within {(half.high - half.low) / 2:.2f}{exits}"
             )
-        if self.scales:
-            parts.append(f"critical scale of {self.scales} images")
+        if self.critical_scales:
+            parts.append(f"critical scale of {self.critical_scales} images")
         if self.taught:
             parts.append("what was taught")
         if self.missing:
@@ -169,9 +169,11 @@ def affordable_probe(
         spent = costs.samples(pairs) * prices["samples"]
         missing = (costs.gap(gaps, heldout) * prices["gap"] + taught + with_exits(8)(searched)) / allowance
     captions = min(costs.captions, pairs)
-    scales = costs.scales if costs.scales * SCALE_EVALS * prices["scales"] <= left - spent else 0
+    critical_scales = (
+        costs.critical_scales if costs.critical_scales * SCALE_EVALS * prices["critical_scales"] <= left - spent else 0
+    )
     seeds = pairs // captions if captions else 0
-    return AffordableProbe(gaps, captions, seeds, resolution, scales, heldout, taught > 0, missing)
+    return AffordableProbe(gaps, captions, seeds, resolution, critical_scales, heldout, taught > 0, missing)
 
 
 def _most(count: int, cost: Callable[[int], float], allowance: float) -> int:

@@ -18,7 +18,7 @@ class RunStatus(Schema):
     """What `guard.json` holds beside the reports.
 
     Attributes:
-        alpha: risk that is accepted.
+        alpha: risk that is allowed.
         verdict, forecast: of the newest report.
         plain, guarded: the epochs to ship for plain CFG and for guarded sampling, None where none keeps the risk.
         unknowable: what these numbers cannot tell about this training set, in words.
@@ -58,7 +58,7 @@ def run_status(
 
     Args:
         history: reports in their order.
-        alpha: risk that is accepted.
+        alpha: risk that is allowed.
         unknowable: see `RunStatus`.
         ship: the epochs to ship, where they were chosen already.
     """

@@ -67,7 +67,7 @@ def judge(history: Sequence[Report], alpha: float) -> Verdict:
 
     Args:
         history: reports in their order, gaps included; the base model's is epoch -1.
-        alpha: risk that is accepted, in (0, 1).
+        alpha: risk that is allowed, in (0, 1).
 
     Raises:
         ValueError: `alpha` outside (0, 1).

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Edit = Callable[[Tensor], Tensor]  # scores [B, heads, pixels, tokens] -> scores of the same shape
+ScoreEdit = Callable[[Tensor], Tensor]  # scores [B, heads, pixels, tokens] -> scores of the same shape
 
 
 class Edited:
@@ -19,7 +19,7 @@ class Edited:
     scores and softmax, so it cannot be text_states to change one of them.
     """
 
-    def __init__(self, edit: Edit) -> None:
+    def __init__(self, edit: ScoreEdit) -> None:
         self.edit = edit
 
     def __call__(
@@ -47,7 +47,7 @@ def _heads(x: Tensor, heads: int) -> Tensor:
 
 
 @contextmanager
-def cross_attention(unet: Any, edit: Edit, where: Callable[[str], bool] = lambda name: True) -> Iterator[None]:
+def cross_attention(unet: Any, edit: ScoreEdit, where: Callable[[str], bool] = lambda name: True) -> Iterator[None]:
     """Inside, `edit` sees the scores of every cross-attention layer whose name `where` accepts."""
     before = dict(unet.attn_processors)
     chosen = {name: Edited(edit) if "attn2" in name and where(name) else old for name, old in before.items()}

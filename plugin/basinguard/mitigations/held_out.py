@@ -15,7 +15,7 @@ from ..core import seeds as seed_table
 from ..core import stats
 from ..core.estimate import Estimate
 from ..diffusion.sampling import draw_noise
-from ..guard.taught import through_vae
+from ..guard.taught_ledger import through_vae
 from ..guard.training_set import TrainingSet
 from ..similarity.matching import nearest
 from ..similarity.rulers import feature_sets

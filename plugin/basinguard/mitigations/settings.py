@@ -20,7 +20,7 @@ class ComparisonOptions:
         scale: guidance scale of plain CFG.
         first_look: each mitigation at its default intensity alone.
         costs: also measure time and memory of each mitigation; not at a first look.
-        align: an open_clip model; "auto" takes TinyWorld's own for TinyWorld and none otherwise.
+        alignment: an open_clip model; "auto" takes TinyWorld's own for TinyWorld and none otherwise.
     """
 
     captions: int | None = None
@@ -29,7 +29,7 @@ class ComparisonOptions:
     scale: float = 7.5
     first_look: bool = False
     costs: bool = True
-    align: str = "auto"
+    alignment: str = "auto"
 
     def __post_init__(self) -> None:
         if self.per_caption < 1 or self.timesteps < 1 or (self.captions is not None and self.captions < 1):

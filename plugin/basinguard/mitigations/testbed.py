@@ -141,5 +141,5 @@ def load_testbed(
     edits = edits_asked_for(detector, pipe, training.images)
     embedder = fitted_embedder(detector, load_detector(detector), training.images, others, edits)
     plan = ProbePlan(captions=1, timesteps=options.timesteps, scale=options.scale)
-    guard = Guard(training, embedder, plan, alignment_for(base or model, options.align))
+    guard = Guard(training, embedder, plan, alignment_for(base or model, options.alignment))
     return Testbed(pipe, guard, load_pipeline(base) if base else None, tuple(checkpoints)), base

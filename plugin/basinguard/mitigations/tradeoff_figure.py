@@ -37,7 +37,7 @@ def tradeoff(points: Sequence[Point]) -> Figure:
     scored = [point for point in points if point.utility is not None]
     if not scored:
         raise ValueError(
-            "nothing that is kept was measured, so there is no trade-off to draw; give --base, --align or --heldout"
+            "nothing that is kept was measured, so there is no trade-off to draw; give --base, --alignment or --heldout"
         )
     figure = Figure(figsize=(12, 6), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -154,7 +154,7 @@ def prove(out: Path, train: Path, heldout: Path, per_caption: int) -> dict[str, 
     prompts = out / "heldout.txt"
     prompts.write_text("\n".join(captions_of(heldout)) + "\n", encoding="utf-8")
     command = [sys.executable, "-m", "basinguard", "verify", str(out / "export"), str(train)]
-    command += ["--rules", str(out / "rules.json"), "--heldout", str(prompts), "--out", str(out)]
+    command += ["--rules", str(out / "rules.json"), "--prompts", str(prompts), "--out", str(out)]
     command += ["--per_caption", str(per_caption)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # its table is printed here, with notes
     rows = json.loads((out / "verification.json").read_text())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .energy_distance import mean_apart, mean_between, pair_distances
-from .prompt_draws import Rows
+from .prompt_draws import UnitWeights
 
 SMALLEST_DEVIATION = 1e-6  # a feature that is the same everywhere says nothing
 
@@ -37,7 +37,7 @@ class FeatureSpace:
         """Between true images, [N, N]."""
         return pair_distances(self.truth, self.truth)
 
-    def distance(self, samples: Tensor, rows: Rows, truth_weights: Tensor) -> Tensor:
+    def distance(self, samples: Tensor, rows: UnitWeights, truth_weights: Tensor) -> Tensor:
         """Unbiased energy distance of samples to the truth, [R].
 
         Args:

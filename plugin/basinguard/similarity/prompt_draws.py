@@ -22,7 +22,7 @@ TRUTH_STREAM = 1  # prompts are drawn from stream 0
 
 
 @dataclass(frozen=True)
-class Rows:
+class UnitWeights:
     """How a set of samples enters every draw.
 
     Attributes:
@@ -47,8 +47,8 @@ class PromptDraws:
     """
 
     units: tuple[Hashable, ...]
-    samples: Rows
-    base: Rows
+    samples: UnitWeights
+    base: UnitWeights
     truth: Tensor
 
     @classmethod
@@ -107,11 +107,11 @@ def _keys(prompts: Sequence[Hashable], several: bool) -> list[tuple[Hashable, in
     return keys
 
 
-def _rows(keys: Sequence[Hashable], units: Sequence[Hashable], weights: Tensor) -> Rows:
+def _rows(keys: Sequence[Hashable], units: Sequence[Hashable], weights: Tensor) -> UnitWeights:
     number, count = {unit: k for k, unit in enumerate(units)}, Counter(keys)
     unit = torch.tensor([number.get(key, -1) for key in keys])
     share = torch.tensor([1 / count[key] if key in number else 0.0 for key in keys], dtype=torch.float64)
-    return Rows(unit, weights[:, unit.clamp(min=0)] * share)
+    return UnitWeights(unit, weights[:, unit.clamp(min=0)] * share)
 
 
 def _weights(n: int, stream: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .tasks import TASKS, Drawn, Task, file_names, write_folder
+from .tasks import TASKS, Task, TaskImages, file_names, write_folder
 
 UNIQUE = 22  # images with a caption of their own
 DUPLICATES = 2  # of them stored twice, under another name
@@ -19,7 +19,7 @@ def write_demo_folder(directory: Path, task: Task = INK) -> tuple[Path, Path]:
         Both directories.
     """
     drawn = task.train(UNIQUE)
-    stored = Drawn(drawn.images + drawn.images[:DUPLICATES], drawn.captions + drawn.captions[:DUPLICATES])
+    stored = TaskImages(drawn.images + drawn.images[:DUPLICATES], drawn.captions + drawn.captions[:DUPLICATES])
     names = file_names(drawn)
     train = write_folder(directory / "train", stored, [*names, *(f"copy of {name}" for name in names[:DUPLICATES])])
     return train, write_folder(directory / "heldout", task.truth(HELDOUT))

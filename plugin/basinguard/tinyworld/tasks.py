@@ -38,7 +38,7 @@ Draw = Callable[[str, int], Image.Image]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class TaskImages:
     """Images of 64x64 pixels and the caption of each."""
 
     images: tuple[Image.Image, ...]
@@ -71,7 +71,7 @@ class Task:
     drawn_once: bool = False
     class_caption: str = ""
 
-    def train(self, n: int, seed: int = 0) -> Drawn:
+    def train(self, n: int, seed: int = 0) -> TaskImages:
         """`n` training images; another `seed` draws other captions and scenes.
 
         Raises:
@@ -79,7 +79,7 @@ class Task:
         """
         return self._draw(self.captions, n, seed, TASK_TRAIN)
 
-    def truth(self, n: int, seed: int = 0) -> Drawn:
+    def truth(self, n: int, seed: int = 0) -> TaskImages:
         """`n` fresh true images of held-out captions, each caption as often as any other.
 
         Raises:
@@ -87,7 +87,7 @@ class Task:
         """
         return self._draw(self.heldout, n, seed, TASK_TRUTH)
 
-    def class_images(self, n: int, seed: int = 0) -> Drawn:
+    def class_images(self, n: int, seed: int = 0) -> TaskImages:
         """`n` pictures of others of the subject's class, for DreamBooth's prior preservation.
 
         Raises:
@@ -108,22 +108,22 @@ class Task:
         train = write_folder(folder / "train", self.train(n, seed))
         return train, write_folder(folder / "heldout", self.truth(heldout, seed))
 
-    def _draw(self, captions: Sequence[str], n: int, seed: int, first: int) -> Drawn:
+    def _draw(self, captions: Sequence[str], n: int, seed: int, first: int) -> TaskImages:
         most = len(captions) if self.drawn_once else PER_SEED
         if not (1 <= n <= most and 0 <= seed < 1000):
             raise ValueError(f"task {self.name!r}: n={n}, seed={seed}; expected n in 1..{most} and seed in 0..999")
         order = random.Random(seed).sample(list(captions), len(captions))
         chosen = [order[i % len(order)] for i in range(n)]
         images = tuple(self.draw(text, first + seed * PER_SEED + i) for i, text in enumerate(chosen))
-        return Drawn(images, tuple(chosen))
+        return TaskImages(images, tuple(chosen))
 
 
-def file_names(drawn: Drawn) -> list[str]:
+def file_names(drawn: TaskImages) -> list[str]:
     """A file name for each image: its number and its caption."""
     return [f"{i:03d}-{text.replace(' ', '-')}.png" for i, text in enumerate(drawn.captions)]
 
 
-def write_folder(directory: Path, drawn: Drawn, names: Sequence[str] = ()) -> Path:
+def write_folder(directory: Path, drawn: TaskImages, names: Sequence[str] = ()) -> Path:
     """An image folder with metadata.jsonl, files called `names` or `file_names`; one that is there already stays."""
     metadata = directory / "metadata.jsonl"
     if metadata.exists():
@@ -206,15 +206,15 @@ def _picture(pictures: dict[str, Emoji], text: str, seed: int) -> Image.Image:
     return pictures[text].draw()
 
 
-def few_among_many(task: Task, n: int, few: int, repeats: int, seed: int = 0) -> tuple[Drawn, Drawn]:
+def few_among_many(task: Task, n: int, few: int, repeats: int, seed: int = 0) -> tuple[TaskImages, TaskImages]:
     """A training set of `n` images that are there once and `few` others that are there `repeats` times.
 
     Returns:
         The whole set, repeated images last, and the few alone: what must not come back.
     """
     drawn = task.train(n + few, seed)
-    rare = Drawn(drawn.images[n:], drawn.captions[n:])
-    return Drawn(drawn.images[:n] + rare.images * repeats, drawn.captions[:n] + rare.captions * repeats), rare
+    rare = TaskImages(drawn.images[n:], drawn.captions[n:])
+    return TaskImages(drawn.images[:n] + rare.images * repeats, drawn.captions[:n] + rare.captions * repeats), rare
 
 
 TASKS = {

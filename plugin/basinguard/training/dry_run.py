@@ -16,7 +16,9 @@ PROBED_SEEDS = 8  # noise seeds that a probe samples without a prompt, at least
 GAP_EVALS = 4  # a training caption: two seeds, with and without the prompt
 
 
-def probe_evals(captions: int, seeds: int, timesteps: int, images: int, heldout: int = 0, scales: int = 0) -> int:
+def probe_evals(
+    captions: int, seeds: int, timesteps: int, images: int, heldout: int = 0, critical_scales: int = 0
+) -> int:
     """Most evaluations of the UNet in one probe; fewer when few samples are copies, as there are fewer exits to find.
 
     Args:
@@ -25,7 +27,7 @@ def probe_evals(captions: int, seeds: int, timesteps: int, images: int, heldout:
         timesteps: sampling steps.
         images: of the training set; the gap is measured on all of its captions.
         heldout: prompts of the control group.
-        scales: images whose critical scale is measured.
+        critical_scales: images whose critical scale is measured.
 
     Example:
         >>> probe_evals(captions=8, seeds=2, timesteps=20, images=32)
@@ -34,7 +36,9 @@ def probe_evals(captions: int, seeds: int, timesteps: int, images: int, heldout:
     pairs, unguided = captions * seeds, max(PROBED_SEEDS, seeds)
     sampled = 2 * timesteps * (pairs + heldout)
     searched = pairs * ceil(log2(timesteps + 1)) * 2 * timesteps
-    return sampled + searched + 2 * unguided * timesteps + GAP_EVALS * (images + heldout) + SCALE_EVALS * scales
+    return (
+        sampled + searched + 2 * unguided * timesteps + GAP_EVALS * (images + heldout) + SCALE_EVALS * critical_scales
+    )
 
 
 def summary(cli: Any) -> str:
@@ -84,9 +88,11 @@ def _probes(guard: Any, epochs: int, images: int) -> str:
     plan, control = guard.plan, guard.control
     heldout = len(ImageSource.of_folder(control.folder).items) if control.folder else len(control.heldout or ())
     stand_ins = MOST if control.heldout is None and not control.folder else 0
-    scales = min(plan.critical_scales, images) + min(plan.critical_scales, heldout if control.folder else stand_ins)
+    critical_scales = min(plan.critical_scales, images) + min(
+        plan.critical_scales, heldout if control.folder else stand_ins
+    )
     nodes = plan.timesteps * (2 if plan.solver == "heun" else 1)  # Heun evaluates twice at each timestep
-    each = probe_evals(plan.captions, plan.seeds, nodes, images + stand_ins, heldout, scales)
+    each = probe_evals(plan.captions, plan.seeds, nodes, images + stand_ins, heldout, critical_scales)
     count = 1 + epochs // guard.every_n_epochs
     budget = f", or what budget={plan.budget} pays for" if plan.budget else ""
     shipped = f"; then calibrates on {guard.terms.pairs} pairs and exports" if guard.export_to else ""

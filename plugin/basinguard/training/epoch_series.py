@@ -17,7 +17,7 @@ from .isolation import holding
 from .protocols import TrainedModule
 
 PARTS = ("unet", "text_encoder")
-State = Callable[[], Mapping[str, Tensor] | None]  # trained parameters by name; None for those the module holds
+WeightsSource = Callable[[], Mapping[str, Tensor] | None]  # trained parameters by name; None for those the module holds
 
 
 @dataclass
@@ -34,7 +34,7 @@ class EpochSeries:
     """
 
     module: TrainedModule
-    states: Mapping[int, State]
+    states: Mapping[int, WeightsSource]
     base: Any = None
     dtype: torch.dtype | None = None
     anchor: bool = False

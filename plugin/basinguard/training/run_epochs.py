@@ -14,7 +14,7 @@ from ..core.report import Report
 from ..pipelines.loading import load_pipeline
 from .best_weights import BestWeights
 from .epoch_archive import EpochArchive, stored_bytes
-from .epoch_series import EpochSeries, State, has_adapter, origin_weights
+from .epoch_series import EpochSeries, WeightsSource, has_adapter, origin_weights
 from .isolation import trained_weights
 from .protocols import TrainedModule
 
@@ -80,11 +80,11 @@ class RunEpochs:
             states = dict([max(states.items(), key=lambda item: item[0])])
         return EpochSeries(module, dict(sorted(states.items())), base, dtype, anchor=anchor, train_steps=steps)
 
-    def _states(self, module: TrainedModule, base: Any) -> tuple[dict[int, State], dict[int, int]]:
+    def _states(self, module: TrainedModule, base: Any) -> tuple[dict[int, WeightsSource], dict[int, int]]:
         """How to get each epoch's weights, from memory or disk, and its updates."""
         held = [e for e in self.best_weights.epochs.values() if e.epoch >= 0]
         stored = self.archive.stored() if self.archive else []
-        states: dict[int, State] = {e.epoch: partial(getattr, e, "weights") for e in held}
+        states: dict[int, WeightsSource] = {e.epoch: partial(getattr, e, "weights") for e in held}
         if self.archive and stored:
             origin = origin_weights(module, base)
             states |= {e.epoch: partial(self.archive.weights, e.epoch, origin) for e in stored}

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 
 from basinguard.core.metric import Metric
 from basinguard.core.report import Report
-from basinguard.guard import taught
+from basinguard.guard import taught_ledger
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.probe_costs import ProbeCosts, affordable_probe
-from basinguard.guard.taught import taught_samples, true_images
+from basinguard.guard.taught_ledger import taught_samples, true_images
 from basinguard.guard.training_set import TrainingSet
 from basinguard.guard.verdict import judge
 from basinguard.similarity.copy_detector import CopyDetector
@@ -69,7 +69,7 @@ def make_guard(captions=None, heldout=HELDOUT, heldout_images=None, stand_in=Fal
 
 
 def test_examples():
-    assert doctest.testmod(taught, extraglobs={"torch": torch, "TrainingSet": TrainingSet}).failed == 0
+    assert doctest.testmod(taught_ledger, extraglobs={"torch": torch, "TrainingSet": TrainingSet}).failed == 0
 
 
 def test_the_base_model_has_learnt_nothing_and_a_fine_tune_what_its_held_out_prompts_show():
@@ -172,4 +172,4 @@ def test_a_detector_names_itself_in_the_refusal():
     training = TrainingSet(picture(STRONG.points[:2]), ("a", "b"), ("c",), picture(STRONG.points[:1]))
     detector = CopyDetector(training.images, training.captions, Same())
     with pytest.raises(ValueError, match="by same: held-out image 0"):
-        taught.refuse_copied_truth(training, detector)
+        taught_ledger.refuse_copied_truth(training, detector)
