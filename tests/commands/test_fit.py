@@ -21,6 +21,7 @@ from basinguard.training import fit_cli as fit_module
 from basinguard.training.data import ImageFolder
 from basinguard.training.dry_run import probe_evals
 from basinguard.training.fit_cli import FineTuneCLI, fit_cli
+from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.memory_footprint import footprint
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -199,6 +200,19 @@ def test_one_command_trains(tiny_pipeline_dir, scene_folder, tmp_path):
     assert cli.trainer.global_step == 2
     last = next(tmp_path.rglob("last.ckpt"))
     assert torch.load(last, weights_only=True)["global_step"] == 2
+
+
+def test_the_guard_takes_the_copy_detector_of_the_command_line(tiny_pipeline_dir, scene_folder, tmp_path, capsys):
+    shipped = next(path for path in CONFIGS if path.stem == "tinyworld_lora")
+    words = on_small_model(for_six_images(shipped, tmp_path), tiny_pipeline_dir, scene_folder, "--dry-run")
+    cli = fit_cli([*words, "--embedder", "structure-figure", "--threshold", "0.9"])
+    (guard,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, MemorizationGuard))
+    assert (guard.embedder.name, guard.embedder.metric.threshold) == ("structure-figure-v1", 0.9)
+    for wrong, says in (("often", "expected one of published"), ("2", r"expected a similarity in \(0, 1\]")):
+        with pytest.raises(ValueError, match=says):
+            fit_cli([*words, "--threshold", wrong])
+    with pytest.raises(ValueError, match="--embedder aligned: no guard to give it to"):
+        fit_cli([*words, "--embedder", "aligned", "--trainer.callbacks=null"])
 
 
 def test_a_bad_plan_is_refused_before_weights_are_loaded(tiny_pipeline_dir, tmp_path, monkeypatch):

@@ -26,6 +26,8 @@ def curate(
 ) -> Outcome:
     """Looks for what a fine-tune would memorize, and writes proposals beside the images, never into them.
 
+    It takes no copy detector: a threshold would drop look-alikes. What it calls one picture agrees at full resolution.
+
     Args:
         source: a folder of images with captions; in Python also a `datasets` dataset with an image column.
         out: folder for the report, curation.json, trainer configs and cache; beside the source by default.

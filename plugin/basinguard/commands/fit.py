@@ -20,6 +20,8 @@ def fit(arguments: Sequence[str]) -> None:
       --data.init_args.NAME VALUE       of the images, such as batch_size; --data.help ImageFolder lists them
       --trainer.NAME VALUE              of Lightning's Trainer, such as max_epochs
       --trainer.callbacks+=CLASS        one callback more; --trainer.callbacks.help CLASS lists its options
+      --embedder NAME                   the guard's copy detector, as in every command; also "auto"
+      --threshold VALUE                 from which on it calls an image a copy
       --ckpt_path FILE                  go on from a checkpoint
       --dry-run                         build everything, take no step, and say what would happen
       --anyway                          start although memory or disk look too small

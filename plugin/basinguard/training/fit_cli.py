@@ -12,11 +12,12 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from ..core.option_errors import option_error, options_of
+from ..similarity.copy_detector_settings import CopyDetectorSettings, Null
 from .data import ImageFolder
 from .dry_run import summary
 from .finetune import FineTune
@@ -63,12 +64,18 @@ class FineTuneCLI(LightningCLI):
 
     anyway = False  # start although memory or disk look too small
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The guard's copy detector by the words of every other command."""
+        parser.add_argument("--embedder", type=str, default="", help="the guard's copy detector, as in every command")
+        parser.add_argument("--threshold", type=str, default="", help="from which on it calls an image a copy")
+
     def before_instantiate_classes(self) -> None:
         """Checks the model and the images named in the config."""
         config = self.config[self.subcommand] if self.subcommand else self.config
+        guard = guard_of(config.trainer.callbacks)
+        _name_detector(guard, config.embedder, config.threshold)
         if not (_is(config.model, FineTune) and _is(config.data, ImageFolder)):
             return
-        guard = guard_of(config.trainer.callbacks)
         model, images = config.model.init_args, ImageFolder(**config.data.init_args.as_dict())
         check_fit(
             model.base,
@@ -124,6 +131,39 @@ def quiet_lightning() -> None:
     """Silences what Lightning says about every fine-tune of a small set with frozen parts."""
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
+
+
+def _name_detector(guard: Any, embedder: str, threshold: str) -> None:
+    """Gives a configured guard the copy detector of the command line.
+
+    Raises:
+        ValueError: there is no guard to give it to, or no such kind of threshold.
+    """
+    words = {"embedder": embedder, "threshold": threshold}
+    asked: dict[str, Any] = {name: word for name, word in words.items() if word}
+    if not asked:
+        return
+    if guard is None:
+        given = ", ".join(f"--{name} {word}" for name, word in asked.items())
+        raise ValueError(f"{given}: no guard to give it to; add --trainer.callbacks+=basinguard.MemorizationGuard")
+    if threshold and threshold not in get_args(Null):
+        asked["threshold"] = _as_number(threshold)
+    CopyDetectorSettings(**guard.detector.as_dict() | asked)
+    for name, value in asked.items():
+        guard.detector[name] = value
+
+
+def _as_number(threshold: str) -> float:
+    """A threshold that is no word.
+
+    Raises:
+        ValueError: nor a number.
+    """
+    try:
+        return float(threshold)
+    except ValueError:
+        kinds = ", ".join(get_args(Null))
+        raise ValueError(f"--threshold {threshold}: expected one of {kinds}, or a number in (0, 1]") from None
 
 
 def _is(part: Any, kind: type) -> bool:
