@@ -7,13 +7,13 @@ from basinguard.core.progress import LOG, say, shown
 
 def test_lines_are_seen_inside_and_nothing_stays_behind(capsys, monkeypatch):
     monkeypatch.setattr(LOG, "propagate", False)  # pytest itself listens at the root
-    handlers, level = list(LOG.handlers), LOG.level
+    before = list(LOG.handlers), LOG.level, LOG.propagate
     say("before")
     with shown():
         say("3 of 4")
     say("after")
     assert capsys.readouterr().err == "basinguard: 3 of 4\n"
-    assert (LOG.handlers, LOG.level) == (handlers, level)
+    assert (LOG.handlers, LOG.level, LOG.propagate) == before
 
 
 def test_an_application_that_listens_hears_it_once(caplog, capsys):

@@ -21,12 +21,14 @@ def shown() -> Iterator[None]:
     if LOG.hasHandlers():
         yield
         return
-    handler, level = logging.StreamHandler(sys.stderr), LOG.level
+    handler, before = logging.StreamHandler(sys.stderr), (LOG.level, LOG.propagate)
     handler.setFormatter(logging.Formatter("basinguard: %(message)s"))
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
+    LOG.propagate = False  # libraries that are loaded on the way may listen at the root: each line once
     try:
         yield
     finally:
         LOG.removeHandler(handler)
-        LOG.setLevel(level)
+        LOG.setLevel(before[0])
+        LOG.propagate = before[1]
