@@ -1,4 +1,4 @@
-"""`basinguard demo`: the whole story on a small model, in under ten minutes on two CPU cores."""
+"""`basinguard demo`: the whole story on a small model, about a quarter of an hour on two CPU cores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def demo(
     out: Path = Path("runs/demo"),
     epochs: int = 200,
     per_caption: int = 4,
-    detector: CopyDetectorSettings = CopyDetectorSettings(),
+    detector: CopyDetectorSettings = CopyDetectorSettings(threshold="heldout"),
 ) -> DemoRun:
     """Tells the whole story on a small model: fine-tune, guard, calibrate, export, and prove it in a fresh process.
 
@@ -23,7 +23,9 @@ def demo(
         out: run directory.
         epochs: passes over the 24 drawings.
         per_caption: fresh seeds for each caption in the final table.
-        detector: what decides that a sample is a copy.
+        detector: what decides that a sample is a copy. Ink drawings are more alike than most pictures: of 240 fresh
+            drawings of the training captions 5 % lie above the published threshold, so the threshold is measured on
+            the 48 held-out drawings.
     """
     from ..sessions.demo_run import run_demo
 

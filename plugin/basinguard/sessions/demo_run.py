@@ -1,4 +1,4 @@
-"""The whole story on TinyWorld and a real image folder, in under ten minutes on two CPU cores.
+"""The whole story on TinyWorld and a real image folder, in about a quarter of an hour on two CPU cores.
 
 Fine-tune with the guard watching, calibrate, export, load the export in a fresh process, sample on fresh seeds, and say
 what happened: a table, `summary.json` and a contact sheet.
@@ -37,6 +37,7 @@ from .verification import GUARDED, HELDOUT, table
 SCALE = 3.0  # TinyWorld's usual CFG: 7.5 saturates images this small
 TIMESTEPS = 16
 PROBES = 5
+PROMPTS = 16  # held-out ones in the final table
 TRANSITIONS = (590.0, 750.0, 875.0)
 METHODS = {
     "base": "base model, plain CFG",
@@ -152,7 +153,7 @@ def captions_of(folder: Path) -> list[str]:
 def prove(out: Path, train: Path, heldout: Path, per_caption: int) -> dict[str, Evaluation]:
     """Samples the export in a process that shares nothing with this one but files."""
     prompts = out / "heldout.txt"
-    prompts.write_text("\n".join(captions_of(heldout)) + "\n", encoding="utf-8")
+    prompts.write_text("\n".join(captions_of(heldout)[:PROMPTS]) + "\n", encoding="utf-8")
     command = [sys.executable, "-m", "basinguard", "verify", str(out / "export"), str(train)]
     command += ["--rules", str(out / "rules.json"), "--prompts", str(prompts), "--out", str(out)]
     command += ["--per_caption", str(per_caption)]

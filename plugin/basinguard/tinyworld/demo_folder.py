@@ -8,7 +8,7 @@ from .tasks import TASKS, Task, TaskImages, file_names, write_folder
 
 UNIQUE = 22  # images with a caption of their own
 DUPLICATES = 2  # of them stored twice, under another name
-HELDOUT = 16  # scenes with captions the model is never trained on
+HELDOUT = 48  # scenes with captions the model is never trained on
 INK = TASKS["ink"]
 
 
