@@ -49,14 +49,15 @@ def test_the_story(tmp_path):
     """What the README promises of `basinguard demo`, on fresh seeds, through the exported files."""
     subprocess.run([sys.executable, "-m", "basinguard", "demo", "--out", str(tmp_path)], check=True)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["cfg"]["risk"]["value"] >= 0.5
-    assert summary["og"]["risk"]["value"] <= 0.10
-    assert summary["og"]["risk"]["high"] < 0.2
-    assert summary["og"]["alignment"] >= 0.95 * summary["cfg"]["alignment"]
+    product, plain = summary["guarded"], summary["plain_risk"]
+    assert summary["promise"].startswith("the risk is at most 10%")
+    assert plain["value"] >= 0.5, "without a guard the last epoch would ship, and it copies"
+    assert product["risk"]["value"] <= 0.10
+    assert product["risk"]["high"] < 0.2
     assert summary["base"]["risk"]["value"] <= 0.05
+    assert summary["taught"]["low"] > 0
+    assert summary["taught"]["value"] >= summary["plain_taught"]["value"] - 0.1
     base, *epochs = summary["history"]
-    assert base["width"]["value"] == 0
-    assert base["transition"] == 999
-    assert epochs[-1]["width"]["value"] > 0.1
-    assert summary["seconds"] < 600
+    assert base["heldout"]["taught"]["value"] == pytest.approx(0, abs=0.05)
+    assert max(e["heldout"]["taught"]["value"] for e in epochs) > 0.3
     assert Image.open(tmp_path / "contact_sheet.png").width > 500
