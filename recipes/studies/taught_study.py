@@ -32,7 +32,8 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from basinguard.calibration.candidate import Product
-from basinguard.calibration.search import plain_cfg
+from basinguard.calibration.search import plain_cfg, rule
+from basinguard.calibration.terms import Setting
 from basinguard.calibration.trial import Trial, calibration_pairs
 from basinguard.core import seeds as seed_table
 from basinguard.core.metric import Metric
@@ -47,7 +48,7 @@ from basinguard.similarity.feature_sets import FeatureSet
 from basinguard.similarity.rulers import feature_sets
 from basinguard.similarity.structure import Structure
 from basinguard.similarity.taught import Taught, TaughtRuler
-from basinguard.tinyworld.tasks import TASKS, Task, art
+from basinguard.tinyworld.tasks import TASKS, Task, art, few_among_many
 from basinguard.training.epoch_series import EpochSeries
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import LossOptions, MemoryOptions, OptimizerOptions
@@ -56,6 +57,7 @@ from basinguard.training.isolation import trained_weights
 PLAN = ProbePlan(scale=3.0, timesteps=16, chunk=32)
 UPDATES = (200, 400, 600)
 WAYS = ((0.6, 3.0), (0.8, 3.0), (1.0, 3.0), (1.0, 1.5))  # strength, guidance scale
+RULES = ((0.0, 874.0), (0.0, 749.0), (-1.0, 874.0), (-1.0, 749.0))  # scale above a timestep, for --rules
 BATCH = 16
 COPY_SAMPLES, HELDOUT_SAMPLES, TRUE_IMAGES, NULL_IMAGES = 24, 40, 96, 300
 FALSE_POSITIVES = 0.01
@@ -71,6 +73,9 @@ def main() -> None:
     parser.add_argument("--method", choices=["full", "lora"], default="full")
     parser.add_argument("--rate", type=float, default=4e-4)
     parser.add_argument("--keep_unconditional", type=float, default=0.0)
+    parser.add_argument("--few", type=int, default=0, help="images that are there many times, beside --images of one")
+    parser.add_argument("--repeats", type=int, default=12, help="of the few")
+    parser.add_argument("--rules", action="store_true", help="also rules in guidance, on the whole fine-tune")
     parser.add_argument("--art", type=Path, help="the unpacked emoji package, for the task art")
     parser.add_argument("--results", type=Path, default=Path("recipes/results"))
     parser.add_argument("--pictures", type=Path, default=Path("runs/taught_study"))
@@ -81,12 +86,15 @@ def main() -> None:
         for name in args.tasks:
             done = json.loads(path.read_text()) if path.exists() else {}
             rate = RATES.get(name, args.rate)
-            key = f"{name}, {args.method}, {args.images} images, {rate:g}, {args.keep_unconditional:g}, {seed}"
+            few = f" and {args.few} x {args.repeats}" if args.few else ""
+            key = f"{name}, {args.method}, {args.images}{few} images, {rate:g}, {args.keep_unconditional:g}, {seed}"
             if key not in done:
                 task = art(args.art) if name == "art" else TASKS[name]
-                result = Training(task, args.method, args.images, rate, args.keep_unconditional, seed).study(
-                    args.pictures / key.replace(", ", "-").replace(" ", "-")
-                )
+                training = Training(
+                    task, args.method, args.images, rate, args.keep_unconditional, seed, args.few, args.repeats,
+                    args.rules,
+                )  # fmt: skip
+                result = training.study(args.pictures / key.replace(", ", "-").replace(" ", "-"))
                 done = json.loads(path.read_text()) if path.exists() else {}
                 path.write_text(json.dumps({**done, key: result}, indent=1))
 
@@ -101,10 +109,16 @@ class Training:
     rate: float
     keep_unconditional: float
     seed: int
+    few: int = 0
+    repeats: int = 1
+    rules: bool = False
 
     def study(self, pictures: Path) -> dict[str, Any]:
         """Trains, samples every product, and measures the samples."""
         begin, drawn = time.process_time(), self.task.train(self.images, self.seed)
+        feared = drawn  # whose captions are sampled for copies
+        if self.few:
+            drawn, feared = few_among_many(self.task, self.images, self.few, self.repeats, self.seed)
         module = FineTune(
             "tinyworld", self.method, optimizer=OptimizerOptions(learning_rate=self.rate),
             loss=LossOptions(keep_unconditional=self.keep_unconditional), memory=MemoryOptions(cache=True),
@@ -113,30 +127,30 @@ class Training:
         states = train(module, drawn.pixels, drawn.captions, self.seed)
         trained = time.process_time() - begin
         with torch.no_grad(), EpochSeries(module, states, load_pipeline("tinyworld")) as series:
-            rows, shown = self._rows(series, drawn.pixels, drawn.captions)
+            rows, shown = self._rows(series, feared.pixels, feared.captions, drawn.pixels)
         shuffled_sheet(shown, pictures, self.seed)
         return {
-            **asdict(self), "task": self.task.name, "rows": rows, "threshold": self._threshold(drawn.pixels),
+            **asdict(self), "task": self.task.name, "rows": rows, "threshold": self._threshold(feared.pixels),
             "training_seconds": round(trained), "seconds": round(time.process_time() - begin),
             "samples": [COPY_SAMPLES, HELDOUT_SAMPLES], "truth": TRUE_IMAGES,
         }  # fmt: skip
 
     def _rows(
-        self, series: EpochSeries, images: Tensor, captions: Sequence[str]
+        self, series: EpochSeries, images: Tensor, captions: Sequence[str], trained: Tensor
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         metric = Metric(embedder=Structure().name, threshold=self._threshold(images), source="fresh true images")
         detector = CopyDetector(images, captions, WithThreshold(Structure(), metric))
         truth = self.task.truth(TRUE_IMAGES, self.seed)
         prompts = tuple(dict.fromkeys(truth.captions))[:HELDOUT_SAMPLES]
         rulers, rows, shown = {}, {}, {}
-        for product in products(series):
+        for product in products(series, rules=self.rules):
             with series.at(product.epoch, product.strength) as opened:
                 model = opened.model
                 first = seed_table.TAUGHT_PROOF if product.strength else seed_table.TAUGHT_SEARCH
                 heldout, asked = sampled(model, product, prompts, HELDOUT_SAMPLES, first)
                 if not rulers:
                     base, its = sampled(model, product, prompts, HELDOUT_SAMPLES, seed_table.TAUGHT_BASE)
-                    rulers = self._rulers(model, truth.pixels, images, base, its)
+                    rulers = self._rulers(model, truth.pixels, trained[: self.images], base, its)
                 copied, _ = sampled(model, product, captions, COPY_SAMPLES, seed_table.CALIBRATION)
             copies = detector.is_copy(heldout)
             measured = {what: numbers(ruler.measure(heldout, asked, copies)) for what, ruler in rulers.items()}
@@ -179,12 +193,16 @@ def train(module: FineTune, images: Tensor, captions: Sequence[str], seed: int) 
     return states
 
 
-def products(series: EpochSeries) -> list[Product]:
-    """The base model, then every epoch, share and scale."""
+def products(series: EpochSeries, *, rules: bool = False) -> list[Product]:
+    """The base model, then every epoch, share and scale, and rules where they are asked for."""
     noise = LatentModel(series.base).schedule
-    rules = {scale: plain_cfg(scale, noise) for _, scale in WAYS}
-    tuned = [Product(rules[scale], strength, epoch) for epoch in series.epochs for strength, scale in WAYS]
-    return [Product(rules[PLAN.scale], 0.0, series.epochs[0]), *tuned]
+    plain = {scale: plain_cfg(scale, noise) for _, scale in WAYS}
+    tuned = [Product(plain[scale], strength, epoch) for epoch in series.epochs for strength, scale in WAYS]
+    base = Product(plain[PLAN.scale], 0.0, series.epochs[0])
+    if not rules:
+        return [base, *tuned]
+    switched = [rule(Setting(before), transition, noise, PLAN.scale) for before, transition in RULES]
+    return [base, *tuned, *(Product(guidance, 1.0, epoch) for epoch in series.epochs for guidance in switched)]
 
 
 def sampled(

@@ -51,7 +51,8 @@ def report(study: dict[str, Any], eye: dict[str, Any]) -> str:
 def kind_of(training: Row) -> str:
     keep = training["keep_unconditional"]
     held = f", keep_unconditional {keep:g}" if keep else ""
-    return f"{training['task']}, {training['method']}, {training['images']} images, {training['rate']:g}{held}"
+    few = f" and {training['few']} x {training['repeats']}" if training.get("few") else ""
+    return f"{training['task']}, {training['method']}, {training['images']}{few} images, {training['rate']:g}{held}"
 
 
 def raw(row: Row, ruler: str = "") -> float:
@@ -140,7 +141,7 @@ def best_of(training: Row) -> tuple[float, float]:
     """The best safe product of a training, and the best of the whole fine-tune; 0 where nothing is safe."""
     rows = {name: row for name, row in training["rows"].items() if ", strength 0," not in name}
     safe = [value(row["fresh"]) for row in rows.values() if row["risk"] <= SAFE]
-    whole = [value(row["fresh"]) for name, row in rows.items() if ", strength 1," in name]
+    whole = [value(row["fresh"]) for name, row in rows.items() if ", strength 1, plain CFG" in name]
     return max([0.0, *safe]), float(np.nanmax(whole))
 
 
