@@ -173,3 +173,19 @@ def test_a_detector_names_itself_in_the_refusal():
     detector = CopyDetector(training.images, training.captions, Same())
     with pytest.raises(ValueError, match="by same: held-out image 0"):
         taught_ledger.refuse_copied_truth(training, detector)
+
+
+def test_held_out_images_that_are_merely_alike_stay():
+    """A threshold that was measured on held-out images has the most alike of them on it."""
+
+    class Alike(Same):
+        metric = Metric(embedder="same", threshold=0.8, source="held-out images")
+
+        def __call__(self, images):
+            trained = torch.isclose(images, picture(STRONG.points[:1])).flatten(1).all(1)
+            return torch.where(trained[:, None], torch.tensor([1.0, 0.0]), torch.tensor([0.8, 0.6]))
+
+    training = TrainingSet(picture(STRONG.points[:1]), ("a",), ("c",), picture(STRONG.points[1:2]))
+    detector = CopyDetector(training.images, training.captions, Alike())
+    assert detector.is_copy(training.heldout_images).all()
+    taught_ledger.refuse_copied_truth(training, detector)
