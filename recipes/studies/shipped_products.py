@@ -87,9 +87,9 @@ def table(results: dict[str, Any]) -> str:
     head = [
         "# What ships, by task",
         "`python recipes/studies/shipped_products.py`. Risk: structure-colour-v1 above the threshold measured on "
-        f"{HELDOUT} held-out images; `taught`: the smaller of two rulers, net of copies, on fresh seeds for what ships. "
-        "Plain CFG is the whole fine-tune; its best is among those epochs and scales whose `taught` the search measured "
-        "(16 samples; not where 4 or more of 16 were copies).",
+        f"{HELDOUT} held-out images; `taught`: the smaller of two rulers, net of copies, on fresh seeds. "
+        "Plain CFG is the whole fine-tune; its best is among the epochs and scales whose `taught` was searched "
+        "(16 samples; not where 4 or more were copies).",
         f"| {columns} |\n|{'---|' * 8}",
     ]
     return "\n\n".join(head) + "\n" + "\n".join(row(key, result) for key, result in results.items()) + "\n"
