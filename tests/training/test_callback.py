@@ -101,13 +101,13 @@ def test_loggers_get_the_scalars_and_tensorboard_the_pictures(tiny_pipeline_dir,
 
     board, table = TensorBoardLogger(tmp_path, "board", "v"), CSVLogger(tmp_path, "table", "v")
     fit(tiny_pipeline_dir, folder, tmp_path, make_guard(), logger=[board, table])
-    assert "guard/details/width" in (tmp_path / "table" / "v" / "metrics.csv").read_text().splitlines()[0]
+    assert "guard_details/width" in (tmp_path / "table" / "v" / "metrics.csv").read_text().splitlines()[0]
     events = EventAccumulator(str(tmp_path / "board" / "v"))
     events.Reload()
-    assert {"guard/risk", "guard/details/width", "guard/details/gap", "guard/details/gap_since_base"} <= set(
+    assert {"guard/risk", "guard_details/width", "guard_details/gap", "guard_details/gap_since_base"} <= set(
         events.Tags()["scalars"]
     )
-    assert {"guard/details/curve", "guard/contact_sheet"} <= set(events.Tags()["images"])
+    assert {"guard_details/curve", "guard/contact_sheet"} <= set(events.Tags()["images"])
 
 
 def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
@@ -140,8 +140,8 @@ def test_a_budget_buys_gaps_first_and_a_report_without_samples_is_read_as_one(ti
     assert "gap of 4 of 4 captions; no samples; exits take" in gaps.history[-1].precision
     assert gaps.run.best_weights.epochs["guarded"].epoch == 1, "no samples do not say that no transition protects"
     rows = list(csv.DictReader((tmp_path / "gaps" / "metrics.csv").read_text().splitlines()))
-    steps = {name: [row["step"] for row in rows if row.get(name)] for name in ("guard/details/gap", "guard/risk")}
-    assert len(steps["guard/details/gap"]) == 3
+    steps = {name: [row["step"] for row in rows if row.get(name)] for name in ("guard_details/gap", "guard/risk")}
+    assert len(steps["guard_details/gap"]) == 3
     assert len(steps["guard/risk"]) == 1, "the base model's"
     fit(tiny_pipeline_dir, folder, tmp_path / "exits", exits)
     assert all(report.searched and report.unet_evals <= 200 for report in exits.history[1:])
@@ -162,9 +162,9 @@ def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, fol
     assert [report.searched for report in guard.history] == [True, False, True, False]
     rows = list(csv.DictReader((tmp_path / "table" / "metrics.csv").read_text().splitlines()))
     told = {
-        name: [row["epoch"] for row in rows if row.get(name)] for name in ("guard/details/gap", "guard/details/width")
+        name: [row["epoch"] for row in rows if row.get(name)] for name in ("guard_details/gap", "guard_details/width")
     }
-    assert told == {"guard/details/gap": ["", "0", "1", "2"], "guard/details/width": ["", "1"]}
+    assert told == {"guard_details/gap": ["", "0", "1", "2"], "guard_details/width": ["", "1"]}
     assert float(trainer.callback_metrics["guard/width"]) == pytest.approx(guard.history[2].basin.width.value)
 
 

@@ -41,8 +41,8 @@ def test_risk_and_taught_share_a_chart_with_their_intervals(tmp_path):
     layout.ParseFromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     series = layout.category[0].chart[0].margin.series
     assert [(s.value, s.lower, s.upper) for s in series] == [
-        ("guard/risk", "guard/details/risk_low", "guard/details/risk_high"),
-        ("guard/taught", "guard/details/taught_low", "guard/details/taught_high"),
+        ("guard/risk", "guard_details/risk_low", "guard_details/risk_high"),
+        ("guard/taught", "guard_details/taught_low", "guard_details/taught_high"),
     ]
 
 

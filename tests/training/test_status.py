@@ -70,7 +70,7 @@ def test_tensorboard_gets_the_dashboard_and_words_and_the_bar_the_verdict(
     assert shown[0]["guard"] == "basin forming"
     events = EventAccumulator(str(tmp_path / "run" / "v"))
     events.Reload()
-    assert "guard/details/dashboard" in events.Tags()["images"]
+    assert "guard_details/dashboard" in events.Tags()["images"]
     assert "guard/status/text_summary" in events.Tags()["tensors"]
     assert events.Scalars("guard/verdict")[-1].value == 1
 

@@ -26,10 +26,12 @@ MEASURED = (
 )
 FIRST = ("risk", "taught", "verdict", "forecast", "ship_plain", "ship_guarded")  # the cards that a run is watched by
 MARGINS = {
-    "copies and what was taught": ("risk", "taught"),
-    "what held-out prompts follow": ("alignment_heldout", "fidelity"),
-    "early alarms": ("gap_excess", "sigma_c_excess"),
-    "basin width": ("width",),
+    "guard": {"copies and what was taught": ("risk", "taught")},
+    "guard details": {
+        "what held-out prompts follow": ("alignment_heldout",),
+        "early alarms": ("gap_excess", "sigma_c_excess"),
+        "basin width": ("width",),
+    },
 }
 
 
@@ -115,12 +117,14 @@ def log_report(loggers: Sequence[Any], guard: Guard, model: LatentModel, status:
 def tag(name: str) -> str:
     """Where loggers show a scalar: the few that a run is watched by first, all others behind them.
 
+    TensorBoard groups by what stands before the first slash, and sorts inside a group.
+
     Example:
         >>> tag("guard/taught"), tag("guard/taught_low"), tag("guard/gap")
-        ('guard/taught', 'guard/details/taught_low', 'guard/details/gap')
+        ('guard/taught', 'guard_details/taught_low', 'guard_details/gap')
     """
     folder, _, short = name.partition("/")
-    return name if short in FIRST else f"{folder}/details/{short}"
+    return name if short in FIRST else f"{folder}_details/{short}"
 
 
 def add_margin_charts(board: Any) -> None:
@@ -132,11 +136,17 @@ def add_margin_charts(board: Any) -> None:
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
     from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
-    charts = [
-        layout_pb2.Chart(title=title, margin=layout_pb2.MarginChartContent(series=[_margin(name) for name in names]))
-        for title, names in MARGINS.items()
+    categories = [
+        layout_pb2.Category(
+            title=title,
+            chart=[
+                layout_pb2.Chart(title=chart, margin=layout_pb2.MarginChartContent(series=[*map(_margin, names)]))
+                for chart, names in charts.items()
+            ],
+        )
+        for title, charts in MARGINS.items()
     ]
-    layout = layout_pb2.Layout(category=[layout_pb2.Category(title="guard", chart=charts)])
+    layout = layout_pb2.Layout(category=categories)
     plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME))
     text = TensorProto(dtype="DT_STRING", string_val=[layout.SerializeToString()])
     value = Summary.Value(tag=metadata.CONFIG_SUMMARY_TAG, tensor=text, metadata=plugin)
@@ -173,10 +183,10 @@ def _log_pictures(loggers: Sequence[Any], guard: Guard, model: LatentModel, stat
 
 
 def _draw(board: Any, history: Sequence[Report], status: RunStatus | None, train_step: int) -> None:
-    board.add_figure("guard/details/history", history_figure(history), train_step)
-    board.add_figure("guard/details/curve", curve_figure(history), train_step)
+    board.add_figure("guard_details/history", history_figure(history), train_step)
+    board.add_figure("guard_details/curve", curve_figure(history), train_step)
     if status is not None:
         board.add_figure("guard/risk_and_taught", learning_figure(history, status), train_step)
-        board.add_figure("guard/details/dashboard", dashboard(history, status), train_step)
+        board.add_figure("guard_details/dashboard", dashboard(history, status), train_step)
         board.add_text("guard/status", str(status), train_step)
-    board.add_text("guard/details/report", changes_table(history), train_step)
+    board.add_text("guard_details/report", changes_table(history), train_step)
