@@ -341,3 +341,8 @@ def test_plans_that_cannot_be_followed_are_refused(wrong, message):
 def test_held_out_images_need_their_prompts():
     with pytest.raises(ValueError, match="need one prompt an image"):
         TrainingSet(torch.zeros(1, 3, 2, 2), ("a",), ("b", "c"), torch.zeros(1, 3, 2, 2))
+
+
+def test_held_out_images_of_another_size_are_refused():
+    with pytest.raises(ValueError, match="training images are 3 x 2 x 2 and held-out images 3 x 4 x 4"):
+        TrainingSet(torch.zeros(1, 3, 2, 2), ("a",), ("b",), torch.zeros(1, 3, 4, 4))

@@ -136,6 +136,9 @@ CASES = {
     "a probe of 9 captions, a set of 2": lambda root: make_guard(ProbePlan(captions=9)),
     "a held-out prompt that is trained on": lambda root: make_guard(heldout=("a ball",)),
     "2 images, 1 caption": lambda root: TrainingSet(torch.rand(2, 3, 8, 8), ("a",)),
+    "held-out images of another size": lambda root: TrainingSet(
+        torch.rand(2, 3, 8, 8), ("a", "b"), ("c",), torch.rand(1, 3, 16, 16)
+    ),
     "strategy: FSDP": strategy("FSDPStrategy"),
     "strategy: DeepSpeed": strategy("DeepSpeedStrategy"),
     "accelerate with FSDP": lambda root: LoopGuard(make_guard().training, SimpleNamespace(distributed_type="FSDP")),

@@ -34,6 +34,11 @@ class TrainingSet:
             raise ValueError(
                 f"{len(self.heldout_images)} held-out images and {len(self.heldout)} prompts: need one prompt an image"
             )
+        if self.heldout_images is not None and self.heldout_images.shape[1:] != self.images.shape[1:]:
+            raise ValueError(
+                f"training images are {_size(self.images)} and held-out images {_size(self.heldout_images)}: both stand "
+                "for what the model draws, so give them at one size"
+            )
         leaked = sorted(set(self.heldout) & set(self.captions))
         if leaked:
             raise ValueError(f"held-out prompts must not be training captions; {leaked[0]!r} is one")
@@ -61,6 +66,10 @@ class TrainingSet:
     def images_of(self, caption: str) -> list[int]:
         """The images that carry this caption, by index."""
         return [i for i, text in enumerate(self.captions) if text == caption]
+
+
+def _size(images: Tensor) -> str:
+    return " x ".join(map(str, images.shape[1:]))
 
 
 def _words(caption: str) -> str:
