@@ -8,6 +8,7 @@ import torch
 
 from basinguard.calibration.candidate import PairScores, Product, ProductCandidate
 from basinguard.calibration.choice import best
+from basinguard.calibration.danger import dangers
 from basinguard.calibration.search import chains, hopeless, ladder, plain_cfg, rule
 from basinguard.calibration.terms import CalibrationTerms, Setting
 from basinguard.diffusion.toy import stable_diffusion_schedule
@@ -71,6 +72,20 @@ def test_what_keeps_nothing_is_not_worth_a_proof_unless_there_is_nothing_else():
     assert ladder([copying, candidate(0.9, copies=12)], TERMS)[0].product.strength == 0.9, "the least dangerous"
 
 
+def test_few_samples_cannot_upset_the_order_of_shares():
+    """0, 1 and 0 copies of 16: the last two are pooled to 1/32, and how near they come orders them."""
+    low, middle, whole = (
+        candidate(0.5, kept=0.2, nearest=0.5),
+        candidate(0.7, kept=0.4, nearest=0.6, copies=1),
+        candidate(1.0, kept=0.5, nearest=0.7),
+    )
+    order = dangers([whole, low, middle])
+    assert order[low.product] == (0, 0.5)
+    assert order[middle.product] == (pytest.approx(1 / 32), 0.6)
+    assert order[whole.product] == (pytest.approx(1 / 32), 0.7)
+    assert ladder([whole, low, middle], TERMS) == [low, middle, whole]
+
+
 def test_plain_cfg_of_the_whole_fine_tune_is_proven_wherever_it_may_be_safe():
     share, whole = candidate(0.6, kept=0.5, nearest=0.1), candidate(1.0, kept=0.4, nearest=0.4)
     assert chains([share, whole], TERMS) == [[share.product, whole.product]], "outdone, and still on the ladder"
@@ -83,6 +98,8 @@ def test_a_rule_is_proven_only_where_it_promises_to_keep_more():
     worse, better = candidate(kept=0.3, guidance=prefix()), candidate(kept=0.7, guidance=prefix())
     assert chains([share, worse], TERMS) == [[share.product]]
     assert chains([share, better], TERMS) == [[share.product], [better.product]]
+    lucky = candidate(guidance=prefix(), taught=taught(0.51, spread=0.1, seed=3))
+    assert chains([share, lucky], TERMS) == [[share.product]], "not by more than the noise of the search"
     copying = candidate(1.0, copies=12, kept=None)
     assert chains([copying, worse], TERMS) == [[worse.product]], "no samples are spent on what cannot be proven"
 

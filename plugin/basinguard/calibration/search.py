@@ -17,8 +17,10 @@ from torch import Tensor
 
 from ..core.record import ALWAYS_ON, Guidance
 from ..diffusion.noise_schedule import NoiseSchedule
+from ..similarity.taught import difference
 from .bench import Bench
 from .candidate import Product, ProductCandidate, too_many
+from .danger import dangers
 from .grids import grid_positions
 from .terms import CalibrationTerms, Setting
 from .weights import Weights
@@ -78,7 +80,8 @@ def leaders(tried: Sequence[ProductCandidate], alpha: float) -> list[ProductCand
     """The plain candidates with the most gain, of those that may keep the risk; the least dangerous where none may."""
     plain = [c for c in tried if c.product.guidance.plain and c.product.strength > 0]
     able = [c for c in plain if not hopeless(c, alpha)]
-    return sorted(able, key=lambda c: -c.gain)[:LEADERS] or [min(plain, key=_danger)]
+    order = dangers(plain)
+    return sorted(able, key=lambda c: -c.gain)[:LEADERS] or [min(plain, key=lambda c: order[c.product])]
 
 
 def _neighbours(chosen: Iterable[ProductCandidate], grid: Sequence[Product]) -> list[Product]:
@@ -107,7 +110,8 @@ def chains(tried: Sequence[ProductCandidate], terms: CalibrationTerms) -> list[l
     steps = ladder(plain, terms)
     whole = [c for c in plain if c.product.strength == 1 and not hopeless(c, terms.alpha)]
     if whole and (boldest := max(whole, key=lambda c: c.gain)) not in steps:
-        steps = sorted([*steps, boldest], key=_danger)
+        order = dangers(plain)
+        steps = sorted([*steps, boldest], key=lambda c: order[c.product])
     rungs = ladder(ruled, terms) if ruled else []
     if rungs and not _keeps_more(rungs, steps, terms.alpha):
         rungs = []
@@ -122,10 +126,12 @@ def ladder(candidates: Sequence[ProductCandidate], terms: CalibrationTerms) -> l
     Left out is what copies too often to be proven, and what keeps nothing of what was taught, unless nothing else is
     left: then the least dangerous stands alone.
     """
+    order = dangers(candidates)
     able = [c for c in candidates if not hopeless(c, terms.alpha)]
-    useful = [c for c in able if c.taught is None or c.gain > 0] or able or [min(candidates, key=_danger)]
+    least = min(candidates, key=lambda c: order[c.product])
+    useful = [c for c in able if c.taught is None or c.gain > 0] or able or [least]
     front: list[ProductCandidate] = []
-    for candidate in sorted(useful, key=_danger):
+    for candidate in sorted(useful, key=lambda c: order[c.product]):
         if not front or candidate.gain > front[-1].gain:
             front.append(candidate)
     if len(front) <= terms.chain:
@@ -133,11 +139,16 @@ def ladder(candidates: Sequence[ProductCandidate], terms: CalibrationTerms) -> l
     return [front[round(k * (len(front) - 1) / max(terms.chain - 1, 1))] for k in range(terms.chain)]
 
 
-def _danger(candidate: ProductCandidate) -> tuple[float, float]:
-    """Copies in the search; of products without one, how near their samples come to the training images."""
-    return candidate.risk.value, candidate.nearest
-
-
 def _keeps_more(rungs: Sequence[ProductCandidate], steps: Sequence[ProductCandidate], alpha: float) -> bool:
-    best = max(c.gain for c in rungs)
-    return best > max((c.gain for c in steps if not hopeless(c, alpha)), default=float("-inf"))
+    """Whether the best rule keeps more than the best plain product, by more than the search's noise.
+
+    A second ladder takes half of delta from the first, and a rule is one more thing that people must apply.
+    """
+    able = [c for c in steps if not hopeless(c, alpha)]
+    rule = max(rungs, key=lambda c: c.gain)
+    if not able:
+        return True
+    step = max(able, key=lambda c: c.gain)
+    if rule.left and step.left and rule.taught and step.taught:
+        return difference(rule.taught, step.taught).low > 0
+    return rule.gain > step.gain

@@ -36,8 +36,8 @@ class TrainingSet:
             )
         if self.heldout_images is not None and self.heldout_images.shape[1:] != self.images.shape[1:]:
             raise ValueError(
-                f"training images are {_size(self.images)} and held-out images {_size(self.heldout_images)}: both stand "
-                "for what the model draws, so give them at one size"
+                f"training images are {_size(self.images)} and held-out images {_size(self.heldout_images)}: "
+                "both stand for what the model draws, so give them at one size"
             )
         leaked = sorted(set(self.heldout) & set(self.captions))
         if leaked:

@@ -97,7 +97,7 @@ def fine_tune(
         ProbePlan(captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE),
         ControlGroup(folder=str(heldout_folder)) if images else ControlGroup(captions_of(heldout_folder)),
         detector,
-        terms=CalibrationTerms(alpha=0.1, pairs=96, before=(0.0,), transitions=TRANSITIONS),
+        terms=CalibrationTerms(alpha=0.1, pairs=144, before=(0.0,), transitions=TRANSITIONS),
         every_n_epochs=max(1, epochs // PROBES),
         export_to=str(out / "export"),
     )
