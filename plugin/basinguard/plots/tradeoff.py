@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..calibration.candidate import ProductCandidate, of_phase
+from ..calibration.knobs import knobs_text
 from ..calibration.record_builder import Certificate
 from ..core.estimate import Estimate
 from ..core.record import Transfer
@@ -87,7 +88,9 @@ def products_text(certificate: Certificate) -> str:
     lines = [f"{head} {'UNet/img':>8}", *(_line(name, c, width, c is certificate.shipped) for name, c in rows)]
     few = searched[0].risk.n if searched else 0
     lines += [f"{len(searched)} products were searched on {few} samples each; {certificate.evaluations} evaluations"]
-    return "\n".join([*lines, COLUMNS])
+    record = certificate.record
+    knobs = knobs_text(tried, record.alpha, record.sampler.scale)
+    return "\n".join([*lines, *([knobs] if knobs else []), COLUMNS])
 
 
 def _line(name: str, c: ProductCandidate, width: int, ships: bool) -> str:

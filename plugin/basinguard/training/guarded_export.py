@@ -12,11 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from ..calibration.candidate import Product as Chosen
+from ..calibration.knobs import knobs_text
 from ..calibration.lessons import TaughtTruth, truth_of
 from ..calibration.record_builder import Certificate, certify
 from ..calibration.terms import CalibrationTerms
 from ..calibration.trial import Trial, calibration_pairs
 from ..core import seeds as seed_table
+from ..core.progress import say
 from ..core.provenance import Provenance
 from ..core.record import Product, Record
 from ..diffusion.model import Model
@@ -53,6 +55,9 @@ def export_calibrated(
         The certificate; its record is the one that was written.
     """
     certificate = certify(guard, series, terms, provenance_of(guard, series), truth=truth)
+    say(f"ships: {certificate.shipped}")
+    if line := knobs_text(certificate.tried, terms.alpha, guard.plan.scale):
+        say(line)
     comparison = compare_in_pictures(guard, series, certificate)
     record = _write(guard, series, terms, certificate.record, out, comparison)
     if certificate.safe_record is not None:
