@@ -120,7 +120,7 @@ def test_calibrate_writes_a_record_that_exports_with_its_model(tuned_dir, base_d
     assert (tmp_path / "out" / "products.png").stat().st_size > 10_000
     text = str(calibration)
     assert "base model" in text
-    assert "plain CFG, whole fine-tune" in text
+    assert "plain CFG without a guard" in text
     assert "taught" in text
     assert sum(line.startswith("* ") for line in text.splitlines()) >= 1, "what ships is marked"
     opened = open_model(str(tuned_dir), scene_folder, settings)

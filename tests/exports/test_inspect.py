@@ -56,9 +56,7 @@ def test_inspect_prints_the_rule_and_how_sure(exported, capsys):
     assert "scale -2 above timestep 500 (sigma 1.6" in out
     rows = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert rows["verdict"] == "Safe by its rule."
-    assert (
-        rows["risk"] == "3.0 % [0.0, 11.0] (n = 64); 83.0 % [75.0, 91.0] (n = 64) by plain CFG with the whole fine-tune"
-    )
+    assert rows["risk"] == "3.0 % [0.0, 11.0] (n = 64); 83.0 % [75.0, 91.0] (n = 64) by plain CFG without a guard"
     main(["inspect", str(exported), "--json"])
     assert Record.from_json(capsys.readouterr().out) == inspect_file(exported).record
 

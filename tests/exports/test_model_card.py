@@ -17,6 +17,7 @@ from basinguard.exports.directory import CardPictures, export_directory
 from basinguard.exports.model_card import LONGEST, is_sd21, plain, render_card
 from basinguard.exports.privacy import hub_id, public
 from basinguard.exports.provenance import Origin, without_paths
+from basinguard.exports.sentences import verdict
 from support.exports import build_record, rate
 
 EVIL = [
@@ -158,10 +159,21 @@ def test_the_card_tells_the_price_in_words_and_numbers(record, text):
     kept, whole = rate(0.6), rate(0.8)
     told = record.model_copy(update={"taught": kept, "plain_taught": whole, "base_risk": rate(0.08)})
     shown = re.sub(r"\s+", " ", rendered(render_card(told, name="x")).text)
-    assert "It keeps 60% of what was taught, net of copies: 75% of what plain CFG with the whole fine-tune" in shown
+    assert "It keeps 60% of what was taught, net of copies: 75% of what plain CFG without a guard" in shown
     assert "(0 = base model, 1 = true images) 0 0.8 [0.72, 0.88] (n=64) 0.6 [0.52, 0.68] (n=64)" in shown
     assert "8.0 % [0.0, 16.0] (n = 64) 83.0 %" in shown, "the base model's row stands beside plain CFG's"
     assert "true images" not in text.split("---", 2)[2]
+
+
+def test_an_earlier_epoch_that_needs_no_rule_is_named_and_has_its_price(record):
+    scale, report = record.sampler.scale, record.history[-1]
+    plain = Guidance(transition=999.0, sigma=157.0, before=scale, after=scale)
+    whole = record.model_copy(update={"guidance": plain, "taught": rate(0.6), "plain_taught": rate(0.5)})
+    newest = whole.model_copy(update={"product": Product(epoch=report.epoch), "history": (report,)})
+    assert verdict(newest) == "No rule needed: plain CFG with the whole fine-tune keeps the promise as it is."
+    earlier = verdict(newest.model_copy(update={"product": Product(epoch=report.epoch - 1)}))
+    assert f"plain CFG with the whole fine-tune of epoch {report.epoch - 1} keeps the promise" in earlier
+    assert "It keeps 60% of what was taught, net of copies: no less than what plain CFG without a guard" in earlier
 
 
 def test_the_card_names_every_ruler_and_says_when_there_is_one_alone(record):

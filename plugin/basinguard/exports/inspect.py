@@ -111,7 +111,7 @@ def describe(inspection: Inspection) -> str:
     rows = {
         "verdict": verdict(r),
         "product": product_line(r),
-        "risk": f"{percent(r.risk)}; {percent(r.plain)} by plain CFG with the whole fine-tune",
+        "risk": f"{percent(r.risk)}; {percent(r.plain)} by plain CFG without a guard",
         **({"unruled": f"{percent(r.unruled)} by plain CFG with these weights"} if r.unruled else {}),
         "taught": taught_line(r) or UNKNOWN,
         "verified": percent(r.verified),

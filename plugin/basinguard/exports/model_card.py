@@ -122,7 +122,7 @@ def _results(record: Record) -> list[EvalResult]:
     what = f"{one_line(record.metric.embedder, LONGEST)} >= {record.metric.threshold:g}"
     rows = [
         ("memorization_risk", f"Risk as shipped ({what})", record.verified or record.risk),
-        ("memorization_risk_plain", f"Risk of plain CFG with the whole fine-tune ({what})", record.plain),
+        ("memorization_risk_plain", f"Risk of plain CFG without a guard ({what})", record.plain),
         ("taught", "What is left of what was taught, 0 = base model, 1 = true images", record.taught),
         ("alignment", "Agreement of image and caption", record.alignment),
     ]

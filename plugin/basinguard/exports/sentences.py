@@ -38,10 +38,10 @@ def product_line(record: Record) -> str:
 
 
 def taught_line(record: Record) -> str:
-    """What is left of what was taught, beside plain CFG with the whole fine-tune; "" where it was not measured."""
+    """What is left of what was taught, beside plain CFG without a guard; "" where it was not measured."""
     if record.taught is None:
         return ""
-    plain = "" if record.plain_taught is None else f"; plain CFG with the whole fine-tune has {record.plain_taught}"
+    plain = "" if record.plain_taught is None else f"; plain CFG without a guard has {record.plain_taught}"
     return f"{record.taught}{plain}"
 
 
@@ -60,10 +60,18 @@ def verdict(record: Record) -> str:
     if record.nothing_left:
         return NOTHING_LEFT
     if record.guidance.plain and record.product.strength == 1 and record.scale == record.sampler.scale:
-        return "No rule needed: plain CFG with the whole fine-tune keeps the promise as it is."
+        epoch = f" of epoch {record.product.epoch}" if _earlier(record) else ""
+        kept = price(record) if epoch else ""
+        return f"No rule needed: plain CFG with the whole fine-tune{epoch} keeps the promise as it is.{kept}"
     if record.guidance.plain:
         return "No rule needed: these weights keep the promise with plain CFG, in any tool." + price(record)
     return "Safe by its rule." + price(record)
+
+
+def _earlier(record: Record) -> bool:
+    """Whether training went on after the epoch that ships."""
+    epoch = record.product.epoch
+    return epoch is not None and any(report.epoch > epoch for report in record.history)
 
 
 def price(record: Record) -> str:
@@ -75,7 +83,7 @@ def price(record: Record) -> str:
         return f" It keeps {ours.value:.0%} of what was taught, net of copies; plain CFG keeps nothing of it."
     word = "no less than" if ours.value >= plain.value else f"{ours.value / plain.value:.0%} of"
     return (
-        f" It keeps {ours.value:.0%} of what was taught, net of copies: {word} what plain CFG with the whole fine-tune "
+        f" It keeps {ours.value:.0%} of what was taught, net of copies: {word} what plain CFG without a guard "
         f"keeps ({plain.value:.0%})."
     )
 

@@ -38,7 +38,7 @@ def products_figure(certificate: Certificate) -> Figure:
         chain = [c for c in of_phase(tried, "proof") if c.product.guidance.plain == kind]
         _chain(axes, chain, place, colour, "plain CFG at a strength and scale" if kind else "rules")
     if (plain := place(certificate.plain)) is not None:
-        _cross(axes, plain, certificate.plain.risk, VERMILLION, "plain CFG, whole fine-tune")
+        _cross(axes, plain, certificate.plain.risk, VERMILLION, "plain CFG without a guard")
     if (chosen := place(certificate.shipped)) is not None and certificate.shipped.proven:
         axes.plot(chosen.value, certificate.shipped.risk.value, "o", markersize=14, markerfacecolor="none",
                   markeredgecolor=BLACK, label="what ships")  # fmt: skip
@@ -81,7 +81,7 @@ def products_text(certificate: Certificate) -> str:
     tried = certificate.tried
     searched, tested = of_phase(tried, "search"), of_phase(tried, "proof")
     base = [c for c in searched if c.product.strength == 0]
-    rows = [("base model", c) for c in base] + [("plain CFG, whole fine-tune", certificate.plain)]
+    rows = [("base model", c) for c in base] + [("plain CFG without a guard", certificate.plain)]
     rows += [(str(c.product), c) for c in tested if c is not certificate.plain or c.proven]
     width = max(len(name) for name, _ in rows)
     head = f"  {'product':{width}} {'risk [95% interval]':24} {'p':>7} {'taught [95% interval]':24} {'alignment':>9}"

@@ -122,7 +122,7 @@ def compare_in_pictures(guard: Guard, series: EpochSeries, certificate: Certific
     """
     prompts = truth_of(guard.training, ()).prompts[:SHOWN]
     plain = certificate.plain.product
-    ways = {"plain CFG, whole fine-tune": plain, "this product": certificate.shipped.product}
+    ways = {"plain CFG without a guard": plain, "this product": certificate.shipped.product}
     ways = {**({"base model": replace(plain, strength=0.0)} if series.graded else {}), **ways}
     columns = {title: _drawn(guard, series, product, prompts) for title, product in ways.items()}
     return contact_sheet(columns, [""] * len(prompts) if guard.training.stand_in else prompts, {})
