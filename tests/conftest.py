@@ -4,23 +4,44 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
-import torch
 
-from basinguard.tinyworld.scenes import all_captions, draw_scene
-from support.tiny_pipeline import build_tiny_pipeline
+# Models of a few thousand weights are computed faster by one thread than shared out. Set before torch is imported, also
+# for the processes that tests start. Nothing heavy is imported here: with several workers this file is read by one
+# process more, which runs no test.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 
-# models of a few thousand weights are computed faster by one thread than shared out; the variable is for subprocesses
-torch.set_num_threads(1)
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["BASINGUARD_CACHE"] = ""  # nothing is kept in the cache of whoever runs the tests
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_ruler() -> Iterator[None]:
+    """What was taught is measured without weights, as where the extra `taught` is not installed: the network takes
+    more of a small run than everything else in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "torch" in sys.modules:  # else nothing that was collected measures anything
+            patch.setattr(import_module("basinguard.similarity.rulers"), "installed_weights", lambda: None)
+        yield
+
+
+@pytest.fixture
+def two_rulers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was taught is measured by the network as well, where it is installed."""
+    rulers, efficientnet = map(import_module, ("basinguard.similarity.rulers", "basinguard.similarity.efficientnet"))
+    monkeypatch.setattr(rulers, "installed_weights", efficientnet.installed_weights)
 
 
 @pytest.fixture(scope="session")
 def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved `StableDiffusionPipeline`, v-prediction, fp32, random weights."""
+    from support.tiny_pipeline import build_tiny_pipeline
+
     directory = tmp_path_factory.mktemp("tiny") / "v"
     build_tiny_pipeline().save_pretrained(directory)
     return directory
@@ -29,6 +50,8 @@ def tiny_pipeline_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_epsilon_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same weights, epsilon prediction."""
+    from support.tiny_pipeline import build_tiny_pipeline
+
     directory = tmp_path_factory.mktemp("tiny") / "epsilon"
     build_tiny_pipeline("epsilon").save_pretrained(directory)
     return directory
@@ -37,6 +60,8 @@ def tiny_epsilon_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def scene_folder(tmp_path: Path) -> Path:
     """Six captioned scenes, 64 x 64 px, with metadata.jsonl; short captions that fit the tiny tokenizer."""
+    from basinguard.tinyworld.scenes import all_captions, draw_scene
+
     directory = tmp_path / "scenes"
     directory.mkdir()
     rows = []

@@ -49,7 +49,14 @@ def searched(probe, pairs, kind=ExitSearch, resolution=1, **options):
 
 
 @pytest.mark.parametrize(
-    ("solver", "toy"), [("ddim", TOY), ("euler", TOY), ("dpm++2m", TOY), ("heun", TOY), ("euler", FLOW)]
+    ("solver", "toy"),
+    [
+        ("ddim", TOY),
+        pytest.param("euler", TOY, marks=pytest.mark.long),
+        ("dpm++2m", TOY),
+        pytest.param("heun", TOY, marks=pytest.mark.long),
+        ("euler", FLOW),
+    ],
 )
 def test_early_decisions_change_no_exit_and_save_most_of_the_work(solver, toy):
     probe, pairs = make_probe(solver, steps=40, toy=toy), make_pairs(seeds=3)

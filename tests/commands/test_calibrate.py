@@ -38,6 +38,9 @@ TERMS = CalibrationTerms(
 )
 
 
+PLAIN = replace(TERMS, before=(), strengths=(1.0,), search_pairs=4, taught_samples=4)  # where products are no subject
+
+
 def opened_pipe(directory):
     return StableDiffusionPipeline.from_pretrained(directory, safety_checker=None)
 
@@ -185,7 +188,7 @@ def test_promises_that_cannot_be_made_are_refused_before_anything_is_loaded(term
 
 
 def test_the_record_names_the_detector_that_was_asked_for(tuned_dir, scene_folder):
-    settings, terms = replace(QUICK, alignment="none"), replace(TERMS, strengths=(1.0,))
+    settings, terms = replace(QUICK, alignment="none"), PLAIN
     detector = CopyDetectorSettings("structure-figure", 0.97)
     options = {"settings": settings, "terms": terms, "detector": detector}
     metric = calibrate(str(tuned_dir), data=scene_folder, **options).record.metric
@@ -229,7 +232,7 @@ def test_an_audit_finds_the_copies_and_its_page_is_safe(tuned_dir, base_dir, cop
         data=copied_folder,
         settings=replace(QUICK, base=str(base_dir)),
         per_caption=1,
-        terms=TERMS,
+        terms=PLAIN,
         out=tmp_path / "out",
     )
     report = found.audit
@@ -247,7 +250,7 @@ def test_an_audit_finds_the_copies_and_its_page_is_safe(tuned_dir, base_dir, cop
 
 
 def test_an_audit_says_what_it_means(tuned_dir, copied_folder):
-    report = audit(str(tuned_dir), data=copied_folder, settings=QUICK, terms=TERMS, per_caption=1).audit
+    report = audit(str(tuned_dir), data=copied_folder, settings=QUICK, terms=PLAIN, per_caption=1).audit
     assert report.advice[0].startswith("It copies: 100.0 %")
     assert report.base is None
     assert report.record.taught is None, "without a base there is nothing to hold it against"
@@ -257,6 +260,7 @@ def test_an_audit_says_what_it_means(tuned_dir, copied_folder):
 
 def test_both_verbs_run_from_the_command_line(tuned_dir, scene_folder, tmp_path, capsys):
     few = ["--alpha", "0.4", "--delta", "0.2", "--pairs", "12", "--timesteps", "3", "--scale", "3"]
+    few += ["--search_pairs", "4", "--taught_samples", "4"]
     cli.main(
         [
             "calibrate",

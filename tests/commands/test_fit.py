@@ -25,7 +25,8 @@ from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.memory_footprint import footprint
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
-SIBLINGS = ("sd21_768_lora", "sd21_base_lora")  # differ from sd21_lora in base and resolution alone
+# differ from sd21_lora in base and resolution alone, or from tinyworld_full and sd21_lora in what these have both
+SIBLINGS = ("sd21_768_lora", "sd21_base_lora", "sd21_full", "tinyworld_lora")
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +109,7 @@ def test_a_config_is_dry_run(path, tiny_pipeline_dir, scene_folder, tmp_path, ca
     assert output.rstrip().endswith("nothing was trained")
 
 
-SLOW = {"sd21_full", "sd21_768_lora", "sd21_base_lora"}  # five seconds each
+SLOW = {"sd21_full", "sd21_768_lora", "sd21_base_lora", "tinyworld_full"}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,10 @@ from basinguard.pipelines.protect import load, rule_of
 from basinguard.sessions.session import open_model
 from basinguard.sessions.settings import SessionSettings
 
-TERMS = CalibrationTerms(alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transitions=(700.0,))
+TERMS = CalibrationTerms(
+    alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transitions=(700.0,), strengths=(1.0,), scales=(3.0,),
+    search_pairs=4, taught_samples=4,
+)  # fmt: skip
 
 
 @pytest.fixture

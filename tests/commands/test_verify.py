@@ -1,10 +1,13 @@
 """verify: an export sampled as a user would, on seeds and prompts that calibration never saw; and its refusals."""
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +15,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from basinguard.calibration.terms import CalibrationTerms
+from basinguard.cli import main
 from basinguard.commands.calibrate import calibrate
 from basinguard.commands.verify import verify
 from basinguard.core.record import read_record
@@ -44,15 +48,21 @@ TERMS = CalibrationTerms(
 
 @pytest.fixture(scope="module")
 def exported(tiny_pipeline_dir, tmp_path_factory):
-    """Exports a pipeline with a calibration made on a folder; both are given by the test."""
+    """Copies of one export, whose calibration was made on the scenes that tests give, which are always the same."""
 
-    def make(folder, detector=CopyDetectorSettings()):
+    @cache
+    def original(detector):
         settings = SessionSettings(str(tiny_pipeline_dir), scale=3.0, timesteps=2)
         options = {"settings": settings, "terms": TERMS, "detector": detector}
-        record = calibrate(str(tiny_pipeline_dir), data=folder, **options).record
+        record = calibrate(str(tiny_pipeline_dir), data=folders[0], **options).record
         pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir, safety_checker=None)
         return export_directory(pipe, record, tmp_path_factory.mktemp("exported") / "model", share_private=True)
 
+    def make(folder, detector=CopyDetectorSettings()):
+        folders.append(folder)
+        return Path(shutil.copytree(original(detector), tmp_path_factory.mktemp("copied") / "model"))
+
+    folders = []
     return make
 
 
@@ -70,14 +80,22 @@ def test_verification_covers_fresh_seeds_reworded_captions_and_heldout_prompts(e
     assert read_record(directory / "basinguard.json").verified is None, "the export itself is not touched"
 
 
-def test_an_export_is_verified_under_the_detector_it_names_in_a_fresh_process(exported, scene_folder, tmp_path):
+def in_this_process(*arguments):
+    main(arguments)
+
+
+def in_a_fresh_process(*arguments):
+    subprocess.run([sys.executable, "-m", "basinguard", *arguments], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("run", [in_this_process, pytest.param(in_a_fresh_process, marks=pytest.mark.long)])
+def test_an_export_is_verified_under_the_detector_it_names(exported, scene_folder, tmp_path, run):
     directory = exported(scene_folder)
     path = directory / "basinguard.json"
     record = read_record(path)
     metric = {"embedder": "structure-figure-v1", "threshold": 0.97, "source": "given"}
     path.write_text(json.dumps(json.loads(record.to_json()) | {"metric": metric}))
-    command = [sys.executable, "-m", "basinguard", "verify", str(directory), str(scene_folder), "--per_caption", "1"]
-    subprocess.run([*command, "--out", str(tmp_path / "own")], check=True, capture_output=True)
+    run("verify", str(directory), str(scene_folder), "--per_caption", "1", "--out", str(tmp_path / "own"))
     verified = read_record(tmp_path / "own" / "record.json")
     assert verified.metric.embedder == "structure-figure-v1"
     assert verified.verified is not None

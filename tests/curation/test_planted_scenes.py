@@ -27,11 +27,14 @@ def scan_of(directory, scenes):
     return scan_images(read_folder(directory, decode=False).items)
 
 
-def test_planted_edits_are_found_and_twins_are_not_merged(tmp_path):
+@pytest.mark.parametrize(
+    ("strangers", "twins", "sources"), [(12, 6, 3), pytest.param(60, 20, 12, marks=pytest.mark.long)]
+)
+def test_planted_edits_are_found_and_twins_are_not_merged(tmp_path, strangers, twins, sources):
     captions = all_captions()
-    scenes = {f"{n:03d}": draw_scene(captions[7 * n % len(captions)], SEED + n) for n in range(60)}
-    scenes |= {f"{60 + n:03d}": draw_scene(Caption("star", "striped"), SEED + 500 + n) for n in range(20)}
-    edited = {f"{n:03d} {name}": edit(scenes[f"{n:03d}"]) for name, edit in PLANTED.items() for n in range(12)}
+    scenes = {f"{n:03d}": draw_scene(captions[7 * n % len(captions)], SEED + n) for n in range(strangers)}
+    scenes |= {f"{strangers + n:03d}": draw_scene(Caption("star", "striped"), SEED + 500 + n) for n in range(twins)}
+    edited = {f"{n:03d} {name}": edit(scenes[f"{n:03d}"]) for name, edit in PLANTED.items() for n in range(sources)}
     scan = scan_of(tmp_path, scenes | edited)
     names = [item.file_name[:-4] for item in scan.items]
     groups = find_groups(scan, find_pairs(scan))
@@ -39,8 +42,8 @@ def test_planted_edits_are_found_and_twins_are_not_merged(tmp_path):
     right = sum(len({name[:3] for name in pair}) == 1 for pair in together)
     found = sum(frozenset((name, name[:3])) in together for name in edited)
     precision, recall = wilson(right, len(together)), wilson(found, len(edited))
-    assert precision.low > 0.95, f"precision {precision}"
-    assert recall.low > 0.85, f"recall {recall}"
+    assert (precision.low if sources == 12 else precision.value) > 0.95, f"precision {precision}"
+    assert (recall.low if sources == 12 else recall.value) > 0.85, f"recall {recall}"
 
 
 def test_planted_leaks_are_found_and_held_out_twins_are_none(tmp_path):

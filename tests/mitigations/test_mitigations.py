@@ -1,12 +1,14 @@
 """Every mitigation: starts from the same noise, counts what it evaluates, and leaves the model as it found it."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 
 from basinguard.calibration.candidate import Product, ProductCandidate
 from basinguard.calibration.search import plain_cfg
+from basinguard.calibration.terms import CalibrationTerms
 from basinguard.core.stats import rate
 from basinguard.mitigations import initial_noise as han
 from basinguard.mitigations import ours
@@ -128,6 +130,8 @@ def test_the_proven_share_is_plain_cfg_on_so_much_of_the_fine_tune(own_testbed, 
 
 def test_calibrating_leaves_the_model_as_it_was(own_testbed, batch, monkeypatch):
     monkeypatch.setattr(ours, "PAIRS", 9)  # none of 9 proves 0.3, which is the largest alpha
+    few = {"strengths": (0.5, 1.0), "scales": (3.0,), "search_pairs": 4, "taught_samples": 4}
+    monkeypatch.setattr(ours, "CalibrationTerms", partial(CalibrationTerms, **few))
     before = fingerprint(own_testbed)[0]
     ladder = plain_calibration(own_testbed)[0]
     assert all(candidate.product.guidance.plain for candidate in ladder)

@@ -86,7 +86,7 @@ def test_ip_adapter(pipe):
     assert not close(stock, plain, 1e-3)
 
 
-@pytest.mark.parametrize("how", ["model", "sequential", "group"])
+@pytest.mark.parametrize("how", ["model", pytest.param("sequential", marks=pytest.mark.long), "group"])
 def test_cpu_offload(pipe, how):
     """diffusers' and accelerate's own machinery with the CPU as the accelerator: the hooks are real."""
     plain, cpu = sample(pipe), torch.device("cpu")

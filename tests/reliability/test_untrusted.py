@@ -45,8 +45,8 @@ from support.guarded_runs import picture_folder
 from support.hostile_files import hostile, tensor_files, try_all
 from support.reports import changed
 
-PAGES = [30, pytest.param(10_000, marks=pytest.mark.long)]
-CASES = [100, pytest.param(10_000, marks=pytest.mark.long)]
+PAGES = [15, pytest.param(10_000, marks=pytest.mark.long)]
+CASES = [40, pytest.param(10_000, marks=pytest.mark.long)]
 RATE = Estimate(value=0.1, low=0.05, high=0.2, level=0.95, n=64, method="wilson")
 REPORT = changed(Report.missed(-1, 0, "out of memory"), risk=RATE, curve=((999.0, RATE),))
 SHA = "0" * 64

@@ -3,6 +3,7 @@ import torch
 
 from basinguard.similarity import efficientnet
 from basinguard.similarity.efficientnet import EfficientNetLite, installed_weights
+from basinguard.similarity.rulers import feature_sets
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +49,10 @@ def test_other_weights_are_refused(tmp_path):
 def test_a_missing_package_is_none(monkeypatch):
     monkeypatch.setattr(efficientnet, "PACKAGE", "no_such_package_anywhere")
     assert installed_weights() is None
+
+
+def test_where_it_is_installed_it_is_the_second_ruler(network, two_rulers, monkeypatch):
+    names = [feature_set.name for feature_set in feature_sets()]
+    assert names[1:] == [network.name]
+    monkeypatch.setattr(efficientnet, "PACKAGE", "no_such_package_anywhere")
+    assert [feature_set.name for feature_set in feature_sets()] == names[:1]

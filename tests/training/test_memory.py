@@ -1,6 +1,7 @@
 """Memory sizes before a fit: bytes that can be counted by hand, and what each saver saves."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -66,6 +67,7 @@ def test_recomputing_holds_less():
 WHOLE = Workload(method="full", resolution=32, batch_size=8, gpu=False)
 
 
+@cache
 def size(base, **changes):
     return footprint_of(base, replace(WHOLE, **grouped({**MODEL, "probe": ProbeLoad}, changes)))
 

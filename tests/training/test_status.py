@@ -85,7 +85,13 @@ RUNS = [
 ]
 
 
-@pytest.mark.parametrize(("plan", "changes", "epochs"), [run[1:] for run in RUNS], ids=[run[0] for run in RUNS])
+QUICK = ("a breach", "not before it is sure", "not on a failed probe")
+
+
+@pytest.mark.parametrize(
+    ("plan", "changes", "epochs"),
+    [pytest.param(*run, id=name, marks=() if name in QUICK else pytest.mark.long) for name, *run in RUNS],
+)
 def test_a_run_stops_at_a_sure_breach_and_on_nothing_less(
     tiny_pipeline_dir, folder, tmp_path, monkeypatch, plan, changes, epochs
 ):

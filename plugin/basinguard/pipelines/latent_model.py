@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -67,9 +67,10 @@ class LatentModel:
     def denoiser(self, prompts: Sequence[str]) -> Denoiser:
         """The denoiser whose prompt k is `prompts[k]`; texts are encoded once, here."""
         table = self.encode_prompts([*prompts, ""])  # the last row is what EMPTY = -1 indexes
+        device = self._device  # asked once: diffusers looks at every module for what offloads it
 
         def denoise(x: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
-            return self._eps(x, timestep, prompt, table)
+            return self._eps(x, timestep, prompt, table, device)
 
         return denoise
 
@@ -102,27 +103,27 @@ class LatentModel:
     @contextmanager
     def _precision(self) -> Iterator[None]:
         enabled = self.dtype not in (None, torch.float32)
-        with torch.autocast(self._device.type, self.dtype, enabled=enabled):
+        with torch.autocast(self._device.type, self.dtype, enabled=True) if enabled else nullcontext():
             yield
 
-    def _eps(self, x: Tensor, timestep: Tensor, prompt: Tensor, table: Tensor) -> Tensor:
+    def _eps(self, x: Tensor, timestep: Tensor, prompt: Tensor, table: Tensor, device: torch.device) -> Tensor:
         cond = prompt != EMPTY
         if not self.anchor or bool(cond.all()):
-            output = self._forward(x, timestep, table[prompt])
+            output = self._forward(x, timestep, table[prompt], device)
         else:
             output = torch.empty_like(x)
             with _adapters_off(self.pipe.unet):
-                output[~cond] = self._forward(x[~cond], timestep[~cond], table[prompt[~cond]])
+                output[~cond] = self._forward(x[~cond], timestep[~cond], table[prompt[~cond]], device)
             if bool(cond.any()):
-                output[cond] = self._forward(x[cond], timestep[cond], table[prompt[cond]])
+                output[cond] = self._forward(x[cond], timestep[cond], table[prompt[cond]], device)
         return to_epsilon(
             self.prediction_type, output, x, self.schedule.signal(timestep), self.schedule.noise(timestep)
         )
 
-    def _forward(self, x: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, timestep: Tensor, states: Tensor, device: torch.device) -> Tensor:
         unet = self.pipe.unet
         with self._precision():
-            out = unet(x.to(unet.device, unet.dtype), timestep.to(unet.device), states.to(unet.dtype)).sample
+            out = unet(x.to(device, unet.dtype), timestep.to(device), states.to(unet.dtype)).sample
         return out.to(x.device, x.dtype)
 
 

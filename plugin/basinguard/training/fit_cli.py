@@ -64,6 +64,11 @@ class FineTuneCLI(LightningCLI):
 
     anyway = False  # start although memory or disk look too small
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """`fit` alone: every other would have a parser of its own made at each start, and none can be asked for."""
+        return {"fit": LightningCLI.subcommands()["fit"]}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The guard's copy detector by the words of every other command."""
         parser.add_argument("--embedder", type=str, default="", help="the guard's copy detector, as in every command")
