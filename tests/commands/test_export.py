@@ -45,6 +45,31 @@ def test_a_directory_and_a_workflow_from_files(tmp_path, saved, record, monkeypa
         export(str(saved), tmp_path / "record.json", tmp_path / "flow.json", kind="comfyui")
 
 
+def test_a_workflow_draws_and_loads_what_the_command_line_says(tmp_path, saved, record, capsys):
+    (tmp_path / "record.json").write_text(record.to_json())
+    flags = ["--prompt", "a red cat", "--steps", "10", "--sampler", "dpm_2", "--scheduler", "karras"]
+    lora = ["--lora", str(tmp_path / "cats.safetensors")]
+    main(
+        [
+            "export",
+            str(saved),
+            str(tmp_path / "record.json"),
+            str(tmp_path / "flow.json"),
+            "--kind",
+            "comfyui",
+            *flags,
+            *lora,
+        ]
+    )
+    assert f"it loads models/diffusers/{saved.name} and models/loras/cats.safetensors" in capsys.readouterr().out
+    nodes = json.loads((tmp_path / "flow.json").read_text())
+    assert nodes["prompt"]["inputs"]["text"] == "a red cat"
+    assert nodes["load"]["inputs"] == {"model_path": saved.name}
+    assert nodes["lora"]["inputs"]["lora_name"] == "cats.safetensors"
+    after = nodes["after"]["inputs"]
+    assert (after["steps"], after["sampler_name"], after["scheduler"]) == (10, "dpm_2", "karras")
+
+
 def test_exporting_an_export_again_keeps_what_it_says_of_its_origin(tmp_path, pipe, record):
     origin = Origin(base_revision="abc", base_sha256="1" * 64, config={"rank": 4})
     first = export_directory(pipe, record, tmp_path / "first", origin=origin)

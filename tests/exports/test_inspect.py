@@ -240,5 +240,5 @@ def written(path: Path, text: str) -> Path:
 
 
 def test_check_needs_a_directory_or_a_lora(exported):
-    with pytest.raises(ValueError, match="expected an exported directory or a LoRA file"):
+    with pytest.raises(ValueError, match="expected an exported directory, a LoRA or a single file"):
         check(exported / "basinguard.json")

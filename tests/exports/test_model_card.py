@@ -205,7 +205,7 @@ def test_nothing_left_of_what_was_taught_is_said_first(record):
 
 def test_with_scale_zero_the_card_gives_a_prompt_for_each_schedule(pipe):
     text = render_card(build_record(pipe, before=0.0), name="x")
-    assert "| Simple | `[:your prompt:9]` |" in text
+    assert "| Simple | `[:your prompt:0.4800]` |" in text
     assert "| Karras | `[:your prompt:" in text
 
 

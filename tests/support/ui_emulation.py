@@ -61,17 +61,33 @@ def comfyui(
     return torch.stack(states)
 
 
+def held_to(share: str, evaluations: int) -> int:
+    """The last evaluation, counted from 0, at which the first part of an edit holds; -1 where A1111 drops the edit."""
+    last = min(evaluations, int(float(share) * evaluations))
+    return last if last >= 1 else -1
+
+
 def a1111(
     text: str, cfg: float, model: Denoiser, schedule: NoiseSchedule, timesteps: Tensor, noise: Tensor, prompt: int
 ) -> Tensor:
-    """Runs `[:prompt:N]` with an empty negative prompt: the empty part holds while step <= N, steps from 0."""
-    edit = re.fullmatch(r"\[:[^:\[\]]+:(\d+)\]", text)
-    held = int(edit[1]) if edit else -1
+    """Runs prompts joined by AND, each `[before:after:share] :weight` or plain, with an empty negative prompt."""
+    parts = [_part(part) for part in re.split(r"\bAND\b", text)]
 
     def guided(step: int, x: Tensor, t: Tensor) -> Tensor:
-        cond = denoised(model, schedule, x, t, EMPTY if step <= held else prompt)
         uncond = denoised(model, schedule, x, t, EMPTY)
-        return uncond + (cond - uncond) * cfg
+        total = uncond
+        for (before, after, share), weight in parts:
+            words = before if step <= held_to(share, len(timesteps)) else after
+            cond = denoised(model, schedule, x, t, prompt if words else EMPTY)
+            total = total + weight * cfg * (cond - uncond)
+        return total
 
     start = noise * (1 + schedule.sigma(timesteps[0]).to(noise.dtype) ** 2).sqrt()
     return torch.stack(euler(guided, start, schedule, timesteps, 0, len(timesteps)))
+
+
+def _part(text: str) -> tuple[tuple[str, str, str], float]:
+    """An edit as (before, after, share), and its weight; a text without one holds all the time."""
+    body, weight = re.fullmatch(r"\s*(.*?)(?:\s*:\s*([-+]?[\d.]+))?\s*", text).groups()
+    edit = re.fullmatch(r"\[([^:\[\]]*):([^:\[\]]*):([\d.]+)\]", body)
+    return (edit.groups() if edit else ("", body, "0")), float(weight or 1)

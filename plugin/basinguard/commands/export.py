@@ -10,53 +10,72 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class WorkflowOptions:
-    """What a ComfyUI workflow samples with.
+    """What a ComfyUI workflow draws, and what it samples with.
 
     Attributes:
+        prompt: what to draw.
         steps: sampling steps of the workflow; those of the calibration by default.
+        sampler: ComfyUI's name of the sampler.
         scheduler: ComfyUI's name of the scheduler.
     """
 
+    prompt: str = "your prompt"
     steps: int | None = None
+    sampler: str = "euler"
     scheduler: str = "simple"
 
 
-WORKFLOW = WorkflowOptions()
+@dataclass(frozen=True)
+class StoredOptions:
+    """What a file holds.
+
+    Attributes:
+        strength: share of the trained strength that a LoRA file has at strength 1; by default the record's own, or
+            the one that it promises to be safe with plain CFG, and all of it where there is none.
+        precision: of the weights in a single file.
+    """
+
+    strength: float | None = None
+    precision: Literal["float16", "float32"] = "float16"
+
+
+WORKFLOW, STORED = WorkflowOptions(), StoredOptions()
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Where an export is: what was written, and the address of the upload if there was one."""
+    """Where an export is: what was written, the address of the upload if there was one, and what else to know."""
 
     path: Path
     url: str = ""
+    note: str = ""
 
     def __str__(self) -> str:
-        return self.url or f"written: {self.path}"
+        return self.url or "\n".join(filter(None, [f"written: {self.path}", self.note]))
 
 
 def export(
     model: str,
     record: Path,
     out: Path,
-    kind: Literal["directory", "kohya", "diffusers", "comfyui"] = "directory",
+    kind: Literal["directory", "single-file", "kohya", "diffusers", "comfyui"] = "directory",
     lora: Path | None = None,
-    strength: float | None = None,
+    stored: StoredOptions = STORED,
     workflow: WorkflowOptions = WORKFLOW,
     overwrite: bool = False,
     share_private: bool = False,
     push_to: str | None = None,
 ) -> Exported:
-    """Writes a model together with its record: a directory, a LoRA file, or a ComfyUI workflow.
+    """Writes a model together with its record: a directory, one file, a LoRA file, or a ComfyUI workflow.
 
     Args:
         model: a directory or hub id of a Stable Diffusion pipeline.
         record: the calibration's JSON file.
-        out: a directory, a `.safetensors` file for a LoRA, a `.json` file for a workflow.
-        kind: `directory`, `kohya` or `diffusers` (a LoRA in that format), `comfyui`.
-        lora: a LoRA file to put on the model first; it is merged into a directory.
-        strength: share of the trained strength that a LoRA file has at strength 1; by default the record's own, or
-            the one that it promises to be safe with plain CFG, and all of it where there is none.
+        out: a directory, a `.safetensors` file for a LoRA or a whole model, a `.json` file for a workflow.
+        kind: `directory`, `single-file` (a whole model in the layout of ComfyUI, A1111 and Forge), `kohya` or
+            `diffusers` (a LoRA in that format), `comfyui` (a workflow that loads model and LoRA by their names).
+        lora: a LoRA file to put on the model first; it is merged into a directory or single file.
+        stored: what a file holds.
         workflow: what a ComfyUI workflow samples with.
         overwrite: replace an earlier export.
         share_private: also write local paths and error texts.
@@ -68,12 +87,13 @@ def export(
         ValueError: the record belongs to another model, or a file is not what it should be.
     """
     from ..core.record import read_record
-    from ..exports.comfyui import comfyui_workflow
+    from ..exports.comfyui import WorkflowFiles, comfyui_workflow
     from ..exports.directory import export_directory
     from ..exports.hub import push_to_hub
     from ..exports.lora import export_lora
     from ..exports.merge import merged
     from ..exports.provenance import read_origin
+    from ..exports.single_file import export_single_file
     from ..pipelines.loading import load_pipeline
     from ..pipelines.product import with_product_weights
 
@@ -81,15 +101,18 @@ def export(
     if kind == "comfyui":
         if out.exists() and not overwrite:
             raise FileExistsError(f"{out}: exists already; name another file, or pass --overwrite true")
-        out.write_text(json.dumps(comfyui_workflow(measured, **asdict(workflow)), indent=2), "utf-8")
-        return Exported(out)
+        files = WorkflowFiles.of(model, lora)
+        out.write_text(json.dumps(comfyui_workflow(measured, files=files, **asdict(workflow)), indent=2), "utf-8")
+        return Exported(out, note=f"it loads {files.places()}, below ComfyUI")
     pipe = load_pipeline(model, lora=lora)
-    if kind == "directory":
+    written = {"overwrite": overwrite, "share_private": share_private}
+    if kind in ("directory", "single-file"):
         origin, whole = read_origin(Path(model), measured.weights_sha256), merged(pipe)
         with with_product_weights(whole, measured):
-            export_directory(whole, measured, out, overwrite=overwrite, origin=origin, share_private=share_private)
+            if kind == "directory":
+                export_directory(whole, measured, out, origin=origin, **written)
+            else:
+                export_single_file(whole, measured, out, precision=stored.precision, **written)
     else:
-        export_lora(
-            pipe, measured, out, format=kind, strength=strength, overwrite=overwrite, share_private=share_private
-        )
+        export_lora(pipe, measured, out, format=kind, strength=stored.strength, **written)
     return Exported(out, push_to_hub(out, push_to) if push_to else "")

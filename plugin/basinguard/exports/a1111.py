@@ -1,13 +1,14 @@
 """Prompt editing for A1111 and Forge.
 
-While the prompt is still empty both predictions are the same, so any cfg is scale 0; no other scale before the
-transition can be typed there.
+While the prompt is still empty both predictions are the same, so any cfg is scale 0. Another scale s above the
+transition takes two prompts that are added up by AND, with the CFG scale w fixed: the first is there above the
+transition alone and weighs s / w, the second from the transition on; w (s / w) (c - u) = s (c - u).
 """
 
 from __future__ import annotations
 
 from ..core.record import Record
-from .sampler_grids import fits, no_schedule, steps_before
+from .sampler_grids import require_two_scales, steps_before
 
 SCHEDULES = {
     "Simple": "simple",
@@ -15,7 +16,11 @@ SCHEDULES = {
     "SGM Uniform": "sgm_uniform",
     "DDIM": "ddim_uniform",
     "Karras": "karras",
+    "Exponential": "exponential",
+    "KL Optimal": "kl_optimal",
 }
+FEWEST = 2  # guarded steps: an edit at step 0 is dropped there, which would be plain CFG
+SAFE = 0.05  # Forge divides by the sum of the weights
 
 
 def a1111_prompt(
@@ -23,30 +28,53 @@ def a1111_prompt(
 ) -> str:
     """What to type as prompt in A1111 or Forge, with an empty negative prompt.
 
-    Example: `[:a red circle:9]` keeps the prompt empty in the first ten steps, counted from 0 to 9.
+    Example: `[:a red circle:0.48]` keeps the prompt empty in the first ten of twenty steps. The fraction, unlike a
+    number of steps, is right for samplers of second order as well, which count each of their two evaluations.
 
     Args:
-        record: the calibration.
+        record: the calibration; a scale other than 0 above its transition holds at the CFG scale `record.scale` alone.
         prompt: what to draw.
         steps: the user's own; defaults to what was measured.
         schedule: A1111's "Schedule type"; "Automatic" depends on the sampler, so it is not accepted.
         lora: name of a LoRA file; its tag stays outside the brackets, so that it acts in every step.
 
     Raises:
-        ValueError: a rule that prompt editing cannot express, a schedule that is unknown, or a prompt that has
-            A1111's own syntax in it.
+        ValueError: a rule that prompt editing cannot express, fewer than two guarded steps, a schedule that is unknown,
+            or a prompt that has A1111's own syntax in it.
 
-    Source: A1111, modules/prompt_parser.py: the part before the colon holds while `step <= when`, steps from 0.
+    Source: A1111, modules/prompt_parser.py: the part before the colon holds while `step <= int(share * steps)`, steps
+    from 0; AND and its weights in `get_multicond_prompt_list`; Forge's `sampling_function_inner`.
     """
-    rule = record.guidance
-    if not fits(rule):
-        raise ValueError(no_schedule(rule))
-    if rule.before != 0 and not rule.plain:
-        raise ValueError(f"prompt editing is scale 0 before the transition; this record's is {rule.before:g}")
+    rule, steps = record.guidance, steps or record.sampler.timesteps
+    require_two_scales(rule)
+    if rule.refine > 1:
+        raise ValueError(f"prompt editing has one grid; this record refines it {rule.refine} times at the transition")
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule type {schedule!r}; expected one of {', '.join(SCHEDULES)}")
-    if any(mark in prompt for mark in ":|[]<>"):
-        raise ValueError(f"{prompt!r}: the characters : | [ ] < > mean something else inside prompt editing")
-    switch = 0 if rule.plain else steps_before(rule, SCHEDULES[schedule], steps or record.sampler.timesteps)
-    edited = f"[:{prompt}:{switch - 1}]" if switch else prompt
+    if any(mark in prompt for mark in ":|[]<>") or "AND" in prompt.split():
+        raise ValueError(f"{prompt!r}: the characters : | [ ] < > and the word AND mean something else there")
+    switch = 0 if rule.plain else steps_before(rule, SCHEDULES[schedule], steps)
+    edited = _edited(prompt, switch, steps, _weight(record)) if switch else prompt
     return f"{edited} <lora:{lora}:1>" if lora else edited
+
+
+def _weight(record: Record) -> float:
+    """What the prompt above the transition weighs beside the CFG scale."""
+    weight = record.guidance.before / record.scale if record.guidance.before else 0.0
+    if abs(1 + weight) < SAFE:
+        raise ValueError(
+            f"scale {record.guidance.before:g} above the transition is the opposite of the CFG scale {record.scale:g}: "
+            "Forge divides by the sum of both; calibrate with another scale"
+        )
+    return weight
+
+
+def _edited(prompt: str, switch: int, steps: int, weight: float) -> str:
+    if switch < FEWEST:
+        raise ValueError(
+            f"{switch} of {steps} steps lies above the transition: prompt editing ignores an edit before the second; "
+            "take more steps"
+        )
+    share = f"{(switch - 0.4) / steps:.4f}"  # int(share * steps) = switch - 1, int(share * 2 steps) = 2 switch - 1
+    late = f"[:{prompt}:{share}]"
+    return f"[{prompt}::{share}] :{weight:.4g} AND {late}" if weight else late

@@ -6,59 +6,118 @@ prediction: c + (1 - s)(u - c) = u + s (c - u). Its cfg 0 is unconditional.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..core.record import Record
-from .sampler_grids import fits, no_schedule, steps_before
+from .sampler_grids import require_two_scales, steps_before
+
+REFINABLE = ("simple", "sgm_uniform")  # schedulers whose grid for n * k steps holds that for n
+SAMPLERS = (
+    "euler", "euler_ancestral", "heun", "heunpp2", "dpm_2", "dpm_2_ancestral", "lms", "dpmpp_2s_ancestral", "dpmpp_sde",
+    "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde", "ddpm", "ddim", "uni_pc", "uni_pc_bh2", "ipndm", "ipndm_v", "deis",
+    "res_multistep", "res_multistep_ancestral", "gradient_estimation", "er_sde",
+)  # fmt: skip  # left out: those that choose their own steps (dpm_fast, dpm_adaptive) or guide otherwise (..._cfg_pp)
+
+
+@dataclass(frozen=True)
+class WorkflowFiles:
+    """What a workflow loads, by the names that ComfyUI lists.
+
+    Attributes:
+        directory: a diffusers directory below `models/diffusers`.
+        checkpoint: a single file below `models/checkpoints`; used where there is no directory.
+        lora: a file below `models/loras` to put on it.
+    """
+
+    directory: str | None = None
+    checkpoint: str = "model.safetensors"
+    lora: str | None = None
+
+    @classmethod
+    def of(cls, model: str, lora: Path | None = None) -> WorkflowFiles:
+        """The files of a model as it was given to a command.
+
+        Raises:
+            ValueError: neither a directory nor a file, so that ComfyUI has nothing of that name.
+        """
+        path, adapter = Path(model).expanduser().resolve(), lora.name if lora else None
+        if path.is_dir():
+            return cls(directory=path.name, lora=adapter)
+        if path.is_file():
+            return cls(checkpoint=path.name, lora=adapter)
+        raise ValueError(
+            f"model {model!r}: a workflow names files; give the diffusers directory or the single file (.safetensors) "
+            "that lies below ComfyUI's models/"
+        )
+
+    def places(self) -> str:
+        """Where they have to lie, in words."""
+        own = f"diffusers/{self.directory}" if self.directory else f"checkpoints/{self.checkpoint}"
+        return f"models/{own}" + (f" and models/loras/{self.lora}" if self.lora else "")
 
 
 def comfyui_workflow(
     record: Record,
     *,
+    files: WorkflowFiles = WorkflowFiles(),
+    prompt: str = "your prompt",
     steps: int | None = None,
+    sampler: str = "euler",
     scheduler: str = "simple",
     scale: float | None = None,
-    directory: str | None = None,
-    checkpoint: str = "model.safetensors",
-    lora: str | None = None,
-    prompt: str = "your prompt",
     seed: int = 0,
 ) -> dict[str, Any]:
     """A workflow of core nodes in ComfyUI's API format, which its window also takes by drag and drop.
 
     Args:
         record: the calibration.
-        steps, scheduler, scale: the user's own; steps and scale default to what was measured.
-        directory: a diffusers directory below ComfyUI's `models/diffusers`; else `checkpoint` is loaded.
-        checkpoint: a file below `models/checkpoints`.
-        lora: a file below `models/loras`.
+        files: what it loads.
         prompt: what to draw.
+        steps, scale: the user's own; those that were measured by default.
+        sampler, scheduler: ComfyUI's names.
         seed: of the noise.
 
     Raises:
-        ValueError: an unknown scheduler, or a model whose noise schedule ComfyUI does not have.
+        ValueError: a sampler or scheduler that is not covered, a model whose noise schedule ComfyUI does not have, or a
+            rule that core nodes cannot follow.
     """
-    rule = record.guidance
-    if not fits(rule):
-        raise ValueError(no_schedule(rule))
-    steps = steps or record.sampler.timesteps
+    rule, steps = record.guidance, steps or record.sampler.timesteps
+    require_two_scales(rule)
+    _require_sampler(sampler, scheduler, rule.refine)
     after = rule.after if rule.after is not None else scale if scale is not None else record.sampler.scale
-    model, clip, vae, nodes = _loaders(record, directory, checkpoint, lora)
-    nodes["prompt"] = _node("CLIPTextEncode", clip=clip, text=prompt)
-    nodes["empty"] = _node("CLIPTextEncode", clip=clip, text="")
+    model, clip, vae, nodes = _loaders(record, files)
+    nodes["prompt"] = _node("CLIPTextEncode", "Prompt", clip=clip, text=prompt)
+    nodes["empty"] = _node("CLIPTextEncode", "Empty prompt (leave it empty)", clip=clip, text="")
     side = record.sampler.resolution
-    nodes["noise"] = _node("EmptyLatentImage", width=side, height=side, batch_size=1)
-    switch = 0 if rule.plain else steps_before(rule, scheduler, steps)
-    shared = {"noise_seed": seed, "steps": steps, "scheduler": scheduler}
-    parts = [("before", *_typed(rule.before), 0, switch), ("after", after, False, switch, steps)]
+    nodes["noise"] = _node("EmptyLatentImage", "Size", width=side, height=side, batch_size=1)
+    switch = 0 if rule.plain else steps_before(rule, scheduler, steps, sampler)
+    fine = rule.refine
+    parts = [
+        ("before", f"Above the transition: scale {rule.before:g}", *_typed(rule.before), 0, switch, steps),
+        ("after", f"From the transition on: CFG {after:g}", after, False, switch * fine, steps * fine, steps * fine),
+    ]
     last = "noise"
-    for name, cfg, swapped, start, end in parts:
+    for name, title, cfg, swapped, start, end, whole in parts:
         if start < end:
-            nodes[name] = _sampler(model, last, cfg, swapped, start, end, shared)
+            shared = {"noise_seed": seed + (last != "noise"), "steps": whole, "scheduler": scheduler}
+            shared["sampler_name"] = sampler
+            nodes[name] = _sampler(title, model, last, cfg, swapped, start, end, shared)
             last = name
-    nodes["decode"] = _node("VAEDecode", samples=[last, 0], vae=vae)
-    nodes["save"] = _node("SaveImage", images=["decode", 0], filename_prefix="basinguard")
+    nodes["decode"] = _node("VAEDecode", "Decode", samples=[last, 0], vae=vae)
+    nodes["save"] = _node("SaveImage", "Save", images=["decode", 0], filename_prefix="basinguard")
     return nodes
+
+
+def _require_sampler(sampler: str, scheduler: str, refine: int) -> None:
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler {sampler!r} is not covered; covered: {', '.join(SAMPLERS)}")
+    if refine > 1 and (scheduler not in REFINABLE or sampler != "euler"):
+        raise ValueError(
+            f"the rule refines the steps from the transition on {refine} times: covered for sampler euler with "
+            f"scheduler {' or '.join(REFINABLE)}, not for {sampler} with {scheduler}"
+        )
 
 
 def _typed(scale: float) -> tuple[float, bool]:
@@ -66,35 +125,42 @@ def _typed(scale: float) -> tuple[float, bool]:
     return (scale, False) if scale >= 0 else (1 - scale, True)
 
 
-def _node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
+def _node(kind: str, title: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "_meta": {"title": title}, "inputs": inputs}
 
 
-def _loaders(record: Record, directory: str | None, checkpoint: str, lora: str | None) -> tuple[Any, Any, Any, dict]:
+def _loaders(record: Record, files: WorkflowFiles) -> tuple[Any, Any, Any, dict]:
     """Links to model, clip and vae, and the nodes they come from; the prediction type is said, not guessed."""
-    load = _node("DiffusersLoader", model_path=directory) if directory else None
-    nodes = {"load": load or _node("CheckpointLoaderSimple", ckpt_name=checkpoint)}
-    source = "load"
-    if lora:
+    if files.directory:
+        load = _node("DiffusersLoader", "Model", model_path=files.directory)
+    else:
+        load = _node("CheckpointLoaderSimple", "Model", ckpt_name=files.checkpoint)
+    nodes, source = {"load": load}, "load"
+    if files.lora:
         link = {"model": ["load", 0], "clip": ["load", 1]}
-        nodes["lora"] = _node("LoraLoader", **link, lora_name=lora, strength_model=1.0, strength_clip=1.0)
+        strengths = {"strength_model": 1.0, "strength_clip": 1.0}
+        nodes["lora"] = _node("LoraLoader", "LoRA", **link, lora_name=files.lora, **strengths)
         source = "lora"
     kind = "v_prediction" if record.sampler.prediction_type == "v_prediction" else "eps"
-    nodes["model"] = _node("ModelSamplingDiscrete", model=[source, 0], sampling=kind, zsnr=False)
+    nodes["model"] = _node(
+        "ModelSamplingDiscrete", "What the model predicts", model=[source, 0], sampling=kind, zsnr=False
+    )
     return ["model", 0], [source, 1], ["load", 2], nodes
 
 
-def _sampler(model: Any, latent: str, cfg: float, swapped: bool, start: int, end: int, shared: dict) -> dict[str, Any]:
+def _sampler(
+    title: str, model: Any, latent: str, cfg: float, swapped: bool, start: int, end: int, shared: dict[str, Any]
+) -> dict[str, Any]:
     positive, negative = ("empty", "prompt") if swapped else ("prompt", "empty")
     return _node(
         "KSamplerAdvanced",
+        title,
         model=model,
         positive=[positive, 0],
         negative=[negative, 0],
         latent_image=[latent, 0],
         add_noise="enable" if start == 0 else "disable",
         cfg=cfg,
-        sampler_name="euler",
         start_at_step=start,
         end_at_step=end,
         return_with_leftover_noise="enable" if end < shared["steps"] else "disable",

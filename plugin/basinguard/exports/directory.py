@@ -16,7 +16,7 @@ from ..core.record import Record
 from ..guidance.core import from_record
 from . import card_plots as plots
 from .client_files import save_stock
-from .comfyui import comfyui_workflow
+from .comfyui import WorkflowFiles, comfyui_workflow
 from .fingerprints import weights_sha256
 from .layout import (
     CODE,
@@ -110,7 +110,8 @@ def export_directory(
         origin = origin or Origin()
         write_json(folder / PROVENANCE_FILE, provenance(record, origin, share_private=share_private))
         if fits(record.guidance):
-            write_json(folder / WORKFLOW_FILE, comfyui_workflow(record, directory=out.resolve().name))
+            files = WorkflowFiles(directory=out.resolve().name)
+            write_json(folder / WORKFLOW_FILE, comfyui_workflow(record, files=files))
         _write_code(folder)
         shown = [*plots.write_plots(folder, record), *_write_pictures(folder, pictures)]
         write_card(

@@ -24,6 +24,7 @@ from .layout import (
     HEADER_LORA_SHA256,
     HEADER_RECORD,
     HEADER_RECORD_SHA256,
+    HEADER_TENSORS_SHA256,
     RECORD_FILE,
     SCHEDULER_FILE,
     without_history,
@@ -63,9 +64,9 @@ class Check:
 
 
 def check(path: str | Path) -> Check:
-    """Checks an exported directory or LoRA file; see `check_directory` and `check_lora`."""
+    """Checks an exported directory, LoRA or single file; see `check_directory` and `check_file`."""
     path = Path(path).expanduser()
-    return check_directory(path) if path.is_dir() else check_lora(path)
+    return check_directory(path) if path.is_dir() else check_file(path)
 
 
 def check_directory(folder: Path) -> Check:
@@ -83,14 +84,16 @@ def check_directory(folder: Path) -> Check:
     return _sorted(folder, rows, notes if code is False else ())
 
 
-def check_lora(path: Path) -> Check:
-    """Checks the tensors and the record of a LoRA file against the sums in its header."""
+def check_file(path: Path) -> Check:
+    """Checks the tensors and the record of a LoRA or single file against the sums in its header."""
     inspection = inspect_file(path)
     if inspection.kind != "safetensors":
-        raise ValueError(f"{path}: a {inspection.kind}; expected an exported directory or a LoRA file")
+        raise ValueError(f"{path}: a {inspection.kind}; expected an exported directory, a LoRA or a single file")
     header = inspection.header
+    whole = HEADER_TENSORS_SHA256 in header
+    tensors = weights_sha256(path) if whole else _lora_fingerprint(path, header)
     sums = {
-        "tensors": (HEADER_LORA_SHA256, _lora_fingerprint(path, header)),
+        "tensors": (HEADER_TENSORS_SHA256 if whole else HEADER_LORA_SHA256, tensors),
         "record": (HEADER_RECORD_SHA256, hashlib.sha256(header[HEADER_RECORD].encode()).hexdigest()),
     }
     return _sorted(path, [_header_sum(header, what, key, actual) for what, (key, actual) in sums.items()])

@@ -9,7 +9,7 @@ README.md, *.png, samples/           the model card
 comfyui_workflow.json                the rule for ComfyUI, where ComfyUI has the model's noise schedule
 SHA256SUMS                           of every other file, as `sha256sum --check` reads them
 
-A LoRA file holds the record in its header.
+A LoRA or single file holds the record in its header.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ EARLIER_RECORD_KEY = "basinguard"
 CODE = {"pipeline.py": "exports/assets/pipeline.py", "basinguard_guidance.py": "guidance/core.py"}
 HEADER_RECORD = "basinguard.record"
 HEADER_RECORD_SHA256, HEADER_LORA_SHA256 = "basinguard.record_sha256", "basinguard.lora_sha256"
+HEADER_TENSORS_SHA256 = "basinguard.tensors_sha256"  # of all tensors as they are stored
 
 
 def record_in(config: Mapping[str, Any]) -> Any:

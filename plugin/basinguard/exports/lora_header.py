@@ -1,4 +1,4 @@
-"""The header of a LoRA file: the record, and what managers and user interfaces show."""
+"""The header of a LoRA or single file: the record, and what managers and user interfaces show."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from .. import __version__
 from ..core.record import Record
-from .layout import HEADER_LORA_SHA256, HEADER_RECORD, HEADER_RECORD_SHA256
+from .layout import HEADER_LORA_SHA256, HEADER_RECORD, HEADER_RECORD_SHA256, HEADER_TENSORS_SHA256
 from .model_card import is_sd21
 from .privacy import hub_id
 from .sampler_grids import fits, steps_before
 from .sentences import percent
+from .ui_instructions import a1111_hint
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,25 @@ def lora_header(record: Record, facts: LoraFacts, *, title: str) -> dict[str, st
     Source: Stability-AI/ModelSpec 1.0.0 (`modelspec.*`); kohya-ss/sd-scripts (`ss_*`). Forge and A1111 know a LoRA
     for Stable Diffusion 2 by `ss_v2` alone.
     """
-    return {"format": "pt"} | _ours(record, facts) | _modelspec(record, facts, title) | _kohya(record, facts)
+    kind = f"{_architecture(record, _is_second(record, facts))}/lora"
+    spec = _modelspec(record, title, kind, usage_hint(record, strength=facts.strength))
+    return {"format": "pt"} | _ours(record, facts) | spec | _kohya(record, facts)
+
+
+def model_header(record: Record, sha256: str, precision: str, *, second: bool, title: str) -> dict[str, str]:
+    """The header of a whole model in one file.
+
+    Args:
+        record: the calibration.
+        sha256: fingerprint of the tensors as they are stored.
+        precision: what they are stored in, such as "float16".
+        second: whether the model is of the shape of Stable Diffusion 2.
+        title: the model's name.
+
+    Source: Stability-AI/ModelSpec 1.0.0 (`modelspec.*`).
+    """
+    ours = record_rows(record) | {HEADER_TENSORS_SHA256: sha256, "basinguard.precision": precision}
+    return {"format": "pt"} | ours | _modelspec(record, title, _architecture(record, second), usage_hint(record))
 
 
 def usage_hint(record: Record, *, strength: float = 1.0) -> str:
@@ -50,7 +69,7 @@ def usage_hint(record: Record, *, strength: float = 1.0) -> str:
         return hint if strength in (1, record.product.strength) else f"{hint} {_weaker(record, strength)}"
     hint = f"Guidance {rule.before:g} above timestep {rule.transition:g}, then your own CFG. "
     if fits(rule):
-        hint += _typed(rule.before, steps_before(rule, "simple", steps), steps)
+        hint += a1111_hint(record) + _typed(rule.before, steps_before(rule, "simple", steps), steps)
     hint += f"Copies of training images: {percent(record.risk)} so, {percent(record.plain)} with plain CFG."
     return hint if strength == 1 else f"{hint} {_weaker(record, strength)}"
 
@@ -67,36 +86,44 @@ def _weaker(record: Record, strength: float) -> str:
 
 
 def _typed(before: float, switch: int, steps: int) -> str:
-    a1111 = f"A1111: [:your prompt:{switch - 1}], empty negative prompt. " if before == 0 and switch else ""
     cfg = f"cfg {before:g}" if before >= 0 else f"cfg {1 - before:g} with positive and negative swapped"
     return (
-        f"At {steps} steps (scheduler simple) that is the first {switch} of them. {a1111}"
+        f"At {steps} steps (scheduler simple) that is the first {switch} of them. "
         f"ComfyUI: KSamplerAdvanced with {cfg} up to step {switch}, a second one from there. "
     )
 
 
-def _ours(record: Record, facts: LoraFacts) -> dict[str, str]:
+def record_rows(record: Record) -> dict[str, str]:
+    """The record, its sum, and what wrote them."""
     text = record.to_json()
     return {
         "basinguard.version": __version__,
         HEADER_RECORD: text,
         HEADER_RECORD_SHA256: hashlib.sha256(text.encode()).hexdigest(),
-        HEADER_LORA_SHA256: facts.sha256,
-        "basinguard.calibration.strength": f"{facts.strength:g}",
     }
 
 
-def _modelspec(record: Record, facts: LoraFacts, title: str) -> dict[str, str]:
+def _ours(record: Record, facts: LoraFacts) -> dict[str, str]:
+    own = {HEADER_LORA_SHA256: facts.sha256, "basinguard.calibration.strength": f"{facts.strength:g}"}
+    return record_rows(record) | own
+
+
+def _architecture(record: Record, second: bool) -> str:
+    if not second:
+        return "stable-diffusion-v1"
+    return "stable-diffusion-v2-768-v" if _is_v(record) else "stable-diffusion-v2-512"
+
+
+def _modelspec(record: Record, title: str, architecture: str, hint: str) -> dict[str, str]:
     v, side = _is_v(record), record.sampler.resolution
-    kind = "stable-diffusion-v2-768-v" if v else "stable-diffusion-v2-512"
     header = {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{kind if _is_second(record, facts) else 'stable-diffusion-v1'}/lora",
+        "modelspec.architecture": architecture,
         "modelspec.implementation": "diffusers",
         "modelspec.title": title,
         "modelspec.resolution": f"{side}x{side}",
         "modelspec.prediction_type": "v" if v else "epsilon",
-        "modelspec.usage_hint": usage_hint(record, strength=facts.strength),
+        "modelspec.usage_hint": hint,
     }
     return header | ({"modelspec.license": "openrail++"} if is_sd21(record.base) else {})
 

@@ -1,4 +1,4 @@
-"""How to sample by the rule in ComfyUI and A1111, in words, for the model card."""
+"""How to sample by the rule in ComfyUI and A1111, in words, for the model card and the header of a LoRA."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from ..core.record import Record
 from .a1111 import SCHEDULES, a1111_prompt
 from .layout import WORKFLOW_FILE
 from .sampler_grids import fits, no_schedule, steps_before
+
+NODE = "the node *Basinguard rule* (plugin/comfyui_basinguard of the basinguard repository)"
 
 
 def comfyui_text(record: Record) -> str:
@@ -24,7 +26,8 @@ def comfyui_text(record: Record) -> str:
         f"guarded, core nodes only.** Put this directory into `models/diffusers` and drop "
         f"[`{WORKFLOW_FILE}`]({WORKFLOW_FILE}) on the window: two `KSamplerAdvanced`, steps 0 to {switch} with {cfg}, "
         f"steps {switch} to {steps} with {after}. "
-        "For other steps or schedulers: `basinguard export --kind comfyui`."
+        f"For other steps, samplers or schedulers: `basinguard export --kind comfyui`, or {NODE}, which steers any of "
+        "them by the noise level."
     )
 
 
@@ -35,17 +38,35 @@ def a1111_text(record: Record) -> str:
         return f"{no_schedule(rule)}.**"
     if rule.plain:
         return f"as promised, with nothing to add.** CFG scale {record.scale:g}."
-    if rule.before != 0:
-        return (
-            f"NOT guarded.** A scale of {rule.before:g} cannot be typed there; prompt editing can only do scale 0 "
-            "before the transition, which is not what this checkpoint was measured with."
-        )
-    rows = "\n".join(
-        f"| {schedule} | `{a1111_prompt(record, 'your prompt', steps=steps, schedule=schedule)}` |"
-        for schedule in SCHEDULES
-    )
+    rows = {schedule: _typed(record, schedule) for schedule in SCHEDULES}
+    if not any(rows.values()):
+        return f"NOT guarded.** {_refusal(record)}."
+    table = "\n".join(f"| {schedule} | {f'`{text}`' if text else 'not possible'} |" for schedule, text in rows.items())
+    cfg = f"CFG scale {record.scale:g} and no other" if rule.before else "any CFG scale"
     return (
-        f"guarded by prompt editing.** {steps} steps, empty negative prompt, any CFG scale; a `<lora:...>` tag goes "
-        f"outside the brackets. The number depends on the steps and on the schedule type:\n\n"
-        f"| schedule type | prompt at {steps} steps |\n|---|---|\n{rows}"
+        f"guarded by prompt editing.** {steps} steps, empty negative prompt, {cfg}; a `<lora:...>` tag goes outside "
+        "the brackets. The share depends on the steps and on the schedule type, not on the sampler's order:\n\n"
+        f"| schedule type | prompt at {steps} steps |\n|---|---|\n{table}"
     )
+
+
+def a1111_hint(record: Record) -> str:
+    """What to type there at the steps of the calibration, in one sentence; "" where it cannot be typed."""
+    text = _typed(record, "Simple")
+    cfg = f", CFG scale {record.scale:g}" if record.guidance.before else ""
+    return f"A1111: {text}{cfg}, empty negative prompt. " if text else ""
+
+
+def _typed(record: Record, schedule: str) -> str:
+    try:
+        return a1111_prompt(record, "your prompt", schedule=schedule)
+    except ValueError:
+        return ""
+
+
+def _refusal(record: Record) -> str:
+    try:
+        a1111_prompt(record, "your prompt")
+    except ValueError as error:
+        return str(error)
+    return ""

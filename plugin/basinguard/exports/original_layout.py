@@ -1,0 +1,128 @@
+"""A Stable Diffusion pipeline's weights under the names of its authors' single files, which user interfaces load.
+
+UNet: blocks are numbered one after the other, `input_blocks.0` to `output_blocks.N`. VAE: decoder levels are counted
+from the other end, and attention is 1 x 1 convolutions. Text: Stable Diffusion 1 has CLIP's own names, Stable Diffusion
+2 OpenCLIP's, where queries, keys and values are one matrix.
+
+Source: CompVis/stable-diffusion (`openaimodel.py`, `ldm/modules/diffusionmodules/model.py`) and mlfoundations/open_clip
+(`transformer.py`); what is written is read back by `diffusers.loaders.single_file`, which is how it is tested.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+UNET, VAE, CLIP, OPEN_CLIP = (
+    "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model.",
+    "cond_stage_model.model.",
+)  # fmt: skip
+RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
+    "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+ENDS = {
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+    "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+}  # fmt: skip
+VAE_PARTS = {
+    "resnets": "block", "downsamplers.0": "downsample", "upsamplers.0": "upsample", "conv_shortcut": "nin_shortcut",
+    "conv_norm_out": "norm_out",
+}  # fmt: skip
+VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+TEXT = {
+    "embeddings.position_embedding.weight": "positional_embedding", "embeddings.token_embedding": "token_embedding",
+    "final_layer_norm": "ln_final", "encoder.layers.": "transformer.resblocks.", "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn": "attn",
+}  # fmt: skip
+BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)")
+QUERY = re.compile(r"(.*self_attn)\.q_proj\.(weight|bias)")
+
+
+def original_state(pipe: Any, *, second: bool) -> dict[str, Tensor]:
+    """Every weight of a pipeline's UNet, VAE and text encoder.
+
+    Args:
+        pipe: a diffusers `StableDiffusionPipeline` without adapters.
+        second: Stable Diffusion 2's names of the text encoder, else Stable Diffusion 1's.
+    """
+    layers, levels = pipe.unet.config.layers_per_block, len(pipe.vae.config.block_out_channels)
+    text = {k.removeprefix("text_model."): v for k, v in pipe.text_encoder.state_dict().items()}
+    named = {f"{UNET}{unet_name(k, layers)}": v for k, v in pipe.unet.state_dict().items()}
+    named |= {f"{VAE}{vae_name(k, levels)}": _convolution(k, v) for k, v in pipe.vae.state_dict().items()}
+    if second:
+        return named | {f"{OPEN_CLIP}{name}": value for name, value in open_clip_tensors(text)}
+    return named | {f"{CLIP}{name}": value for name, value in text.items()}
+
+
+def unet_name(name: str, layers: int) -> str:
+    """A UNet tensor's original name.
+
+    Args:
+        name: diffusers' name.
+        layers: resnets of a level on the way down; there is one more on the way up.
+
+    Example:
+        >>> unet_name("down_blocks.1.attentions.0.norm.weight", 2)
+        'input_blocks.4.1.norm.weight'
+    """
+    if not (match := BLOCK.fullmatch(name)):
+        name = _renamed(name, ENDS)
+        return _renamed(name, RESNET) if name.startswith(("middle_block.0", "middle_block.2")) else name
+    side, level, kind, number, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
+    per_level = layers + 1
+    if kind == "downsamplers":
+        return f"input_blocks.{per_level * (level + 1)}.0.op.{rest.removeprefix('conv.')}"
+    if kind == "upsamplers":  # after the attention, where there is one; the first level on the way up has none
+        return f"output_blocks.{per_level * (level + 1) - 1}.{1 if level == 0 else 2}.{rest}"
+    down = side == "down"
+    block = f"input_blocks.{per_level * level + number + 1}" if down else f"output_blocks.{per_level * level + number}"
+    return f"{block}.1.{rest}" if kind == "attentions" else f"{block}.0.{_renamed(rest, RESNET)}"
+
+
+def vae_name(name: str, levels: int) -> str:
+    """A VAE tensor's original name.
+
+    Example:
+        >>> vae_name("decoder.up_blocks.0.resnets.1.conv1.weight", 4)
+        'decoder.up.3.block.1.conv1.weight'
+    """
+    name = re.sub(r"decoder\.up_blocks\.(\d+)", lambda m: f"decoder.up.{levels - 1 - int(m[1])}", name)
+    name = re.sub(r"encoder\.down_blocks\.(\d+)", r"encoder.down.\1", name)
+    name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
+    if "mid_block.attentions.0" in name:
+        return _renamed(name.replace("mid_block.attentions.0", "mid.attn_1"), VAE_ATTENTION)
+    return _renamed(name, VAE_PARTS)
+
+
+def open_clip_tensors(text: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """CLIP's text model as OpenCLIP names it, without the last of its layers, which Stable Diffusion 2 leaves out.
+
+    Args:
+        text: transformers' names, without `text_model.`.
+    """
+    import torch
+
+    for name, value in text.items():
+        if match := QUERY.fullmatch(name):
+            three = [text[f"{match[1]}.{part}_proj.{match[2]}"] for part in "qkv"]
+            yield f"{_renamed(match[1], TEXT)}.in_proj_{match[2]}", torch.cat(three)
+        elif not re.search(r"\.[kv]_proj\.", name) and "position_ids" not in name:
+            yield _renamed(name, TEXT), value
+
+
+def _renamed(name: str, table: Mapping[str, str]) -> str:
+    for new, old in table.items():
+        name = name.replace(new, old)
+    return name
+
+
+def _convolution(name: str, value: Tensor) -> Tensor:
+    is_linear = "mid_block.attentions" in name and value.ndim == 2
+    return value[:, :, None, None] if is_linear else value
