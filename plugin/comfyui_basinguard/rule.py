@@ -1,8 +1,8 @@
 """The rule of a record as a function that ComfyUI asks for its guidance at every evaluation; torch alone.
 
 Above the record's noise level the guidance scale is the record's `before`, from there on its `after`, or the cfg of the
-sampler where the record leaves that open. It goes by the noise level itself, so it is right for every sampler, scheduler
-and number of steps.
+sampler where the record leaves that open. It goes by the noise level itself, so it is right for every sampler,
+scheduler and number of steps.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def test_a_rule_that_it_cannot_follow_entirely_is_refused(node, pipe, change):
 def test_what_is_no_record_no_such_model_or_already_guided_is_refused(node, rules, pipe, tmp_path):
     steer, table = node.BasinguardRule().steer, gaussian_memorizer().schedule.sigma(torch.arange(1000))
     for text in ("", "[]", "{}", '{"guidance": 3}', "nothing"):
-        with pytest.raises(ValueError, match="no basinguard record|not a basinguard record"):
+        with pytest.raises(ValueError, match=r"no(t a)? basinguard record"):
             steer(Patcher(table), "pasted below", text)
     (tmp_path / "other.safetensors").write_bytes(b"\xff" * 20)
     with pytest.raises(ValueError, match="not a safetensors file"):
