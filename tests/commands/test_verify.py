@@ -24,7 +24,7 @@ from basinguard.exports.fingerprints import weights_sha256
 from basinguard.guard.guard import Guard
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.protect import protect
-from basinguard.plots.contact_sheet import contact_sheet
+from basinguard.plots.contact_sheet import TILE
 from basinguard.sessions.session import open_model
 from basinguard.sessions.settings import SessionSettings
 from basinguard.sessions.verification import GUARDED, HELDOUT, PARAPHRASED
@@ -74,7 +74,7 @@ def test_verification_covers_fresh_seeds_reworded_captions_and_heldout_prompts(e
     assert list(rows) == ["base", "cfg", GUARDED, PARAPHRASED, HELDOUT]
     assert (rows[PARAPHRASED].risk.n, rows[HELDOUT].risk.n) == (6, 2)
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
-        assert sheet.height == contact_sheet({}, ["prompt"] * (6 + 2), {}).height, "held-out prompts are shown too"
+        assert sheet.height > (6 + 2) * TILE, "held-out prompts are shown too"
     record = read_record(tmp_path / "out" / "record.json")
     assert record.verified == rows[GUARDED].risk
     assert read_record(directory / "basinguard.json").verified is None, "the export itself is not touched"
