@@ -2,7 +2,7 @@
 
 A tint, an exposure or a gamma moves all colours of a picture by one rule. A shirt in another colour does not: what lies
 around it stays. So a rule is believed only where it explains nearly everything with few numbers, and never where the
-picture has hardly more colours than the rule has numbers.
+picture has hardly more colours than the rule has numbers, or where a part of the picture did not change at all.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ GAINS, SHIFT = (0.6, 1.5), 45.0  # what an edit of light or tint does at most
 GREY_GAINS, GREY_SHIFT = (0.93, 1.07), 10.0  # turning grey changes no light
 CHROMA = 6.0  # levels between the channels up to which a cell is grey
 WHITE = 248.0  # a cell that was white and would leave the range says that the rule is wrong, not that it is clipped
+GROUND, UNCHANGED = 0.1, 4.0  # share of cells, and levels up to which a cell did not change: a ground under a new shirt
 COLOURS = 12  # bins of 32 levels that must be filled before a rule of six numbers is believed
 ROUNDS = 6
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -66,7 +67,7 @@ def find_rule(cells: Pixels, target: Pixels) -> ColourRule | None:
     if np.percentile(np.ptp(target, 1), 95) <= CHROMA < np.percentile(np.ptp(cells, 1), 50):
         rules = [ColourRule(grey=True), *_fits(cells, target, (1.0,), grey=True)]
         rules = [rule for rule in rules if _within(rule, GREY_GAINS, GREY_SHIFT)]
-    elif _colours(cells) >= COLOURS:
+    elif _colours(cells) >= COLOURS and _unchanged(cells, target) < GROUND:
         rules = [rule for rule in _fits(cells, target, GAMMAS) if _within(rule, GAINS, SHIFT)]
     else:
         rules = []
@@ -118,6 +119,11 @@ def _scales(residual: Pixels, inside: NDArray[np.bool_]) -> Pixels:
 
 def _within(rule: ColourRule, gains: tuple[float, float], shift: float) -> bool:
     return all(gains[0] <= gain <= gains[1] for gain in rule.gain) and all(abs(s) <= shift for s in rule.shift)
+
+
+def _unchanged(cells: Pixels, target: Pixels) -> float:
+    """Share of the cells that have the same colour in both, which a change of light does not leave."""
+    return float((np.abs(cells - target).max(1) <= UNCHANGED).mean())
 
 
 def _colours(cells: Pixels) -> int:

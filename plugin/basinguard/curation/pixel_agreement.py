@@ -32,6 +32,7 @@ LARGEST_OVERLAY = 0.3  # of the area
 JOINED = 0.015  # of the side; letters nearer to each other are one overlay
 RICH = 0.5  # share of the blocks outside an overlay that must have detail
 BLOCK = 16  # pixels
+DRAWN, TONES = 0.75, 8  # share of a picture in so many of its colours from which it is drawn, not photographed
 DETAIL = 2.5  # levels of contrast in a block that is not flat
 ONE_SIDED = 2.0  # times as much contrast along its border as the other picture has there
 FLAT, LEVELS = 0.85, 5.0  # share of an overlay in its two commonest colours, which vary by a few levels
@@ -192,7 +193,19 @@ def _rich(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> bool:
 
     outside = ~blocks(places).any((1, 3))
     contrast = np.minimum(blocks(one @ LUMA).std((1, 3)), blocks(two @ LUMA).std((1, 3)))
-    return bool(outside.any()) and float((contrast[outside] > DETAIL).mean()) >= RICH
+    detailed = outside.any() and float((contrast[outside] > DETAIL).mean()) >= RICH
+    return bool(detailed) and not any(_drawn(each[~places]) for each in (one, two))
+
+
+def _drawn(pixels: Pixels) -> bool:
+    """Whether a few colours are nearly all there is to pixels [N, 3]."""
+    counts = np.sort(np.bincount(_bins(pixels)))
+    return bool(counts[-TONES:].sum() >= DRAWN * len(pixels))
+
+
+def _bins(pixels: Pixels) -> NDArray[np.int64]:
+    """The number of the bin, 8 levels wide, of each colour [N, 3], [N]."""
+    return (pixels.clip(0, 255) // 8).astype(np.int64) @ (1, 32, 1024)
 
 
 def _side(one: Pixels, two: Pixels, place: NDArray[np.bool_]) -> int | None:
@@ -215,7 +228,7 @@ def _flat(picture: Pixels, places: NDArray[np.bool_]) -> bool:
     for _ in range(2):
         if not len(left):
             break
-        bins = (left // 8).astype(int) @ (1, 32, 1024)
+        bins = _bins(left)
         centre = left[bins == np.bincount(bins).argmax()].mean(0)
         near = (np.abs(left - centre) <= LEVELS).all(1)
         covered, left = covered + int(near.sum()), left[~near]

@@ -24,6 +24,7 @@ from .scan import Scan, inside_frame
 GLANCE = 192  # pixels of the side of a first comparison
 LONGEST = 1024  # pixels of the side on which pictures are compared; finer detail than that decides nothing
 SMALLEST = 24  # pixels of the common picture; with less there is no detail to agree on
+STILL = 0.012  # of a side, by which what stands on a plain ground may be off: a few pixels, as frames are found
 CELLS = 24  # on a side, for colours
 BLOCK = 8  # pixels of a cell whose mean colour compression leaves as it is
 REMEMBERED = 48  # pictures in memory, 3 MB each at most
@@ -67,21 +68,36 @@ class Judge:
             return PictureVerdict(True, "the same bytes")
         if contradict(items[first].captions, items[second].captions):
             return PictureVerdict(False, "their captions say different things")
-        one, two = self._picture(first), self._picture(second)
-        if one is None or two is None:
+        opened, other = self._picture(first), self._picture(second)
+        if opened is None or other is None:
             return PictureVerdict(False, "one of them cannot be read again")
+        (one, place), (two, other_place) = opened, other
+        if not turned and _moved(place, other_place, mirrored=overlay.mirrored):
+            return PictureVerdict(False, "what they show stands at another place on a plain ground")
         return same_picture(one, _turned(two, turned), overlay, turned=bool(turned))
 
-    def _open(self, row: int) -> Image.Image | None:
+    def _open(self, row: int) -> tuple[Image.Image, Box] | None:
+        """What lies inside the frame of a picture, and where in the file that is, as shares of the sides."""
         try:
             with open_image(self._scan.items[row].path) as image:
                 image.draft("RGB", (LONGEST, LONGEST))
                 upright = to_rgb(image)
         except BadImage:
             return None
-        cut = upright.crop(inside_frame(upright))
+        left, top, right, bottom = inside_frame(upright)
+        cut = upright.crop((left, top, right, bottom))
         cut.thumbnail((LONGEST, LONGEST), Image.Resampling.BICUBIC, reducing_gap=2.0)
-        return cut
+        width, height = upright.size
+        return cut, (left / width, top / height, right / width, bottom / height)
+
+
+def _moved(one: Box, two: Box, *, mirrored: bool) -> bool:
+    """Whether what two files show is as large and stands elsewhere, as a figure in motion and no frame does."""
+    if mirrored:
+        two = 1 - two[2], two[1], 1 - two[0], two[3]
+    sizes = [(place[2] - place[0], place[3] - place[1]) for place in (one, two)]
+    as_large = max(abs(a - b) for a, b in zip(*sizes, strict=True)) <= STILL
+    return as_large and max(abs(a - b) for a, b in zip(one, two, strict=True)) > STILL
 
 
 def same_picture(one: Image.Image, two: Image.Image, overlay: Overlay, *, turned: bool = False) -> PictureVerdict:
