@@ -259,7 +259,7 @@ def frames(rng: np.random.Generator, count: int) -> Iterator[tuple[Image.Image, 
     y, x = np.mgrid[:SIDE, :SIDE] / SIDE
     high, low = rng.uniform(0.1, 0.4), rng.uniform(0.5, 0.8)
     for number in range(count):
-        cx, cy, r = number / count * 1.3 - 0.1, high + (low - high) * abs(math.sin(number)), 0.09
+        cx, cy, r = number / count * 1.1 - 0.1, high + (low - high) * abs(math.sin(number)), 0.09
         distance = np.hypot(x - cx, y - cy) / r
         light = np.clip(1.1 - np.hypot(x - cx + 0.03, y - cy + 0.03) / r * 0.7, 0.2, 1.0)
         ball = np.clip((1 - distance) * r * SIDE, 0, 1)[..., None]

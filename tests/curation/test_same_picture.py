@@ -90,3 +90,37 @@ def test_a_rule_of_colours_is_found_under_something_laid_over(rule):
     found = find_rule(cells, target)
     assert found is not None
     assert np.median(np.abs(found(cells) - rule(cells))[100:]) < 2
+
+
+def test_one_digit_of_a_screenshot_counts():
+    screens = []
+    for digit in "06":
+        screen = Image.new("RGB", (384, 384), (235, 235, 240))
+        pen = ImageDraw.Draw(screen)
+        for line in range(12):
+            pen.text((90, 50 + 24 * line), "model river paper light window garden", fill=(30, 30, 30), font_size=12)
+        pen.text((90, 360), f"page 1{digit} of 24", fill=(30, 30, 30), font_size=11)
+        screens.append(screen)
+    assert not same_picture(*screens, WHOLE).same
+    assert same_picture(screens[0], screens[0].copy(), WHOLE).same
+
+
+def test_a_new_colour_on_the_same_ground_is_another_picture(photograph):
+    shade = np.asarray(photograph.convert("L"), np.float32)[..., None] / 255
+    inside = np.zeros((320, 320, 1), np.float32)
+    inside[60:260, 60:260] = 1
+    shirts = [
+        np.array(colour, np.float32) * (0.7 + 0.5 * shade) * inside + 240 * (1 - inside)
+        for colour in ((60, 200, 140), (85, 210, 120))
+    ]
+    one, two = (Image.fromarray(shirt.clip(0, 255).astype(np.uint8)) for shirt in shirts)
+    assert not same_picture(one, two, WHOLE).same
+
+
+def test_nothing_is_laid_over_a_drawing():
+    figures = []
+    for leg in (0, 1):
+        grid = np.random.default_rng(4).integers(0, 2, (24, 24, 1)) * np.array([150, -60, 90]) + np.array([40, 90, 30])
+        grid[18 + leg : 20 + leg, 8:14] = (250, 250, 40)
+        figures.append(Image.fromarray(grid.astype(np.uint8)).resize((384, 384), Image.Resampling.NEAREST))
+    assert not same_picture(*figures, WHOLE).same

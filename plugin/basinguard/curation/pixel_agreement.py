@@ -20,6 +20,7 @@ from .pooling import block_means, even_edges, highest, lowest, pooled, spread_ou
 LEAST, MOST = 12.0, 18.0  # levels that count as a difference, in a pair without noise and in any pair
 EDGE = 0.3  # of the contrast of an edge that both have
 CHROMA = RIM = 4  # pixels; files keep colour more coarsely than light, so a frame's bleeds into the rim of a picture
+SAVED, UNTOUCHED = 2.0, 0.01  # levels, and the share of pixels that may be off by more in files saved without loss
 PEAK = 2.0  # times that, which some pixel of a differing place must reach
 NOISES, USUAL = 4.0, 0.95  # times a quantile of the residuals, which compression raises
 PLACE = 12.0  # differences in one place, in units of the least that counts, from which it is no accident
@@ -54,8 +55,12 @@ class Difference:
 def compare(one: Pixels, two: Pixels) -> Difference:
     """What differs between two aligned pictures, [H, W, 3], whose colours were matched."""
     originals = one[RIM:-RIM, RIM:-RIM], two[RIM:-RIM, RIM:-RIM]
-    one, two = _equally_sharp(*originals)
-    residual = _residual(one, two)
+    plain = np.abs(originals[0] - originals[1]).max(2)
+    if float((plain > SAVED).mean()) <= UNTOUCHED:  # no compression and no shift either, so nothing excuses a letter
+        (one, two), residual = originals, plain
+    else:
+        one, two = _equally_sharp(*originals)
+        residual = _residual(one, two)
     least = float(np.clip(NOISES * np.quantile(residual[::2, ::2], USUAL), LEAST, MOST))
     places = _places(residual, least)
     places |= _other_colours(one, two, places)
@@ -177,9 +182,10 @@ def _overlay(one: Pixels, two: Pixels, places: NDArray[np.bool_], originals: tup
     if joined.mean() > LARGEST_OVERLAY or not _rich(one, two, joined):
         return None
     labels, count = label(joined)
-    sides = {_side(one, two, labels == number) for number in range(1, count + 1)}
-    side = sides.pop() if len(sides) == 1 else None
-    return side if side is not None and _flat(originals[side], joined) else None
+    side = _side(one, two, labels == 1)
+    if side is None or any(_side(one, two, labels == number) != side for number in range(2, count + 1)):
+        return None
+    return side if _flat(originals[side], joined) else None
 
 
 def _rich(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> bool:
@@ -194,7 +200,7 @@ def _rich(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> bool:
     outside = ~blocks(places).any((1, 3))
     contrast = np.minimum(blocks(one @ LUMA).std((1, 3)), blocks(two @ LUMA).std((1, 3)))
     detailed = outside.any() and float((contrast[outside] > DETAIL).mean()) >= RICH
-    return bool(detailed) and not any(_drawn(each[~places]) for each in (one, two))
+    return bool(detailed) and not any(_drawn(each[~places][::4]) for each in (one, two))
 
 
 def _drawn(pixels: Pixels) -> bool:
