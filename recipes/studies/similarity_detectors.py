@@ -17,9 +17,8 @@ from torchvision.transforms.v2 import functional as edit
 from basinguard.core.files import write_bytes
 from basinguard.core.metric import Metric
 from basinguard.similarity.aligned import Aligned
-from basinguard.similarity.embedder import Embedder, embed_all, two_stage, unit
+from basinguard.similarity.embedder import Embedder, embed_all, unit
 from basinguard.similarity.matching import search
-from basinguard.similarity.pixel_distances import tiled_l2
 from basinguard.similarity.sscd import load_sscd
 from basinguard.similarity.structure import Structure
 from basinguard.similarity.structure_figure import StructureFigure
@@ -29,19 +28,15 @@ Vectors = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Detector:
-    """How images become vectors, how those are compared row by row, and the embedder where it is one of the package."""
+    """How images become vectors, and the embedder that searches among them where it is one of the package."""
 
     name: str
     see: Vectors
-    compare: Callable[[Tensor, Tensor], Tensor]
     embedder: Embedder | None = None
 
-    def best(self, queries: Tensor, gallery: Tensor, columns: Tensor) -> Tensor:
-        """The best match of each query [N, D] among entries of a gallery of its own, [N, K] of [M, D]: [N]."""
-        if self.embedder is not None and two_stage(self.embedder) is not None:
-            rows = zip(queries, columns, strict=True)
-            return torch.cat([search(q[None], gallery[own], self.embedder)[0][:, 0] for q, own in rows])
-        return torch.stack([self.compare(queries, gallery[column]) for column in columns.T]).amax(0)
+    def best(self, queries: Tensor, gallery: Tensor) -> Tensor:
+        """The best match of each query [N, D] in a gallery [M, D]: [N]."""
+        return search(queries, gallery, self.embedder)[0][:, 0]
 
 
 @dataclass(frozen=True)
@@ -83,16 +78,15 @@ def detectors(sscd: Path | None, keep: Path) -> list[Detector]:
     if sscd is not None:
         named.append(Kept(load_sscd(sscd, "disc_mixup_288"), keep))
     return [
-        Detector("tiled l2, 64 px", lambda x: F.adaptive_avg_pool2d(x, 64), lambda a, b: 1 - tiled_l2(a, b)),
-        Detector("pixel cosine, 32 px", small_pixels, product),
-        Detector("difference hash, 256 bit", difference_hash, product),
+        Detector("pixel cosine, 32 px", small_pixels),
+        Detector("difference hash, 256 bit", difference_hash),
         *(of_package(embedder) for embedder in named),
     ]
 
 
 def of_package(embedder: Embedder) -> Detector:
     """An embedder of the package, which may search in its own way."""
-    return Detector(embedder.name, lambda x: embed_all(x, embedder), product, embedder)
+    return Detector(embedder.name, lambda x: embed_all(x, embedder), embedder)
 
 
 def small_pixels(images: Tensor) -> Tensor:
@@ -105,7 +99,3 @@ def difference_hash(images: Tensor) -> Tensor:
     """256 bits as signs: brighter than the left neighbour on a grid of 16 x 17."""
     grey = F.interpolate(edit.rgb_to_grayscale(images), (16, 17), mode="bilinear", antialias=True)
     return ((grey[..., 1:] > grey[..., :-1]).flatten(1).float() * 2 - 1) / 16
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(1)

@@ -28,14 +28,14 @@ def source_table(source: str, part: dict[str, Any]) -> list[str]:
     if "recall" in part["auto"]:
         columns["auto"] = part["auto"]
     halves = (
-        f"{part['tuning']} pictures set the thresholds, n = {part['testing']} others are edited and are the strangers "
-        "of each other. Recall at 1 % false positives; 95 % Wilson intervals."
+        f"{part['tuning']} strangers set the thresholds, {part['strangers']} others test them, n = {part['testing']} "
+        "pictures are edited. Recall at 1 % false positives; 95 % Wilson intervals."
     )
     lines = [f"## {source}", "", halves, "", choice(part), ""]
     lines += ["| edit | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
     for name in next(iter(columns.values()))["recall"]:
         lines.append(row(name, [show(column["recall"][name]) for column in columns.values()]))
-    lines.append(row("(different pictures called copies)", [show(c["false_positives"]) for c in columns.values()]))
+    lines.append(row("(strangers called copies)", [show(c["false_positives"]) for c in columns.values()]))
     lines.append(row("(threshold)", [threshold(column) for column in columns.values()]))
     lines.append(row("(the same at the published threshold)", [published(column) for column in columns.values()]))
     return [*lines, ""]
@@ -49,8 +49,7 @@ def choice(part: dict[str, Any]) -> str:
     expected = ", ".join(f"{name} {show(estimate)}" for name, estimate in auto["expected"].items())
     return (
         f"auto chose {auto['chosen']} in {auto['processor_seconds']:g} s of processor time; of its own edits it "
-        f"expects to find: {expected}. Its strangers are the pictures that set the thresholds, each against all "
-        f"{part['testing']}."
+        f"expects to find: {expected}."
     )
 
 

