@@ -37,7 +37,18 @@ def source_table(source: str, part: dict[str, Any]) -> list[str]:
         lines.append(row(name, [show(column["recall"][name]) for column in columns.values()]))
     lines.append(row("(strangers called copies)", [show(c["false_positives"]) for c in columns.values()]))
     lines.append(row("(threshold)", [threshold(column) for column in columns.values()]))
-    lines.append(row("(the same at the published threshold)", [published(column) for column in columns.values()]))
+    return [*lines, "", *at_published(part["detectors"])]
+
+
+def at_published(detectors: dict[str, Any]) -> list[str]:
+    """Recall at the thresholds that are published."""
+    known = {name: column["published"] for name, column in detectors.items() if "published" in column}
+    lines = ["At the published thresholds:", ""]
+    lines += ["| edit | " + " | ".join(f"{name} at {p['threshold']:g}" for name, p in known.items()) + " |"]
+    lines += ["|---|" + "---|" * len(known)]
+    for name in next(iter(known.values()))["recall"]:
+        lines.append(row(name, [show(column["recall"][name]) for column in known.values()]))
+    lines.append(row("(strangers called copies)", [show(column["false_positives"]) for column in known.values()]))
     return [*lines, ""]
 
 
@@ -62,12 +73,6 @@ def threshold(column: dict[str, Any]) -> str:
         return " or ".join(f"{value:.3g}" for value in column["thresholds"].values())
     value = column["threshold"]
     return show(value) if isinstance(value, dict) else f"{value:.3g}"
-
-
-def published(column: dict[str, Any]) -> str:
-    if "published" not in column:
-        return "-"
-    return f"{show(column['published']['false_positives'])} at {column['published']['threshold']:g}"
 
 
 def show(estimate: dict[str, Any]) -> str:

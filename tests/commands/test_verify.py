@@ -111,6 +111,9 @@ def test_an_export_calibrated_under_sscd_is_verified_in_a_fresh_process(detector
     record = read_record(directory / "basinguard.json")
     if detector == "sscd":
         assert record.metric.embedder == load_packaged_sscd().name
+    else:
+        assert "autoencoder" in record.metric.recalls, "chosen by what the very model does to the images"
+        assert "Expect more copies than it counts" in (directory / "README.md").read_text()
     command = [sys.executable, "-m", "basinguard", "verify", str(directory), str(scene_folder), "--per_caption", "1"]
     subprocess.run([*command, "--out", str(tmp_path / "own")], check=True, capture_output=True)
     verified = read_record(tmp_path / "own" / "record.json")

@@ -47,6 +47,35 @@ def test_the_embedder_that_finds_copies_is_taken_and_says_what_it_misses(scenes)
     assert Metric.from_json(chosen.metric.to_json()) == chosen.metric
 
 
+class Counting(Structure):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def __call__(self, images):
+        Counting.asked += 1
+        return super().__call__(images)
+
+
+def test_a_choice_is_kept_by_content_and_another_model_or_a_damaged_file_makes_it_anew(scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("BASINGUARD_CACHE", str(tmp_path))
+    known = [Aligned(), Counting()]
+    own = {"half": lambda x: x * 0.5 + 0.25}
+    first, rows = choose_detector(scenes, embedders=known, model_edits=ModelEdits(own, "a model"))
+    asked = Counting.asked
+    again, kept = choose_detector(scenes, embedders=known, model_edits=ModelEdits(own, "a model"))
+    assert Counting.asked == asked
+    assert (again.metric, [str(row) for row in kept]) == (first.metric, [str(row) for row in rows])
+    torch.testing.assert_close(again(scenes), first(scenes))
+    (file,) = tmp_path.rglob("*.json")
+    for model in ("a model", "another model"):
+        asked = Counting.asked
+        file.write_text("{")
+        choose_detector(scenes, embedders=known, model_edits=ModelEdits(own, model))
+        assert Counting.asked > asked
+    assert len(list(tmp_path.rglob("*.json"))) == 2
+
+
 def test_edits_of_the_model_count_as_well(scenes):
     chosen, _ = choose_detector(
         scenes, embedders=[Aligned()], model_edits=ModelEdits({"half": lambda x: x * 0.5 + 0.25}, "m")
