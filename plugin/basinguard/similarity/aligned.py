@@ -11,9 +11,9 @@ their colour.
 What counts is how much more alike the best picture is than the next best: a stranger of a set of faces is like many of
 them, a copy is like its original. Two versions of one picture in a set are no rivals: a copy of either is still found.
 
-How well that works is measured by `recipes/studies/similarity_table.py`. Of 450 emoji 15 were called copies of one of 150
-others: the same heart or square in another colour, a medal with another number. No threshold tells those from copies
-that lost or changed their colour; where a set holds such pairs, take SSCD beside it or judge (`basinguard judge`).
+How well that works is measured by `recipes/studies/similarity_table.py`. Of 450 emoji 15 were called copies of one of
+150 others: the same heart or square in another colour, a medal with another number. No threshold tells those from
+copies that lost or changed their colour; where a set holds such pairs, take SSCD beside it, or `basinguard judge`.
 
 Source: normalised cross-correlation by products of spectra: Lewis, "Fast Template Matching", Vision Interface (1995);
 best against next best: Lowe, "Distinctive Image Features from Scale-Invariant Keypoints", IJCV 60 (2004), section 7.1,
