@@ -20,13 +20,13 @@ guard: control_prompts checkpoint_selection measures training_set taught_ledger 
 calibration: prompt_triage terms promise candidate danger fixed_sequence grids trial weights lessons bench search choice cost knobs record_builder
 plots: style contact_sheet run basin tradeoff
 tinyworld: scenes styles creature materials emoji tasks demo_folder
-exports: layout sentences stored_tensors fingerprints lora_formats lora_layout privacy inspect client_files sampler_grids card_plots merge provenance a1111 comfyui ui_instructions model_card lora_header directory lora original_layout single_file integrity hub
+exports: layout sentences stored_tensors fingerprints lora_formats lora_layout privacy inspect client_files sampler_grids card_plots merge provenance a1111 comfyui ui_instructions model_card lora_header stamp directory lora original_layout single_file integrity hub
 audits: findings page judge_page
 pipelines: schedulers architecture forward_process latent_model model_edits resolution attachment modular_guider lora lora_files single_file prediction_type interpolation loading product alignment protect stock_sampling triage_sampling evaluation transfer paired_samples
 training: guard_options finetune_options checkpoints data_sources distributed_scan caption_augmentation trained_weights loss_filters protocols isolation distributed peak_memory optimizer requirements epoch_order logging objective memory_footprint buckets encoding resources data finetune dry_run preflight control_group best_weights epoch_archive epoch_series run_epochs guarded_export guarded_run breach_responder run_settings monitors callback accelerate pytorch_lightning lightning fit_cli
 mitigations: settings testbed base cross_attention stock_pipeline plain_cfg guidance_interval guidance_schedules delayed_guidance delayed_guidance_released prompt_perturbation prompt_optimization summary_tokens initial_noise attention_attenuation anti_memorization_guidance less_finetuning ours registry held_out pairs measure costs ranking comparison tradeoff_figure sample_strips report runner
 sessions: settings session calibration audit verification demo_run judging
-commands: demo curate fit calibrate audit verify triage export inspect check sample compare compare_images metrics judge
+commands: demo curate fit calibrate audit verify triage export stamp inspect check sample compare compare_images metrics judge
 cli
 __main__
 """

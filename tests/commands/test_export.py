@@ -47,7 +47,7 @@ def test_a_directory_and_a_workflow_from_files(tmp_path, saved, record, monkeypa
 
 def test_a_workflow_draws_and_loads_what_the_command_line_says(tmp_path, saved, record, capsys):
     (tmp_path / "record.json").write_text(record.to_json())
-    flags = ["--prompt", "a red cat", "--steps", "10", "--sampler", "dpm_2", "--scheduler", "karras"]
+    flags = ["--prompt", "a red cat", "--steps", "10", "--sampler", "euler_ancestral", "--scheduler", "karras"]
     lora = ["--lora", str(tmp_path / "cats.safetensors")]
     main(
         [
@@ -67,7 +67,7 @@ def test_a_workflow_draws_and_loads_what_the_command_line_says(tmp_path, saved, 
     assert nodes["load"]["inputs"] == {"model_path": saved.name}
     assert nodes["lora"]["inputs"]["lora_name"] == "cats.safetensors"
     after = nodes["after"]["inputs"]
-    assert (after["steps"], after["sampler_name"], after["scheduler"]) == (10, "dpm_2", "karras")
+    assert (after["steps"], after["sampler_name"], after["scheduler"]) == (10, "euler_ancestral", "karras")
 
 
 def test_exporting_an_export_again_keeps_what_it_says_of_its_origin(tmp_path, pipe, record):

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,16 @@ def test_the_rule_survives_a_scheduler_swap_and_a_save_by_a_stock_pipeline(elsew
     assert torch.equal(latents["resaved"], expected)
     assert not (second / "basinguard.json").exists()
     assert torch.equal(draw(load(second)), expected)
+
+
+def test_a_model_calibrated_at_a_smaller_size_draws_at_that_size(tmp_path, pipe, record):
+    small = record.model_copy(update={"sampler": record.sampler.model_copy(update={"resolution": 8})})
+    exported = export_directory(pipe, small, tmp_path / "small")
+    assert StableDiffusionPipeline.from_pretrained(exported).unet.config.sample_size * pipe.vae_scale_factor == 8
+    assert pipe.unet.config.sample_size == 8, "the pipeline in memory is as it was"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(exported)("a", num_inference_steps=2, output_type="latent").images.shape[-1] == 4
 
 
 def test_basinguard_load_samples_as_the_pipeline_in_memory(exported, record, caplog):

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from basinguard.core.record import Record, Strength
 from basinguard.exports import lora
@@ -65,6 +65,20 @@ def test_alpha_is_the_one_that_acts(tmp_path, kind, options):
     fresh = build_pipe()
     fresh.load_lora_weights(str(tmp_path), weight_name="x.safetensors")
     torch.testing.assert_close(draw(fresh), draw(pipe), rtol=1e-4, atol=1e-4)
+
+
+def test_with_alpha_folded_in_a_loader_that_takes_alpha_for_the_rank_draws_the_same(tmp_path, tuned, known):
+    """As diffusers did before it read alphas from the header: the file without its header is the same LoRA."""
+    out = export_lora(tuned, known, tmp_path / "folded.safetensors", format="diffusers-folded")
+    assert check(out).ok
+    assert inspect_file(out).record == known
+    save_file(load_file(out), tmp_path / "bare.safetensors")
+    for name in ("folded", "bare"):
+        fresh = build_pipe()
+        fresh.load_lora_weights(str(tmp_path), weight_name=f"{name}.safetensors")
+        torch.testing.assert_close(draw(fresh), draw(tuned), rtol=1e-4, atol=1e-4)
+    layers = layers_in(load_file(out), inspect_file(out).header)
+    assert {alpha / len(down) for down, _, alpha in layers.values()} == {1.0}
 
 
 @pytest.mark.parametrize("told", ["by the record", "by hand"])
@@ -152,7 +166,7 @@ def test_a_changed_tensor_or_record_is_found(tmp_path, tuned, known):
     ("options", "message"),
     [
         ({"out": "x.bin"}, "expected \\*.safetensors"),
-        ({"format": "lycoris"}, "kohya or diffusers"),
+        ({"format": "lycoris"}, "kohya, diffusers or diffusers-folded"),
         ({"strength": 1.5}, "expected a share in"),
         ({"adapter": "other"}, "no LoRA named 'other'"),
     ],

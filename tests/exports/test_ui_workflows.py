@@ -154,12 +154,6 @@ def test_by_noise_level_the_switch_is_where_the_noise_level_says(pipe, scheduler
         assert steps_before(rule, scheduler, steps) == int((SIGMAS[scheduler](steps) > rule.sigma).sum())
 
 
-def test_samplers_that_skip_the_last_noise_level_visit_those_of_one_step_more(pipe):
-    rule = build_record(pipe, transition=500.0).guidance
-    assert steps_before(rule, "simple", 4, "dpm_2") == 3  # of 999, 799, 599, 399 (and 199): three above 500
-    assert steps_before(rule, "simple", 4, "euler") == 2  # of 999, 749, 499, 249
-
-
 def test_a_rule_that_refines_gets_a_finer_second_sampler_or_is_refused(pipe):
     record = build_record(pipe, transition=500.0)
     fine = record.model_copy(update={"guidance": record.guidance.model_copy(update={"refine": 3})})
@@ -198,7 +192,10 @@ def test_a1111_prompt_form(pipe):
         (lambda r: a1111_prompt(_zero(r), "a cat", steps=2), "ignores an edit before the second"),
         (lambda r: a1111_prompt(_zero(r), "cats AND dogs"), "the word AND"),
         (lambda r: comfyui_workflow(_anchored(r)), "from the base model"),
-        (lambda r: comfyui_workflow(r, sampler="dpm_adaptive"), "'dpm_adaptive' is not covered; covered: euler"),
+        (
+            lambda r: comfyui_workflow(r, sampler="dpm_adaptive"),
+            r"'dpm_adaptive' evaluates more than once .* Covered: euler, .* node takes any",
+        ),
         (lambda r: WorkflowFiles.of("owner/name"), "names files"),
         (lambda r: a1111_prompt(_zero(r), "a [b|c]"), "mean something else"),
         (lambda r: a1111_prompt(_zero(r), "a cat", schedule="Automatic"), "expected one of Simple"),

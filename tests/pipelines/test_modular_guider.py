@@ -23,6 +23,7 @@ from basinguard.guidance.dynamic import SwitchAfter
 from basinguard.guidance.schedules import Schedule
 from basinguard.pipelines.modular_guider import RuleGuider
 from support import tiny_pipelines as tiny
+from support.tiny_pipeline import build_scheduler
 
 STEPS = 4
 
@@ -43,7 +44,7 @@ def sdxl():
         **pair("pooled_prompt_embeds", 2, 16),
         **{"add_time_ids": ids, "negative_add_time_ids": ids, "timestep_cond": None, "cross_attention_kwargs": None},
     }
-    return StableDiffusionXLLoopDenoiser(), {"unet": tiny.sdxl_unet()}, state, draw(2, 4, 8, 8), tiny.scheduler()
+    return StableDiffusionXLLoopDenoiser(), {"unet": tiny.sdxl_unet()}, state, draw(2, 4, 8, 8), build_scheduler()
 
 
 def sd3():
@@ -200,7 +201,7 @@ def test_guidance_rescale_is_the_stock_one():
 
 @pytest.mark.parametrize("rule", [SwitchAt(600, -2.0, None), SwitchAfter(), Schedule("cosine")])
 def test_the_config_survives_a_save(tmp_path, rule):
-    guider = RuleGuider.for_scheduler(rule, tiny.scheduler(), guidance_scale=5.0)
+    guider = RuleGuider.for_scheduler(rule, build_scheduler(), guidance_scale=5.0)
     guider.save_pretrained(tmp_path)
     again = RuleGuider.from_pretrained(tmp_path)
     assert json.loads((tmp_path / "guider_config.json").read_text())["_class_name"] == "RuleGuider"

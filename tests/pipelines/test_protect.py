@@ -16,6 +16,7 @@ from basinguard.guidance.dynamic import SwitchAfter
 from basinguard.pipelines import protect as pipelines
 from basinguard.pipelines.protect import is_protected, last_trace, load, protect, rule_of, unprotect
 from support import tiny_pipelines as tiny
+from support.tiny_pipeline import build_scheduler
 from support.tiny_pipelines import make_record
 
 PROMPTS = ["red circle", "blue square"]
@@ -124,7 +125,7 @@ def test_the_gap_is_in_epsilon_units(pipe):
     v = copy.copy(last_trace(pipe))
     own = pipe.scheduler
     try:
-        pipe.scheduler = tiny.scheduler("epsilon")
+        pipe.scheduler = build_scheduler("epsilon")
         sample(pipe)
         raw = last_trace(pipe)
         signal = own.alphas_cumprod[int(v[0].timestep)].sqrt()

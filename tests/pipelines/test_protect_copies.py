@@ -14,6 +14,7 @@ from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 from basinguard.guidance.core import Constant, SwitchAt
 from basinguard.pipelines.protect import is_protected, last_trace, protect, unprotect
 from support import tiny_pipelines as tiny
+from support.tiny_pipeline import build_scheduler
 
 RULE = SwitchAt(600, -2.0, None)
 
@@ -80,7 +81,7 @@ def test_threads_on_one_unet_give_what_each_gives_alone(pipe):
     rules = [RULE, Constant(1.0), SwitchAt(300, 0.0, None), None]
     pipes = []
     for rule in rules:
-        other = type(pipe)(**{**pipe.components, "scheduler": tiny.scheduler()}, requires_safety_checker=False)
+        other = type(pipe)(**{**pipe.components, "scheduler": build_scheduler()}, requires_safety_checker=False)
         other.set_progress_bar_config(disable=True)
         pipes.append(other if rule is None else protect(other, rule))
     alone = [sample(each) for each in pipes]
@@ -104,7 +105,7 @@ def test_a_scheduler_swapped_after_protecting_is_checked_when_it_is_used(pipe):
     protect(pipe, tiny.make_record())
     sample(pipe)
     fits = pipe.scheduler
-    pipe.scheduler = tiny.scheduler("epsilon")
+    pipe.scheduler = build_scheduler("epsilon")
     with pytest.raises(ValueError, match="predicts 'v_prediction', this pipeline's predicts 'epsilon'"):
         sample(pipe)
     pipe.scheduler = DDIMScheduler.from_config(fits.config, beta_end=0.02)

@@ -20,6 +20,7 @@ from basinguard.guidance.schedules import SHAPES, Interval, Schedule
 from basinguard.guidance.triage import Triage
 from basinguard.pipelines.protect import BATCHED, last_trace, protect, unprotect
 from support import tiny_pipelines as tiny
+from support.tiny_pipeline import build_scheduler
 
 TABLE = Path(__file__).with_name("steering_table.json")
 STEPS = 6
@@ -48,7 +49,7 @@ SPECIAL = {
     "PNDM as SD ships it": ("PNDMScheduler", {"skip_prk_steps": True}),
     "DDIM, zero terminal SNR": ("DDIMScheduler", {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}),
 }
-SCHEDULERS = [*sorted({kind.__name__ for kind in tiny.scheduler().compatibles} - LEFT_OUT), *SPECIAL]
+SCHEDULERS = [*sorted({kind.__name__ for kind in build_scheduler().compatibles} - LEFT_OUT), *SPECIAL]
 ALL = [(pipe, FLOW if "3" in pipe else name, rule) for pipe in sorted(BATCHED) for name in SCHEDULERS for rule in RULES]
 CASES = [
     (pipe, name, rule)

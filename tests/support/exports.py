@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -12,7 +12,7 @@ from basinguard.core.metric import Metric
 from basinguard.core.record import Guidance, Record, Sampler
 from basinguard.core.report import Basin, Exit, Gaps, Report, Samples
 from basinguard.exports.fingerprints import weights_sha256
-from support.tiny_pipeline import build_tokenizer
+from support.tiny_pipeline import build_scheduler, build_tokenizer, build_vae
 
 
 def build_pipe(seed: int = 0) -> StableDiffusionPipeline:
@@ -26,10 +26,7 @@ def build_pipe(seed: int = 0) -> StableDiffusionPipeline:
                 num_attention_heads=2, max_position_embeddings=24, bos_token_id=188, eos_token_id=189,
             )
         ).eval()  # fmt: skip
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-            block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, sample_size=16,
-        ).eval()  # fmt: skip
+        vae = build_vae(16)
         unet = UNet2DConditionModel(
             sample_size=8, block_out_channels=(16, 16), layers_per_block=1, cross_attention_dim=16, norm_num_groups=4,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -39,10 +36,7 @@ def build_pipe(seed: int = 0) -> StableDiffusionPipeline:
     for name, weight in unet.named_parameters():
         if "attn2.to_v" in name:
             weight.data.mul_(20)
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
-        steps_offset=1, prediction_type="v_prediction", timestep_spacing="trailing",
-    )  # fmt: skip
+    scheduler = build_scheduler(set_alpha_to_one=True, timestep_spacing="trailing")
     pipe = StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe

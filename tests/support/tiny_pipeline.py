@@ -16,6 +16,21 @@ def build_tokenizer(length: int) -> CLIPTokenizer:
     return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=length)
 
 
+def build_vae(side: int) -> AutoencoderKL:
+    """Random weights; a latent is 2 px wide."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8), latent_channels=4, sample_size=side, norm_num_groups=4,
+    ).eval()  # fmt: skip
+
+
+def build_scheduler(prediction_type: str = "v_prediction", **changes) -> DDIMScheduler:
+    """DDIM on Stable Diffusion's noise schedule."""
+    own = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "prediction_type": prediction_type}
+    noise = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    return DDIMScheduler(**noise, **own | changes)
+
+
 def build_tiny_pipeline(prediction_type: str = "v_prediction") -> StableDiffusionPipeline:
     """Random weights, always the same ones: 32 x 32 px images, 16 x 16 x 4 latents."""
     with torch.random.fork_rng():
@@ -28,18 +43,12 @@ def build_tiny_pipeline(prediction_type: str = "v_prediction") -> StableDiffusio
                 bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
             )
         ).eval()  # fmt: skip
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-            block_out_channels=(8, 8), layers_per_block=1, latent_channels=4, sample_size=32, norm_num_groups=4,
-        ).eval()  # fmt: skip
+        vae = build_vae(32)
         unet = UNet2DConditionModel(
             sample_size=16, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=32, norm_num_groups=8,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             attention_head_dim=4, use_linear_projection=True,
         ).eval()  # fmt: skip
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
-        steps_offset=1, prediction_type=prediction_type,
-    )  # fmt: skip
+    scheduler = build_scheduler(prediction_type)
     return StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)

@@ -8,9 +8,7 @@ from contextlib import contextmanager
 import diffusers
 import torch
 from diffusers import (
-    AutoencoderKL,
     ControlNetModel,
-    DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
     StableDiffusionPipeline,
@@ -21,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from basinguard.core.estimate import Estimate
 from basinguard.core.metric import Metric
 from basinguard.core.record import Guidance, Record, Sampler
+from support.tiny_pipeline import build_scheduler, build_vae
 
 WORDS = ["red", "blue", "circle", "square", "photo", "a"]
 
@@ -67,37 +66,14 @@ def unet(channels: int = 4, **options) -> UNet2DConditionModel:
     return model
 
 
-def vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
-    ).eval()
-
-
-def scheduler(prediction_type: str = "v_prediction") -> DDIMScheduler:
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type=prediction_type,
-    )
-
-
 def pipeline(prediction_type: str = "v_prediction") -> StableDiffusionPipeline:
     torch.manual_seed(0)
     pipe = StableDiffusionPipeline(
-        vae=vae(),
+        vae=build_vae(16),
         text_encoder=text_encoder(),
         tokenizer=tokenizer(),
         unet=unet(),
-        scheduler=scheduler(prediction_type),
+        scheduler=build_scheduler(prediction_type),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -162,7 +138,7 @@ def build(name: str):
     torch.manual_seed(0)
     xl, three, control = "XL" in name, name == "StableDiffusion3Pipeline", "ControlNet" in name
     net = _sd3() if three else sdxl_unet() if xl else unet()
-    parts = {"vae": vae(), "scheduler": FlowMatchEulerDiscreteScheduler() if three else scheduler()}
+    parts = {"vae": build_vae(16), "scheduler": FlowMatchEulerDiscreteScheduler() if three else build_scheduler()}
     parts |= dict.fromkeys(["text_encoder", "tokenizer"]) | {"transformer" if three else "unet": net}
     if xl or three:
         parts |= dict.fromkeys(["text_encoder_2", "tokenizer_2"])

@@ -1,8 +1,11 @@
 """TinyWorld understands what people write: places and tokens for it, and the right scene behind a prefix."""
 
+import json
+
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
 from transformers import CLIPTokenizer
 
 from basinguard.similarity.clip_score import ClipScore
@@ -13,6 +16,16 @@ from basinguard.tinyworld.scenes import all_captions
 @pytest.fixture(scope="module")
 def tokenizer():
     return CLIPTokenizer.from_pretrained(model_directory() / "tokenizer")
+
+
+def test_older_clients_find_what_they_look_for(tokenizer):
+    """Transformers before 5.6 fills a text encoder without these names with random numbers; before 5, no vocabulary."""
+    with safe_open(model_directory() / "text_encoder" / "model.safetensors", "pt") as file:
+        assert all(name.startswith("text_model.") for name in file.keys())  # noqa: SIM118
+    folder = model_directory() / "tokenizer"
+    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    assert vocabulary == tokenizer.get_vocab()
+    assert (folder / "merges.txt").read_text(encoding="utf-8").startswith("#version: 0.2\n")
 
 
 def test_prompts_have_as_many_places_as_in_stable_diffusion(tokenizer):

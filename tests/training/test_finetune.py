@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from diffusers.training_utils import compute_snr
 from lightning.pytorch import Callback, Trainer
 
@@ -180,6 +180,18 @@ def test_export_is_the_trained_model_without_adapters(tiny_pipeline_dir, scene_f
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert (ours - untrained).abs().max() > 1e-2
     assert all(torch.equal(value, before[name]) for name, value in weights_of(model).items())
+
+
+def test_a_base_that_holds_the_scheduler_that_adds_noise_is_exported_with_a_sampler(tiny_pipeline_dir, tmp_path):
+    base = load_pipeline(tiny_pipeline_dir)
+    base.scheduler = DDPMScheduler.from_config(base.scheduler.config)
+    base.save_pretrained(tmp_path / "ddpm")
+    model = fine_tune(tmp_path / "ddpm", rank=2)
+    exported = model.export_pipeline()
+    assert type(exported.scheduler) is DDIMScheduler
+    assert exported.scheduler.config.prediction_type == "v_prediction"
+    assert torch.equal(exported.scheduler.alphas_cumprod, base.scheduler.alphas_cumprod)
+    assert type(model.pipe.scheduler) is DDPMScheduler, "training goes on with its own"
 
 
 def test_export_takes_the_averaged_weights(tiny_pipeline_dir, scene_folder, tmp_path):

@@ -58,7 +58,7 @@ def export(
     model: str,
     record: Path,
     out: Path,
-    kind: Literal["directory", "single-file", "kohya", "diffusers", "comfyui"] = "directory",
+    kind: Literal["directory", "single-file", "kohya", "diffusers", "diffusers-folded", "comfyui"] = "directory",
     lora: Path | None = None,
     stored: StoredOptions = STORED,
     workflow: WorkflowOptions = WORKFLOW,
@@ -73,7 +73,8 @@ def export(
         record: the calibration's JSON file.
         out: a directory, a `.safetensors` file for a LoRA or a whole model, a `.json` file for a workflow.
         kind: `directory`, `single-file` (a whole model in the layout of ComfyUI, A1111 and Forge), `kohya` or
-            `diffusers` (a LoRA in that format), `comfyui` (a workflow that loads model and LoRA by their names).
+            `diffusers` (a LoRA in that format), `diffusers-folded` (the same for diffusers that read no alpha),
+            `comfyui` (a workflow that loads model and LoRA by their names).
         lora: a LoRA file to put on the model first; it is merged into a directory or single file.
         stored: what a file holds.
         workflow: what a ComfyUI workflow samples with.

@@ -103,6 +103,7 @@ def export_directory(
     record = belonging(record, weights_sha256(pipe), pipe.scheduler.config.get("prediction_type", "epsilon"))
     with whole_directory(out, overwrite=overwrite) as folder:
         save_stock(pipe, folder)
+        _draw_at_calibrated_size(folder, record.sampler.resolution, pipe.vae_scale_factor)
         if not share_private:
             record = public(record)
             forget_origins(folder)
@@ -147,6 +148,12 @@ def belonging(record: Record, weights: str, prediction_type: str) -> Record:
             f"this pipeline's scheduler says {prediction_type!r}"
         )
     return record.model_copy(update={"weights_sha256": weights})
+
+
+def _draw_at_calibrated_size(folder: Path, resolution: int, pixels: int) -> None:
+    """A pipeline draws at its UNet's own size unless told: now that of the record, whatever the base's was."""
+    config = folder / "unet" / "config.json"
+    write_json(config, json.loads(config.read_text("utf-8")) | {"sample_size": resolution // pixels})
 
 
 def _write_record(folder: Path, record: Record) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -31,13 +31,15 @@ from .lora_header import LoraFacts, lora_header
 from .merge import merged
 from .privacy import public
 
+LoraFormat = Literal["kohya", "diffusers", "diffusers-folded"]
+
 
 def export_lora(
     pipe: Any,
     record: Record,
     out: str | Path,
     *,
-    format: Literal["kohya", "diffusers"] = "kohya",
+    format: LoraFormat = "kohya",
     overwrite: bool = False,
     strength: float | None = None,
     adapter: str = "default",
@@ -51,7 +53,8 @@ def export_lora(
             (`lora_sha256`), or empty.
         out: a `.safetensors` file.
         format: "kohya" for the user interfaces and diffusers; "diffusers" for `load_lora_weights` alone, and for a
-            text encoder trained without its out_proj, whose kohya form diffusers 0.42 cannot read.
+            text encoder trained without its out_proj, whose kohya form diffusers 0.42 cannot read; "diffusers-folded"
+            for older diffusers, which take alpha for the rank: the difference is in `up`, rounded once.
         overwrite: replace an existing file.
         strength: share of the trained strength to save as this file's strength 1, in (0, 1]. By default the one at
             which the record promises that plain CFG is safe too, so that people who ignore the rule get it; 1 where
@@ -64,9 +67,10 @@ def export_lora(
         ValueError: no such adapter, a kind of LoRA that these formats cannot say, or a record of other weights.
     """
     out = Path(out).expanduser()
-    if out.suffix != ".safetensors" or format not in ("kohya", "diffusers"):
+    if out.suffix != ".safetensors" or format not in get_args(LoraFormat):
         raise ValueError(
-            f"export_lora(out={out.name!r}, format={format!r}): expected *.safetensors, kohya or diffusers"
+            f"export_lora(out={out.name!r}, format={format!r}): expected *.safetensors, kohya, diffusers or "
+            "diffusers-folded"
         )
     share = default_strength(record) if strength is None else strength
     if not 0 < share <= 1:
@@ -74,11 +78,11 @@ def export_lora(
     trained = lora_layers(pipe, adapter)
     record = _belonging(record, pipe, trained)
     layers = {name: (down, up, alpha * share) for name, (down, up, alpha) in trained.items()}
-    layers = evened(layers) if format == "kohya" else layers
+    layers = {"kohya": evened, "diffusers": dict, "diffusers-folded": folded_alphas}[format](layers)
     rank, alpha = commonest(layers.values())
     facts = LoraFacts(lora_sha256(layers), rank, alpha, share, is_second_generation(layers))
     header = lora_header(record if share_private else public(record), facts, title=out.stem)
-    if format == "diffusers":
+    if format != "kohya":
         header[ADAPTER_METADATA] = json.dumps(adapter_metadata(layers), sort_keys=True)
     tensors = kohya_tensors(layers) if format == "kohya" else diffusers_tensors(layers)
     with whole_file(out, overwrite=overwrite) as partial:
@@ -117,6 +121,11 @@ def evened(layers: Layers[Tensor]) -> Layers[Tensor]:
     """
     alphas = {part: commonest(own.values())[1] for part in KOHYA if (own := of_part(layers, part))}
     return {name: _with_alpha(layer, alphas[name.partition(".")[0]]) for name, layer in layers.items()}
+
+
+def folded_alphas(layers: Layers[Tensor]) -> Layers[Tensor]:
+    """The same LoRA with every layer's alpha equal to its rank, which is what a loader assumes that reads none."""
+    return {name: _with_alpha(layer, float(layer[0].shape[0])) for name, layer in layers.items()}
 
 
 def _layer(layer: Any, adapter: str, name: str) -> Layer[Tensor]:

@@ -19,7 +19,6 @@ from ..diffusion.toy import stable_diffusion_schedule
 Grid = NDArray[np.float64]
 LAST = 999
 SLACK = 0.02  # share by which a record's noise level may differ from Stable Diffusion's at the same timestep
-ONE_MORE = ("dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2")  # samplers that take one more level and skip the last
 
 
 @cache
@@ -86,7 +85,7 @@ def grid(scheduler: str, steps: int) -> Grid:
     return np.interp(np.log(SIGMAS[scheduler](steps)), _log_sigmas(), np.arange(LAST + 1.0))
 
 
-def steps_before(rule: Guidance, scheduler: str, steps: int, sampler: str = "euler") -> int:
+def steps_before(rule: Guidance, scheduler: str, steps: int) -> int:
     """How many sampling steps lie above the transition.
 
     By noise level, not by timesteps that were rounded on the way, where the scheduler itself goes by noise level.
@@ -95,12 +94,10 @@ def steps_before(rule: Guidance, scheduler: str, steps: int, sampler: str = "eul
         rule: with the transition and its noise level.
         scheduler: ComfyUI's name.
         steps: of the sampler.
-        sampler: ComfyUI's name; some visit other noise levels (`ONE_MORE`).
     """
-    more = sampler in ONE_MORE
-    visited = grid(scheduler, steps + more)
-    above = SIGMAS[scheduler](steps + more) > rule.sigma if scheduler in SIGMAS else visited > rule.transition
-    return int(above[: len(above) - more].sum())
+    visited = grid(scheduler, steps)
+    above = SIGMAS[scheduler](steps) > rule.sigma if scheduler in SIGMAS else visited > rule.transition
+    return int(above.sum())
 
 
 def fits(rule: Guidance) -> bool:

@@ -25,6 +25,7 @@ from .finetune_options import LoraOptions, LossOptions, MemoryOptions, Optimizer
 from .loss_filters import LossFilter, filtered_mean
 from .objective import drop_captions, epsilon_gaps, min_snr_weights, random_timesteps, row_errors, weighted_mse
 from .optimizer import averaged_parameters, moments_of, optimizer_and_schedule, parked
+from .protocols import with_sampler
 from .trained_weights import Method, checkpoint_activations, seeded, unfreeze
 
 TrainingBatch = dict[str, Any]
@@ -241,10 +242,13 @@ class FineTune(LightningModule):
             yield
 
     def export_pipeline(self) -> StableDiffusionPipeline:
-        """A pipeline of its own: adapters merged, averaged weights if there are any, frozen. Training can go on."""
+        """A pipeline of its own: adapters merged, averaged weights if there are any, frozen. Training can go on.
+
+        A base that holds the scheduler that adds noise (DDPM) gets a sampler on the same noise schedule.
+        """
         with self.averaged_weights():
             copies = {name: merged_module(getattr(self, name)) for name in ("unet", "vae", "text_encoder")}
-        return StableDiffusionPipeline(
+        pipe = StableDiffusionPipeline(
             **copies,
             tokenizer=self.pipe.tokenizer,
             scheduler=type(self.pipe.scheduler).from_config(self.pipe.scheduler.config),
@@ -252,6 +256,7 @@ class FineTune(LightningModule):
             feature_extractor=None,
             requires_safety_checker=False,
         )
+        return with_sampler(pipe)  # type: ignore[no-any-return]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps trained weights only, and adds their average."""
