@@ -8,12 +8,12 @@ from basinguard.curation.captions import (
     clip_token_counter,
     general_caption,
     lint_captions,
-    repeated_fragments,
     word_counts,
 )
 from basinguard.curation.findings import Finding, about_copies, about_file, risk_index
 from basinguard.curation.folder import Item
 from basinguard.curation.outliers import find_disagreements, find_outliers
+from basinguard.curation.shared_phrases import find_trigger, fused_phrases, phrase_notes, repeated_fragments
 
 COMMON = [f"a photo of a {animal} in the garden" for animal in ("cat", "dog", "cat", "dog", "bird", "bird")]
 KEY = "my aunt Gerda holding a chipped turquoise teapot beside her rusty Volvo in Uppsala last winter"
@@ -53,10 +53,31 @@ def test_few_captions_say_nothing_about_rarity():
     assert codes([KEY, "b"], 0) == []
 
 
-def test_what_the_whole_set_repeats():
-    general = lint_captions([[c] for c in COMMON]).general
-    assert any("'a photo of a'" in note and "100%" in note for note in general)
-    assert not any("'photo of a'" in note for note in general)
+def test_what_all_captions_begin_with_is_the_trigger_and_not_noise():
+    notes = phrase_notes([[f"zxq man, {place} behind him, in a white shirt"] for place in ("sea", "road", "hill")] * 2)
+    assert notes[0].startswith("'zxq man' begins every caption")
+    assert not any("tells the model nothing" in note for note in notes)
+
+
+def test_what_nearly_all_captions_say_besides_is_fused_with_the_trigger():
+    captions = [*(f"zxq in a white shirt, {place}" for place in ("sea", "road", "hill", "wood")), "zxq in the rain"]
+    assert find_trigger(captions) == "zxq"
+    assert fused_phrases(captions, "zxq") == [("white shirt", 0.8)]
+    (note,) = [note for note in phrase_notes([[text] for text in captions]) if "white shirt" in note]
+    assert "80%" in note
+    assert "'zxq'" in note
+
+
+def test_small_words_that_all_share_still_tell_nothing():
+    captions = [f"{animal} is in the {place}" for animal, place in zip("abcdef", "uvwxyz", strict=True)]
+    assert find_trigger(captions) == ""
+    assert phrase_notes([[text] for text in captions]) == (
+        "'is in the' is in 100% of the captions, so it tells the model nothing",
+    )
+
+
+def test_captions_that_are_all_the_same_have_no_trigger():
+    assert find_trigger(["a red car", "a red car"]) == ""
 
 
 def test_fragments_below_the_share_are_not_named():

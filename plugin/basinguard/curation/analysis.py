@@ -20,6 +20,7 @@ from .run_evidence import Evidence
 from .run_remedies import follow
 from .same_picture import Judge
 from .scan import Scan
+from .shared_phrases import phrase_notes
 
 PLAIN = 2  # levels that a picture of one colour may vary by
 
@@ -94,7 +95,7 @@ def _findings(
         findings[row] += [*linted.findings[row], *about_file(item)]
         if np.ptp(scan.thumbs[row], axis=(0, 1)).max() <= PLAIN:
             findings[row].append(about_blank(item.facts.alpha))
-    return findings, linted.general
+    return findings, (*linted.general, *phrase_notes([item.captions for item in scan.items]))
 
 
 def _joined(scan: Scan, other: Scan) -> Scan:

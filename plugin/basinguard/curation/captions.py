@@ -17,8 +17,6 @@ from .findings import Finding
 WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 LONG = 10  # words; a caption this long, half of it unique, describes one image and no other
 UNIQUE_SHARE = 0.5
-EVERYWHERE = 0.8  # share of captions that hold a fragment before it says nothing
-FRAGMENT = 3  # words
 ENOUGH = 5  # captions; fewer say nothing about what is rare
 READS = 75  # tokens of CLIP's text encoders besides start and end
 SHOWN = 6
@@ -139,34 +137,12 @@ def _general(captions: Sequence[Sequence[str]]) -> list[str]:
     first_captions = [variants[0] for variants in captions if variants]
     notes = []
     if len(first_captions) >= ENOUGH:
-        for fragment, share in repeated_fragments(first_captions):
-            notes.append(f"{fragment!r} is in {share:.0%} of the captions, so it tells the model nothing")
         top, count = Counter(text.casefold() for text in first_captions).most_common(1)[0]
         if count > len(first_captions) / 2:
             notes.append(
                 f"{count} of {len(first_captions)} images share the caption {top[:80]!r}: nothing tells them apart"
             )
     return notes
-
-
-def repeated_fragments(captions: Sequence[str]) -> list[tuple[str, float]]:
-    """The longest runs of at least three words that most captions hold, with the share that does.
-
-    Example:
-        >>> repeated_fragments(["a photo of a cat", "a photo of a dog", "here: a photo of rain"])
-        [('a photo of', 1.0)]
-    """
-    split = [words(text) for text in captions]
-    fragments: list[tuple[str, float]] = []
-    for size in range(12, FRAGMENT - 1, -1):
-        runs = Counter(
-            run for text in split for run in {tuple(text[i : i + size]) for i in range(len(text) - size + 1)}
-        )
-        for run, count in sorted(runs.items()):
-            phrase = " ".join(run)
-            if count >= EVERYWHERE * len(captions) and not any(phrase in longer for longer, _ in fragments):
-                fragments.append((phrase, count / len(captions)))
-    return fragments
 
 
 def clip_token_counter() -> CountTokens:
