@@ -6,14 +6,11 @@ image whatever the photographs weigh.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +21,8 @@ from ..core.images import BadImage, open_image, to_rgb
 from ..core.text import printable
 from .folder import Item, Problem
 from .thumbnail_cache import SIDE, Store, pixels
+from .workers import worker_pool
 
-CHUNK = 32
 EVEN = 14  # levels that the pixels of a plain frame may differ by, JPEG noise included
 BLEED = 16  # pixels of a frame that may take on what lies beside them: a block of colour in a JPEG file
 IN_PROCESS_BELOW = 400  # starting processes costs about as much as reading this many images
@@ -70,7 +67,7 @@ def scan_images(
     paths = [os.fspath(item.path) for item in items]
     thumbs = np.zeros((len(items), SIDE, SIDE, 3), np.uint8)
     shapes = np.ones((len(items), 2), np.float32)
-    with _pool(_worker_count(len(items), workers)) as mapped, closing(Store(cache)) as store:
+    with worker_pool(_worker_count(len(items), workers)) as mapped, closing(Store(cache)) as store:
         digests = list(mapped(_hash_file, paths))
         places: dict[str, list[int]] = {}
         for row, digest in enumerate(digests):
@@ -194,20 +191,6 @@ def _shrink_file(path: str) -> tuple[bytes, float, float] | BadImage:
         return thumb.tobytes(), aspect, inside
     except BadImage as error:
         return error
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Callable[[Callable[[str], Any], Sequence[str]], Iterable[Any]]]:
-    """`map` in this process, or over several with results in order; Ctrl-C abandons what has not started."""
-    if workers == 1:
-        yield map
-        return
-    # spawned, not forked: a fork of a process whose OpenMP threads have run can hang
-    executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield lambda function, paths: executor.map(function, paths, chunksize=CHUNK)
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _worker_count(images: int, workers: int | None) -> int:
