@@ -110,8 +110,8 @@ class Aligned:
         best = similarity.sort(dim=1, descending=True)
         entries = proposed.gather(1, best.indices)
         shown = min(k, entries.shape[1])
-        rows = [relative(best.values[:, k], runner_up(best.values, entries, gallery, k)) for k in range(shown)]
-        return torch.stack(rows, 1), entries[:, :shown]
+        beside = [runner_up(best.values, entries, gallery, place) for place in range(shown)]
+        return relative(best.values[:, :shown], torch.stack(beside, 1)), entries[:, :shown]
 
 
 def relative(best: Tensor, runner_up: Tensor) -> Tensor:
