@@ -106,14 +106,16 @@ def export(
         out.write_text(json.dumps(comfyui_workflow(measured, files=files, **asdict(workflow)), indent=2), "utf-8")
         return Exported(out, note=f"it loads {files.places()}, below ComfyUI")
     pipe = load_pipeline(model, lora=lora)
-    written = {"overwrite": overwrite, "share_private": share_private}
-    if kind in ("directory", "single-file"):
-        origin, whole = read_origin(Path(model), measured.weights_sha256), merged(pipe)
+    private, strength, precision = share_private, stored.strength, stored.precision
+    if kind == "directory":
+        origin = read_origin(Path(model), measured.weights_sha256)
+        whole = merged(pipe)
         with with_product_weights(whole, measured):
-            if kind == "directory":
-                export_directory(whole, measured, out, origin=origin, **written)
-            else:
-                export_single_file(whole, measured, out, precision=stored.precision, **written)
+            export_directory(whole, measured, out, origin=origin, overwrite=overwrite, share_private=private)
+    elif kind == "single-file":
+        whole = merged(pipe)
+        with with_product_weights(whole, measured):
+            export_single_file(whole, measured, out, precision=precision, overwrite=overwrite, share_private=private)
     else:
-        export_lora(pipe, measured, out, format=kind, strength=stored.strength, **written)
+        export_lora(pipe, measured, out, format=kind, strength=strength, overwrite=overwrite, share_private=private)
     return Exported(out, push_to_hub(out, push_to) if push_to else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -78,7 +79,7 @@ def export_lora(
     trained = lora_layers(pipe, adapter)
     record = _belonging(record, pipe, trained)
     layers = {name: (down, up, alpha * share) for name, (down, up, alpha) in trained.items()}
-    layers = {"kohya": evened, "diffusers": dict, "diffusers-folded": folded_alphas}[format](layers)
+    layers = AS_STORED[format](layers)
     rank, alpha = commonest(layers.values())
     facts = LoraFacts(lora_sha256(layers), rank, alpha, share, is_second_generation(layers))
     header = lora_header(record if share_private else public(record), facts, title=out.stem)
@@ -148,3 +149,10 @@ def _belonging(record: Record, pipe: Any, layers: Layers[Tensor]) -> Record:
     if whole == record.product.tuned_sha256:  # the record is of a share of this LoRA
         return belonging(record, record.weights_sha256, kind)
     return belonging(record, whole, kind)
+
+
+AS_STORED: Mapping[LoraFormat, Callable[[Layers[Tensor]], Layers[Tensor]]] = {
+    "kohya": evened,
+    "diffusers": dict,
+    "diffusers-folded": folded_alphas,
+}

@@ -44,7 +44,7 @@ class EfficientNetLite:
     """
 
     def __init__(self, path: Path, *, device: str = "cpu") -> None:
-        self.blocks, self.device = _published(path).to(device, memory_format=torch.channels_last), device
+        self.blocks, self.device = _published(path).to(memory_format=torch.channels_last).to(device), device
 
     @property
     def name(self) -> str:

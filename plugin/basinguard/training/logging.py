@@ -25,7 +25,7 @@ MEASURED = (
     *("alignment_heldout", "fidelity", "taught"),
 )
 FIRST = ("risk", "taught", "verdict", "forecast", "ship_plain", "ship_guarded")  # the cards that a run is watched by
-MARGINS = {
+MARGINS: dict[str, dict[str, tuple[str, ...]]] = {
     "guard": {"copies and what was taught": ("risk", "taught")},
     "guard details": {
         "what held-out prompts follow": ("alignment_heldout",),
