@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from inspect import getdoc, signature
 from types import FunctionType, ModuleType
@@ -19,7 +18,9 @@ from typing import Any
 
 from .commands import VERBS
 from .core.extras import MissingExtraError
+from .core.option_errors import did_you_mean
 from .core.progress import shown
+from .core.text import one_line
 
 MISTAKES = (ValueError, TypeError, OSError, MissingExtraError)  # OSError: missing, existing, read-only, full
 HELP = ("--help", "-h")
@@ -45,7 +46,7 @@ def _run(words: list[str]) -> None:
 
         print(f"basinguard {__version__}")
     elif words[0] not in VERBS:
-        near = _nearest(words[0], (*VERBS, "--help", "--version"))
+        near = did_you_mean(words[0], (*VERBS, "--help", "--version"))
         raise ValueError(f"no verb {words[0]!r}{near}; basinguard --help lists them all")
     else:
         _run_verb(*words)
@@ -139,18 +140,13 @@ def _in_one_line(message: str, parser: Any) -> str:
     options = [option for action in parser._actions for option in action.option_strings]
     if unknown := re.match(r"unrecognized arguments: ([^\s=]+)|Option '(\S+)' is not accepted", message):
         word = unknown[1] or f"--{unknown[2]}"  # the second is a key of a --config file
-        return f"no option {word!r}{_nearest(word, options)}; {parser.prog} --help lists them"
+        return f"no option {word!r}{did_you_mean(word, options)}; {parser.prog} --help lists them"
     if missing := re.match(r"the following arguments are required: ([^,]+)", message):
         action = next(action for action in parser._actions if action.dest == missing[1])
         name = f"--{action.dest} DIR" if action.option_strings else action.dest.upper()
         return f"needs {name}: {str(action.help).partition(' (required')[0]}"
-    message = re.sub(r'Parser key "(\w+)":', r"--\1:", " ".join(message.split()))
+    message = re.sub(r'Parser key "(\w+)":', r"--\1:", one_line(message))
     return re.sub(r"<class '([\w.]+)'>|typing\.", r"\1", message)
-
-
-def _nearest(word: str, names: Iterable[str]) -> str:
-    close = get_close_matches(word, list(names), 1, 0.5)
-    return f": did you mean {close[0]}?" if close else ""
 
 
 if __name__ == "__main__":

@@ -101,9 +101,9 @@ def read_record(path: str | Path) -> dict[str, Any]:
         return parse(_header(path).get("__metadata__", {}).get(HEADER_KEY), path)
     if path.stat().st_size > LONGEST:
         raise ValueError(f"{path}: too long for a record")
-    found = parse(path.read_text(encoding="utf-8"), path)
-    stored = next((found[key] for key in SCHEDULER_KEYS if key in found), None)
-    return found if stored is None else parse(stored, path)
+    whole = parse(path.read_text(encoding="utf-8"), path)
+    stored = next((whole[key] for key in SCHEDULER_KEYS if key in whole), None)
+    return whole if stored is None else parse(stored, path)
 
 
 def parse(text: Any, source: object = "the text") -> dict[str, Any]:
@@ -113,12 +113,12 @@ def parse(text: Any, source: object = "the text") -> dict[str, Any]:
         ValueError: it is none.
     """
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except (TypeError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        parsed = None
+    if not isinstance(parsed, dict):
         raise ValueError(f"{source}: no basinguard record in it")
-    return found
+    return parsed
 
 
 def _header(path: Path) -> dict[str, Any]:

@@ -103,9 +103,9 @@ def guard_for(data: ImageFolder, controls: ImageFolder) -> Guard:
         data.all_pixels(), tuple(text for _, text in data.items),
         tuple(text for _, text in controls.items), controls.all_pixels(),
     )  # fmt: skip
-    distance, clip = style(), clip_for("tinyworld")
+    clip = clip_for("tinyworld")
     plan = ProbePlan(min(12, len(data.items)), **PLAN)
-    return Guard(training, Structure(), plan, clip.score, score_fidelity=lambda images: -distance(images))
+    return Guard(training, Structure(), plan, clip.score)
 
 
 def images_of(folder: Path) -> ImageFolder:

@@ -101,7 +101,7 @@ def validation_loss(pl_module: FineTune, controls: ImageFolder) -> float:
 
 
 def line(report: Report) -> str:
-    names = ("risk", "width", "gap_excess", "sigma_c_excess", "risk_uncond", "alignment_heldout", "fidelity")
+    names = ("risk", "width", "gap_excess", "sigma_c_excess", "risk_uncond", "alignment_heldout", "taught")
     values = "  ".join(f"{name} {report.estimates.get(name)}" for name in names)
     cost = f"{report.unet_evals} evals  {report.seconds:.0f} s"
     return f"epoch {report.epoch:4d}  {values}  t {report.basin.transition}  {cost}"

@@ -84,11 +84,11 @@ def main() -> None:
 
 def embedders(sscd: Path | None, pixels: Tensor, pipe: Any) -> list[Embedder]:
     """The weight-free ones and SSCD at their published thresholds, and what "auto" takes of them."""
-    known: list[Embedder] = [Structure(), StructureFigure(), Aligned()]
+    embedders: list[Embedder] = [Structure(), StructureFigure(), Aligned()]
     if sscd is not None:
-        known.append(load_sscd(sscd, "disc_mixup_288"))
-    chosen = choose_detector(pixels, embedders=known, model_edits=model_edits(LatentModel(pipe)))[0]
-    return [*known, Named(chosen)]
+        embedders.append(load_sscd(sscd, "disc_mixup_288"))
+    chosen = choose_detector(pixels, embedders=embedders, model_edits=model_edits(LatentModel(pipe)))[0]
+    return [*embedders, Named(chosen)]
 
 
 class Named:
@@ -136,7 +136,7 @@ def differing(
     pixels: Tensor,
 ) -> Any:
     """Samples that some detectors call copies and others do not, later epochs first, each beside its match."""
-    drawn, found, titles = [], [], []
+    drawn, originals, titles = [], [], []
     for epoch in sorted(samples, reverse=True):
         images, matches = samples[epoch]
         called = {name: detectors[name].copied(rows) for name, rows in matches.items()}
@@ -144,11 +144,11 @@ def differing(
         for k in torch.nonzero((votes > 0) & (votes < len(called)))[:, 0].tolist():
             yes = [name for name, hit in called.items() if hit[k]]
             drawn.append(images[k])
-            found.append(pixels[matches[yes[0]][k].index])
+            originals.append(pixels[matches[yes[0]][k].index])
             titles.append(f"epoch {epoch}, a copy to: " + ", ".join(short(name) for name in yes))
     if not drawn:
-        drawn, found, titles = [pixels[0]], [pixels[0]], ["no sample on which they differ"]
-    columns = {"sample": torch.stack(drawn[:SHOWN]), "training image": torch.stack(found[:SHOWN])}
+        drawn, originals, titles = [pixels[0]], [pixels[0]], ["no sample on which they differ"]
+    columns = {"sample": torch.stack(drawn[:SHOWN]), "training image": torch.stack(originals[:SHOWN])}
     return contact_sheet(columns, titles[:SHOWN], {})
 
 

@@ -94,9 +94,9 @@ def page(name: str, result: Comparison) -> str:
         lines += [f"Quality: {result.points[0].quality.method.split('; ', 1)[-1]}."]
     lines += [
         "",
-        "| mitigation | intensity | risk | similarity p95 | alignment | quality | fidelity | diversity | UNet rows "
+        "| mitigation | intensity | risk | similarity p95 | alignment | quality | diversity | UNet rows "
         "| time x | memory x |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for entry in best_within(result.points, ALPHA):
         able = entry.point is not None
@@ -105,7 +105,7 @@ def page(name: str, result: Comparison) -> str:
         cost = costs.get(entry.mitigation)
         ratios = [cost.time_ratio.interval(2), f"{cost.memory_ratio:.2f}"] if cost else ["-", "-"]
         lines.append("| " + " | ".join([*cells(point, able), *ratios]) + " |")
-    lines += [f"| {skipped.mitigation} | not run: {skipped.reason} |" + " |" * 9 for skipped in result.skipped]
+    lines += [f"| {skipped.mitigation} | not run: {skipped.reason} |" + " |" * 8 for skipped in result.skipped]
     return "\n".join([*lines, "", *verdict(result), "", f"    {result.command}", ""])
 
 
@@ -116,7 +116,7 @@ def cells(point: Point, able: bool) -> Iterator[str]:
     yield point.risk.interval() + ("" if able else " above it")
     yield from (e.interval() if e else DASH for e in (point.similarity_p95, point.alignment))
     yield point.quality.interval(4) if point.quality else DASH
-    yield from (e.interval() if e else DASH for e in (point.fidelity, point.diversity))
+    yield point.diversity.interval() if point.diversity else DASH
     yield f"{point.unet_evals:.1f}"
 
 

@@ -99,11 +99,11 @@ def row(key: str, result: dict[str, Any]) -> str:
     """One run."""
     best = best_plain(result["tried"])
     taught = result["taught"]
-    kept = f"{taught['value'] / best[1]:.0%}" if taught and best[1] > 0 else "-"
+    remaining = f"{taught['value'] / best[1]:.0%}" if taught and best[1] > 0 else "-"
     return (
         f"| {key} | {result['product']} | {'yes' if result['promise'] else 'no'} | {interval(result['risk'])} "
         f"| {interval(taught)} | {interval(result['plain_risk'])}, {interval(result['plain_taught'])} "
-        f"| {best[1]:.2f} ({best[0]}) | {kept} |"
+        f"| {best[1]:.2f} ({best[0]}) | {remaining} |"
     )
 
 

@@ -210,7 +210,7 @@ def point(mitigation, intensity, copies, alignment):
     return Point(
         mitigation=mitigation, intensity=intensity, note="", risk=rate(hits, [i // 2 for i in range(40)]),
         similarity_p95=Estimate(value=0.5, **{**level, "low": 0.4, "high": 0.6}),
-        alignment=Estimate(value=alignment, **level), diversity=None, fidelity=None, unet_evals=8, seconds=0.1,
+        alignment=Estimate(value=alignment, **level), diversity=None, unet_evals=8, seconds=0.1,
         similarities=tuple(hits), alignments=(alignment,) * 40,
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from basinguard.similarity.structure import Structure
 from basinguard.training import finetune, resources
 from basinguard.training import fit_cli as fit_module
 from basinguard.training.data import ImageFolder
-from basinguard.training.dry_run import probe_evals
+from basinguard.training.dry_run import probe_evals, summary
 from basinguard.training.fit_cli import FineTuneCLI, fit_cli
 from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.memory_footprint import footprint
@@ -94,9 +94,9 @@ def for_six_images(path, tmp_path, plan=None, **guard):
     "path",
     [pytest.param(p, id=p.stem, marks=pytest.mark.long if p.stem in SIBLINGS else ()) for p in CONFIGS],
 )
-def test_a_config_is_dry_run(path, tiny_pipeline_dir, scene_folder, tmp_path, capsys):
+def test_a_config_is_dry_run(path, tiny_pipeline_dir, scene_folder, tmp_path):
     cli = fit_cli(["--dry-run", *on_small_model(for_six_images(path, tmp_path), tiny_pipeline_dir, scene_folder)])
-    output = capsys.readouterr().out
+    output = summary(cli)
     assert cli.trainer.global_step == 0
     config = yaml.safe_load(output[: output.index("\nmodel:  ")])
     assert config["model"]["init_args"]["base"] == str(tiny_pipeline_dir)

@@ -77,7 +77,9 @@ def test_front_matter_is_what_the_hub_indexes(text, record):
     assert data.widget[0] == {"text": "a red circle", "output": {"url": "samples/00.png"}}
     values = {result.metric_type: result.metric_value for result in data.eval_results}
     assert values == {"memorization_risk": 0.03, "memorization_risk_plain": 0.83, "alignment": 0.31}
-    assert all("95% interval [" in result.metric_name and "n=64" in result.metric_name for result in data.eval_results)
+    assert all(
+        "95% interval" in result.metric_name and "] (n=64)" in result.metric_name for result in data.eval_results
+    )
 
 
 def test_a_local_base_of_another_family_gets_no_licence_and_no_base(record):

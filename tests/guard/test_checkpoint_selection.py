@@ -28,26 +28,21 @@ def test_the_base_model_is_no_candidate_and_nothing_may_be_left():
     assert picked([]) is None
 
 
-def test_fidelity_decides_among_epochs_that_align_alike():
-    rows = [(0, 0.80, 0.3), (1, 0.79, 0.6), (2, 0.79, 0.5), (3, 0.70, 0.9)]
-    history = [base(), *(report(k, alignment_heldout=near(a), fidelity=near(f)) for k, a, f in rows)]
-    assert picked(history) == 1, "epoch 3 follows its captions clearly less, epoch 2 is less faithful"
-    assert picked(history, latest=True) == 3
-
-
 def test_what_was_taught_decides_before_everything_else_that_is_kept():
     """An early epoch is ugly (below the base), a middling one has learnt most, a late one copies and keeps less."""
     kept = [-0.3, 0.5, 0.4]
     rows = [(k, {"alignment_heldout": near(0.9 - 0.1 * k), "taught": near(kept[k])}) for k in range(3)]
-    history = [base(), *(report(k, fidelity=near(0.1 * k), **row) for k, row in rows)]
+    history = [base(), *(report(k, **row) for k, row in rows)]
     assert picked(history) == 1
     assert picked(history, latest=True) == 2
     assert "taught 0.5" in choose_checkpoint(history, ALLOWED, "plain").why
 
 
-def test_without_fidelity_the_latest_that_aligns_as_well_as_the_best():
+def test_where_taught_was_not_measured_the_latest_that_aligns_as_well_as_the_best():
     history = [base(), *(report(k, alignment=near(a)) for k, a in enumerate((0.70, 0.80, 0.79, 0.75)))]
     assert picked(history) == 2
+    assert picked(history, latest=True) == 3
+    assert "taught was not measured" in choose_checkpoint(history, ALLOWED, "plain").why
 
 
 def test_an_epoch_that_proves_the_risk_beats_one_that_only_measures_it():
@@ -70,15 +65,17 @@ def test_guarded_risk_is_read_off_the_curve():
     assert guarded_risk(report(0, 2, transition=999.0)).value == 2 / 24
 
 
+@pytest.mark.parametrize("measured", [True, False])
 @pytest.mark.parametrize("how", ["plain", "guarded"])
-def test_what_was_kept_on_the_way_is_what_is_chosen_at_the_end(how):
+def test_what_was_kept_on_the_way_is_what_is_chosen_at_the_end(how, measured):
     """One set of weights is enough: replaying a run epoch by epoch ends with the weights of the final choice."""
     hits = (0, 1, 0, 2, 0, 1, 3, 0)
     align = (0.7, 0.9, 0.8, 0.88, 0.89, 0.6, 0.9, 0.91)
-    faith = (0.1, 0.2, 0.5, 0.3, 0.6, 0.9, 0.4, 0.55)
+    taught = (0.1, 0.2, 0.5, 0.3, 0.6, 0.9, 0.4, 0.55)
     history, kept = [base()], None
     for k in range(8):
-        history.append(report(k, hits[k], alignment_heldout=near(align[k]), fidelity=near(faith[k])))
+        more = {"taught": near(taught[k])} if measured else {}
+        history.append(report(k, hits[k], alignment_heldout=near(align[k]), **more))
         history.append(Report.missed(k, 0, "a gap"))
         found = choose_checkpoint(history, ALLOWED, how)
         if found is not None and found.epoch == k:

@@ -32,7 +32,7 @@ def test_twice_as_long_as_so_far_is_as_many_epochs_again(monkeypatch):
     assert found.epochs.high == pytest.approx(50)
     assert (found.epochs.level, found.epochs.n) == (0.8, 9)
     assert str(found).startswith(
-        "breach in 10 epochs [3, 50], 80% interval (learnt on TinyWorld, from gap excess 0.004"
+        "breach in 10 [3, 50] epochs, 80% interval (learnt on TinyWorld, from gap excess 0.004"
     )
 
 

@@ -308,9 +308,9 @@ def test_rules_are_numbers_of_known_rules():
 CONFIG = """
 seed_everything: 0
 model:
-  class_path: basinguard.training.finetune.FineTune
+  class_path: basinguard.FineTune
   init_args: {base: tinyworld, method: lora, lora: {rank: 4, targets: [to_q]}, optimizer: {learning_rate: 1.0e-3}}
-data: {class_path: basinguard.training.data.ImageFolder, init_args: {directory: photos, resolution: 64}}
+data: {class_path: basinguard.ImageFolder, init_args: {directory: photos, resolution: 64}}
 trainer:
   max_epochs: 2
   callbacks: [{class_path: basinguard.MemorizationGuard, init_args: {plan: {captions: 2}, control: {heldout: [a]}}}]

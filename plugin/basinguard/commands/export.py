@@ -87,6 +87,7 @@ def export(
         FileNotFoundError: no such model, record or LoRA.
         ValueError: the record belongs to another model, or a file is not what it should be.
     """
+    from ..core.files import whole_file
     from ..core.record import read_record
     from ..exports.comfyui import WorkflowFiles, comfyui_workflow
     from ..exports.directory import export_directory
@@ -100,10 +101,10 @@ def export(
 
     measured = read_record(record)
     if kind == "comfyui":
-        if out.exists() and not overwrite:
-            raise FileExistsError(f"{out}: exists already; name another file, or pass --overwrite true")
         files = WorkflowFiles.of(model, lora)
-        out.write_text(json.dumps(comfyui_workflow(measured, files=files, **asdict(workflow)), indent=2), "utf-8")
+        with whole_file(out, overwrite=overwrite) as partial:
+            form = comfyui_workflow(measured, files=files, **asdict(workflow))
+            partial.write_text(json.dumps(form, indent=2), "utf-8")
         return Exported(out, note=f"it loads {files.places()}, below ComfyUI")
     pipe = load_pipeline(model, lora=lora)
     private, strength, precision = share_private, stored.strength, stored.precision

@@ -28,6 +28,9 @@ def fit(arguments: Sequence[str]) -> None:
       --print_config                    the whole configuration
       --help-all                        every option (loads the frameworks, which takes a while)
     """
+    from ..training.dry_run import summary
     from ..training.fit_cli import fit_cli
 
-    fit_cli(["--help" if word == "--help-all" else word for word in arguments])
+    cli = fit_cli(["--help" if word == "--help-all" else word for word in arguments])
+    if "--dry-run" in arguments:
+        print(summary(cli))

@@ -36,6 +36,7 @@ def triage(
         FileNotFoundError: no record in the directory, no such data or prompts.
         ValueError: the record belongs to other weights, or fewer than two prompts pull, or do not.
     """
+    from ..core.files import whole_file
     from ..pipelines.triage_sampling import calibrate_by_sampling
     from ..sessions.session import open_export
     from ..sessions.verification import read_prompts
@@ -54,7 +55,8 @@ def triage(
         timesteps=record.sampler.timesteps,
     )
     record = record.model_copy(update={"triage": result})
-    out.write_text(record.to_json() + "\n", encoding="utf-8")
+    with whole_file(out) as partial:
+        partial.write_text(record.to_json() + "\n", encoding="utf-8")
     return record
 
 

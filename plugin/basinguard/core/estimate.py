@@ -30,11 +30,15 @@ class Estimate(Schema):
     def __str__(self) -> str:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}] (n={self.n})"
 
+    def complement(self) -> Estimate:
+        """Of what is left of a share: what was missed, where this is what was found."""
+        return self.model_copy(update={"value": 1 - self.value, "low": 1 - self.high, "high": 1 - self.low})
+
     def interval(self, digits: int = 3) -> str:
         """With so many digits after the point, for a column of a table: `0.031 [0.010, 0.082]`."""
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
-    def percent(self) -> str:
-        """A share for a sentence: `3.1 % [1.0, 8.2] (n = 64)`."""
-        value, low, high = (f"{100 * number:.1f}" for number in (self.value, self.low, self.high))
+    def percent(self, digits: int = 1) -> str:
+        """A share for a sentence, with so many digits after the point: `3.1 % [1.0, 8.2] (n = 64)`."""
+        value, low, high = (f"{100 * number:.{digits}f}" for number in (self.value, self.low, self.high))
         return f"{value} % [{low}, {high}] (n = {self.n})"

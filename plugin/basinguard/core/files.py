@@ -73,6 +73,11 @@ def write_bytes(out: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
+def write_text(out: Path, content: str) -> None:
+    """Writes a text file in UTF-8, or replaces one; see `whole_file`."""
+    write_bytes(out, content.encode())
+
+
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes, as `sha256sum` prints it."""
     with open(path, "rb") as file:

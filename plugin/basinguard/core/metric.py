@@ -57,4 +57,4 @@ class Metric(Schema):
 
 
 def _missed(edit: str, recall: Estimate) -> str:
-    return f"{1 - recall.value:.0%} [{1 - recall.high:.0%}, {1 - recall.low:.0%}] of {edit} (n = {recall.n})"
+    return f"{recall.complement().percent(0)} of {edit}"

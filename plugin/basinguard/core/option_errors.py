@@ -20,6 +20,7 @@ NOISE = (
 )
 PLACE = re.compile(r'Parser key "([^"]+)"')
 NEAR = 0.6  # likeness of two words that are read as one misspelt, as in difflib.get_close_matches
+CLOSE = 0.5  # likeness below which a word is named without a guess at what was meant
 MOST = 400  # characters
 
 
@@ -55,6 +56,17 @@ def option_error(message: str, options: Iterable[str]) -> str:
     return text if len(text) <= MOST else f"{text[:MOST]}..."
 
 
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """The end of a complaint about a word: the nearest right one, or nothing where none is near.
+
+    Example:
+        >>> did_you_mean("calbrate", ["calibrate", "curate"]), did_you_mean("qqq", ["calibrate"])
+        (': did you mean calibrate?', '')
+    """
+    nearest = nearest_option(word, names)
+    return f": did you mean {nearest}?" if _likeness(word, nearest) >= CLOSE else ""
+
+
 def nearest_option(name: str, options: Iterable[str], place: str = "") -> str:
     """The option whose last word is nearest to the name's, then the one whose place is.
 
@@ -68,8 +80,12 @@ def nearest_option(name: str, options: Iterable[str], place: str = "") -> str:
     """
 
     def likeness(option: str) -> tuple[bool, float, float]:
-        last = difflib.SequenceMatcher(None, name.rpartition(".")[2], option.rpartition(".")[2]).ratio()
+        last = _likeness(name.rpartition(".")[2], option.rpartition(".")[2])
         here = bool(place) and option.startswith(f"{place}.") and last >= NEAR
-        return here, last, difflib.SequenceMatcher(None, name, option).ratio()
+        return here, last, _likeness(name, option)
 
     return max(options, key=likeness)
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()

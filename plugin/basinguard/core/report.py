@@ -173,7 +173,6 @@ class Heldout(Part):
     Attributes:
         similarity_p95: to the nearest training image, 95th percentile.
         alignment: agreement of the samples with their captions.
-        fidelity: how far the samples look like the subject or style that is taught, higher is better.
         taught: what they show of what is taught, net of copies: 0 is the base model, 1 true images; also measured where
             held-out prompts are stand-ins. None where it was not measured or cannot be resolved.
         taught_rulers: each ruler that it is the smallest of, by name.
@@ -182,7 +181,6 @@ class Heldout(Part):
 
     similarity_p95: Annotated[Estimate | None, Field(alias="similarity_heldout")] = None
     alignment: Annotated[Estimate | None, Field(alias="alignment_heldout")] = None
-    fidelity: Estimate | None = None
     taught: Estimate | None = None
     taught_rulers: tuple[tuple[str, Estimate], ...] = ()
     taught_problem: Annotated[str, Field(max_length=500)] = ""
@@ -201,8 +199,11 @@ JSON_ORDER = (
     *("similarity_heldout", "risk_uncond", "alignment", "curve", "exits", "unet_evals", "seconds", "problem"),
     *("log_width", "gap_since_base", "gap_excess", "gap_auc", "sigma_c", "sigma_c_uncond", "sigma_c_since_base"),
     *("sigma_c_excess", "caption_gap", "groups", "images", "probed", "precision", "note", "alignment_heldout"),
-    *("fidelity", "taught", "taught_rulers", "taught_problem"),
+    *("taught", "taught_rulers", "taught_problem"),
 )
+
+
+RETIRED = ("fidelity",)  # keys of earlier versions; `taught` says it
 
 
 class Report(Schema):
@@ -263,7 +264,8 @@ class Report(Schema):
         if not isinstance(data, dict):
             return data
         parts = {name: {key: data[key] for key in keys if key in data} for name, keys in KEYS.items()}
-        own = {key: value for key, value in data.items() if not any(key in keys for keys in KEYS.values())}
+        grouped = {*RETIRED, *(key for keys in KEYS.values() for key in keys)}
+        own = {key: value for key, value in data.items() if key not in grouped}
         return own | {name: values for name, values in parts.items() if values}
 
     @model_serializer(mode="wrap")

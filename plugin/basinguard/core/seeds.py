@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+PREDICTION_TYPE = 0  # noise that shows whether a network predicts epsilon or v; one seed
 CONTROL_IMAGES = 900  # the base model's own samples of stand-in prompts; one seed
 PROBE = 1_000
 CALIBRATION = 1_000_000
@@ -29,6 +30,7 @@ TASK_TRUTH = 200_000_000  # fresh true scenes of a task, on captions that it is 
 TASK_CLASS = 300_000_000  # others of a subject's class
 
 RANGES = {
+    "prediction type": range(PREDICTION_TYPE, PREDICTION_TYPE + 1),
     "control images": range(CONTROL_IMAGES, PROBE),
     "probe": range(PROBE, CALIBRATION),
     "calibration": range(CALIBRATION, SEARCH),

@@ -76,7 +76,7 @@ def propose_from_run(
 
 
 def _remedy(name: str, risk: Estimate, repeats: int, captions: int, alpha: float, hopeless: float) -> Remedy:
-    evidence = f"reproduced by {risk.value:.0%} of samples [{risk.low:.0%}, {risk.high:.0%}] (n={risk.n})"
+    evidence = f"reproduced by {risk.percent(0)} of its samples"
     if risk.low <= alpha:
         clear = risk.high < alpha
         why = f"{evidence}: " + (

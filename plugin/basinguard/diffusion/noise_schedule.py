@@ -100,7 +100,7 @@ def to_epsilon(kind: str, output: Tensor, x: Tensor, signal: Tensor, noise: Tens
 
     Source: Salimans and Ho, arXiv 2202.00512, appendix D.
     """
-    a, s = (factor.to(x).reshape(-1, *[1] * (x.ndim - 1)) for factor in (signal, noise))
+    a, s = _shaped(x, signal, noise)
     forms = {
         "epsilon": lambda: output,
         "v_prediction": lambda: a * output + s * x,
@@ -110,3 +110,14 @@ def to_epsilon(kind: str, output: Tensor, x: Tensor, signal: Tensor, noise: Tens
     if kind not in forms:
         raise ValueError(f"prediction type {kind!r} is not supported; accepted: {', '.join(forms)}")
     return forms[kind]()
+
+
+def to_clean(kind: str, output: Tensor, x: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+    """The clean latents that a network's output stands for, [B, ...]; arguments and source as of `to_epsilon`."""
+    a, s = _shaped(x, signal, noise)
+    return (x - s * to_epsilon(kind, output, x, signal, noise)) / a
+
+
+def _shaped(x: Tensor, *factors: Tensor) -> list[Tensor]:
+    """Factors [B] as they multiply rows of x [B, ...]."""
+    return [factor.to(x).reshape(-1, *[1] * (x.ndim - 1)) for factor in factors]

@@ -81,7 +81,9 @@ def dataset_sha256(images: Iterable[Any], captions: Iterable[str]) -> str:
 def _item_sha256(image: Any, caption: str) -> str:
     import numpy as np
 
-    pixels = np.ascontiguousarray(image.convert("RGB") if hasattr(image, "convert") else image)
+    from ..core.images import to_rgb
+
+    pixels = np.ascontiguousarray(to_rgb(image) if hasattr(image, "convert") else image)
     digest = hashlib.sha256(f"{pixels.dtype} {pixels.shape}\n".encode())
     digest.update(pixels.tobytes())
     digest.update(b"\n" + caption.encode())

@@ -132,7 +132,7 @@ def _results(record: Record) -> list[EvalResult]:
             dataset_type="imagefolder",
             dataset_name="the training set (not published)",
             metric_type=kind,
-            metric_name=f"{label}, {e.level:.0%} interval [{e.low:.4g}, {e.high:.4g}], n={e.n}",
+            metric_name=f"{label}: {e}, {e.level:.0%} interval",
             metric_value=round(e.value, 6),
         )
         for kind, label, e in rows

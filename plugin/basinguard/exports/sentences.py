@@ -61,8 +61,8 @@ def verdict(record: Record) -> str:
         return NOTHING_LEFT
     if record.guidance.plain and record.product.strength == 1 and record.scale == record.sampler.scale:
         epoch = f" of epoch {record.product.epoch}" if _earlier(record) else ""
-        kept = price(record) if epoch else ""
-        return f"No rule needed: plain CFG with the whole fine-tune{epoch} keeps the promise as it is.{kept}"
+        cost = price(record) if epoch else ""
+        return f"No rule needed: plain CFG with the whole fine-tune{epoch} keeps the promise as it is.{cost}"
     if record.guidance.plain:
         return "No rule needed: these weights keep the promise with plain CFG, in any tool." + price(record)
     return "Safe by its rule." + price(record)

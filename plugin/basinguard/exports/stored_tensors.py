@@ -54,6 +54,7 @@ def stored_tensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     Source: the format's description, https://github.com/huggingface/safetensors#format
     """
     read_header(path)  # refuses what is not whole
+    # read by hand from here on: neither `safe_open` nor `read_header` gives the bytes of a dtype that numpy lacks
     with path.open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
         entries = json.loads(file.read(start - 8))

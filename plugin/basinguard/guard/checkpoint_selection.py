@@ -26,7 +26,7 @@ class Choice(Schema):
         proven: whether the upper end of the risk's interval keeps the allowed risk, not only its value.
         risk: of that way of sampling; for "guarded" of training captions, from the report's curve.
         taught: of that epoch under plain CFG, on held-out prompts: 0 is the base model, 1 true images.
-        alignment, fidelity: likewise, on held-out captions where there are any.
+        alignment: likewise, on held-out captions where there are any.
         why: the reasons in words.
     """
 
@@ -37,7 +37,6 @@ class Choice(Schema):
     risk: Estimate
     taught: Estimate | None = None
     alignment: Estimate | None
-    fidelity: Estimate | None
     why: str
 
 
@@ -48,8 +47,7 @@ def choose_checkpoint(
 
     Among epochs that keep it, by the upper end of the interval if any does so: the one that has learnt the most of
     what is taught, net of copies. Where that is not measured, of those whose alignment is not clearly below the best's
-    so far (its interval reaches the best value), the one with the highest fidelity, else the latest. The base model is
-    no candidate.
+    so far (its interval reaches the best value), the latest. The base model is no candidate.
 
     Args:
         history: reports in their order; gaps are passed over.
@@ -89,11 +87,7 @@ def replaces(
     rivals = [r for r in measured(history) if 0 <= r.epoch <= report.epoch and _keeps(r, alpha, how) == rank]
     best = max((a.value for a in map(alignment_of, rivals) if a is not None), default=float("-inf"))
     good, was_good = (_reaches(alignment_of(r), best) for r in (report, current))
-    if good != was_good:
-        return good
-    if report.heldout.fidelity is None or current.heldout.fidelity is None:
-        return True
-    return report.heldout.fidelity.value > current.heldout.fidelity.value
+    return good or not was_good
 
 
 def guarded_risk(report: Report) -> Estimate | None:
@@ -134,14 +128,13 @@ def _choice(report: Report, alpha: float, how: SamplingMode) -> Choice:
     reasons = [f"risk {risk}{where} {'proves' if proven else 'measures'} at most {alpha:g}"]
     if not proven:
         reasons.append(f"the interval reaches {risk.high:.2f}: more captions or seeds would tell")
-    alignment, fidelity = alignment_of(report), report.heldout.fidelity
-    taught = report.heldout.taught
+    alignment, taught = alignment_of(report), report.heldout.taught
     if taught is not None:
         reasons.append(f"taught {taught}")
     reasons.append(f"alignment {alignment}" if alignment else "alignment was not measured")
-    if fidelity is not None or taught is None:
-        reasons.append(f"fidelity {fidelity}" if fidelity else "fidelity was not measured, so the latest such epoch")
+    if taught is None:
+        reasons.append("taught was not measured, so the latest such epoch")
     return Choice(
         how=how, epoch=report.epoch, train_step=report.train_step, proven=proven, risk=risk, taught=taught,
-        alignment=alignment, fidelity=fidelity, why="; ".join(reasons),
+        alignment=alignment, why="; ".join(reasons),
     )  # fmt: skip

@@ -66,8 +66,7 @@ class Forecast(Schema):
     def __str__(self) -> str:
         if self.epochs is None:
             return f"{self.state}: {self.why}"
-        e = self.epochs
-        return f"breach in {e.value:.0f} epochs [{e.low:.0f}, {e.high:.0f}], {e.level:.0%} interval ({self.why})"
+        return f"breach in {self.epochs.interval(0)} epochs, {self.epochs.level:.0%} interval ({self.why})"
 
 
 def forecast(history: Sequence[Report], alpha: float) -> Forecast:

@@ -29,7 +29,7 @@ from ..similarity.copy_detector import CopyDetector
 from ..similarity.embedder import Embedder
 from ..similarity.feature_sets import FeatureSet
 from .coverage import Agree, Spending
-from .measured_model import Instruments, ScoreAlignment, ScoreFidelity, guided_model
+from .measured_model import Instruments, ScoreAlignment, guided_model
 from .measures import Measures
 from .plan import ProbePlan
 from .probe import Probe
@@ -58,8 +58,6 @@ class Guard:
         plan: how much to measure.
         score_alignment: agreement of images [B, 3, H, W] and captions, [B], higher is better; None where no such model
             exists.
-        score_fidelity: how far each image [B, 3, H, W] looks like the subject or style that is taught, [B], higher is
-            better; asked about samples of held-out prompts.
         feature_sets: the rulers of what was taught, as `rulers.feature_sets` gives them; none leaves it unmeasured.
 
     Attributes:
@@ -73,11 +71,10 @@ class Guard:
         embedder: Embedder,
         plan: ProbePlan | None = None,
         score_alignment: ScoreAlignment | None = None,
-        score_fidelity: ScoreFidelity | None = None,
         feature_sets: Sequence[FeatureSet] = (),
     ) -> None:
         self.training, self.embedder, self.plan = training, embedder, plan or ProbePlan()
-        self.score_alignment, self.score_fidelity = score_alignment, score_fidelity
+        self.score_alignment = score_alignment
         if self.plan.captions > len(training.captions):
             raise ValueError(
                 f"the probe asks for {self.plan.captions} captions, but the training set has {len(training.captions)}; "
@@ -159,9 +156,7 @@ class Guard:
         costs = self.spending.costs(model, self.training, self._taught_samples())
         coverage = self.spending.coverage(costs, epoch, start, agree)
         if coverage is not None:
-            instruments = Instruments(
-                self.copy_detector, self.training, self.plan, self.score_alignment, self.score_fidelity, self.ledger
-            )
+            instruments = Instruments(self.copy_detector, self.training, self.plan, self.score_alignment, self.ledger)
             probe = Probe(instruments, model, coverage, None if epoch < 0 else self.base)
             report = probe.report(epoch, train_step, start)
             self.base, self.latest = probe.base, probe.now

@@ -24,7 +24,6 @@ from .taught_ledger import TaughtLedger
 from .training_set import TrainingSet
 
 ScoreAlignment = Callable[[Tensor, Sequence[str]], Tensor]
-ScoreFidelity = Callable[[Tensor], Tensor]
 
 
 def guided_model(
@@ -45,7 +44,6 @@ class Instruments:
         training: images and captions.
         plan: sampler, scale and alpha.
         score_alignment: agreement of images and captions.
-        score_fidelity: how far each image looks like the subject or style that is taught.
         ledger: what was taught is measured with; None where it is not.
     """
 
@@ -53,7 +51,6 @@ class Instruments:
     training: TrainingSet
     plan: ProbePlan
     score_alignment: ScoreAlignment | None = None
-    score_fidelity: ScoreFidelity | None = None
     ledger: TaughtLedger | None = None
 
 

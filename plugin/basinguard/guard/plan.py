@@ -31,7 +31,6 @@ class ProbePlan:
         critical_scales: how many training (and held-out) images get theirs measured, up to 320 evaluations each;
             where a budget cannot pay for them after all else, they are left out.
         order_checks: candidates tried beyond each search, to see whether outcomes are ordered.
-        fidelity: also measure how far samples of held-out prompts look like the training images.
         taught: also measure what was taught (0 the base model, 1 true images), on held-out prompts or their stand-ins;
             within a budget where that takes no more than a third of what the gap leaves.
         autocast: type that probes and the calibration run in, under torch's autocast: "bfloat16", "float16", or None
@@ -48,7 +47,6 @@ class ProbePlan:
     solver: str = "ddim"
     critical_scales: int = 0
     order_checks: int = 0
-    fidelity: bool = False
     taught: bool = True
     autocast: Autocast | None = None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +50,7 @@ class Probe:
         self.count, self.now = EvaluationCount(), Measures()
         self.base = self.now if base is None else base
         self.seconds: dict[str, float] = {}
-        self.taught: dict[str, Any] = {}
+        self.taught: Heldout | None = None
         self.model, self.measured = model, MeasuredModel(instruments, model, self.count)
 
     @property
@@ -183,14 +182,14 @@ class Probe:
         prompts = self.training.heldout
         full = self.coverage.sample_heldout and bool(prompts) and not self.training.stand_in
         if not full and not (self.coverage.taught and self._asks_heldout):
-            return Heldout(**self.taught), ()
+            return self.taught or Heldout(), ()
         with self._stage("taught"):
             chosen, each = (prompts, 1) if full else taught_samples(self.training)
             pairs = pairs_of(len(chosen), self.seeds, each, self.model.latent_shape)
             drawn = self.measured.draw(chosen, self.measured.guided(chosen), pairs)
             taught = self.taught or self._taught(drawn, epoch)
         if not full:
-            return Heldout(**taught), ()
+            return taught, ()
         with self._stage("heldout"):
             return self._followed(drawn, taught), (self._fallen(drawn),)
 
@@ -198,26 +197,22 @@ class Probe:
     def _asks_heldout(self) -> bool:
         return self.instruments.ledger is not None and taught_prompts(self.training) == self.training.heldout != ()
 
-    def _taught(self, drawn: Drawn, epoch: int) -> dict[str, Any]:
-        """What these samples show of what was taught, as a report has it; the base model's are what it is held to."""
+    def _taught(self, drawn: Drawn, epoch: int) -> Heldout:
+        """What these samples show of what was taught; the base model's are what it is held to."""
         ledger = self.instruments.ledger
         if ledger is None:
-            return {}
+            return Heldout()
         if epoch < 0:
             ledger.take_base(drawn.images, drawn.texts)
         result = ledger.measure(self.model, drawn.images, drawn.texts, self.copy_detector.copied(drawn.matches))
         if result is None:
-            return {}
-        return {"taught": result.value, "taught_rulers": tuple(result.rulers.items()), "taught_problem": result.reason}
+            return Heldout()
+        rulers = tuple(result.rulers.items())
+        return Heldout(taught=result.value, taught_rulers=rulers, taught_problem=result.reason)
 
-    def _followed(self, drawn: Drawn, taught: dict[str, Any]) -> Heldout:
-        score = self.instruments.score_fidelity
-        return Heldout(
-            similarity_p95=drawn.similarity_p95,
-            alignment=self.measured.alignment(drawn),
-            fidelity=stats.cluster_bootstrap(score(drawn.images), drawn.clusters) if score else None,
-            **taught,
-        )
+    def _followed(self, drawn: Drawn, taught: Heldout) -> Heldout:
+        alignment = self.measured.alignment(drawn)
+        return taught.model_copy(update={"similarity_p95": drawn.similarity_p95, "alignment": alignment})
 
     def _fallen(self, drawn: Drawn) -> CaptionGroup:
         """Do captions that the model never saw fall into training images too?"""

@@ -22,7 +22,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..guidance.core import combine
+from ..diffusion.noise_schedule import to_clean
+from ..guidance.core import combine, epsilon_factor
 from ..similarity.embedder import features
 from .base import Mitigation
 from .stock_pipeline import Forward, Guide, empty, guided, sample_pipeline, states
@@ -40,15 +41,12 @@ class TrainingSimilarity:
 
     def clean(self, x: Tensor, timestep: Tensor, raw: Tensor) -> Tensor:
         """x0 of a raw prediction, eq. 12."""
-        signal, noise = self.factors(timestep, x)
-        if self.testbed.model.prediction_type == "epsilon":
-            return (x - noise * raw) / signal
-        return signal * x - noise * raw  # Salimans and Ho, arXiv 2202.00512, appendix D
+        return to_clean(self.testbed.model.prediction_type, raw, x, *self.factors(timestep))
 
-    def factors(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    def factors(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(abar) and sqrt(1 - abar) at a timestep."""
         schedule = self.testbed.model.schedule
-        return schedule.signal(timestep).to(like), schedule.noise(timestep).to(like)
+        return schedule.signal(timestep), schedule.noise(timestep)
 
     def nearest(self, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Similarity to the nearest training image and its index, both [B]; differentiable in the latents."""
@@ -89,8 +87,8 @@ def guide(testbed: Testbed, intensity: float, forward: Forward) -> Guide:
 def _away(
     training: TrainingSimilarity, forward: Forward, x: Tensor, timestep: Tensor, text_states: Tensor, c3: float
 ) -> Tensor:
-    """G_sim as a change of the raw prediction; only v needs converting, v = eps / sqrt(abar) + terms in x."""
-    signal, noise = training.factors(timestep, x)
+    """G_sim, a change of epsilon, as one of the raw prediction."""
+    _, noise = training.factors(timestep)
     with torch.enable_grad():
         start = x.detach().requires_grad_(True)
         both = torch.cat([empty(training.testbed, len(x)), text_states])
@@ -99,8 +97,8 @@ def _away(
         similarity, _ = training.nearest(training.clean(start, timestep, raw))
         (gradient,) = torch.autograd.grad(similarity.sum(), start)
     usable = torch.isfinite(gradient).flatten(1).all(1)  # a compressing embedder has none where a cell is exactly flat
-    change = c3 * noise * torch.where(_rows(usable), gradient, 0.0)
-    return change if training.testbed.model.prediction_type == "epsilon" else change / signal
+    change = c3 * noise.to(x) * torch.where(_rows(usable), gradient, 0.0)
+    return change / epsilon_factor(training.testbed.pipe.scheduler)(float(timestep))
 
 
 def _rows(weight: Tensor) -> Tensor:

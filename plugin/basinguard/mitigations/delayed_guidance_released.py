@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.sampling import EMPTY, Denoiser, final, sample_trajectory
-from ..guidance.core import Constant
+from ..guidance.core import Constant, epsilon_factor
 from ..guidance.dynamic import LocalMinimum, Past
 from .base import Mitigation
 from .delayed_guidance import TRANSITIONS
@@ -56,8 +56,7 @@ class RefinedTrajectories:
         t = torch.full((len(self.rows),), now)
         u = self.denoise(self.x, t, torch.full_like(self.rows, EMPTY))
         c = self.denoise(self.x, t, self.rows)
-        raw = 1.0 if self.testbed.model.prediction_type == "epsilon" else float(self.schedule.signal(t[0]))
-        return c, (c - u).flatten(1).norm(dim=1) / raw
+        return c, (c - u).flatten(1).norm(dim=1) / epsilon_factor(self.testbed.pipe.scheduler)(now)
 
     def ddim_update(self, eps: Tensor, now: int, then: int) -> None:
         """DDIM on the rows that have not switched; Song et al., arXiv 2010.02502, eq. 12 with sigma = 0."""

@@ -1,10 +1,9 @@
-"""Samples of held-out prompts: what a mitigation leaves of what was taught, and of the subject."""
+"""Samples of held-out prompts: what a mitigation leaves of what was taught."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,12 +11,10 @@ from ..basin.plain_run import run_plain
 from ..basin.trajectories import Pairs as Trajectories
 from ..calibration.lessons import truth_of
 from ..core import seeds as seed_table
-from ..core import stats
 from ..core.estimate import Estimate
 from ..diffusion.sampling import draw_noise
 from ..guard.taught_ledger import through_vae
 from ..guard.training_set import TrainingSet
-from ..similarity.matching import nearest
 from ..similarity.rulers import feature_sets
 from ..similarity.taught import TaughtRuler
 from .base import needs_base
@@ -32,52 +29,40 @@ class HeldOut:
     """Prompts that were not trained on, and what their samples are held against.
 
     Attributes:
-        batch: every prompt with seeds of its own; the first `prompts` of them are every prompt once.
-        prompts: how many there are.
-        ruler: of what was taught; None without a base model.
-        subject: held-out images, [M, 3, H, W]; None where there are none.
+        batch: every prompt with seeds of its own.
+        ruler: of what was taught.
     """
 
     batch: Batch
-    prompts: int
-    ruler: TaughtRuler | None = None
-    subject: Tensor | None = None
+    ruler: TaughtRuler
 
     def taught(self, testbed: Testbed, images: Tensor) -> Estimate | None:
         """What samples of the batch show of what was taught, net of copies."""
-        if self.ruler is None:
-            return None
         return self.ruler.measure(images, self.batch.prompts, testbed.guard.is_copy(images)).value
-
-    def fidelity(self, testbed: Testbed, images: Tensor) -> Estimate | None:
-        """Similarity of the first sample of each prompt to the nearest held-out image."""
-        if self.subject is None:
-            return None
-        matches = nearest(images[: self.prompts], self.subject, testbed.guard.embedder, mirror=False)
-        return stats.cluster_bootstrap([match.similarity for match in matches], np.arange(len(matches)))
 
 
 def held_out(testbed: Testbed, unseen: tuple[str, ...], pixels: Tensor | None, first_seed: int) -> HeldOut | None:
-    """The held-out part of a comparison.
+    """The held-out part of a comparison; None without a base model, against which alone it can be measured.
 
     Args:
-        testbed: the model; with its base, what was taught can be measured.
+        testbed: the model, and its base.
         unseen: captions of held-out images that were not trained on; stand-ins take their place where there are none.
         pixels: held-out images, the truth; the training images where there are none.
         first_seed: seeds that nothing else is sampled with.
     """
-    training, with_base = testbed.guard.training, not needs_base(testbed)
+    if needs_base(testbed):
+        return None
+    training = testbed.guard.training
     if pixels is not None and unseen:
         training = TrainingSet(training.images, training.captions, unseen, pixels[: len(unseen)])
     truth = truth_of(training, feature_sets())
-    prompts = unseen or (truth.prompts if with_base else ())
+    prompts = unseen or truth.prompts
     if not prompts:
         return None
-    repeats = -(-SAMPLES // len(prompts)) if with_base else 1
+    repeats = -(-SAMPLES // len(prompts))
     batch = Batch(prompts * repeats, tuple(range(first_seed, first_seed + repeats * len(prompts))))
     images = truth.images if pixels is None else pixels
-    ruler = _ruler(testbed, batch, images) if with_base else None
-    return HeldOut(batch, len(prompts), ruler, pixels if unseen else None)
+    return HeldOut(batch, _ruler(testbed, batch, images))
 
 
 @torch.no_grad()

@@ -36,7 +36,6 @@ class Point(Schema):
         diversity: mean of 1 - similarity over pairs of seeds of one prompt.
         taught: what samples of held-out prompts show of what was taught, net of copies: 0 is the base model, 1 true
             images. None without a base model.
-        fidelity: similarity of samples of held-out prompts to the nearest held-out image; None without such images.
         unet_evals: rows the UNets evaluated for each sample.
         seconds: wall time for each sample, on a machine that may have been busy; the table of costs has ratios.
         similarities, alignments: of every sample, in the order of the pairs.
@@ -51,7 +50,6 @@ class Point(Schema):
     quality: Estimate | None = None
     diversity: Estimate | None
     taught: Estimate | None = None
-    fidelity: Estimate | None
     unet_evals: Annotated[float, Field(ge=0)]
     seconds: Finite
     similarities: tuple[Finite, ...]
@@ -59,15 +57,13 @@ class Point(Schema):
 
     @property
     def utility(self) -> Estimate | None:
-        """What must not be lost: what was taught; where that cannot be measured alignment, then fidelity."""
-        return self.taught or self.alignment or self.fidelity
+        """What must not be lost: what was taught; where that cannot be measured, alignment."""
+        return self.taught or self.alignment
 
     @property
     def utility_name(self) -> str:
         """What `utility` is."""
-        if self.taught:
-            return "what is left of what was taught"
-        return "alignment of image and caption" if self.alignment else "fidelity to held-out images of the subject"
+        return "what is left of what was taught" if self.taught else "alignment of image and caption"
 
     def copied(self, threshold: float) -> np.ndarray:
         """Whether each sample reproduces a training image, [N] bool."""
@@ -85,7 +81,7 @@ def measure(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: C
     start = time.monotonic()
     images, rows = sample_images(testbed, mitigation, intensity, pairs.batch)
     seconds = (time.monotonic() - start) / len(pairs.batch)
-    taught, fidelity = _held_out(testbed, mitigation, intensity, pairs)
+    taught = _taught(testbed, mitigation, intensity, pairs)
     guard, prompts = testbed.guard, pairs.batch.prompts
     similarity = [round(match.similarity, 4) for match in guard.matches(images)]
     score = [round(s, 4) for s in guard.score_alignment(images, prompts).tolist()] if guard.score_alignment else []
@@ -99,7 +95,6 @@ def measure(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: C
         quality=_quality(images, pairs),
         diversity=_diversity(testbed, images, pairs.cluster),
         taught=taught,
-        fidelity=fidelity,
         unet_evals=rows / len(pairs.batch),
         seconds=seconds,
         similarities=tuple(similarity),
@@ -133,12 +128,10 @@ def _quality(images: Tensor, pairs: ComparedPairs) -> Estimate | None:
     return distance.model_copy(update={"method": f"{distance.method}; {pairs.quality.method}"[:200]})
 
 
-def _held_out(
-    testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: ComparedPairs
-) -> tuple[Estimate | None, Estimate | None]:
-    """What is left of what was taught, and fidelity to the subject, of the same samples of held-out prompts."""
+def _taught(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: ComparedPairs) -> Estimate | None:
+    """What is left of what was taught, by samples of held-out prompts."""
     held_out = pairs.held_out
     if held_out is None:
-        return None, None
+        return None
     images, _ = sample_images(testbed, mitigation, intensity, held_out.batch)
-    return held_out.taught(testbed, images), held_out.fidelity(testbed, images)
+    return held_out.taught(testbed, images)

@@ -31,21 +31,19 @@ class ComparedPairs:
         batch: every pair.
         cluster: which prompt each pair belongs to.
         held_out: prompts that were not trained on, and what their samples are held against.
-        subject: held-out images, where there are any.
         quality: distance of samples to images that were not trained on.
     """
 
     batch: Batch
     cluster: tuple[int, ...]
     held_out: HeldOut | None = None
-    subject: Tensor | None = None
     quality: KernelDistance | None = None
 
 
 def pairs_of_comparison(
     testbed: Testbed, options: ComparisonOptions, heldout: Path | None
 ) -> tuple[ComparedPairs, tuple[str, ...]]:
-    """The pairs that every mitigation samples, what quality and fidelity are measured against, and the prompts."""
+    """The pairs that every mitigation samples, what quality is measured against, and the prompts."""
     prompts = _spread(tuple(dict.fromkeys(testbed.guard.training.captions)), options.captions)
     cluster = tuple(k for k in range(len(prompts)) for _ in range(options.per_caption))
     seeds = tuple(seed_table.VERIFICATION + i for i in range(len(cluster)))
@@ -60,7 +58,7 @@ def pairs_of_comparison(
     captions, pixels = tuple(caption for _, caption in others.items), others.all_pixels()
     quality = _to_heldout(testbed, prompts, captions, pixels) or _to_base(testbed, prompts)
     unseen = _spread(tuple(c for c in captions if c not in testbed.guard.training.captions), len(prompts))
-    return ComparedPairs(batch, cluster, held_out(testbed, unseen, pixels, apart), pixels, quality), prompts
+    return ComparedPairs(batch, cluster, held_out(testbed, unseen, pixels, apart), quality), prompts
 
 
 def _to_heldout(

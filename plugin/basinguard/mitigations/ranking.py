@@ -1,6 +1,6 @@
 """Who wins: every rival point that is safer than ours at no less utility, with a paired interval.
 
-Utility is what is left of what was taught; where that cannot be measured alignment, then fidelity (`Point.utility`).
+Utility is what is left of what was taught; where that cannot be measured alignment (`Point.utility`).
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ def render_comparison(comparison: Comparison, samples: Path) -> str:
         settings=comparison.settings,
         mitigations=MITIGATIONS,
         figure=figure_uri(tradeoff(points), DPI) if any(point.utility for point in points) else "",
-        subject=any(point.fidelity for point in points),
         scored=any(point.alignment for point in points),
         alpha=ALPHA,
         best=[_row(comparison, best, samples) for best in best_within(points, ALPHA)],

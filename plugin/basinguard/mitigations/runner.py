@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from ..core import seeds as seed_table
+from ..core.files import write_text
 from ..core.provenance import versions
 from ..exports.fingerprints import dataset_sha256, weights_sha256
 from ..similarity.copy_detector_settings import CopyDetectorSettings
@@ -57,9 +58,9 @@ def compare(
         mitigations: names of `registry.MITIGATIONS`, or "all".
         base: what was fine-tuned; the model's own record says so if it carries one.
         lora: a LoRA file on the model, which is then the base.
-        heldout: captioned images that were not trained on. Captions that were not trained on are sampled for fidelity.
-            Quality is measured against those of the prompts where each prompt has as many, else against all; where
-            that is fewer than 16, against the base model's samples.
+        heldout: captioned images that were not trained on. Captions of theirs that were not trained on show what was
+            taught. Quality is measured against those of the prompts where each prompt has as many, else against all;
+            where that is fewer than 16, against the base model's samples.
         checkpoints: earlier states of the run, most trained first.
         options: how much to sample.
         detector: what decides that a sample is a copy.
@@ -99,8 +100,8 @@ def compare(
 
 def write(comparison: Comparison, out: Path) -> None:
     """Writes both forms of a comparison; the pictures are read from `out`."""
-    (out / "comparison.json").write_text(comparison.to_json(), encoding="utf-8")
-    (out / "comparison.html").write_text(render_comparison(comparison, out / "samples"), encoding="utf-8")
+    write_text(out / "comparison.json", comparison.to_json())
+    write_text(out / "comparison.html", render_comparison(comparison, out / "samples"))
 
 
 def _settings(
@@ -156,8 +157,7 @@ def _point(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: Co
         return Point.from_json(path.read_text(encoding="utf-8"))
     point, images = measure(testbed, mitigation, intensity, pairs)
     save_strip(images, pairs.cluster, strip_path(out / "samples", point))
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(point.to_json(), encoding="utf-8")
+    write_text(path, point.to_json())
     return point
 
 
@@ -173,7 +173,7 @@ def _costs(testbed: Testbed, mitigations: Sequence[Mitigation], pairs: ComparedP
             bar.update()
 
         measured = costs(testbed, mitigations, PLAIN, pairs.batch[:COST_PAIRS], progress)
-    path.write_text(json.dumps([cost.model_dump() for cost in measured], indent=2))
+    write_text(path, json.dumps([cost.model_dump() for cost in measured], indent=2))
     return measured
 
 

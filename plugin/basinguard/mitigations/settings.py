@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.files import write_text
 from ..core.metric import Metric
 from ..core.schema import Schema
 
@@ -61,7 +62,7 @@ def require_same_settings(path: Path, settings: ComparisonSettings) -> None:
         FileExistsError: the first setting that differs, with both values.
     """
     if not path.is_file():
-        path.write_text(settings.to_json(), encoding="utf-8")
+        write_text(path, settings.to_json())
         return
     there = ComparisonSettings.from_json(path.read_text(encoding="utf-8"))
     differing = [name for name in ComparisonSettings.model_fields if getattr(there, name) != getattr(settings, name)]

@@ -27,17 +27,3 @@ def alignment_for(base: str, model: str = "auto") -> Callable[[Tensor, Sequence[
     """Scores the agreement of images and captions, by open_clip; arguments as in `clip_for`."""
     clip = clip_for(base, model)
     return None if clip is None else clip.score
-
-
-def subject_fidelity(clip: ClipScore | None, images: Tensor) -> Callable[[Tensor], Tensor]:
-    """Mean cosine of each sample with the training images [N, 3, H, W], [B]: how far it shows their subject.
-
-    Raises:
-        ValueError: there is no model to look with.
-
-    Source: CLIP-I of Ruiz et al., arXiv 2208.12242, section 4.1.
-    """
-    if clip is None:
-        raise ValueError("fidelity=True needs a model that looks: give alignment an open_clip directory or name")
-    subject = clip.embed_images(images)
-    return lambda samples: (clip.embed_images(samples) @ subject.T).mean(1)

@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 
 from basinguard.tinyworld import model_directory
 
+from ..core.text import one_line
 from .architecture import SAMPLE_SIZES, SD21
 from .lora_files import load_lora, require_lora
 from .prediction_type import evidence
@@ -83,7 +84,7 @@ def _opened(base: str | Path, load: Callable[[], StableDiffusionPipeline]) -> St
     except ModelError:
         raise
     except Exception as error:  # a loader meets every kind of damage
-        message = " ".join(str(error).split())[:300]
+        message = one_line(str(error), 300)
         raise ValueError(
             f"base {str(base)!r}: its files cannot be loaded ({type(error).__name__}: {message}); "
             "download or copy it again"
@@ -184,7 +185,7 @@ def _fetched(source: str, name: str) -> Path:
     except RemoteEntryNotFoundError:
         raise FileNotFoundError(f"base {source!r}: no {name} in it, so not a diffusers pipeline") from None
     except HfHubHTTPError as error:
-        message = " ".join(str(error).split())[:200]
+        message = one_line(str(error), 200)
         raise FileNotFoundError(
             f"base {source!r} cannot be fetched ({message}); try later, or give a directory"
         ) from None

@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..core.files import whole_file, write_text
 from ..guidance.core import Constant, Rule
 from ..plots.contact_sheet import contact_sheet
 from .loading import locate
@@ -65,11 +66,12 @@ def draw_pairs(
         for text in prompts
     ]
     plain, guarded = zip(*pairs, strict=True)
-    out.mkdir(parents=True, exist_ok=True)
-    sheet(prompts, seeds, plain, guarded).save(out / FILES[0])
-    gap_figure(prompts, plain, getattr(rule, "transition", None)).savefig(out / FILES[1], dpi=120)
+    with whole_file(out / FILES[0], overwrite=True) as partial:
+        sheet(prompts, seeds, plain, guarded).save(partial)
+    with whole_file(out / FILES[1], overwrite=True) as partial:
+        gap_figure(prompts, plain, getattr(rule, "transition", None)).savefig(partial, dpi=120)
     rows = [_numbers(*row, seeds) for row in zip(prompts, plain, guarded, strict=True)]
-    (out / FILES[2]).write_text(json.dumps(rows, indent=2))
+    write_text(out / FILES[2], json.dumps(rows, indent=2))
     return out / FILES[0]
 
 

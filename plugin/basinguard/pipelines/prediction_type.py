@@ -13,6 +13,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from ..core import seeds
 from .forward_process import target, training_schedule
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def evidence(pipe: DiffusionPipeline) -> PredictionEvidence:
         pipe: a `StableDiffusionPipeline`; its scheduler's prediction type plays no part.
     """
     latents = _picture(pipe).expand(len(TIMESTEPS), -1, -1, -1)
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seeds.PREDICTION_TYPE))
     timesteps, unet = torch.tensor(TIMESTEPS), pipe.unet
     embeddings = pipe.encode_prompt([""] * len(TIMESTEPS), unet.device, 1, False)[0]
     schedule = DDPMScheduler.from_config(training_schedule(pipe.scheduler).config, prediction_type="v_prediction")

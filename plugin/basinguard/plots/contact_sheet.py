@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..core.text import one_line
 from .style import VERMILLION
 
 TILE = 144  # small enough for a row of five on a laptop, large enough to see a copy
@@ -68,8 +69,8 @@ def title_lines(title: str, font: Font) -> list[str]:
 
 
 def _fit(text: str, width: int, font: Font) -> str:
-    """Cuts a caption that would run off the sheet; control characters become spaces."""
-    line = "".join(c if c.isprintable() else " " for c in text)
+    """Cuts a caption that would run off the sheet; line breaks become spaces, control characters go."""
+    line = one_line(text)
     while font.getlength(line) > width - 20 and len(line) > 1:
         line = line[:-2].rstrip() + "…"
     return line

@@ -12,7 +12,7 @@ from ..core.estimate import Estimate
 from ..core.report import Report
 from ..guard.checkpoint_selection import alignment_of, guarded_risk
 from ..guard.status import RunStatus
-from .style import BLUE, GREEN, GREY, LIMIT, PURPLE, VERMILLION, banded_line, canvas, not_measured, open_frame
+from .style import BLUE, GREEN, GREY, LIMIT, VERMILLION, banded_line, canvas, not_measured, open_frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,9 +39,8 @@ def dashboard(history: Sequence[Report], status: RunStatus) -> Figure:
             ("guarded, training captions", BLUE, guarded_risk),
             ("empty prompt", GREEN, lambda r: r.basin.risk_uncond),
         ], status.alpha),
-        ("taught, alignment, fidelity, plain CFG", [
+        ("taught and alignment, plain CFG", [
             ("taught", GREEN, lambda r: r.heldout.taught), ("alignment", BLUE, alignment_of),
-            ("fidelity", PURPLE, lambda r: r.heldout.fidelity),
         ], None),
         ("basin width", [("share of [0, T]", BLUE, lambda r: r.basin.width)], None),
         ("alarm: gap beyond held-out captions", [("excess", GREEN, lambda r: r.gaps.excess)], 0.0),

@@ -18,6 +18,7 @@ from ..calibration.trial import calibration_pairs
 from ..core import seeds as seed_table
 from ..core import stats
 from ..core.estimate import Estimate
+from ..core.files import write_text
 from ..diffusion.model import Model
 from ..guard.guard import Guard
 from ..pipelines.latent_model import LatentModel
@@ -45,8 +46,8 @@ class AuditRun:
         """Writes the page, the findings, and the calibration's own files."""
         self.calibration.write(out)
         page = render_page(self.audit, self.training, self.samples, _figures(self.calibration))
-        (out / PAGE).write_text(page, encoding="utf-8")
-        (out / FINDINGS).write_text(self.audit.to_json() + "\n", encoding="utf-8")
+        write_text(out / PAGE, page)
+        write_text(out / FINDINGS, self.audit.to_json() + "\n")
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from ..calibration.promise import require_terms, shortfall
 from ..calibration.record_builder import Certificate, certify
 from ..calibration.terms import CalibrationTerms
 from ..calibration.weights import FixedWeights, Weights
+from ..core.files import write_text
 from ..core.progress import say
 from ..core.record import Record
 from ..core.schema import Schema
@@ -61,8 +62,8 @@ class Calibration:
     def write(self, out: Path) -> None:
         """Writes the record, everything that was tried, and the plot."""
         out.mkdir(parents=True, exist_ok=True)
-        (out / RECORD).write_text(self.record.to_json() + "\n", encoding="utf-8")
-        (out / EVERYTHING).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(out / RECORD, self.record.to_json() + "\n")
+        write_text(out / EVERYTHING, json.dumps(self.to_dict(), indent=2) + "\n")
         products_figure(self.certificate).savefig(out / "products.png", dpi=150)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..calibration.terms import CalibrationTerms
+from ..core.files import write_text
 from ..core.provenance import versions
 from ..core.record import Record
 from ..exports.sentences import product_line, verdict
@@ -78,10 +79,10 @@ def run_demo(out: Path, epochs: int, per_caption: int, detector: CopyDetectorSet
     if guard.run is None or guard.run.record is None:
         raise RuntimeError("training ended without a report, so there is nothing to calibrate; see the warnings above")
     rules = rules_for(guard.run.record)
-    (out / "rules.json").write_text(json.dumps({name: rule_to_dict(rule) for name, rule in rules.items()}, indent=2))
+    write_text(out / "rules.json", json.dumps({name: rule_to_dict(rule) for name, rule in rules.items()}, indent=2))
     rows = prove(out, train, heldout, per_caption)
     summary = summarize(guard, rules, rows, seconds=time.monotonic() - start)
-    (out / "summary.json").write_text(json.dumps(summary, indent=2))
+    write_text(out / "summary.json", json.dumps(summary, indent=2))
     return DemoRun(out, rows, summary)
 
 
@@ -153,7 +154,7 @@ def captions_of(folder: Path) -> list[str]:
 def prove(out: Path, train: Path, heldout: Path, per_caption: int) -> dict[str, Evaluation]:
     """Samples the export in a process that shares nothing with this one but files."""
     prompts = out / "heldout.txt"
-    prompts.write_text("\n".join(captions_of(heldout)[:PROMPTS]) + "\n", encoding="utf-8")
+    write_text(prompts, "\n".join(captions_of(heldout)[:PROMPTS]) + "\n")
     command = [sys.executable, "-m", "basinguard", "verify", str(out / "export"), str(train)]
     command += ["--rules", str(out / "rules.json"), "--prompts", str(prompts), "--out", str(out)]
     command += ["--per_caption", str(per_caption)]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..audits.judge_page import render_judge_page
-from ..core.files import file_sha256
+from ..core.files import file_sha256, write_text
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.folder_matches import FolderMatches, match_folders
 from ..similarity.image_files import load_image
@@ -66,6 +66,5 @@ def _fingerprint(matched: FolderMatches, rows: Sequence[int]) -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path

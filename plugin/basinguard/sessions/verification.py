@@ -13,6 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from ..core.files import whole_file, write_text
 from ..core.record import Record
 from ..core.schema import MAX_BYTES
 from ..guard.training_set import TrainingSet
@@ -44,12 +45,12 @@ class Verification:
 
     def write(self, out: Path) -> None:
         """Writes `contact_sheet.png`, `verification.json` and the verified `record.json`."""
-        out.mkdir(parents=True, exist_ok=True)
-        self.sheet.save(out / "contact_sheet.png")
+        with whole_file(out / "contact_sheet.png", overwrite=True) as partial:
+            self.sheet.save(partial)
         rows = {name: json.loads(row.to_json()) for name, row in self.rows.items()}
-        (out / "verification.json").write_text(json.dumps(rows, indent=2))
+        write_text(out / "verification.json", json.dumps(rows, indent=2))
         if self.record is not None:
-            (out / "record.json").write_text(self.record.to_json() + "\n", encoding="utf-8")
+            write_text(out / "record.json", self.record.to_json() + "\n")
 
 
 def verify_session(

@@ -14,6 +14,7 @@ from typing import Self
 
 from PIL import Image
 
+from ..core.images import load_rgb
 from .scenes import SIZE
 
 LICENCE = "Noto Emoji, Apache License 2.0, from the npm package emoji-datasource-google"
@@ -32,9 +33,7 @@ class Emoji:
 
     def draw(self) -> Image.Image:
         """The picture on white, 64x64 pixels."""
-        with Image.open(self.path) as picture:
-            coloured = picture.convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
+        return load_rgb(self.path).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
 from ..core.images import load_rgb
+from ..core.text import one_line
 from ..curation.dataset_export import encoded, undecoded
 from ..curation.folder import Problem, read_folder
 from ..curation.manifest import read_manifest
@@ -118,7 +119,7 @@ class ImageSource:
         try:
             rows = _load_rows(dataset)
         except Exception as error:  # a loader of foreign formats raises almost anything
-            why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            why = f"{type(error).__name__}: {one_line(str(error), 300)}"
             return cls(problems=(f"dataset {name!r} cannot be loaded ({why}); give another, or connect to fetch it",))
         missing = [each for each in (dataset.image_column, column) if each not in rows.column_names]
         if missing:

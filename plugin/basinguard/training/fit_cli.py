@@ -9,7 +9,6 @@ everything, trains nothing and says what would happen; `--anyway` starts althoug
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, get_args
@@ -19,7 +18,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from ..core.option_errors import option_error, options_of
 from ..similarity.copy_detector_settings import CopyDetectorSettings, Null
 from .data import ImageFolder
-from .dry_run import summary
 from .finetune import FineTune
 from .lightning import MemorizationGuard
 from .preflight import check_fit
@@ -46,8 +44,8 @@ class FitParser(LightningArgumentParser):
         line = option_error(message, self._options())
         if not self.exit_on_error:
             super().error(line, ex)
-        print(f"basinguard fit: {line}", file=sys.stderr)
-        sys.exit(2)
+        self.exit(2, f"basinguard fit: {line}\n")
+        raise AssertionError("exits")
 
     def _options(self) -> Iterator[str]:
         """Every option of the trainer, the model, the images and the guard, as a config writes them; then our own."""
@@ -109,9 +107,7 @@ def fit_cli(args: Sequence[str]) -> FineTuneCLI:
     quiet_lightning()
     options = [word for word in args if word not in FLAGS]
     if "--dry-run" in args:
-        cli = build_cli(options, run=False, anyway=True)
-        print(summary(cli))
-        return cli
+        return build_cli(options, run=False, anyway=True)
     return build_cli(["fit", *options], run=True, anyway="--anyway" in args)
 
 

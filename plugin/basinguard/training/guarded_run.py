@@ -22,6 +22,7 @@ from ..calibration.terms import CalibrationTerms
 from ..core.progress import shown
 from ..core.record import Record
 from ..core.report import Report, measured
+from ..core.text import one_line
 from ..exports.fingerprints import dataset_sha256
 from ..guard.checkpoint_selection import SamplingMode
 from ..guard.control_prompts import unknowable
@@ -29,7 +30,7 @@ from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
 from ..guard.status import RunStatus, run_status
 from ..guard.training_set import TrainingSet
-from ..pipelines.alignment import clip_for, subject_fidelity
+from ..pipelines.alignment import clip_for
 from ..pipelines.latent_model import LatentModel, smaller_side
 from ..similarity.embedder import Embedder
 from ..similarity.rulers import feature_sets
@@ -51,13 +52,11 @@ def guard_for(
     """The guard that options describe; `base` is what is fine-tuned, `alignment` as in `alignment.clip_for`.
 
     Raises:
-        ValueError: the plan does not fit the images, or asks for a fidelity that no model can measure; held-out images
-            that are copies of training images.
+        ValueError: the plan does not fit the images; held-out images that are copies of training images.
     """
     clip = clip_for(base, alignment)
-    fidelity = subject_fidelity(clip, training.images) if plan.fidelity else None
     rulers = feature_sets() if plan.taught else ()
-    return Guard(training, embedder, plan, clip.score if clip else None, fidelity, rulers)
+    return Guard(training, embedder, plan, clip.score if clip else None, rulers)
 
 
 class GuardedRun:
@@ -296,4 +295,4 @@ class GuardedRun:
 
 def describe(error: Exception) -> str:
     """An error on one line, for people and for the history."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+    return one_line(f"{type(error).__name__}: {error}", 500)

@@ -22,7 +22,7 @@ from ..plots.run import dashboard, learning_figure
 MEASURED = (
     *("risk", "width", "log_width", "exit", "gap", "gap_heldout", "gap_excess", "gap_auc"),
     *("sigma_c", "sigma_c_excess", "caption_gap", "similarity_p95", "similarity_heldout", "risk_uncond", "alignment"),
-    *("alignment_heldout", "fidelity", "taught"),
+    *("alignment_heldout", "taught"),
 )
 FIRST = ("risk", "taught", "verdict", "forecast", "ship_plain", "ship_guarded")  # the cards that a run is watched by
 MARGINS: dict[str, dict[str, tuple[str, ...]]] = {
