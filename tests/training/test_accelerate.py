@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,8 @@ from basinguard.core.report import Report
 from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.lora import add_lora
+from basinguard.similarity.colour_texture import ColourTexture
+from basinguard.training import guarded_run
 from basinguard.training.accelerate import LoopGuard
 from basinguard.training.data import ImageFolder
 from basinguard.training.pytorch_lightning import MemorizationGuard
@@ -69,6 +72,18 @@ def make_loop_guard(pictures, **settings):
     captions = tuple(caption for _, caption in images.items)
     training = TrainingSet(images.all_pixels(), captions, ("a blue box",))
     return LoopGuard(training, plan=PLAN, **settings)
+
+
+def test_making_a_guard_draws_nothing(pictures, monkeypatch):
+    """A network is made with random weights before its own are read: the loop must not notice."""
+    monkeypatch.setattr(guarded_run, "feature_sets", lambda: (torch.rand(3), ColourTexture())[1:])
+    images = ImageFolder(str(pictures), resolution=32)
+    captions = tuple(caption for _, caption in images.items)
+    training = TrainingSet(images.all_pixels(), captions, ("a blue box",))
+    drawn = torch.get_rng_state()
+    guard = LoopGuard(training, plan=replace(PLAN, taught=True))
+    assert guard.run.guard.ledger is not None, "nothing was drawn, so nothing was proven"
+    assert torch.equal(drawn, torch.get_rng_state())
 
 
 def test_any_loop_measures_with_one_call_and_state_is_safe_to_load(tiny_pipeline_dir, pictures, tmp_path):

@@ -14,7 +14,7 @@ from basinguard.training.guard_options import BreachResponse, Interventions
 from basinguard.training.loss_filters import Both, LargeGap, LowLoss, filtered_mean
 from support.guarded_runs import Spy, digest, fit, make_guard, picture_folder
 from support.reports import near, report
-from support.scripted_probes import COPYING, QUIET, scripted
+from support.scripted_probes import BREACH, COPYING, QUIET, scripted
 
 FOUND = {**COPYING, "images": (ImageResult(index=0, width=0.4), ImageResult(index=3, width=0.0)), "probed": (0, 3)}
 
@@ -130,6 +130,7 @@ def test_the_gap_of_a_row_is_that_of_the_two_branches_in_epsilon(tiny_pipeline_d
         assert torch.allclose(seen["gaps"], wanted, rtol=1e-3)
 
 
+@BREACH
 def test_acting_at_a_breach_rests_draws_and_slows(tiny_pipeline_dir, tmp_path, monkeypatch):
     folder, spy = several_captions(tmp_path / "pictures"), Spy()
     scripted(monkeypatch, QUIET, FOUND, FOUND, QUIET, QUIET)
@@ -153,6 +154,7 @@ def test_acting_changes_nothing_until_there_is_a_breach(tiny_pipeline_dir, tmp_p
     assert weights[0] == weights[1]
 
 
+@BREACH
 def test_a_resumed_run_goes_on_acting_as_an_uninterrupted_one(tiny_pipeline_dir, tmp_path, monkeypatch):
     folder = several_captions(tmp_path / "pictures")
     plan = [QUIET, FOUND, FOUND, FOUND]

@@ -16,7 +16,7 @@ from basinguard.training import guarded_run
 from basinguard.training.guard_options import BreachResponse, ControlGroup
 from basinguard.training.guarded_run import GuardedRun
 from support.guarded_runs import digest, fit, make_guard, picture_folder
-from support.scripted_probes import COPYING, FORMING, LATE, QUIET, scripted
+from support.scripted_probes import BREACH, COPYING, FAILED, FORMING, LATE, QUIET, scripted
 
 
 @pytest.fixture
@@ -28,6 +28,7 @@ def fitted(base, folder, root, guard, *callbacks, epochs, **options):
     return fit(base, folder, root, guard, *callbacks, epochs=epochs, **options)
 
 
+@BREACH
 def test_guard_json_holds_verdict_forecast_choices_and_every_report(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     scripted(monkeypatch, QUIET, FORMING, COPYING)
     fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(plan={"alpha": 0.15}), epochs=2)
@@ -75,23 +76,24 @@ def test_tensorboard_gets_the_dashboard_and_words_and_the_bar_the_verdict(
     assert events.Scalars("guard/verdict")[-1].value == 1
 
 
+MISSED, UNSURE = RuntimeError("no memory"), {"hits": 4, "transition": 500.0}
 RUNS = [
-    ("a breach", [QUIET, COPYING, COPYING, COPYING], {}, 1),
-    ("not while guarded sampling keeps it", [QUIET, COPYING, LATE, LATE], {"watches": "guarded"}, 2),
-    ("not before it is sure", [QUIET, {"hits": 4, "transition": 500.0}, COPYING, QUIET], {}, 2),
-    ("not on a failed probe", [QUIET, RuntimeError("no memory"), RuntimeError("no memory"), QUIET], {}, 3),
-    ("not without a base", [RuntimeError("no memory"), LATE, LATE, LATE], {}, 3),
-    ("not on alarms", [QUIET, FORMING, FORMING, FORMING], {}, 3),
+    pytest.param([QUIET, COPYING, COPYING, COPYING], {}, 1, id="a breach", marks=BREACH),
+    pytest.param(
+        [QUIET, COPYING, LATE, LATE],
+        {"watches": "guarded"},
+        2,
+        id="not while guarded sampling keeps it",
+        marks=[BREACH, pytest.mark.long],
+    ),
+    pytest.param([QUIET, UNSURE, COPYING, QUIET], {}, 2, id="not before it is sure", marks=BREACH),
+    pytest.param([QUIET, MISSED, MISSED, QUIET], {}, 3, id="not on a failed probe", marks=FAILED),
+    pytest.param([MISSED, LATE, LATE, LATE], {}, 3, id="not without a base", marks=[FAILED, pytest.mark.long]),
+    pytest.param([QUIET, FORMING, FORMING, FORMING], {}, 3, id="not on alarms", marks=pytest.mark.long),
 ]
 
 
-QUICK = ("a breach", "not before it is sure", "not on a failed probe")
-
-
-@pytest.mark.parametrize(
-    ("plan", "changes", "epochs"),
-    [pytest.param(*run, id=name, marks=() if name in QUICK else pytest.mark.long) for name, *run in RUNS],
-)
+@pytest.mark.parametrize(("plan", "changes", "epochs"), RUNS)
 def test_a_run_stops_at_a_sure_breach_and_on_nothing_less(
     tiny_pipeline_dir, folder, tmp_path, monkeypatch, plan, changes, epochs
 ):
@@ -113,6 +115,8 @@ def test_warning_is_all_that_happens_unless_asked(tiny_pipeline_dir, folder, tmp
     assert trainer.current_epoch == 2
 
 
+@BREACH
+@FAILED
 def test_lightnings_own_callbacks_act_on_the_same_numbers(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     scripted(monkeypatch, QUIET, FORMING, QUIET, RuntimeError("no memory"), COPYING, QUIET)
     stop = EarlyStopping("guard/verdict", divergence_threshold=1.5, patience=1000, check_on_train_epoch_end=True)
@@ -126,6 +130,7 @@ def test_lightnings_own_callbacks_act_on_the_same_numbers(tiny_pipeline_dir, fol
     assert keep.best_model_path.endswith("epoch=1.ckpt")
 
 
+@BREACH
 def test_every_probed_epoch_can_be_exported_across_a_resume(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     seen, found = {}, {}
 
@@ -188,6 +193,7 @@ def test_five_images_and_no_held_out_one_work_and_say_what_is_not_known(tiny_pip
         assert words in told
 
 
+@FAILED
 def test_a_gap_is_written_to_guard_json_as_unknown(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     scripted(monkeypatch, QUIET, RuntimeError("no memory"))
     fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(on_error="warn"), epochs=1)

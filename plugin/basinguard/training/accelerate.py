@@ -30,13 +30,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import torch
-from diffusers import StableDiffusionPipeline
-from PIL import Image
 from torch import Tensor
 
 from ..calibration.terms import CalibrationTerms
-from ..core.images import load_rgb, to_rgb
 from ..core.record import Record
 from ..core.report import Report
 from ..guard.checkpoint_selection import SamplingMode
@@ -47,16 +43,15 @@ from ..guard.training_set import TrainingSet
 from ..pipelines.model_edits import edits_asked_for
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector
-from .data_sources import fitted
+from .data_sources import Picture, pixels_of
 from .guard_options import OnError, ShippedEpoch
 from .guarded_run import GuardedRun, guard_for
-from .protocols import PipelineInTraining
+from .isolation import untouched
+from .protocols import PipelineInTraining, pipeline_around
 from .requirements import require_whole_weights_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-Picture = str | Path | Image.Image
 
 
 class LoopGuard:
@@ -91,10 +86,11 @@ class LoopGuard:
     ) -> None:
         if accelerator is not None:
             require_whole_weights_of(accelerator)
-        edits = None if pipe is None else edits_asked_for(detector, pipe, training.images)
-        heldout = training.heldout_images
-        embedder = fitted_embedder(detector, load_detector(detector), training.images, heldout, edits)
-        guard = guard_for(training, embedder, plan, alignment=alignment)
+        with untouched(*(() if pipe is None else (pipe.unet, pipe.vae, pipe.text_encoder))):
+            edits = None if pipe is None else edits_asked_for(detector, pipe, training.images)
+            heldout = training.heldout_images
+            embedder = fitted_embedder(detector, load_detector(detector), training.images, heldout, edits)
+            guard = guard_for(training, embedder, plan, alignment=alignment)
         self.run = GuardedRun(guard, ship=ship, on_error=on_error)
         self.pipe = pipe
         if accelerator is not None:
@@ -127,17 +123,9 @@ class LoopGuard:
         Raises:
             ValueError: pixels outside 0..1, or another number of captions than of images.
         """
-        whole = accelerator.unwrap_model if accelerator is not None else lambda module: module
-        pipe = StableDiffusionPipeline(
-            whole(vae),
-            whole(text_encoder),
-            tokenizer,
-            whole(unet),
-            noise_scheduler,
-            None,
-            None,
-            requires_safety_checker=False,
-        )
+        unwrapped = accelerator.unwrap_model if accelerator is not None else lambda module: module
+        vae, text_encoder, unet = (unwrapped(module) for module in (vae, text_encoder, unet))
+        pipe = pipeline_around(unet, vae, text_encoder, tokenizer, noise_scheduler)
         pixels = pixels_of(images, pipe.unet.config.sample_size * pipe.vae_scale_factor)
         training = TrainingSet(pixels, tuple(captions), recombined_prompts(captions), stand_in=True)
         return cls(training, accelerator, plan=plan, detector=detector, pipe=pipe)
@@ -184,19 +172,3 @@ class LoopGuard:
         self.run.load_state_dict(state)
         if not self.run.other_data:
             self.run.best_weights.load_state_dict(state.get("weights") or {}, dict)
-
-
-def pixels_of(images: Sequence[Picture] | Tensor, side: int) -> Tensor:
-    """Pictures as the guard compares them, [N, 3, H, W] in 0..1; those that are no pixels yet are cropped to `side`.
-
-    Raises:
-        ValueError: pixels outside 0..1. Whether they are BGR, nobody can see in numbers: that is the caller's to know.
-    """
-    if not isinstance(images, Tensor):
-        opened = (to_rgb(each) if isinstance(each, Image.Image) else load_rgb(Path(each)) for each in images)
-        return torch.stack([fitted(image, side) for image in opened])
-    low, high = float(images.min()), float(images.max())
-    if low < 0 or high > 1:
-        usual = "; (x + 1) / 2 undoes the usual normalisation" if low >= -1 and high <= 1 else ""
-        raise ValueError(f"images: pixels between {low:g} and {high:g}, expected RGB in 0..1{usual}")
-    return images.float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
-from ..core.images import load_rgb
+from ..core.images import load_rgb, to_rgb
 from ..core.text import one_line
 from ..curation.dataset_export import encoded, undecoded
 from ..curation.folder import Problem, read_folder
@@ -24,6 +24,7 @@ REFUSED = frozenset(
     {"caption-missing", "caption-unreadable", "caption-too-long", "metadata-unreadable", "row-unusable"}
 )
 Named = tuple[str, str]
+Picture = str | Path | Image.Image
 
 
 @dataclass(frozen=True)
@@ -178,3 +179,19 @@ def fitted(image: Image.Image, size: int | tuple[int, int], *, generator: torch.
     cropped = image.crop((left, top, left + wide, top + high))
     # torchvision multiplies by 1 / 255 where `core.images.to_tensor` divides: trained weights hang on the last bit
     return T.to_dtype(T.pil_to_tensor(cropped), torch.float32, scale=True)
+
+
+def pixels_of(images: Sequence[Picture] | Tensor, side: int) -> Tensor:
+    """Pictures as the guard compares them, [N, 3, H, W] in 0..1; those that are no pixels yet are cropped to `side`.
+
+    Raises:
+        ValueError: pixels outside 0..1. Whether they are BGR, nobody can see in numbers: that is the caller's to know.
+    """
+    if not isinstance(images, Tensor):
+        opened = (to_rgb(each) if isinstance(each, Image.Image) else load_rgb(Path(each)) for each in images)
+        return torch.stack([fitted(image, side) for image in opened])
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        usual = "; (x + 1) / 2 undoes the usual normalisation" if low >= -1 and high <= 1 else ""
+        raise ValueError(f"images: pixels between {low:g} and {high:g}, expected RGB in 0..1{usual}")
+    return images.float()

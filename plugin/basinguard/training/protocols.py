@@ -70,6 +70,15 @@ class PipelineInTraining:
         return with_sampler(merged(self.pipe))
 
 
+def pipeline_around(unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any) -> Any:
+    """A `StableDiffusionPipeline` around the modules that a training script holds."""
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline(
+        vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+    )
+
+
 def with_sampler(pipe: Any) -> Any:
     """A pipeline that training scripts put together samples by DDPM, which takes a thousand steps: DDIM instead.
 

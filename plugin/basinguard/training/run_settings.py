@@ -12,7 +12,7 @@ from ..similarity.detector_loading import fitted_embedder, load_detector
 from .control_group import require_control, training_set
 from .guard_options import BreachResponse, ControlGroup, OnError, ShippedEpoch
 from .guarded_run import GuardedRun, guard_for
-from .isolation import untouched
+from .isolation import same_streams, untouched
 from .protocols import CaptionedImages, TrainedModule
 
 
@@ -58,7 +58,8 @@ class RunSettings:
         if every_n_epochs < 1:
             raise ValueError(f"MemorizationGuard(every_n_epochs={every_n_epochs}): expected at least 1")
         self.plan, self.control, self.detector, self.terms, self.response = plan, control, detector, terms, respond
-        self.embedder = load_detector(detector)
+        with same_streams():  # a network is made with random weights before its own are read
+            self.embedder = load_detector(detector)
         require_control(control, detector)
         self.export_to, self.every_n_epochs, self.alignment = export_to, every_n_epochs, alignment
         self.options: dict[str, Any] = {"ship": ship, "on_error": on_error}
