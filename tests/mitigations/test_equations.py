@@ -117,7 +117,7 @@ def test_amg_is_the_sum_of_its_three_guidances(testbed, batch, monkeypatch):
     pushed = result - linear
     assert bool((pushed.flatten(1).norm(dim=1) > 0).all())
     with torch.no_grad():  # a small step along the push, in epsilon space, makes the clean prediction less similar
-        signal, noise = helper.factors(t, x)
+        signal, noise = helper.factors(t)
         step = 0.02 * pushed * signal / pushed.flatten(1).norm(dim=1)[:, None, None, None]
         moved = x - step / noise
         both = forward(torch.cat([moved, moved]), t, torch.cat([empty(testbed, 2), text_states])).chunk(2)
