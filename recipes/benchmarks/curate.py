@@ -95,7 +95,7 @@ def beside(rounds: list[tuple[dict, dict]], count: int, sweep: dict, ours_scored
     """The rival's times, and what it finds at its default distance and at the largest that is as precise."""
     floor = ours_scored["precision"]["value"]
     scored = {limit: score(pairs, pictures) for limit, pairs in sweep.items()}
-    equal = [limit for limit, found in scored.items() if found["precision"]["value"] >= floor]
+    equal = [limit for limit, matched in scored.items() if matched["precision"]["value"] >= floor]
     return {
         "cpu_ratio": spread([one["cpu_seconds"] / two["cpu_seconds"] for one, two in rounds]),
         "clock_ratio": spread([one["seconds"] / two["seconds"] for one, two in rounds]),

@@ -101,9 +101,9 @@ def scene_null(embedder: Embedder, sets: int, queries: int) -> dict[str, Any]:
 def figure_null(images: Tensor, owner: Tensor) -> dict[str, Any]:
     """Pictures of one source, each against 32 others of it: how alike are strangers on an empty ground?"""
     embedder = StructureFigure()
-    views, known = (embed_all(images, embedder), embed_all(images.flip(-1), embedder)), embed_all(images, embedder)
+    views, gallery = (embed_all(images, embedder), embed_all(images.flip(-1), embedder)), embed_all(images, embedder)
     columns = others(owner)
-    values = torch.stack([(view[:, None] * known[columns]).sum(2).amax(1) for view in views]).amax(0).numpy()
+    values = torch.stack([(view[:, None] * gallery[columns]).sum(2).amax(1) for view in views]).amax(0).numpy()
     nulls = {
         f"quantile_{1 - part:g}": null_threshold(
             values, name="others", gallery=GALLERY, false_positives=part

@@ -42,13 +42,13 @@ def source_table(source: str, part: dict[str, Any]) -> list[str]:
 
 def at_published(detectors: dict[str, Any]) -> list[str]:
     """Recall at the thresholds that are published."""
-    known = {name: column["published"] for name, column in detectors.items() if "published" in column}
+    gallery = {name: column["published"] for name, column in detectors.items() if "published" in column}
     lines = ["At the published thresholds:", ""]
-    lines += ["| edit | " + " | ".join(f"{name} at {p['threshold']:g}" for name, p in known.items()) + " |"]
-    lines += ["|---|" + "---|" * len(known)]
-    for name in next(iter(known.values()))["recall"]:
-        lines.append(row(name, [show(column["recall"][name]) for column in known.values()]))
-    lines.append(row("(strangers called copies)", [show(column["false_positives"]) for column in known.values()]))
+    lines += ["| edit | " + " | ".join(f"{name} at {p['threshold']:g}" for name, p in gallery.items()) + " |"]
+    lines += ["|---|" + "---|" * len(gallery)]
+    for name in next(iter(gallery.values()))["recall"]:
+        lines.append(row(name, [show(column["recall"][name]) for column in gallery.values()]))
+    lines.append(row("(strangers called copies)", [show(column["false_positives"]) for column in gallery.values()]))
     return [*lines, ""]
 
 

@@ -137,18 +137,18 @@ def measured(images: Tensor, owner: Tensor, detectors: Sequence[Detector], model
     """Recall of every detector on every edit of the last quarter, at thresholds that the first half sets."""
     first, last = (int((owner < owner[k]).sum()) for k in (len(owner) // 2, 3 * len(owner) // 4))  # no file in two
     strangers, copied = images[:last], images[last:]
-    edited, seen = edits_of(copied, model), {}
+    edited, detections = edits_of(copied, model), {}
     for detector in detectors:
         print(f"  {detector.name}", flush=True)
-        seen[detector.name] = look(detector, strangers, first, copied, edited)
-    singles = {name: single(one, embedder_of(name, detectors)) for name, one in seen.items()}
+        detections[detector.name] = look(detector, strangers, first, copied, edited)
+    singles = {name: single(one, embedder_of(name, detectors)) for name, one in detections.items()}
     named = [d.embedder for d in detectors if d.embedder is not None]
     return {
         "tuning": first,
         "strangers": last - first,
         "testing": len(copied),
-        "detectors": singles | pairs(seen, [e.name for e in named]),
-        "auto": chosen(copied, seen, named, model),
+        "detectors": singles | pairs(detections, [e.name for e in named]),
+        "auto": chosen(copied, detections, named, model),
     }
 
 

@@ -43,8 +43,8 @@ def stamp(
         )
     pipe = load_pipeline(base or measured.base, lora=lora)
     kind = pipe.scheduler.config.get("prediction_type", "epsilon")
-    known = belonging(measured, weights_sha256(merged(pipe)), kind)
-    return stamp_lora(lora, known, out, overwrite=overwrite, share_private=share_private)
+    choices = belonging(measured, weights_sha256(merged(pipe)), kind)
+    return stamp_lora(lora, choices, out, overwrite=overwrite, share_private=share_private)
 
 
 def show(path: Path, arguments: object) -> None:
