@@ -43,8 +43,8 @@ def stamp(
         )
     pipe = load_pipeline(base or measured.base, lora=lora)
     kind = pipe.scheduler.config.get("prediction_type", "epsilon")
-    choices = belonging(measured, weights_sha256(merged(pipe)), kind)
-    return stamp_lora(lora, choices, out, overwrite=overwrite, share_private=share_private)
+    matching = belonging(measured, weights_sha256(merged(pipe)), kind)
+    return stamp_lora(lora, matching, out, overwrite=overwrite, share_private=share_private)
 
 
 def show(path: Path, arguments: object) -> None:
