@@ -103,7 +103,7 @@ def test_repeats_below_one_are_refused():
 def test_the_evidence_of_a_run_decides(hits, n, repeats, captions, verdict, action):
     (remedy,) = propose_from_run({"a": wilson(hits, n)}, repeats={"a": repeats}, captions={"a": captions})
     assert (remedy.verdict, remedy.action) == (verdict, action)
-    assert f"n={n}" in remedy.reason
+    assert f"(n = {n})" in remedy.reason
 
 
 def test_the_most_memorized_comes_first():
