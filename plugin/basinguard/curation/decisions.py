@@ -94,7 +94,8 @@ def propose(
     Copies are dropped in favour of their representative, which gets their captions as variants; a risky image is shown
     half as often when images are repeated at all; an over-specific caption gets a suggestion.
 
-    `repeats` is how often an epoch shows an image, `allow` the refusals of earlier runs.
+    `repeats` is how often an epoch shows an image, times what its own folder asks for; `allow` are the refusals of
+    earlier runs.
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: expected at least 1")
@@ -104,7 +105,16 @@ def propose(
     place = {member: number for number, group in enumerate(groups) for member in group.members}
     occurrences = word_counts([item.captions for item in scan.items])
     return [
-        _decide(scan, row, groups, place.get(row), findings.get(row, ()), repeats, refused, occurrences)
+        _decide(
+            scan,
+            row,
+            groups,
+            place.get(row),
+            findings.get(row, ()),
+            repeats * scan.items[row].repeats,
+            refused,
+            occurrences,
+        )
         for row in range(len(scan.items))
     ]
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..core.images import FILMS, SUFFIXES, UNREAD, BadImage, Facts, read_facts
 from ..core.text import one_line, printable
 from .caption_files import CAPTION_SUFFIXES, METADATA_NAMES, Row, read_caption_text, read_metadata
+from .kohya_layout import Concept, concepts_of, notes
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Item:
         caption: its caption; "" when there is none.
         variants: further captions of the same image.
         facts: size, mode and oddities of the file.
+        repeats: how often its folder asks for it in an epoch.
     """
 
     path: Path
@@ -35,6 +37,7 @@ class Item:
     caption: str
     variants: tuple[str, ...]
     facts: Facts
+    repeats: int = 1
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -102,7 +105,11 @@ def read_folder(directory: Path, *, decode: bool = True, lines: bool = False) ->
     images = [name for name in files if PurePosixPath(name).suffix.lower() in SUFFIXES]
     problems += _unread(files)
     captions = _collect_captions(directory, files, images, problems, lines=lines)
-    items = [item for name in images if (item := _read_item(directory, name, captions.get(name), decode, problems))]
+    concepts = concepts_of(images)
+    lines_of_layout = notes(images, concepts, frozenset(captions))
+    problems += [Problem("sd-scripts-layout", printable(where), printable(said)) for where, said in lines_of_layout]
+    used = list(concepts or images)
+    items = [item for n in used if (item := _read_item(directory, n, captions, concepts.get(n), decode, problems))]
     return Folder(directory, tuple(items), tuple(sorted(problems, key=lambda p: (p.file, p.code, p.message))))
 
 
@@ -260,7 +267,12 @@ def _caption_rank(name: str) -> tuple[str, int]:
 
 
 def _read_item(
-    directory: Path, name: str, captions: tuple[str, ...] | None, decode: bool, problems: list[Problem]
+    directory: Path,
+    name: str,
+    every_caption: Mapping[str, tuple[str, ...]],
+    concept: Concept | None,
+    decode: bool,
+    problems: list[Problem],
 ) -> Item | None:
     try:
         name.encode("utf-8")
@@ -275,8 +287,9 @@ def _read_item(
     if not name.isprintable():
         message = "the name holds a control character, which many trainers cannot read; rename the file"
         problems.append(Problem("name-control-character", printable(name), message))
+    captions = every_caption.get(name) or ((concept.words,) if concept else ())
     if not captions:
         message = "no caption: neither a row in a metadata file nor a .txt of the same name"
         problems.append(Problem("caption-missing", printable(name), message))
     first, *rest = captions or ("",)
-    return Item(directory / name, name, first, tuple(rest), facts)
+    return Item(directory / name, name, first, tuple(rest), facts, concept.repeats if concept else 1)

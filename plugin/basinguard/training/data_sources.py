@@ -92,7 +92,7 @@ class ImageSource:
         bad = [str(p) for p in problems if _refused(p)]
         odd = [str(p) for p in problems if not _refused(p)]
         every = [(item, item.captions if item.caption else (caption or "",)) for item in folder.items]
-        used = [(item.path, captions, 1) for item, captions in every if captions[0]]
+        used = [(item.path, captions, item.repeats) for item, captions in every if captions[0]]
         if rows is not None:
             paths = {item.file_name: item.path for item in folder.items}
             missing = [row.file_name for row in rows if row.file_name not in paths]

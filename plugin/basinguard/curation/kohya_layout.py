@@ -1,0 +1,77 @@
+"""The folders of sd-scripts: in `10_ohwx man` every image is shown ten times an epoch and, uncaptioned, is "ohwx man".
+
+Source: sd-scripts, library/config_util.py, generate_dreambooth_subsets_config_by_subdirs. Pictures in `reg` keep what
+the class already was, and are not what must not come back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+CONCEPT = re.compile(r"([1-9]\d{0,2})_(.*\S.*)")  # `2024_summer` and `01_portraits` are names, not numbers of repeats
+REGULARIZATION = frozenset({"reg", "regularization", "regularisation", "reg_images"})
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What the folder of an image says.
+
+    Attributes:
+        repeats: how often an epoch shows its images.
+        words: identifier and class.
+    """
+
+    repeats: int
+    words: str
+
+
+def concept_of(file_name: str) -> Concept | None:
+    """The concept of an image, by the folder that it lies in; None where that is no concept's.
+
+    Example:
+        >>> concept_of("img/10_ohwx man/a.png"), concept_of("2024_summer/a.png")
+        (Concept(repeats=10, words='ohwx man'), None)
+    """
+    match = CONCEPT.fullmatch(PurePosixPath(file_name).parent.name)
+    return Concept(int(match[1]), match[2].strip()) if match else None
+
+
+def is_regularization(file_name: str) -> bool:
+    """Whether an image lies in a concept's folder below one for regularization.
+
+    Example:
+        >>> is_regularization("reg/1_man/a.png"), is_regularization("reg/a.png")
+        (True, False)
+    """
+    parents = PurePosixPath(file_name).parents
+    return concept_of(file_name) is not None and any(part.name.lower() in REGULARIZATION for part in parents)
+
+
+def concepts_of(images: Sequence[str]) -> dict[str, Concept]:
+    """The concept of every image that is trained on; empty unless all of them lie in concepts' folders."""
+    concepts = {name: concept_of(name) for name in images if not is_regularization(name)}
+    return {name: c for name, c in concepts.items() if c} if all(concepts.values()) else {}
+
+
+def notes(images: Sequence[str], concepts: dict[str, Concept], captioned: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """What to tell: (folder, message) of each concept, and of pictures for regularization.
+
+    Args:
+        images: all of the folder.
+        concepts: of `concepts_of`.
+        captioned: images that have captions of their own.
+    """
+    if not concepts:
+        return
+    folders = Counter(str(PurePosixPath(name).parent) for name in concepts)
+    for folder, count in sorted(folders.items()):
+        inside = [name for name in concepts if str(PurePosixPath(name).parent) == folder]
+        concept, bare = concepts[inside[0]], sum(name not in captioned for name in inside)
+        called = f"; {bare} without a caption are called {concept.words!r}" if bare else ""
+        yield folder, f"{count} images, read as sd-scripts does: shown {concept.repeats} times an epoch{called}"
+    for folder, count in sorted(Counter(str(PurePosixPath(n).parent) for n in images if is_regularization(n)).items()):
+        yield folder, f"{count} pictures for regularization, left out: they are not what must not come back"
