@@ -66,9 +66,13 @@ def value(row: Row) -> float:
     return row["value"]["value"] if row["value"] else np.nan
 
 
+def is_base(name: str) -> bool:
+    return name.startswith("base model") or ", strength 0," in name
+
+
 def points(training: Row) -> list[Row]:
     """Products of a training, the base model left out."""
-    return [row for name, row in training["rows"].items() if ", strength 0," not in name]
+    return [row for name, row in training["rows"].items() if not is_base(name)]
 
 
 def correlation(trainings: Sequence[Row], first: Callable[[Row], float], second: Callable[[Row], float]) -> str:
@@ -139,7 +143,7 @@ def shippable(kinds: dict[str, list[Row]]) -> str:
 
 def best_of(training: Row) -> tuple[float, float]:
     """The best safe product of a training, and the best of the whole fine-tune; 0 where nothing is safe."""
-    rows = {name: row for name, row in training["rows"].items() if ", strength 0," not in name}
+    rows = {name: row for name, row in training["rows"].items() if not is_base(name)}
     safe = [value(row["fresh"]) for row in rows.values() if row["risk"] <= SAFE]
     whole = [value(row["fresh"]) for name, row in rows.items() if ", strength 1, plain CFG" in name]
     return max([0.0, *safe]), float(np.nanmax(whole))

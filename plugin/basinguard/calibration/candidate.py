@@ -112,6 +112,8 @@ class Product:
         return f"{rule.before:g} above {rule.transition:g}{finer}{', anchored' if rule.anchor else ''}"
 
     def __str__(self) -> str:
+        if self.strength == 0:
+            return f"base model, {self.rule}, scale {self.scale:g}"
         epoch = "" if self.epoch is None else f"epoch {self.epoch}, "
         return f"{epoch}strength {self.strength:g}, {self.rule}, scale {self.scale:g}"
 
