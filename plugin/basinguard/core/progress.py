@@ -17,8 +17,11 @@ def say(line: str) -> None:
 
 @contextmanager
 def shown() -> Iterator[None]:
-    """Inside, the lines appear on stderr, unless the application has set up logging itself."""
-    if LOG.hasHandlers():
+    """Inside, the lines appear on stderr, unless the application listens already.
+
+    A handler at the root says nothing: libraries put one there. A level of INFO or below does.
+    """
+    if LOG.isEnabledFor(logging.INFO):
         yield
         return
     handler, before = logging.StreamHandler(sys.stderr), (LOG.level, LOG.propagate)
