@@ -78,10 +78,12 @@ def test_what_diffusers_asks_for_the_parts_itself_warns_of_nothing(pipe, tmp_pat
 
 
 def test_threads_on_one_unet_give_what_each_gives_alone(pipe):
+    """A tokenizer each: fast ones are not for threads, and plain pipelines that share one differ as well."""
     rules = [RULE, Constant(1.0), SwitchAt(300, 0.0, None), None]
     pipes = []
     for rule in rules:
-        other = type(pipe)(**{**pipe.components, "scheduler": build_scheduler()}, requires_safety_checker=False)
+        own = {"scheduler": build_scheduler(), "tokenizer": copy.deepcopy(pipe.tokenizer)}
+        other = type(pipe)(**{**pipe.components, **own}, requires_safety_checker=False)
         other.set_progress_bar_config(disable=True)
         pipes.append(other if rule is None else protect(other, rule))
     alone = [sample(each) for each in pipes]
