@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -30,7 +31,7 @@ from .lessons import TaughtTruth, lessons_for
 from .promise import no_promise, population, promise, require_terms
 from .search import chains, explore, plain_cfg, rules_of
 from .terms import CalibrationTerms
-from .trial import calibration_pairs
+from .trial import Trial, calibration_pairs
 from .weights import OpenWeights, Weights
 
 
@@ -90,14 +91,14 @@ class Certification:
         with weights.at(weights.epochs[-1], 1.0) as opened:
             self.shape, self.noise = opened.model.latent_shape, opened.model.schedule
             self.timesteps = opened.model.schedule.grid(guard.plan.timesteps)
-            self.evals_per_sample = 2 * len(self._first_bench().on(opened).risk_trial.probe.path.nodes)
-            self._require_rules(opened)
+            trial = self._trial_of_one(opened)
+            self.evals_per_sample = 2 * len(trial.probe.path.nodes)
+            self._require_rules(trial)
         self.lessons = lessons_for(guard, weights, truth, terms, self.count)
 
     def search(self) -> list[ProductCandidate]:
         """Every product of the grid on few samples."""
-        bench = self._bench("search", self.terms.search_pairs, seed_table.SEARCH)
-        return explore(bench, self.weights, self.terms, self.timesteps, self.noise)
+        return explore(self._search_bench, self.weights, self.terms, self.timesteps, self.noise)
 
     def cost(self) -> CalibrationCost:
         """What the search and the proof take at most."""
@@ -105,25 +106,25 @@ class Certification:
         rules = len(rules_of(terms, self.timesteps, self.noise, scale))
         graded, epochs = self.weights.graded, len(self.weights.epochs)
         products = most_products(terms, scale=scale, epochs=epochs, graded=graded, rules=rules)
-        search, proof = self._bench("search", terms.search_pairs, seed_table.SEARCH), self._proof()
         beside = 2 * terms.taught_samples if self.lessons else 0
-        return cost(products, search.samples, proof.samples, beside, self.evals_per_sample)
+        samples = self._search_bench.samples, self._proof_bench.samples
+        return cost(products, *samples, beside, self.evals_per_sample)
 
     def prove(self, ladders: Sequence[Sequence[Product]]) -> list[list[ProductCandidate]]:
         """Each ladder from its safest product until the first that cannot be proven."""
-        bench, share = self._proof(), self.terms.delta / len(ladders)
+        bench, share = self._proof_bench, self.terms.delta / len(ladders)
         return [list(fixed_sequence(bench.measure(self.weights, ladder), share)) for ladder in ladders]
 
     def measure(self, product: Product) -> ProductCandidate:
         """A product beside those that are tested, on the same samples."""
-        return next(self._proof().measure(self.weights, [product]))
+        return next(self._proof_bench.measure(self.weights, [product]))
 
     def taught_anew(self, product: Product) -> Taught | None:
         """What is left of what was taught, on seeds that nothing was chosen by."""
         lessons = self.lessons.get("anew")
         if lessons is None:
             return None
-        bench = replace(self._proof(), lessons=lessons)
+        bench = replace(self._proof_bench, lessons=lessons)
         with self.weights.at(product.epoch, product.strength) as opened:
             return bench.on(opened).taught(product.guidance)
 
@@ -131,20 +132,25 @@ class Certification:
         """Plain CFG at the user's scale with the whole fine-tune of the newest epoch."""
         return Product(plain_cfg(self.guard.plan.scale, self.noise), 1.0, self.weights.epochs[-1])
 
-    def _proof(self) -> Bench:
+    @cached_property
+    def _search_bench(self) -> Bench:
+        return self._bench("search", self.terms.search_pairs, seed_table.SEARCH)
+
+    @cached_property
+    def _proof_bench(self) -> Bench:
         return self._bench("proof", self.terms.pairs, seed_table.CALIBRATION)
 
     def _bench(self, phase: Phase, pairs: int, first_seed: int) -> Bench:
         drawn = calibration_pairs(len(self.guard.training.captions), pairs, self.shape, first_seed)
         return Bench(self.guard, self.terms.alpha, phase, drawn, self.lessons.get(phase), self.count)
 
-    def _first_bench(self) -> Bench:
+    def _trial_of_one(self, opened: OpenWeights) -> Trial:
         """One pair, nothing measured yet."""
-        return Bench(self.guard, self.terms.alpha, "search", calibration_pairs(1, 1, self.shape, 0))
+        bench = Bench(self.guard, self.terms.alpha, "search", calibration_pairs(1, 1, self.shape, 0))
+        return bench.on(opened).risk_trial
 
-    def _require_rules(self, opened: OpenWeights) -> None:
+    def _require_rules(self, trial: Trial) -> None:
         """Refuses what cannot be measured before anything is."""
-        trial = self._first_bench().on(opened).risk_trial
         for rule in rules_of(self.terms, self.timesteps, self.noise, self.guard.plan.scale):
             trial.set_to(rule)
 

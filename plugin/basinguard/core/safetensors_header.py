@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
@@ -58,3 +60,15 @@ def read_header(path: str | Path, *, longest: int = LONGEST) -> Header:
             raise ValueError(f"{path}: ends too early ({size:,} bytes); download or copy it again") from None
         why = one_line(str(error), 160)
         raise ValueError(f"{path}: not a safetensors file ({size:,} bytes; {why}); download or copy it again") from None
+
+
+def read_entries(file: BinaryIO) -> dict[str, Any]:
+    """The header's own JSON, for what `safe_open` does not give; the file is left where the tensors begin.
+
+    Args:
+        file: opened at its beginning, and known to be whole (`read_header`).
+
+    Source: the format's description, https://github.com/huggingface/safetensors#format
+    """
+    entries: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return entries

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..core.files import whole_file
 from ..core.record import Record
-from ..core.safetensors_header import read_header
+from ..core.safetensors_header import read_entries, read_header
 from .fingerprints import weights_sha256
 from .layout import HEADER_TENSORS_SHA256
 from .lora_header import record_rows, usage_hint
@@ -51,7 +51,7 @@ def stamp_lora(
 def _with_header(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
     """Source: https://github.com/huggingface/safetensors#format; a header's length is a multiple of 8."""
     with source.open("rb") as old, target.open("wb") as new:
-        entries = json.loads(old.read(int.from_bytes(old.read(8), "little")))
+        entries = read_entries(old)
         entries["__metadata__"] = dict(metadata)
         header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
         header += b" " * (-len(header) % 8)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ..core.safetensors_header import read_header
+from ..core.safetensors_header import read_entries, read_header
 
 DTYPES = {
     "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
@@ -50,14 +49,11 @@ def stored_tensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
 
     Raises:
         ValueError: not a safetensors file, or one that ends too early.
-
-    Source: the format's description, https://github.com/huggingface/safetensors#format
     """
     read_header(path)  # refuses what is not whole
-    # read by hand from here on: neither `safe_open` nor `read_header` gives the bytes of a dtype that numpy lacks
+    # read by hand from here on: `safe_open` does not give the bytes of a dtype that numpy lacks
     with path.open("rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-        entries = json.loads(file.read(start - 8))
+        entries, start = read_entries(file), file.tell()
         entries.pop("__metadata__", None)
         for name, entry in entries.items():
             first, last = entry["data_offsets"]
