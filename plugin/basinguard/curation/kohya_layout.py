@@ -7,8 +7,8 @@ the class already was, and are not what must not come back.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -67,11 +67,16 @@ def notes(images: Sequence[str], concepts: dict[str, Concept], captioned: frozen
     """
     if not concepts:
         return
-    folders = Counter(str(PurePosixPath(name).parent) for name in concepts)
-    for folder, count in sorted(folders.items()):
-        inside = [name for name in concepts if str(PurePosixPath(name).parent) == folder]
+    for folder, inside in _by_folder(concepts).items():
         concept, bare = concepts[inside[0]], sum(name not in captioned for name in inside)
         called = f"; {bare} without a caption are called {concept.words!r}" if bare else ""
-        yield folder, f"{count} images, read as sd-scripts does: shown {concept.repeats} times an epoch{called}"
-    for folder, count in sorted(Counter(str(PurePosixPath(n).parent) for n in images if is_regularization(n)).items()):
-        yield folder, f"{count} pictures for regularization, left out: they are not what must not come back"
+        yield folder, f"{len(inside)} images, read as sd-scripts does: shown {concept.repeats} times an epoch{called}"
+    for folder, inside in _by_folder(name for name in images if is_regularization(name)).items():
+        yield folder, f"{len(inside)} pictures for regularization, left out: they are not what must not come back"
+
+
+def _by_folder(images: Iterable[str]) -> dict[str, list[str]]:
+    folders: defaultdict[str, list[str]] = defaultdict(list)
+    for name in images:
+        folders[str(PurePosixPath(name).parent)].append(name)
+    return dict(sorted(folders.items()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from .captions import ENOUGH, words
 
@@ -65,17 +65,11 @@ def fused_phrases(captions: Sequence[str], trigger: str = "") -> list[tuple[str,
     begin = len(words(trigger))
     split = [words(text)[begin:] for text in captions]
     phrases: list[tuple[str, float]] = []
-    for size in range(FRAGMENT, 0, -1):
-        runs = Counter(
-            run
-            for text in split
-            for run in {tuple(text[i : i + size]) for i in range(len(text) - size + 1)}
-            if run[0] not in LITTLE and run[-1] not in LITTLE
-        )
-        for run, count in sorted(runs.items()):
-            phrase = " ".join(run)
-            if count >= EVERYWHERE * len(captions) and not any(f" {phrase} " in f" {longer} " for longer, _ in phrases):
-                phrases.append((phrase, count / len(captions)))
+    for phrase, share in _common_runs(split, range(FRAGMENT, 0, -1)):
+        ends = phrase.split()
+        whole = ends[0] not in LITTLE and ends[-1] not in LITTLE
+        if whole and not any(f" {phrase} " in f" {longer} " for longer, _ in phrases):
+            phrases.append((phrase, share))
     return phrases
 
 
@@ -88,12 +82,18 @@ def repeated_fragments(captions: Sequence[str]) -> list[tuple[str, float]]:
     """
     split = [words(text) for text in captions]
     fragments: list[tuple[str, float]] = []
-    for size in range(LONGEST, FRAGMENT - 1, -1):
+    for phrase, share in _common_runs(split, range(LONGEST, FRAGMENT - 1, -1)):
+        if not any(phrase in longer for longer, _ in fragments):
+            fragments.append((phrase, share))
+    return fragments
+
+
+def _common_runs(captions: Sequence[Sequence[str]], sizes: Iterable[int]) -> Iterator[tuple[str, float]]:
+    """Runs of words that most captions hold, with the share that does; by size as given, then in order."""
+    for size in sizes:
         runs = Counter(
-            run for text in split for run in {tuple(text[i : i + size]) for i in range(len(text) - size + 1)}
+            run for text in captions for run in {tuple(text[i : i + size]) for i in range(len(text) - size + 1)}
         )
         for run, count in sorted(runs.items()):
-            phrase = " ".join(run)
-            if count >= EVERYWHERE * len(captions) and not any(phrase in longer for longer, _ in fragments):
-                fragments.append((phrase, count / len(captions)))
-    return fragments
+            if count >= EVERYWHERE * len(captions):
+                yield " ".join(run), count / len(captions)
