@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "plugin" / "basinguard"
 ORDER = """
 core: progress seeds spread text generation schema images safetensors_header files provenance extras estimate html metric report stats record option_errors
 guidance: core triage dynamic schedules serialization
-diffusion: noise_schedule solvers sampler_path batching sampling evaluation_count model toy
+diffusion: sampling_options noise_schedule solvers sampler_path batching sampling evaluation_count model toy
 basin: trajectories early_decision plain_run ordered_search exit_search curves critical_scale detectors gap heldout_contrast
 similarity: diversity cross_correlation overlay_fit registration preprocessing embedder scores kernel_distance energy_distance feature_sets colour_texture prompt_draws feature_space taught clip_score image_files structure matching aligned either sampler_edits distribution_metrics pixel_distances networks structure_figure local_copies copy_detector distance_ratio sscd_canary sscd efficientnet image_pair registry rulers thresholds copy_detector_settings choice_cache detector_choice detector_loading duplicate_groups judgement folder_matches folder_metrics
 curation: descriptors nearest_neighbours thumbnail_cache workers caption_files alignment colour_match pooling pixel_agreement kohya_layout folder run_evidence findings scan captions shared_phrases caption_conflict same_picture picture_quality duplicates placement groups outliers decisions run_remedies manifest trainer_settings trainer_configs report dataset_export analysis curate
@@ -22,10 +22,10 @@ plots: style contact_sheet run basin tradeoff
 tinyworld: scenes styles creature materials emoji tasks demo_folder
 exports: layout sentences stored_tensors fingerprints lora_formats lora_layout privacy inspect client_files sampler_grids card_plots merge provenance a1111 comfyui ui_instructions model_card lora_header stamp directory lora original_layout single_file integrity hub
 audits: findings page judge_page
-pipelines: schedulers architecture forward_process latent_model model_edits resolution attachment modular_guider lora lora_files single_file prediction_type interpolation loading product alignment protect stock_sampling triage_sampling evaluation transfer paired_samples
+pipelines: session_settings schedulers architecture forward_process latent_model model_edits resolution attachment modular_guider lora lora_files single_file prediction_type interpolation loading product alignment protect stock_sampling triage_sampling evaluation transfer paired_samples
 training: guard_options finetune_options checkpoints data_sources distributed_scan caption_augmentation trained_weights loss_filters protocols isolation distributed peak_memory optimizer requirements epoch_order logging objective memory_footprint buckets encoding resources data finetune dry_run preflight control_group best_weights epoch_archive epoch_series run_epochs guarded_export guarded_run breach_responder run_settings monitors callback accelerate pytorch_lightning lightning fit_cli
 mitigations: settings testbed base cross_attention stock_pipeline plain_cfg guidance_interval guidance_schedules delayed_guidance delayed_guidance_released prompt_perturbation prompt_optimization summary_tokens initial_noise attention_attenuation anti_memorization_guidance less_finetuning ours registry held_out pairs measure costs ranking comparison tradeoff_figure sample_strips report runner
-sessions: settings session calibration audit verification demo_run judging
+sessions: session calibration audit verification demo_run judging
 commands: demo curate fit calibrate audit verify triage export stamp inspect check sample compare compare_images metrics judge
 cli
 __main__

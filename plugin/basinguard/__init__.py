@@ -48,7 +48,7 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public
     from .pipelines.protect import load as load
     from .pipelines.protect import protect as protect
     from .pipelines.protect import unprotect as unprotect
-    from .sessions.settings import SessionSettings as SessionSettings
+    from .pipelines.session_settings import SessionSettings as SessionSettings
     from .similarity.copy_detector import CopyDetector as CopyDetector
     from .similarity.copy_detector_settings import CopyDetectorSettings as CopyDetectorSettings
     from .training.accelerate import LoopGuard as LoopGuard
@@ -92,7 +92,7 @@ _MODULES = {
     "guard.plan": ("ProbePlan",),
     "guard.training_set": ("TrainingSet",),
     "calibration.terms": ("CalibrationTerms",),
-    "sessions.settings": ("SessionSettings",),
+    "pipelines.session_settings": ("SessionSettings",),
     "similarity.copy_detector": ("CopyDetector",),
     "similarity.copy_detector_settings": ("CopyDetectorSettings",),
     "pipelines.latent_model": ("LatentModel",),

@@ -116,7 +116,7 @@ def peak(what: str, folder: Path) -> float:
         images = ImageFolder(str(train), resolution=64)
         images.setup("peak")
         training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))
-        guard = Guard(training, Structure(), ProbePlan(int(what), 2, TIMESTEPS, SCALE))
+        guard = Guard(training, Structure(), ProbePlan(int(what), 2, timesteps=TIMESTEPS, scale=SCALE))
         guard.measure(LatentModel(load_pipeline("tinyworld")), epoch=-1, train_step=0)
     return peak_gb()
 

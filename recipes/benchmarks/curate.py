@@ -267,7 +267,7 @@ def vectors(args: argparse.Namespace) -> dict:
     import torch
 
     from basinguard.core.stats import wilson
-    from basinguard.curation.nearest_neighbours import nearest
+    from basinguard.curation.nearest_neighbours import nearest_neighbours
 
     generator, half = torch.Generator().manual_seed(0), args.vectors // 2
     vectors = torch.empty(2 * half, 512)
@@ -277,7 +277,7 @@ def vectors(args: argparse.Namespace) -> dict:
         vectors[half:][rows] = vectors[rows] + 0.5 * torch.randn(vectors[rows].shape, generator=generator)
     vectors /= vectors.norm(dim=1, keepdim=True)
     started, cpu = time.perf_counter(), cpu_seconds()
-    _, nearest_rows = nearest(vectors, vectors, k=4, skip_self=True)
+    _, nearest_rows = nearest_neighbours(vectors, vectors, k=4, skip_self=True)
     seconds = round(time.perf_counter() - started, 1)
     partner = (np.arange(len(vectors)) + len(vectors) // 2) % len(vectors)
     hits = int((nearest_rows[: len(partner)] == partner[:, None]).any(1).sum())

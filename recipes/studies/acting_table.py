@@ -20,7 +20,7 @@ from forecast_fit import ALPHA, FEATURES, MAIN, never_rows, rows_of, scored
 from basinguard.core import stats
 from basinguard.core.provenance import versions
 from basinguard.core.report import Report
-from basinguard.guard.verdict import judge
+from basinguard.guard.verdict import verdict_on
 from basinguard.similarity.structure import Structure
 
 STUDY = Path(__file__).parents[1] / "results" / "basin_study.json"
@@ -95,7 +95,7 @@ def _by_run(path: Path) -> tuple[int, str]:
 
 def verdicts_of(history: list[Report]) -> dict[str, Any]:
     """What the guard said, epoch by epoch."""
-    verdicts = [judge(history[: k + 1], ALPHA) for k in range(len(history))]
+    verdicts = [verdict_on(history[: k + 1], ALPHA) for k in range(len(history))]
     return {
         "probed": [r.epoch for r in history[1:]],
         "first_alarm": next((v.epoch for v in verdicts if v.level >= 1), None),

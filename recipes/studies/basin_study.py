@@ -110,7 +110,7 @@ def false_alarms(tables: list[Any], name: str) -> dict[str, Any]:
         for _ in range(SPLITS // (len(tables) - 1)):
             mixed = rise[torch.randperm(len(rise), generator=dice)]
             half = len(mixed) // 2
-            raised.append(stats.difference(mixed[:half], mixed[half:]).low > 0)
+            raised.append(stats.mean_difference(mixed[:half], mixed[half:]).low > 0)
     return {"share": sum(raised) / len(raised), "splits": len(raised), "control": len(base), "nominal": 0.025}
 
 
@@ -150,7 +150,9 @@ def main() -> None:
             data.all_pixels(), tuple(text for _, text in data.items),
             tuple(text for _, text in controls.items), controls.all_pixels(),
         )  # fmt: skip
-        plan = ProbePlan(args.captions, args.seeds, args.timesteps, SCALE, critical_scales=args.retention)
+        plan = ProbePlan(
+            args.captions, args.seeds, timesteps=args.timesteps, scale=SCALE, critical_scales=args.retention
+        )
         guard = Guard(training, Structure(), plan)
         study = Study(guard, args.every)
         model = demo_model()

@@ -29,11 +29,11 @@ from basinguard import FineTune, ImageFolder
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.guidance.core import from_record
 from basinguard.pipelines.evaluation import evaluate
+from basinguard.pipelines.session_settings import SessionSettings
 from basinguard.pipelines.transfer import transfer_table
 from basinguard.sessions.audit import audit_session
 from basinguard.sessions.calibration import Calibration, calibrate_session
 from basinguard.sessions.session import open_model
-from basinguard.sessions.settings import SessionSettings
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.tinyworld.tasks import TASKS
 from basinguard.training.finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions

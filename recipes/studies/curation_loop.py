@@ -27,10 +27,10 @@ from basinguard.audits.findings import Audit
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.core.files import write_bytes
 from basinguard.core.stats import cluster_bootstrap
-from basinguard.curation.curate import curate
+from basinguard.curation.curate import curate_images
 from basinguard.curation.manifest import MANIFEST, Curation, read_manifest
+from basinguard.pipelines.session_settings import SessionSettings
 from basinguard.sessions.demo_run import demo_model
-from basinguard.sessions.settings import SessionSettings
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.tinyworld.tasks import TASKS
 from basinguard.training.caption_augmentation import CaptionAugmentation
@@ -53,7 +53,7 @@ def main() -> None:
     train, _ = write_demo_folder(args.out / "data", TASKS["scenes"])
     first = fine_tune(args.out / "first", train, args.epochs)
     before = look(first, train, args.out / "audit-first", args.per_caption)
-    outcome = curate(train, out=args.out / "curation", from_run=args.out / "audit-first", apply=True, workers=1)
+    outcome = curate_images(train, out=args.out / "curation", from_run=args.out / "audit-first", apply=True, workers=1)
     print(outcome)
     asked = add_captions(train / MANIFEST, outcome.curation)
     drawn = CaptionAugmentation(draw=True)

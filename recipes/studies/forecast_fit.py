@@ -13,7 +13,7 @@ import numpy as np
 
 from basinguard.core import stats
 from basinguard.core.report import Report
-from basinguard.guard.forecast import features
+from basinguard.guard.forecast import forecast_features
 
 ALPHA = 0.1
 FEATURES = {"gap, critical scale, width": (0, 1, 2), "gap, width": (0, 2)}
@@ -47,7 +47,9 @@ def rows_of(name: str, images: int, history: list[Report]) -> list[Row]:
     if breach is None:
         return []
     before = (r for r in history[: breach[0]] if r.epoch >= 0)
-    return [Row(name, r.train_step, features(r), float(np.log(breach[1] / r.train_step)), images) for r in before]
+    return [
+        Row(name, r.train_step, forecast_features(r), float(np.log(breach[1] / r.train_step)), images) for r in before
+    ]
 
 
 def fitted_line(rows: list[Row], used: tuple[int, ...]) -> np.ndarray:
@@ -110,7 +112,8 @@ def never_rows(histories: dict[str, list[Report]], line: list[float], high: floa
     """Runs without a breach: how often the interval lay wholly within what was trained, and was so wrong."""
     without = [history for history in histories.values() if breach_of(history) is None]
     wrong = [
-        r.train_step * np.exp(forecast_of(np.array(line), features(r), FEATURES[MAIN]) + high) < history[-1].train_step
+        r.train_step * np.exp(forecast_of(np.array(line), forecast_features(r), FEATURES[MAIN]) + high)
+        < history[-1].train_step
         for history in without
         for r in history[1:-1]
     ]

@@ -25,10 +25,10 @@ from basinguard.exports.merge import merged
 from basinguard.pipelines.interpolation import Blend
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.product import with_product_weights
+from basinguard.pipelines.session_settings import SessionSettings
 from basinguard.pipelines.transfer import first_guided, transfer_table
 from basinguard.plots.contact_sheet import to_image
 from basinguard.sessions.session import open_model
-from basinguard.sessions.settings import SessionSettings
 from basinguard.similarity.clip_score import TINY
 from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
 

@@ -20,12 +20,12 @@ from basinguard.mitigations import costs as costs_module
 from basinguard.mitigations import runner as running
 from basinguard.mitigations import testbed as module
 from basinguard.mitigations.comparison import Comparison
-from basinguard.mitigations.measure import Point, measure
+from basinguard.mitigations.measure import Point, measure_point
 from basinguard.mitigations.pairs import pairs_of_comparison
 from basinguard.mitigations.ranking import best_within, rival_wins
 from basinguard.mitigations.registry import MITIGATIONS
 from basinguard.mitigations.report import comparison_table
-from basinguard.mitigations.runner import command_line, compare
+from basinguard.mitigations.runner import command_line, run_comparison
 from basinguard.mitigations.settings import ComparisonOptions
 from basinguard.mitigations.tradeoff_figure import tradeoff
 from basinguard.similarity.kernel_distance import kernel_shares
@@ -45,17 +45,17 @@ def arguments(tmp_path_factory, tiny_pipeline_dir):
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(data / f"{k}.png")
     rows = [json.dumps({"file_name": f"{k}.png", "text": name}) for k, name in enumerate(names)]
     (data / "metadata.jsonl").write_text("\n".join(rows))
-    return {"model": str(tiny_pipeline_dir), "data": data, "mitigations": TRIED, "base": str(tiny_pipeline_dir)}
+    return {"model": str(tiny_pipeline_dir), "data": data}
 
 
 @pytest.fixture(scope="module")
 def done(arguments, tmp_path_factory):
-    out = tmp_path_factory.mktemp("comparison")
-    options = ComparisonOptions(captions=2, per_caption=2, timesteps=STEPS, scale=3.0)
+    out, base = tmp_path_factory.mktemp("comparison"), arguments["model"]
+    options = ComparisonOptions(mitigations=TRIED, base=base, captions=2, per_caption=2, timesteps=STEPS, scale=3.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "alignment_for", lambda base, model: lambda images, texts: images.mean((1, 2, 3)))
         patch.setattr(costs_module, "ROUNDS", 2)
-        result = compare(**arguments, heldout=None, options=options, out=out, command="basinguard compare x")
+        result = run_comparison(**arguments, options=options, out=out, command="basinguard compare x")
     return result, out, options
 
 
@@ -123,8 +123,8 @@ def test_quality_is_the_kernel_distance_to_held_out_images_where_there_are_enoug
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{k}.png")
         (folder / f"{k}.txt").write_text(f"thing {k}")
     testbed, _ = load(arguments, options)
-    pairs, _ = pairs_of_comparison(testbed, options, folder)
-    point, images = measure(testbed, MITIGATIONS["plain"], 1.0, pairs)
+    pairs, _ = pairs_of_comparison(testbed, replace(options, heldout=folder))
+    point, images = measure_point(testbed, MITIGATIONS["plain"], 1.0, pairs)
     eye = testbed.guard.embedder
     expected = kernel_shares(
         eye(images), eye(module.heldout_pixels(folder, testbed.model.resolution)), torch.tensor(pairs.cluster)
@@ -141,7 +141,7 @@ def test_quality_prefers_held_out_images_of_the_very_prompts(done, arguments, tm
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{k:02}.png")
         (folder / f"{k:02}.txt").write_text(name)
     testbed, _ = load(arguments, options)
-    pairs, prompts = pairs_of_comparison(testbed, options, folder)
+    pairs, prompts = pairs_of_comparison(testbed, replace(options, heldout=folder))
     assert prompts == ("<b>ball</b>", "box")
     assert pairs.quality.groups.tolist() == [0, 1] * 8
     assert "16 held-out images of the same prompts" in pairs.quality.method
@@ -152,21 +152,25 @@ def test_goes_on_where_it_was_and_refuses_other_settings(done, arguments, monkey
     result, out, options = done
     (out / "points" / "stp_650.json").unlink()
     drawn = []
-    measure = running.measure
+    measure = running.measure_point
     monkeypatch.setattr(module, "alignment_for", lambda base, model: lambda images, texts: images.mean((1, 2, 3)))
-    monkeypatch.setattr(running, "measure", lambda b, m, s, p: (drawn.append((m.name, s)), measure(b, m, s, p))[1])
-    again = compare(**arguments, options=options, out=out, command="basinguard compare x")
+    monkeypatch.setattr(
+        running, "measure_point", lambda b, m, s, p: (drawn.append((m.name, s)), measure(b, m, s, p))[1]
+    )
+    again = run_comparison(**arguments, options=options, out=out, command="basinguard compare x")
     assert drawn == [("stp", 650.0)]
     assert [p.similarities for p in again.points] == [p.similarities for p in result.points]
     with pytest.raises(FileExistsError, match=r"timesteps=4, now it is 3: name another folder with --out"):
-        compare(**arguments, options=ComparisonOptions(2, 2, 3, 3.0), out=out)
+        run_comparison(**arguments, options=replace(options, timesteps=3), out=out)
 
 
 def test_a_first_look_is_the_default_points_of_the_same_run(done, arguments, monkeypatch, tmp_path):
     result, there, options = done
     out = shutil.copytree(there, tmp_path / "copy")
     monkeypatch.setattr(module, "alignment_for", lambda base, model: lambda images, texts: images.mean((1, 2, 3)))
-    look = compare(**arguments, options=replace(options, first_look=True), out=out, command="basinguard compare x")
+    look = run_comparison(
+        **arguments, options=replace(options, first_look=True), out=out, command="basinguard compare x"
+    )
     assert [(p.mitigation, p.intensity) for p in look.points] == [("plain", 1.0), ("stp", 650.0), ("interpolate", 0.5)]
     assert {p.similarities for p in look.points} <= {p.similarities for p in result.points}
     assert look.costs == ()
@@ -177,7 +181,9 @@ def test_costs_can_be_left_out_without_losing_a_point(done, arguments, monkeypat
     result, there, options = done
     out = shutil.copytree(there, tmp_path / "copy")
     monkeypatch.setattr(module, "alignment_for", lambda base, model: lambda images, texts: images.mean((1, 2, 3)))
-    without = compare(**arguments, options=replace(options, costs=False), out=out, command="basinguard compare x")
+    without = run_comparison(
+        **arguments, options=replace(options, costs=False), out=out, command="basinguard compare x"
+    )
     assert [p.similarities for p in without.points] == [p.similarities for p in result.points]
     assert without.costs == ()
 
@@ -203,7 +209,7 @@ def test_command_line_names_no_folder_of_this_machine():
 
 def load(arguments, options):
     unscored = replace(options, alignment="none")
-    return module.load_testbed(arguments["model"], arguments["data"], arguments["base"], (), unscored)
+    return module.load_testbed(arguments["model"], arguments["data"], unscored)
 
 
 def point(mitigation, intensity, copies, alignment):

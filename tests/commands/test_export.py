@@ -19,7 +19,7 @@ from basinguard.exports import hub
 from basinguard.exports.directory import export_directory
 from basinguard.exports.fingerprints import weights_sha256
 from basinguard.exports.hub import push_to_hub
-from basinguard.exports.integrity import check
+from basinguard.exports.integrity import check_export
 from basinguard.exports.lora import export_lora
 from basinguard.exports.merge import merged
 from basinguard.exports.provenance import Origin, read_origin
@@ -37,7 +37,7 @@ def test_a_directory_and_a_workflow_from_files(tmp_path, saved, record, monkeypa
     monkeypatch.setattr(hub, "push_to_hub", None)  # calling it would fail
     (tmp_path / "record.json").write_text(record.to_json())
     export(str(saved), tmp_path / "record.json", tmp_path / "out")
-    assert check(tmp_path / "out").ok
+    assert check_export(tmp_path / "out").ok
     workflow = WorkflowOptions(steps=50, scheduler="karras")
     export(str(saved), tmp_path / "record.json", tmp_path / "flow.json", kind="comfyui", workflow=workflow)
     assert json.loads((tmp_path / "flow.json").read_text())["after"]["inputs"]["steps"] == 50
@@ -88,10 +88,10 @@ def test_a_lora_file_becomes_a_merged_directory_or_a_file_of_the_other_format(tm
     export_lora(tuned, known, tmp_path / "cats.safetensors", format="diffusers")
     (tmp_path / "record.json").write_text(known.model_copy(update={"weights_sha256": ""}).to_json())
     export(str(saved), tmp_path / "record.json", tmp_path / "out", lora=tmp_path / "cats.safetensors")
-    assert check(tmp_path / "out").ok
+    assert check_export(tmp_path / "out").ok
     kohya = tmp_path / "kohya.safetensors"
     export(str(saved), tmp_path / "record.json", kohya, kind="kohya", lora=tmp_path / "cats.safetensors")
-    assert check(kohya).ok
+    assert check_export(kohya).ok
 
 
 class Api:
@@ -162,4 +162,4 @@ def test_the_command_that_calibrate_prints_runs_as_printed(tmp_path, saved, tune
     calibrate.show("table", {"model": str(saved), "out": folder, "settings": SimpleNamespace(lora=path)})
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("basinguard ")]
     main(shlex.split(line)[1:])
-    assert check(folder / ("my cat_guarded.safetensors" if lora else "guarded")).ok
+    assert check_export(folder / ("my cat_guarded.safetensors" if lora else "guarded")).ok

@@ -19,7 +19,7 @@ from basinguard.similarity.structure import Structure
 from basinguard.training import finetune, resources
 from basinguard.training import fit_cli as fit_module
 from basinguard.training.data import ImageFolder
-from basinguard.training.dry_run import probe_evals, summary
+from basinguard.training.dry_run import dry_run_summary, probe_evals
 from basinguard.training.fit_cli import FineTuneCLI, fit_cli
 from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.memory_footprint import footprint
@@ -96,7 +96,7 @@ def for_six_images(path, tmp_path, plan=None, **guard):
 )
 def test_a_config_is_dry_run(path, tiny_pipeline_dir, scene_folder, tmp_path):
     cli = fit_cli(["--dry-run", *on_small_model(for_six_images(path, tmp_path), tiny_pipeline_dir, scene_folder)])
-    output = summary(cli)
+    output = dry_run_summary(cli)
     assert cli.trainer.global_step == 0
     config = yaml.safe_load(output[: output.index("\nmodel:  ")])
     assert config["model"]["init_args"]["base"] == str(tiny_pipeline_dir)

@@ -13,8 +13,8 @@ from basinguard.guard.guard import Guard
 from basinguard.guidance.triage import Triage
 from basinguard.pipelines import triage_sampling
 from basinguard.pipelines.protect import load, rule_of
+from basinguard.pipelines.session_settings import SessionSettings
 from basinguard.sessions.session import open_model
-from basinguard.sessions.settings import SessionSettings
 
 TERMS = CalibrationTerms(
     alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transitions=(700.0,), strengths=(1.0,), scales=(3.0,),

@@ -24,9 +24,9 @@ from basinguard.exports.fingerprints import weights_sha256
 from basinguard.guard.guard import Guard
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.protect import protect
+from basinguard.pipelines.session_settings import SessionSettings
 from basinguard.plots.contact_sheet import TILE
 from basinguard.sessions.session import open_model
-from basinguard.sessions.settings import SessionSettings
 from basinguard.sessions.verification import GUARDED, HELDOUT, PARAPHRASED
 from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
 from basinguard.similarity.sscd import load_packaged_sscd

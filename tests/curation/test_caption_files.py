@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from basinguard.curation.caption_files import Complaint, Row, read_caption_text, read_metadata
+from basinguard.curation.caption_files import CaptionRow, Complaint, read_caption_text, read_metadata
 from basinguard.curation.folder import read_folder
 
 
@@ -16,7 +16,7 @@ def table(tmp_path, text):
     path = tmp_path / "metadata.csv"
     path.write_text(text, encoding="utf-8", newline="")
     rows = list(read_metadata(path))
-    return {row.file_name: row.captions for row in rows if isinstance(row, Row)}, [
+    return {row.file_name: row.captions for row in rows if isinstance(row, CaptionRow)}, [
         (row.number, row.code) for row in rows if isinstance(row, Complaint)
     ]
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from basinguard.core import files
 from basinguard.core.files import write_bytes
 from basinguard.curation import analysis, scan, trainer_configs
-from basinguard.curation.curate import curate
+from basinguard.curation.curate import curate_images
 from basinguard.curation.manifest import MANIFEST, Curation
 from basinguard.curation.trainer_settings import TrainerSettings
 
@@ -47,7 +47,7 @@ def photos(folder_of, pictures):
 
 def test_copies_are_dropped_and_the_sources_stay(photos, tmp_path):
     before = tree(photos)
-    outcome = curate(photos, workers=1)
+    outcome = curate_images(photos, workers=1)
     assert tree(photos) == before
     dropped = {d.file_name for d in outcome.curation.decisions if d.action == "drop"}
     assert dropped == {"sub/mirrored {x}.jpg", "same.png"}
@@ -62,7 +62,7 @@ def test_copies_are_dropped_and_the_sources_stay(photos, tmp_path):
 def test_two_runs_agree_to_the_byte(photos, tmp_path):
     texts = []
     for name in ("one", "two"):
-        curate(photos, out=tmp_path / name, workers=1)
+        curate_images(photos, out=tmp_path / name, workers=1)
         texts.append((tmp_path / name / "curation.json").read_bytes())
     assert texts[0] == texts[1]
     assert str(tmp_path).encode() not in texts[0]
@@ -72,7 +72,7 @@ def test_the_manifest_loads_in_datasets(photos, tmp_path):
     from datasets import load_dataset
 
     before = tree(photos)
-    outcome = curate(photos, apply=True, workers=1)
+    outcome = curate_images(photos, apply=True, workers=1)
     after = tree(photos)
     assert set(after) - set(before) == {MANIFEST}
     assert {name: after[name] for name in before} == before
@@ -93,7 +93,7 @@ def test_the_manifest_loads_in_datasets(photos, tmp_path):
 
 def test_trainer_configs_use_documented_keys_and_name_real_files(photos, tmp_path):
     out = tmp_path / "out"
-    curate(photos, out=out, trainer=TrainerSettings(repeats=4, resolution=512), workers=1)
+    curate_images(photos, out=out, trainer=TrainerSettings(repeats=4, resolution=512), workers=1)
     config = tomllib.loads((out / "kohya.toml").read_text())
     assert set(config["general"]) == KOHYA_GENERAL
     (dataset,) = config["datasets"]
@@ -120,7 +120,7 @@ def test_trainer_configs_use_documented_keys_and_name_real_files(photos, tmp_pat
 
 
 def test_each_number_of_repeats_is_a_subset_and_braces_are_no_wildcards(photos, tmp_path):
-    decisions = list(curate(photos, workers=1).curation.decisions)
+    decisions = list(curate_images(photos, workers=1).curation.decisions)
     decisions[0] = decisions[0].model_copy(update={"repeats": 3, "captions": ("a {b|c}",)})
     files = trainer_configs.kohya_files(photos, tmp_path, decisions, resolution=64)
     subsets = tomllib.loads(files["kohya.toml"].decode())["datasets"][0]["subsets"]
@@ -130,17 +130,17 @@ def test_each_number_of_repeats_is_a_subset_and_braces_are_no_wildcards(photos, 
 
 def test_a_leak_into_the_held_out_set_is_named(photos, pictures, folder_of, tmp_path):
     heldout = folder_of({"h.png": (pictures[3].resize((150, 150)), ""), "i.png": (pictures[9], "")}, tmp_path / "held")
-    curation = curate(photos, heldout=heldout, workers=1).curation
+    curation = curate_images(photos, heldout=heldout, workers=1).curation
     assert [(leak.file_name, leak.heldout) for leak in curation.leaks] == [("03.png", "h.png")]
     assert {d.file_name for d in curation.decisions}.isdisjoint({"h.png", "i.png"})
 
 
 def test_a_refused_proposal_does_not_come_back(photos, tmp_path):
-    first = curate(photos, workers=1).curation
+    first = curate_images(photos, workers=1).curation
     copy = next(d for d in first.decisions if d.file_name == "same.png")
     allow = {"schema_version": 1, "allowed": [{"sha256": copy.sha256, "action": "drop", "file_name": "same.png"}]}
     (tmp_path / "allow.json").write_text(json.dumps(allow))
-    second = curate(photos, allow_list=tmp_path / "allow.json", workers=1).curation
+    second = curate_images(photos, allow_list=tmp_path / "allow.json", workers=1).curation
     assert next(d for d in second.decisions if d.file_name == "same.png").action != "drop"
 
 
@@ -151,7 +151,7 @@ def test_damaged_files_cost_one_line_each_and_no_more(photos):
     os.symlink("loop.png", photos / "loop.png")
     os.symlink(photos, photos / "again")
     before = tree(photos)
-    outcome = curate(photos, workers=1)
+    outcome = curate_images(photos, workers=1)
     assert tree(photos) == before
     skipped = [p.file for p in outcome.curation.problems if p.skipped]
     assert skipped == ["again", "empty.png", "loop.png", "zip.png", "cut.jpg"]
@@ -168,7 +168,7 @@ def test_ctrl_c_changes_nothing(photos, monkeypatch, stage):
 
     monkeypatch.setattr(*target, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        curate(photos, apply=True, workers=1)
+        curate_images(photos, apply=True, workers=1)
     assert tree(photos) == before
 
 
@@ -179,7 +179,7 @@ def test_a_full_disk_costs_the_outputs_one_line_each(photos, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    outcome = curate(photos, apply=True, workers=1)
+    outcome = curate_images(photos, apply=True, workers=1)
     assert tree(photos) == before
     assert outcome.written == ()
     assert len(outcome.failed) == 7
@@ -190,7 +190,7 @@ def test_a_full_disk_costs_the_outputs_one_line_each(photos, monkeypatch):
 def test_an_unwritable_place_is_one_clear_line(photos, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot be made"):
-        curate(photos, out=tmp_path / "file" / "out", workers=1)
+        curate_images(photos, out=tmp_path / "file" / "out", workers=1)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -211,32 +211,32 @@ def test_a_dataset_is_curated_like_a_folder(photos, tmp_path):
     ]
     (photos / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     dataset = load_dataset("imagefolder", data_dir=str(photos), split="train", cache_dir=str(tmp_path / "hf"))
-    outcome = curate(dataset, out=tmp_path / "out", workers=1)
+    outcome = curate_images(dataset, out=tmp_path / "out", workers=1)
     assert sum(d.action == "drop" for d in outcome.curation.decisions) == 1
     assert {d.captions[0] for d in outcome.curation.decisions if d.captions} == {f"picture {n}" for n in range(6)}
     with pytest.raises(ValueError, match="out="):
-        curate(dataset)
+        curate_images(dataset)
     with pytest.raises(ValueError, match="splits"):
-        curate({"train": dataset}, out=tmp_path / "out2")
+        curate_images({"train": dataset}, out=tmp_path / "out2")
     with pytest.raises(ValueError, match="no image column"):
-        curate(dataset.remove_columns("image"), out=tmp_path / "out2")
+        curate_images(dataset.remove_columns("image"), out=tmp_path / "out2")
 
 
 def test_nothing_to_curate_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        curate(tmp_path / "nowhere")
+        curate_images(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no image that can be used"):
-        curate(tmp_path / "empty")
+        curate_images(tmp_path / "empty")
 
 
 def test_one_image_is_a_set_too(folder_of, pictures):
-    outcome = curate(folder_of({"a.png": (pictures[0], "a")}))
+    outcome = curate_images(folder_of({"a.png": (pictures[0], "a")}))
     assert [d.action for d in outcome.curation.decisions] == ["keep"]
 
 
 def test_names_cannot_write_on_the_terminal(folder_of, pictures):
-    outcome = curate(folder_of({"\x1b[31mred.png": (pictures[0], ""), "b\n.png": (pictures[0], "")}))
+    outcome = curate_images(folder_of({"\x1b[31mred.png": (pictures[0], ""), "b\n.png": (pictures[0], "")}))
     assert "\x1b" not in str(outcome)
     assert outcome.curation.groups
 
@@ -256,7 +256,7 @@ def test_a_caption_that_disagrees_is_named(folder_of, pictures):
     images = {f"{n:02d}.png": (picture, "bright") for n, picture in enumerate(pictures[:22])}
     images["dark.png"] = (pictures[22].point(lambda v: v // 12), "bright")
     images["none.png"] = (pictures[23], "")
-    decisions = curate(folder_of(images), scorer=BrightnessScore(), workers=1).curation.decisions
+    decisions = curate_images(folder_of(images), scorer=BrightnessScore(), workers=1).curation.decisions
     found = [d.file_name for d in decisions for f in d.findings if f.code == "caption-disagrees"]
     assert "dark.png" in found
     assert len(found) < 4
@@ -269,6 +269,6 @@ def test_pictures_of_any_size_and_colour_go_through(folder_of):
         [(1, 1), (1, 300), (300, 1), (7, 5), (64, 64), (1000, 40)]
     }  # fmt: skip
     images["flat.png"] = (Image.new("RGB", (50, 50), "red"), "")
-    outcome = curate(folder_of(images))
+    outcome = curate_images(folder_of(images))
     assert len(outcome.curation.decisions) == 7
     assert outcome.curation.groups == ()

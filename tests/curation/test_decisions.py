@@ -7,7 +7,7 @@ import pytest
 
 from basinguard.core.images import Facts
 from basinguard.core.stats import wilson
-from basinguard.curation.decisions import AllowList, propose, read_allow_list, to_allow_list
+from basinguard.curation.decisions import AllowList, propose_decisions, read_allow_list, to_allow_list
 from basinguard.curation.findings import Finding
 from basinguard.curation.folder import Item
 from basinguard.curation.groups import Group
@@ -31,7 +31,7 @@ RISKY = {0: [Finding(code="copies", message="4 copies", weight=0.7)]}
 
 def test_copies_go_and_leave_their_captions():
     scan = scan_of(["a cat"], ["the cat"], ["a dog"])
-    keep, drop, other = propose(scan, [Group((0, 1), "the most pixels")], {})
+    keep, drop, other = propose_decisions(scan, [Group((0, 1), "the most pixels")], {})
     assert (keep.action, keep.captions, keep.repeats) == ("merge-captions", ("a cat", "the cat"), 1)
     assert (drop.action, drop.repeats) == ("drop", 0)
     assert "0.png" in drop.reason
@@ -39,30 +39,30 @@ def test_copies_go_and_leave_their_captions():
 
 
 def test_risky_images_are_shown_less_often_when_they_are_repeated():
-    assert [d.repeats for d in propose(scan_of(["a"], ["b"]), [], RISKY, repeats=10)] == [5, 10]
-    assert propose(scan_of(["a"]), [], RISKY, repeats=1)[0].action == "keep"
+    assert [d.repeats for d in propose_decisions(scan_of(["a"], ["b"]), [], RISKY, repeats=10)] == [5, 10]
+    assert propose_decisions(scan_of(["a"]), [], RISKY, repeats=1)[0].action == "keep"
 
 
 def test_a_refusal_is_respected_by_content():
     scan = scan_of(["a cat"], ["the cat"])
     groups = [Group((0, 1), "the most pixels")]
-    refusals = to_allow_list(propose(scan, groups, {}), ["1.png", "0.png"])
-    assert [d.action for d in propose(scan, groups, {}, allow=refusals)] == ["keep", "keep"]
+    refusals = to_allow_list(propose_decisions(scan, groups, {}), ["1.png", "0.png"])
+    assert [d.action for d in propose_decisions(scan, groups, {}, allow=refusals)] == ["keep", "keep"]
     renamed = Scan(scan.items[::-1], scan.sha256[::-1], scan.thumbs, scan.aspects, scan.inside, ())
-    again = propose(renamed, [Group((1, 0), "the most pixels")], {}, allow=refusals)
+    again = propose_decisions(renamed, [Group((1, 0), "the most pixels")], {}, allow=refusals)
     assert [d.action for d in again] == ["keep", "keep"]
 
 
 def test_an_over_specific_caption_gets_a_suggestion():
     scan = scan_of(["a cat in the garden, my aunt Gerda"], ["a cat in the garden"])
     noticed = {0: [Finding(code="caption-unique", message="3 of 8 words", weight=0.4)]}
-    first, second = propose(scan, [], noticed)
+    first, second = propose_decisions(scan, [], noticed)
     assert (first.action, first.suggestion) == ("recaption", "a cat in the garden")
     assert second.action == "keep"
 
 
 def test_an_allow_list_goes_to_disk_and_back(tmp_path):
-    decisions = propose(scan_of(["a"], ["b"]), [Group((0, 1), "x")], {})
+    decisions = propose_decisions(scan_of(["a"], ["b"]), [Group((0, 1), "x")], {})
     listed = to_allow_list(decisions, ["1.png"])
     (tmp_path / "allow.json").write_text(listed.to_json())
     assert read_allow_list(tmp_path / "allow.json") == listed
@@ -80,12 +80,12 @@ def test_a_foreign_allow_list_is_refused(tmp_path, text):
 
 
 def test_an_empty_allow_list_allows_nothing():
-    assert propose(scan_of(["a"]), [], {}, allow=AllowList())[0].allowed == ()
+    assert propose_decisions(scan_of(["a"]), [], {}, allow=AllowList())[0].allowed == ()
 
 
 def test_repeats_below_one_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
-        propose(scan_of(["a"]), [], {}, repeats=0)
+        propose_decisions(scan_of(["a"]), [], {}, repeats=0)
 
 
 @pytest.mark.parametrize(

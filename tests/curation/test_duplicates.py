@@ -9,11 +9,19 @@ from PIL import Image
 from scipy.fft import dctn
 
 from basinguard.curation import nearest_neighbours as neighbours
-from basinguard.curation.descriptors import CELLS, SIDE, SPANS, WINDOW, describe, near_pairs, perceptual_hashes
+from basinguard.curation.descriptors import (
+    CELLS,
+    SIDE,
+    SPANS,
+    WINDOW,
+    describe_thumbnails,
+    near_pairs,
+    perceptual_hashes,
+)
 from basinguard.curation.duplicates import Pair, exact_pairs, find_pairs
 from basinguard.curation.folder import read_folder
 from basinguard.curation.groups import find_alike, find_groups
-from basinguard.curation.nearest_neighbours import nearest, nearest_views
+from basinguard.curation.nearest_neighbours import nearest_neighbours, nearest_views
 from basinguard.curation.same_picture import PictureVerdict
 from basinguard.curation.scan import scan_images
 from basinguard.similarity.cross_correlation import back
@@ -108,11 +116,11 @@ def test_a_window_is_seen_as_the_crop_alone_would_be(pictures):
     alone = np.stack(
         [np.asarray(Image.fromarray(crop).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for crop in crops]
     )
-    windows = describe(thumb[None]).upright
-    for crop, window in zip(describe(alone).upright[0], (windows[1], windows[2], windows[5]), strict=True):
+    windows = describe_thumbnails(thumb[None]).upright
+    for crop, window in zip(describe_thumbnails(alone).upright[0], (windows[1], windows[2], windows[5]), strict=True):
         assert float(crop @ window[0]) > 0.97
-    assert describe(thumb[None]).mirrored.numpy() == pytest.approx(
-        describe(np.ascontiguousarray(thumb[None, :, ::-1])).upright[0].numpy(), abs=1e-4
+    assert describe_thumbnails(thumb[None]).mirrored.numpy() == pytest.approx(
+        describe_thumbnails(np.ascontiguousarray(thumb[None, :, ::-1])).upright[0].numpy(), abs=1e-4
     )
     assert windows[0].shape == (1, 3 * CELLS**2)
     assert WINDOW < SIDE
@@ -154,7 +162,7 @@ def vectors():
 
 
 def test_neighbours_are_those_of_a_plain_sort(vectors):
-    values, indices = nearest(vectors, vectors, k=3, skip_self=True)
+    values, indices = nearest_neighbours(vectors, vectors, k=3, skip_self=True)
     similarity = vectors @ vectors.T
     similarity.fill_diagonal_(-2)
     assert indices.tolist() == similarity.argsort(dim=1, descending=True)[:, :3].tolist()
@@ -175,7 +183,7 @@ def test_the_best_way_to_see_an_image_counts(vectors, monkeypatch, exact_up_to):
 
 
 def test_more_neighbours_than_there_are(vectors):
-    values, indices = nearest(vectors[:2], vectors[:2], k=5, skip_self=True)
+    values, indices = nearest_neighbours(vectors[:2], vectors[:2], k=5, skip_self=True)
     assert indices.tolist() == [[1, -1], [0, -1]]
     assert np.isneginf(values[:, 1]).all()
 
@@ -183,13 +191,13 @@ def test_more_neighbours_than_there_are(vectors):
 def test_the_approximate_index_finds_close_neighbours(vectors):
     pytest.importorskip("faiss", reason="beyond 50,000 images only")
     close = torch.nn.functional.normalize(vectors + 0.05 * torch.randn(vectors.shape), dim=1)
-    _, indices = nearest(close, vectors, k=1, exact=False)
+    _, indices = nearest_neighbours(close, vectors, k=1, exact=False)
     assert (indices[:, 0] == np.arange(len(vectors))).mean() > 0.95
 
 
 def test_what_does_not_fit_together_is_refused(vectors):
     with pytest.raises(ValueError, match="do not fit"):
-        nearest(vectors, vectors[:, :5], k=1)
+        nearest_neighbours(vectors, vectors[:, :5], k=1)
 
 
 def test_nothing_is_dropped_through_a_chain(scanned):

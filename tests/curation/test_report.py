@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import ImageOps
 
-from basinguard.curation.curate import curate
+from basinguard.curation.curate import curate_images
 from basinguard.curation.decisions import AllowList, read_allow_list
 
 BROWSER = next(
@@ -55,7 +55,7 @@ def page(tmp_path_factory, pictures):
         (directory / f"{number}.txt").write_text(f"number {number} {ATTACK}")
     ImageOps.mirror(pictures[0]).save(directory / NAME)
     (directory / "empty<i>.png").write_bytes(b"")
-    outcome = curate(directory)
+    outcome = curate_images(directory)
     return next(path for path in outcome.written if path.name == "report.html"), outcome.curation
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from basinguard.core.report import Exit
 from basinguard.core.stats import clopper_pearson
-from basinguard.curation.curate import curate
+from basinguard.curation.curate import curate_images
 from basinguard.curation.folder import read_folder
 from basinguard.curation.run_evidence import read_run
 from support.curation_records import record_with, report_with
@@ -114,7 +114,7 @@ def test_a_run_without_evidence_is_one_clear_line(photos, tmp_path):
 
 def test_the_evidence_becomes_actions(photos, run):
     """Always copied: left out, copies and all; once in two says too little; never copied stays as it is."""
-    outcome = curate(photos, from_run=run, workers=1)
+    outcome = curate_images(photos, from_run=run, workers=1)
     by_name = {d.file_name: d for d in outcome.curation.decisions}
     assert by_name["00.png"].action == "drop"
     assert by_name["same.png"].action == "drop"
@@ -131,15 +131,15 @@ def test_the_evidence_becomes_actions(photos, run):
 def test_a_picture_whose_copies_go_is_shown_less_by_that(photos, tmp_path):
     found = report_with(epoch=1, exits=exits({0: (8, 20)}), probed=(0,))
     (tmp_path / "basinguard.json").write_text(record_with((found,)).to_json())
-    curation = curate(photos, from_run=tmp_path, workers=1).curation
+    curation = curate_images(photos, from_run=tmp_path, workers=1).curation
     by_name = {d.file_name: d for d in curation.decisions}
     assert (by_name["00.png"].repeats, by_name["same.png"].repeats) == (1, 0)
     assert {r.action for r in curation.remedies} == {"fewer-repeats"}
 
 
 def test_a_refused_remedy_does_not_come_back(photos, run, tmp_path):
-    first = curate(photos, from_run=run, workers=1).curation
+    first = curate_images(photos, from_run=run, workers=1).curation
     refused = [{"sha256": d.sha256, "action": "drop"} for d in first.decisions if d.file_name == "00.png"]
     (tmp_path / "allow.json").write_text(json.dumps({"schema_version": 1, "allowed": refused}))
-    again = curate(photos, from_run=run, allow_list=tmp_path / "allow.json", workers=1).curation
+    again = curate_images(photos, from_run=run, allow_list=tmp_path / "allow.json", workers=1).curation
     assert next(d for d in again.decisions if d.file_name == "00.png").action != "drop"

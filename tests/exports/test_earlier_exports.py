@@ -15,7 +15,7 @@ import basinguard
 from basinguard.core.record import read_record
 from basinguard.exports.directory import export_directory, write_sums
 from basinguard.exports.inspect import inspect_file
-from basinguard.exports.integrity import check
+from basinguard.exports.integrity import check_export
 from basinguard.exports.layout import CODE, RECORD_FILE, SCHEDULER_FILE, without_history
 from basinguard.exports.lora import export_lora
 from basinguard.guidance.core import SwitchAt
@@ -61,7 +61,7 @@ def test_it_is_loaded_and_sampled_by_its_rule(earlier):
 
 
 def test_it_is_checked_and_its_other_code_is_pointed_out(earlier):
-    outcome = check(earlier)
+    outcome = check_export(earlier)
     assert not [problem for problem in outcome.problems if "weights" not in problem]
     assert "tell the same record" in outcome.verified[-1]
     (note,) = outcome.notes

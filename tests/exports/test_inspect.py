@@ -20,7 +20,7 @@ from basinguard.core.schema import MAX_BYTES
 from basinguard.core.text import one_line
 from basinguard.exports.directory import export_directory, write_sums
 from basinguard.exports.inspect import MAX_HEADER, SHOWN, inspect_file
-from basinguard.exports.integrity import check, check_directory
+from basinguard.exports.integrity import check_directory, check_export
 from support.exports import build_record
 
 
@@ -124,7 +124,7 @@ def write_nonsense_sums(out: Path) -> None:
 )
 def test_check_finds_what_was_tampered_with(exported, tamper, problem, capsys):
     tamper(exported)
-    assert [p for p in check(exported).problems if problem in p]
+    assert [p for p in check_export(exported).problems if problem in p]
     with pytest.raises(SystemExit, match="1"):
         main(["check", str(exported)])
     assert "NOT what it says" in capsys.readouterr().out
@@ -138,7 +138,7 @@ def test_what_the_hub_adds_and_its_links_are_no_tampering(exported, tmp_path):
     (exported / ".gitattributes").write_text("*.safetensors filter=lfs")
     (exported / ".cache" / "huggingface").mkdir(parents=True)
     (exported / ".cache" / "huggingface" / "x.lock").write_text("")
-    assert check(exported).ok, str(check(exported))
+    assert check_export(exported).ok, str(check_export(exported))
 
 
 def test_new_sums_do_not_hide_other_weights(exported):
@@ -154,7 +154,7 @@ def test_other_weights_of_the_same_shape_are_told_apart(tmp_path, pipe, exported
     export_directory(other, build_record(other), tmp_path / "other")
     swapped = tmp_path / "other" / "vae" / "diffusion_pytorch_model.safetensors"
     swapped.write_bytes((exported / "vae" / "diffusion_pytorch_model.safetensors").read_bytes())
-    assert any("the record was made for" in p for p in check(tmp_path / "other").problems)
+    assert any("the record was made for" in p for p in check_export(tmp_path / "other").problems)
 
 
 @pytest.mark.parametrize("version", [0, 3, "1", "2", True, None, [1], [2]])
@@ -241,4 +241,4 @@ def written(path: Path, text: str) -> Path:
 
 def test_check_needs_a_directory_or_a_lora(exported):
     with pytest.raises(ValueError, match="expected an exported directory, a LoRA or a single file"):
-        check(exported / "basinguard.json")
+        check_export(exported / "basinguard.json")

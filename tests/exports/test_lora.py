@@ -14,7 +14,7 @@ from basinguard.core.record import Record, Strength
 from basinguard.exports import lora
 from basinguard.exports.fingerprints import weights_sha256
 from basinguard.exports.inspect import inspect_file
-from basinguard.exports.integrity import check
+from basinguard.exports.integrity import check_export
 from basinguard.exports.lora import default_strength, export_lora, lora_layers
 from basinguard.exports.lora_formats import layers_in, lora_sha256
 from basinguard.exports.merge import merged
@@ -42,7 +42,7 @@ def test_loaded_by_stock_diffusers_it_draws_the_same_images(tmp_path, tuned, kno
     fresh.load_lora_weights(str(tmp_path), weight_name="cats.safetensors")
     torch.testing.assert_close(draw(fresh), draw(tuned), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(before, draw(tuned), atol=1e-2)
-    assert check(out).ok, str(check(out))
+    assert check_export(out).ok, str(check_export(out))
 
 
 def test_both_formats_hold_the_same_layers_and_the_record_comes_back(tmp_path, tuned, known):
@@ -70,7 +70,7 @@ def test_alpha_is_the_one_that_acts(tmp_path, kind, options):
 def test_with_alpha_folded_in_a_loader_that_takes_alpha_for_the_rank_draws_the_same(tmp_path, tuned, known):
     """As diffusers did before it read alphas from the header: the file without its header is the same LoRA."""
     out = export_lora(tuned, known, tmp_path / "folded.safetensors", format="diffusers-folded")
-    assert check(out).ok
+    assert check_export(out).ok
     assert inspect_file(out).record == known
     save_file(load_file(out), tmp_path / "bare.safetensors")
     for name in ("folded", "bare"):
@@ -154,10 +154,10 @@ def test_a_changed_tensor_or_record_is_found(tmp_path, tuned, known):
     raw = bytearray(out.read_bytes())
     raw[-40] ^= 1
     (tmp_path / "bent.safetensors").write_bytes(raw)
-    assert [p for p in check(tmp_path / "bent.safetensors").problems if "tensors" in p]
+    assert [p for p in check_export(tmp_path / "bent.safetensors").problems if "tensors" in p]
     promised = out.read_bytes().replace(b"for captions like the training ones", b"for captions like the training onez")
     (tmp_path / "told.safetensors").write_bytes(promised)
-    assert check(tmp_path / "told.safetensors").problems == (
+    assert check_export(tmp_path / "told.safetensors").problems == (
         "the record does not have the sum that the header's 'basinguard.record_sha256' says",
     )
 
@@ -214,4 +214,4 @@ def test_an_adapter_must_be_merged_before_a_directory_is_written(tmp_path, tuned
     with pytest.raises(ValueError, match=r"carries LoRA adapters \(default\).*merged"):
         export_directory(tuned, known, tmp_path / "out")
     export_directory(merged(tuned), known, tmp_path / "out")
-    assert check(tmp_path / "out").ok
+    assert check_export(tmp_path / "out").ok

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from basinguard.core.record import Guidance, Product, Strength, Transfer, TriageResult
+from basinguard.core.record import Guidance, RecordedWeights, Strength, Transfer, TriageResult
 from basinguard.core.text import one_line
 from basinguard.exports.card_plots import write_plots
 from basinguard.exports.directory import CardPictures, export_directory
@@ -171,9 +171,9 @@ def test_an_earlier_epoch_that_needs_no_rule_is_named_and_has_its_price(record):
     scale, report = record.sampler.scale, record.history[-1]
     plain = Guidance(transition=999.0, sigma=157.0, before=scale, after=scale)
     whole = record.model_copy(update={"guidance": plain, "taught": rate(0.6), "plain_taught": rate(0.5)})
-    newest = whole.model_copy(update={"product": Product(epoch=report.epoch), "history": (report,)})
+    newest = whole.model_copy(update={"product": RecordedWeights(epoch=report.epoch), "history": (report,)})
     assert verdict(newest) == "No rule needed: plain CFG with the whole fine-tune keeps the promise as it is."
-    earlier = verdict(newest.model_copy(update={"product": Product(epoch=report.epoch - 1)}))
+    earlier = verdict(newest.model_copy(update={"product": RecordedWeights(epoch=report.epoch - 1)}))
     assert f"plain CFG with the whole fine-tune of epoch {report.epoch - 1} keeps the promise" in earlier
     assert "It keeps 60% of what was taught, net of copies: no less than what plain CFG without a guard" in earlier
 
@@ -189,7 +189,7 @@ def test_the_card_names_every_ruler_and_says_when_there_is_one_alone(record):
 
 def test_the_card_of_a_plain_product_asks_for_no_rule(pipe):
     plain = Guidance(transition=999.0, sigma=157.0, before=2.0, after=2.0)
-    product = Product(epoch=4, strength=0.6)
+    product = RecordedWeights(epoch=4, strength=0.6)
     record = build_record(pipe).model_copy(update={"guidance": plain, "product": product})
     shown = re.sub(r"\s+", " ", rendered(render_card(record, name="x")).text)
     assert "What ships: epoch 4, 0.6 of the fine-tune, plain CFG of scale 2." in shown

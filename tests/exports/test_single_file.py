@@ -8,7 +8,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from basinguard.core.safetensors_header import read_header
 from basinguard.exports.inspect import inspect_file
-from basinguard.exports.integrity import check
+from basinguard.exports.integrity import check_export
 from basinguard.exports.original_layout import original_state
 from basinguard.exports.single_file import export_single_file
 from basinguard.pipelines import loading
@@ -90,11 +90,11 @@ def test_the_header_carries_the_record_and_the_sums(small, small_record, tmp_pat
     header = inspected.header
     assert header["modelspec.architecture"] == "stable-diffusion-v2-768-v"
     assert (header["modelspec.prediction_type"], header["basinguard.precision"]) == ("v", "float16")
-    assert check(path).ok
+    assert check_export(path).ok
     tensors = load_file(path)
     tensors["model.diffusion_model.out.2.bias"][0] += 1
     save_file(tensors, path, metadata=header)
-    assert "the tensors does not have the sum" in check(path).problems[0]
+    assert "the tensors does not have the sum" in check_export(path).problems[0]
 
 
 def test_what_no_loader_of_such_files_could_open_is_refused(small, small_record, pipe, record, tmp_path):

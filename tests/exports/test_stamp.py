@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from basinguard.cli import main
 from basinguard.exports.inspect import inspect_file
-from basinguard.exports.integrity import check
+from basinguard.exports.integrity import check_export
 from basinguard.exports.lora import export_lora
 from basinguard.exports.merge import merged
 from basinguard.exports.stamp import stamp_lora
@@ -41,7 +41,7 @@ def test_tensors_and_the_trainers_header_stay_and_the_record_comes_back(foreign,
         header = file.metadata()
     assert TRAINERS_OWN.items() <= header.items()
     assert inspect_file(out).record.guidance == record.guidance
-    assert check(out).ok
+    assert check_export(out).ok
     fresh = build_pipe()
     fresh.load_lora_weights(str(tmp_path), weight_name="stamped.safetensors")
     again = stamp_lora(out, record.model_copy(update={"promise": "another"}), out, overwrite=True)
@@ -49,7 +49,7 @@ def test_tensors_and_the_trainers_header_stay_and_the_record_comes_back(foreign,
     tensors = load_file(out)
     next(iter(tensors.values())).view(-1)[0] += 1
     save_file(tensors, out, header)
-    assert not check(out).ok
+    assert not check_export(out).ok
 
 
 def test_the_verb_stamps_what_the_record_belongs_to_and_nothing_else(foreign, pipe, tuned, tmp_path, capsys):

@@ -49,7 +49,7 @@ def test_what_cannot_be_known_is_said_and_nothing_is_said_of_a_large_set():
 def tiny_guard():
     texts = tuple(f"point {k}" for k in range(5))
     training = TrainingSet(STRONG.points[:5].reshape(-1, 3, 2, 2), texts, ("point 60", "point 61"), stand_in=True)
-    return Guard(training, Nearness(), ProbePlan(5, 1, 10, critical_scales=2))
+    return Guard(training, Nearness(), ProbePlan(5, 1, timesteps=10, critical_scales=2))
 
 
 def test_the_base_model_draws_the_twins_once_and_a_resumed_guard_has_the_same():

@@ -8,7 +8,7 @@ import pytest
 
 from basinguard.core.report import Report
 from basinguard.guard import forecast as module
-from basinguard.guard.forecast import Coefficients, features, forecast, log_time_left
+from basinguard.guard.forecast import Coefficients, forecast, forecast_features, log_time_left
 from basinguard.guard.status import run_status
 from support.reports import base, near, report
 
@@ -44,14 +44,14 @@ def test_the_end_of_an_interval_never_lies_in_the_past(monkeypatch):
 def test_time_left_is_linear_in_what_has_risen():
     known = Coefficients(1.0, -0.5, -0.25, -3.0, 0, 0, 0.8, 9)
     found = risen(9, width=near(0.02, 0.01))
-    assert features(found) == pytest.approx((math.log(0.004), math.log(0.5), 0.02))
+    assert forecast_features(found) == pytest.approx((math.log(0.004), math.log(0.5), 0.02))
     wanted = 1 - 0.5 * math.log(0.004) - 0.25 * math.log(0.5) - 3 * 0.02
     assert log_time_left(found, known) == pytest.approx(wanted)
 
 
 def test_what_has_not_risen_counts_as_the_noise_of_its_measure():
     still = risen(9, gap_excess=near(-0.01), sigma_c_excess=near(-1.0))
-    assert features(still)[:2] == pytest.approx((math.log(3e-4), math.log(0.03)))
+    assert forecast_features(still)[:2] == pytest.approx((math.log(3e-4), math.log(0.03)))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from basinguard.guard.plan import ProbePlan
 from basinguard.guard.probe_costs import ProbeCosts, affordable_probe
 from basinguard.guard.taught_ledger import taught_samples, true_images
 from basinguard.guard.training_set import TrainingSet
-from basinguard.guard.verdict import judge
+from basinguard.guard.verdict import verdict_on
 from basinguard.similarity.copy_detector import CopyDetector
 from support.reports import base, near, report
 from support.toy_guard import STRONG, Points
@@ -159,11 +159,11 @@ def test_a_held_out_image_that_copies_a_training_image_is_refused_by_name():
 
 
 def test_the_verdict_knows_what_has_not_learnt_yet():
-    early = judge([base(), report(0, taught=near(-0.3, 0.1))], 0.15)
+    early = verdict_on([base(), report(0, taught=near(-0.3, 0.1))], 0.15)
     assert (early.state, early.level) == ("has not learnt yet", 0)
     assert "taught -0.3 [-0.4, -0.2]" in early.evidence[0]
-    assert judge([base(), report(0, taught=near(-0.05, 0.1))], 0.15).state == "safe"
-    forming = judge([base(), report(0, taught=near(-0.3, 0.1), gap_excess=near(0.1, 0.01))], 0.15)
+    assert verdict_on([base(), report(0, taught=near(-0.05, 0.1))], 0.15).state == "safe"
+    forming = verdict_on([base(), report(0, taught=near(-0.3, 0.1), gap_excess=near(0.1, 0.01))], 0.15)
     assert forming.state == "basin forming"
     assert any("taught" in line for line in forming.evidence)
 

@@ -41,7 +41,7 @@ class Absent:
 def control_guard():
     images = STRONG.points[:3].reshape(-1, 3, 2, 2)
     training = TrainingSet(images, ("point 0", "point 1", "point 2"), ("point 60", "point 61"), stand_in=True)
-    return Guard(training, Nearness(), ProbePlan(3, 1, 8, critical_scales=2))
+    return Guard(training, Nearness(), ProbePlan(3, 1, timesteps=8, critical_scales=2))
 
 
 @pytest.mark.parametrize("calls", [1, 5, 40])

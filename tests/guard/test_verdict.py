@@ -6,14 +6,14 @@ import pytest
 
 from basinguard.core.report import Report
 from basinguard.core.stats import wilson
-from basinguard.guard.verdict import judge, newest_known, sureness
+from basinguard.guard.verdict import newest_known, sureness, verdict_on
 from support.reports import base, near, report
 
 ALLOWED = 0.15
 
 
 def test_a_run_that_copies_nothing_is_safe():
-    found = judge([base(), report(4, n=60)], ALLOWED)
+    found = verdict_on([base(), report(4, n=60)], ALLOWED)
     assert (found.state, found.level, found.epoch) == ("safe", 0, 4)
     assert found.confidence > 0.97
     assert "0.00 [0.00, 0.06] of 60 samples against 0.15 allowed" in found.evidence[0]
@@ -28,23 +28,23 @@ def test_a_run_that_copies_nothing_is_safe():
     ],
 )
 def test_an_early_alarm_says_that_a_basin_is_forming(changes, words):
-    found = judge([base(), report(4, **changes)], ALLOWED)
+    found = verdict_on([base(), report(4, **changes)], ALLOWED)
     assert found.state == "basin forming"
     assert any(words in line for line in found.evidence)
     assert not found.breaches()
 
 
 def test_an_alarm_whose_interval_reaches_zero_is_none():
-    assert judge([base(), report(4, gap_excess=near(0.004, 0.005))], ALLOWED).state == "safe"
+    assert verdict_on([base(), report(4, gap_excess=near(0.004, 0.005))], ALLOWED).state == "safe"
 
 
 def test_memorizing_while_a_transition_is_left_and_too_late_when_none_is():
-    left = judge([base(), report(4, 12, transition=640.0)], ALLOWED)
+    left = verdict_on([base(), report(4, 12, transition=640.0)], ALLOWED)
     assert left.state == "memorizing"
     assert "guidance from timestep 640 on still keeps it" in left.evidence
-    none = judge([base(), report(4, 12, transition=None)], ALLOWED)
+    none = verdict_on([base(), report(4, 12, transition=None)], ALLOWED)
     assert none.state == "too late for delayed guidance"
-    empty = judge([base(), report(4, 12, transition=640.0, risk_uncond=wilson(5, 8))], ALLOWED)
+    empty = verdict_on([base(), report(4, 12, transition=640.0, risk_uncond=wilson(5, 8))], ALLOWED)
     assert empty.state == "too late for delayed guidance"
     assert "the empty prompt itself reproduces" in empty.evidence[1]
     assert left.breaches()
@@ -53,7 +53,7 @@ def test_memorizing_while_a_transition_is_left_and_too_late_when_none_is():
 
 
 def test_a_risk_just_above_the_allowed_one_is_no_breach_yet():
-    found = judge([base(), report(4, 4, transition=640.0)], ALLOWED)  # 0.167 [0.07, 0.36]
+    found = verdict_on([base(), report(4, 4, transition=640.0)], ALLOWED)  # 0.167 [0.07, 0.36]
     assert found.state == "memorizing"
     assert 0.5 < found.confidence < 0.9
     assert not found.breaches()
@@ -83,7 +83,7 @@ UNKNOWN = [
 
 @pytest.mark.parametrize(("history", "why"), UNKNOWN)
 def test_missing_evidence_is_unknown_and_never_a_breach(history, why):
-    found = judge(history, ALLOWED)
+    found = verdict_on(history, ALLOWED)
     assert (found.state, found.level, found.confidence) == ("unknown", -1, None)
     assert why in found.evidence[0]
     assert not found.breaches()
@@ -91,16 +91,16 @@ def test_missing_evidence_is_unknown_and_never_a_breach(history, why):
 
 
 def test_a_flat_risk_alone_is_no_flat_metric():
-    assert judge([base(), report(0), report(1), report(2)], ALLOWED).state == "safe"
+    assert verdict_on([base(), report(0), report(1), report(2)], ALLOWED).state == "safe"
 
 
 def test_a_probe_without_samples_speaks_by_its_alarms_unless_the_last_samples_said_worse():
     gap_only = {"risk": None, "width": None, "transition": None}
     alarmed = report(5, gap_excess=near(0.004, 0.003), **gap_only)
-    found = judge([base(), report(4, n=60), alarmed], ALLOWED)
+    found = verdict_on([base(), report(4, n=60), alarmed], ALLOWED)
     assert found.state == "basin forming"
     assert found.evidence[-1] == "no samples at this probe, so no risk"
-    worse = judge([base(), report(4, 12, transition=640.0), alarmed], ALLOWED)
+    worse = verdict_on([base(), report(4, 12, transition=640.0), alarmed], ALLOWED)
     assert worse.state == "unknown"
     assert worse.evidence[0].endswith("at epoch 4 it was memorizing")
     assert not worse.breaches()
@@ -108,8 +108,11 @@ def test_a_probe_without_samples_speaks_by_its_alarms_unless_the_last_samples_sa
 
 def test_samples_without_exits_never_say_too_late():
     sampled = report(5, 12, width=None, transition=None)
-    assert "whether a transition still keeps it is not known" in judge([base(width=None), sampled], ALLOWED).evidence[1]
-    known = judge([base(), report(4, 1, transition=640.0), sampled], ALLOWED)
+    assert (
+        "whether a transition still keeps it is not known"
+        in verdict_on([base(width=None), sampled], ALLOWED).evidence[1]
+    )
+    known = verdict_on([base(), report(4, 1, transition=640.0), sampled], ALLOWED)
     assert known.state == "memorizing"
     assert known.evidence[1] == "guidance from timestep 640 on still keeps it, as of epoch 4"
 
@@ -131,7 +134,7 @@ def test_the_newest_known_verdict_passes_over_gaps():
 def test_a_verdict_survives_json_and_takes_milliseconds():
     history = [base(), *(report(k, k // 4) for k in range(60))]
     begun = time.perf_counter()
-    found = judge(history, ALLOWED)
+    found = verdict_on(history, ALLOWED)
     assert time.perf_counter() - begun < 0.05
     assert type(found).from_json(found.to_json()) == found
 
@@ -139,4 +142,4 @@ def test_a_verdict_survives_json_and_takes_milliseconds():
 @pytest.mark.parametrize("allowed", [0.0, 1.0])
 def test_an_allowed_risk_that_is_no_share_is_refused(allowed):
     with pytest.raises(ValueError, match="expected a share in"):
-        judge([base()], allowed)
+        verdict_on([base()], allowed)

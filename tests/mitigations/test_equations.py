@@ -11,7 +11,7 @@ from basinguard.mitigations import anti_memorization_guidance as amg
 from basinguard.mitigations import delayed_guidance_released as released
 from basinguard.mitigations import initial_noise
 from basinguard.mitigations.attention_attenuation import attenuate
-from basinguard.mitigations.base import sample
+from basinguard.mitigations.base import sample_mitigated
 from basinguard.mitigations.cross_attention import cross_attention
 from basinguard.mitigations.initial_noise import GAMMA, RHO, adjust_each, adjust_together, pull
 from basinguard.mitigations.ours import chosen
@@ -32,7 +32,7 @@ def test_attention_with_nothing_changed_is_the_stock_attention(testbed, batch):
 
 
 def test_ren_leaves_summary_tokens_unread(testbed, batch, monkeypatch):
-    drawn, _ = sample(testbed, REN, 1.25, batch)
+    drawn, _ = sample_mitigated(testbed, REN, 1.25, batch)
     text_states = states(testbed, batch)
     lengths = [2 + len(testbed.pipe.tokenizer.tokenize(prompt)) for prompt in batch.prompts]
     for row, length in enumerate(lengths):
@@ -43,7 +43,7 @@ def test_ren_leaves_summary_tokens_unread(testbed, batch, monkeypatch):
 
     empty_states = empty(testbed, 2)
     monkeypatch.setattr(testbed.pipe, "encode_prompt", encoded)
-    again, _ = sample(testbed, REN, 1.25, batch)
+    again, _ = sample_mitigated(testbed, REN, 1.25, batch)
     assert torch.allclose(drawn, again, atol=1e-5)
 
 
@@ -131,7 +131,7 @@ def test_released_static_script_on_its_own_grid_is_the_equation(own_testbed, bat
     own_testbed.pipe.scheduler = type(own_testbed.pipe.scheduler).from_config(
         own_testbed.pipe.scheduler.config, timestep_spacing="trailing", set_alpha_to_one=True
     )
-    drawn, rows = sample(own_testbed, released.STP_RELEASED, 650.0, batch)
+    drawn, rows = sample_mitigated(own_testbed, released.STP_RELEASED, 650.0, batch)
     expected = sample_pipeline(own_testbed, batch, SwitchAt(650.0, 0.0, None))
     assert torch.allclose(drawn, expected, atol=1e-3)
     assert rows == len(batch) * (2 + 2 * 2)
@@ -152,7 +152,7 @@ def test_released_dynamic_script_refines_each_sample_from_where_it_fired(testbed
         "refine",
         lambda self, which, now: (refined.append((self.rows[which].tolist(), now)), refine(self, which, now))[1],
     )
-    sample(testbed, released.DTP_RELEASED, 0.0, batch)
+    sample_mitigated(testbed, released.DTP_RELEASED, 0.0, batch)
     grid = testbed.model.schedule.grid(STEPS).tolist()
     assert refined == [([0], grid[2]), ([1], grid[3])]
 

@@ -12,7 +12,7 @@ from basinguard.calibration.terms import CalibrationTerms
 from basinguard.core.stats import rate
 from basinguard.mitigations import initial_noise as han
 from basinguard.mitigations import ours
-from basinguard.mitigations.base import sample
+from basinguard.mitigations.base import sample_mitigated
 from basinguard.mitigations.less_finetuning import EARLIER, INTERPOLATE
 from basinguard.mitigations.ours import BASE_LED, OURS, STRENGTH, plain_calibration
 from basinguard.mitigations.registry import MITIGATIONS, by_name
@@ -46,14 +46,14 @@ QUIET = ("plain", "amg", "dtp-released")  # nothing need fire on random weights;
 
 @pytest.fixture(scope="module")
 def plain(testbed):
-    return sample(testbed, MITIGATIONS["plain"], 1.0, Batch(("a ball", "a star"), (1, 2)))[0]
+    return sample_mitigated(testbed, MITIGATIONS["plain"], 1.0, Batch(("a ball", "a star"), (1, 2)))[0]
 
 
 @pytest.mark.parametrize("mitigation", RUNNABLE, ids=lambda m: m.name)
 def test_does_something_repeats_itself_and_leaves_the_model_as_it_was(mitigation, testbed, batch, plain):
     before = fingerprint(testbed)
-    first, rows = sample(testbed, mitigation, mitigation.intensities[-1], batch)
-    again, same_rows = sample(testbed, mitigation, mitigation.intensities[-1], batch)
+    first, rows = sample_mitigated(testbed, mitigation, mitigation.intensities[-1], batch)
+    again, same_rows = sample_mitigated(testbed, mitigation, mitigation.intensities[-1], batch)
     after = fingerprint(testbed)
     assert torch.equal(first, again)
     assert rows == same_rows > 0
@@ -64,8 +64,10 @@ def test_does_something_repeats_itself_and_leaves_the_model_as_it_was(mitigation
 
 @pytest.mark.parametrize("mitigation", RUNNABLE, ids=lambda m: m.name)
 def test_a_sample_does_not_depend_on_its_neighbours(mitigation, testbed, batch):
-    together, _ = sample(testbed, mitigation, mitigation.intensities[-1], batch)
-    alone = torch.cat([sample(testbed, mitigation, mitigation.intensities[-1], batch[i : i + 1])[0] for i in range(2)])
+    together, _ = sample_mitigated(testbed, mitigation, mitigation.intensities[-1], batch)
+    alone = torch.cat(
+        [sample_mitigated(testbed, mitigation, mitigation.intensities[-1], batch[i : i + 1])[0] for i in range(2)]
+    )
     assert torch.allclose(together, alone, atol=2e-3)
 
 
@@ -84,13 +86,16 @@ def test_a_sample_does_not_depend_on_its_neighbours(mitigation, testbed, batch):
     ],
 )
 def test_at_no_intensity_it_is_plain_cfg(name, intensity, testbed, batch):
-    plain, _ = sample(testbed, MITIGATIONS["plain"], 1.0, batch)
-    drawn, _ = sample(testbed, MITIGATIONS[name], intensity, batch)
+    plain, _ = sample_mitigated(testbed, MITIGATIONS["plain"], 1.0, batch)
+    drawn, _ = sample_mitigated(testbed, MITIGATIONS[name], intensity, batch)
     assert torch.allclose(plain, drawn, atol=1e-4)
 
 
 def test_costs_are_counted_on_the_network(testbed, batch):
-    rows = {name: sample(testbed, MITIGATIONS[name], MITIGATIONS[name].default, batch)[1] / len(batch) for name in ROWS}
+    rows = {
+        name: sample_mitigated(testbed, MITIGATIONS[name], MITIGATIONS[name].default, batch)[1] / len(batch)
+        for name in ROWS
+    }
     assert rows == ROWS
 
 
@@ -107,8 +112,8 @@ ROWS = {
 
 
 def test_base_led_by_the_base_alone_is_the_base(testbed, batch):
-    led, _ = sample(testbed, BASE_LED, 0.0, batch)
-    floor, _ = sample(testbed, INTERPOLATE, 0.0, batch)
+    led, _ = sample_mitigated(testbed, BASE_LED, 0.0, batch)
+    floor, _ = sample_mitigated(testbed, INTERPOLATE, 0.0, batch)
     assert torch.equal(floor, sample_pipeline(testbed, batch, pipe=testbed.base))
     last = testbed.model.schedule.grid(STEPS)[-1]
     assert float(last) > 0
@@ -120,8 +125,8 @@ def test_the_proven_share_is_plain_cfg_on_so_much_of_the_fine_tune(own_testbed, 
     plain = plain_cfg(own_testbed.scale, own_testbed.model.schedule)
     rest = {"risk": risk, "p_value": 0.0, "phase": "proof", "evals_per_sample": 1.0, "nearest": 0.0}
     own_testbed.cache["ours, plain"] = [[ProductCandidate(product=Product(plain, s), **rest) for s in (0.25, 0.5)]]
-    proven, rows = sample(own_testbed, STRENGTH, 0.1, batch)
-    assert torch.equal(proven, sample(own_testbed, INTERPOLATE, 0.5, batch)[0])
+    proven, rows = sample_mitigated(own_testbed, STRENGTH, 0.1, batch)
+    assert torch.equal(proven, sample_mitigated(own_testbed, INTERPOLATE, 0.5, batch)[0])
     assert rows == 2 * STEPS * len(batch)
     note = STRENGTH.note(own_testbed, 0.1)
     assert note.startswith("strength 0.5, plain CFG, scale ")
@@ -136,7 +141,7 @@ def test_calibrating_leaves_the_model_as_it_was(own_testbed, batch, monkeypatch)
     ladder = plain_calibration(own_testbed)[0]
     assert all(candidate.product.guidance.plain for candidate in ladder)
     assert ladder[0].risk.value == 0
-    sample(own_testbed, STRENGTH, 0.3, batch)
+    sample_mitigated(own_testbed, STRENGTH, 0.3, batch)
     assert all(torch.equal(before[name], value) for name, value in fingerprint(own_testbed)[0].items())
 
 
@@ -154,7 +159,7 @@ def test_with_a_lora_the_base_is_the_same_network(tiny_pipeline_dir, batch):
     assert not torch.allclose(tuned, plain, atol=1e-3)
     assert testbed.unets == [testbed.pipe.unet]
     for mitigation in (INTERPOLATE, BASE_LED):
-        drawn, rows = sample(testbed, mitigation, 0.0, batch)
+        drawn, rows = sample_mitigated(testbed, mitigation, 0.0, batch)
         assert torch.allclose(drawn, plain, atol=1e-5)
         assert rows == 2 * STEPS * len(batch)
     assert torch.equal(sample_pipeline(testbed, batch), tuned)
@@ -162,7 +167,7 @@ def test_with_a_lora_the_base_is_the_same_network(tiny_pipeline_dir, batch):
 
 def test_an_earlier_checkpoint_is_sampled_as_it_stands(tiny_pipeline_dir, tiny_epsilon_dir, batch):
     testbed = build_testbed(tiny_pipeline_dir, base=False, checkpoints=(tiny_epsilon_dir,))
-    drawn, rows = sample(testbed, EARLIER, 0.0, batch)
+    drawn, rows = sample_mitigated(testbed, EARLIER, 0.0, batch)
     other = build_testbed(tiny_epsilon_dir, base=False)
     assert torch.equal(drawn, sample_pipeline(other, batch))
     assert rows == 2 * STEPS * len(batch)
@@ -180,7 +185,7 @@ def test_what_does_not_apply_says_why(tiny_pipeline_dir, batch):
     assert "checkpoints" in reasons["early-stopped"]
     assert reasons["ren"] == ""
     with pytest.raises(ValueError, match="interpolate cannot run here: needs the base model"):
-        sample(testbed, INTERPOLATE, 0.5, batch)
+        sample_mitigated(testbed, INTERPOLATE, 0.5, batch)
 
 
 def test_a_distilled_model_leaves_no_method(own_testbed):
@@ -215,4 +220,4 @@ def test_not_finite_latents_are_an_error_that_names_the_method(own_testbed):
     with torch.no_grad():
         next(own_testbed.pipe.unet.parameters()).fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="plain at intensity 1"):
-        sample(own_testbed, MITIGATIONS["plain"], 1.0, Batch(("a ball",), (0,)))
+        sample_mitigated(own_testbed, MITIGATIONS["plain"], 1.0, Batch(("a ball",), (0,)))

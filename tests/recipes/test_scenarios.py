@@ -46,10 +46,12 @@ def test_a_training_config_parses(path, monkeypatch):
 
 def test_the_pretrained_scenario_is_a_comparison(monkeypatch, tmp_path):
     arguments = {}
-    monkeypatch.setattr(runner, "compare", lambda model, data, **rest: arguments.update(rest, model=model))
+    monkeypatch.setattr(
+        runner, "run_comparison", lambda model, data, options, **_: arguments.update(model=model, options=options)
+    )
     monkeypatch.setattr(report, "comparison_table", lambda comparison: "")
     path = FOLDER / "s4_sd14_pretrained.yaml"
     cli.main(["compare", "--config", str(path), "--data", str(tmp_path)])
     assert arguments["model"] == yaml.safe_load(path.read_text())["model"]
-    assert arguments["mitigations"] == ["all"]
+    assert arguments["options"].names == ["all"]
     assert (arguments["options"].timesteps, arguments["options"].per_caption) == (50, 4)

@@ -22,13 +22,13 @@ from basinguard.core.images import BadImage, read_facts
 from basinguard.core.metric import Metric
 from basinguard.core.record import Guidance, Record, Sampler, read_record
 from basinguard.core.report import Report
-from basinguard.curation.caption_files import Complaint, Row, read_caption_text, read_metadata
+from basinguard.curation.caption_files import CaptionRow, Complaint, read_caption_text, read_metadata
 from basinguard.curation.decisions import Decision, read_allow_list
 from basinguard.curation.manifest import Curation, Settings
 from basinguard.curation.report import render_report
 from basinguard.exports import integrity
-from basinguard.exports.inspect import describe, inspect_file
-from basinguard.exports.integrity import check
+from basinguard.exports.inspect import inspect_file, inspection_text
+from basinguard.exports.integrity import check_export
 from basinguard.exports.model_card import render_card
 from basinguard.guard.status import GuardFile, read_history, run_status
 from basinguard.guidance.core import SwitchAt, from_record
@@ -109,7 +109,7 @@ def shown(root):
     """A record, whatever carries it, as a terminal shows it: no control characters but line ends."""
 
     def read(path):
-        text = describe(inspect_file(path))
+        text = inspection_text(inspect_file(path))
         assert all(c.isprintable() or c == "\n" for c in text)
 
     return read
@@ -117,7 +117,7 @@ def shown(root):
 
 def rows(path):
     for row in read_metadata(path):
-        assert isinstance(row, Row | Complaint)
+        assert isinstance(row, CaptionRow | Complaint)
         assert isinstance(row, Complaint) or row.file_name
 
 
@@ -142,7 +142,7 @@ def checked_sums(root):
         if not root.exists():
             exported(root)
         at(root / "SHA256SUMS", content)
-        assert not check(root).ok
+        assert not check_export(root).ok
 
     return read
 
@@ -167,7 +167,7 @@ def parsers(root: Path):
             refuses(lambda c: shown(root)(at(root / "s" / "scheduler_config.json", c)), ValueError),
         ),
         "safetensors header": (tensors, refuses(lambda c: shown(root)(at(root / "a.safetensors", c)), ValueError)),
-        "LoRA file": (tensors, refuses(lambda c: check(at(root / "b.safetensors", c)), ValueError)),
+        "LoRA file": (tensors, refuses(lambda c: check_export(at(root / "b.safetensors", c)), ValueError)),
         "SHA256SUMS": (hostile(f"{SHA}  basinguard.json\n{SHA}  ../x\n".encode()), checked_sums(root / "export")),
         "rules": (
             hostile(encoded(RULES), RULES),

@@ -3,8 +3,8 @@
 import pytest
 
 from basinguard.calibration.lessons import truth_of
+from basinguard.pipelines.session_settings import SessionSettings
 from basinguard.sessions.session import open_model, require_same
-from basinguard.sessions.settings import SessionSettings
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 from support.exports import build_record
 

@@ -3,9 +3,9 @@ import torch
 import torch.nn.functional as F
 
 from basinguard.core.images import to_tensor
-from basinguard.similarity.aligned import MAP, RUNNER_UP, Aligned, luminance_map, overlay, propose
+from basinguard.similarity.aligned import MAP, RUNNER_UP, Aligned, gallery_candidates, luminance_map, overlay_scores
 from basinguard.similarity.embedder import Embedder, TwoStage, features
-from basinguard.similarity.matching import nearest, search
+from basinguard.similarity.matching import nearest_matches, search
 from basinguard.similarity.sampler_edits import PIXEL_EDITS
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
@@ -39,7 +39,7 @@ def test_edited_copies_find_their_original_and_are_more_alike_than_strangers(sce
         "negative shift": lambda x: F.pad(x, (0, 3, 0, 2), mode="replicate")[..., 2:, 3:],
         "logo": lambda x: x * (1 - F.pad(torch.ones(16, 16), (44, 4, 44, 4))),
     }
-    matches = nearest(ways[edit](scenes).clamp(0, 1), scenes, Aligned())
+    matches = nearest_matches(ways[edit](scenes).clamp(0, 1), scenes, Aligned())
     assert [match.index for match in matches] == list(range(24))
     strangers = search(Aligned()(scenes), Aligned()(scenes), Aligned(), k=2)[0][:, 1].max()
     assert min(match.similarity for match in matches) > strangers
@@ -61,7 +61,7 @@ def test_what_is_alike_to_many_is_a_copy_of_none_and_two_versions_of_one_picture
 
 
 def test_a_mirrored_copy_is_found_and_said_to_be_mirrored(scenes):
-    matches = nearest(scenes.flip(-1), scenes, Aligned())
+    matches = nearest_matches(scenes.flip(-1), scenes, Aligned())
     assert [match.index for match in matches] == list(range(24))
     assert all(match.mirrored for match in matches)
 
@@ -71,7 +71,7 @@ def test_the_place_of_an_overlay_is_the_place_of_the_shift():
     maps = torch.randn(1, MAP, MAP, generator=torch.Generator().manual_seed(0))
     canvas = F.pad(maps[:, None], (4,) * 4, mode="replicate")[:, 0]
     moved = canvas[:, 1 : 1 + MAP, 6 : 6 + MAP]
-    similarity = overlay(moved, maps, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    similarity = overlay_scores(moved, maps, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
     assert float(similarity) == pytest.approx(1, abs=1e-4)
 
 
@@ -85,7 +85,7 @@ def test_pictures_without_structure_are_like_nothing(scenes):
 def test_proposals_name_each_picture_once_however_few_there_are(scenes):
     vectors = Aligned()(scenes)
     for count, entries in ((8, 24), (3, 3), (1, 24)):
-        proposed = propose(vectors, vectors[:entries], count)
+        proposed = gallery_candidates(vectors, vectors[:entries], count)
         assert proposed.shape == (24, count)
         assert all(len(set(row)) == count for row in proposed.tolist())
 

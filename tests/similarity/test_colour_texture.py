@@ -5,12 +5,12 @@ import torch
 
 from basinguard.similarity.colour_texture import (
     ColourTexture,
-    band,
     gradient,
     histogram,
     log_energy,
     moments,
     octave,
+    octave_band,
     opponent_planes,
     orientation,
 )
@@ -49,6 +49,8 @@ def test_a_ramp_has_one_orientation(direction, near):
 
 def test_a_checkerboard_lives_in_the_finest_band():
     board = (torch.arange(16)[:, None] + torch.arange(16)).remainder(2).float()[None, None]
-    assert float(log_energy(band(board, 0) ** 2)) == pytest.approx(math.log(0.25), abs=1e-4)  # +-1/2 about its mean
-    assert float((band(board, 1) ** 2).max()) == 0
+    assert float(log_energy(octave_band(board, 0) ** 2)) == pytest.approx(
+        math.log(0.25), abs=1e-4
+    )  # +-1/2 about its mean
+    assert float((octave_band(board, 1) ** 2).max()) == 0
     assert float(octave(board, 1).std()) == 0

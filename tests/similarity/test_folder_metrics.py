@@ -7,8 +7,8 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from basinguard.cli import main
 from basinguard.similarity.duplicate_groups import duplicate_groups, merge_groups
-from basinguard.similarity.folder_metrics import metrics
-from basinguard.similarity.image_pair import compare_images
+from basinguard.similarity.folder_metrics import folder_metrics
+from basinguard.similarity.image_pair import compare_pair
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 CAPTIONS = all_captions()
@@ -33,7 +33,7 @@ def world(tmp_path):
 
 
 def test_the_copy_is_found_and_counted(world):
-    found = metrics(world / "samples", world / "train", heldout=world / "heldout", cache=world / "cache")
+    found = folder_metrics(world / "samples", world / "train", heldout=world / "heldout", cache=world / "cache")
     json.dumps(found)  # plain types only
     assert found["aggregates"]["share"]["value"] == pytest.approx(1 / 6)
     assert found["aggregates"]["share_any"]["value"] == 0.5
@@ -48,26 +48,26 @@ def test_the_copy_is_found_and_counted(world):
     assert found["metric"]["embedder"] == "structure-colour-v1"
     assert 0 < found["likeness_to_heldout"]["value"] < 1
     assert "at least 20 of each" in found["quality"]
-    assert metrics(world / "samples", world / "train", cache=world / "cache")["nearest"] == found["nearest"]
+    assert folder_metrics(world / "samples", world / "train", cache=world / "cache")["nearest"] == found["nearest"]
 
 
 def test_a_copy_and_no_copy(world):
     train, copy = world / "train" / "1.png", world / "samples" / "p1" / "2.png"
-    found = compare_images(copy, train, picture=world / "overlay.png")
+    found = compare_pair(copy, train, picture=world / "overlay.png")
     json.dumps(found)
     assert found["copy"]
     assert found["mirrored"]
     assert found["kind"] == "verbatim"
     with Image.open(world / "overlay.png") as overlay:
         assert overlay.size == (64, 64)
-    other = compare_images(world / "samples" / "p1" / "0.png", train)
+    other = compare_pair(world / "samples" / "p1" / "0.png", train)
     assert not other["copy"]
     assert not other["tiled_l2_copy"]
     assert other["kind"] == "none"
 
 
 def test_the_same_file_is_the_same_image(world):
-    found = compare_images(world / "train" / "0.png", world / "train" / "0.png")
+    found = compare_pair(world / "train" / "0.png", world / "train" / "0.png")
     assert found["similarity"] == pytest.approx(1, abs=1e-5)
     assert found["tiled_l2"] == 0.0
     assert found["tiled_l2_copy"]
@@ -77,45 +77,45 @@ def test_no_file_is_ever_overwritten(world):
     train = world / "train" / "0.png"
     before = train.read_bytes()
     with pytest.raises(ValueError, match="already exists"):
-        compare_images(train, train, picture=train)
+        compare_pair(train, train, picture=train)
     assert train.read_bytes() == before
     with pytest.raises(ValueError, match=r"end the name in \.png"):
-        compare_images(train, train, picture=world / "overlay.jpg")
+        compare_pair(train, train, picture=world / "overlay.jpg")
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        compare_images(train, train, picture=world / "no" / "overlay.png")
+        compare_pair(train, train, picture=world / "no" / "overlay.png")
 
 
 def test_empty_folders_and_tiny_pictures_are_refused(world):
     (world / "empty").mkdir()
     with pytest.raises(ValueError, match="no picture in it"):
-        metrics(world / "samples", world / "empty")
+        folder_metrics(world / "samples", world / "empty")
     Image.new("RGB", (1, 1)).save(world / "dot.png")
     with pytest.raises(ValueError, match="1x1 pixels"):
-        compare_images(world / "dot.png", world / "train" / "0.png")
+        compare_pair(world / "dot.png", world / "train" / "0.png")
 
 
 def test_sizes_and_modes_may_differ(world):
     with Image.open(world / "train" / "0.png") as first:
         first.resize((150, 130)).convert("RGBA").save(world / "large.png")
-    assert compare_images(world / "large.png", world / "train" / "0.png")["copy"]
+    assert compare_pair(world / "large.png", world / "train" / "0.png")["copy"]
 
 
 def test_base_samples_are_the_floor(world):
     shutil.copytree(world / "samples", world / "base")
     draw_scene(CAPTIONS[17], 102).save(world / "base" / "p1" / "2.png")
-    found = metrics(world / "samples", world / "train", base=world / "base")
+    found = folder_metrics(world / "samples", world / "train", base=world / "base")
     copied = found["nearest"][-1]["similarity"]
     assert 0 < found["above_floor"]["value"] < copied / 6
     assert found["null_base_samples"]["share"]["value"] >= 1 / 6
     (world / "base" / "p1" / "2.png").unlink()
     with pytest.raises(ValueError, match=r"lacks 1 of 6 samples, such as 2\.png"):
-        metrics(world / "samples", world / "train", base=world / "base")
+        folder_metrics(world / "samples", world / "train", base=world / "base")
 
 
 def test_what_cannot_be_measured_says_why(world):
     for i in range(1, 5):
         (world / "train" / f"{i}.png").unlink()
-    found = metrics(world / "samples" / "p0", world / "train")
+    found = folder_metrics(world / "samples" / "p0", world / "train")
     assert found["ratio"].startswith("not measured: 1 training images")
     assert "at least 2 samples" in found["diversity"]
     assert found["null_train"].startswith("not measured")
@@ -123,7 +123,7 @@ def test_what_cannot_be_measured_says_why(world):
 
 
 def test_each_threshold_is_shown_beside_the_published_one(world):
-    found = metrics(world / "samples", world / "train", heldout=world / "heldout")
+    found = folder_metrics(world / "samples", world / "train", heldout=world / "heldout")
     for part in ("null_train", "null_heldout"):
         advised = found[part]["advised"]
         assert advised["metric"]["threshold"] == 0.69  # five images are too few to go below it
@@ -133,26 +133,26 @@ def test_each_threshold_is_shown_beside_the_published_one(world):
 
 def test_samples_among_the_training_images_are_refused(world):
     with pytest.raises(ValueError, match=r"3 of 3 samples.*are in the training folder too"):
-        metrics(world / "samples" / "p0", world)
+        folder_metrics(world / "samples" / "p0", world)
 
 
 def test_a_training_image_among_the_heldout_ones_is_refused(world):
     shutil.copy(world / "train" / "1.png", world / "heldout" / "another name.png")
     with pytest.raises(ValueError, match=r"1 of 6 held-out images, such as .*another name\.png, are training images"):
-        metrics(world / "samples", world / "train", heldout=world / "heldout")
+        folder_metrics(world / "samples", world / "train", heldout=world / "heldout")
 
 
 def test_equal_files_are_one_group_and_near_ones_must_be_named(world):
     train = world / "train"
     shutil.copy(train / "0.png", train / "again.png")
-    assert "null train-train" in metrics(world / "samples", train)["null_train"]["metric"]["source"]
+    assert "null train-train" in folder_metrics(world / "samples", train)["null_train"]["metric"]["source"]
     with Image.open(train / "1.png") as one:
         one.save(train / "near.jpg", quality=90)
-    found = metrics(world / "samples", train)
+    found = folder_metrics(world / "samples", train)
     assert found["null_train"].startswith("not measured: two training images")
     curation = world / "curation.json"
     curation.write_text(json.dumps({"groups": [{"files": ["1.png", "near.jpg"], "reason": "copies"}]}))
-    known = metrics(world / "samples", train, groups=duplicate_groups(train, curation))
+    known = folder_metrics(world / "samples", train, groups=duplicate_groups(train, curation))
     assert "null train-train" in known["null_train"]["metric"]["source"]
     assert known["ratio"]["duplicate_groups_known"] is True
     assert known["ratio"]["share"]["value"] >= found["ratio"]["share"]["value"]
@@ -215,15 +215,15 @@ def test_a_shifted_figure_on_an_empty_ground_is_found_by_a_second_eye(world, cap
     assert found["metric"]["embedder"] == "structure-colour-v1"
     assert found["aggregates"]["share"]["value"] < found["figure"]["share"]["value"] == 1
     assert "structure-figure-v1 at 0.92 (published)" in printed.err
-    assert "figure" not in metrics(world / "samples", world / "train")
+    assert "figure" not in folder_metrics(world / "samples", world / "train")
 
 
 def test_the_picture_that_cannot_be_used_is_named(world):
     Image.new("RGB", (1, 1)).save(world / "train" / "dot.png")
     with pytest.raises(ValueError, match=r"dot\.png: images of 1x1 pixels given"):
-        metrics(world / "samples", world / "train")
+        folder_metrics(world / "samples", world / "train")
     values = np.full((32, 32), 0.5, np.float32)
     values[3, 3] = np.nan
     Image.fromarray(values).save(world / "nan.tif")
     with pytest.raises(ValueError, match=r"nan\.tif: holds pixels that are not finite"):
-        compare_images(world / "nan.tif", world / "train" / "0.png")
+        compare_pair(world / "nan.tif", world / "train" / "0.png")

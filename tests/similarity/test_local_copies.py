@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as edit
 
-from basinguard.similarity.local_copies import compare_locally, largest_region, overlay, window_correlation
+from basinguard.similarity.local_copies import compare_locally, largest_region, mark_copied, window_correlation
 from basinguard.tinyworld.scenes import Caption, draw_scene
 
 
@@ -49,7 +49,7 @@ def test_the_overlay_ends_where_the_copy_ends():
     sample, known = (edit.gaussian_blur(x, [9, 9], [2.0, 2.0]) for x in (sample, known))
     sample, known = ((x - x.mean()) * 4 + 0.5 for x in (sample, known))
     sample = torch.cat([known[..., :32], sample[..., 32:]], 2).clamp(0, 1)
-    shown = overlay(sample, compare_locally(sample, known.clamp(0, 1)))
+    shown = mark_copied(sample, compare_locally(sample, known.clamp(0, 1)))
     kept = (shown == sample).all(0).float().mean(0)
     assert float(kept[:28].min()) > 0.8
     assert float(kept[40:].max()) < 0.2
@@ -85,7 +85,7 @@ def test_largest_region_counts_what_is_connected():
 def test_overlay_keeps_the_copied_part_and_greys_the_rest():
     sample = scene(1).clone()
     sample[:, :, 32:] = scene(60, "fish")[:, :, 32:]
-    shown = overlay(sample, compare_locally(sample, scene(1)))
+    shown = mark_copied(sample, compare_locally(sample, scene(1)))
     assert shown.shape == sample.shape
     kept = (shown == sample).all(0)
     assert float(kept[:, :16].float().mean()) > 0.4

@@ -4,7 +4,7 @@ from torchvision.transforms.v2 import functional as edit
 
 from basinguard.similarity import matching as match
 from basinguard.similarity.embedder import embed_all, unit
-from basinguard.similarity.matching import nearest, search
+from basinguard.similarity.matching import nearest_matches, search
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 
@@ -32,34 +32,34 @@ def test_search_gives_as_many_as_there_are():
 
 
 def test_every_scene_finds_itself(scenes):
-    found = nearest(scenes, scenes, Structure())
+    found = nearest_matches(scenes, scenes, Structure())
     assert [m.index for m in found] == list(range(len(scenes)))
     assert all(m.similarity == pytest.approx(1, abs=1e-5) and not m.mirrored for m in found)
 
 
 def test_a_mirrored_copy_is_found_and_said_to_be_mirrored(scenes):
-    found = nearest(scenes.flip(-1), scenes, Structure())
+    found = nearest_matches(scenes.flip(-1), scenes, Structure())
     assert [m.index for m in found] == list(range(len(scenes)))
     assert all(m.mirrored and m.similarity == pytest.approx(1, abs=1e-5) for m in found)
-    blind = nearest(scenes.flip(-1), scenes, Structure(), mirror=False)
+    blind = nearest_matches(scenes.flip(-1), scenes, Structure(), mirror=False)
     assert all(b.similarity < m.similarity and not b.mirrored for b, m in zip(blind, found, strict=True))
 
 
 def test_embeddings_stand_for_the_images(scenes):
     known = embed_all(scenes, Structure())
-    assert nearest(scenes[:3], known, Structure()) == nearest(scenes[:3], scenes, Structure())
+    assert nearest_matches(scenes[:3], known, Structure()) == nearest_matches(scenes[:3], scenes, Structure())
 
 
 def test_refuses_an_empty_training_set(scenes):
     with pytest.raises(ValueError, match="0 training images"):
-        nearest(scenes, scenes[:0], Structure())
+        nearest_matches(scenes, scenes[:0], Structure())
     with pytest.raises(ValueError, match="0 samples"):
-        nearest(scenes[:0], scenes, Structure())
+        nearest_matches(scenes[:0], scenes, Structure())
 
 
 def test_refuses_embeddings_of_another_embedder(scenes):
     with pytest.raises(ValueError, match=r"\[12, 7\]"):
-        nearest(scenes, torch.ones(12, 7), Structure())
+        nearest_matches(scenes, torch.ones(12, 7), Structure())
 
 
 def test_refuses_damaged_embeddings():

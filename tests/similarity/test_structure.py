@@ -5,7 +5,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as edit
 
 from basinguard.similarity.embedder import Embedder, embed_all
-from basinguard.similarity.structure import CANVAS, Structure, band, to_opponent
+from basinguard.similarity.structure import CANVAS, Structure, structure_band, to_opponent
 from basinguard.tinyworld.scenes import Caption, draw_scene
 
 THRESHOLD = Structure().metric.threshold
@@ -62,10 +62,10 @@ def test_saturation_and_contrast_hardly_move_it_without_clipping():
 
 def test_a_band_of_a_flat_image_is_zero_and_of_a_spot_is_where_the_spot_is():
     flat = torch.full((1, 3, CANVAS, CANVAS), 0.5)
-    torch.testing.assert_close(band(to_opponent(flat), 8), torch.zeros(1, 3, 8, 8), atol=1e-4, rtol=0)
+    torch.testing.assert_close(structure_band(to_opponent(flat), 8), torch.zeros(1, 3, 8, 8), atol=1e-4, rtol=0)
     spot = flat.clone()
     spot[..., 40:48, 16:24] = 1.0
-    peak = int(band(to_opponent(spot), 8)[0, 0].argmax())
+    peak = int(structure_band(to_opponent(spot), 8)[0, 0].argmax())
     assert (peak // 8, peak % 8) == (5, 2)
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from basinguard.similarity.energy_distance import energy_distance
-from basinguard.similarity.taught import TaughtRuler, difference, taught_formula
+from basinguard.similarity.taught import TaughtRuler, taught_difference, taught_formula
 
 
 class Means:
@@ -102,12 +102,12 @@ def test_some_of_the_prompts_are_held_against_the_base_of_the_same_ones(ruler):
 def test_differences_are_paired(ruler):
     first = ruler.measure(pictures(32, 0.5, 7), PROMPTS)
     second = ruler.measure((pictures(32, 0.5, 7) + 0.01), PROMPTS)
-    paired = difference(second, first)
+    paired = taught_difference(second, first)
     assert paired.value == pytest.approx(second.value.value - first.value.value)
     assert 0 < paired.low < paired.high < 0.1
     assert paired.high - paired.low < (first.value.high - first.value.low) / 2
     with pytest.raises(ValueError, match="32 and 10 prompts"):
-        difference(first, ruler.measure(BASE[:10], PROMPTS[:10]))
+        taught_difference(first, ruler.measure(BASE[:10], PROMPTS[:10]))
 
 
 def test_what_cannot_be_told_apart_has_no_value():
@@ -117,7 +117,7 @@ def test_what_cannot_be_told_apart_has_no_value():
     assert not result.resolved
     assert "cannot be told from 8 true images at level 0.05 (means: p = 0." in result.reason
     with pytest.raises(ValueError, match="a value is missing"):
-        difference(result, result)
+        taught_difference(result, result)
 
 
 def test_a_ruler_that_sees_no_difference_is_left_out_and_named():

@@ -29,7 +29,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from basinguard.exports import directory as exporting
-from basinguard.exports.integrity import check
+from basinguard.exports.integrity import check_export
 from basinguard.guard.guard import Guard
 from basinguard.training import guarded_run
 from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder, untimed
@@ -157,7 +157,7 @@ def losses(root: Path, wanted: dict[str, object]) -> list[str]:
 def broken_export(root: Path) -> list[str]:
     """An export is not there, or is whole."""
     shipped = root / "shipped"
-    return list(check(shipped).problems) if shipped.exists() else []
+    return list(check_export(shipped).problems) if shipped.exists() else []
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
 from basinguard.core.images import to_rgb
-from basinguard.similarity.matching import nearest as best_matches
+from basinguard.similarity.matching import nearest_matches as best_matches
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 from basinguard.training.buckets import shapes

@@ -11,7 +11,7 @@ import pytest
 
 from basinguard.curation import scan as scanning
 from basinguard.curation.folder import read_folder
-from basinguard.curation.scan import remember, scan_images
+from basinguard.curation.scan import cache_thumbnails, scan_images
 from basinguard.curation.thumbnail_cache import Store
 
 SCRIPT = Path(__file__).parents[1] / "support" / "scan_on_two.py"
@@ -45,8 +45,8 @@ def test_a_scan_after_the_ranks_decodes_nothing(photos, tmp_path, monkeypatch, r
 
 def test_caches_are_joined_once_each(photos, tmp_path):
     names = [str(path) for path in sorted(photos.glob("*.png"))]
-    remember(names[:6], tmp_path / "a.sqlite")
-    remember(names[3:], tmp_path / "b.sqlite")
+    cache_thumbnails(names[:6], tmp_path / "a.sqlite")
+    cache_thumbnails(names[3:], tmp_path / "b.sqlite")
     with closing(Store(tmp_path / "a.sqlite")) as store:
         store.merge(tmp_path / "b.sqlite")
     assert remembered(tmp_path / "a.sqlite") == 9

@@ -56,7 +56,7 @@ def contrast_with_heldout(now: Tensor, base: Tensor, control: Tensor, control_ba
     order = rise.argsort(descending=True)
     return HeldoutContrast(
         since_base=stats.cluster_bootstrap(rise, range(len(rise))),
-        excess=stats.difference(rise, control_rise),
+        excess=stats.mean_difference(rise, control_rise),
         auc=stats.auc_interval(rise, control_rise),
         ranking=tuple(order.tolist()),
         rise=tuple(rise[order].tolist()),

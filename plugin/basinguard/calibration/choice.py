@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from ..core.estimate import Estimate
-from ..similarity.taught import difference
+from ..similarity.taught import taught_difference
 from .candidate import ProductCandidate
 
 Merit = Callable[[ProductCandidate], Estimate | None]
@@ -44,7 +44,7 @@ def _level(candidates: Sequence[ProductCandidate], merit: Merit, worse: Worse) -
 def _taught_below(candidate: ProductCandidate, top: ProductCandidate) -> bool:
     assert candidate.taught is not None
     assert top.taught is not None
-    return difference(top.taught, candidate.taught).low > 0
+    return taught_difference(top.taught, candidate.taught).low > 0
 
 
 def _aligned_below(candidate: ProductCandidate, top: ProductCandidate) -> bool:

@@ -17,8 +17,8 @@ from ..core import seeds as seed_table
 from ..core.estimate import Estimate
 from ..core.progress import say
 from ..core.provenance import Provenance, versions
-from ..core.record import Product as RecordedProduct
 from ..core.record import Record, Sampler, Strength
+from ..core.record import RecordedWeights as RecordedProduct
 from ..diffusion.evaluation_count import EvaluationCount
 from ..guard.guard import Guard
 from ..similarity.taught import Taught

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.record import ALWAYS_ON, Guidance
 from ..diffusion.noise_schedule import NoiseSchedule
-from ..similarity.taught import difference
+from ..similarity.taught import taught_difference
 from .bench import Bench
 from .candidate import Product, ProductCandidate, too_many
 from .danger import dangers
@@ -107,11 +107,8 @@ def chains(tried: Sequence[ProductCandidate], terms: CalibrationTerms) -> list[l
     """
     usable = [c for c in tried if c.product.strength > 0]
     plain, ruled = ([c for c in usable if c.product.guidance.plain == kind] for kind in (True, False))
-    steps = ladder(plain, terms)
     whole = [c for c in plain if c.product.strength == 1 and not hopeless(c, terms.alpha)]
-    if whole and (boldest := max(whole, key=lambda c: c.gain)) not in steps:
-        order = dangers(plain)
-        steps = sorted([*steps, boldest], key=lambda c: order[c.product])
+    steps = ladder(plain, terms, always=max(whole, key=lambda c: c.gain, default=None))
     rungs = ladder(ruled, terms) if ruled else []
     if rungs and not _keeps_more(rungs, steps, terms.alpha):
         rungs = []
@@ -120,8 +117,10 @@ def chains(tried: Sequence[ProductCandidate], terms: CalibrationTerms) -> list[l
     return [[c.product for c in chain] for chain in (steps, rungs) if chain]
 
 
-def ladder(candidates: Sequence[ProductCandidate], terms: CalibrationTerms) -> list[ProductCandidate]:
-    """The candidates that nothing safer outdoes, safest first, at most `terms.chain` of them.
+def ladder(
+    candidates: Sequence[ProductCandidate], terms: CalibrationTerms, always: ProductCandidate | None = None
+) -> list[ProductCandidate]:
+    """The candidates that nothing safer outdoes, safest first: at most `terms.chain` of them, and `always`.
 
     Left out is what copies too often to be proven, and what keeps nothing of what was taught, unless nothing else is
     left: then the least dangerous stands alone.
@@ -134,9 +133,10 @@ def ladder(candidates: Sequence[ProductCandidate], terms: CalibrationTerms) -> l
     for candidate in sorted(useful, key=lambda c: order[c.product]):
         if not front or candidate.gain > front[-1].gain:
             front.append(candidate)
-    if len(front) <= terms.chain:
-        return front
-    return [front[round(k * (len(front) - 1) / max(terms.chain - 1, 1))] for k in range(terms.chain)]
+    if len(front) > terms.chain:
+        front = [front[round(k * (len(front) - 1) / max(terms.chain - 1, 1))] for k in range(terms.chain)]
+    added = [always] if always is not None and always not in front else []
+    return sorted([*front, *added], key=lambda c: order[c.product])
 
 
 def _keeps_more(rungs: Sequence[ProductCandidate], steps: Sequence[ProductCandidate], alpha: float) -> bool:
@@ -150,5 +150,5 @@ def _keeps_more(rungs: Sequence[ProductCandidate], steps: Sequence[ProductCandid
         return True
     step = max(able, key=lambda c: c.gain)
     if rule.left and step.left and rule.taught and step.taught:
-        return difference(rule.taught, step.taught).low > 0
+        return taught_difference(rule.taught, step.taught).low > 0
     return rule.gain > step.gain

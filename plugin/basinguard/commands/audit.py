@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..calibration.terms import CalibrationTerms
-from ..sessions.settings import SessionSettings
+from ..pipelines.session_settings import SessionSettings
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 
 if TYPE_CHECKING:

@@ -15,6 +15,6 @@ def check(path: Path) -> Check:
     Args:
         path: an exported directory or LoRA file.
     """
-    from ..exports.integrity import check
+    from ..exports.integrity import check_export
 
-    return check(path)
+    return check_export(path)

@@ -12,19 +12,12 @@ from ..similarity.copy_detector_settings import CopyDetectorSettings
 if TYPE_CHECKING:
     from ..mitigations.comparison import Comparison
 
-OPTIONS = ComparisonOptions()
-
 
 def compare(
     model: str,
     *,
     data: Path,
-    mitigations: str | Sequence[str] = "all",
-    base: str | None = None,
-    lora: Path | None = None,
-    heldout: Path | None = None,
-    checkpoints: Sequence[Path] = (),
-    options: ComparisonOptions = OPTIONS,
+    options: ComparisonOptions = ComparisonOptions(),
     detector: CopyDetectorSettings = CopyDetectorSettings(),
     out: Path = Path("comparison"),
     command: Sequence[str] = (),
@@ -34,12 +27,7 @@ def compare(
     Args:
         model: the fine-tuned model: a directory, a hub id or "tinyworld".
         data: folder of the training images it must not reproduce, with captions.
-        mitigations: names with commas between them, or "all".
-        base: what was fine-tuned; mitigations that need it are skipped, with the reason, when it is not known.
-        lora: a LoRA file on the model, which is then the base.
-        heldout: folder of images of the same subject that were not trained on, with captions: is it still learnt?
-        checkpoints: a JSON list of earlier states of the run, most trained first.
-        options: how much to sample.
+        options: what to compare, and how much to sample.
         detector: what decides that a sample is a copy.
         out: folder of the results; a run that was stopped goes on there.
         command: the words that started the run, for the page; the command line gives them itself.
@@ -48,17 +36,12 @@ def compare(
         FileExistsError: `out` holds points of other settings.
         FileNotFoundError, ValueError: the model or the images cannot be used; an unknown mitigation.
     """
-    from ..mitigations.runner import command_line, compare
+    from ..mitigations.runner import command_line, run_comparison
 
-    return compare(
+    return run_comparison(
         model,
         data,
-        mitigations=[name.strip() for name in mitigations.split(",")] if isinstance(mitigations, str) else mitigations,
-        base=base,
-        lora=lora,
-        heldout=heldout,
-        checkpoints=checkpoints,
-        options=options,
+        options,
         detector=detector,
         out=out,
         command=command_line(command) if command else "",

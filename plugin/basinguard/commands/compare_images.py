@@ -21,11 +21,11 @@ def compare_images(
         detector: what decides that they are the same; two images have no neighbours to measure a threshold on.
     """
     from ..similarity.detector_loading import load_detector
-    from ..similarity.image_pair import compare_images
+    from ..similarity.image_pair import compare_pair
 
     if detector.threshold in ("neighbours", "heldout"):
         raise ValueError(f"threshold={detector.threshold!r}: two images have no neighbours; give a number")
-    return compare_images(a, b, embedder=load_detector(detector), picture=picture)
+    return compare_pair(a, b, embedder=load_detector(detector), picture=picture)
 
 
 def show(comparison: dict[str, Any], arguments: dict[str, Any]) -> None:

@@ -10,8 +10,6 @@ from ..curation.trainer_settings import TrainerSettings
 if TYPE_CHECKING:
     from ..curation.curate import Outcome
 
-TYPED = {"progress": True}
-
 
 def curate(
     source: str | Path | Any,
@@ -22,7 +20,6 @@ def curate(
     trainer: TrainerSettings = TrainerSettings(),
     workers: int | None = None,
     from_run: Path | None = None,
-    progress: bool = False,
 ) -> Outcome:
     """Looks for what a fine-tune would memorize, and writes proposals beside the images, never into them.
 
@@ -37,15 +34,14 @@ def curate(
         trainer: how the set will be trained, for the trainer configs.
         workers: processes that read images; all cores by default.
         from_run: a guarded run, export or audit of a model trained on this folder: acts on what it memorized.
-        progress: say how far it is on standard error.
 
     Raises:
         FileNotFoundError, NotADirectoryError: no such folder.
         ValueError: no image that can be used, or an argument out of range.
     """
-    from ..curation.curate import curate
+    from ..curation.curate import curate_images
 
-    return curate(
+    return curate_images(
         source,
         out=out,
         heldout=heldout,
@@ -54,5 +50,4 @@ def curate(
         trainer=trainer,
         workers=workers,
         from_run=from_run,
-        progress=progress,
     )

@@ -28,9 +28,9 @@ def fit(arguments: Sequence[str]) -> None:
       --print_config                    the whole configuration
       --help-all                        every option (loads the frameworks, which takes a while)
     """
-    from ..training.dry_run import summary
+    from ..training.dry_run import dry_run_summary
     from ..training.fit_cli import fit_cli
 
     cli = fit_cli(["--help" if word == "--help-all" else word for word in arguments])
     if "--dry-run" in arguments:
-        print(summary(cli))
+        print(dry_run_summary(cli))

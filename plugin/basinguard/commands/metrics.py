@@ -31,10 +31,10 @@ def metrics(
         cache: folder in which the training images' embeddings are kept.
     """
     from ..similarity.duplicate_groups import duplicate_groups
-    from ..similarity.folder_metrics import metrics
+    from ..similarity.folder_metrics import folder_metrics
 
     group_of_image = duplicate_groups(data, groups) if groups else None
-    return metrics(
+    return folder_metrics(
         samples, data, detector=detector, heldout=heldout, base=base, groups=group_of_image,
         cache=cache,
     )  # fmt: skip

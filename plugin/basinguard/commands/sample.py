@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..diffusion.sampling_options import SamplingOptions
+
 
 def sample(
     model: str,
     prompts: Sequence[str],
     seeds: Sequence[int] = (0, 1, 2, 3),
-    timesteps: int = 50,
-    scale: float = 7.5,
+    sampling: SamplingOptions = SamplingOptions(timesteps=50),
     triage: bool = False,
     out: Path = Path("samples"),
 ) -> Path:
@@ -21,8 +22,7 @@ def sample(
         model: a directory or hub id that carries a record.
         prompts: a JSON list, such as '["a red ball", "a blue box"]'.
         seeds: one image of each prompt for each.
-        timesteps: sampling steps.
-        scale: of plain CFG, above 1.
+        sampling: how both are sampled.
         triage: let prompts that the record's triage takes for harmless keep plain CFG.
         out: folder that is created for the results.
 
@@ -31,4 +31,4 @@ def sample(
     """
     from ..pipelines.paired_samples import draw_pairs
 
-    return draw_pairs(model, prompts, seeds=seeds, timesteps=timesteps, scale=scale, triage=triage, out=out)
+    return draw_pairs(model, prompts, seeds=seeds, sampling=sampling, triage=triage, out=out)

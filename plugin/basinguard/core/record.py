@@ -57,7 +57,7 @@ class Guidance(Schema):
         return not self.anchor and self.refine == 1 and (self.transition >= ALWAYS_ON or self.before == self.after)
 
 
-class Product(Schema):
+class RecordedWeights(Schema):
     """Which weights a record is about.
 
     Attributes:
@@ -169,7 +169,7 @@ class Record(Schema):
 
     schema_version: Annotated[Literal[2], BeforeValidator(_of_today)] = 2
     guidance: Guidance
-    product: Product = Product()
+    product: RecordedWeights = RecordedWeights()
     risk: Estimate
     plain: Estimate
     alpha: Annotated[float, Field(gt=0, lt=1)]

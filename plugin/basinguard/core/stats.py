@@ -262,7 +262,7 @@ def auc_interval(positives: ArrayLike, negatives: ArrayLike, level: float = 0.95
     return Estimate(value=value, low=low, high=high, level=level, n=n, method="DeLong, logit scale")
 
 
-def difference(first: ArrayLike, second: ArrayLike, level: float = 0.95, seed: int = 0) -> Estimate:
+def mean_difference(first: ArrayLike, second: ArrayLike, level: float = 0.95, seed: int = 0) -> Estimate:
     """Mean of `first` minus mean of `second`, two independent groups, each drawn again (bootstrap).
 
     Source: Davison and Hinkley, "Bootstrap Methods" (1997), section 3.1 (percentile interval).

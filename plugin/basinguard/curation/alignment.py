@@ -59,7 +59,7 @@ def refine(whole: Image.Image, part: Image.Image, box: Box) -> Box:
 def _difference(target: NDArray[np.float32], whole: Image.Image, box: Box) -> tuple[NDArray[np.float32], Slopes]:
     """What a place lacks of what it should show, [H, W], and the slopes of what it shows, down and across."""
     height, width = target.shape
-    current = _normalized(sample(whole, box, (width, height)))
+    current = _normalized(resampled_box(whole, box, (width, height)))
     return target - current, [np.gradient(current, axis=axis) for axis in (0, 1)]
 
 
@@ -71,7 +71,7 @@ def _spread(residual: NDArray[np.float32]) -> float:
 _SMOOTH = Image.Resampling.BICUBIC
 
 
-def sample(picture: Image.Image, box: Box, size: tuple[int, int]) -> Image.Image:
+def resampled_box(picture: Image.Image, box: Box, size: tuple[int, int]) -> Image.Image:
     """What lies in a box, given as shares of the sides, at a size in pixels, antialiased."""
     width, height = picture.size
     edges = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)

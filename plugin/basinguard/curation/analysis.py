@@ -9,7 +9,7 @@ from ..core.text import printable
 from ..similarity.registration import SIMILAR_PART, SIMILAR_WHOLE
 from ..similarity.structure import Structure
 from .captions import clip_token_counter, lint_captions
-from .decisions import AllowList, propose
+from .decisions import AllowList, propose_decisions
 from .descriptors import NAME as VIEWS
 from .duplicates import Pair, embed_thumbs, find_pairs
 from .findings import Finding, about_alike, about_blank, about_copies, about_file
@@ -53,7 +53,7 @@ def analyse(
     if scorer:
         for row, finding in find_disagreements(caption_scores(scan, scorer), name=scorer.name).items():
             findings[row].append(finding)
-    decisions = propose(scan, groups, findings, repeats=repeats, allow=allow)
+    decisions = propose_decisions(scan, groups, findings, repeats=repeats, allow=allow)
     decisions, remedies = follow(decisions, evidence.risks) if evidence else (decisions, [])
     settings = Settings(
         embedder=embed.name,

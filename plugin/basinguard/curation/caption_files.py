@@ -25,7 +25,7 @@ MAX_CAPTION_BYTES = 2**16  # no text encoder reads a thousandth of it; a larger 
 
 
 @dataclass(frozen=True)
-class Row:
+class CaptionRow:
     """One usable row: the image it names, relative to the metadata file, and its captions, if it has any."""
 
     number: int
@@ -42,7 +42,7 @@ class Complaint:
     message: str
 
 
-def read_metadata(path: Path) -> Iterator[Row | Complaint]:
+def read_metadata(path: Path) -> Iterator[CaptionRow | Complaint]:
     """Rows of a metadata file, in order, with a complaint for each that cannot be used. Never raises for its content.
 
     A caption cell may hold a text or a list of texts; several texts are variants of one caption.
@@ -99,7 +99,7 @@ def _every_other(raw: bytes) -> bool:
     return min(raw[0::2].count(0), raw[1::2].count(0)) == 0 and raw.count(0) > len(raw) // 4
 
 
-def _checked(number: int, row: Mapping[str, Any]) -> Row | Complaint:
+def _checked(number: int, row: Mapping[str, Any]) -> CaptionRow | Complaint:
     name = row.get("file_name")
     if not isinstance(name, str) or not name:
         columns = ", ".join(str(key) for key in row)[:200]
@@ -121,7 +121,7 @@ def _checked(number: int, row: Mapping[str, Any]) -> Row | Complaint:
         return Complaint(
             number, "caption-too-long", f"{size:,} characters given, at most {MAX_CAPTION_BYTES:,} accepted"
         )
-    return Row(number, name, _texts(texts))
+    return CaptionRow(number, name, _texts(texts))
 
 
 def _texts(texts: Iterable[str]) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +42,7 @@ class Outcome:
         return "\n".join([summarize_curation(self.curation), "", *tail])
 
 
-def curate(
+def curate_images(
     source: str | Path | Any,
     *,
     out: Path | None = None,
@@ -52,14 +51,13 @@ def curate(
     apply: bool = False,
     trainer: TrainerSettings = TrainerSettings(),
     workers: int | None = None,
-    progress: bool = False,
     scorer: Scorer | None = None,
     from_run: Path | None = None,
 ) -> Outcome:
     """Looks for what a fine-tune would memorize, and writes proposals beside the sources, never into them.
 
     Args:
-        source, out, heldout, allow_list, apply, trainer, workers, from_run, progress: as in `commands.curate`.
+        source, out, heldout, allow_list, apply, trainer, workers, from_run: as in `commands.curate`.
         scorer: a CLIP model that looks for captions which do not say what the image shows, such as
             `similarity.clip_score.ClipScore`; None leaves that out.
 
@@ -77,11 +75,10 @@ def curate(
     _make(out)
     if not isinstance(source, str | Path):
         export_dataset(source, directory)
-    report_progress = _progress_line(progress)
     folder = read_folder(directory, decode=False)
     cache = out / "cache.sqlite"
-    scan = _scan(folder, cache, workers, report_progress)
-    other = _scan(read_folder(Path(heldout), decode=False), cache, workers, report_progress) if heldout else None
+    scan = _scan(folder, cache, workers)
+    other = _scan(read_folder(Path(heldout), decode=False), cache, workers) if heldout else None
     evidence = run_evidence.read_run(Path(from_run), scan.items) if from_run else None
     curation = analysis.analyse(scan, other, repeats=trainer.repeats, allow=allow, scorer=scorer, evidence=evidence)
     written, failed = _write(directory, out, curation, scan, apply=apply, resolution=trainer.resolution)
@@ -108,18 +105,11 @@ def _make(out: Path) -> None:
         raise type(error)(error.errno, message) from None
 
 
-def _progress_line(progress: bool) -> Callable[[int, int], None] | None:
-    def write(done: int, total: int) -> None:
-        print(f"\rread {done} of {total} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-    return write if progress else None
-
-
-def _scan(folder: Folder, cache: Path, workers: int | None, progress: Callable[[int, int], None] | None) -> Scan:
+def _scan(folder: Folder, cache: Path, workers: int | None) -> Scan:
     try:
-        scan = scan_images(folder.items, cache=cache, workers=workers, progress=progress)
+        scan = scan_images(folder.items, cache=cache, workers=workers)
     except (OSError, sqlite3.Error):  # an unwritable cache costs time, not the run
-        scan = scan_images(folder.items, workers=workers, progress=progress)
+        scan = scan_images(folder.items, workers=workers)
     if not scan.items:
         why = "; ".join(str(p) for p in (*folder.problems, *scan.problems)[:3]) or "it holds no images"
         raise ValueError(f"{printable(str(folder.directory))}: no image that can be used ({why})")

@@ -86,7 +86,7 @@ def read_allow_list(path: Path) -> AllowList:
         raise ValueError(f"{path}: not an allow-list; {error}; download it from the report") from None
 
 
-def propose(
+def propose_decisions(
     scan: Scan, groups: Sequence[Group], findings: Findings, *, repeats: int = 1, allow: AllowList | None = None
 ) -> list[Decision]:
     """One decision for each image, in the scan's order.

@@ -42,7 +42,7 @@ OPPONENT = ((1 / 3, 1 / 3, 1 / 3), (1.0, -1.0, 0.0), (0.5, 0.5, -1.0))  # lumina
 
 
 @dataclass(frozen=True)
-class Views:
+class Descriptors:
     """Descriptions of N thumbnails as unit vectors of 3 x 8 x 8 numbers.
 
     Attributes:
@@ -54,7 +54,7 @@ class Views:
     mirrored: Tensor
 
 
-def describe(thumbs: NDArray[np.uint8], *, windows: bool = True) -> Views:
+def describe_thumbnails(thumbs: NDArray[np.uint8], *, windows: bool = True) -> Descriptors:
     """Descriptions of thumbnails, uint8 [N, 64, 64, 3]; without `windows` only of whole pictures."""
     places, smoothing = PLACES if windows else PLACES[:1], gaussian_cells(CELLS, CELLS, BLUR)
     upright = [torch.empty(len(thumbs), 3 * CELLS**2) for _ in places]
@@ -65,7 +65,7 @@ def describe(thumbs: NDArray[np.uint8], *, windows: bool = True) -> Views:
             band = balance(grid - torch.einsum("rh,bchw,sw->bcrs", smoothing, grid, smoothing)).flatten(1)
             view[rows] = band / band.norm(dim=1, keepdim=True).clamp(min=1e-6)
         mirrored[rows] = upright[0][rows].view(-1, CELLS, CELLS).flip(-1).view(-1, 3 * CELLS**2)
-    return Views(tuple(upright), mirrored)
+    return Descriptors(tuple(upright), mirrored)
 
 
 def _grids(thumbs: NDArray[np.uint8], places: tuple[tuple[int, int], ...]) -> Iterator[Tensor]:

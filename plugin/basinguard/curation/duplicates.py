@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 from torch import Tensor
 
-from ..similarity.overlay_fit import sketch, to_tensor
-from ..similarity.registration import CERTAIN, Box, Overlay, one_thread_each, search, whole_overlays
-from .descriptors import describe, near_pairs, perceptual_hashes, turned_proposals
+from ..similarity.overlay_fit import sketch, thumbnails_tensor
+from ..similarity.registration import CERTAIN, Box, Overlay, best_overlays, one_thread_each, whole_overlays
+from .descriptors import describe_thumbnails, near_pairs, perceptual_hashes, turned_proposals
 from .nearest_neighbours import nearest_views
 from .same_picture import Judge, PictureVerdict
 from .scan import Scan
@@ -114,7 +114,7 @@ class _Search:
         done = {pair for pair, (overlay, verdict) in fitting.items() if verdict.same or overlay.similarity >= CERTAIN}
         for batch in _rounds([pair for pair in proposals if pair not in done]):
             apart = self._apart(batch)
-            places = zip(apart, search(self.thumbs, self.aspects, _array(apart)), strict=True)
+            places = zip(apart, best_overlays(self.thumbs, self.aspects, _array(apart)), strict=True)
             fitting |= self._judged([(pair, overlay) for pair, overlay in places if overlay.fits])
         return [
             self._pair(pair, "hash" if pair in by_hash else "embedding", *outcome) for pair, outcome in fitting.items()
@@ -223,7 +223,7 @@ def exact_pairs(sha256: Sequence[str]) -> list[Pair]:
 def embed_thumbs(thumbs: NDArray[np.uint8], embed: Embed) -> Tensor:
     """Unit vectors [N, D] of thumbnails, batch by batch."""
     starts = range(0, len(thumbs), BATCH)
-    return torch.cat([embed(to_tensor(thumbs[start : start + BATCH]) / 255) for start in starts])
+    return torch.cat([embed(thumbnails_tensor(thumbs[start : start + BATCH]) / 255) for start in starts])
 
 
 def hash_proposals(thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -234,7 +234,7 @@ def hash_proposals(thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 def _view_proposals(thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The best few neighbours of each image, seen whole or through one of five windows, upright or mirrored."""
-    views = describe(thumbs, windows=len(thumbs) <= WINDOWED_UP_TO)
+    views = describe_thumbnails(thumbs, windows=len(thumbs) <= WINDOWED_UP_TO)
     values, indices = nearest_views((views.upright[0], views.mirrored), views.upright, k=NEIGHBOURS)
     rows, columns = np.nonzero((indices >= 0) & (values >= COSINE_FLOOR))
     return np.stack([rows, indices[rows, columns]], 1)

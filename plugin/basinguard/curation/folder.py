@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from ..core.images import FILMS, SUFFIXES, UNREAD, BadImage, Facts, read_facts
 from ..core.text import one_line, printable
-from .caption_files import CAPTION_SUFFIXES, METADATA_NAMES, Row, read_caption_text, read_metadata
+from .caption_files import CAPTION_SUFFIXES, METADATA_NAMES, CaptionRow, read_caption_text, read_metadata
 from .kohya_layout import Concept, concepts_of, notes
 
 
@@ -195,7 +195,7 @@ def _named_captions(
     parent = PurePosixPath(metadata).parent
     for row in read_metadata(directory / metadata):
         at = f"{printable(metadata)}{f', row {row.number}' if row.number else ''}"
-        if not isinstance(row, Row):
+        if not isinstance(row, CaptionRow):
             problems.append(Problem(row.code, at, row.message))
             continue
         reason = _why_outside(row.file_name)

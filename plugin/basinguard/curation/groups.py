@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from ..similarity.registration import one_thread_each
 from .duplicates import Pair
-from .picture_quality import measure, why_best
+from .picture_quality import picture_qualities, why_best
 from .placement import placements
 from .same_picture import Judge
 from .scan import Scan
@@ -49,7 +49,7 @@ def find_groups(scan: Scan, pairs: Sequence[Pair], *, judge: Judge | None = None
         pairs_of.setdefault(pair.first, []).append(pair)
     groups = []
     for component in components((pair.first, pair.second) for pair in same):
-        quality = measure(scan, component, covered)
+        quality = picture_qualities(scan, component, covered)
         within = [pair for row in component for pair in pairs_of.get(row, ())]
         ranked = sorted(component, key=lambda row: quality[row].rank, reverse=True)
         while len(ranked) > 1:
@@ -76,7 +76,7 @@ def _joined_by_others(scan: Scan, judge: Judge, groups: Sequence[Group], pairs: 
             links = [link for link in pairs if link.same and link.first in rows and link.second in rows]
             place = placements(best, [*links, replace(pair, same=True)]).get(single)
             guess = place.overlay() if place else None
-            quality = measure(scan, [best, single], ())
+            quality = picture_qualities(scan, [best, single], ())
             if guess and quality[single].rank < quality[best].rank and judge(best, single, guess).same:
                 members[number].append(single)
                 group_of[single] = number

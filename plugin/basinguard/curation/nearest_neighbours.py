@@ -14,7 +14,7 @@ BLOCK_VALUES = 2**24  # similarities in memory at once: 64 MB
 
 
 @torch.no_grad()
-def nearest(
+def nearest_neighbours(
     queries: Tensor, gallery: Tensor, *, k: int, skip_self: bool = False, exact: bool | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The `k` most similar known vectors of each query by cosine, best first.

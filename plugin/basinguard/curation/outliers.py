@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.images import open_image, to_rgb, to_tensor
 from .duplicates import Pair
 from .findings import Finding
-from .nearest_neighbours import nearest
+from .nearest_neighbours import nearest_neighbours
 from .scan import Scan
 
 NEIGHBOURS = 5
@@ -47,7 +47,7 @@ def find_outliers(vectors: Tensor, *, name: str) -> dict[int, Finding]:
     """
     if len(vectors) < FEWEST:
         return {}
-    values, _ = nearest(vectors, vectors, k=NEIGHBOURS, skip_self=True)
+    values, _ = nearest_neighbours(vectors, vectors, k=NEIGHBOURS, skip_self=True)
     closeness = values.mean(1).astype(np.float64)
     return {
         row: Finding(

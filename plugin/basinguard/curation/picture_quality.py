@@ -55,7 +55,7 @@ class Quality:
         return self.uncovered, self.unframed, self.detail, self.captioned, pixels, self.bytes, self.words, self.first
 
 
-def measure(scan: Scan, rows: Sequence[int], covered: Collection[int]) -> dict[int, Quality]:
+def picture_qualities(scan: Scan, rows: Sequence[int], covered: Collection[int]) -> dict[int, Quality]:
     """The quality of some images of a scan; `covered` are those with something laid over them."""
     return {row: _quality(scan, row, row not in covered) for row in rows}
 

@@ -52,7 +52,7 @@ class Difference:
     overlay: int | None = None
 
 
-def compare(one: Pixels, two: Pixels) -> Difference:
+def pixel_difference(one: Pixels, two: Pixels) -> Difference:
     """What differs between two aligned pictures, [H, W, 3], whose colours were matched."""
     originals = one[RIM:-RIM, RIM:-RIM], two[RIM:-RIM, RIM:-RIM]
     plain = np.abs(originals[0] - originals[1]).max(2)

@@ -104,7 +104,7 @@ def follow(decisions: Sequence[Decision], risks: Mapping[str, Estimate]) -> tupl
     less often by that alone.
 
     Args:
-        decisions: of `decisions.propose`, before the run was known.
+        decisions: of `decisions.propose_decisions`, before the run was known.
         risks: share of samples that reproduced each image, by file name.
     """
     copies = Counter(decision.group for decision in decisions if decision.group is not None)

@@ -15,10 +15,10 @@ from PIL.Image import Transpose
 
 from ..core.images import BadImage, open_image, to_rgb
 from ..similarity.registration import WHOLE, Box, Overlay
-from .alignment import refine, sample
+from .alignment import refine, resampled_box
 from .caption_conflict import contradict
 from .colour_match import MOST, NONE, ColourRule, Pixels, explained, find_rule
-from .pixel_agreement import LARGEST_OVERLAY, compare, is_rich
+from .pixel_agreement import LARGEST_OVERLAY, is_rich, pixel_difference
 from .scan import Scan, inside_frame
 
 GLANCE = 192  # pixels of the side of a first comparison
@@ -119,7 +119,7 @@ def same_picture(one: Image.Image, two: Image.Image, overlay: Overlay, *, turned
         pixels = max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
         last = longest == LONGEST or pixels == size
         verdict = _compared(
-            sample(whole, box, pixels), sample(part, WHOLE, pixels), overlay, moved=moved, glance=not last
+            resampled_box(whole, box, pixels), resampled_box(part, WHOLE, pixels), overlay, moved=moved, glance=not last
         )
         if last or not verdict.same:
             break
@@ -130,7 +130,7 @@ def _compared(under: Image.Image, over: Image.Image, overlay: Overlay, *, moved:
     matched = _matched(under, over)
     if matched is None:
         return PictureVerdict(False, "their colours differ, and no change of light or tint explains it")
-    difference = compare(*matched)
+    difference = pixel_difference(*matched)
     rich = is_rich(*matched) if moved or (glance and difference.share) else False
     undecided = glance and rich and difference.share <= LARGEST_OVERLAY  # too coarse a look for a border
     if difference.share and difference.overlay is None and not undecided:

@@ -7,7 +7,7 @@ image whatever the photographs weigh.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from PIL import Image
 
 from ..core.files import file_sha256
 from ..core.images import BadImage, open_image, to_rgb
+from ..core.progress import say
 from ..core.text import printable
 from .folder import Item, Problem
 from .thumbnail_cache import SIDE, Store, pixels
@@ -54,7 +55,6 @@ def scan_images(
     *,
     cache: Path | None = None,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
     """Hashes and shrinks every image; one that cannot be decoded becomes a problem and the rest goes on.
 
@@ -62,7 +62,6 @@ def scan_images(
         items: images, as `read_folder` returns them.
         cache: a SQLite file that remembers thumbnails by content hash; an interrupted scan goes on from there.
         workers: processes; None takes all cores, or none besides this one for a small set.
-        progress: called with (done, total) now and then.
     """
     paths = [os.fspath(item.path) for item in items]
     thumbs = np.zeros((len(items), SIDE, SIDE, 3), np.uint8)
@@ -82,8 +81,8 @@ def scan_images(
             else:
                 thumbs[places[digest]], shapes[places[digest]] = pixels(outcome[0]), outcome[1:]
                 store.save(digest, *outcome)
-            if progress and (done % 256 == 0 or done == len(fresh)):
-                progress(done, len(fresh))
+            if done % 256 == 0 or done == len(fresh):
+                say(f"read {done} of {len(fresh)} images")
     good = [row for row in range(len(items)) if row not in bad]
     for place, row in enumerate(good):  # in place: a second array of thumbnails would double the memory
         thumbs[place] = thumbs[row]
@@ -96,7 +95,7 @@ def scan_images(
     )
 
 
-def remember(paths: Sequence[str], cache: Path) -> None:
+def cache_thumbnails(paths: Sequence[str], cache: Path) -> None:
     """Puts the thumbnails of some files into a cache, so that a later `scan_images` need not decode them.
 
     For a machine that sees a share of a large set (`training.distributed_scan`); a file that cannot be read is left to

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .integrity import check
+from .integrity import check_export
 
 
 def push_to_hub(export: Path, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
@@ -21,7 +21,7 @@ def push_to_hub(export: Path, repo_id: str, *, private: bool = True, token: str 
     """
     from huggingface_hub import HfApi
 
-    outcome = check(export)
+    outcome = check_export(export)
     if not outcome.ok:
         raise ValueError(f"nothing uploaded from {export}: {'; '.join(outcome.problems)}")
     api = HfApi(token=token)

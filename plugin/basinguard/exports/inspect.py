@@ -19,7 +19,7 @@ from ..core.safetensors_header import Header, read_header
 from ..core.schema import MAX_BYTES
 from ..core.text import one_line
 from .layout import HEADER_RECORD, RECORD_FILE, RECORD_KEY, SCHEDULER_FILE, record_in
-from .lora_layout import context_width, is_adapter, stored_layers, summary
+from .lora_layout import is_adapter, layer_rows, lora_context_width, stored_layers
 from .sentences import UNKNOWN, percent, product_line, strength_line, taught_line, triage_line, verdict
 
 MAX_HEADER = 16 * 2**20
@@ -44,7 +44,7 @@ class Inspection:
     header: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return describe(self)
+        return inspection_text(self)
 
 
 def inspect_file(path: str | Path) -> Inspection:
@@ -77,12 +77,12 @@ def describe_file(path: str | Path) -> str:
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors" or not path.is_file():
-        return describe(inspect_file(path))
+        return inspection_text(inspect_file(path))
     header = read_header(path, longest=MAX_HEADER)
     lora = _of_lora(path, header) if is_adapter(header) else []
     if lora and HEADER_RECORD not in header.metadata:
         return "\n".join([f"{'file':<12}  {path} (a LoRA, without a record of ours)", *lora])
-    return "\n".join([describe(inspect_file(path)), *lora])
+    return "\n".join([inspection_text(inspect_file(path)), *lora])
 
 
 def _of_lora(path: Path, header: Header) -> list[str]:
@@ -92,10 +92,10 @@ def _of_lora(path: Path, header: Header) -> list[str]:
         layers = stored_layers(path, header)
     except ValueError as error:
         return _rows(said | {"audit": f"not possible: {error}"})
-    generation = name_of(context_width(layers))
-    base = f"the {generation}" if context_width(layers) in NAMES else "the model"
+    generation = name_of(lora_context_width(layers))
+    base = f"the {generation}" if lora_context_width(layers) in NAMES else "the model"
     return [
-        *_rows(dict(summary(layers)) | {"trained for": generation} | said),
+        *_rows(dict(layer_rows(layers)) | {"trained for": generation} | said),
         f"does it copy? basinguard audit BASE --lora {shlex.quote(str(path))} --data IMAGES",
         f"              BASE: {base} it was trained on; IMAGES: a folder of its captioned training images",
     ]
@@ -105,7 +105,7 @@ def _rows(rows: Mapping[str, str]) -> list[str]:
     return [f"{key:<12}  {one_line(value, 2 * SHOWN)}" for key, value in rows.items()]
 
 
-def describe(inspection: Inspection) -> str:
+def inspection_text(inspection: Inspection) -> str:
     """A few lines for a terminal: the product, the risks, how sure, where it comes from."""
     r = inspection.record
     rows = {

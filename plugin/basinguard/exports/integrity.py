@@ -63,7 +63,7 @@ class Check:
         return "\n".join([f"{self.path}: {'all right' if self.ok else 'NOT what it says'}", *lines])
 
 
-def check(path: str | Path) -> Check:
+def check_export(path: str | Path) -> Check:
     """Checks an exported directory, LoRA or single file; see `check_directory` and `check_file`."""
     path = Path(path).expanduser()
     return check_directory(path) if path.is_dir() else check_file(path)

@@ -105,7 +105,7 @@ def require_plain_lora(path: Path, header: Header) -> None:
         raise ValueError(f"{str(path)!r} is not a LoRA; a whole model is given as the base")
 
 
-def context_width(layers: Sequence[StoredLayer]) -> int | None:
+def lora_context_width(layers: Sequence[StoredLayer]) -> int | None:
     """Width of the text states that the base's UNet attends to; None if no layer of the file tells it."""
     to_text, of_text = ("attn2_to_k", "attn2_to_v"), ("self_attn_q_proj", "self_attn_k_proj", "self_attn_v_proj")
     widths = [layer.shape[0] for layer in layers if layer.part == "unet" and layer.flat.endswith(to_text)]
@@ -206,7 +206,7 @@ def _alpha(path: Path, part: str, dotted: str, rank: int, config: Mapping[str, A
     return float(alpha) * (math.sqrt(rank) if own.get("use_rslora") else 1.0)
 
 
-def summary(layers: Sequence[StoredLayer]) -> Iterator[tuple[str, str]]:
+def layer_rows(layers: Sequence[StoredLayer]) -> Iterator[tuple[str, str]]:
     """Rows for a terminal: how many layers of each part, ranks, and where alpha is said."""
     for part in ("unet", "text_encoder"):
         own = [layer for layer in layers if layer.part == part]

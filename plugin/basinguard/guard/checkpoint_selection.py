@@ -17,7 +17,7 @@ SamplingMode = Literal["plain", "guarded"]
 NOT, MEASURED, PROVEN = 0, 1, 2  # how well an epoch keeps the allowed risk
 
 
-class Choice(Schema):
+class EpochChoice(Schema):
     """An epoch to ship.
 
     Attributes:
@@ -42,7 +42,7 @@ class Choice(Schema):
 
 def choose_checkpoint(
     history: Sequence[Report], alpha: float, how: SamplingMode, *, latest: bool = False
-) -> Choice | None:
+) -> EpochChoice | None:
     """The epoch to ship; None where no epoch keeps the allowed risk.
 
     Among epochs that keep it, by the upper end of the interval if any does so: the one that has learnt the most of
@@ -121,7 +121,7 @@ def _reaches(alignment: Estimate | None, best: float) -> bool:
     return alignment is None or alignment.high >= best
 
 
-def _choice(report: Report, alpha: float, how: SamplingMode) -> Choice:
+def _choice(report: Report, alpha: float, how: SamplingMode) -> EpochChoice:
     risk, proven = _risk(report, how), _keeps(report, alpha, how) == PROVEN
     assert risk is not None
     where = "" if how == "plain" else f" with guidance from timestep {report.basin.transition:g} on"
@@ -134,7 +134,7 @@ def _choice(report: Report, alpha: float, how: SamplingMode) -> Choice:
     reasons.append(f"alignment {alignment}" if alignment else "alignment was not measured")
     if taught is None:
         reasons.append("taught was not measured, so the latest such epoch")
-    return Choice(
+    return EpochChoice(
         how=how, epoch=report.epoch, train_step=report.train_step, proven=proven, risk=risk, taught=taught,
         alignment=alignment, why="; ".join(reasons),
     )  # fmt: skip

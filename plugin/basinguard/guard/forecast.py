@@ -19,7 +19,7 @@ from typing import Literal
 from ..core.estimate import Estimate
 from ..core.report import Report, measured
 from ..core.schema import Schema
-from .verdict import judge
+from .verdict import verdict_on
 
 FURTHEST = 10.0  # 22,000 times longer than so far: nothing beyond is worth a number
 FLOOR = {"gap_excess": 3e-4, "sigma_c_excess": 0.03}  # what lies below cannot be told from 0: noise of the measure
@@ -76,7 +76,7 @@ def forecast(history: Sequence[Report], alpha: float) -> Forecast:
         history: reports in their order, gaps included; the base model's is epoch -1.
         alpha: risk that is allowed, in (0, 1).
     """
-    verdict = judge(history, alpha)
+    verdict = verdict_on(history, alpha)
     if verdict.level < 0:
         return Forecast(state="unknown", why=verdict.evidence[0])
     last = measured(history)[-1]
@@ -99,12 +99,12 @@ def forecast(history: Sequence[Report], alpha: float) -> Forecast:
 
 def log_time_left(report: Report, coefficients: Coefficients) -> float:
     """log(t* / t): how many times longer than so far, in updates, until the allowed risk is exceeded."""
-    gap, scale, width = features(report)
+    gap, scale, width = forecast_features(report)
     left = coefficients.constant + coefficients.gap * gap + coefficients.scale * scale + coefficients.width * width
     return min(max(left, -FURTHEST), FURTHEST)
 
 
-def features(report: Report) -> tuple[float, float, float]:
+def forecast_features(report: Report) -> tuple[float, float, float]:
     """log of the gap's excess, log of the critical scale's, each not below its noise, and the basin width."""
     estimates, width = report.estimates, report.basin.width
     gap, scale = (math.log(max(floor, getattr(estimates.get(name), "value", 0.0))) for name, floor in FLOOR.items())

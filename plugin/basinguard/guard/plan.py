@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ..diffusion.sampling_options import SamplingOptions
 from ..diffusion.solvers import SOLVERS
 from .budget import Budget
 
@@ -12,15 +13,13 @@ Autocast = Literal["bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
-class ProbePlan:
-    """How much to measure at each epoch.
+class ProbePlan(SamplingOptions):
+    """How much to measure at each epoch, and how it is sampled: see `SamplingOptions`.
 
     Attributes:
         captions: how many training captions to sample: spread evenly over the set, or as many as the budget pays for,
             in turns.
         seeds: samples for each of them.
-        timesteps: sampling steps.
-        scale: guidance scale of plain CFG.
         alpha: risk, in (0, 1), that plain CFG may reach and that the estimated transition may leave: what verdicts,
             forecasts and the epochs to ship go by. A probe's few samples promise nothing: that is
             `CalibrationTerms.alpha`, which an export is calibrated to and which may be stricter.
@@ -39,8 +38,6 @@ class ProbePlan:
 
     captions: int = 16
     seeds: int = 2
-    timesteps: int = 20
-    scale: float = 7.5
     alpha: float = 0.1
     chunk: int = 64
     budget: str | int | None = None
@@ -51,7 +48,8 @@ class ProbePlan:
     autocast: Autocast | None = None
 
     def __post_init__(self) -> None:
-        for name in ("captions", "seeds", "timesteps", "chunk"):
+        super().__post_init__()
+        for name in ("captions", "seeds", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ProbePlan({name}={getattr(self, name)}): expected at least 1")
         for name in ("critical_scales", "order_checks"):

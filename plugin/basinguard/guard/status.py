@@ -9,9 +9,9 @@ from typing import Literal, get_args
 
 from ..core.report import Report
 from ..core.schema import MAX_BYTES, Schema
-from .checkpoint_selection import Choice, SamplingMode, choose_checkpoint
+from .checkpoint_selection import EpochChoice, SamplingMode, choose_checkpoint
 from .forecast import Forecast, forecast
-from .verdict import Verdict, judge
+from .verdict import Verdict, verdict_on
 
 
 class RunStatus(Schema):
@@ -27,8 +27,8 @@ class RunStatus(Schema):
     alpha: float
     verdict: Verdict
     forecast: Forecast
-    plain: Choice | None
-    guarded: Choice | None
+    plain: EpochChoice | None
+    guarded: EpochChoice | None
     unknowable: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ def run_status(
     history: Sequence[Report],
     alpha: float,
     unknowable: Sequence[str] = (),
-    ship: Mapping[SamplingMode, Choice | None] | None = None,
+    ship: Mapping[SamplingMode, EpochChoice | None] | None = None,
 ) -> RunStatus:
     """Where a run stands; pure and without a model, in milliseconds.
 
@@ -65,7 +65,7 @@ def run_status(
     ship = ship or {how: choose_checkpoint(history, alpha, how) for how in get_args(SamplingMode)}
     return RunStatus(
         alpha=alpha,
-        verdict=judge(history, alpha),
+        verdict=verdict_on(history, alpha),
         forecast=forecast(history, alpha),
         plain=ship["plain"],
         guarded=ship["guarded"],

@@ -62,7 +62,7 @@ class Verdict(Schema):
         return f"{self.state}{sure}: {'; '.join(self.evidence)}"
 
 
-def judge(history: Sequence[Report], alpha: float) -> Verdict:
+def verdict_on(history: Sequence[Report], alpha: float) -> Verdict:
     """The verdict on the newest report.
 
     Args:
@@ -106,7 +106,7 @@ def _unsampled(history: Sequence[Report], alpha: float) -> Verdict:
     """A probe that a budget paid no samples for: its alarms speak, unless the last samples said worse."""
     last, base = history[-1], measured(history)[0]
     sampled = max(k for k, report in enumerate(history) if report.samples.risk is not None)
-    before, nothing = judge(history[: sampled + 1], alpha), "no samples at this probe, so no risk"
+    before, nothing = verdict_on(history[: sampled + 1], alpha), "no samples at this probe, so no risk"
     alarms = early_alarms(last, base)
     if alarms and before.level < LEVELS["memorizing"]:
         evidence = (*alarms, nothing)
@@ -127,7 +127,7 @@ def _still(history: Sequence[Report]) -> tuple[str, ...]:
 def newest_known(history: Sequence[Report], alpha: float) -> Verdict | None:
     """The newest verdict that is not "unknown"; None if there never was one."""
     for end in range(len(history), 0, -1):
-        verdict = judge(history[:end], alpha)
+        verdict = verdict_on(history[:end], alpha)
         if verdict.level >= 0:
             return verdict
     return None

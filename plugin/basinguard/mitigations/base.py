@@ -119,7 +119,7 @@ def rows_counted(networks: Sequence[nn.Module]) -> Iterator[RowCount]:
 
 
 @torch.no_grad()
-def sample(testbed: Testbed, mitigation: Mitigation, intensity: float, batch: Batch) -> tuple[Tensor, int]:
+def sample_mitigated(testbed: Testbed, mitigation: Mitigation, intensity: float, batch: Batch) -> tuple[Tensor, int]:
     """Clean latents of a batch under a mitigation, and the UNet rows they took.
 
     Raises:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from ..core.estimate import Estimate
+from ..core.progress import say
 from ..core.schema import Schema
 from ..training.peak_memory import LiveBytes
-from .base import Mitigation, needs_base, sample
+from .base import Mitigation, needs_base, sample_mitigated
 from .testbed import Batch, Testbed
 
 ROUNDS = 3
@@ -40,7 +41,6 @@ def costs(
     mitigations: Sequence[Mitigation],
     plain: Mitigation,
     batch: Batch,
-    progress: Callable[[str], object],
 ) -> list[Cost]:
     """Costs of the mitigations that apply, measured in turn, each directly after plain CFG.
 
@@ -49,14 +49,13 @@ def costs(
         mitigations: to measure, each at its default intensity.
         plain: plain CFG.
         batch: what to sample.
-        progress: called with each mitigation's name before its turn.
     """
     applying = [mitigation for mitigation in mitigations if not mitigation.missing_requirement(testbed)]
     ratios: dict[str, list[float]] = {mitigation.name: [] for mitigation in applying}
     rows: dict[str, int] = {}
     for turn in range(ROUNDS + 1):
+        say(f"timing {len(applying)} mitigations, turn {turn + 1} of {ROUNDS + 1}")
         for mitigation in applying:
-            progress(mitigation.name)
             reference = _timed(testbed, plain, batch)[0] if turn else 1.0  # the first turn is for warming up
             seconds, rows[mitigation.name] = _timed(testbed, mitigation, batch)
             if turn:
@@ -78,7 +77,7 @@ def _timed(testbed: Testbed, mitigation: Mitigation, batch: Batch) -> tuple[floa
     mitigation.prepare(testbed)
     _synchronise(testbed)
     start = time.perf_counter()
-    _, rows = sample(testbed, mitigation, mitigation.default, batch)
+    _, rows = sample_mitigated(testbed, mitigation, mitigation.default, batch)
     _synchronise(testbed)
     return time.perf_counter() - start, rows
 
@@ -110,12 +109,12 @@ def sampling_bytes(testbed: Testbed, mitigation: Mitigation, batch: Batch) -> in
     device = testbed.pipe.unet.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        sample(testbed, mitigation, mitigation.default, batch)
+        sample_mitigated(testbed, mitigation, mitigation.default, batch)
         return int(torch.cuda.max_memory_allocated(device))
     used = testbed.unets if mitigation.requires is needs_base else [testbed.pipe.unet]
     own = [testbed.pipe.vae, testbed.pipe.text_encoder]
     with LiveBytes() as living:
-        sample(testbed, mitigation, mitigation.default, batch)
+        sample_mitigated(testbed, mitigation, mitigation.default, batch)
     return sum(p.untyped_storage().nbytes() for p in _weights([*used, *own])) + living.peak
 
 

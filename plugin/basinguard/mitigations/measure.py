@@ -16,7 +16,7 @@ from ..core.estimate import Estimate
 from ..core.schema import Finite, Schema
 from ..similarity.diversity import pairwise
 from ..similarity.embedder import embed_all
-from .base import Mitigation, sample
+from .base import Mitigation, sample_mitigated
 from .pairs import ComparedPairs
 from .testbed import Batch, Testbed
 
@@ -71,7 +71,9 @@ class Point(Schema):
 
 
 @torch.no_grad()
-def measure(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: ComparedPairs) -> tuple[Point, Tensor]:
+def measure_point(
+    testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: ComparedPairs
+) -> tuple[Point, Tensor]:
     """Samples every pair and judges the images.
 
     Returns:
@@ -108,7 +110,7 @@ def sample_images(testbed: Testbed, mitigation: Mitigation, intensity: float, ba
     """Images [N, 3, H, W] in [0, 1] of a batch, in chunks, and the UNet rows they took."""
     images, rows = [], 0
     for first in range(0, len(batch), CHUNK):
-        latents, count = sample(testbed, mitigation, intensity, batch[first : first + CHUNK])
+        latents, count = sample_mitigated(testbed, mitigation, intensity, batch[first : first + CHUNK])
         images.append(testbed.model.decode(latents))
         rows += count
     return torch.cat(images), rows

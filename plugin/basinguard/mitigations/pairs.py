@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -40,20 +39,18 @@ class ComparedPairs:
     quality: KernelDistance | None = None
 
 
-def pairs_of_comparison(
-    testbed: Testbed, options: ComparisonOptions, heldout: Path | None
-) -> tuple[ComparedPairs, tuple[str, ...]]:
+def pairs_of_comparison(testbed: Testbed, options: ComparisonOptions) -> tuple[ComparedPairs, tuple[str, ...]]:
     """The pairs that every mitigation samples, what quality is measured against, and the prompts."""
     prompts = _spread(tuple(dict.fromkeys(testbed.guard.training.captions)), options.captions)
     cluster = tuple(k for k in range(len(prompts)) for _ in range(options.per_caption))
     seeds = tuple(seed_table.VERIFICATION + i for i in range(len(cluster)))
     batch = Batch(tuple(prompts[k] for k in cluster), seeds)
     apart = seed_table.VERIFICATION + len(cluster)
-    if heldout is None:
+    if options.heldout is None:
         return ComparedPairs(
             batch, cluster, held_out(testbed, (), None, apart), quality=_to_base(testbed, prompts)
         ), prompts
-    others = ImageFolder(str(heldout), resolution=testbed.model.resolution)
+    others = ImageFolder(str(options.heldout), resolution=testbed.model.resolution)
     others.setup("compare")
     captions, pixels = tuple(caption for _, caption in others.items), others.all_pixels()
     quality = _to_heldout(testbed, prompts, captions, pixels) or _to_base(testbed, prompts)

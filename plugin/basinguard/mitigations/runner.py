@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from ..core import seeds as seed_table
 from ..core.files import write_text
+from ..core.progress import say
 from ..core.provenance import versions
 from ..exports.fingerprints import dataset_sha256, weights_sha256
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from .base import Mitigation
 from .comparison import Comparison, Skipped
 from .costs import Cost, costs
-from .measure import Point, measure
+from .measure import Point, measure_point
 from .pairs import ComparedPairs, pairs_of_comparison
 from .plain_cfg import PLAIN
 from .ranking import rival_wins
@@ -36,16 +36,11 @@ from .testbed import Testbed, load_testbed
 COST_PAIRS = 2
 
 
-def compare(
+def run_comparison(
     model: str,
     data: Path,
+    options: ComparisonOptions = ComparisonOptions(),
     *,
-    mitigations: Sequence[str] = ("all",),
-    base: str | None = None,
-    lora: Path | None = None,
-    heldout: Path | None = None,
-    checkpoints: Sequence[Path] = (),
-    options: ComparisonOptions | None = None,
     detector: CopyDetectorSettings = CopyDetectorSettings(),
     out: Path = Path("comparison"),
     command: str = "",
@@ -53,18 +48,9 @@ def compare(
     """Measures every mitigation at every intensity and writes `comparison.json` and `comparison.html` to `out`.
 
     Args:
-        model: the fine-tuned model: a directory, a hub id or "tinyworld".
-        data: the training images it must not reproduce.
-        mitigations: names of `registry.MITIGATIONS`, or "all".
-        base: what was fine-tuned; the model's own record says so if it carries one.
-        lora: a LoRA file on the model, which is then the base.
-        heldout: captioned images that were not trained on. Captions of theirs that were not trained on show what was
-            taught. Quality is measured against those of the prompts where each prompt has as many, else against all;
-            where that is fewer than 16, against the base model's samples.
-        checkpoints: earlier states of the run, most trained first.
-        options: how much to sample.
-        detector: what decides that a sample is a copy.
-        out: folder of the results; a run that was stopped goes on there.
+        model, data, options, detector, out: as in `commands.compare`. Quality is measured against the held-out images
+            of the prompts where each prompt has as many, else against all; where that is fewer than 16, against the
+            base model's samples.
         command: how the run was started, for the page.
 
     Raises:
@@ -72,10 +58,10 @@ def compare(
         FileExistsError: `out` holds points of other settings.
     """
     start = time.monotonic()
-    listed, options = by_name(mitigations), options or ComparisonOptions()
-    testbed, base = load_testbed(model, data, base, checkpoints, options, detector, lora=lora, heldout=heldout)
-    pairs, prompts = pairs_of_comparison(testbed, options, heldout)
-    settings = _settings(testbed, options, len(prompts), model=model, base=base, data=data, heldout=heldout)
+    listed = by_name(options.names)
+    testbed, base = load_testbed(model, data, options, detector)
+    pairs, prompts = pairs_of_comparison(testbed, options)
+    settings = _settings(testbed, options, len(prompts), model=model, base=base, data=data)
     out.mkdir(parents=True, exist_ok=True)
     require_same_settings(out / "settings.json", settings)
     skipped = [Skipped(mitigation=m.name, reason=r) for m in listed if (r := m.missing_requirement(testbed))]
@@ -110,16 +96,15 @@ def _settings(
     captions: int,
     *,
     model: str,
-    base: str | None,
+    base: str,
     data: Path,
-    heldout: Path | None,
 ) -> ComparisonSettings:
     training, scorer = testbed.guard.training, testbed.guard.score_alignment
     return ComparisonSettings(
         model=Path(model).name,
         base=Path(base).name if base else None,
         data=data.name,
-        heldout=heldout.name if heldout else None,
+        heldout=options.heldout.name if options.heldout else None,
         weights_sha256=weights_sha256(testbed.pipe),
         dataset_sha256=dataset_sha256(training.images, training.captions),
         metric=testbed.guard.embedder.metric,
@@ -137,10 +122,9 @@ def _points(
 ) -> list[Point]:
     curve = [(m, i) for m in mitigations for i in ((m.default,) if first_look else intensities(testbed, m))]
     points = []
-    with tqdm(curve, desc="comparing", unit="point") as bar:
-        for mitigation, intensity in bar:
-            bar.set_postfix_str(f"{mitigation.name} at {intensity:g}")
-            points.append(_point(testbed, mitigation, intensity, pairs, out))
+    for number, (mitigation, intensity) in enumerate(curve, start=1):
+        points.append(_point(testbed, mitigation, intensity, pairs, out))
+        say(f"{number} of {len(curve)}: {mitigation.name} at {intensity:g}, risk {points[-1].risk}")
     return points
 
 
@@ -155,7 +139,7 @@ def _point(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: Co
     path = out / "points" / f"{mitigation.name}_{intensity:g}.json"
     if path.is_file():
         return Point.from_json(path.read_text(encoding="utf-8"))
-    point, images = measure(testbed, mitigation, intensity, pairs)
+    point, images = measure_point(testbed, mitigation, intensity, pairs)
     save_strip(images, pairs.cluster, strip_path(out / "samples", point))
     write_text(path, point.to_json())
     return point
@@ -166,13 +150,7 @@ def _costs(testbed: Testbed, mitigations: Sequence[Mitigation], pairs: ComparedP
     measured = [Cost.model_validate(entry) for entry in json.loads(path.read_text())] if path.is_file() else []
     if {cost.mitigation for cost in measured} >= {mitigation.name for mitigation in mitigations}:
         return measured
-    with tqdm(desc="timing, interleaved", unit="run") as bar:
-
-        def progress(name: str) -> None:
-            bar.set_postfix_str(name)
-            bar.update()
-
-        measured = costs(testbed, mitigations, PLAIN, pairs.batch[:COST_PAIRS], progress)
+    measured = costs(testbed, mitigations, PLAIN, pairs.batch[:COST_PAIRS])
     write_text(path, json.dumps([cost.model_dump() for cost in measured], indent=2))
     return measured
 

@@ -1,40 +1,48 @@
-"""How much a comparison samples, and what identifies its run, so that points of two runs are never mixed."""
+"""What a comparison samples, and what identifies its run, so that points of two runs are never mixed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.files import write_text
 from ..core.metric import Metric
 from ..core.schema import Schema
+from ..pipelines.session_settings import SessionSettings
 
 
-@dataclass(frozen=True)
-class ComparisonOptions:
-    """How much to sample.
+@dataclass(frozen=True, kw_only=True)
+class ComparisonOptions(SessionSettings):
+    """What to compare and how much of it to sample; the rest as in `SessionSettings`.
 
     Attributes:
+        mitigations: names with commas between them, or "all".
+        checkpoints: a list of earlier states of the run, most trained first.
         captions: how many training captions, spread evenly over the set; None for all.
         per_caption: seeds for each.
-        timesteps: sampling steps.
-        scale: guidance scale of plain CFG.
         first_look: each mitigation at its default intensity alone.
         costs: also measure time and memory of each mitigation; not at a first look.
-        alignment: an open_clip model; "auto" takes TinyWorld's own for TinyWorld and none otherwise.
     """
 
+    mitigations: str | Sequence[str] = "all"
+    checkpoints: Sequence[Path] = ()
     captions: int | None = None
     per_caption: int = 4
     timesteps: int = 50
-    scale: float = 7.5
     first_look: bool = False
     costs: bool = True
-    alignment: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.per_caption < 1 or self.timesteps < 1 or (self.captions is not None and self.captions < 1):
-            raise ValueError(f"{self}: expected at least 1 caption, 1 seed each and 1 sampling step")
+        super().__post_init__()
+        if self.per_caption < 1 or (self.captions is not None and self.captions < 1):
+            raise ValueError(f"{self}: expected at least 1 caption and 1 seed each")
+
+    @property
+    def names(self) -> list[str]:
+        """Of the mitigations asked for."""
+        listed = self.mitigations.split(",") if isinstance(self.mitigations, str) else self.mitigations
+        return [name.strip() for name in listed]
 
 
 class ComparisonSettings(Schema):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..similarity.copy_detector_settings import AUTO, CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector
 from ..training.control_group import heldout_pixels
 from ..training.data import ImageFolder
+from ..training.finetune_options import ReadingOptions
 from .settings import ComparisonOptions
 
 if TYPE_CHECKING:
@@ -116,30 +117,26 @@ class Testbed:
 def load_testbed(
     model: str,
     data: Path,
-    base: str | None,
-    checkpoints: Sequence[Path],
     options: ComparisonOptions,
     detector: CopyDetectorSettings = CopyDetectorSettings(),
-    *,
-    lora: Path | None = None,
-    heldout: Path | None = None,
-) -> tuple[Testbed, str | None]:
-    """Loads the models and the images; what was fine-tuned is named by `base` or by the model's own record."""
-    record = Path(model) / "basinguard.json"
-    if base is None and record.is_file():
+) -> tuple[Testbed, str]:
+    """Loads the models and the images; what was fine-tuned is named by the options or by the model's own record."""
+    record, base = Path(model) / "basinguard.json", options.base
+    if not base and record.is_file():
         base = read_record(record).base
-    for path in checkpoints:
+    for path in options.checkpoints:
         require_stable_diffusion(path)
-    pipe = load_pipeline(model, lora=lora)
-    if lora is not None:
+    pipe = load_pipeline(model, lora=options.lora)
+    if options.lora is not None:
         pipe, base = merged(pipe), base or model
-    images = ImageFolder(str(data), resolution=pipe.unet.config.sample_size * pipe.vae_scale_factor)
+    resolution = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    images = ImageFolder(str(data), resolution=resolution, reading=ReadingOptions(caption=options.caption or None))
     images.setup("compare")
     training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))
     asked = detector.threshold == "heldout" or detector.embedder == AUTO
-    others = heldout_pixels(heldout, images.resolution) if asked else None
+    others = heldout_pixels(options.heldout, images.resolution) if asked else None
     edits = edits_asked_for(detector, pipe, training.images)
     embedder = fitted_embedder(detector, load_detector(detector), training.images, others, edits)
     plan = ProbePlan(captions=1, timesteps=options.timesteps, scale=options.scale)
     guard = Guard(training, embedder, plan, alignment_for(base or model, options.alignment))
-    return Testbed(pipe, guard, load_pipeline(base) if base else None, tuple(checkpoints)), base
+    return Testbed(pipe, guard, load_pipeline(base) if base else None, tuple(options.checkpoints)), base

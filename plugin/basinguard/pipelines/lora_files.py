@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..core.generation import name_of
 from ..core.safetensors_header import Header, read_header
-from ..exports.lora_layout import StoredLayer, context_width, stored_layers
+from ..exports.lora_layout import StoredLayer, lora_context_width, stored_layers
 
 ADAPTER = "default"
 PARTS = ("unet", "text_encoder")
@@ -39,7 +39,7 @@ def require_lora(path: Path, unet_config: Mapping[str, Any]) -> Header:
     if path.suffix != ".safetensors":
         raise ValueError(f"LoRA {str(path)!r}: expected a .safetensors file; others may run code and are never opened")
     header = read_header(path)
-    width, expected = context_width(stored_layers(path, header)), unet_config.get("cross_attention_dim")
+    width, expected = lora_context_width(stored_layers(path, header)), unet_config.get("cross_attention_dim")
     if width is not None and width != expected:
         raise ValueError(
             f"LoRA {str(path)!r} is for {name_of(width)}, the base is {name_of(expected)}; give its own base"

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..core.files import whole_file, write_text
+from ..diffusion.sampling_options import SamplingOptions
 from ..guidance.core import Constant, Rule
 from ..plots.contact_sheet import contact_sheet
 from .loading import locate
@@ -28,8 +29,7 @@ def draw_pairs(
     prompts: Sequence[str],
     *,
     seeds: Sequence[int] = (0, 1, 2, 3),
-    timesteps: int = 50,
-    scale: float = 7.5,
+    sampling: SamplingOptions = SamplingOptions(timesteps=50),
     rule: Rule | None = None,
     triage: bool = False,
     out: Path = Path("samples"),
@@ -40,8 +40,7 @@ def draw_pairs(
         model: a directory or hub id of a diffusers pipeline.
         prompts: at least one.
         seeds: one image of each prompt for each; the noise of a seed is the same in both rows.
-        timesteps: sampling steps.
-        scale: of plain CFG, above 1.
+        sampling: how both are sampled.
         rule: instead of the one in the model's record.
         triage: let prompts that the record's triage takes for harmless keep plain CFG.
         out: folder that is created for `contact_sheet.png`, `gap.png` and `samples.json`.
@@ -50,19 +49,22 @@ def draw_pairs(
         The contact sheet's path.
 
     Raises:
-        ValueError: no prompt, no seed, or a guidance scale that is not above 1.
+        ValueError: no prompt or no seed.
         FileExistsError: one of the files is already there; nothing is overwritten.
         FileNotFoundError: no rule given, and the model carries no record.
     """
-    _check(prompts, seeds, scale, out)
+    _check(prompts, seeds, out)
     if rule is None:
         pipe = load(model, triage=triage)
     else:
         pipe = protect(DiffusionPipeline.from_pretrained(locate(model), use_safetensors=True), rule, triage=triage)
     rule = rule_of(pipe)
-    rules = (Constant(scale), rule)
+    rules = (Constant(sampling.scale), rule)
     pairs = [
-        [sample_batch(pipe, [text] * len(seeds), seeds, each, scale=scale, timesteps=timesteps) for each in rules]
+        [
+            sample_batch(pipe, [text] * len(seeds), seeds, each, scale=sampling.scale, timesteps=sampling.timesteps)
+            for each in rules
+        ]
         for text in prompts
     ]
     plain, guarded = zip(*pairs, strict=True)
@@ -119,11 +121,9 @@ def _numbers(text: str, plain: StockSamples, guarded: StockSamples, seeds: Seque
     }
 
 
-def _check(prompts: Sequence[str], seeds: Sequence[int], scale: float, out: Path) -> None:
+def _check(prompts: Sequence[str], seeds: Sequence[int], out: Path) -> None:
     if isinstance(prompts, str) or not prompts or not seeds:
         raise ValueError(f"prompts={prompts!r}, seeds={seeds!r}: expected a list of at least one of each")
-    if not scale > 1:
-        raise ValueError(f"scale={scale}: plain CFG needs a scale above 1, the rule takes it lower")
     existing = [name for name in FILES if (out / name).exists()]
     if existing:
         raise FileExistsError(f"{out} already holds {', '.join(existing)}: name another folder, nothing is overwritten")

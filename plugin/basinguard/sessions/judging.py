@@ -13,7 +13,7 @@ from ..core.files import file_sha256, write_text
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.folder_matches import FolderMatches, match_folders
 from ..similarity.image_files import load_image
-from ..similarity.judgement import Judged, near_threshold, read_answers, refit
+from ..similarity.judgement import FittedThreshold, near_threshold, read_answers, refit
 
 PAGE, JUDGEMENT = "judge.html", "judgement.json"
 
@@ -24,7 +24,7 @@ class Judging:
 
     path: Path
     pairs: int
-    judged: Judged | None = None
+    judged: FittedThreshold | None = None
 
     def __str__(self) -> str:
         if self.judged is not None:

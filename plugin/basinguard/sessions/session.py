@@ -19,13 +19,14 @@ from ..pipelines.alignment import clip_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
 from ..pipelines.model_edits import edits_asked_for
+from ..pipelines.session_settings import SessionSettings
 from ..similarity.clip_score import ClipScore
 from ..similarity.copy_detector_settings import RECORDED, CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector, load_recorded
 from ..training.control_group import training_set
 from ..training.data import ImageFolder
+from ..training.finetune_options import ReadingOptions
 from ..training.guard_options import ControlGroup
-from .settings import SessionSettings
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def open_model(
     base = base or (record.base if record else "")
     pipe.set_progress_bar_config(disable=True)
     latent_model = LatentModel(pipe, dtype=dtype)
-    images = ImageFolder(str(data), caption=settings.caption or None, resolution=latent_model.resolution)
+    reading = ReadingOptions(caption=settings.caption or None)
+    images = ImageFolder(str(data), resolution=latent_model.resolution, reading=reading)
     images.setup("open")
     captions = tuple(caption for _, caption in images.items)
     training = training_set(images, ControlGroup(folder=str(settings.heldout) if settings.heldout else None))

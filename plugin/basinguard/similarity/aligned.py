@@ -96,7 +96,7 @@ class Aligned:
     def compare(self, queries: Tensor, entries: Tensor) -> Tensor:
         """The similarity of each query to the entry in the same row, alone, [N]; vectors of both, [N, 1408]."""
         rows = torch.arange(len(queries))
-        return overlay(_maps_of(queries), _maps_of(entries), rows, rows)
+        return overlay_scores(_maps_of(queries), _maps_of(entries), rows, rows)
 
     def search(self, queries: Tensor, gallery: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The `k` best of the pictures that descriptions propose, both [N, at most 8].
@@ -104,9 +104,9 @@ class Aligned:
         The order is that of the overlays; the similarities are relative to the next best, see `relative`. So the second
         has the one that it would have as the first, were the first not there.
         """
-        proposed = propose(queries, gallery, min(PROPOSED, len(gallery)))
+        proposed = gallery_candidates(queries, gallery, min(PROPOSED, len(gallery)))
         rows = torch.arange(len(queries)).repeat_interleave(proposed.shape[1])
-        similarity = overlay(_maps_of(queries), _maps_of(gallery), rows, proposed.flatten()).view_as(proposed)
+        similarity = overlay_scores(_maps_of(queries), _maps_of(gallery), rows, proposed.flatten()).view_as(proposed)
         best = similarity.sort(dim=1, descending=True)
         entries = proposed.gather(1, best.indices)
         shown = min(k, entries.shape[1])
@@ -140,7 +140,9 @@ def runner_up(values: Tensor, entries: Tensor, gallery: Tensor, place: int) -> T
     rows, columns = near.unbind(1)
     used, first = torch.unique(entries[rows, place], return_inverse=True)
     same = torch.zeros_like(others, dtype=torch.bool)
-    same[rows, columns] = overlay(_maps_of(gallery[used]), _maps_of(gallery), first, others[rows, columns]) >= SAME
+    same[rows, columns] = (
+        overlay_scores(_maps_of(gallery[used]), _maps_of(gallery), first, others[rows, columns]) >= SAME
+    )
     return behind.masked_fill(same, 0).amax(1).clamp(min=0)
 
 
@@ -167,7 +169,7 @@ def _cells(window: Tensor) -> Tensor:
     return F.interpolate(window[:, None], (CELLS, CELLS), mode="bilinear", antialias=True)
 
 
-def propose(queries: Tensor, gallery: Tensor, count: int) -> Tensor:
+def gallery_candidates(queries: Tensor, gallery: Tensor, count: int) -> Tensor:
     """The pictures of a gallery whose whole or window is most like each query, indices [N, count].
 
     Both are vectors of `Aligned`, [N, D] and [M, D].
@@ -191,7 +193,7 @@ def _maps_of(vectors: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def overlay(queries: Tensor, entries: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def overlay_scores(queries: Tensor, entries: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """How well each query lies on an entry at the best place and size, [P] in [-1, 1].
 
     Args:

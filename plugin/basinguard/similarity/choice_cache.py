@@ -23,7 +23,7 @@ from ..core.schema import MAX_BYTES, Schema
 METHOD = "2"  # of choosing and of the edits; another one makes everything that is kept another's
 
 
-class Choice(Schema):
+class ComparedDetectors(Schema):
     """Every detector that was compared, with threshold and recalls, the chosen one first."""
 
     rows: tuple[Metric, ...]
@@ -40,15 +40,15 @@ def content_key(images: Sequence[Tensor | None], words: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def remembered(key: str) -> Choice | None:
+def remembered(key: str) -> ComparedDetectors | None:
     """What is kept under a key; None where that is nothing."""
     path = _path(key)
     with suppress(OSError, ValueError):
-        return Choice.from_json(path.read_bytes()[: MAX_BYTES + 1]) if path else None
+        return ComparedDetectors.from_json(path.read_bytes()[: MAX_BYTES + 1]) if path else None
     return None
 
 
-def remember(key: str, choice: Choice) -> None:
+def store_choice(key: str, choice: ComparedDetectors) -> None:
     """Keeps a choice where the folder can be written."""
     path = _path(key)
     if path is not None:

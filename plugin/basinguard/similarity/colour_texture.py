@@ -66,7 +66,7 @@ def texture(planes: Tensor) -> Tensor:
     gradients = [gradient(octave(planes, k)) for k in range(GRADIENT_OCTAVES)]
     energies = [log_energy(dx**2 + dy**2) for dx, dy in gradients]
     orientations = [orientation(dx[:, 0], dy[:, 0]) for dx, dy in gradients]
-    bands = [log_energy(band(planes[:, :1], k) ** 2) for k in range(BANDS)]
+    bands = [log_energy(octave_band(planes[:, :1], k) ** 2) for k in range(BANDS)]
     return torch.cat([*energies, *orientations, *bands], 1)
 
 
@@ -87,7 +87,7 @@ def orientation(dx: Tensor, dy: Tensor) -> Tensor:
     return near / ((dx**2 + dy**2).mean((1, 2)) + FLOOR)[:, None]
 
 
-def band(planes: Tensor, k: int) -> Tensor:
+def octave_band(planes: Tensor, k: int) -> Tensor:
     """What octave k holds beyond the next coarser one, [B, C, h, w]."""
     fine = octave(planes, k)
     coarse = octave(planes, k + 1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.metric import Match
 from .embedder import Embedder, embed_all
-from .matching import nearest, search
+from .matching import nearest_matches, search
 
 
 class CopyDetector:
@@ -33,7 +33,7 @@ class CopyDetector:
 
     def matches(self, images: Tensor) -> list[Match]:
         """The nearest training image of each sample."""
-        return nearest(images, self.gallery, self.embedder)
+        return nearest_matches(images, self.gallery, self.embedder)
 
     def is_copy(self, images: Tensor) -> Tensor:
         """Whether each sample reproduces some training image, [B] bool."""

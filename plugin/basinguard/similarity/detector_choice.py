@@ -22,7 +22,7 @@ from ..core.metric import Metric
 from ..core.spread import spread
 from ..core.stats import wilson
 from .aligned import Aligned
-from .choice_cache import Choice, content_key, remember, remembered
+from .choice_cache import ComparedDetectors, content_key, remembered, store_choice
 from .either import NAME as PAIR
 from .either import Either
 from .embedder import Embedder, WithThreshold, embed_all
@@ -41,7 +41,7 @@ USELESS = 0.5  # mean recall below which no embedder separates copies from other
 
 
 @dataclass(frozen=True)
-class Row:
+class DetectorCandidate:
     """One embedder, or two, at the threshold of this set; its metric says what it is expected to find of each edit."""
 
     embedder: Embedder
@@ -102,7 +102,7 @@ def choose_detector(
     heldout: Tensor | None = None,
     model_edits: ModelEdits | None = None,
     false_positives: float = FALSE_POSITIVES,
-) -> tuple[Embedder, list[Row]]:
+) -> tuple[Embedder, list[DetectorCandidate]]:
     """The embedder, or the pair of them, that finds most of the edited copies, and every row that was compared.
 
     Args:
@@ -127,15 +127,15 @@ def choose_detector(
     choice = remembered(key)
     if choice is None:
         chosen, rows = _compare(train, embedders, heldout, own.edits, false_positives)
-        remember(key, Choice(rows=(chosen.embedder.metric, *(row.embedder.metric for row in rows))))
+        store_choice(key, ComparedDetectors(rows=(chosen.embedder.metric, *(row.embedder.metric for row in rows))))
         return chosen.embedder, rows
     rebuilt = [_rebuilt(metric, embedders) for metric in choice.rows]
-    return rebuilt[0], [Row(embedder) for embedder in rebuilt[1:]]
+    return rebuilt[0], [DetectorCandidate(embedder) for embedder in rebuilt[1:]]
 
 
 def _compare(
     train: Tensor, embedders: Sequence[Embedder], heldout: Tensor | None, own: Mapping[str, Edit], share: float
-) -> tuple[Row, list[Row]]:
+) -> tuple[DetectorCandidate, list[DetectorCandidate]]:
     images = train[spread(len(train), MOST)]
     few = images[spread(len(images), MOST_BY_MODEL)]
     copies = {name: apply(edit, images) for name, edit in PIXEL_EDITS.items()}
@@ -184,7 +184,7 @@ def _strangers(views: Views, embedder: Embedder) -> np.ndarray:
     return best[np.isfinite(best)]
 
 
-def _pair(one: _Seen, two: _Seen, note: str) -> Row | None:
+def _pair(one: _Seen, two: _Seen, note: str) -> DetectorCandidate | None:
     """Both at half the share; None where one of them would call nothing a copy."""
     first, second = one.at(1), two.at(1)
     if max(first.metric.threshold, second.metric.threshold) >= NO_COPY:
@@ -193,12 +193,12 @@ def _pair(one: _Seen, two: _Seen, note: str) -> Row | None:
     return _row(Either(first, second, source="auto"), hits, note)
 
 
-def _row(embedder: Embedder, hits: Mapping[str, np.ndarray], note: str) -> Row:
+def _row(embedder: Embedder, hits: Mapping[str, np.ndarray], note: str) -> DetectorCandidate:
     recalls = {name: wilson(int(hit.sum()), len(hit)) for name, hit in hits.items()}
     source = f"{note}; {embedder.metric.source}"[:500]
     metric = embedder.metric.model_copy(update={"source": source, "recalls": recalls})
     inner = embedder.embedder if isinstance(embedder, WithThreshold) else embedder
-    return Row(WithThreshold(inner, metric))
+    return DetectorCandidate(WithThreshold(inner, metric))
 
 
 def _rebuilt(metric: Metric, embedders: Sequence[Embedder]) -> Embedder:

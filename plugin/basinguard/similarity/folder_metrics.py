@@ -29,7 +29,7 @@ from .structure_figure import SAMPLED, StructureFigure, mostly_figures
 from .thresholds import NullThreshold, from_samples
 
 
-def metrics(
+def folder_metrics(
     samples: Path,
     data: Path,
     *,
@@ -76,7 +76,7 @@ def metrics(
     views = embed_file_views(files, embedder)
     best, index, mirrored = best_match(views, train_views.straight, embedder)
     prompts = [str(f.parent.relative_to(samples)) if f.parent != samples else f.name for f in files]
-    judged = Judged(embedder, train_views, best, prompts)
+    judged = MatchedSamples(embedder, train_views, best, prompts)
     return {
         "metric": embedder.metric.model_dump(),
         "samples": len(files),
@@ -97,7 +97,7 @@ def metrics(
 
 
 @dataclass(frozen=True)
-class Judged:
+class MatchedSamples:
     """Samples with their best matches, ready to be judged by any threshold.
 
     Attributes:
@@ -146,7 +146,7 @@ def _or_why_not(measure: Callable[[], Any]) -> Any:
         return f"not measured: {error}"
 
 
-def _ratio(judged: Judged, views: Views, groups: Sequence[int], *, groups_known: bool) -> dict[str, Any]:
+def _ratio(judged: MatchedSamples, views: Views, groups: Sequence[int], *, groups_known: bool) -> dict[str, Any]:
     train, embedder = judged.train_views.straight, judged.embedder
     ratios = torch.minimum(*(distance_ratio(view, train, groups, embedder) for view in views))
     share = rate((ratios < COPY_RATIO).tolist(), judged.prompts)
@@ -171,7 +171,9 @@ def _by_figure(
     train_views = embed_file_views(train_files, second)
     best = best_match(embed_file_views(files, second), train_views.straight, second)[0]
     share = rate(best >= second.metric.threshold, prompts)
-    own = _or_why_not(lambda: Judged(second, train_views, best, prompts).by(train_null(train_views, owner, second)))
+    own = _or_why_not(
+        lambda: MatchedSamples(second, train_views, best, prompts).by(train_null(train_views, owner, second))
+    )
     return {
         "figure": {
             "metric": second.metric.model_dump(),
@@ -182,7 +184,7 @@ def _by_figure(
     }
 
 
-def _against_base(base: Path | None, samples: Path, files: list[Path], judged: Judged) -> dict[str, Any]:
+def _against_base(base: Path | None, samples: Path, files: list[Path], judged: MatchedSamples) -> dict[str, Any]:
     """The base model's samples on the same prompts and noise: a null, and the floor under every similarity."""
     if base is None:
         return {}
@@ -198,7 +200,9 @@ def _against_base(base: Path | None, samples: Path, files: list[Path], judged: J
     return {"null_base_samples": null, "above_floor": above_floor(judged.best, floor, judged.prompts).model_dump()}
 
 
-def _against_heldout(heldout: Path | None, train_files: Sequence[Path], judged: Judged, views: Views) -> dict[str, Any]:
+def _against_heldout(
+    heldout: Path | None, train_files: Sequence[Path], judged: MatchedSamples, views: Views
+) -> dict[str, Any]:
     """Images of the subject that were not trained on: a null, and likeness, which a guard that undoes all lowers."""
     if heldout is None:
         return {}

@@ -10,15 +10,13 @@ from torch import Tensor
 
 from .embedder import Embedder
 from .image_files import load_image
-from .local_copies import compare_locally, overlay
+from .local_copies import compare_locally, mark_copied
 from .matching import search
 from .pixel_distances import DELTA, TILES, tiled_l2
 from .structure import Structure
 
 
-def compare_images(
-    a: Path, b: Path, *, embedder: Embedder | None = None, picture: Path | None = None
-) -> dict[str, Any]:
+def compare_pair(a: Path, b: Path, *, embedder: Embedder | None = None, picture: Path | None = None) -> dict[str, Any]:
     """Are these two images the same?
 
     Args:
@@ -46,7 +44,7 @@ def compare_images(
     mirrored = flipped > straight
     local = compare_locally(first, second, mirrored=mirrored)
     if picture is not None:
-        _save(overlay(first, local), picture)
+        _save(mark_copied(first, local), picture)
     similarity = max(straight, flipped)
     distance = _tiled(first, second.flip(-1) if mirrored else second)
     return {

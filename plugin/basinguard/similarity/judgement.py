@@ -20,7 +20,7 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Judged:
+class FittedThreshold:
     """The threshold that agrees best with the owner's answers.
 
     Attributes:
@@ -85,7 +85,7 @@ def read_answers(path: Path, pairs: int, fingerprint: str) -> dict[int, bool]:
     return {number: WORDS[word] for number, word in answers.items() if word in WORDS}
 
 
-def refit(similarity: Sequence[float], copies: Sequence[bool], metric: Metric) -> Judged:
+def refit(similarity: Sequence[float], copies: Sequence[bool], metric: Metric) -> FittedThreshold:
     """The threshold with the fewest disagreements, in the middle where several have as few.
 
     Args:
@@ -115,7 +115,7 @@ def refit(similarity: Sequence[float], copies: Sequence[bool], metric: Metric) -
     source = f"the owner's judgement of {len(values)} pairs near {metric.threshold:g}: {threshold}"
     agreement = tuple(float(((values >= at) == labels).mean()) for at in (metric.threshold, best))
     judged = Metric(embedder=metric.embedder, threshold=best, source=source[:500])
-    return Judged(judged, threshold, int(labels.sum()), (agreement[0], agreement[1]))
+    return FittedThreshold(judged, threshold, int(labels.sum()), (agreement[0], agreement[1]))
 
 
 def _fewest_errors(values: NDArray, labels: NDArray) -> float:

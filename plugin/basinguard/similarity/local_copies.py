@@ -87,7 +87,7 @@ def window_correlation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return best.clamp(-1, 1), telling
 
 
-def overlay(sample: Tensor, copied: SharedRegion) -> Tensor:
+def mark_copied(sample: Tensor, copied: SharedRegion) -> Tensor:
     """The sample with what no copied window covers greyed out and the copied part framed in red, [3, H, W]."""
     height, width = sample.shape[1:]
     windows = torch.nan_to_num(copied.mask, nan=0.0)[None, None]

@@ -69,7 +69,7 @@ def best_match(views: Views, gallery: Tensor, embedder: Embedder) -> tuple[np.nd
     return torch.maximum(value, other)[:, 0].double().cpu().numpy(), indices.tolist(), is_mirrored.tolist()
 
 
-def nearest(samples: Tensor, gallery: Tensor, embedder: Embedder, *, mirror: bool = True) -> list[Match]:
+def nearest_matches(samples: Tensor, gallery: Tensor, embedder: Embedder, *, mirror: bool = True) -> list[Match]:
     """The training image most like each sample.
 
     Args:

@@ -55,7 +55,7 @@ def sketch(thumbs: NDArray[np.uint8]) -> Sketches:
     coloured = torch.empty(count, dtype=torch.bool)
     for start in range(0, count, BATCH):
         rows = slice(start, start + BATCH)
-        images = to_tensor(thumbs[rows])
+        images = thumbnails_tensor(thumbs[rows])
         levels = detail(images.mean(1)).mul_(STEPS).round_().to(torch.int8)
         blocks[rows] = levels.view(-1, ACROSS, BLOCK, ACROSS, BLOCK).transpose(2, 3)
         light[rows], colour[rows], coloured[rows] = coarse(images)
@@ -94,7 +94,7 @@ def joined(agreed: Tensor, patterns: Tensor) -> Tensor:
     return torch.where(agreed > 0, (agreed + patterns) / 2, agreed)
 
 
-def to_tensor(thumbs: NDArray[np.uint8]) -> Tensor:
+def thumbnails_tensor(thumbs: NDArray[np.uint8]) -> Tensor:
     """Thumbnails as float [B, 3, 64, 64], values 0 to 255."""
     return torch.from_numpy(thumbs.astype(np.float32)).permute(0, 3, 1, 2)
 

@@ -35,7 +35,7 @@ from .overlay_fit import (
     joined,
     median_vote,
     sketch,
-    to_tensor,
+    thumbnails_tensor,
 )
 
 SIMILAR_WHOLE, SIMILAR_PART = 0.65, 0.85  # what an overlay must reach at share 1, and towards share 0
@@ -99,7 +99,7 @@ def register(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray[np.int6
     used, places = np.unique(pairs, return_inverse=True)
     best = whole_overlays(sketch(thumbs[used]), places.reshape(-1, 2))
     rest = [row for row, overlay in enumerate(best) if overlay.similarity < CERTAIN]
-    for row, overlay in zip(rest, search(thumbs, aspects, pairs[rest]), strict=True):
+    for row, overlay in zip(rest, best_overlays(thumbs, aspects, pairs[rest]), strict=True):
         best[row] = overlay
     return best
 
@@ -110,7 +110,7 @@ def whole_overlays(sketches: Sketches, pairs: NDArray[np.int64]) -> list[Overlay
     return [Overlay(s, 1.0, m) for s, m in zip(similarity.tolist(), mirrored.tolist(), strict=True)]
 
 
-def search(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray[np.int64]) -> list[Overlay]:
+def best_overlays(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray[np.int64]) -> list[Overlay]:
     """The best overlay of each pair with one picture inside the other; similarity 0 where no place is promising."""
     best: list[Overlay] = [Overlay(0.0, 1.0, False)] * len(pairs)
     batches = list(_batches(aspects, pairs))
@@ -155,7 +155,7 @@ class _Option:
 @torch.no_grad()
 def _lay_over(thumbs: NDArray[np.uint8], pairs: NDArray[np.int64], skew: float) -> list[Overlay]:
     used, places = np.unique(pairs, return_inverse=True)
-    images = to_tensor(thumbs[used])
+    images = thumbnails_tensor(thumbs[used])
     ends = torch.from_numpy(places.reshape(-1, 2))
     options, peaks = _peaks(F.avg_pool2d(images.mean(1), 2), ends, skew)
     best, chosen = peaks.max(0)

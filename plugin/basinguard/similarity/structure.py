@@ -60,13 +60,13 @@ class Structure:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Unit vectors [B, 1153] of images [B, 3, H, W] in [0, 1], each side at least 16 pixels."""
-        return describe(to_canvas(check_images(images)))
+        return structure_vectors(to_canvas(check_images(images)))
 
 
-def describe(canvas: Tensor) -> Tensor:
+def structure_vectors(canvas: Tensor) -> Tensor:
     """Unit vectors [B, 1153] of images at CANVAS x CANVAS pixels, [B, 3, 64, 64] in [0, 1]."""
     opponent = to_opponent(canvas)
-    parts = [band(opponent, cells) for cells in BANDS]
+    parts = [structure_band(opponent, cells) for cells in BANDS]
     parts.append(layout(opponent, LAYOUT) * LAYOUT_WEIGHT**0.5)
     flat = torch.full((len(canvas), 1), FLAT, device=canvas.device)
     return unit(torch.cat([*(part.flatten(1) for part in parts), flat], 1))
@@ -86,7 +86,7 @@ def to_opponent(images: Tensor) -> Tensor:
     return torch.stack([(red + green + blue) / 3, red - green, (red + green) / 2 - blue], 1)
 
 
-def band(opponent: Tensor, cells: int) -> Tensor:
+def structure_band(opponent: Tensor, cells: int) -> Tensor:
     """What stands out from its surroundings on a grid of `cells` x `cells`, [B, 3, cells, cells]."""
     grid = _apply(gaussian_cells(cells, CANVAS, 0.5), opponent)
     return balance(grid - _apply(gaussian_cells(cells, cells, cells / 8), grid))

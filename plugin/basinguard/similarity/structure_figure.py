@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.metric import Metric
 from .embedder import check_images
-from .structure import CANVAS, Structure, describe, to_canvas
+from .structure import CANVAS, Structure, structure_vectors, to_canvas
 
 NAME = "structure-figure-v1"
 APART = 0.1  # difference of a colour from the ground, in 0..1, from which on it belongs to the figure
@@ -55,7 +55,7 @@ class StructureFigure(Structure):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Unit vectors [B, 1153] of images [B, 3, H, W] in [0, 1], each side at least 16 pixels."""
-        return describe(centred(to_canvas(check_images(images))))
+        return structure_vectors(centred(to_canvas(check_images(images))))
 
 
 def on_empty_ground(images: Tensor) -> Tensor:

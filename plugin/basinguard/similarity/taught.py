@@ -172,7 +172,7 @@ class TaughtRuler:
         return {group: value * free for group, value in values.items()}
 
 
-def difference(first: Taught, second: Taught) -> Estimate:
+def taught_difference(first: Taught, second: Taught) -> Estimate:
     """`first` less `second`, paired: both were drawn again with the same prompts and true images.
 
     Raises:

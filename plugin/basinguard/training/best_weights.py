@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 
 from ..core.report import Report
-from ..guard.checkpoint_selection import Choice, SamplingMode, choose_checkpoint
+from ..guard.checkpoint_selection import EpochChoice, SamplingMode, choose_checkpoint
 from .guard_options import ShippedEpoch
 
 
@@ -42,7 +42,7 @@ class BestWeights:
     ship: ShippedEpoch = "best"
     epochs: dict[SamplingMode, EpochWeights] = field(default_factory=dict)
 
-    def choices(self, history: Sequence[Report]) -> dict[SamplingMode, Choice | None]:
+    def choices(self, history: Sequence[Report]) -> dict[SamplingMode, EpochChoice | None]:
         """The epoch to ship for each way of sampling."""
         return {
             how: choose_checkpoint(history, self.alpha, how, latest=self.ship == "last")
@@ -90,5 +90,5 @@ class BestWeights:
             self.epochs[how] = EpochWeights(stored["epoch"], stored["train_step"], weights)  # type: ignore[index]
 
 
-def _is(choice: Choice | None, report: Report) -> bool:
+def _is(choice: EpochChoice | None, report: Report) -> bool:
     return choice is not None and (choice.epoch, choice.train_step) == (report.epoch, report.train_step)

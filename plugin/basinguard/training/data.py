@@ -34,10 +34,9 @@ class ImageFolder(LightningDataModule):
         dataset: instead of a directory: a Hugging Face dataset.
         manifest: name of a curated manifest in `directory`, such as metadata.curated.jsonl: only its images are
             trained on, with its captions and repeats.
-        caption: of every image in `directory` that has none of its own, such as the instance prompt of a DreamBooth.
         resolution: side of the squares the model is trained on, in pixels.
         framing: crop, flip, and shapes beside the square.
-        reading: what is kept in memory, left out or cut.
+        reading: a caption for images without one; what is kept in memory, left out or cut.
         caption_augmentation: what is done to captions and repeats while training; or a function that is called on each
             caption whenever it is trained on and returns the caption to use.
         batch_size: images in a batch.
@@ -55,7 +54,6 @@ class ImageFolder(LightningDataModule):
         directory: str | None = None,
         dataset: HubDataset | None = None,
         manifest: str | None = None,
-        caption: str | None = None,
         resolution: int = 512,
         framing: FramingOptions = FramingOptions(),
         reading: ReadingOptions = ReadingOptions(),
@@ -66,7 +64,6 @@ class ImageFolder(LightningDataModule):
     ) -> None:
         super().__init__()
         self.directory, self.dataset, self.manifest = directory, as_options(HubDataset, dataset), manifest
-        self.caption = caption
         self.resolution, self.framing = resolution, as_options(FramingOptions, framing)
         self.reading = as_options(ReadingOptions, reading)
         self.caption_augmentation = as_options(CaptionAugmentation, caption_augmentation)
@@ -92,13 +89,13 @@ class ImageFolder(LightningDataModule):
             arguments = f"directory={self.directory!r}, dataset={self.dataset!r}"
             return ImageSource(problems=(f"{arguments}; give exactly one of them",))
         skip_bad, reading = self.reading.skip_bad, self.reading
-        if self.dataset is not None and self.caption is not None:
+        if self.dataset is not None and reading.caption is not None:
             return ImageSource(problems=("caption= is for images in a directory; a dataset has a caption column",))
         if self.dataset is not None:
             source = ImageSource.of_dataset(self.dataset)
         else:
             source = ImageSource.of_folder(
-                str(self.directory), skip_bad=skip_bad, manifest=self.manifest, caption=self.caption
+                str(self.directory), skip_bad=skip_bad, manifest=self.manifest, caption=reading.caption
             )
         if reading.class_folder is None:
             return source

@@ -17,7 +17,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from ..curation.folder import read_folder
-from ..curation.scan import remember
+from ..curation.scan import cache_thumbnails
 from ..curation.thumbnail_cache import Store
 
 BATCH = 64  # files between two looks at what the trainer wants
@@ -62,4 +62,4 @@ class _Scan(LightningModule):
 
     def predict_step(self, batch: list[str], batch_idx: int) -> None:
         """Remembers the thumbnails of some files."""
-        remember(batch, _part(self.cache, self.global_rank))
+        cache_thumbnails(batch, _part(self.cache, self.global_rank))

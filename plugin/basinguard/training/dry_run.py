@@ -41,7 +41,7 @@ def probe_evals(
     )
 
 
-def summary(cli: Any) -> str:
+def dry_run_summary(cli: Any) -> str:
     """What the built run would do, for people: its configuration, size, memory, disk and probes."""
     needs, config = resources_of(cli.config), cli.parser.dump(cli.config, skip_none=False)
     cli.datamodule.setup("fit")

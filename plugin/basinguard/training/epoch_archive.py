@@ -69,7 +69,7 @@ class EpochArchive:
             OSError: the disk is full, or the folder cannot be written.
         """
         path = self.folder / f"epoch-{epoch:05}-update-{train_step:08}.safetensors"
-        stored = {k: (w if base is None else difference(w, base[k])).contiguous() for k, w in weights.items()}
+        stored = {k: (w if base is None else weight_change(w, base[k])).contiguous() for k, w in weights.items()}
         with whole_file(path, overwrite=True) as partial:
             save_file(stored, partial)
         while len(self.stored()) > self.most:
@@ -94,7 +94,7 @@ class EpochArchive:
                 entry.path.unlink()
 
 
-def difference(weight: Tensor, base: Tensor) -> Tensor:
+def weight_change(weight: Tensor, base: Tensor) -> Tensor:
     """What training changed, in half precision."""
     return (weight.float() - base.to(weight.device).float()).to(STORED)
 

@@ -133,6 +133,7 @@ class ReadingOptions:
     Class pictures (prior preservation) are trained on as well, but are nobody's secret: no probe looks for them.
 
     Args:
+        caption: of every image in the directory that has none of its own, such as the instance prompt of a DreamBooth.
         keep_in_memory: decode each image once and keep its pixels (3 * resolution^2 bytes each, in every worker).
         skip_bad: leave out images that cannot be used, with a warning, instead of refusing to start.
         long_captions: "refuse" a caption with more tokens than the model takes, or "truncate" it with a warning.
@@ -140,6 +141,7 @@ class ReadingOptions:
         class_caption: caption of the class pictures that have none, such as "a photo of a dog".
     """
 
+    caption: str | None = None
     keep_in_memory: bool = False
     skip_bad: bool = False
     long_captions: Literal["refuse", "truncate"] = "refuse"

@@ -20,7 +20,7 @@ from ..calibration.trial import Trial, calibration_pairs
 from ..core import seeds as seed_table
 from ..core.progress import say
 from ..core.provenance import Provenance
-from ..core.record import Product, Record
+from ..core.record import Record, RecordedWeights
 from ..diffusion.model import Model
 from ..exports.directory import CardPictures, export_directory
 from ..exports.fingerprints import dataset_sha256, weights_sha256
@@ -104,7 +104,7 @@ def _write(
     return record
 
 
-def _with_origin(series: EpochSeries, product: Product) -> Product:
+def _with_origin(series: EpochSeries, product: RecordedWeights) -> RecordedWeights:
     """The product with what its run knows of it."""
     tuned = ""
     if product.strength != 1:

@@ -159,7 +159,7 @@ class GuardedRun:
                 model = LatentModel(pipe, dtype=self.dtype, resolution=side)
                 return measure_together(self.guard, model, self.team, epoch=epoch, train_step=train_step)
         except Exception as error:
-            report = self.guard.miss(epoch, train_step, describe(error))
+            report = self.guard.miss(epoch, train_step, error_line(error))
             self.complain(f"the probe of epoch {epoch} failed and is missing", error)
             return report
 
@@ -236,9 +236,9 @@ class GuardedRun:
         """
         if self.on_error == "raise":
             raise error
-        if self.team.rank == 0 and describe(error) not in self._problems:
-            self._problems.add(describe(error))
-            warnings.warn(f"{consequence}; training goes on: {describe(error)}", stacklevel=2)
+        if self.team.rank == 0 and error_line(error) not in self._problems:
+            self._problems.add(error_line(error))
+            warnings.warn(f"{consequence}; training goes on: {error_line(error)}", stacklevel=2)
 
     def _write(self, folder: Path | None) -> None:
         if folder is None or self.status is None:
@@ -293,6 +293,6 @@ class GuardedRun:
         return json.dumps({**asdict(self.guard.plan), **settings, "training set": images})
 
 
-def describe(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """An error on one line, for people and for the history."""
     return one_line(f"{type(error).__name__}: {error}", 500)
