@@ -111,7 +111,7 @@ def act(name: str, out: Path) -> None:
             enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False, default_root_dir=out,
         ).fit(module, datamodule=data)  # fmt: skip
         if watched:
-            history, did = guard.history, str(guard.responder.applied)
+            history, did = guard.history, str(guard.run.responder.applied)
     estimates = shipped(guard_for(images_of(own), controls), LatentModel(module.eval().pipe), style(), pairs=48, each=2)
     summary = {"name": name, "acting": vars(acting) if acting else None, "changes": changes, "did": did, **estimates}
     summary |= {"history": [json.loads(report.to_json()) for report in history]}

@@ -5,13 +5,15 @@ from __future__ import annotations
 import statistics
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.report import Report
 from .guard_options import BreachResponse, Interventions
-from .guarded_run import GuardedRun
 from .loss_filters import Both, LargeGap, LossFilter, LowLoss
 from .protocols import CaptionedImages, TrainedModule
+
+if TYPE_CHECKING:
+    from .guarded_run import GuardedRun
 
 
 def loss_filter(interventions: Interventions) -> LossFilter | None:
@@ -130,7 +132,7 @@ class BreachResponder:
         self.applied = AppliedInterventions(interventions, module, data) if interventions else None
         self._warned = False
 
-    def respond(self, run: GuardedRun, optimizers: Sequence[Any] = (), schedulers: Sequence[Any] = ()) -> bool:
+    def respond(self, run: GuardedRun, optimizers: Sequence[Any], schedulers: Sequence[Any]) -> bool:
         """Answers the newest report; says so once, in the first process.
 
         Returns:

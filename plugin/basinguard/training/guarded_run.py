@@ -7,7 +7,6 @@ Probing never changes training (see `isolation`), and what fails becomes a misse
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
@@ -22,19 +21,16 @@ from ..calibration.terms import CalibrationTerms
 from ..core.progress import shown
 from ..core.record import Record
 from ..core.report import Report, measured
-from ..core.text import one_line
 from ..exports.fingerprints import dataset_sha256
 from ..guard.checkpoint_selection import SamplingMode
 from ..guard.control_prompts import unknowable
 from ..guard.guard import Guard
-from ..guard.plan import ProbePlan
 from ..guard.status import RunStatus, run_status
-from ..guard.training_set import TrainingSet
-from ..pipelines.alignment import clip_for
 from ..pipelines.latent_model import LatentModel, smaller_side
-from ..similarity.embedder import Embedder
-from ..similarity.rulers import feature_sets
+from ..similarity.rulers import feature_sets, missing_ruler
 from .best_weights import BestWeights
+from .breach_responder import BreachResponder
+from .complaints import Complaints, error_line
 from .distributed import Team, measure_together
 from .guard_options import OnError, ShippedEpoch
 from .guarded_export import export_calibrated
@@ -44,19 +40,6 @@ from .protocols import TrainedModule
 from .run_epochs import RunEpochs
 
 HISTORY_FILE = "guard.json"  # in the run's log directory
-
-
-def guard_for(
-    training: TrainingSet, embedder: Embedder, plan: ProbePlan, *, base: str = "", alignment: str = "auto"
-) -> Guard:
-    """The guard that options describe; `base` is what is fine-tuned, `alignment` as in `alignment.clip_for`.
-
-    Raises:
-        ValueError: the plan does not fit the images; held-out images that are copies of training images.
-    """
-    clip = clip_for(base, alignment)
-    rulers = feature_sets() if plan.taught else ()
-    return Guard(training, embedder, plan, clip.score if clip else None, rulers)
 
 
 class GuardedRun:
@@ -69,7 +52,8 @@ class GuardedRun:
         guard: what to measure, on what.
         ship: of the epochs that keep the risk, export the "best" by `checkpoint_selection.choose_checkpoint`, or the
             "last".
-        on_error: "warn" reports a problem once and goes on, "raise" stops.
+        responder: answers what was measured.
+        on_error: see `Complaints`.
 
     Attributes:
         status: verdict, forecast and the epochs to ship, as of the newest report; None where none could be made.
@@ -82,8 +66,15 @@ class GuardedRun:
         >>> run.probe(module, epoch=0, train_step=100).basin.width                         # doctest: +SKIP
     """
 
-    def __init__(self, guard: Guard, *, ship: ShippedEpoch = "best", on_error: OnError = "warn") -> None:
-        self.guard, self.on_error = guard, on_error
+    def __init__(
+        self,
+        guard: Guard,
+        responder: BreachResponder | None = None,
+        *,
+        ship: ShippedEpoch = "best",
+        on_error: OnError = "warn",
+    ) -> None:
+        self.guard, self.responder = guard, responder
         autocast = guard.plan.autocast
         self.dtype: torch.dtype | None = getattr(torch, autocast) if autocast else None
         self.best_weights = BestWeights(guard.plan.alpha, ship)
@@ -92,7 +83,7 @@ class GuardedRun:
         self.epochs = RunEpochs(self.best_weights)
         self.certificate: Certificate | None = None
         self.other_data = False
-        self._problems: set[str] = set()  # that were reported
+        self.complaints = Complaints(on_error, silent=self.team.rank > 0)
 
     @property
     def history(self) -> list[Report]:
@@ -104,8 +95,17 @@ class GuardedRun:
         """The reports that were not missed."""
         return measured(self.history)
 
-    def begin(self, train_step: int) -> None:
-        """Takes up a run at its first update, or a later one: what is not known about it is said."""
+    def begin(self, train_step: int, ended: int | None = None) -> int | None:
+        """Takes up a run at its first update, or a later one: what is not known about it is said.
+
+        Args:
+            train_step: updates so far.
+            ended: an epoch at whose end it was interrupted, if it was and if that epoch was to be measured.
+
+        Returns:
+            The epoch to measure now, -1 for the base model; None where nothing is owed.
+        """
+        measured_before = {report.epoch for report in self.history}
         if self.other_data:
             self.best_weights.epochs.clear()
         if self.team.rank == 0:
@@ -113,8 +113,16 @@ class GuardedRun:
         if train_step > 0 and not self.history:
             problem = f"resumed at train step {train_step} without a history: the base model was not measured"
             self.guard.miss(-1, train_step, problem)
-            self.complain("the history has no base model", ValueError(problem))
+            self.complaints.add("the history has no base model", ValueError(problem))
         self.update_status()
+        if not self.history:
+            return -1
+        return ended if measured_before and ended not in {-1, *measured_before} else None
+
+    def notes(self, module: TrainedModule) -> list[str]:
+        """What is good to know before the first update: what the run takes on disk, and which ruler it lacks."""
+        lacking = missing_ruler() if self.guard.plan.taught else ""
+        return [note for note in (self.epochs.disk_note(module), lacking) if note]
 
     def probe(
         self,
@@ -146,7 +154,7 @@ class GuardedRun:
                 self._write(folder)
                 if not report.problem:
                     self.best_weights.update(self.history, lambda: trained_weights(module))
-                    with self._harmless(f"epoch {epoch} could not be kept for the search at the end"):
+                    with self.complaints.harmless(f"epoch {epoch} could not be kept for the search at the end"):
                         self.epochs.keep(module, self.history)
                     self._log(module, loggers)
         return report
@@ -160,8 +168,12 @@ class GuardedRun:
                 return measure_together(self.guard, model, self.team, epoch=epoch, train_step=train_step)
         except Exception as error:
             report = self.guard.miss(epoch, train_step, error_line(error))
-            self.complain(f"the probe of epoch {epoch} failed and is missing", error)
+            self.complaints.add(f"the probe of epoch {epoch} failed and is missing", error)
             return report
+
+    def respond(self, optimizers: Sequence[Any], schedulers: Sequence[Any]) -> bool:
+        """Answers the newest report; whether the fit is to stop."""
+        return self.responder is not None and self.responder.respond(self, optimizers, schedulers)
 
     def judge(self) -> RunStatus:
         """Where the run stands now, in milliseconds."""
@@ -181,7 +193,7 @@ class GuardedRun:
             self.status = self.judge()
         except Exception as error:
             self.status = None
-            self.complain("there is no verdict on this epoch", error)
+            self.complaints.add("there is no verdict on this epoch", error)
 
     def export(
         self, module: TrainedModule, out: Path, terms: CalibrationTerms, *, device: torch.device | None = None
@@ -219,42 +231,24 @@ class GuardedRun:
 
     def _exporting(self, out: Path) -> AbstractContextManager[None]:
         retry = "resume the last checkpoint, or call export again, to retry"
-        return self._harmless(f"nothing was exported to {out}; {retry}")
-
-    @contextmanager
-    def _harmless(self, consequence: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            self.complain(consequence, error)
-
-    def complain(self, consequence: str, error: Exception) -> None:
-        """Reports a problem once for each kind, or raises it when so asked.
-
-        Raises:
-            Exception: `error`, with `on_error="raise"`.
-        """
-        if self.on_error == "raise":
-            raise error
-        if self.team.rank == 0 and error_line(error) not in self._problems:
-            self._problems.add(error_line(error))
-            warnings.warn(f"{consequence}; training goes on: {error_line(error)}", stacklevel=2)
+        return self.complaints.harmless(f"nothing was exported to {out}; {retry}")
 
     def _write(self, folder: Path | None) -> None:
         if folder is None or self.status is None:
             return
-        with self._harmless(f"{folder / HISTORY_FILE} could not be written"):
+        with self.complaints.harmless(f"{folder / HISTORY_FILE} could not be written"):
             write_guard_file(folder / HISTORY_FILE, self.status, self.history)
 
     def _log(self, module: TrainedModule, loggers: Sequence[Any]) -> None:
         problem = f"pictures and scalars of epoch {self.history[-1].epoch} could not be logged"
-        with self._harmless(problem), untouched(*parts_of(module)):
+        with self.complaints.harmless(problem), untouched(*parts_of(module)):
             side = smaller_side(module.pipe, self.guard.training.images)
             log_report(loggers, self.guard, LatentModel(module.pipe, dtype=self.dtype, resolution=side), self.status)
 
     def state_dict(self) -> dict[str, Any]:
-        """The history and what it was measured with; texts only, so `torch.load(weights_only=True)` reads it."""
-        return {"guard": self.guard.state_dict(), "settings": self._settings()}
+        """The history, what it was measured with and how it was answered; `torch.load(weights_only=True)` reads it."""
+        answers = self.responder.state_dict() if self.responder else {}
+        return {"guard": self.guard.state_dict(), "settings": self._settings(), **answers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes the history of an interrupted run.
@@ -276,6 +270,8 @@ class GuardedRun:
                 "compared with new ones: resume with the settings of that run, or start a run of its own"
             )
         self.guard.load_state_dict(state["guard"])
+        if self.responder:
+            self.responder.load_state_dict(state)
 
     def _begin_anew(self, then: str, now: str) -> None:
         problem = (
@@ -284,15 +280,10 @@ class GuardedRun:
         )
         self.other_data = True
         self.guard.start_over(problem)
-        self.complain("the history so far is about other images and is left behind", ValueError(problem))
+        self.complaints.add("the history so far is about other images and is left behind", ValueError(problem))
 
     def _settings(self) -> str:
         training, metric = self.guard.training, self.guard.embedder.metric
         images = dataset_sha256(training.images, training.captions)
         settings = {"embedder": metric.embedder, "threshold": metric.threshold, "heldout": training.heldout}
         return json.dumps({**asdict(self.guard.plan), **settings, "training set": images})
-
-
-def error_line(error: Exception) -> str:
-    """An error on one line, for people and for the history."""
-    return one_line(f"{type(error).__name__}: {error}", 500)

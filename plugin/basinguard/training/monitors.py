@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..core.report import Report
-from ..guard.status import RunStatus
+from ..core.report import last_search
+from .guarded_run import GuardedRun
 from .logging import newest_scalars
 
 ON_BAR = ("risk", "taught", "gap_since_base")
+EXACT = {"logger": False, "sync_dist": True, "reduce_fx": "max"}  # every process logs the same numbers
 
 
-def log_for_monitors(pl_module: Any, history: Sequence[Report], status: RunStatus | None) -> None:
-    """The newest value of everything, which lasts as long as the fit; loggers got what is new already.
+class Monitors:
+    """The callbacks of one fit that look at the guard's numbers, and its progress bar."""
 
-    Every process logs the same numbers; taking the largest keeps them exact.
-    """
-    values, exact = newest_scalars(history, status), {"logger": False, "sync_dist": True, "reduce_fx": "max"}
-    pl_module.log_dict(values, **exact)
-    on_bar = {
-        name: values[f"guard/{name}"] for name in ("risk", "taught", "gap_since_base") if f"guard/{name}" in values
-    }
-    pl_module.log_dict(on_bar, prog_bar=True, **exact)
+    def __init__(self, trainer: Any, run: GuardedRun) -> None:
+        self.trainer, self.run = trainer, run
+        self._logged = 0  # reports
+        excuse_monitors(trainer)
+        show_on_progress_bar(trainer, lambda: run.status.verdict.state if run.status else "")
+
+    def update(self, pl_module: Any) -> None:
+        """Logs the newest value of everything, which lasts as long as the fit; loggers got what is new already."""
+        history = self.run.history
+        if last_search(history) is not None:
+            require_monitors(self.trainer)
+        if self.run.measured and len(history) != self._logged:
+            self._logged = len(history)
+            values = newest_scalars(history, self.run.status)
+            on_bar = {name: values[f"guard/{name}"] for name in ON_BAR if f"guard/{name}" in values}
+            pl_module.log_dict(values, **EXACT)
+            pl_module.log_dict(on_bar, prog_bar=True, **EXACT)
 
 
 def excuse_monitors(trainer: Any) -> None:

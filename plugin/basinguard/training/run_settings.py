@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..calibration.terms import CalibrationTerms
+from ..core.report import Report
 from ..guard.plan import ProbePlan
-from ..pipelines.model_edits import edits_asked_for
 from ..similarity.copy_detector_settings import CopyDetectorSettings
-from ..similarity.detector_loading import fitted_embedder, load_detector
+from ..similarity.detector_loading import load_detector
+from .breach_responder import BreachResponder
 from .control_group import require_control, training_set
+from .guard_assembly import assemble_guard
 from .guard_options import BreachResponse, ControlGroup, OnError, ShippedEpoch
-from .guarded_run import GuardedRun, guard_for
-from .isolation import same_streams, untouched
+from .guarded_run import GuardedRun
+from .isolation import same_streams
 from .protocols import CaptionedImages, TrainedModule
+from .requirements import require_parts
 
 
 class RunSettings:
@@ -41,6 +45,8 @@ class RunSettings:
         True
     """
 
+    run: GuardedRun | None = None  # from the beginning of a fit on
+
     def __init__(
         self,
         plan: ProbePlan = ProbePlan(),
@@ -64,20 +70,31 @@ class RunSettings:
         self.export_to, self.every_n_epochs, self.alignment = export_to, every_n_epochs, alignment
         self.options: dict[str, Any] = {"ship": ship, "on_error": on_error}
 
-    def should_probe(self, epoch: int) -> bool:
-        """Whether to measure after this epoch, counted from 0."""
-        return (epoch + 1) % self.every_n_epochs == 0
+    @property
+    def history(self) -> list[Report]:
+        """Every report so far, see `GuardedRun.history`."""
+        return self.run.history if self.run else []
+
+    def should_probe(self, epoch: int, of: int | None = None) -> bool:
+        """Whether to measure after this epoch, counted from 0; always after the last of so many."""
+        return (epoch + 1) % self.every_n_epochs == 0 or epoch + 1 == of
 
     def run_on(self, data: CaptionedImages, module: TrainedModule) -> GuardedRun:
         """The run that these settings make of images and of what is fine-tuned; modes and random streams stay.
 
         Raises:
+            TypeError: a part of either that the guard needs is missing.
             ValueError: something is wrong with the images, or the settings do not fit them.
         """
-        pipe, base = module.pipe, str(getattr(module, "base_id", ""))
-        with untouched(pipe.unet, pipe.vae, pipe.text_encoder):
+        require_parts(data, module, exported=self.export_to is not None)
+        responder = BreachResponder(self.response, module, data)
+        with same_streams():
             training = training_set(data, self.control)
-            edits = edits_asked_for(self.detector, pipe, training.images)
-            embedder = fitted_embedder(self.detector, self.embedder, training.images, training.heldout_images, edits)
-            guard = guard_for(training, embedder, self.plan, base=base, alignment=self.alignment)
-        return GuardedRun(guard, **self.options)
+        guard = assemble_guard(
+            training, self.plan, self.detector, embedder=self.embedder, pipe=module.pipe,
+            base=str(getattr(module, "base_id", "")), alignment=self.alignment,
+        )  # fmt: skip
+        run = GuardedRun(guard, responder, **self.options)
+        if self.export_to:
+            run.epochs.archive_in(Path(self.export_to), self.terms.epochs)
+        return run

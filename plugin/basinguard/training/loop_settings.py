@@ -1,0 +1,93 @@
+"""What the guard of a loop of one's own is told, and the run that this makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from torch import Tensor
+
+from ..guard.control_prompts import recombined_prompts
+from ..guard.plan import ProbePlan
+from ..guard.training_set import TrainingSet
+from ..similarity.copy_detector_settings import CopyDetectorSettings
+from .data_sources import Picture, pixels_of
+from .guard_assembly import assemble_guard
+from .guard_options import OnError, ShippedEpoch
+from .guarded_run import GuardedRun
+from .protocols import pipeline_around
+from .requirements import require_whole_weights_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from diffusers import StableDiffusionPipeline
+
+
+class LoopSettings:
+    """The options of `LoopGuard`; each is explained where it is kept.
+
+    Args:
+        training: images, captions and held-out prompts.
+        accelerator: saves and restores the history in its checkpoints; without one, use `state_dict`.
+        plan, detector, pipe, alignment: see `assemble_guard`; give the mixed precision of the training as
+            `plan.autocast`.
+        ship, on_error: see `GuardedRun`.
+
+    Raises:
+        ValueError: the accelerator splits the weights among processes, or settings that cannot be measured.
+        FileNotFoundError: an embedder's weights are missing.
+    """
+
+    def __init__(
+        self,
+        training: TrainingSet,
+        accelerator: Accelerator | None = None,
+        *,
+        plan: ProbePlan = ProbePlan(),
+        detector: CopyDetectorSettings = CopyDetectorSettings(),
+        pipe: StableDiffusionPipeline | None = None,
+        alignment: str = "none",
+        ship: ShippedEpoch = "best",
+        on_error: OnError = "warn",
+    ) -> None:
+        if accelerator is not None:
+            require_whole_weights_of(accelerator)
+        guard = assemble_guard(training, plan, detector, pipe=pipe, alignment=alignment)
+        self.run = GuardedRun(guard, ship=ship, on_error=on_error)
+        self.pipe = pipe
+        if accelerator is not None:
+            accelerator.register_for_checkpointing(self)
+
+    @classmethod
+    def for_script(
+        cls,
+        unet: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        noise_scheduler: Any,
+        *,
+        images: Sequence[Picture] | Tensor,
+        captions: Sequence[str],
+        accelerator: Accelerator | None = None,
+        plan: ProbePlan = ProbePlan(),
+        detector: CopyDetectorSettings = CopyDetectorSettings(),
+    ) -> Self:
+        """The guard of a training script that holds modules instead of a pipeline; `guard.pipe` is made of them.
+
+        Args:
+            unet, vae, text_encoder, tokenizer: as the script loaded them, prepared by accelerate or not.
+            noise_scheduler: what adds noise while training; its noise schedule and prediction type are the model's.
+            images: of the training set: paths, PIL images, or pixels [N, 3, H, W] in 0..1, RGB.
+            captions: one for each.
+            accelerator, plan, detector: as above.
+
+        Raises:
+            ValueError: pixels outside 0..1, or another number of captions than of images.
+        """
+        unwrapped = accelerator.unwrap_model if accelerator is not None else lambda module: module
+        vae, text_encoder, unet = (unwrapped(module) for module in (vae, text_encoder, unet))
+        pipe = pipeline_around(unet, vae, text_encoder, tokenizer, noise_scheduler)
+        pixels = pixels_of(images, pipe.unet.config.sample_size * pipe.vae_scale_factor)
+        training = TrainingSet(pixels, tuple(captions), recombined_prompts(captions), stand_in=True)
+        return cls(training, accelerator, plan=plan, detector=detector, pipe=pipe)
