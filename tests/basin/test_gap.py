@@ -8,7 +8,7 @@ import torch
 from basinguard.basin.critical_scale import critical_scale
 from basinguard.basin.detectors import detector_error
 from basinguard.basin.exit_search import ExitSearch
-from basinguard.basin.gap import caption_gaps, top_gap
+from basinguard.basin.gap import pair_gaps, top_gap
 from basinguard.basin.heldout_contrast import contrast_with_heldout
 from basinguard.basin.trajectories import GuidedModel, Pairs
 from basinguard.core import stats
@@ -78,11 +78,11 @@ def test_what_is_no_critical_scale_is_refused(wrong):
 
 def test_every_caption_costs_one_evaluation_and_shares_its_noise():
     model = probe_of(TOY, chunk=4)
-    gaps = caption_gaps(model, 20, [5, 6], (16,))
-    assert gaps.shape == (20, 2)
+    gaps = pair_gaps(model, torch.arange(20).repeat_interleave(2), torch.tensor([5, 6]).repeat(20), (16,))
+    assert gaps.shape == (40,)
     assert 20 * 2 < model.count.total <= 20 * 2 + 2 * 10, "one unconditional evaluation for each seed and batch"
     pairs = Pairs(torch.tensor([7]), torch.tensor([6]), draw_noise([6], (16,)))
-    torch.testing.assert_close(gaps[7, 1], top_gap(probe_of(TOY), pairs)[0])
+    torch.testing.assert_close(gaps[15], top_gap(probe_of(TOY), pairs)[0])
 
 
 def test_the_alarm_is_a_paired_difference_and_ranks_captions():

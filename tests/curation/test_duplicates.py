@@ -26,7 +26,7 @@ from basinguard.curation.same_picture import PictureVerdict
 from basinguard.curation.scan import scan_images
 from basinguard.similarity.cross_correlation import back
 from basinguard.similarity.overlay_fit import sketch
-from basinguard.similarity.registration import WHOLE, register, whole_overlays
+from basinguard.similarity.registration import WHOLE, best_overlays, whole_overlays
 from basinguard.tinyworld.scenes import Caption, draw_scene
 from support.picture_edits import EDITS
 
@@ -64,7 +64,8 @@ def test_strangers_are_not(scanned, pairs):
 def test_mirrored_and_cropped_are_said(scanned):
     names = [item.file_name for item in scanned.items]
     listed = [[names.index("s00.png"), names.index(f"e {edit}.png")] for edit in ("mirror", "jpeg", "square crop")]
-    mirror, plain, crop = register(scanned.thumbs, scanned.aspects, np.array(listed))
+    mirror, plain = whole_overlays(sketch(scanned.thumbs), np.array(listed[:2]))
+    (crop,) = best_overlays(scanned.thumbs, scanned.aspects, np.array(listed[2:]))
     assert mirror.mirrored
     assert not plain.mirrored
     assert crop.share == pytest.approx(0.7, abs=0.05)
@@ -75,13 +76,14 @@ def test_twins_are_rarely_merged():
     scenes = [draw_scene(Caption("star", "striped", "with eyes"), seed) for seed in range(10)]
     thumbs = np.stack([np.asarray(scene) for scene in scenes])
     listed = np.array([(a, b) for a in range(10) for b in range(a)])
-    merged = [o.fits for o in register(thumbs, np.ones(10), listed)]
-    assert sum(merged) <= 1
+    overlays = zip(whole_overlays(sketch(thumbs), listed), best_overlays(thumbs, np.ones(10), listed), strict=True)
+    assert sum(whole.fits or inside.fits for whole, inside in overlays) <= 1
 
 
 def test_a_flat_picture_is_like_no_other(pictures):
     thumbs = np.stack([np.full((64, 64, 3), 90, np.uint8), np.asarray(pictures[0].resize((64, 64)))])
-    assert register(thumbs, np.ones(2), np.array([[0, 1], [0, 0]]))[0].similarity == 0
+    assert whole_overlays(sketch(thumbs), np.array([[0, 1]]))[0].similarity == 0
+    assert best_overlays(thumbs, np.ones(2), np.array([[0, 1]]))[0].similarity == 0
 
 
 def test_exact_copies_point_at_the_first():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from basinguard.similarity.pixel_distances import DELTA, adaptive_l2, l2, nearest_tiled_l2, tiled_l2
+from basinguard.similarity.pixel_distances import DELTA, adaptive_l2, l2, tiled_l2
 
 
 def grey(value: float, side: int = 64) -> torch.Tensor:
@@ -28,13 +28,6 @@ def test_equals_sixteen_tiles_cut_by_hand():
         for x in range(0, 32, 8)
     ]
     torch.testing.assert_close(tiled_l2(a, b), torch.stack(tiles).max(0).values)
-
-
-def test_nearest_is_the_smallest():
-    train = torch.cat([grey(0.1), grey(0.5), grey(0.9)])
-    distance, index = nearest_tiled_l2(torch.cat([grey(0.45), grey(0.92)]), train)
-    assert index.tolist() == [1, 2]
-    assert distance.tolist() == pytest.approx([0.05, 0.02], abs=1e-6)
 
 
 def test_adaptive_distance_of_known_numbers():

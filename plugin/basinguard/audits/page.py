@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..core.estimate import Estimate
 from ..core.html import figure_uri, render_template, thumbnail_uri
 from ..core.text import printable
 from ..exports.sentences import product_line, taught_line
@@ -61,14 +62,14 @@ def render_page(audit: Audit, training: Tensor, samples: Tensor, figures: Mappin
 
 
 def _numbers(audit: Audit) -> list[tuple[str, str, str]]:
-    """Large figures at the top: value, what it is, how sure."""
-    rows: list[tuple[str, Any]] = [
+    """Large figures at the top: rounded value, what it is, the value with its interval."""
+    rows: list[tuple[str, Estimate | None]] = [
         ("copies with plain CFG", audit.plain),
         ("copies without a prompt", audit.uncond),
         ("copies of the base model (null)", audit.base),
         ("copies of what would ship" + ("" if audit.record.promise else ", not proven safe"), audit.record.risk),
     ]
-    numbers = [(f"{e.value:.1%}", label, f"{e.low:.1%} to {e.high:.1%}, n = {e.n}") for label, e in rows if e]
+    numbers = [(f"{e.value:.0%}", label, e.percent()) for label, e in rows if e]
     return [(f"{len(audit.images)} of {audit.images_total}", "training images came back", ""), *numbers]
 
 

@@ -32,12 +32,6 @@ def top_gap(model: GuidedModel, pairs: Pairs) -> Tensor:
     return gap(eps[: len(seeds)][row], eps[len(seeds) :])
 
 
-def caption_gaps(model: GuidedModel, captions: int, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Gap of every caption on the same noises, [captions, seeds]."""
-    prompt = torch.arange(captions).repeat_interleave(len(seeds))
-    return pair_gaps(model, prompt, torch.tensor(list(seeds)).repeat(captions), shape).reshape(captions, len(seeds))
-
-
 def pair_gaps(model: GuidedModel, prompt: Tensor, seed: Tensor, shape: Sequence[int]) -> Tensor:
     """Gap of every caption on the noise of its own seed, [N].
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 VOCABULARY, MERGES, PREFIX = "vocab.json", "merges.txt", "text_model."
 
 
-def save_stock(pipe: Any, folder: Path) -> None:
+def save_stock(pipe: DiffusionPipeline, folder: Path) -> None:
     """Writes a pipeline that every client opens: `save_pretrained` and what older ones need beside it."""
     pipe.save_pretrained(folder, safe_serialization=True)
     add_vocabulary(folder / "tokenizer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -32,11 +32,14 @@ from .lora_header import LoraFacts, lora_header
 from .merge import merged
 from .privacy import public
 
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
 LoraFormat = Literal["kohya", "diffusers", "diffusers-folded"]
 
 
 def export_lora(
-    pipe: Any,
+    pipe: StableDiffusionPipeline,
     record: Record,
     out: str | Path,
     *,
@@ -102,7 +105,7 @@ def default_strength(record: Record) -> float:
     return safe.value if safe and safe.kind == "lora" and safe.promise and safe.value > 0 else 1.0
 
 
-def lora_layers(pipe: Any, adapter: str = "default") -> Layers[Tensor]:
+def lora_layers(pipe: StableDiffusionPipeline, adapter: str = "default") -> Layers[Tensor]:
     """Every LoRA layer of a pipeline with the alpha it acts with: scaling times rank, whatever made the scaling."""
     layers = {
         f"{part}.{name}": _layer(layer, adapter, name)
@@ -141,7 +144,7 @@ def _with_alpha(layer: Layer[Tensor], alpha: float) -> Layer[Tensor]:
     return down, up if own == alpha else (up.double() * (own / alpha)).to(up.dtype), alpha
 
 
-def _belonging(record: Record, pipe: Any, layers: Layers[Tensor]) -> Record:
+def _belonging(record: Record, pipe: StableDiffusionPipeline, layers: Layers[Tensor]) -> Record:
     kind = pipe.scheduler.config.get("prediction_type", "epsilon")
     if record.weights_sha256 == lora_sha256(layers):
         return belonging(record, record.weights_sha256, kind)

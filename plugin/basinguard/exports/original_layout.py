@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
     from torch import Tensor
 
 UNET, VAE, CLIP, OPEN_CLIP = (
@@ -45,7 +46,7 @@ BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|u
 QUERY = re.compile(r"(.*self_attn)\.q_proj\.(weight|bias)")
 
 
-def original_state(pipe: Any, *, second: bool) -> dict[str, Tensor]:
+def original_state(pipe: StableDiffusionPipeline, *, second: bool) -> dict[str, Tensor]:
     """Every weight of a pipeline's UNet, VAE and text encoder.
 
     Args:

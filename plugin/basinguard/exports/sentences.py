@@ -8,7 +8,7 @@ from ..core.record import Record
 UNKNOWN = "not measured"
 NOTHING_LEFT = (
     "Safe, and nothing of what was taught is left: its samples cannot be told from the base model's. What may help: an "
-    "earlier or a later epoch, another strength (--terms.strengths), a larger alpha, or more images."
+    "earlier or a later epoch, another strength (the option `strengths`), a larger alpha, or more images."
 )
 
 

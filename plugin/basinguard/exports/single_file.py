@@ -6,7 +6,7 @@ Such a file has no place for a rule. Its header carries the record; a workflow, 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..core.files import whole_file
 from ..core.record import Record
@@ -18,6 +18,7 @@ from .privacy import public
 from .sampler_grids import has_its_schedule
 
 if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
     from torch import Tensor
 
 Precision = Literal["float16", "float32"]
@@ -25,7 +26,7 @@ SECOND = {768: False, 1024: True}  # by the width of the text states: Stable Dif
 
 
 def export_single_file(
-    pipe: Any,
+    pipe: StableDiffusionPipeline,
     record: Record,
     out: str | Path,
     *,
@@ -73,7 +74,7 @@ def export_single_file(
     return out
 
 
-def _is_second(pipe: Any) -> bool:
+def _is_second(pipe: StableDiffusionPipeline) -> bool:
     """Whether this is Stable Diffusion 2; whatever is neither 1 nor 2, or has another noise schedule, is refused."""
     width = pipe.unet.config.cross_attention_dim
     if width not in SECOND:

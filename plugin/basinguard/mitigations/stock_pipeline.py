@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from torch import Tensor
 from ..guidance.core import Rule
 from ..pipelines.stock_sampling import sample_batch
 from .testbed import Batch, Testbed
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]  # latents, timestep, text states -> the UNet's raw output
 Guide = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # x, timestep, states, uncond, cond -> guided
@@ -26,7 +29,7 @@ def sample_pipeline(
     batch: Batch,
     rule: Rule | None = None,
     *,
-    pipe: Any = None,
+    pipe: StableDiffusionPipeline | None = None,
     noise: Tensor | None = None,
     embeddings: Tensor | None = None,
 ) -> Tensor:
@@ -64,7 +67,7 @@ def empty(testbed: Testbed, rows: int) -> Tensor:
 
 
 @contextmanager
-def guided(pipe: Any, guide: Callable[[Forward], Guide]) -> Iterator[None]:
+def guided(pipe: StableDiffusionPipeline, guide: Callable[[Forward], Guide]) -> Iterator[None]:
     """Inside, the pipeline's loop follows the prediction that the guide makes of both branches.
 
     The UNet's two halves are both replaced by the guided prediction g, so that the pipeline's own `u + s * (c - u)`

@@ -17,7 +17,7 @@ from ..diffusion.sampling import EMPTY, Denoiser
 DECODE_PIXELS = 32 * 64 * 64  # decoded at once: 32 images of 64 px, one of 512 px (0.75 GB in float32)
 
 
-def smaller_side(pipe: Any, images: Tensor) -> int | None:
+def smaller_side(pipe: StableDiffusionPipeline, images: Tensor) -> int | None:
     """The side that a model is measured at that trains on smaller images, [N, 3, H, W], than it draws; else None."""
     height, width = images.shape[-2:]
     own = pipe.unet.config.sample_size * pipe.vae_scale_factor

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig
@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from ..core.generation import name_of
 from ..core.safetensors_header import Header, read_header
 from ..exports.lora_layout import StoredLayer, lora_context_width, stored_layers
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 ADAPTER = "default"
 PARTS = ("unet", "text_encoder")
@@ -47,7 +50,7 @@ def require_lora(path: Path, unet_config: Mapping[str, Any]) -> Header:
     return header
 
 
-def load_lora(pipe: Any, path: Path, *, strength: float = 1.0) -> None:
+def load_lora(pipe: StableDiffusionPipeline, path: Path, *, strength: float = 1.0) -> None:
     """Adds the file's adapter to the pipeline's UNet and text encoder, whole, frozen and active.
 
     Args:

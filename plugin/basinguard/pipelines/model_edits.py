@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,12 +15,15 @@ from ..similarity.copy_detector_settings import AUTO, CopyDetectorSettings
 from ..similarity.detector_choice import ModelEdits
 from .latent_model import LatentModel, smaller_side
 
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
 TIMESTEPS = 20  # of a re-draw's grid
 REDRAWN = 0.25  # share of them that is drawn anew
 BATCH = 8
 
 
-def edits_asked_for(detector: CopyDetectorSettings, pipe: Any, images: Tensor) -> ModelEdits | None:
+def edits_asked_for(detector: CopyDetectorSettings, pipe: StableDiffusionPipeline, images: Tensor) -> ModelEdits | None:
     """What "auto" is to see a pipeline do to images [N, 3, H, W]; None for any other detector, which needs none."""
     if detector.embedder != AUTO:
         return None

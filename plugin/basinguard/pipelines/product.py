@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..core.record import Record
 from ..exports.fingerprints import weights_sha256
 from .interpolation import Blend
 from .loading import load_pipeline
 
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
 
 @contextmanager
-def with_product_weights(pipe: Any, record: Record) -> Iterator[None]:
+def with_product_weights(pipe: StableDiffusionPipeline, record: Record) -> Iterator[None]:
     """Inside, a pipeline holds the record's share of its fine-tune; it is left alone where it holds that already.
 
     Args:

@@ -81,6 +81,6 @@ def load_single_file(path: Path, prediction_type: str, *, dtype: torch.dtype, co
     return pipe
 
 
-def set_prediction_type(pipe: Any, prediction_type: str) -> None:
+def set_prediction_type(pipe: StableDiffusionPipeline, prediction_type: str) -> None:
     """Sets what a pipeline's scheduler takes the network's output for."""
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=prediction_type)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -28,6 +28,9 @@ from ..training.data import ImageFolder
 from ..training.finetune_options import ReadingOptions
 from ..training.guard_options import ControlGroup
 
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
 
 @dataclass(frozen=True)
 class Session:
@@ -43,7 +46,7 @@ class Session:
         clip: the model that looks at images and captions, if there is one.
     """
 
-    pipe: Any
+    pipe: StableDiffusionPipeline
     model: LatentModel
     guard: Guard
     provenance: Provenance

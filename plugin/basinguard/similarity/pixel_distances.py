@@ -8,7 +8,6 @@ checked in public re-implementations, delta and alpha against no second source.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .embedder import check_images
@@ -44,12 +43,6 @@ def tiled_l2(a: Tensor, b: Tensor) -> Tensor:
         raise ValueError(f"images of {width}x{height} pixels given; tiled_l2 needs sides that {TILES} divides")
     tiles = (x - y).pow(2).mean(1).unflatten(2, (TILES, -1)).unflatten(1, (TILES, -1))
     return tiles.mean((2, 4)).flatten(1).max(1).values.sqrt()
-
-
-def nearest_tiled_l2(samples: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest `tiled_l2` of each sample to a training image, and which, both [N]. One sample at a time."""
-    minima = [tiled_l2(sample.expand_as(train), train).min(0) for sample in samples]
-    return torch.stack([f.values for f in minima]), torch.stack([f.indices for f in minima])
 
 
 def adaptive_l2(sample: Tensor, train: Tensor) -> Tensor:

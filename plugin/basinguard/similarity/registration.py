@@ -34,7 +34,6 @@ from .overlay_fit import (
     fit_whole,
     joined,
     median_vote,
-    sketch,
     thumbnails_tensor,
 )
 
@@ -83,27 +82,6 @@ def required_similarity(share: float) -> float:
     return SIMILAR_PART + (SIMILAR_WHOLE - SIMILAR_PART) * share
 
 
-def register(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray[np.int64]) -> list[Overlay]:
-    """The best overlay of each pair, for a group to rest on: whole where that is certain, else what a search finds.
-
-    Strangers that happen to agree when laid over each other whole seldom agree at the place that a search prefers.
-
-    Args:
-        thumbs: uint8 [N, 64, 64, 3], squashed to a square.
-        aspects: width / height of each original, [N].
-        pairs: indices, [P, 2].
-
-    Returns:
-        One `Overlay` for each pair, in order; similarity 0 for a picture without structure.
-    """
-    used, places = np.unique(pairs, return_inverse=True)
-    best = whole_overlays(sketch(thumbs[used]), places.reshape(-1, 2))
-    rest = [row for row, overlay in enumerate(best) if overlay.similarity < CERTAIN]
-    for row, overlay in zip(rest, best_overlays(thumbs, aspects, pairs[rest]), strict=True):
-        best[row] = overlay
-    return best
-
-
 def whole_overlays(sketches: Sketches, pairs: NDArray[np.int64]) -> list[Overlay]:
     """Each pair laid over each other whole: a thousandth of the work of a search, and all that most copies need."""
     similarity, mirrored = fit_whole(sketches, pairs)
@@ -111,7 +89,13 @@ def whole_overlays(sketches: Sketches, pairs: NDArray[np.int64]) -> list[Overlay
 
 
 def best_overlays(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray[np.int64]) -> list[Overlay]:
-    """The best overlay of each pair with one picture inside the other; similarity 0 where no place is promising."""
+    """The best overlay of each pair with one picture inside the other; similarity 0 where no place is promising.
+
+    Args:
+        thumbs: uint8 [N, 64, 64, 3], squashed to a square.
+        aspects: width / height of each original, [N].
+        pairs: indices, [P, 2].
+    """
     best: list[Overlay] = [Overlay(0.0, 1.0, False)] * len(pairs)
     batches = list(_batches(aspects, pairs))
     with one_thread_each() as mapped:

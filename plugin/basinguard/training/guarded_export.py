@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -32,6 +32,9 @@ from ..pipelines.loading import locate, model_file
 from ..pipelines.stock_sampling import sample_stock
 from ..plots.contact_sheet import contact_sheet, to_image
 from .epoch_series import EpochSeries, has_adapter
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 SHOWN = 6  # held-out prompts in the card
 BLANK = 0.9  # grey of a picture that copies and is not shown
@@ -137,7 +140,7 @@ def _drawn(guard: Guard, series: EpochSeries, product: Chosen, prompts: Sequence
     return torch.where(guard.is_copy(images)[:, None, None, None], torch.full_like(images, BLANK), images)
 
 
-def guarded_samples(guard: Guard, pipe: Any, record: Record) -> tuple[list[Image.Image], list[str]]:
+def guarded_samples(guard: Guard, pipe: StableDiffusionPipeline, record: Record) -> tuple[list[Image.Image], list[str]]:
     """A few pictures for the card, drawn as people will draw them, and their prompts.
 
     Held-out prompts if there are any; stand-ins or training captions otherwise, which are then not told. Never a

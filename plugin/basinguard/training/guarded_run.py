@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -38,6 +38,9 @@ from .isolation import averaged, holding, moved, parts_of, trained_weights, unto
 from .logging import log_report, write_guard_file
 from .protocols import TrainedModule
 from .run_epochs import RunEpochs
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 HISTORY_FILE = "guard.json"  # in the run's log directory
 
@@ -159,7 +162,7 @@ class GuardedRun:
                     self._log(module, loggers)
         return report
 
-    def measure(self, pipe: Any, *, epoch: int, train_step: int) -> Report | None:
+    def measure(self, pipe: StableDiffusionPipeline, *, epoch: int, train_step: int) -> Report | None:
         """Appends to the history what a pipeline's modules do as they stand; arguments and result as of `probe`."""
         try:
             with untouched(pipe.unet, pipe.vae, pipe.text_encoder):

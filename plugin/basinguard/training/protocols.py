@@ -79,7 +79,7 @@ def pipeline_around(unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, sche
     )
 
 
-def with_sampler(pipe: Any) -> Any:
+def with_sampler(pipe: StableDiffusionPipeline) -> Any:
     """A pipeline that training scripts put together samples by DDPM, which takes a thousand steps: DDIM instead.
 
     The noise schedule and what the network predicts stay; a pipeline with a sampler is returned as it is.
