@@ -73,7 +73,7 @@ def main() -> None:
         calibration = replace(calibration, record=calibration.record.model_copy(update={"product": product}))
     print(calibration, flush=True)
     publish(args, calibration, {}, seconds=time.monotonic() - start)
-    row, _ = evaluate(session.pipe, session.guard, from_record(calibration.record.model_dump()), timesteps=TIMESTEPS)
+    row, _ = evaluate(session.pipe, session.guard, from_record(calibration.record.model_dump()))
     publish(args, calibration, {"fresh_seeds": row.model_dump()}, seconds=time.monotonic() - start)
     page = audit_session(str(args.method), session, calibration, per_caption=2)
     page.write(args.run / "audit")

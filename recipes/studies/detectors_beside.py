@@ -26,6 +26,7 @@ from torch import Tensor
 from basinguard.core import seeds as seed_table
 from basinguard.core.metric import Match
 from basinguard.core.stats import rate
+from basinguard.diffusion.sampling_options import SamplingOptions
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.model_edits import model_edits
@@ -61,9 +62,10 @@ def main() -> None:
     detectors = {e.name: CopyDetector(pixels, captions, e) for e in embedders(args.sscd, pixels, pipe)}
     prompt, seeds = fresh_pairs(len(captions), args.per_caption, seed_table.VERIFICATION)
     rows, samples = [], {}
+    sampling = SamplingOptions(scale=args.scale, timesteps=args.timesteps)
     for epoch in epochs_of(args.run, pipe):
         texts = [captions[k] for k in prompt]
-        drawn = sample_stock(pipe, texts, seeds, None, scale=args.scale, timesteps=args.timesteps).images
+        drawn = sample_stock(pipe, texts, seeds, None, sampling).images
         matches = {name: detector.matches(drawn) for name, detector in detectors.items()}
         risks = {name: rate(d.copied(matches[name]).numpy(), prompt).model_dump() for name, d in detectors.items()}
         rows.append({"epoch": epoch, "risk": risks})

@@ -5,6 +5,7 @@ import torch
 
 from basinguard.calibration.prompt_triage import calibrate_triage
 from basinguard.core.record import TriageResult
+from basinguard.diffusion.sampling_options import SamplingOptions
 from basinguard.guidance.core import Constant, SwitchAt
 from basinguard.guidance.triage import Triage
 from basinguard.pipelines.protect import is_protected, last_trace, load, protect, rule_of
@@ -47,10 +48,10 @@ def test_one_run_of_plain_cfg_gives_the_gap_and_the_outcome(pipe):
         sizes.append(len(images))
         return torch.tensor(copied)
 
-    options = {"timesteps": 4, "scale": 3.0}
-    result = calibrate_by_sampling(pipe, TEXTS, is_copy, per_prompt=3, wanted_miss=0.3, first_seed=50, **options)
+    sampling = SamplingOptions(timesteps=4, scale=3.0)
+    result = calibrate_by_sampling(pipe, TEXTS, is_copy, sampling, per_prompt=3, wanted_miss=0.3, first_seed=50)
     assert (sizes, is_protected(pipe)) == ([24], False)
-    single = [first_gap(pipe, [TEXTS[row // 3]], 50 + row, **options) for row in range(24)]
+    single = [first_gap(pipe, [TEXTS[row // 3]], 50 + row, sampling) for row in range(24)]
     pulling = [(row // 3, gap) for row, (_, (gap,)) in enumerate(single) if copied[row]]
     harmless = [(row // 3, gap) for row, (_, (gap,)) in enumerate(single) if not copied[row]]
     expected = calibrate_triage(pulling, harmless, timestep=single[0][0], wanted_miss=0.3)
@@ -90,11 +91,11 @@ def test_a_first_gap_at_another_noise_level_is_refused(pipe, record):
 def test_the_first_gap_costs_one_evaluation():
     pipe, sizes = tiny.pipeline(), []
     pipe.unet.conv_in.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
-    timestep, gaps = first_gap(pipe, PROMPTS, timesteps=10)
+    timestep, gaps = first_gap(pipe, PROMPTS, sampling=SamplingOptions(timesteps=10))
     assert (timestep, sizes) == (901.0, [4])
     assert len(gaps) == 2
     assert min(gaps) > 0
     assert not is_protected(pipe)
     protect(pipe, SwitchAt(600, 0.0, None))
-    assert first_gap(pipe, PROMPTS, timesteps=10) == (timestep, gaps)
+    assert first_gap(pipe, PROMPTS, sampling=SamplingOptions(timesteps=10)) == (timestep, gaps)
     assert is_protected(pipe)

@@ -49,10 +49,9 @@ def triage(
         session.pipe,
         [*session.guard.training.captions, *harmless],
         session.guard.is_copy,
+        session.guard.plan,
         per_prompt=per_prompt,
         wanted_miss=wanted_miss,
-        scale=record.sampler.scale,
-        timesteps=record.sampler.timesteps,
     )
     record = record.model_copy(update={"triage": result})
     with whole_file(out) as partial:

@@ -49,10 +49,7 @@ def sample_pipeline(
     if embeddings is not None:
         nothing = empty(testbed, len(batch))
         options |= {"prompt": None, "prompt_embeds": embeddings, "negative_prompt_embeds": nothing}
-    samples = sample_batch(
-        pipe, batch.prompts, batch.seeds, rule, scale=testbed.scale, timesteps=testbed.timesteps, **options
-    )
-    return samples.images
+    return sample_batch(pipe, batch.prompts, batch.seeds, rule, testbed.guard.plan, **options).images
 
 
 def states(testbed: Testbed, batch: Batch) -> Tensor:

@@ -50,17 +50,15 @@ def evaluate(
     rule: Rule | None,
     *,
     per_caption: int = 4,
-    timesteps: int = 20,
     prompts: Sequence[str] = (),
 ) -> tuple[Evaluation, Tensor]:
     """Samples every training caption, or other prompts, with fresh seeds through the pipeline.
 
     Args:
         pipe: a stock pipeline.
-        guard: knows the training images, the embedder and the guidance scale.
+        guard: knows the training images, the embedder and how to sample.
         rule: to protect the pipeline with; None samples with the pipeline's own CFG.
         per_caption: seeds for each caption.
-        timesteps: sampling steps.
         prompts: to sample instead of the training captions.
 
     Returns:
@@ -70,7 +68,7 @@ def evaluate(
     prompt, seeds = fresh_pairs(len(captions), per_caption, seed_table.VERIFICATION)
     texts = [captions[k] for k in prompt]
     start = time.monotonic()
-    samples = sample_stock(pipe, texts, seeds, rule, scale=guard.plan.scale, timesteps=timesteps)
+    samples = sample_stock(pipe, texts, seeds, rule, guard.plan)
     seconds = (time.monotonic() - start) / len(prompt)
     similarity = [match.similarity for match in guard.matches(samples.images)]
     copied = np.array(similarity) >= guard.embedder.metric.threshold

@@ -60,13 +60,7 @@ def draw_pairs(
         pipe = protect(DiffusionPipeline.from_pretrained(locate(model), use_safetensors=True), rule, triage=triage)
     rule = rule_of(pipe)
     rules = (Constant(sampling.scale), rule)
-    pairs = [
-        [
-            sample_batch(pipe, [text] * len(seeds), seeds, each, scale=sampling.scale, timesteps=sampling.timesteps)
-            for each in rules
-        ]
-        for text in prompts
-    ]
+    pairs = [[sample_batch(pipe, [text] * len(seeds), seeds, each, sampling) for each in rules] for text in prompts]
     plain, guarded = zip(*pairs, strict=True)
     with whole_file(out / FILES[0], overwrite=True) as partial:
         sheet(prompts, seeds, plain, guarded).save(partial)

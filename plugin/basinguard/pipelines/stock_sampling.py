@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.record import Record
+from ..diffusion.sampling_options import SamplingOptions
 from ..guidance.core import Observation, Rule
 from .protect import last_trace, protected
 
@@ -43,9 +44,7 @@ def sample_batch(
     prompts: Sequence[str],
     seeds: Sequence[int],
     rule: Rule | Record | None,
-    *,
-    scale: float,
-    timesteps: int,
+    sampling: SamplingOptions,
     **options: Any,
 ) -> StockSamples:
     """One call of the pipeline; its batch size never changes an image's noise.
@@ -55,21 +54,20 @@ def sample_batch(
         prompts: N of them.
         seeds: one for each.
         rule: to protect the pipeline with; None samples with the pipeline's own CFG.
-        scale: of plain CFG.
-        timesteps: sampling steps.
+        sampling: how many steps; the scale of plain CFG, which a rule may set otherwise.
         options: more arguments of the pipeline, such as `latents` or `output_type="latent"`.
     """
     arguments = {
         "prompt": list(prompts),
         "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
-        "num_inference_steps": timesteps,
-        "guidance_scale": scale,
+        "num_inference_steps": sampling.timesteps,
+        "guidance_scale": sampling.scale,
         "output_type": "pt",
     }
     with protected(pipe, rule):
         images = pipe(**arguments | options).images.float().cpu()
         trace = [] if rule is None else list(last_trace(pipe))
-    plain_evals = 2 * timesteps * len(images)
+    plain_evals = 2 * sampling.timesteps * len(images)
     return StockSamples(images, trace, plain_evals if rule is None else sum(o.unet_evals for o in trace))
 
 
@@ -78,15 +76,11 @@ def sample_stock(
     prompts: Sequence[str],
     seeds: Sequence[int],
     rule: Rule | Record | None,
-    *,
-    scale: float,
-    timesteps: int,
+    sampling: SamplingOptions,
 ) -> StockSamples:
     """Images of any number of prompts, see `sample_batch`."""
     slices = [slice(first, first + BATCH) for first in range(0, len(prompts), BATCH)]
-    batches = [
-        sample_batch(pipe, prompts[rows], seeds[rows], rule, scale=scale, timesteps=timesteps) for rows in slices
-    ]
+    batches = [sample_batch(pipe, prompts[rows], seeds[rows], rule, sampling) for rows in slices]
     trace = [observation for batch in batches for observation in batch.trace]
     return StockSamples(torch.cat([batch.images for batch in batches]), trace, sum(b.unet_evals for b in batches))
 

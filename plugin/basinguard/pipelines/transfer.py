@@ -11,6 +11,7 @@ import torch
 from ..core import seeds as seed_table
 from ..core import stats
 from ..core.record import Record, Transfer
+from ..diffusion.sampling_options import SamplingOptions
 from ..guard.guard import Guard
 from .evaluation import mean_alignment
 from .schedulers import SCHEDULERS, first_guided, scheduler_of
@@ -44,7 +45,7 @@ def transfer_table(
     texts, scale = [guard.training.captions[k] for k in prompt], record.sampler.scale
     for name, count in product(SCHEDULERS, timesteps):
         with scheduler_of(pipe, name):
-            images = sample_stock(pipe, texts, seeds, record, scale=scale, timesteps=count).images
+            images = sample_stock(pipe, texts, seeds, record, SamplingOptions(scale=scale, timesteps=count)).images
             start, sigma = first_guided(pipe.scheduler, record.guidance.transition)
         yield Transfer(
             scheduler=name,

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..calibration.prompt_triage import calibrate_triage
 from ..core import seeds as seed_table
 from ..core.record import TriageResult
+from ..diffusion.sampling_options import SamplingOptions
 from ..guidance.core import Constant, Observation
 from .protect import last_trace
 from .stock_sampling import BATCH, fresh_pairs, sample_batch
@@ -25,9 +26,8 @@ def calibrate_by_sampling(
     pipe: DiffusionPipeline,
     prompts: Sequence[str],
     is_copy: Callable[[Tensor], Tensor],
+    sampling: SamplingOptions,
     *,
-    scale: float,
-    timesteps: int,
     per_prompt: int = 4,
     wanted_miss: float = 0.05,
     first_seed: int = seed_table.TRIAGE,
@@ -38,8 +38,7 @@ def calibrate_by_sampling(
         pipe: a pipeline with the scheduler that people will use.
         prompts: training captions and others, at least two that pull and two that do not.
         is_copy: whether each image [B, 3, H, W] in [0, 1] reproduces a training image, [B].
-        scale: of plain CFG.
-        timesteps: sampling steps.
+        sampling: how it is sampled.
         per_prompt: seeds for each prompt; no two pairs share one.
         wanted_miss: see `prompt_triage.calibrate_triage`.
         first_seed: of the run of seeds.
@@ -54,7 +53,7 @@ def calibrate_by_sampling(
     for first in range(0, len(prompt), BATCH):
         rows = slice(first, first + BATCH)
         texts = [prompts[k] for k in prompt[rows]]
-        batch = sample_batch(pipe, texts, seeds[rows], Constant(scale), scale=scale, timesteps=timesteps)
+        batch = sample_batch(pipe, texts, seeds[rows], Constant(sampling.scale), sampling)
         observation = _first_gaps(batch.trace)
         timestep = observation.timestep
         for k, copied, gap in zip(prompt[rows], is_copy(batch.images).tolist(), gaps(observation), strict=True):
@@ -63,7 +62,10 @@ def calibrate_by_sampling(
 
 
 def first_gap(
-    pipe: DiffusionPipeline, prompts: Sequence[str], seed: int = 0, *, scale: float = 7.5, timesteps: int = 50
+    pipe: DiffusionPipeline,
+    prompts: Sequence[str],
+    seed: int = 0,
+    sampling: SamplingOptions = SamplingOptions(timesteps=50),
 ) -> tuple[float, list[float]]:
     """How strongly each prompt pulls at the start, for one evaluation a prompt; a protected pipeline stays protected.
 
@@ -77,7 +79,7 @@ def first_gap(
 
     options = {"output_type": "latent", "callback_on_step_end": stop}
     seeds = [seed] * len(prompts)
-    samples = sample_batch(pipe, prompts, seeds, Constant(scale), scale=scale, timesteps=timesteps, **options)
+    samples = sample_batch(pipe, prompts, seeds, Constant(sampling.scale), sampling, **options)
     observation = _first_gaps(samples.trace)
     return observation.timestep, gaps(observation)
 

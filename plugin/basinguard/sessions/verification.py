@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -73,22 +72,21 @@ def verify_session(
         prompts: that were not trained on; also sampled, and on the sheet for every way of sampling.
     """
     own, guard, pipe = from_record(record.model_dump()), session.guard, session.pipe
-    options: dict[str, Any] = {"per_caption": per_caption, "timesteps": record.sampler.timesteps}
     training = guard.training
     texts, shown, unseen = list(training.captions), _shown(training), list(prompts[:SHOWN_HELDOUT])
     blank = torch.ones(len(unseen), *training.images.shape[1:])
     rows, marks, images = {}, {}, {"training image": torch.cat([training.images[shown], blank])}
     runs = [("base", load_pipeline(record.base), None), ("cfg", pipe, None)]
     for name, run_pipe, rule in [*runs, *((name, pipe, rule) for name, rule in (rules or {GUARDED: own}).items())]:
-        rows[name], samples = evaluate(_announced(run_pipe, name), guard, rule, **options)
+        rows[name], samples = evaluate(_announced(run_pipe, name), guard, rule, per_caption=per_caption)
         images[name] = samples[[row * per_caption for row in shown]]
         if unseen:
-            _, fresh = evaluate(run_pipe, guard, rule, prompts=unseen, **options | {"per_caption": 1})
+            _, fresh = evaluate(run_pipe, guard, rule, prompts=unseen, per_caption=1)
             images[name] = torch.cat([images[name], fresh])
         marks[name] = guard.is_copy(images[name]).tolist()
     for name, others in ((PARAPHRASED, [reword(text) for text in texts] if paraphrase else ()), (HELDOUT, prompts)):
         if others:
-            rows[name], _ = evaluate(_announced(pipe, name), guard, own, prompts=others, **options)
+            rows[name], _ = evaluate(_announced(pipe, name), guard, own, prompts=others, per_caption=per_caption)
     judged_as_recorded = guard.embedder.metric == record.metric
     verified = None
     if GUARDED in rows and judged_as_recorded:

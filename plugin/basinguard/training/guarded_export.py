@@ -149,8 +149,7 @@ def guarded_samples(guard: Guard, pipe: StableDiffusionPipeline, record: Record)
     heldout = [] if guard.training.stand_in else list(guard.training.heldout[:SHOWN])
     texts = heldout or list(guard.training.captions[:SHOWN])
     seeds, rule = range(seed_table.CARD, seed_table.CARD + len(texts)), from_record(record.model_dump())
-    sampler = record.sampler
-    images = sample_stock(pipe, texts, seeds, rule, scale=sampler.scale, timesteps=sampler.timesteps).images
+    images = sample_stock(pipe, texts, seeds, rule, guard.plan).images
     fresh = [k for k, copied in enumerate(guard.is_copy(images).tolist()) if not copied]
     return [to_image(images[k]) for k in fresh], [texts[k] for k in fresh] if heldout else []
 
