@@ -77,9 +77,9 @@ def test_inspecting_and_checking_load_no_torch(tmp_path, pipe, record, tuned):
 import sys
 from pathlib import Path
 from basinguard.exports.inspect import inspect_file
-from basinguard.exports.integrity import check
+from basinguard.exports.integrity import check_export
 for path in sorted(Path({str(tmp_path)!r}).iterdir()):
-    print(str(inspect_file(path))[:4], check(path).ok)
+    print(str(inspect_file(path))[:4], check_export(path).ok)
 print(sorted({{"torch", "diffusers", "transformers", "matplotlib"}} & set(sys.modules)))
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
