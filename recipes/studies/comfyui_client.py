@@ -75,7 +75,8 @@ def record_of(pipe: StableDiffusionPipeline) -> Record:
         risk=made_up, plain=made_up, alpha=0.1, delta=0.05, promise="", population="",
         metric=Metric(embedder="none", threshold=0.5, source="made up"),
         sampler=Sampler(
-            scheduler="ddim", timesteps=8, prediction_type="v_prediction", resolution=SIDE, scale=CFG
+            scheduler="ddim", timesteps=8, prediction_type=pipe.scheduler.config.prediction_type,
+            resolution=pipe.unet.config.sample_size * pipe.vae_scale_factor, scale=CFG,
         ),
         seeds=(SEED,), base="random", weights_sha256=weights_sha256(pipe), dataset_sha256="0" * 64, versions={},
     )  # fmt: skip

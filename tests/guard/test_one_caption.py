@@ -1,4 +1,4 @@
-"""Sets that say the same of every image (DreamBooth): nothing is counted twice, and what is proven is true."""
+"""Sets that say the same, or nearly, of every image (DreamBooth): nothing is counted twice, and proofs are true."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from basinguard.calibration.trial import calibration_pairs
 from basinguard.core import stats
 from basinguard.guard.checkpoint_selection import choose_checkpoint
 from basinguard.guard.control_prompts import recombined_prompts
-from basinguard.guard.coverage import SEEDS
+from basinguard.core import seeds as seed_table
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet
@@ -31,36 +31,30 @@ def test_images_of_one_caption_take_turns_and_case_and_spaces_say_nothing():
     assert training.rank_of == (0, 1, 0, 2, 1)
 
 
-def test_captions_that_say_the_same_share_no_noise_and_others_keep_theirs():
-    pool = range(1000, 1000 + SEEDS)
-    same = pairs_of(range(IMAGES), pool, EACH, (1,), ranks=one_caption().rank_of)
-    assert len(same.seed.unique()) == IMAGES * EACH
-    mixed = pairs_of([0, 1, 2, 3], pool, 2, (1,), ranks=[0, 0, 1, 0])
-    plain = pairs_of([0, 1, 2, 3], pool, 2, (1,))
-    others = [0, 1, 2, 3, 6, 7]
-    assert torch.equal(mixed.seed[others], plain.seed[others])
-    assert mixed.seed[4:6].tolist() == [1008, 1009]
-    assert torch.equal(pairs_of([2], pool, 2, (1,), ranks=[1]).seed, mixed.seed[4:6]), "whatever stands beside it"
+def test_no_two_pairs_share_noise_and_a_caption_keeps_its_own():
+    pool = seed_table.RANGES["probe"]
+    together = pairs_of(range(IMAGES), pool, EACH, (1,))
+    assert len(together.seed.unique()) == IMAGES * EACH
+    assert torch.equal(pairs_of([2], pool, 2, (1,), stride=EACH).seed, together.seed[2 * EACH : 2 * EACH + 2])
 
 
-def proven_share(seeds_of_run, *, risk=0.2, alpha=0.1, runs=300):
-    """Share of runs in which "at most alpha" is proven; a seed is a copy or not, whichever pair samples it."""
+def proven_share(pairs, *, captions=1, risk=0.2, alpha=0.1, runs=300):
+    """Share of runs in which "at most alpha" is proven; a seed is a copy or not, whichever caption samples it."""
     random, proven = torch.Generator().manual_seed(0), 0
     for _ in range(runs):
-        copied = torch.rand(4096, generator=random) < risk
-        hits = copied[seeds_of_run]
-        rate = stats.rate(hits, torch.zeros(len(hits)))
+        hits = (torch.rand(4096, generator=random) < risk)[pairs.seed]
+        rate = stats.rate(hits, pairs.prompt % captions)
         choice = choose_checkpoint([base(), report(0, risk=rate)], alpha, "plain")
         proven += choice is not None and choice.proven
     return proven / runs
 
 
-def test_what_a_probe_proves_under_one_caption_is_true():
-    """True risk 0.2, alpha 0.1: a proof is wrong in at most 5 % of runs. With 8 shared seeds it was in 18 %."""
-    ours = pairs_of(range(IMAGES), range(SEEDS), EACH, (1,), ranks=one_caption().rank_of).seed
-    shared = pairs_of(range(IMAGES), range(SEEDS), EACH, (1,)).seed
-    assert proven_share(shared) > 0.1, "else this test could not fail"
-    assert proven_share(ours) <= 0.05
+@pytest.mark.parametrize("captions", [1, IMAGES], ids=["one caption", "captions that differ by a word"])
+def test_what_a_probe_proves_is_true_where_the_seed_alone_decides(captions):
+    """True risk 0.2, alpha 0.1: a proof is wrong in at most 5 % of runs. With 8 shared seeds it is in 14 to 18 %."""
+    ours, shared = (pairs_of(range(IMAGES), seeds, EACH, (1,)) for seeds in (range(4096), range(8)))
+    assert proven_share(shared, captions=captions) > 0.1, "else this test could not fail"
+    assert proven_share(ours, captions=captions) <= 0.05
 
 
 def test_what_calibration_proves_under_one_caption_is_true():
@@ -80,7 +74,7 @@ def measured():
     return start, guard.measure(Points(), epoch=0, train_step=1)
 
 
-def test_a_probe_of_one_caption_samples_every_pair_on_noise_of_its_own(measured):
+def test_a_probe_samples_every_pair_on_noise_of_its_own(measured):
     _, later = measured
     assert len({exit_.seed for exit_ in later.basin.exits}) == later.samples.risk.n == 2 * IMAGES
 

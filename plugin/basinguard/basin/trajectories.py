@@ -50,11 +50,8 @@ def pairs_of(
     per_caption: int,
     shape: Sequence[int],
     stride: int | None = None,
-    ranks: Sequence[int] | None = None,
 ) -> Pairs:
     """Every caption with `per_caption` of the seeds, going round; equal seeds share their noise.
-
-    Captions that say the same never share noise: their samples would be one sample, counted twice.
 
     Args:
         captions: how many, or which of the training set: a caption keeps its seeds whatever is measured beside it.
@@ -62,17 +59,11 @@ def pairs_of(
         per_caption: seeds of each caption.
         shape: of one sample's latents.
         stride: seeds that a caption has of its own, where fewer are sampled; `per_caption` by default.
-        ranks: of each caption, how many of the training set before it say the same; none does by default.
     """
     own_seeds = stride or per_caption
     numbers = range(captions) if isinstance(captions, int) else captions
     prompt = torch.arange(len(numbers)).repeat_interleave(per_caption)
-    ranks = ranks or [0] * len(numbers)
-    seed = [
-        seeds[(number * own_seeds + k) % len(seeds)] if rank == 0 else seeds[-1] + 1 + (rank - 1) * own_seeds + k
-        for number, rank in zip(numbers, ranks, strict=True)
-        for k in range(per_caption)
-    ]
+    seed = [seeds[(number * own_seeds + k) % len(seeds)] for number in numbers for k in range(per_caption)]
     if not seed:
         raise ValueError(f"{len(numbers)} captions with {per_caption} seeds each: there is nothing to sample")
     return Pairs(prompt, torch.tensor(seed), draw_noise(seed, shape))

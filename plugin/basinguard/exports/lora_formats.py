@@ -20,6 +20,7 @@ Layer = tuple[T, T, float]  # down [r, in], up [out, r], alpha
 Layers = dict[str, Layer[T]]  # by "unet.path.to.layer"
 KOHYA = {"unet": "lora_unet", "text_encoder": "lora_te"}
 HALVES = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight")
+BELOW = "text_model."
 ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers looks for rank and alpha
 
 
@@ -39,8 +40,12 @@ def kohya_tensors(layers: Layers[T]) -> dict[str, T | float]:
 
 
 def diffusers_tensors(layers: Layers[T]) -> dict[str, T]:
-    """Diffusers' (peft's) names; rank and alpha travel in the header, see `adapter_metadata`."""
-    halves = ((name, down, up) for name, (down, up, _) in layers.items())
+    """Diffusers' (peft's) names; rank and alpha travel in the header, see `adapter_metadata`.
+
+    The text encoder's are below `text_model`, as in the hub's files: older transformers have its layers there, and
+    newer diffusers take that away where transformers have not.
+    """
+    halves = ((_hub_name(name), down, up) for name, (down, up, _) in layers.items())
     return {f"{name}.lora_{half}.weight": t for name, *both in halves for half, t in zip("AB", both, strict=True)}
 
 
@@ -59,12 +64,15 @@ def layers_in(tensors: Mapping[str, T], header: Mapping[str, str]) -> Layers[T]:
 
 
 def adapter_metadata(layers: Layers[Any]) -> dict[str, Any]:
-    """What peft's `LoraConfig` needs to restore rank and alpha, with diffusers' prefix for each part."""
+    """What peft's `LoraConfig` needs to restore rank and alpha, with diffusers' prefix for each part.
+
+    Layers are named without `text_model`: peft compares ends of paths, so they fit transformers old and new.
+    """
     return {
         f"{part}.{key}": value
         for part in KOHYA
         if (own := of_part(layers, part))
-        for key, value in _peft_config({name.partition(".")[2]: layer for name, layer in own.items()}).items()
+        for key, value in _peft_config({_path(name): layer for name, layer in own.items()}).items()
     }
 
 
@@ -90,17 +98,26 @@ def _kohya_name(name: str) -> str:
     """`unet.down_blocks.0.to_q` -> `lora_unet_down_blocks_0_to_q`; CLIP's layers are below `text_model` there."""
     if name.startswith(tuple(KOHYA.values())):
         return name
-    part, _, path = name.partition(".")
-    below = "text_model." if part == "text_encoder" and not path.startswith("text_model.") else ""
-    return f"{KOHYA[part]}_{below}{path}".replace(".", "_")
+    return f"{KOHYA[name.partition('.')[0]]}_{_hub_name(name).partition('.')[2]}".replace(".", "_")
+
+
+def _hub_name(name: str) -> str:
+    part, _, _ = name.partition(".")
+    return f"{part}.{BELOW}{_path(name)}" if part == "text_encoder" else name
+
+
+def _path(name: str) -> str:
+    """A layer's path in its part, without `text_model`, which depends on the version of transformers."""
+    return name.partition(".")[2].removeprefix(BELOW)
 
 
 def _layer_in(name: str, tensors: Mapping[str, T], metadata: Mapping[str, Any]) -> Layer[T]:
     if f"{name}.lora_down.weight" in tensors:
         alpha: Any = tensors[f"{name}.alpha"]
         return tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"], float(alpha)
-    part, _, path = name.partition(".")
-    alpha = metadata[f"{part}.alpha_pattern"].get(path, metadata[f"{part}.lora_alpha"])
+    part = name.partition(".")[0]
+    alphas = {path.removeprefix(BELOW): own for path, own in metadata[f"{part}.alpha_pattern"].items()}
+    alpha = alphas.get(_path(name), metadata[f"{part}.lora_alpha"])
     return tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"], float(alpha)
 
 

@@ -105,11 +105,15 @@ def vae_name(name: str, levels: int) -> str:
 def open_clip_tensors(text: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """CLIP's text model as OpenCLIP names it, without the last of its layers, which Stable Diffusion 2 leaves out.
 
+    Its projection to the space of images is left out too, but diffusers before 0.35 take the width of the attention
+    from its shape: an identity stands in its place.
+
     Args:
         text: transformers' names, without `text_model.`.
     """
     import torch
 
+    yield "text_projection", torch.eye(text["final_layer_norm.weight"].numel())
     for name, value in text.items():
         if match := QUERY.fullmatch(name):
             three = [text[f"{match[1]}.{part}_proj.{match[2]}"] for part in "qkv"]

@@ -17,7 +17,7 @@ from .probe_costs import EVALUATIONS, ProbeCosts, affordable_probe, rotated
 from .training_set import TrainingSet
 
 Agree = Callable[[int], int]
-SEEDS = 8  # seeds that captions share, going round: one unguided trajectory each
+NOISES = 8  # most noises that the gaps of captions that say the same take turns at
 NANO = 1e9  # processes agree on whole numbers
 
 
@@ -105,8 +105,7 @@ class Spending:
             self.plan.seeds,
             evaluations=len(path.nodes),
             heldout=len(training.heldout),
-            pool=max(SEEDS, self.plan.seeds) + max(training.rank_of) * self.plan.seeds,
-            noises=min(SEEDS, 1 + max(training.rank_of)),
+            noises=min(NOISES, 1 + max(training.rank_of)),
             critical_scales=images + held,
             taught=taught,
             unit=max(1, self.plan.chunk // 8) if timed else 1,  # batches are padded: a row more may cost nothing
@@ -152,7 +151,7 @@ class Spending:
     ) -> None:
         """Remembers what a row of each stage cost: seconds and evaluations, by stage; padding included where known."""
         pairs = len(coverage.sampled) * coverage.seeds
-        searched = evaluated.get("exits", 0) - costs.evaluations * min(costs.pool, pairs)
+        searched = evaluated.get("exits", 0) - costs.evaluations * pairs
         rows = {
             "gap": costs.gap(len(coverage.gaps), coverage.heldout),
             "samples": costs.samples(pairs),

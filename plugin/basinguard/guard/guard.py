@@ -206,7 +206,7 @@ class Guard:
         captions = [self.training.captions[i] for i in rows]
         guided, pairs = (
             self.guided_model(model, captions),
-            pairs_of(len(rows), [seed_table.PROBE], 1, model.latent_shape, ranks=self.training.rank_of[: len(rows)]),
+            pairs_of(len(rows), seed_table.RANGES["probe"], 1, model.latent_shape, stride=self.plan.seeds),
         )
         columns = {"training image": self.training.images[rows]}
         columns["plain CFG"] = model.decode(run_plain(guided, pairs).ends)

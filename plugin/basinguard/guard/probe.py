@@ -19,7 +19,7 @@ from ..core import stats
 from ..core.report import Basin, CaptionGroup, Exit, Gaps, Heldout, ImageResult, Report, Samples
 from ..diffusion.evaluation_count import EvaluationCount
 from ..diffusion.model import Model
-from .coverage import SEEDS, Coverage
+from .coverage import NOISES, Coverage
 from .critical_scale_stage import CriticalScalesStage, measure_critical_scales
 from .measured_model import Drawn, Instruments, MeasuredModel, uncond_warning
 from .measures import Measures, compare_rises, mean_rise
@@ -55,8 +55,11 @@ class Probe:
 
     @property
     def seeds(self) -> range:
-        """Seeds that captions share; the same at every probe, so that a caption keeps its noise."""
-        return range(seed_table.PROBE, seed_table.PROBE + max(SEEDS, self.plan.seeds))
+        """As many as there are: no two pairs share one, and a caption keeps its own at every probe.
+
+        A model that has fallen for its seeds alone, whatever a caption says, would else be counted many times over.
+        """
+        return seed_table.RANGES["probe"]
 
     def report(self, epoch: int, train_step: int, start: float) -> Report:
         """Everything covered, in one report; parts that are not stay empty.
@@ -118,8 +121,7 @@ class Probe:
         captions = [self.training.captions[i] for i in self.coverage.sampled]
         model, anchors = self.measured.guided(captions), self.measured.anchors(captions)
         shape, own = self.model.latent_shape, self.plan.seeds
-        ranks = [self.training.rank_of[i] for i in self.coverage.sampled]
-        pairs = pairs_of(self.coverage.sampled, self.seeds, self.coverage.seeds, shape, stride=own, ranks=ranks)
+        pairs = pairs_of(self.coverage.sampled, self.seeds, self.coverage.seeds, shape, stride=own)
         return self.measured.draw(captions, model, pairs, anchors)
 
     def _samples(self, drawn: Drawn) -> Samples:
@@ -172,7 +174,7 @@ class Probe:
         """Gap of captions, by index; those that say the same take turns at a few noises."""
         if not rows:
             return {}
-        seed = torch.tensor([seed_table.PROBE + ranks[i] % SEEDS for i in rows])
+        seed = torch.tensor([seed_table.PROBE + ranks[i] % NOISES for i in rows])
         model, shape = self.measured.guided([texts[i] for i in rows]), self.model.latent_shape
         gaps = pair_gaps(model, torch.arange(len(rows)), seed, shape)
         return dict(zip(rows, gaps.tolist(), strict=True))

@@ -27,7 +27,6 @@ class ProbeCosts:
         seeds: most samples of each caption.
         evaluations: of one row from noise to image.
         heldout: held-out prompts, whose gap is the control.
-        pool: seeds that captions share, and those of captions that say the same: unguided trajectories, at most.
         critical_scales: images whose critical scale is asked for.
         taught: samples of held-out prompts that show what was taught.
         unit: rows come in multiples of this; 1 counts evaluations instead of time.
@@ -39,7 +38,6 @@ class ProbeCosts:
     seeds: int
     evaluations: int
     heldout: int = 0
-    pool: int = 8
     critical_scales: int = 0
     taught: int = 0
     unit: int = 1
@@ -55,8 +53,8 @@ class ProbeCosts:
         return self.evaluations * self._full(2 * pairs)
 
     def trunk(self, pairs: int) -> int:
-        """Rows for the unguided trajectories, one for each seed."""
-        return self.evaluations * self._full(min(self.pool, pairs))
+        """Rows for the unguided trajectories of so many pairs."""
+        return self.evaluations * self._full(pairs)
 
     def exits(self, pairs: int, resolution: int) -> int:
         """Rows for the exits of sampled pairs, all of which may reproduce."""

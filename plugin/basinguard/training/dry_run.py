@@ -12,7 +12,6 @@ from ..pipelines.prediction_type import evidence
 from .data_sources import ImageSource
 from .resources import FitResources, guard_of, resources_of
 
-PROBED_SEEDS = 8  # noise seeds that a probe samples without a prompt, at least
 GAP_EVALS = 4  # a training caption: two seeds, with and without the prompt
 
 
@@ -31,14 +30,12 @@ def probe_evals(
 
     Example:
         >>> probe_evals(captions=8, seeds=2, timesteps=20, images=32)
-        4288
+        4608
     """
-    pairs, unguided = captions * seeds, max(PROBED_SEEDS, seeds)
-    sampled = 2 * timesteps * (pairs + heldout)
+    pairs = captions * seeds
+    sampled = 2 * timesteps * (2 * pairs + heldout)  # the samples, and their trajectories without a prompt
     searched = pairs * ceil(log2(timesteps + 1)) * 2 * timesteps
-    return (
-        sampled + searched + 2 * unguided * timesteps + GAP_EVALS * (images + heldout) + SCALE_EVALS * critical_scales
-    )
+    return sampled + searched + GAP_EVALS * (images + heldout) + SCALE_EVALS * critical_scales
 
 
 def dry_run_summary(cli: Any) -> str:
