@@ -18,6 +18,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import torch
 from safetensors.torch import load_file
 
 PROMPT, TIMESTEP, STEPS, SCALE = "a red circle on a table", 500, 3, 4.0
+PACKAGES = ("diffusers", "transformers", "huggingface_hub", "tokenizers", "peft")
 Results = Mapping[str, torch.Tensor]
 
 
@@ -133,7 +135,7 @@ CLIENTS: Mapping[str, Callable[..., Iterator[tuple[str, torch.Tensor]]]] = {
 def compared(client: str, case: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """A row for each result: how many numbers were compared, and the largest difference."""
     right = load_file(case["right"])
-    row: dict[str, Any] = {"export": case["name"]}
+    row: dict[str, Any] = {"versions": {name: version(name) for name in PACKAGES}, "export": case["name"]}
     try:
         for what, value in CLIENTS[client](case, right):
             expected = right[what]

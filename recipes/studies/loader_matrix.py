@@ -43,6 +43,7 @@ from basinguard.pipelines.lora import TEXT_TARGETS, UNET_TARGETS
 from basinguard.tinyworld import model_directory
 
 Case = dict[str, str]
+Row = Mapping[str, Any]
 FORMATS = ("kohya", "diffusers", "diffusers-folded")
 SMALL = {"block_out_channels": (32,) * 4, "layers_per_block": 2}  # four levels: what the layout depends on
 
@@ -146,12 +147,18 @@ def rows_of(
         yield {"export": "", "error": " ".join(ran.stderr.split())[-300:]}
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def name_of(row: Row) -> str:
+    """Client with the versions that it said it ran with."""
+    versions = " ".join(f"{name} {version}" for name, version in row.get("versions", {}).items())
+    return f"{row['client']}: {versions}" if versions else row["client"]
+
+
+def table(rows: Sequence[Row]) -> str:
     """Markdown: client and version, export, and the largest difference of each result, or the error."""
     wide = ("text", "unet", "decoded", "encoded", "drawn")
     lines = [f"| client | export | {' | '.join(wide)} |", "|---" * (len(wide) + 2) + "|"]
-    for client, export in dict.fromkeys((row["client"], row["export"]) for row in rows):
-        own = [row for row in rows if (row["client"], row["export"]) == (client, export)]
+    for client, export in dict.fromkeys((name_of(row), row["export"]) for row in rows):
+        own = [row for row in rows if (name_of(row), row["export"]) == (client, export)]
         values = {row["what"]: f"{row['difference']:.0e}" for row in own if "what" in row}
         cells = [values.get(what, "") for what in wide]
         error = next((row["error"].replace("|", "/") for row in own if "error" in row), "")
@@ -173,9 +180,9 @@ def main() -> None:
     asked = ask.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     out, extra = asked.out.resolve(), [asked.extra.resolve()] if asked.extra else []
-    rows: list[Mapping[str, Any]] = []
+    rows: list[Row] = []
 
-    def note(client: str, results: Iterator[Mapping[str, Any]]) -> None:
+    def note(client: str, results: Iterator[Row]) -> None:
         for row in results:
             rows.append({"client": client, **row})
             print(json.dumps(rows[-1]), flush=True)
@@ -187,7 +194,7 @@ def main() -> None:
         (out / "cases.json").write_text(json.dumps(cases))
         for versions in asked.versions:
             folders = [] if versions == "here" else [environment(asked.environments, versions).resolve(), *extra]
-            note(versions, rows_of("diffusers", out / "cases.json", folders))
+            note("diffusers", rows_of("diffusers", out / "cases.json", folders))
     if asked.full:
         torch.manual_seed(0)
         cases = list(export_all(second_generation(full=True), "SD 2.1", out, single=True, formats=FORMATS[:1]))

@@ -7,10 +7,10 @@ import torch
 
 from basinguard.basin.trajectories import pairs_of
 from basinguard.calibration.trial import calibration_pairs
+from basinguard.core import seeds as seed_table
 from basinguard.core import stats
 from basinguard.guard.checkpoint_selection import choose_checkpoint
 from basinguard.guard.control_prompts import recombined_prompts
-from basinguard.core import seeds as seed_table
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet

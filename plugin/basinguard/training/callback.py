@@ -7,7 +7,7 @@ from typing import Any
 
 from .isolation import trained_weights
 from .monitors import Monitors
-from .requirements import require_whole_weights
+from .requirements import captioned_images, require_whole_weights
 from .run_settings import RunSettings
 
 CHECKPOINT_KEY = "basinguard"
@@ -36,7 +36,7 @@ class GuardHooks(RunSettings):
             return
         self._fitted = subject
         require_whole_weights(trainer.strategy)
-        self.run = self.run_on(trainer.datamodule, pl_module)
+        self.run = self.run_on(captioned_images(trainer, pl_module), pl_module)
         if self._checkpoint:
             self.run.load_state_dict(self._checkpoint)
             self._checkpoint = None

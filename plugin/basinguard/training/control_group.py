@@ -14,6 +14,8 @@ from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.image_files import image_paths
 from .data_sources import ImageSource, fitted
 from .guard_options import ControlGroup
+from .pixel_checks import require_unit_pixels
+from .protocols import items_of
 
 
 def require_control(control: ControlGroup, detector: CopyDetectorSettings) -> None:
@@ -50,7 +52,8 @@ def training_set(data: Any, control: ControlGroup) -> TrainingSet:
         ValueError: a folder that cannot be used, or one that holds training captions.
     """
     images = data.all_pixels()
-    captions = tuple(caption for _, caption in data.items[: getattr(data, "secrets", None)])
+    require_unit_pixels(images, "all_pixels()")
+    captions = tuple(caption for _, caption in items_of(data)[: getattr(data, "secrets", None)])
     if control.folder is None:
         prompts = recombined_prompts(captions) if control.heldout is None else tuple(control.heldout)
         return TrainingSet(images, captions, prompts, stand_in=control.heldout is None)

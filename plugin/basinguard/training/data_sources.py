@@ -19,6 +19,7 @@ from ..curation.dataset_export import encoded, undecoded
 from ..curation.folder import Problem, read_folder
 from ..curation.manifest import read_manifest
 from .finetune_options import HubDataset
+from .pixel_checks import require_unit_pixels
 
 REFUSED = frozenset(
     {"caption-missing", "caption-unreadable", "caption-too-long", "metadata-unreadable", "row-unusable"}
@@ -185,13 +186,10 @@ def pixels_of(images: Sequence[Picture] | Tensor, side: int) -> Tensor:
     """Pictures as the guard compares them, [N, 3, H, W] in 0..1; those that are no pixels yet are cropped to `side`.
 
     Raises:
-        ValueError: pixels outside 0..1. Whether they are BGR, nobody can see in numbers: that is the caller's to know.
+        ValueError: pixels outside 0..1.
     """
     if not isinstance(images, Tensor):
         opened = (to_rgb(each) if isinstance(each, Image.Image) else load_rgb(Path(each)) for each in images)
         return torch.stack([fitted(image, side) for image in opened])
-    low, high = float(images.min()), float(images.max())
-    if low < 0 or high > 1:
-        usual = "; (x + 1) / 2 undoes the usual normalisation" if low >= -1 and high <= 1 else ""
-        raise ValueError(f"images: pixels between {low:g} and {high:g}, expected RGB in 0..1{usual}")
+    require_unit_pixels(images)
     return images.float()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from ..guard.control_prompts import recombined_prompts
 from ..guard.plan import ProbePlan
@@ -15,6 +16,8 @@ from .data_sources import Picture, pixels_of
 from .guard_assembly import assemble_guard
 from .guard_options import OnError, ShippedEpoch
 from .guarded_run import GuardedRun
+from .loader_images import LoaderImages
+from .pixel_checks import require_unit_pixels, warn_if_reversed
 from .protocols import pipeline_around
 from .requirements import require_whole_weights_of
 
@@ -52,6 +55,9 @@ class LoopSettings:
     ) -> None:
         if accelerator is not None:
             require_whole_weights_of(accelerator)
+        require_unit_pixels(training.images)
+        if pipe is not None:
+            warn_if_reversed(pipe, training.images)
         guard = assemble_guard(training, plan, detector, pipe=pipe, alignment=alignment)
         self.run = GuardedRun(guard, ship=ship, on_error=on_error)
         self.pipe = pipe
@@ -67,8 +73,8 @@ class LoopSettings:
         tokenizer: Any,
         noise_scheduler: Any,
         *,
-        images: Sequence[Picture] | Tensor,
-        captions: Sequence[str],
+        images: Sequence[Picture] | Tensor | DataLoader,
+        captions: Sequence[str] = (),
         accelerator: Accelerator | None = None,
         plan: ProbePlan = ProbePlan(),
         detector: CopyDetectorSettings = CopyDetectorSettings(),
@@ -78,7 +84,8 @@ class LoopSettings:
         Args:
             unet, vae, text_encoder, tokenizer: as the script loaded them, prepared by accelerate or not.
             noise_scheduler: what adds noise while training; its noise schedule and prediction type are the model's.
-            images: of the training set: paths, PIL images, or pixels [N, 3, H, W] in 0..1, RGB.
+            images: of the training set: paths, PIL images, pixels [N, 3, H, W] in 0..1, RGB, or the script's own
+                DataLoader (see `LoaderImages`), which has the captions too.
             captions: one for each.
             accelerator, plan, detector: as above.
 
@@ -88,6 +95,9 @@ class LoopSettings:
         unwrapped = accelerator.unwrap_model if accelerator is not None else lambda module: module
         vae, text_encoder, unet = (unwrapped(module) for module in (vae, text_encoder, unet))
         pipe = pipeline_around(unet, vae, text_encoder, tokenizer, noise_scheduler)
+        if isinstance(images, DataLoader):
+            own = LoaderImages(images, tokenizer)
+            images, captions = own.all_pixels(), [caption for _, caption in own.items]
         pixels = pixels_of(images, pipe.unet.config.sample_size * pipe.vae_scale_factor)
         training = TrainingSet(pixels, tuple(captions), recombined_prompts(captions), stand_in=True)
         return cls(training, accelerator, plan=plan, detector=detector, pipe=pipe)

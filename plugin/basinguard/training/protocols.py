@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,13 +44,18 @@ class CaptionedImages(Protocol):
     Interventions on images also need `act_on(rest, vary)`, see `ImageFolder.act_on`.
 
     Attributes:
-        items: (name, caption) of each image.
+        items: (name, caption) of each image, or a method that returns them.
     """
 
-    items: Sequence[tuple[str, str]]
+    items: Sequence[tuple[str, str]] | Callable[[], Sequence[tuple[str, str]]]
 
     def all_pixels(self) -> Tensor:
         """The images, [N, 3, H, W] in [0, 1], as the model sees them."""
+
+
+def items_of(data: CaptionedImages) -> Sequence[tuple[str, str]]:
+    """(name, caption) of each image."""
+    return data.items() if callable(data.items) else data.items
 
 
 @dataclass

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch.utils.data import DataLoader
+
+from .isolation import same_streams
+from .loader_images import LoaderImages
+
 WHOLE = ("SingleDevice", "DDP")  # Lightning's strategies that keep every weight in every process
 SPLIT = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")  # accelerate's ways of keeping a part of them in each
 
@@ -36,6 +41,21 @@ def require_whole_weights_of(accelerator: Any) -> None:
             "plain data parallelism (a LoRA of Stable Diffusion fits one device), or measure saved checkpoints with a "
             "LoopGuard that has no accelerator"
         )
+
+
+def captioned_images(trainer: Any, module: Any) -> Any:
+    """What a fit trains on: its datamodule, or the images of its DataLoader where it has no datamodule of ours.
+
+    Raises:
+        ValueError: a DataLoader whose images cannot be read; says why.
+    """
+    data, source = trainer.datamodule, getattr(trainer.fit_loop, "_data_source", None)
+    if hasattr(data, "all_pixels") or source is None or not source.is_defined():
+        return data
+    with same_streams():
+        loader = source.dataloader()
+    tokenizer = getattr(getattr(module, "pipe", None), "tokenizer", None)
+    return LoaderImages(loader, tokenizer) if isinstance(loader, DataLoader) else data
 
 
 def require_parts(datamodule: Any, module: Any, *, exported: bool = False) -> None:

@@ -12,10 +12,12 @@ from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.detector_loading import load_detector
 from .breach_responder import BreachResponder
 from .control_group import require_control, training_set
+from .data import ImageFolder
 from .guard_assembly import assemble_guard
 from .guard_options import BreachResponse, ControlGroup, OnError, ShippedEpoch
 from .guarded_run import GuardedRun
 from .isolation import same_streams
+from .pixel_checks import warn_if_reversed
 from .protocols import CaptionedImages, TrainedModule
 from .requirements import require_parts
 
@@ -90,6 +92,8 @@ class RunSettings:
         responder = BreachResponder(self.response, module, data)
         with same_streams():
             training = training_set(data, self.control)
+            if not isinstance(data, ImageFolder):  # which decodes its files itself
+                warn_if_reversed(module.pipe, training.images)
         guard = assemble_guard(
             training, self.plan, self.detector, embedder=self.embedder, pipe=module.pipe,
             base=str(getattr(module, "base_id", "")), alignment=self.alignment,
