@@ -67,6 +67,19 @@ def test_alpha_is_the_one_that_acts(tmp_path, kind, options):
     torch.testing.assert_close(draw(fresh), draw(pipe), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["diffusers", "diffusers-folded"])
+def test_the_text_encoder_is_named_as_the_hub_names_it(tmp_path, tuned, known, kind):
+    """diffusers 0.31 to 0.35 look for it below `text_model`; peft compares ends, so its settings fit either way."""
+    out = export_lora(tuned, known, tmp_path / "cats.safetensors", format=kind)
+    named = [name for name in load_file(out) if name.startswith("text_encoder.")]
+    assert named
+    assert all(name.startswith("text_encoder.text_model.encoder.layers.") for name in named)
+    with safe_open(out, "pt") as file:
+        settings = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert all(name.startswith("encoder.layers.") for name in settings["text_encoder.target_modules"])
+    assert check(out).ok, str(check(out))
+
+
 def test_with_alpha_folded_in_a_loader_that_takes_alpha_for_the_rank_draws_the_same(tmp_path, tuned, known):
     """As diffusers did before it read alphas from the header: the file without its header is the same LoRA."""
     out = export_lora(tuned, known, tmp_path / "folded.safetensors", format="diffusers-folded")

@@ -44,6 +44,10 @@ def weights(pipe):
     }
 
 
+def text_weights(pipe):
+    return {name.removeprefix("text_model."): value for name, value in pipe.text_encoder.state_dict().items()}
+
+
 def same(ours, theirs, dtype=torch.float32):
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name].to(dtype), theirs[name].to(dtype))] == []
@@ -72,6 +76,14 @@ def test_what_diffusers_draws_from_the_file_is_what_the_pipeline_draws(small, sm
         for pipe in (small, theirs)
     ]
     assert abs(drawn[0] - drawn[1]).max() == 0
+
+
+def test_older_diffusers_find_the_projection_that_they_read_a_width_from(small, small_record, tmp_path):
+    """convert_open_clip_checkpoint of diffusers 0.31 to 0.34: queries are the first `text_projection.shape[0]` rows."""
+    stored = load_file(export_single_file(small, small_record, tmp_path / "model.safetensors"))
+    width = stored["cond_stage_model.model.text_projection"].shape[0]
+    query = stored["cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight"][:width].float()
+    assert torch.equal(query, text_weights(small)["encoder.layers.0.self_attn.q_proj.weight"].half().float())
 
 
 def test_stable_diffusion_1_keeps_clips_own_names(small_dir, tmp_path):
