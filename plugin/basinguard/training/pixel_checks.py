@@ -29,9 +29,7 @@ def require_unit_pixels(pixels: Tensor, subject: str = "images") -> None:
     """
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0 and high <= 1):
-        raise ValueError(
-            f"{subject}: pixels between {low:g} and {high:g}, expected RGB in 0..1{_hint(low, high, -1.0)}"
-        )
+        raise ValueError(f"{subject}: pixels between {low:g} and {high:g}, expected RGB in 0..1{_hint(low, high, -1)}")
 
 
 def require_centred_pixels(pixels: Tensor, subject: str = "pixel_values") -> None:
@@ -42,9 +40,7 @@ def require_centred_pixels(pixels: Tensor, subject: str = "pixel_values") -> Non
     """
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= -1 and high <= 1) or low >= 0:
-        raise ValueError(
-            f"{subject}: pixels between {low:g} and {high:g}, expected RGB in -1..1{_hint(low, high, 0.0)}"
-        )
+        raise ValueError(f"{subject}: pixels between {low:g} and {high:g}, expected RGB in -1..1{_hint(low, high, 0)}")
 
 
 def _hint(low: float, high: float, usual: int) -> str:
