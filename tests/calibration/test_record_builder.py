@@ -14,7 +14,6 @@ from basinguard.calibration.candidate import of_phase
 from basinguard.calibration.grids import grid_positions
 from basinguard.calibration.lessons import TaughtTruth
 from basinguard.calibration.record_builder import Certification, certify
-from basinguard.calibration.search import hopeless
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.calibration.weights import FixedWeights, OpenWeights
 from basinguard.core import seeds
@@ -33,10 +32,10 @@ class Brightness:
     """A ruler that knows nothing but how bright the samples are."""
 
     def __init__(self, truth, base, prompts, feature_sets):
-        self.prompts = set(prompts)
+        self.prompts = tuple(prompts)
 
     def measure(self, images, prompts, copies):
-        assert set(prompts) <= self.prompts
+        assert set(prompts) <= set(self.prompts)
         drawn = float(images.mean()) + np.linspace(0, 1e-3, 100)
         return Taught(estimate_of(drawn, 16), {}, {}, 0.0, replicas=drawn, units=("a",), n=16)
 
@@ -133,19 +132,31 @@ def test_epochs_and_shares_are_searched_and_the_base_is_a_row_of_its_own():
     assert sum(changes) < len(searched) + 12, "candidates with the same weights are measured together"
 
 
-def test_what_was_taught_decides_and_is_measured_anew(monkeypatch):
+def test_what_was_taught_decides_and_is_told_of_heldout_prompts(monkeypatch):
     monkeypatch.setattr(lessons, "TaughtRuler", Brightness)
     guard = make_guard()
-    truth = TaughtTruth(guard.training.images, ("point 0", "point 1"), ())
+    truth = TaughtTruth(guard.training.images, ("point 50", "point 51"), ())
     certificate = certify(guard, Shares(), replace(TERMS, alpha=0.95), PROVENANCE, truth=truth)
     tested = [c for c in of_phase(certificate.tried, "proof") if c.proven]
     assert tested
     assert certificate.shipped is max(tested, key=lambda c: c.left.value)
-    assert certificate.record.taught is not None
-    assert certificate.record.taught != certificate.shipped.left, "on seeds that nothing was chosen by"
-    assert certificate.record.plain_taught == certificate.plain.left
-    lost = [c for c in of_phase(certificate.tried, "search") if c.taught is None]
-    assert all(hopeless(c, 0.95) for c in lost), "nothing is spent on what copies too often anyway"
+    record, told = certificate.record, certificate.heldout
+    assert record.taught == told[certificate.shipped.product].value != certificate.shipped.left, "on other prompts"
+    assert record.plain_taught == told[certificate.plain.product].value
+    assert record.best_plain_taught == max((told[p].value for p in told if p.guidance.plain), key=lambda e: e.value)
+    assert all(c.taught for c in certificate.tried), "the samples of the risk tell it of everything"
+
+
+def test_what_was_taught_costs_the_samples_of_the_base_and_of_what_is_told(monkeypatch):
+    """8 base samples of captions and 8 of held-out prompts, then 8 of each of at most four products."""
+    monkeypatch.setattr(lessons, "TaughtRuler", Brightness)
+    guard = make_guard()
+    truth = TaughtTruth(guard.training.images, ("point 50", "point 51"), ())
+    most = [Certification(guard, Shares(), TERMS, given).cost().samples for given in (None, truth)]
+    assert most[1] - most[0] == 8 + 8 + 4 * 8
+    certificate = certify(guard, Shares(), TERMS, PROVENANCE, truth=truth)
+    taken = sum(c.evals_per_sample * c.risk.n for c in certificate.tried)
+    assert certificate.evaluations - taken <= 40 * (8 + 8 + 8 * len(certificate.heldout) + TERMS.pairs)
 
 
 def test_nothing_left_is_no_success():

@@ -41,7 +41,7 @@ def test_record_round_trip(tmp_path):
 
 def test_a_record_of_schema_1_is_read_without_taught(tmp_path):
     form = json.loads(make_record().to_json())
-    new = ("product", "unruled", "base_risk", "taught", "plain_taught")
+    new = ("product", "unruled", "base_risk", "taught", "plain_taught", "best_plain_taught")
     old = {key: value for key, value in form.items() if key not in new}
     path = tmp_path / "basinguard.json"
     path.write_text(json.dumps({**old, "schema_version": 1, "quality": form["risk"], "plain_quality": None}))

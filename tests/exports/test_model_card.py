@@ -159,11 +159,14 @@ def test_the_card_tells_strength_triage_and_transfer_where_they_were_calibrated(
 
 def test_the_card_tells_the_price_in_words_and_numbers(record, text):
     kept, whole = rate(0.6), rate(0.8)
-    told = record.model_copy(update={"taught": kept, "plain_taught": whole, "base_risk": rate(0.08)})
+    best = {"best_plain_taught": rate(0.9)}
+    told = record.model_copy(update={"taught": kept, "plain_taught": whole, "base_risk": rate(0.08), **best})
     shown = re.sub(r"\s+", " ", rendered(render_card(told, name="x")).text)
     assert "It keeps 60% of what was taught, net of copies: 75% of what plain CFG without a guard" in shown
     assert "(0 = base model, 1 = true images) 0 0.8 [0.72, 0.88] (n=64) 0.6 [0.52, 0.68] (n=64)" in shown
     assert "8.0 % [0.0, 16.0] (n = 64) 83.0 %" in shown, "the base model's row stands beside plain CFG's"
+    assert "keeps (80%; at its best epoch and scale, safe or not, 90%)" in shown
+    assert "that keep most, safe or not: 0.9 [0.82, 0.98] (n=64)." in shown
     assert "true images" not in text.split("---", 2)[2]
 
 

@@ -127,8 +127,7 @@ class ProductCandidate(Candidate):
         phase: "search" decides what is tested and is never covered by a promise; "proof" is.
         evals_per_sample: network evaluations one sample takes.
         nearest: similarity of the samples to the nearest training image, 95th percentile: orders what copies nothing.
-        taught: of samples of held-out prompts, net of copies; None where it cannot be measured, and in the search
-            where a proof is hopeless anyway.
+        taught: of the same samples of training captions, net of copies; None where it cannot be measured.
         alignment: agreement of image and caption; None where it was not measured.
         pair_alignment: the alignment of every pair; not written to files.
     """

@@ -8,6 +8,8 @@ from .terms import CalibrationTerms
 
 AROUND = 3  # strengths that another guidance scale is tried at: the leader's and its neighbours
 BESIDE = 2  # products that are measured beside those on trial: whole plain CFG, and the shipped weights without a rule
+SHARED = 3  # epochs of which shares are tried: the best two and the one after
+TOLD = 4  # products that are sampled for held-out prompts: what ships, for plain loaders, newest and best plain CFG
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,13 @@ def most_products(terms: CalibrationTerms, *, scale: float, epochs: int, graded:
         rules: how many are searched.
 
     Example:
-        >>> most_products(CalibrationTerms(before=()), scale=3.0, epochs=4, graded=True, rules=0)
-        (27, 7)
+        >>> most_products(CalibrationTerms(before=()), scale=3.0, epochs=6, graded=True, rules=0)
+        (25, 9)
     """
     strengths = len(terms.strengths) if graded else 1
     other_scales = (len(terms.plain_scales(scale)) - 1) * min(AROUND, strengths)
-    searched = epochs * strengths + int(graded) + other_scales + rules
+    shares = min(epochs, SHARED) * (strengths - 1)
+    searched = epochs + shares + int(graded) + other_scales + rules
     return searched, terms.chain * (2 if rules else 1) + 1 + BESIDE
 
 
@@ -59,8 +62,8 @@ def cost(
 
     Args:
         products: of search and proof.
-        search_samples, proof_samples: of each product, training captions and held-out prompts together.
-        beside: the base model's samples, and the shipped product's fresh ones.
+        search_samples, proof_samples: of each product.
+        beside: for what was taught alone: the base model's samples, and those of held-out prompts.
         evals_per_sample: of plain CFG.
 
     Example:

@@ -1,9 +1,10 @@
 """Which products are worth a proof: a coarse grid on few samples, then the ladder from the safest to the boldest.
 
 A product is (epoch, strength, rule or plain CFG, scale). The grid is walked in rounds so that few of it are sampled:
-plain CFG at every epoch and every other strength; the strengths between around the best; other guidance scales there;
-then rules on the whole fine-tune of the best epoch. Nothing here is promised, and no pair or prompt seed of the search
-serves the proof, so the choice of what to prove needs no correction.
+plain CFG with the whole fine-tune of every epoch; every other strength of the best and of the epoch after them; the
+strengths between around the best of these; other guidance scales there; then rules on the whole fine-tune of the best
+epoch. Nothing here is promised, and no pair of the search serves the proof, so the choice of what to prove needs no
+correction.
 
 Source: Pareto Testing, arXiv 2210.07913, section 4 (choose and order on separate data, then test in sequence).
 """
@@ -47,11 +48,16 @@ def explore(
     strengths = sorted(terms.strengths) if weights.graded else [1.0]
     grid = [Product(plain_cfg(scale, noise), s, e) for e in weights.epochs for s in strengths]
     base = [Product(plain_cfg(scale, noise), 0.0, weights.epochs[-1])] if weights.graded else []
-    tried = list(bench.measure(weights, [*base, *(p for p in grid if p.strength in strengths[::-2])]))
-    near = _neighbours(leaders(tried, bench.alpha), grid)
-    tried += bench.measure(weights, [p for p in near if p not in {c.product for c in tried}])
+    tried = list(bench.measure(weights, [*base, *(p for p in grid if p.strength == strengths[-1])]))
+
+    def measure(products: Iterable[Product]) -> None:
+        tried.extend(bench.measure(weights, [p for p in products if p not in {c.product for c in tried}]))
+
+    epochs = _epochs_to_share(leaders(tried, bench.alpha), weights.epochs)
+    measure(p for p in grid if p.epoch in epochs and p.strength in strengths[::-2])
+    measure(_neighbours(leaders(tried, bench.alpha), grid))
     near = _neighbours(leaders(tried, bench.alpha)[:1], grid)
-    tried += bench.measure(weights, [replace(p, guidance=plain_cfg(other, noise)) for p in near for other in others])
+    measure(replace(p, guidance=plain_cfg(other, noise)) for p in near for other in others)
     epoch = leaders(tried, bench.alpha)[0].product.epoch
     rules = rules_of(terms, timesteps, noise, scale)
     return tried + list(bench.measure(weights, [Product(rule, 1.0, epoch) for rule in rules]))
@@ -94,6 +100,12 @@ def _neighbours(chosen: Iterable[ProductCandidate], grid: Sequence[Product]) -> 
     return [p for p in grid if p in near]
 
 
+def _epochs_to_share(best: Sequence[ProductCandidate], epochs: Sequence[int | None]) -> set[int | None]:
+    """The epochs of these candidates, best first, and the one after the best: a share of it may be safe yet."""
+    own = [c.product.epoch for c in best]
+    return {*own, *epochs[epochs.index(own[0]) + 1 :][:1]}
+
+
 def hopeless(candidate: ProductCandidate, alpha: float) -> bool:
     """Whether a proof is not worth its samples: so many copies are improbable where the risk is alpha."""
     return too_many(round(candidate.risk.value * candidate.risk.n), candidate.risk.n, alpha)
@@ -133,10 +145,17 @@ def ladder(
     for candidate in sorted(useful, key=lambda c: order[c.product]):
         if not front or candidate.gain > front[-1].gain:
             front.append(candidate)
-    if len(front) > terms.chain:
-        front = [front[round(k * (len(front) - 1) / max(terms.chain - 1, 1))] for k in range(terms.chain)]
+    front = _thinned(front, terms.chain)
     added = [always] if always is not None and always not in front else []
     return sorted([*front, *added], key=lambda c: order[c.product])
+
+
+def _thinned(front: Sequence[ProductCandidate], most: int) -> list[ProductCandidate]:
+    """At most so many of a ladder; what adds least to what is kept goes, the safest never."""
+    rungs = list(front)
+    while len(rungs) > most:
+        del rungs[min(range(1, len(rungs) - 1), key=lambda k: rungs[k + 1].gain - rungs[k - 1].gain, default=-1)]
+    return rungs
 
 
 def _keeps_more(rungs: Sequence[ProductCandidate], steps: Sequence[ProductCandidate], alpha: float) -> bool:

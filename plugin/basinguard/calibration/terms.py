@@ -47,15 +47,15 @@ class CalibrationTerms:
         transitions: timesteps to try, each taken as the next grid timestep below; six of the grid's when empty.
         refine: how many times finer the grid below the transition may be; 1 is the sampler's own.
         anchor: whether to try the base model's unconditional prediction as well (LoRA only).
-        search_pairs: pairs, and as many samples of held-out prompts, that decide which products are tested.
-        taught_samples: samples of held-out prompts by which the tested ones are told apart.
+        search_pairs: pairs that decide which products are tested, by what they copy and what they keep.
+        taught_samples: samples of held-out prompts that tell what is kept by what ships, and by plain CFG beside it.
         chain: products that are tested in sequence, at most; there are up to two chains, plain CFG and rules.
     """
 
     alpha: float = 0.05
     delta: float = 0.05
     pairs: int = 128
-    epochs: int = 4
+    epochs: int = 6
     strengths: tuple[float, ...] = STRENGTHS
     scales: tuple[float, ...] = ()
     before: tuple[float, ...] = (0.0, -1.0)
@@ -64,8 +64,8 @@ class CalibrationTerms:
     refine: tuple[int, ...] = (1,)
     anchor: bool = False
     search_pairs: int = 16
-    taught_samples: int = 48
-    chain: int = 4
+    taught_samples: int = 40
+    chain: int = 6
 
     def __post_init__(self) -> None:
         least = min(self.epochs, self.chain, self.search_pairs, self.taught_samples)

@@ -158,6 +158,7 @@ class Record(Schema):
             rule is plain CFG, and in records of before.
         taught, plain_taught: how much of what was taught is in samples of held-out prompts, net of copies, of this
             product and of what `plain` is: 0 is the base model, 1 true images. None where it was not measured.
+        best_plain_taught: the same of plain CFG with the whole fine-tune at the epoch and scale that keep most.
         taught_rulers: each ruler that `taught` is the smallest of, by name, with its own value.
         base_risk: risk of the base model on the same pairs: what the copy detector gets wrong.
         alignment, plain_alignment: agreement of image and caption, likewise.
@@ -181,6 +182,7 @@ class Record(Schema):
     base_risk: Estimate | None = None
     taught: Estimate | None = None
     plain_taught: Estimate | None = None
+    best_plain_taught: Estimate | None = None
     taught_rulers: tuple[tuple[str, Estimate], ...] = ()
     alignment: Estimate | None = None
     plain_alignment: Estimate | None = None

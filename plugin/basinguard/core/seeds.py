@@ -18,11 +18,9 @@ TRANSFER = 3_000_000
 AUDIT = 4_000_000
 TRIAGE = 5_000_000
 CARD = 6_000_000
-TAUGHT_SEARCH = 8_000_000  # held-out prompts, whatever chooses products to test
-TAUGHT_BASE = 8_100_000  # the base model's samples of those prompts, which the ruler is made with
-TAUGHT_PROOF = 8_300_000  # the same for the products that are tested
-TAUGHT_ANEW = 8_600_000  # the same for the one that is shipped: chosen for being high, it is measured again
-COMPARISON_REFERENCE = 9_000_000  # the same for a comparison, so that the base's own row is no copy of its reference
+TAUGHT_BASE = 8_000_000  # the base model's samples, which the rulers of a calibration are made with
+TAUGHT_HELDOUT = 8_300_000  # held-out prompts: what ships was chosen on other prompts and other noise
+COMPARISON_REFERENCE = 9_000_000  # held-out prompts of a comparison, so that the base's own row is no copy of its ruler
 COMPARISON_TAUGHT = 9_500_000  # the base model's samples of held-out prompts that a comparison's ruler is made with
 REDRAW = 20_000_000  # training images re-drawn from partial noise, to choose a copy detector by
 TASK_TRAIN = 100_000_000  # scenes of a task that is trained on
@@ -40,10 +38,8 @@ RANGES = {
     "audit": range(AUDIT, TRIAGE),
     "triage": range(TRIAGE, CARD),
     "card": range(CARD, CARD + 1_000_000),
-    "taught, search": range(TAUGHT_SEARCH, TAUGHT_BASE),
-    "taught, base": range(TAUGHT_BASE, TAUGHT_PROOF),
-    "taught, proof": range(TAUGHT_PROOF, TAUGHT_ANEW),
-    "taught, anew": range(TAUGHT_ANEW, COMPARISON_REFERENCE),
+    "taught, base": range(TAUGHT_BASE, TAUGHT_HELDOUT),
+    "taught, held-out": range(TAUGHT_HELDOUT, COMPARISON_REFERENCE),
     "comparison reference": range(COMPARISON_REFERENCE, COMPARISON_TAUGHT),
     "comparison, taught": range(COMPARISON_TAUGHT, COMPARISON_TAUGHT + 500_000),
     "re-draw": range(REDRAW, REDRAW + 1_000_000),

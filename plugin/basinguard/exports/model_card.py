@@ -186,6 +186,7 @@ def _texts(record: Record, name: str) -> dict[str, Any]:
         "triage": triage_line(record),
         "taught_method": plain(record.taught.method) if record.taught else "",
         "taught_rulers": plain(rulers_line(record)),
+        "best_plain_taught": "" if record.best_plain_taught is None else str(record.best_plain_taught),
         "verdict": plain(verdict(record)),
         "product": plain(product_line(record)),
         "comfyui": comfyui_text(record),

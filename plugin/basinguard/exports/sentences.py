@@ -10,6 +10,7 @@ NOTHING_LEFT = (
     "Safe, and nothing of what was taught is left: its samples cannot be told from the base model's. What may help: an "
     "earlier or a later epoch, another strength (the option `strengths`), a larger alpha, or more images."
 )
+BEST_PLAIN = "at its best epoch and scale, safe or not,"
 
 
 def percent(estimate: Estimate | None) -> str:
@@ -42,7 +43,8 @@ def taught_line(record: Record) -> str:
     if record.taught is None:
         return ""
     plain = "" if record.plain_taught is None else f"; plain CFG without a guard has {record.plain_taught}"
-    return f"{record.taught}{plain}"
+    best = "" if record.best_plain_taught is None else f"; {BEST_PLAIN} {record.best_plain_taught}"
+    return f"{record.taught}{plain}{best}"
 
 
 def rulers_line(record: Record) -> str:
@@ -82,9 +84,10 @@ def price(record: Record) -> str:
     if plain.value <= 0:
         return f" It keeps {ours.value:.0%} of what was taught, net of copies; plain CFG keeps nothing of it."
     word = "no less than" if ours.value >= plain.value else f"{ours.value / plain.value:.0%} of"
+    best = record.best_plain_taught
     return (
         f" It keeps {ours.value:.0%} of what was taught, net of copies: {word} what plain CFG without a guard "
-        f"keeps ({plain.value:.0%})."
+        f"keeps ({plain.value:.0%}{f'; {BEST_PLAIN} {best.value:.0%}' if best else ''})."
     )
 
 

@@ -28,10 +28,10 @@ from torch import Tensor
 from ..basin.gap import top_gap
 from ..basin.trajectories import pairs_of
 from ..calibration.candidate import ProductCandidate
+from ..calibration.certification import Certification
 from ..calibration.choice import best
 from ..calibration.fixed_sequence import fixed_sequence
 from ..calibration.lessons import truth_of
-from ..calibration.record_builder import Certification
 from ..calibration.search import chains
 from ..calibration.terms import CalibrationTerms
 from ..calibration.weights import OpenWeights

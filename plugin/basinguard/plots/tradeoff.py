@@ -13,6 +13,7 @@ from ..calibration.knobs import knobs_text
 from ..calibration.record_builder import Certificate
 from ..core.estimate import Estimate
 from ..core.record import Transfer
+from ..similarity.taught import difference
 from .style import BLACK, BLUE, GREEN, GREY, LIMIT, VERMILLION, canvas
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 Place = Callable[[ProductCandidate], Estimate | None]
 COLUMNS = """risk: share of samples of training captions that copy a training image; p: of "it is above alpha"
-taught: what held-out prompts show of what was taught, net of copies: 0 is the base model, 1 true images
+taught: what these samples show of what was taught, net of copies: 0 is the base model, 1 true images
 alignment: agreement of image and caption, higher is better; UNet/img: network evaluations of one image
 * is what ships: of the proven ones the most taught, then the best aligned, then the cheapest"""
 
@@ -90,7 +91,18 @@ def products_text(certificate: Certificate) -> str:
     lines += [f"{len(searched)} products were searched on {few} samples each; {certificate.evaluations} evaluations"]
     record = certificate.record
     knobs = knobs_text(tried, record.alpha, record.sampler.scale)
-    return "\n".join([*lines, *([knobs] if knobs else []), COLUMNS])
+    return "\n".join([*lines, *([knobs] if knobs else []), COLUMNS, *heldout_lines(certificate)])
+
+
+def heldout_lines(certificate: Certificate) -> list[str]:
+    """What is kept on held-out prompts by what ships and by plain CFG, with the difference; none where unmeasured."""
+    heldout, ships, best = certificate.heldout, certificate.shipped.product, certificate.most_taught_plain
+    names = {best: f"plain CFG at its best ({best})"}
+    names |= {certificate.plain.product: "plain CFG without a guard", ships: "what ships"}
+    lines = [f"  {name}: {heldout[which].value or heldout[which]}" for which, name in names.items() if which in heldout]
+    if ships != best and all(which in heldout and heldout[which].resolved for which in (ships, best)):
+        lines.append(f"  what ships less plain CFG at its best: {difference(heldout[ships], heldout[best])}")
+    return ["taught on held-out prompts, by noise that nothing was chosen by:", *lines] if lines else []
 
 
 def _line(name: str, c: ProductCandidate, width: int, ships: bool) -> str:

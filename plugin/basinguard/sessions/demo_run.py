@@ -37,7 +37,7 @@ from .verification import GUARDED, HELDOUT, table
 
 SCALE = 3.0  # TinyWorld's usual CFG: 7.5 saturates images this small
 TIMESTEPS = 16
-PROBES = 5
+PROBES = 10
 PROMPTS = 16  # held-out ones in the final table
 TRANSITIONS = (590.0, 750.0, 875.0)
 METHODS = {
@@ -177,6 +177,8 @@ def summarize(
         "verdict": verdict(record),
         "taught": record.taught.model_dump() if record.taught else None,
         "plain_taught": record.plain_taught.model_dump() if record.plain_taught else None,
+        "best_plain_taught": record.best_plain_taught.model_dump() if record.best_plain_taught else None,
+        "best_plain": str(certificate.most_taught_plain),
         "plain_risk": record.plain.model_dump(),
         "promise": record.promise,
         "population": record.population,

@@ -1,0 +1,150 @@
+"""A calibration at work: what is searched, proven and told, on which samples, at what count of evaluations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import get_args
+
+from ..basin.trajectories import Pairs
+from ..core import seeds as seed_table
+from ..core.progress import say
+from ..diffusion.evaluation_count import EvaluationCount
+from ..guard.guard import Guard
+from ..similarity.taught import Taught
+from .bench import Bench, trial_of
+from .candidate import Phase, Product, ProductCandidate
+from .cost import TOLD, CalibrationCost, cost, most_products
+from .fixed_sequence import fixed_sequence
+from .lessons import HeldoutLessons, LessonPlan, Lessons, TaughtTruth
+from .promise import require_terms
+from .search import explore, plain_cfg, rules_of
+from .terms import CalibrationTerms
+from .trial import Trial, calibration_pairs
+from .weights import OpenWeights, Weights
+
+
+class Certification:
+    """A calibration at work: the benches of its phases, and the count of evaluations.
+
+    Args:
+        guard: knows the training images.
+        weights: epochs and strengths to choose from.
+        terms: what is to be promised.
+        truth: true images of what was taught and the held-out prompts; None where it cannot be measured.
+    """
+
+    def __init__(self, guard: Guard, weights: Weights, terms: CalibrationTerms, truth: TaughtTruth | None) -> None:
+        require_terms(terms.alpha, terms.delta)
+        self.guard, self.weights, self.terms, self.truth = guard, weights, terms, truth
+        self.count = EvaluationCount()
+        with weights.at(weights.epochs[-1], 1.0) as opened:
+            self.shape, self.noise = opened.model.latent_shape, opened.model.schedule
+            self.timesteps = opened.model.schedule.grid(guard.plan.timesteps)
+            trial = self._trial_of_one(opened)
+            self.evals_per_sample = 2 * len(trial.probe.path.nodes)
+            self._require_rules(trial)
+        self.lesson_plan = self._lesson_plan(truth) if weights.graded and truth and truth.prompts else None
+        self._heldout: dict[Product, Taught | None] = {}
+
+    def search(self) -> list[ProductCandidate]:
+        """Every product of the grid on few samples."""
+        return explore(self._search_bench, self.weights, self.terms, self.timesteps, self.noise)
+
+    def cost(self) -> CalibrationCost:
+        """What the search and the proof take at most."""
+        terms, scale = self.terms, self.guard.plan.scale
+        rules = len(rules_of(terms, self.timesteps, self.noise, scale))
+        graded, epochs = self.weights.graded, len(self.weights.epochs)
+        products = most_products(terms, scale=scale, epochs=epochs, graded=graded, rules=rules)
+        samples = len(self._pairs("search")), len(self._pairs("proof"))
+        return cost(products, *samples, self._taught_samples(), self.evals_per_sample)
+
+    def _taught_samples(self) -> int:
+        """Those that are drawn for what was taught alone: of the base model, and of what is told."""
+        plan = self.lesson_plan
+        return 0 if plan is None else plan.base_samples + (1 + TOLD) * plan.heldout_samples
+
+    def prove(self, ladders: Sequence[Sequence[Product]]) -> list[list[ProductCandidate]]:
+        """Each ladder from its safest product until the first that cannot be proven."""
+        bench, share = self._proof_bench, self.terms.delta / len(ladders)
+        return [list(fixed_sequence(bench.measure(self.weights, ladder), share)) for ladder in ladders]
+
+    def measure(self, product: Product) -> ProductCandidate:
+        """A product beside those that are tested, on the same samples."""
+        return next(self._proof_bench.measure(self.weights, [product]))
+
+    def taught(self, product: Product) -> Taught | None:
+        """What is left of what was taught on held-out prompts, with noise that nothing was chosen by; drawn once."""
+        lessons = self._heldout_lessons
+        if lessons is None:
+            return None
+        if product not in self._heldout:
+            self._heldout[product] = self._measured(product, lessons)
+            say(f"held-out: {product}: taught {self._heldout[product]}")
+        return self._heldout[product]
+
+    def _measured(self, product: Product, lessons: HeldoutLessons) -> Taught | None:
+        with self.weights.at(product.epoch, product.strength) as opened:
+            trial = trial_of(opened, self.guard, lessons.prompts, lessons.pairs, self.count)
+            images = opened.model.decode(trial.sample(product.guidance)[0])
+        return lessons.measure(images, lessons.texts, self.guard.is_copy(images))
+
+    def most_taught_plain(self, searched: Sequence[ProductCandidate]) -> Product:
+        """Plain CFG with the whole fine-tune at the epoch and scale that keep most, whatever else they copy.
+
+        Of the best of the search and of the newest epoch, which may keep much on captions that it does not copy.
+        """
+        plain = [c for c in searched if c.product.strength == 1 and c.product.guidance.plain]
+        able = (max(plain, key=lambda c: c.gain).product, self.whole())
+        return max(able, key=lambda product: t.value.value if (t := self.taught(product)) and t.value else -math.inf)
+
+    def whole(self) -> Product:
+        """Plain CFG at the user's scale with the whole fine-tune of the newest epoch."""
+        return Product(plain_cfg(self.guard.plan.scale, self.noise), 1.0, self.weights.epochs[-1])
+
+    @cached_property
+    def _search_bench(self) -> Bench:
+        return self._bench("search")
+
+    @cached_property
+    def _proof_bench(self) -> Bench:
+        return self._bench("proof")
+
+    def _bench(self, phase: Phase) -> Bench:
+        return Bench(self.guard, self.terms.alpha, phase, self._pairs(phase), self._caption_lessons, self.count)
+
+    def _lesson_plan(self, truth: TaughtTruth) -> LessonPlan:
+        asked = [k for phase in get_args(Phase) for k in self._pairs(phase).prompt.tolist()]
+        return LessonPlan(self.guard, truth, self.terms, [self.guard.training.captions[k] for k in asked])
+
+    @cached_property
+    def _caption_lessons(self) -> Lessons | None:
+        if self.lesson_plan is None:
+            return None
+        with self.weights.at(self.weights.epochs[-1], 0.0) as opened:
+            return self.lesson_plan.caption_lessons(opened.model, self.count)
+
+    @cached_property
+    def _heldout_lessons(self) -> HeldoutLessons | None:
+        if self.lesson_plan is None:
+            return None
+        with self.weights.at(self.weights.epochs[-1], 0.0) as opened:
+            return self.lesson_plan.heldout_lessons(opened.model, self.count)
+
+    def _pairs(self, phase: Phase) -> Pairs:
+        searching = phase == "search"
+        count = self.terms.search_pairs if searching else self.terms.pairs
+        first_seed = seed_table.SEARCH if searching else seed_table.CALIBRATION
+        return calibration_pairs(len(self.guard.training.captions), count, self.shape, first_seed)
+
+    def _trial_of_one(self, opened: OpenWeights) -> Trial:
+        """One pair, nothing measured yet."""
+        bench = Bench(self.guard, self.terms.alpha, "search", calibration_pairs(1, 1, self.shape, 0))
+        return bench.on(opened).trial
+
+    def _require_rules(self, trial: Trial) -> None:
+        """Refuses what cannot be measured before anything is."""
+        for rule in rules_of(self.terms, self.timesteps, self.noise, self.guard.plan.scale):
+            trial.set_to(rule)
