@@ -23,6 +23,7 @@ from basinguard.core.record import Record
 from basinguard.diffusion.toy import gaussian_memorizer
 from basinguard.exports.sentences import verdict
 from basinguard.guard.training_set import TrainingSet
+from basinguard.plots.tradeoff import products_text
 from basinguard.similarity.prompt_draws import estimate_of
 from basinguard.similarity.taught import Taught
 from support.toy_guard import WEAK, Points, make_guard
@@ -221,3 +222,19 @@ def test_versions_are_those_installed():
 def test_a_training_set_that_contradicts_itself_is_refused(heldout, captions, message):
     with pytest.raises(ValueError, match=message):
         TrainingSet(torch.zeros(4, 3, 2, 2), tuple(f"point {k}" for k in range(captions)), heldout)
+
+
+def test_a_set_of_several_subjects_is_measured_one_by_one(monkeypatch):
+    """Points 0 to 4 are all at one subject's words and 5 to 9 at another's; the ruler knows its own subject's prompts."""
+    monkeypatch.setattr(lessons, "TaughtRuler", Brightness)
+    guard = make_guard([f"{'cat' if k < 5 else 'dog'} in point {k}" for k in range(10)], heldout=("point 60",))
+    truth = TaughtTruth(guard.training.images, ("point 50", "point 51"), ())
+    certificate = certify(guard, Shares(), replace(TERMS, alpha=0.95), PROVENANCE, truth=truth)
+    subjects = certificate.shipped.subjects
+    assert set(subjects) == {"cat", "dog"}
+    assert subjects["cat"].value != subjects["dog"].value
+    *_, head, first, second = products_text(certificate).splitlines()
+    worst = min(subjects, key=lambda name: subjects[name].value.value)
+    assert head.endswith(f"worst: '{worst}'")
+    assert first.startswith(f"  {worst}: ")
+    assert "cat" not in certificate.record.to_json()

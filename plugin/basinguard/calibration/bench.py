@@ -84,6 +84,7 @@ class BenchedModel:
             evals_per_sample=evals,
             nearest=float(similarities.quantile(0.95)),
             taught=None if lessons is None else lessons.measure(images, texts, copies),
+            subjects={} if lessons is None else lessons.measure_subjects(images, texts, copies),
             alignment=None if scores is None else scores.estimate(),
             pair_alignment=scores,
         )

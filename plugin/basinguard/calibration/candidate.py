@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -128,6 +128,8 @@ class ProductCandidate(Candidate):
         evals_per_sample: network evaluations one sample takes.
         nearest: similarity of the samples to the nearest training image, 95th percentile: orders what copies nothing.
         taught: of the same samples of training captions, net of copies; None where it cannot be measured.
+        subjects: the same of each subject of a set of several, by its name; names are words of the user's captions,
+            and are not written to files.
         alignment: agreement of image and caption; None where it was not measured.
         pair_alignment: the alignment of every pair; not written to files.
     """
@@ -137,6 +139,7 @@ class ProductCandidate(Candidate):
     evals_per_sample: float
     nearest: float
     taught: Taught | None = field(default=None, repr=False, compare=False)
+    subjects: Mapping[str, Taught] = field(default_factory=dict, repr=False, compare=False)
     alignment: Estimate | None = None
     pair_alignment: PairScores | None = field(default=None, repr=False, compare=False)
 

@@ -7,8 +7,8 @@ base model and the truth are shared by all that is held against them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ..core import seeds as seed_table
 from ..core.spread import spread
 from ..diffusion.evaluation_count import EvaluationCount
 from ..diffusion.model import Model
+from ..guard.caption_groups import caption_groups
 from ..guard.control_prompts import recombined_prompts
 from ..guard.guard import Guard
 from ..guard.measured_model import guided_model
@@ -37,10 +38,12 @@ class Lessons:
     Attributes:
         prompts: texts, each once.
         ruler: says how much of what was taught samples of them show.
+        subjects: a ruler for each subject of a set of several, by its name, which knows that one's images and prompts.
     """
 
     prompts: tuple[str, ...]
     ruler: TaughtRuler
+    subjects: Mapping[str, TaughtRuler] = field(default_factory=dict, kw_only=True)
 
     def measure(self, images: Tensor, prompts: Sequence[str], copies: Tensor) -> Taught | None:
         """What samples show, net of copies; None where the base model was not sampled for any of their prompts.
@@ -50,10 +53,18 @@ class Lessons:
             prompts: of each.
             copies: which are copies, [n] bool.
         """
-        rows = [row for row, prompt in enumerate(prompts) if prompt in self.prompts]
-        if not rows:
-            return None
-        return self.ruler.measure(images[rows], [prompts[row] for row in rows], copies[rows])
+        return _measured(self.ruler, images, prompts, copies)
+
+    def measure_subjects(self, images: Tensor, prompts: Sequence[str], copies: Tensor) -> dict[str, Taught]:
+        """The same of each subject of a set of several; empty where there is one."""
+        results = {name: _measured(ruler, images, prompts, copies) for name, ruler in self.subjects.items()}
+        return {name: taught for name, taught in results.items() if taught is not None}
+
+
+def _measured(ruler: TaughtRuler, images: Tensor, prompts: Sequence[str], copies: Tensor) -> Taught | None:
+    sampled = set(ruler.prompts)
+    rows = [row for row, prompt in enumerate(prompts) if prompt in sampled]
+    return ruler.measure(images[rows], [prompts[row] for row in rows], copies[rows]) if rows else None
 
 
 @dataclass(frozen=True)
@@ -94,23 +105,13 @@ def truth_of(training: TrainingSet, feature_sets: Sequence[FeatureSet]) -> Taugh
 
 
 @torch.no_grad()
-def ruler_of(
-    guard: Guard, base: Model, truth: TaughtTruth, prompts: Sequence[str], samples: int, count: EvaluationCount
-) -> TaughtRuler:
-    """Samples the base model and makes the ruler that others are held against.
-
-    Args:
-        guard: for the sampler's settings.
-        base: the model that was fine-tuned.
-        truth: what was taught.
-        prompts: each once.
-        samples: of all of them; every prompt equally often.
-        count: of the network's evaluations.
-    """
+def base_samples(
+    guard: Guard, base: Model, prompts: Sequence[str], samples: int, count: EvaluationCount
+) -> tuple[Tensor, list[str]]:
+    """What the base model draws, [samples, 3, H, W], every prompt equally often, and the prompt of each."""
     drawn = calibration_pairs(len(prompts), samples, base.latent_shape, seed_table.TAUGHT_BASE)
     ends = run_plain(guided_model(base, prompts, guard.plan, count), drawn).ends
-    asked = [prompts[k] for k in drawn.prompt.tolist()]
-    return TaughtRuler(through_vae(base, truth.images), base.decode(ends), asked, truth.feature_sets)
+    return base.decode(ends), [prompts[k] for k in drawn.prompt.tolist()]
 
 
 class LessonPlan:
@@ -132,12 +133,27 @@ class LessonPlan:
 
     def caption_lessons(self, base: Model, count: EvaluationCount) -> Lessons:
         """Lessons of training captions."""
-        ruler = ruler_of(self.guard, base, self.truth, self.captions, self.base_samples, count)
-        return Lessons(self.captions, ruler)
+        images, captions = base_samples(self.guard, base, self.captions, self.base_samples, count)
+        ruler = self._ruler(base, self.truth.images, images, captions)
+        return Lessons(self.captions, ruler, subjects=dict(self._subjects(base, images, captions)))
+
+    def _subjects(self, base: Model, images: Tensor, captions: Sequence[str]) -> Iterator[tuple[str, TaughtRuler]]:
+        training = self.guard.training
+        for name, members in caption_groups(training.captions).items():
+            own = {training.captions[i] for i in members}
+            rows = [row for row, caption in enumerate(captions) if caption in own]
+            if rows:
+                asked = [captions[row] for row in rows]
+                yield name, self._ruler(base, training.images[list(members)], images[rows], asked)
+
+    def _ruler(self, base: Model, truth: Tensor, images: Tensor, prompts: Sequence[str]) -> TaughtRuler:
+        return TaughtRuler(through_vae(base, truth), images, prompts, self.truth.feature_sets)
 
     def heldout_lessons(self, base: Model, count: EvaluationCount) -> HeldoutLessons:
         """Lessons of held-out prompts, spread over those that there are."""
-        ruler = ruler_of(self.guard, base, self.truth, self.prompts, self.heldout_samples, count)
+        ruler = self._ruler(
+            base, self.truth.images, *base_samples(self.guard, base, self.prompts, self.heldout_samples, count)
+        )
         pairs = calibration_pairs(len(self.prompts), self.heldout_samples, base.latent_shape, seed_table.TAUGHT_HELDOUT)
         return HeldoutLessons(self.prompts, ruler, pairs)
 

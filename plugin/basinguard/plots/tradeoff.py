@@ -5,6 +5,7 @@ Colours are Okabe and Ito's; what is searched, tested and proven is told apart b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,17 @@ def products_text(certificate: Certificate) -> str:
     lines += [f"{len(searched)} products were searched on {few} samples each; {certificate.evaluations} evaluations"]
     record = certificate.record
     knobs = knobs_text(tried, record.alpha, record.sampler.scale)
-    return "\n".join([*lines, *([knobs] if knobs else []), COLUMNS, *heldout_lines(certificate)])
+    return "\n".join(
+        [*lines, *([knobs] if knobs else []), COLUMNS, *heldout_lines(certificate), *subject_lines(certificate)]
+    )
+
+
+def subject_lines(certificate: Certificate) -> list[str]:
+    """What ships, of each subject of a set of several, the worst first; none where there is one."""
+    values = {name: taught.value or taught for name, taught in certificate.shipped.subjects.items()}
+    order = sorted(values, key=lambda name: v.value if isinstance(v := values[name], Estimate) else -math.inf)
+    lines = [f"  {name}: {values[name]}" for name in order]
+    return [f"taught by subject, as the captions name them; worst: {order[0]!r}", *lines] if lines else []
 
 
 def heldout_lines(certificate: Certificate) -> list[str]:
