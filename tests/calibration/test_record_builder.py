@@ -225,7 +225,7 @@ def test_a_training_set_that_contradicts_itself_is_refused(heldout, captions, me
 
 
 def test_a_set_of_several_subjects_is_measured_one_by_one(monkeypatch):
-    """Points 0 to 4 are all at one subject's words and 5 to 9 at another's; the ruler knows its own subject's prompts."""
+    """A ruler for each subject, which knows that one's prompts alone."""
     monkeypatch.setattr(lessons, "TaughtRuler", Brightness)
     guard = make_guard([f"{'cat' if k < 5 else 'dog'} in point {k}" for k in range(10)], heldout=("point 60",))
     truth = TaughtTruth(guard.training.images, ("point 50", "point 51"), ())
@@ -233,7 +233,7 @@ def test_a_set_of_several_subjects_is_measured_one_by_one(monkeypatch):
     subjects = certificate.shipped.subjects
     assert set(subjects) == {"cat", "dog"}
     assert subjects["cat"].value != subjects["dog"].value
-    *_, head, first, second = products_text(certificate).splitlines()
+    head, first = products_text(certificate).splitlines()[-3:-1]
     worst = min(subjects, key=lambda name: subjects[name].value.value)
     assert head.endswith(f"worst: '{worst}'")
     assert first.startswith(f"  {worst}: ")

@@ -7,41 +7,10 @@ from collections.abc import Iterator, Sequence
 
 SMALLEST = 5  # images; fewer are too few for a ruler
 MOST = 4  # subjects that are looked for
-GRAMMAR = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "by",
-        "for",
-        "from",
-        "her",
-        "his",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "near",
-        "next",
-        "of",
-        "on",
-        "or",
-        "out",
-        "over",
-        "that",
-        "the",
-        "their",
-        "this",
-        "to",
-        "under",
-        "up",
-        "with",
-    ]
-)  # words that divide a set by how its captions are put, not by what they show
+GRAMMAR = (  # words that divide a set by how its captions are put, not by what they show
+    *("a", "an", "the", "this", "that", "its", "his", "her", "their", "it", "is", "are", "and", "or", "as"),
+    *("at", "by", "for", "from", "in", "into", "near", "next", "of", "on", "out", "over", "to", "under", "up", "with"),
+)
 WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 
 Groups = dict[str, tuple[int, ...]]

@@ -92,9 +92,8 @@ def products_text(certificate: Certificate) -> str:
     lines += [f"{len(searched)} products were searched on {few} samples each; {certificate.evaluations} evaluations"]
     record = certificate.record
     knobs = knobs_text(tried, record.alpha, record.sampler.scale)
-    return "\n".join(
-        [*lines, *([knobs] if knobs else []), COLUMNS, *heldout_lines(certificate), *subject_lines(certificate)]
-    )
+    lines += [*([knobs] if knobs else []), COLUMNS, *heldout_lines(certificate), *subject_lines(certificate)]
+    return "\n".join(lines)
 
 
 def subject_lines(certificate: Certificate) -> list[str]:
