@@ -64,7 +64,7 @@ class CalibrationTerms:
     refine: tuple[int, ...] = (1,)
     anchor: bool = False
     search_pairs: int = 16
-    taught_samples: int = 40
+    taught_samples: int = 32
     chain: int = 6
 
     def __post_init__(self) -> None:
