@@ -14,7 +14,7 @@ from ..calibration.knobs import knobs_text
 from ..calibration.record_builder import Certificate
 from ..core.estimate import Estimate
 from ..core.record import Transfer
-from ..similarity.taught import difference
+from ..similarity.taught import taught_difference
 from .style import BLACK, BLUE, GREEN, GREY, LIMIT, VERMILLION, canvas
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def heldout_lines(certificate: Certificate) -> list[str]:
     names |= {certificate.plain.product: "plain CFG without a guard", ships: "what ships"}
     lines = [f"  {name}: {heldout[which].value or heldout[which]}" for which, name in names.items() if which in heldout]
     if ships != best and all(which in heldout and heldout[which].resolved for which in (ships, best)):
-        lines.append(f"  what ships less plain CFG at its best: {difference(heldout[ships], heldout[best])}")
+        lines.append(f"  what ships less plain CFG at its best: {taught_difference(heldout[ships], heldout[best])}")
     return ["taught on held-out prompts, by noise that nothing was chosen by:", *lines] if lines else []
 
 
