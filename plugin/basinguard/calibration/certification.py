@@ -97,7 +97,8 @@ class Certification:
         Of the best of the search and of the newest epoch, which may keep much on captions that it does not copy.
         """
         plain = [c for c in searched if c.product.strength == 1 and c.product.guidance.plain]
-        able = (max(plain, key=lambda c: c.gain).product, self.whole())
+        best = max(plain, key=lambda c: c.gain, default=None)
+        able = [*([best.product] if best else []), self.whole()]
         return max(able, key=lambda product: t.value.value if (t := self.taught(product)) and t.value else -math.inf)
 
     def whole(self) -> Product:
