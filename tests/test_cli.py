@@ -8,7 +8,7 @@ from inspect import getdoc
 
 import pytest
 
-from basinguard.cli import main
+from basinguard.cli import main, parse
 from basinguard.commands import VERBS
 from support.exports import build_pipe, build_record
 
@@ -109,11 +109,28 @@ def test_options_that_travel_together_are_flat_and_explained_by_their_object(cap
         (["calibrate", "model", "--data", "d", "--alpha", "much"], "--alpha: Expected a float. Got value: much"),
         (["calibrate", "model"], "calibrate: needs --data DIR: folder of the captioned images"),
         (["calibrate"], "calibrate: needs MODEL: a directory or hub id"),
-        (["inspect", "x", "--json", "perhaps"], "--json: Expected a bool. Got value: perhaps"),
+        (["inspect", "x", "--json=perhaps"], "--json: Expected a bool. Got value: perhaps"),
+        (["inspect", "x", "--json", "perhaps"], "no option 'perhaps'"),
     ],
 )
 def test_a_mistyped_word_is_named_with_the_nearest_right_one(capsys, words, message):
     assert message in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("photos", "--apply", "--from-run", "run"),
+        ("--apply", "photos", "--from_run=run"),
+        ("--from-run=run", "--apply", "true", "photos"),
+        ("--from-run", "run", "photos", "--apply=yes"),
+    ],
+    ids=" ".join,
+)
+def test_flags_take_no_value_and_options_may_be_hyphened(words):
+    values = parse("curate", words)
+    assert (str(values["source"]), values["apply"], str(values["from_run"])) == ("photos", True, "run")
+    assert parse("curate", ("photos", "--apply", "false"))["apply"] is False
 
 
 def test_an_unknown_key_of_a_config_is_named_with_the_nearest_right_one(capsys, tmp_path):

@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from inspect import getdoc, signature
+from itertools import zip_longest
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -23,6 +24,7 @@ from .core.progress import shown
 from .core.text import one_line
 
 MISTAKES = (ValueError, TypeError, OSError, MissingExtraError)  # OSError: missing, existing, read-only, full
+TRUTHS = ("true", "false", "yes", "no", "null")  # what may follow a flag as its value
 HELP = ("--help", "-h")
 
 
@@ -64,7 +66,7 @@ def _run_verb(verb: str, *words: str) -> None:
     if verb == "fit":  # LightningCLI parses for itself, at the price of loading the frameworks
         print(getdoc(function)) if set(words) & set(HELP) else function(words)
         return
-    arguments = _parse(verb, words)
+    arguments = parse(verb, words)
     if "command" in signature(function).parameters:
         arguments["command"] = (verb, *words)
     with shown():
@@ -87,7 +89,7 @@ def _first_line(function: Callable[..., Any]) -> str:
     return (getdoc(function) or "").partition("\n")[0]
 
 
-def _parse(verb: str, words: Sequence[str]) -> dict[str, Any]:
+def parse(verb: str, words: Sequence[str]) -> dict[str, Any]:
     """The arguments of a verb's function, its option objects made of their flat options."""
     function = _function(verb)
     objects: dict[str, Any] = {
@@ -97,7 +99,7 @@ def _parse(verb: str, words: Sequence[str]) -> dict[str, Any]:
     }
     parser = _parser(verb, objects)
     try:
-        values = vars(parser.instantiate(parser.parse_args(words)))
+        values = vars(parser.instantiate(parser.parse_args(list(_spelled(words, parser)))))
     except argparse.ArgumentError as error:
         raise ValueError(f"{verb}: {_in_one_line(str(error), parser)}") from None
     arguments = {name: values[name] for name in signature(function).parameters if name in values}
@@ -117,11 +119,21 @@ def _parser(verb: str, objects: dict[str, Any]) -> Any:
     for default in objects.values():
         parser.add_class_arguments(type(default), as_group=False)
         parser.set_defaults({field.name: getattr(default, field.name) for field in fields(default)})
-    for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool:
-            action.nargs, action.const = "?", True  # `--apply` alone means true
     parser.set_defaults(getattr(module, "TYPED", {}))
     return parser
+
+
+def _spelled(words: Sequence[str], parser: Any) -> Iterator[str]:
+    """Words as the parser spells its options: `--from-run` is `--from_run`, and `--apply` alone means true."""
+    actions = {option: action for action in parser._actions for option in action.option_strings}
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        name, equals, value = word.partition("=")
+        underscored = f"--{name[2:].replace('-', '_')}"
+        if name.startswith("--") and name not in actions and underscored in actions:
+            name = underscored
+        if getattr(actions.get(name), "_typehint", None) is bool and not equals and following.lower() not in TRUTHS:
+            equals, value = "=", "true"
+        yield name + equals + value
 
 
 def _without_result(function: Callable[..., Any]) -> Callable[..., Any]:

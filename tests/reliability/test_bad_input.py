@@ -37,6 +37,7 @@ from basinguard.training.guard_options import BreachResponse, Interventions
 from basinguard.training.guarded_run import GuardedRun
 from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.requirements import require_parts, require_whole_weights
+from support.curation_mistakes import CURATION_CASES
 from support.guarded_runs import picture_folder
 
 TABLE = Path(__file__).with_name("bad_input.md")
@@ -186,6 +187,7 @@ CASES = {
     "a caption row that leads out of the folder": images("metadata.jsonl", '{"file_name": "../x.png", "text": "a"}'),
     "a caption row that is no JSON": images("metadata.jsonl", "{"),
     "a picture that is a pipe": lambda root: read_facts(root / "pipe") if not os.mkfifo(root / "pipe") else None,
+    **CURATION_CASES,
 }  # fmt: skip
 
 

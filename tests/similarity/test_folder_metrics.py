@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 
@@ -6,6 +7,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from basinguard.cli import main
+from basinguard.commands.metrics import metrics as verb
 from basinguard.similarity.duplicate_groups import duplicate_groups, merge_groups
 from basinguard.similarity.folder_metrics import folder_metrics
 from basinguard.similarity.image_pair import compare_pair
@@ -49,6 +51,25 @@ def test_the_copy_is_found_and_counted(world):
     assert 0 < found["likeness_to_heldout"]["value"] < 1
     assert "at least 20 of each" in found["quality"]
     assert folder_metrics(world / "samples", world / "train", cache=world / "cache")["nearest"] == found["nearest"]
+
+
+def test_a_manifest_says_which_images_count(world):
+    """Without the image that was copied there is no copy; a row whose image has changed is refused."""
+    train = world / "train"
+    kept = ("0.png", "2.png", "3.png", "4.png")
+    rows = [
+        {"file_name": name, "text": "x", "captions": ["x"], "repeats": 1, "caption_sha256": "0" * 64,
+         "image_sha256": hashlib.sha256((train / name).read_bytes()).hexdigest()} for name in kept
+    ]  # fmt: skip
+    (train / "kept.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (world / "curation.json").write_text(json.dumps({"groups": [{"files": ["0.png", "1.png"]}]}))
+    found = verb(world / "samples", train, manifest="kept.jsonl", groups=world / "curation.json")
+    assert found["training_images"] == 4
+    assert found["aggregates"]["share"]["value"] == 0
+    assert found["ratio"]["duplicate_groups_known"] is True
+    (train / "3.png").write_bytes((train / "1.png").read_bytes())
+    with pytest.raises(ValueError, match=r"1 of 4 images are gone or changed, such as 3.png; curate again"):
+        verb(world / "samples", train, manifest="kept.jsonl")
 
 
 def test_a_copy_and_no_copy(world):

@@ -1,5 +1,6 @@
 """The training set as the model sees it: pixels, order, resuming, and every kind of source."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
 from basinguard.core.images import to_rgb
+from basinguard.curation.folder import read_folder
 from basinguard.similarity.matching import nearest_matches as best_matches
 from basinguard.similarity.structure import Structure
 from basinguard.tinyworld.scenes import all_captions, draw_scene
@@ -245,14 +247,22 @@ def test_numbers_out_of_range_are_named():
         image_folder("x", resolution=4, batch_size=0)
 
 
+def manifest_row(item, captions, repeats):
+    return {
+        "file_name": item.file_name,
+        "text": captions[0],
+        "captions": captions,
+        "repeats": repeats,
+        "image_sha256": hashlib.sha256(item.path.read_bytes()).hexdigest(),
+        "caption_sha256": hashlib.sha256(json.dumps(list(item.captions)).encode()).hexdigest(),
+    }
+
+
 @pytest.fixture
 def curated(scene_folder):
     """A manifest beside the images: two of them, one shown three times, one with two captions."""
-    names = sorted(path.name for path in scene_folder.glob("*.png"))
-    rows = [
-        {"file_name": names[0], "text": "one", "captions": ["one", "uno"], "repeats": 1},
-        {"file_name": names[2], "text": "two", "captions": ["two"], "repeats": 3},
-    ]
+    items = read_folder(scene_folder).items
+    rows = [manifest_row(items[0], ["one", "uno"], 1), manifest_row(items[2], ["two"], 3)]
     (scene_folder / "metadata.curated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {"directory": str(scene_folder), "manifest": "metadata.curated.jsonl", "resolution": 8, "batch_size": 4}
 
@@ -296,13 +306,66 @@ def test_augmentation_out_of_range_is_refused(wrong):
         CaptionAugmentation(**wrong)
 
 
+def rewrite_manifest(folder, **changed):
+    """The first row of the manifest, changed."""
+    path = folder / "metadata.curated.jsonl"
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | changed), *rest]))
+
+
 @pytest.mark.parametrize(
-    ("line", "message"),
-    [("{", "line 1"), ('{"file_name": "gone.png", "text": "", "captions": ["x"], "repeats": 1}', "no such image")],
+    ("changed", "message"),
+    [
+        ({"file_name": "gone.png"}, "gone.png: no such image; curate again"),
+        ({"image_sha256": "0" * 64}, "another image than when the manifest was written"),
+        ({"caption_sha256": "0" * 64}, "its caption was changed after the manifest was written"),
+        ({"captions": [""]}, "no caption; write one and curate again"),
+        ({"repeats": 0}, "line 1: .*repeats"),
+        ({"image_sha256": "?"}, "line 1: .*image_sha256"),
+    ],
 )
-def test_a_manifest_that_does_not_fit_is_refused(curated, scene_folder, line, message):
-    (scene_folder / "metadata.curated.jsonl").write_text(line)
+def test_a_manifest_that_does_not_fit_is_refused(curated, scene_folder, changed, message):
+    rewrite_manifest(scene_folder, **changed)
     with pytest.raises(ValueError, match=message):
+        image_folder(**curated).setup("fit")
+
+
+def test_a_manifest_of_before_names_what_it_lacks(curated, scene_folder):
+    row = {"file_name": "0.png", "text": "a", "captions": ["a"], "repeats": 1}
+    (scene_folder / "metadata.curated.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ValueError, match=r"line 1: .*image_sha256.*write it with `basinguard curate --apply`"):
+        image_folder(**curated).setup("fit")
+
+
+def test_a_row_that_comes_twice_is_refused(curated, scene_folder):
+    path = scene_folder / "metadata.curated.jsonl"
+    path.write_text(path.read_text() + path.read_text().splitlines()[0])
+    with pytest.raises(ValueError, match="a second row for this image"):
+        image_folder(**curated).setup("fit")
+
+
+def test_a_file_damaged_after_the_curation_is_refused_and_one_left_out_is_told(curated, scene_folder):
+    first, second, third = (item.path for item in read_folder(scene_folder).items[:3])
+    second.write_bytes(second.read_bytes()[:99])
+    with pytest.warns(UserWarning, match=rf"{second.name}: the file ends too early"):
+        image_folder(**curated).setup("fit")
+    third.write_bytes(third.read_bytes()[:99])
+    with pytest.raises(ValueError, match=rf"{third.name}: .*; curate again"):
+        image_folder(**curated).setup("fit")
+    (kept,) = image_folder(**curated, skip_bad=True).items
+    assert kept == (str(first), "one")
+
+
+def test_a_guard_knows_the_files_that_were_trained_on(curated, scene_folder):
+    rows = [json.loads(line) for line in (scene_folder / "metadata.curated.jsonl").read_text().splitlines()]
+    training = training_set(image_folder(**curated), ControlGroup())
+    assert training.image_sha256 == tuple(row["image_sha256"] for row in rows)
+
+
+def test_a_manifest_may_lie_elsewhere(curated, scene_folder, tmp_path):
+    (scene_folder / "metadata.curated.jsonl").rename(tmp_path / "kept.jsonl")
+    assert len(image_folder(**curated | {"manifest": str(tmp_path / "kept.jsonl")}).items) == 2
+    with pytest.raises(ValueError, match=r"no such manifest; `basinguard curate .* --apply` writes one"):
         image_folder(**curated).setup("fit")
 
 

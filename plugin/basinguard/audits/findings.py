@@ -63,6 +63,7 @@ class Audit(Schema):
         images: training images that came back, the most copied first.
         near: the samples nearest to the threshold on both sides: judge by them whether it is right for these images.
         images_total: how many training images there are.
+        image_sha256: content hash of each one's file, in the order of `Copied.index`.
         record: what would make it safe, and how sure that is.
         advice: the same in sentences.
     """
@@ -75,6 +76,7 @@ class Audit(Schema):
     images: tuple[Copied, ...]
     near: tuple[Near, ...] = ()
     images_total: Annotated[int, Field(ge=1)]
+    image_sha256: tuple[str, ...] = ()
     record: Record
     advice: tuple[str, ...]
 

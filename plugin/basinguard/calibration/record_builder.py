@@ -15,6 +15,7 @@ import torch
 
 from ..core import seeds as seed_table
 from ..core.estimate import Estimate
+from ..core.files import joined_sha256
 from ..core.progress import say
 from ..core.provenance import Provenance, versions
 from ..core.record import Record, RecordedWeights, Sampler, Strength
@@ -174,6 +175,7 @@ class _Writer:
             base=provenance.base,
             weights_sha256=provenance.weights_sha256,
             dataset_sha256=provenance.dataset_sha256,
+            files_sha256=joined_sha256(guard.training.image_sha256),
             versions=versions(),
             strength=self._strength(),
             history=tuple(guard.history),

@@ -33,7 +33,8 @@ def curate(
         apply: also write metadata.curated.jsonl into the image folder; without it this is a dry run.
         trainer: how the set will be trained, for the trainer configs.
         workers: processes that read images; all cores by default.
-        from_run: a guarded run, export or audit of a model trained on this folder: acts on what it memorized.
+        from_run: what a run on these images left: its log directory with guard.json, its export, or an audit of the
+            model; acts on what it memorized. Images are found by their content, whatever they are called now.
 
     Raises:
         FileNotFoundError, NotADirectoryError: no such folder.

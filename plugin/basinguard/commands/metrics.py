@@ -16,6 +16,7 @@ def metrics(
     heldout: Path | None = None,
     base: Path | None = None,
     groups: Path | None = None,
+    manifest: str = "",
     detector: CopyDetectorSettings = CopyDetectorSettings(),
     cache: Path | None = None,
 ) -> dict[str, Any]:
@@ -27,17 +28,36 @@ def metrics(
         heldout: folder of like images that were not trained on: a threshold of their own, and likeness.
         base: folder of the base model's samples under the same names: another threshold, and the floor.
         groups: curation.json of `basinguard curate`, so that duplicates are known.
+        manifest: a curated manifest of the training images, if that says which of the folder they are.
         detector: what decides that a sample is a copy.
         cache: folder in which the training images' embeddings are kept.
     """
     from ..similarity.duplicate_groups import duplicate_groups
     from ..similarity.folder_metrics import folder_metrics
 
-    group_of_image = duplicate_groups(data, groups) if groups else None
+    only = _kept(data, manifest) if manifest else None
+    group_of_image = duplicate_groups(data, groups, only) if groups else None
     return folder_metrics(
         samples, data, detector=detector, heldout=heldout, base=base, groups=group_of_image,
-        cache=cache,
+        only=only, cache=cache,
     )  # fmt: skip
+
+
+def _kept(data: Path, manifest: str) -> frozenset[str]:
+    """Names of the images that a manifest keeps.
+
+    Raises:
+        FileNotFoundError: no such manifest.
+        ValueError: it names images that are not there any more, or are others now.
+    """
+    from ..curation.manifest import changed_images, find_manifest, read_manifest
+
+    rows = read_manifest(find_manifest(data, manifest))
+    if changed := changed_images(rows, data):
+        raise ValueError(
+            f"{manifest}: {len(changed)} of {len(rows)} images are gone or changed, such as {changed[0]}; curate again"
+        )
+    return frozenset(row.file_name for row in rows)
 
 
 def show(result: dict[str, Any], arguments: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ def verify(
     per_caption: int = 4,
     paraphrase: bool = False,
     prompts: Path | None = None,
+    manifest: str = "",
     detector: CopyDetectorSettings = RECORDED,
 ) -> dict[str, Evaluation]:
     """Samples an exported directory on fresh seeds, with and without its rule, beside the base model.
@@ -32,6 +33,7 @@ def verify(
         per_caption: seeds for each caption.
         paraphrase: also sample reworded captions by the record's rule.
         prompts: text file of prompts, one a line, that were not trained on; also sampled by the record's rule.
+        manifest: a curated manifest of the training images, if that says which of the folder they are.
         detector: what decides that a sample is a copy: by default the one that the record names. Under another one the
             rows are a second opinion, and the record is left as it is.
 
@@ -47,7 +49,7 @@ def verify(
     from ..sessions.verification import read_prompts, read_rules, verify_session
 
     heldout = read_prompts(prompts) if prompts else ()
-    record, session = open_export(export, data, detector)
+    record, session = open_export(export, data, detector, manifest=manifest)
     verification = verify_session(
         record, session, rules=read_rules(rules) if rules else None, per_caption=per_caption, paraphrase=paraphrase,
         prompts=heldout,

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,6 +82,11 @@ def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes, as `sha256sum` prints it."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def joined_sha256(digests: Sequence[str]) -> str:
+    """One hash of files in their order, by their own hashes, from which none of them can be looked up; "" of none."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
 
 
 def _heal(out: Path) -> None:

@@ -164,6 +164,8 @@ class Record(Schema):
         alignment, plain_alignment: agreement of image and caption, likewise.
         strength: how much of the fine-tune plain CFG can take; None where it was not proven.
         transfer: what the rule is worth under other samplers.
+        files_sha256: one hash of the training images' files, in the order that reports count them in; "" where the
+            run did not know their files.
         triage: which prompts need the rule; None where it was not calibrated, so that all do.
         history: one report per epoch.
     """
@@ -192,6 +194,7 @@ class Record(Schema):
     base: str
     weights_sha256: str
     dataset_sha256: str
+    files_sha256: str = ""
     versions: dict[str, str]
     strength: Strength | None = None
     transfer: tuple[Transfer, ...] = ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from ..core.text import printable
 from .dataset_export import export_dataset
 from .decisions import read_allow_list
 from .folder import Folder, Problem, read_folder
-from .manifest import MANIFEST, Curation, manifest_lines
+from .manifest import MANIFEST, Curation, find_manifest, manifest_lines, read_manifest
 from .report import render_report, summarize_curation
 from .scan import Scan, scan_images
 from .trainer_configs import kohya_files, simpletuner_files
@@ -79,10 +80,20 @@ def curate_images(
     cache = out / "cache.sqlite"
     scan = _scan(folder, cache, workers)
     other = _scan(read_folder(Path(heldout), decode=False), cache, workers) if heldout else None
-    evidence = run_evidence.read_run(Path(from_run), scan.items) if from_run else None
+    evidence = None
+    if from_run:
+        evidence = run_evidence.read_run(Path(from_run), scan.items, scan.sha256, _orders(directory, scan))
     curation = analysis.analyse(scan, other, repeats=trainer.repeats, allow=allow, scorer=scorer, evidence=evidence)
     written, failed = _write(directory, out, curation, scan, apply=apply, resolution=trainer.resolution)
     return Outcome(curation, tuple(written), tuple(failed))
+
+
+def _orders(directory: Path, scan: Scan) -> Iterator[Sequence[str]]:
+    """Hashes of the images in each order that they may have been trained in: captioned, all, or as a manifest says."""
+    yield [digest for digest, item in zip(scan.sha256, scan.items, strict=True) if item.caption]
+    yield scan.sha256
+    with suppress(FileNotFoundError, ValueError):  # none there, or one without hashes
+        yield [row.image_sha256 for row in read_manifest(find_manifest(directory, MANIFEST))]
 
 
 def _places(source: str | Path | Any, out: Path | None) -> tuple[Path, Path]:
@@ -123,7 +134,7 @@ def _write(
     paths = {item.file_name: item.path for item in scan.items}
     makers: dict[str, Callable[[], dict[str, bytes]]] = {
         "curation.json": lambda: {"curation.json": (curation.to_json() + "\n").encode()},
-        "manifest": lambda: {MANIFEST: manifest_lines(curation.decisions)},
+        "manifest": lambda: {MANIFEST: manifest_lines(curation.decisions, scan.items)},
         "kohya": lambda: kohya_files(directory, out, curation.decisions, resolution=resolution),
         "simpletuner": lambda: simpletuner_files(directory, out, curation.decisions, scan.items, resolution=resolution),
         "report": lambda: {"report.html": render_report(curation, paths, title=directory.resolve().name).encode()},

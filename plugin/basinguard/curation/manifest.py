@@ -2,23 +2,28 @@
 
 Everything is written to a temporary file first and then renamed, so a full disk or Ctrl-C leaves the old file or none.
 The manifest is the only thing that may be written beside the images, because `load_dataset` reads it from there only.
+Its rows carry hashes of what they were made from, so that a folder that has changed since is noticed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..core.files import file_sha256
 from ..core.schema import Schema
+from ..core.text import printable
 from .decisions import Decision
-from .folder import Problem
+from .folder import Folder, Item, Problem
 from .run_remedies import Remedy
 
 MANIFEST = "metadata.curated.jsonl"
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Settings(Schema):
@@ -80,17 +85,29 @@ class Curation(Schema):
     problems: tuple[Problem, ...]
 
 
-def manifest_lines(decisions: Iterable[Decision]) -> bytes:
+def captions_sha256(captions: Sequence[str]) -> str:
+    """One hash of an image's captions in their order: a manifest remembers by it what it was made from."""
+    return hashlib.sha256(json.dumps(list(captions), ensure_ascii=False).encode()).hexdigest()
+
+
+def manifest_lines(decisions: Iterable[Decision], items: Iterable[Item]) -> bytes:
     """Rows for `load_dataset("imagefolder", metadata_filenames=["metadata.curated.jsonl"])`, one for each kept image.
 
-    Columns: file_name, text (the first caption), captions (all of them), repeats.
+    Columns: those of `ManifestRow`.
+
+    Args:
+        decisions: what was decided about each image.
+        items: the images as their folder has them.
     """
+    own = {item.file_name: item.captions for item in items}
     rows = (
         {
             "file_name": decision.file_name,
             "text": decision.captions[0] if decision.captions else "",
             "captions": list(decision.captions) or [""],
             "repeats": decision.repeats,
+            "image_sha256": decision.sha256,
+            "caption_sha256": captions_sha256(own[decision.file_name]),
         }
         for decision in decisions
         if decision.action != "drop"
@@ -101,13 +118,34 @@ def manifest_lines(decisions: Iterable[Decision]) -> bytes:
 class ManifestRow(Schema):
     """One line of a manifest: an image that is kept, the captions it is trained with, and how often an epoch shows it.
 
-    `text` is the first caption again, for readers that take one only.
+    Attributes:
+        file_name: the image, relative to its folder.
+        text: the first caption again, for readers that take one only.
+        captions: all of them.
+        repeats: how often an epoch shows it.
+        image_sha256: of the image's file when the manifest was written.
+        caption_sha256: of the captions that it had in its folder then, see `captions_sha256`.
     """
 
     file_name: str
     text: str
     captions: Annotated[tuple[str, ...], Field(min_length=1)]
     repeats: Annotated[int, Field(ge=1)]
+    image_sha256: Sha256
+    caption_sha256: Sha256
+
+
+def find_manifest(directory: Path, manifest: str | Path) -> Path:
+    """Where a manifest of a folder lies: by its name in the folder, or anywhere by its path.
+
+    Raises:
+        FileNotFoundError: in neither place.
+    """
+    places = (Path(directory).expanduser() / manifest, Path(manifest).expanduser())
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileNotFoundError(f"{places[0]}: no such manifest; `basinguard curate {directory} --apply` writes one")
 
 
 def read_manifest(path: Path) -> list[ManifestRow]:
@@ -118,7 +156,7 @@ def read_manifest(path: Path) -> list[ManifestRow]:
         ValueError: a line that is none of a manifest; names it and the key.
     """
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -126,3 +164,43 @@ def read_manifest(path: Path) -> list[ManifestRow]:
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}; write it with `basinguard curate --apply`") from None
     return rows
+
+
+def check_rows(rows: Sequence[ManifestRow], folder: Folder) -> list[str]:
+    """For each row why it must not be trained on, or "": the folder is not what it was when the manifest was written.
+
+    Args:
+        rows: of a manifest.
+        folder: its folder, every image decoded.
+    """
+    items = {item.file_name: item for item in folder.items}
+    damage = {problem.file: problem for problem in folder.problems if problem.skipped}
+    seen: set[str] = set()
+    reasons = []
+    for row in rows:
+        reasons.append(
+            _why_not(row, items.get(row.file_name), damage.get(printable(row.file_name)), row.file_name in seen)
+        )
+        seen.add(row.file_name)
+    return reasons
+
+
+def changed_images(rows: Sequence[ManifestRow], directory: Path) -> list[str]:
+    """Names of the images of a manifest that are gone, or not what they were when it was written."""
+    files = [(row, directory / row.file_name) for row in rows]
+    changed = [row for row, path in files if not path.is_file() or file_sha256(path) != row.image_sha256]
+    return [printable(row.file_name) for row in changed]
+
+
+def _why_not(row: ManifestRow, item: Item | None, damage: Problem | None, again: bool) -> str:
+    name = printable(row.file_name)
+    if again:
+        return f"{name}: a second row for this image; remove one of them"
+    if item is None:
+        return f"{name}: {damage.message if damage else 'no such image'}; curate again"
+    if file_sha256(item.path) != row.image_sha256:
+        return f"{name}: another image than when the manifest was written; curate again"
+    if captions_sha256(item.captions) != row.caption_sha256:
+        now = repr(printable(item.caption, 60)) if item.caption else "none"
+        return f"{name}: its caption was changed after the manifest was written (now {now}); curate again"
+    return ""

@@ -1,28 +1,34 @@
 """What a training run left behind about each image: how often samples of its caption brought it back.
 
-Two kinds of run can be read: what `basinguard audit --out` wrote, where every caption was sampled; and a guarded run or
-export, whose record holds what the guard saw of the captions that it sampled, the newest of each.
+Two kinds of run can be read: what `basinguard audit --out` wrote, where every caption was sampled; and a guarded run,
+whose `guard.json` or export holds what the guard saw of the captions that it sampled, the newest of each. Runs count
+images by their place in a training set that may be gone, so images are found by the hashes that a run keeps of them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from pydantic import ValidationError
 
 from ..core.estimate import Estimate
+from ..core.files import joined_sha256
 from ..core.record import read_record
 from ..core.report import Report
 from ..core.stats import clopper_pearson
 from ..core.text import printable
 from .folder import Item
 
-AUDIT = "audit.json"
+AUDIT, GUARD = "audit.json", "guard.json"
 RECORDS = ("basinguard.json", "export/basinguard.json")
 MOST_BYTES = 64 * 2**20
+REMEDY = "run `basinguard audit MODEL --data DIR` and give what it writes"
 
 Counts = dict[int, tuple[int, int]]  # by image: samples that reproduced it, samples
+Hashes = Sequence[str]  # content hash of each image that was trained on, in the run's order
 
 
 @dataclass(frozen=True)
@@ -31,60 +37,101 @@ class Evidence:
 
     Attributes:
         risks: for each file name, the share of samples of its caption that reproduced its picture.
-        source: where that was read, and how many captions were sampled.
+        source: where that was read, how many captions were sampled, and how many of their images are here.
     """
 
     risks: dict[str, Estimate]
     source: str
 
 
-def read_run(run: Path, items: Sequence[Item]) -> Evidence:
+def read_run(run: Path, items: Sequence[Item], sha256: Hashes, orders: Iterable[Hashes] = ()) -> Evidence:
     """Reads how much a run memorized of each image.
 
     Args:
-        run: a folder that holds audit.json, or basinguard.json with a history (an export, or a run with `export/`).
-        items: the images that were trained on, in the order of their file names.
+        run: a folder that holds audit.json, guard.json, or basinguard.json with a history (an export, or a run with
+            `export/`).
+        items: the images that are here.
+        sha256: content hash of each.
+        orders: sets in which they may have been trained on, each in its order: an export keeps only one hash of its
+            whole set, because a single one would tell a stranger what was trained on.
 
     Returns:
-        Evidence for the images that were sampled; copies of one picture under one caption share theirs.
+        Evidence for the images that were sampled, under whatever name they are here; files of equal bytes share it.
 
     Raises:
         FileNotFoundError: no such folder, or nothing in it that a run leaves behind.
         ValueError: what is there does not parse, has no samples, or is about other images.
     """
-    trained = [item for item in items if item.caption]
-    if (run / AUDIT).is_file():
-        counts, source = _audited(run / AUDIT, trained), AUDIT
+    path = next((run / name for name in (AUDIT, GUARD, *RECORDS) if (run / name).is_file()), None)
+    if path is None:
+        names = ", ".join((AUDIT, GUARD, *RECORDS))
+        raise FileNotFoundError(f"{printable(str(run))}: holds none of {names}; give a guarded run or an audit")
+    if path.name == AUDIT:
+        hashes, counts, source = _audited(path)
     else:
-        path = next((run / name for name in RECORDS if (run / name).is_file()), None)
-        if path is None:
-            names = ", ".join((AUDIT, *RECORDS))
-            raise FileNotFoundError(f"{printable(str(run))}: holds none of {names}; give a guarded run or an audit")
-        counts, epochs = _newest(path, read_record(path).history, len(trained))
+        hashes, history = _guarded(path) if path.name == GUARD else _exported(path, orders)
+        counts, epochs = _newest(path, history, len(hashes))
         source = f"{path.name}, {_epochs_in_words(epochs)}"
-    by_caption = {trained[index].caption: clopper_pearson(*outcome) for index, outcome in counts.items()}
-    risks = {item.file_name: by_caption[item.caption] for item in trained if item.caption in by_caption}
-    return Evidence(risks, f"{source}: {len(by_caption)} captions sampled")
+    outcomes = {hashes[index]: clopper_pearson(*outcome) for index, outcome in counts.items()}
+    here = outcomes.keys() & set(sha256)
+    if not here:
+        raise ValueError(f"{path}: none of its {len(hashes)} images is here; give the folder that was trained on")
+    risks = {item.file_name: outcomes[digest] for item, digest in zip(items, sha256, strict=True) if digest in outcomes}
+    gone = len(outcomes) - len(here)
+    return Evidence(
+        risks, f"{source}: {len(counts)} captions sampled" + (f", images of {gone} not here" if gone else "")
+    )
 
 
-def _audited(path: Path, trained: Sequence[Item]) -> Counts:
+def _audited(path: Path) -> tuple[Hashes, Counts, str]:
     """From an audit: images that it does not list never came back."""
     try:
         audit = json.loads(path.read_bytes()[:MOST_BYTES])
-        total, samples = int(audit["images_total"]), int(audit["samples"])
-        listed = {int(row["index"]): (str(row["file_name"]), row["own"]) for row in audit["images"]}
-        own = {index: (round(e["value"] * e["n"]), int(e["n"])) for index, (_, e) in listed.items() if e}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        hashes, total, samples = list(audit.get("image_sha256", ())), int(audit["images_total"]), int(audit["samples"])
+        listed = {int(row["index"]): row["own"] for row in audit["images"]}
+        own = {index: (round(e["value"] * e["n"]), int(e["n"])) for index, e in listed.items() if e}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: not an audit of basinguard ({type(error).__name__}: {str(error)[:200]})") from None
-    if total != len(trained) or samples < total:
+    _require_hashes(path, hashes)
+    if not len(hashes) == total <= samples or not all(0 <= index < total for index in listed):
         raise ValueError(
-            f"{path}: {samples} samples of {total} images, but {len(trained)} captioned ones here; give the folder "
-            "that was audited"
+            f"{path}: {samples} samples of {total} images with {len(hashes)} hashes, of which it lists "
+            f"{sorted(listed)[:20]}; not an audit of basinguard"
         )
-    for index, (name, _) in listed.items():
-        if not 0 <= index < total or PurePosixPath(trained[index].file_name).name != name:
-            raise ValueError(f"{path}: image {index} is {name!r} there, another here; give the folder that was audited")
-    return {index: own.get(index, (0, samples // total)) for index in range(total)}
+    return hashes, {index: own.get(index, (0, samples // total)) for index in range(total)}, AUDIT
+
+
+def _guarded(path: Path) -> tuple[Hashes, Sequence[Report]]:
+    """The newest history of a run, from its log directory."""
+    try:
+        values = json.loads(path.read_bytes()[:MOST_BYTES])
+        history = [Report.model_validate_json(json.dumps(row)) for row in values["history"]]
+        hashes = [str(digest) for digest in values.get("image_sha256", ())]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{path}: not a guard.json ({first['loc']}: {first['msg']})") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: not a guard.json ({type(error).__name__}: {str(error)[:200]})") from None
+    _require_hashes(path, hashes)
+    return hashes, history
+
+
+def _exported(path: Path, orders: Iterable[Hashes]) -> tuple[Hashes, Sequence[Report]]:
+    """The history of an export, whose one hash says which of the orders it counts in."""
+    record = read_record(path)
+    _require_hashes(path, record.files_sha256)
+    hashes = next((order for order in orders if joined_sha256(order) == record.files_sha256), None)
+    if hashes is None:
+        raise ValueError(
+            f"{path}: the images here are not, file by file, those that it was trained on, so its numbers belong to "
+            f"none of them; give the run's own folder, which holds {GUARD}, or {REMEDY}"
+        )
+    return hashes, record.history
+
+
+def _require_hashes(path: Path, hashes: object) -> None:
+    if not hashes:
+        raise ValueError(f"{path}: does not say which images its numbers are about (no hashes of them); {REMEDY}")
 
 
 def _newest(path: Path, history: Sequence[Report], trained: int) -> tuple[Counts, list[int]]:
@@ -116,8 +163,8 @@ def _probed(path: Path, report: Report, trained: int) -> Counts:
         index = report.probed[pair.caption] if 0 <= pair.caption < len(report.probed) else -1
         if not 0 <= index < trained:
             raise ValueError(
-                f"{path}: caption {pair.caption} of the probe is none of the {trained} captioned images here; give "
-                "the folder that was trained on"
+                f"{path}: caption {pair.caption} of the probe is none of the {trained} images that it was trained on; "
+                f"{REMEDY}"
             )
         copies, samples = counts.get(index, (0, 0))
         counts[index] = copies + (pair.timestep is not None), samples + 1

@@ -41,11 +41,18 @@ class RunStatus(Schema):
 
 
 class GuardFile(Schema):
-    """`guard.json`: everything a run knows about itself so far."""
+    """`guard.json`: everything a run knows about itself so far.
+
+    Attributes:
+        status: verdict, forecast and the epochs to ship.
+        history: one report per epoch.
+        image_sha256: content hash of each training image's file, in the order that reports count them in.
+    """
 
     schema_version: Literal[2] = 2
     status: RunStatus
     history: tuple[Report, ...]
+    image_sha256: tuple[str, ...] = ()
 
 
 def run_status(

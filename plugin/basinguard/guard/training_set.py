@@ -17,6 +17,7 @@ class TrainingSet:
         captions: one for each image.
         heldout: prompts the model was not trained on: the control group.
         heldout_images: their images, [M, 3, H, W], where there are any: the control of critical scales.
+        image_sha256: content hash of each image's file, by which a later curation finds it; none where that is unknown.
         stand_in: `heldout` are stand-ins, see `control_prompts`; their images are drawn by the base model when they are
             needed.
     """
@@ -26,10 +27,13 @@ class TrainingSet:
     heldout: tuple[str, ...] = ()
     heldout_images: Tensor | None = None
     stand_in: bool = False
+    image_sha256: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.captions) or not self.captions:
             raise ValueError(f"{len(self.images)} images and {len(self.captions)} captions: need one caption an image")
+        if len(self.image_sha256) not in (0, len(self.images)):
+            raise ValueError(f"{len(self.images)} images and {len(self.image_sha256)} hashes: need one hash an image")
         if self.heldout_images is not None and len(self.heldout_images) != len(self.heldout):
             raise ValueError(
                 f"{len(self.heldout_images)} held-out images and {len(self.heldout)} prompts: need one prompt an image"

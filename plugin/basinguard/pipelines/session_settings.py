@@ -17,6 +17,8 @@ class SessionSettings(SamplingOptions):
             fine-tune, and no measure of what was taught.
         lora: a LoRA file on the model, which is then the base.
         caption: of the training images that have none of their own, such as the instance prompt of a DreamBooth.
+        manifest: a curated manifest of the training images, by its name in their folder or its path: they are those
+            that it keeps.
         alignment: open_clip model that scores captions: "auto", "none", a directory or a name.
         heldout: folder of captioned images that were not trained on: what was taught is measured on their captions,
             by them; otherwise on recombined captions, by the training images.
@@ -25,5 +27,6 @@ class SessionSettings(SamplingOptions):
     base: str = ""
     lora: Path | None = None
     caption: str = ""
+    manifest: str = ""
     alignment: str = "auto"
     heldout: Path | None = None

@@ -73,6 +73,7 @@ def audit_session(model: str, session: Session, calibration: Calibration, per_ca
         images=tuple(images),
         near=nearest_to_threshold(matches, threshold),
         images_total=len(captions),
+        image_sha256=guard.training.image_sha256,
         record=record,
         advice=advise(plain, uncond, null, images, len(captions), record),
     )

@@ -86,8 +86,8 @@ def open_model(
     base = base or (record.base if record else "")
     pipe.set_progress_bar_config(disable=True)
     latent_model = LatentModel(pipe, dtype=dtype)
-    reading = ReadingOptions(caption=settings.caption or None)
-    images = ImageFolder(str(data), resolution=latent_model.resolution, reading=reading)
+    reading, manifest = ReadingOptions(caption=settings.caption or None), settings.manifest or None
+    images = ImageFolder(str(data), manifest=manifest, resolution=latent_model.resolution, reading=reading)
     images.setup("open")
     captions = tuple(caption for _, caption in images.items)
     training = training_set(images, ControlGroup(folder=str(settings.heldout) if settings.heldout else None))
@@ -109,7 +109,12 @@ def open_model(
 
 
 def open_export(
-    export: Path, data: Path, detector: CopyDetectorSettings = RECORDED, *, alignment: str = "auto"
+    export: Path,
+    data: Path,
+    detector: CopyDetectorSettings = RECORDED,
+    *,
+    alignment: str = "auto",
+    manifest: str = "",
 ) -> tuple[Record, Session]:
     """An exported directory with its record, as the record says it is sampled; see `open_model`.
 
@@ -119,7 +124,9 @@ def open_export(
     """
     record = read_record(export / RECORD_FILE)
     sampler = record.sampler
-    settings = SessionSettings(record.base, scale=sampler.scale, timesteps=sampler.timesteps, alignment=alignment)
+    settings = SessionSettings(
+        record.base, manifest=manifest, scale=sampler.scale, timesteps=sampler.timesteps, alignment=alignment
+    )
     session = open_model(str(export), data, settings, detector)
     require_same(record, session)
     return record, session

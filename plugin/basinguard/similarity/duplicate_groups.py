@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from scipy.cluster.hierarchy import DisjointSet
@@ -12,12 +12,13 @@ from ..core.files import file_sha256
 from .image_files import image_paths
 
 
-def duplicate_groups(data: Path, curation: Path) -> list[int]:
+def duplicate_groups(data: Path, curation: Path, only: Collection[str] | None = None) -> list[int]:
     """Duplicate group of each training image, as `basinguard curate` found them.
 
     Args:
         data: folder of training images.
         curation: its curation.json.
+        only: names of those in the folder that are meant; None means all.
 
     Raises:
         FileNotFoundError: no such file.
@@ -39,7 +40,7 @@ def duplicate_groups(data: Path, curation: Path) -> list[int]:
             )
         for name in files:
             owner[names[name]] = names[files[0]]
-    return owner
+    return owner if only is None else [owner[number] for name, number in names.items() if name in only]
 
 
 def merge_groups(groups: Sequence[int], files: Sequence[Path]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ def folder_metrics(
     heldout: Path | None = None,
     base: Path | None = None,
     groups: Sequence[int] | None = None,
+    only: Collection[str] | None = None,
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """How many of these samples are copies of these training images?
@@ -52,6 +53,7 @@ def folder_metrics(
             the floor.
         groups: duplicate group of each training image in the order of their names (see `duplicate_groups`); None
             when all are different. Files with equal content are in one group either way.
+        only: names of the training images that are meant, relative to `data`; None means all.
         cache: folder in which the training images' embeddings are kept.
 
     Returns:
@@ -67,7 +69,7 @@ def folder_metrics(
         ValueError: a folder without pictures, a picture that cannot be read, samples or held-out images that are
             training images, or base samples under other names.
     """
-    files, train_files = image_paths(samples), image_paths(data)
+    files, train_files = image_paths(samples), image_paths(data, only)
     _refuse_overlap(files, train_files)
     embedder = load_for(detector, train_files, heldout)
     train_views = embed_file_views(train_files, embedder, cache=cache)

@@ -6,7 +6,7 @@ A training set is embedded once, whatever its files are called later. Nothing he
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -19,12 +19,16 @@ from .embedder import Embedder, check_images
 CHUNK = 64  # pictures held at once
 
 
-def image_paths(folder: Path) -> list[Path]:
+def image_paths(folder: Path, only: Collection[str] | None = None) -> list[Path]:
     """Every picture under a folder, in the order of their names; hidden files and folders are left out.
+
+    Args:
+        folder: where they lie.
+        only: names, relative to it, of those that are meant; None means all.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no picture in it; says which suffixes are read.
+        ValueError: no picture in it, or none of a name that is meant; says which suffixes are read.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
@@ -32,7 +36,14 @@ def image_paths(folder: Path) -> list[Path]:
     paths = sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
     if not paths:
         raise ValueError(f"{folder}: no picture in it; read are {', '.join(sorted(SUFFIXES))}")
-    return paths
+    if only is None:
+        return paths
+    meant = [path for path in paths if path.relative_to(folder).as_posix() in only]
+    if len(meant) < len(set(only)):
+        raise ValueError(
+            f"{folder}: {len(set(only)) - len(meant)} of {len(set(only))} pictures that are meant are not in it"
+        )
+    return meant
 
 
 def load_image(path: Path) -> Tensor:

@@ -54,9 +54,10 @@ def training_set(data: Any, control: ControlGroup) -> TrainingSet:
     images = data.all_pixels()
     require_unit_pixels(images, "all_pixels()")
     captions = tuple(caption for _, caption in items_of(data)[: getattr(data, "secrets", None)])
+    hashes = tuple(getattr(data, "image_sha256", ()))
     if control.folder is None:
         prompts = recombined_prompts(captions) if control.heldout is None else tuple(control.heldout)
-        return TrainingSet(images, captions, prompts, stand_in=control.heldout is None)
+        return TrainingSet(images, captions, prompts, stand_in=control.heldout is None, image_sha256=hashes)
     source = ImageSource.of_folder(control.folder)
     if source.problems:
         lines = "\n".join(f"- {problem}" for problem in source.problems)
@@ -66,4 +67,5 @@ def training_set(data: Any, control: ControlGroup) -> TrainingSet:
     for (name, _), image in zip(source.items, heldout_images, strict=True):
         if image.numpy().tobytes() in trained:
             raise ValueError(f"{name}: is a training image as well; held-out images must not have been trained on")
-    return TrainingSet(images, captions, tuple(caption for _, caption in source.items), heldout_images)
+    prompts = tuple(caption for _, caption in source.items)
+    return TrainingSet(images, captions, prompts, heldout_images, image_sha256=hashes)

@@ -140,6 +140,11 @@ class ImageFolder(LightningDataModule):
         """How many of `items`, the first ones, must not come back; those after them are class pictures."""
         return self.source.secrets
 
+    @cached_property
+    def image_sha256(self) -> tuple[str, ...]:
+        """Content hash of every image that must not come back, in the order of `items`."""
+        return tuple(self.source.sha256(index) for index in range(self.secrets))
+
     def all_pixels(self) -> Tensor:
         """Every image that must not come back, [N, 3, H, W] in 0..1, in the order of `items`."""
         return torch.stack([self.pixels(index) for index in range(self.secrets)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as T
 
+from ..core.files import file_sha256
 from ..core.images import load_rgb, to_rgb
-from ..core.text import one_line
+from ..core.text import one_line, printable
 from ..curation.dataset_export import encoded, undecoded
-from ..curation.folder import Problem, read_folder
-from ..curation.manifest import read_manifest
+from ..curation.folder import Folder, Problem, read_folder
+from ..curation.manifest import ManifestRow, check_rows, find_manifest, read_manifest
 from .finetune_options import HubDataset
 from .pixel_checks import require_unit_pixels
 
@@ -26,6 +28,7 @@ REFUSED = frozenset(
 )
 Named = tuple[str, str]
 Picture = str | Path | Image.Image
+Used = tuple[Path, tuple[str, ...], int]  # file, captions, repeats
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,11 @@ class ImageSource:
         """The image, upright, in RGB."""
         return load_rgb(self.read(index))
 
+    def sha256(self, index: int) -> str:
+        """Content hash of the file, or of the bytes in a dataset's row."""
+        content = self.read(index)
+        return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
+
     @classmethod
     def of_folder(
         cls, directory: str | Path, *, skip_bad: bool = False, manifest: str | None = None, caption: str | None = None
@@ -81,12 +89,13 @@ class ImageSource:
         Args:
             directory: the folder.
             skip_bad: leave out what cannot be used, with a warning, instead of refusing it.
-            manifest: name of a curated manifest in it: only its rows are used, with its captions and repeats.
+            manifest: name of a curated manifest in it, or its path: only its rows are used, with its captions and
+                repeats, and only while image and caption are what they were when it was written.
             caption: of every image that has none of its own.
         """
         try:
             folder = read_folder(Path(directory).expanduser())
-            rows = read_manifest(folder.directory / manifest) if manifest else None
+            rows = read_manifest(find_manifest(folder.directory, manifest)) if manifest else None
         except (OSError, ValueError) as error:
             return cls(problems=(f"directory: {error}",))
         problems = [p for p in folder.problems if not (caption and p.code == "caption-missing")]
@@ -95,10 +104,9 @@ class ImageSource:
         every = [(item, item.captions if item.caption else (caption or "",)) for item in folder.items]
         used = [(item.path, captions, item.repeats) for item, captions in every if captions[0]]
         if rows is not None:
-            paths = {item.file_name: item.path for item in folder.items}
-            missing = [row.file_name for row in rows if row.file_name not in paths]
-            bad = [f"{manifest}: {name}: no such image; curate again" for name in missing]
-            used = [(paths[row.file_name], row.captions, row.repeats) for row in rows if row.file_name in paths]
+            odd += bad  # of images that the manifest has left out; those that it names are looked at here
+            used, reasons = _of_manifest(folder, rows, caption or "")
+            bad = [f"{manifest}: {reason}" for reason in reasons]
         if not used:
             bad.append(
                 f"{directory}: no captioned image; add images, each named in metadata.jsonl or with a .txt, or give "
@@ -137,6 +145,21 @@ class ImageSource:
             repeats=(1,) * len(items),
             read=partial(_stored, undecoded(rows, dataset.image_column), dataset.image_column),
         )
+
+
+def _of_manifest(folder: Folder, rows: Sequence[ManifestRow], caption: str) -> tuple[list[Used], list[str]]:
+    """What a manifest says to train on, and why some of its rows cannot be used; `caption` is for rows without one."""
+    paths = {item.file_name: item.path for item in folder.items}
+    used, bad = [], []
+    for row, reason in zip(rows, check_rows(rows, folder), strict=True):
+        captions = row.captions if row.captions[0] else (caption,)
+        if not reason and not captions[0]:
+            reason = f"{printable(row.file_name)}: no caption; write one and curate again"
+        if reason:
+            bad.append(reason)
+        else:
+            used.append((paths[row.file_name], captions, row.repeats))
+    return used, bad
 
 
 def _stored(rows: Any, column: str, index: int) -> bytes:
@@ -180,6 +203,13 @@ def fitted(image: Image.Image, size: int | tuple[int, int], *, generator: torch.
     cropped = image.crop((left, top, left + wide, top + high))
     # torchvision multiplies by 1 / 255 where `core.images.to_tensor` divides: trained weights hang on the last bit
     return T.to_dtype(T.pil_to_tensor(cropped), torch.float32, scale=True)
+
+
+def image_hashes(images: Sequence[Picture] | Tensor) -> tuple[str, ...]:
+    """Content hashes of pictures that are files; none where some are not."""
+    if isinstance(images, Tensor) or any(isinstance(each, Image.Image) for each in images):
+        return ()
+    return tuple(file_sha256(Path(str(each))) for each in images)
 
 
 def pixels_of(images: Sequence[Picture] | Tensor, side: int) -> Tensor:

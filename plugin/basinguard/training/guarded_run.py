@@ -240,7 +240,7 @@ class GuardedRun:
         if folder is None or self.status is None:
             return
         with self.complaints.harmless(f"{folder / HISTORY_FILE} could not be written"):
-            write_guard_file(folder / HISTORY_FILE, self.status, self.history)
+            write_guard_file(folder / HISTORY_FILE, self.status, self.history, self.guard.training.image_sha256)
 
     def _log(self, module: TrainedModule, loggers: Sequence[Any]) -> None:
         problem = f"pictures and scalars of epoch {self.history[-1].epoch} could not be logged"

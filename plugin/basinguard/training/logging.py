@@ -84,13 +84,15 @@ def _status_scalars(history: Sequence[Report], status: RunStatus) -> dict[str, f
     return values
 
 
-def write_guard_file(target: Path, status: RunStatus, history: Sequence[Report]) -> None:
+def write_guard_file(
+    target: Path, status: RunStatus, history: Sequence[Report], image_sha256: Sequence[str] = ()
+) -> None:
     """Writes `guard.json`, whole or not at all; see `status.GuardFile`.
 
     Raises:
         OSError: it cannot be written.
     """
-    text = GuardFile(status=status, history=tuple(history)).to_json()
+    text = GuardFile(status=status, history=tuple(history), image_sha256=tuple(image_sha256)).to_json()
     with whole_file(target, overwrite=True) as partial:
         partial.write_text(text, "utf-8")
 

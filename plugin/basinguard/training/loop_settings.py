@@ -12,7 +12,7 @@ from ..guard.control_prompts import recombined_prompts
 from ..guard.plan import ProbePlan
 from ..guard.training_set import TrainingSet
 from ..similarity.copy_detector_settings import CopyDetectorSettings
-from .data_sources import Picture, pixels_of
+from .data_sources import Picture, image_hashes, pixels_of
 from .guard_assembly import assemble_guard
 from .guard_options import OnError, ShippedEpoch
 from .guarded_run import GuardedRun
@@ -99,5 +99,6 @@ class LoopSettings:
             own = LoaderImages(images, tokenizer)
             images, captions = own.all_pixels(), [caption for _, caption in own.items]
         pixels = pixels_of(images, pipe.unet.config.sample_size * pipe.vae_scale_factor)
-        training = TrainingSet(pixels, tuple(captions), recombined_prompts(captions), stand_in=True)
+        prompts, hashes = recombined_prompts(captions), image_hashes(images)
+        training = TrainingSet(pixels, tuple(captions), prompts, stand_in=True, image_sha256=hashes)
         return cls(training, accelerator, plan=plan, detector=detector, pipe=pipe)

@@ -1,0 +1,75 @@
+"""What people do to a folder of images, its captions and its manifest; each function ends in what the user sees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from basinguard.core.files import joined_sha256
+from basinguard.curation.curate import curate_images
+from basinguard.curation.manifest import MANIFEST
+from basinguard.training.data import ImageFolder
+
+from .curation_records import record_with
+from .guarded_runs import picture_folder
+
+Change = Callable[[Path], object]
+
+
+def after_manifest(change: Change) -> Change:
+    """A manifest was written, then the folder was changed, then somebody trains by the manifest."""
+
+    def run(root: Path) -> None:
+        photos = picture_folder(root / "photos")
+        curate_images(photos, apply=True, workers=1)
+        change(photos)
+        ImageFolder(str(photos), manifest=MANIFEST).setup("fit")
+
+    return run
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def without_hashes(photos: Path) -> None:
+    row = {"file_name": "0.png", "text": "a", "captions": ["a"], "repeats": 1}
+    (photos / MANIFEST).write_text(json.dumps(row))
+
+
+def twice(photos: Path) -> None:
+    rows = (photos / MANIFEST).read_text()
+    (photos / MANIFEST).write_text(rows + rows.splitlines()[0])
+
+
+def from_run(name: str, values: dict[str, object]) -> Change:
+    """A run that says these things of a folder."""
+
+    def run(root: Path) -> None:
+        (root / name).write_text(json.dumps(values))
+        curate_images(picture_folder(root / "photos"), from_run=root, workers=1)
+
+    return run
+
+
+def from_other_export(root: Path) -> None:
+    record = record_with(()).model_copy(update={"files_sha256": joined_sha256(["0" * 64])})
+    (root / "basinguard.json").write_text(record.to_json())
+    curate_images(picture_folder(root / "photos"), from_run=root, workers=1)
+
+
+CURATION_CASES: dict[str, Change] = {
+    "a manifest, then a caption edited": after_manifest(lambda photos: (photos / "0.txt").write_text("a kite")),
+    "a manifest, then a caption removed": after_manifest(lambda photos: (photos / "0.txt").unlink()),
+    "a manifest, then an image cut off": after_manifest(lambda photos: cut_off(photos / "0.png")),
+    "a manifest, then an image replaced": after_manifest(lambda photos: (photos / "1.png").replace(photos / "0.png")),
+    "a manifest, then an image removed": after_manifest(lambda photos: (photos / "0.png").unlink()),
+    "a manifest with one row twice": after_manifest(twice),
+    "a manifest without hashes": after_manifest(without_hashes),
+    "a manifest that is not there": after_manifest(lambda photos: (photos / MANIFEST).unlink()),
+    "--from-run a folder of something else": lambda root: curate_images(picture_folder(root / "photos"), from_run=root),
+    "--from-run a run that knows no files": from_run("guard.json", {"history": []}),
+    "--from-run a damaged guard.json": from_run("guard.json", {"history": 3, "image_sha256": ["0" * 64]}),
+    "--from-run an export of other images": from_other_export,
+}
