@@ -1,15 +1,12 @@
 """The guard in loops of one's own: the accelerate recipe, no framework at all, and Lightning's older name."""
 
 import json
-import runpy
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 
@@ -23,20 +20,12 @@ from basinguard.training.accelerate import LoopGuard
 from basinguard.training.data import ImageFolder
 from basinguard.training.pytorch_lightning import MemorizationGuard
 from support.guarded_runs import CONTROL, PLAN, digest, picture_folder, untimed
-
-RECIPE = Path(__file__).parents[2] / "recipes" / "accelerate_lora.py"
+from support.recipe_runs import run_recipe
 
 
 @pytest.fixture
 def pictures(tmp_path):
     return picture_folder(tmp_path / "pictures")
-
-
-def run_recipe(base, pictures, out, *more):
-    AcceleratorState._reset_state(True)
-    asked = [f"--pretrained_model_name_or_path={base}", f"--train_data_dir={pictures}", f"--output_dir={out}"]
-    asked += ["--resolution=32", "--train_batch_size=2", "--probe_captions=2", "--probe_timesteps=2", "--rank=2"]
-    return runpy.run_path(str(RECIPE))["main"]([*asked, "--heldout_prompts", "a blue box", *more])
 
 
 def outcome(directory):

@@ -1,0 +1,232 @@
+"""The checkpoints of a trainer, measured one by one as a guard in it would: same captions, same noise, same reports.
+
+Runs as a process of its own (`python -m basinguard.watching.measuring`), which ends when nothing is left to measure:
+whoever waits for checkpoints holds neither a model nor a framework.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from ..core.report import Report
+from ..core.text import one_line
+from ..guard.status import RunStatus
+from ..guard.training_set import TrainingSet
+from ..pipelines.latent_model import LatentModel
+from ..pipelines.loading import load_pipeline
+from ..training.control_group import training_set
+from ..training.data import ImageFolder
+from ..training.finetune_options import ReadingOptions
+from ..training.guard_options import ControlGroup
+from ..training.guard_assembly import assemble_guard
+from ..training.guarded_run import GuardedRun
+from ..training.protocols import PipelineInTraining
+from .checkpoints import UNET, Checkpoint
+from .page import write_page
+from .request import EVENTS, STATE, WatchRequest, display_name, events_of
+from .state import read_state, write_state
+from .trainer_data import image_subsets
+
+BASE = "the base model"
+HALF = re.compile(r"lora[._](?:A|B|up|down|linear_layer\.(?:up|down))\b")  # in whichever layout
+
+
+class CheckpointProbes:
+    """Probes of one run's checkpoints, taken up where an earlier process left them.
+
+    Args:
+        request: what is measured, and with what.
+
+    Raises:
+        FileNotFoundError: no such data, base or prompts.
+        ValueError: images that cannot be used, or a state that was measured otherwise.
+    """
+
+    def __init__(self, request: WatchRequest) -> None:
+        self.request, self.folder = request, request.folder
+        base = load_pipeline(request.base)
+        training = training_of(request, LatentModel(base).resolution)
+        self.run = GuardedRun(assemble_guard(training, request.plan, request.detector, pipe=base, alignment="none"))
+        self.loggers: list[Any] = []
+        self.weights = {e["weights"]: e["checkpoint"] for e in events_of(self.folder) if e.get("weights")}
+        state = read_state(self.folder / STATE)
+        if state is not None:
+            self.run.load_state_dict(state)
+        self.run.update_status()
+        if not self.run.history:
+            self._probe(base, BASE, epoch=-1, train_step=0)
+
+    def measure(self, checkpoint: Checkpoint) -> None:
+        """Probes a checkpoint and writes down what came of it; whatever is wrong with it is one event."""
+        name = display_name(checkpoint.path)
+        epoch, train_step = place_of(checkpoint, self.run.history)
+        newest = self.run.history[-1]
+        if train_step <= newest.train_step and newest.epoch >= 0:
+            what = f"at update {train_step} is no further than what was measured last ({newest.train_step})"
+            self._event("skipped", name, problem=what, key=checkpoint.key)
+            return
+        try:
+            weights = lora_fingerprint(checkpoint)
+            if weights and weights in self.weights:
+                same = self.weights[weights]
+                self._event("skipped", name, problem=f"the same weights as {same}", key=checkpoint.key)
+                return
+            pipe = opened(checkpoint, self.request.base)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            self._event("failed", name, problem=one_line(str(error), 300), key=checkpoint.key)
+            return
+        more = {"key": checkpoint.key, "path": str(checkpoint.path), "weights": weights}
+        self._probe(pipe, name, epoch, train_step, **more)
+        self.weights[weights] = name
+
+    def _probe(self, pipe: Any, name: str, epoch: int, train_step: int, **more: str) -> None:
+        pipe.unet.to(memory_format=torch.contiguous_format)  # as trainers have it: the same reports, to the digit
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+            part.requires_grad_(False)  # nothing is trained here, and so nothing is kept for an export
+        module = PipelineInTraining(pipe, self.request.base)
+        report = self.run.probe(
+            module, epoch=epoch, train_step=train_step, folder=self.folder, loggers=self._tensorboard()
+        )
+        if report is None or report.problem:
+            problem = "the budget pays for nothing" if report is None else report.problem
+            self._event("failed", name, problem=problem, **more)
+            return
+        write_state(self.folder / STATE, self.run.state_dict())
+        if self.run.status is not None:
+            self._event("measured", name, **_numbers(report, self.run.status), **more)
+            write_page(self.folder, self.run.history, self.run.status, self.request)
+
+    def _tensorboard(self) -> Sequence[Any]:
+        if not self.loggers:
+            from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+
+            self.loggers = [TensorBoardLogger(self.folder, name="tensorboard", version="")]
+        return self.loggers
+
+    def _event(self, what: str, name: str, **values: Any) -> None:
+        line = json.dumps({"event": what, "checkpoint": name, **values})
+        with (self.folder / EVENTS).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _numbers(report: Report, status: RunStatus) -> dict[str, Any]:
+    """What is told of a measured checkpoint."""
+    named = {"risk": report.samples.risk, "taught": report.heldout.taught, "width": report.basin.width}
+    return {
+        "epoch": report.epoch, "train_step": report.train_step, "verdict": status.verdict.state,
+        "why": list(status.verdict.evidence), "breach": status.verdict.breaches(), "seconds": round(report.seconds, 1),
+        "forecast": str(status.forecast), "ship": None if status.plain is None else status.plain.epoch,
+        **{name: None if e is None else [e.value, e.low, e.high, e.n] for name, e in named.items()},
+    }  # fmt: skip
+
+
+def place_of(checkpoint: Checkpoint, history: Sequence[Report]) -> tuple[int, int]:
+    """Epoch, counted from 0, and updates of a checkpoint; counted on where it does not tell."""
+    newest = history[-1]
+    epoch = newest.epoch + 1 if checkpoint.epoch is None else checkpoint.epoch - 1
+    step = checkpoint.train_step
+    return epoch, epoch + 1 if step is None and newest.train_step <= newest.epoch + 1 else _further(step, newest)
+
+
+def _further(step: int | None, newest: Report) -> int:
+    return newest.train_step + 1 if step is None else step
+
+
+def lora_fingerprint(checkpoint: Checkpoint) -> str:
+    """Tells LoRA weights by what they are, whatever the file is called and its tensors are; "" of other kinds."""
+    if not checkpoint.kind.startswith("lora"):
+        return ""
+    tensors = _lora_tensors(checkpoint.path).values()
+    each = sorted(sha256(tensor.float().numpy().tobytes()).hexdigest() for tensor in tensors)
+    return sha256("".join(each).encode()).hexdigest()
+
+
+def _lora_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The two halves of every layer, by name, without what else is in the file."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys() if HALF.search(name)}  # noqa: SIM118
+
+
+def _opened_lora(checkpoint: Checkpoint, base: str) -> Any:
+    if checkpoint.kind == "lora":
+        return load_pipeline(base, lora=checkpoint.path)
+    with TemporaryDirectory() as folder:
+        alone = Path(folder) / f"{checkpoint.path.parent.name}.safetensors"
+        save_file(_lora_tensors(checkpoint.path), alone)
+        return load_pipeline(base, lora=alone)
+
+
+def opened(checkpoint: Checkpoint, base: str) -> Any:
+    """A pipeline with the checkpoint's weights.
+
+    Raises:
+        OSError: it is not there any more.
+        ValueError: of another base, damaged, or of a kind that is not read.
+    """
+    if checkpoint.kind.startswith("lora"):
+        return _opened_lora(checkpoint, base)
+    if checkpoint.kind != "unet":
+        return load_pipeline(checkpoint.path)
+    pipe = load_pipeline(base)
+    weights = load_file(checkpoint.path / UNET)
+    if {n: w.shape for n, w in weights.items()} != {n: w.shape for n, w in pipe.unet.state_dict().items()}:
+        raise ValueError(f"{checkpoint.path}: its UNet has other layers than that of {base}; give its own base")
+    pipe.unet.load_state_dict(weights)
+    return pipe
+
+
+def training_of(request: WatchRequest, resolution: int) -> TrainingSet:
+    """The images that must not come back, from everywhere that the trainer reads them."""
+    control = ControlGroup(folder=str(request.heldout)) if request.heldout else ControlGroup(_prompts(request.prompts))
+    sets = []
+    for subset in image_subsets(request.data, request.caption):
+        reading = ReadingOptions(caption=subset.caption or None)
+        images = ImageFolder(str(subset.folder), resolution=resolution, reading=reading)
+        images.setup("open")
+        sets.append(training_set(images, ControlGroup([])))
+    pixels = torch.cat([one.images for one in sets])
+    captions = tuple(caption for one in sets for caption in one.captions)
+    return training_set(_Images(pixels, tuple((str(n), text) for n, text in enumerate(captions))), control)
+
+
+class _Images:
+    """Several folders as one (`protocols.CaptionedImages`)."""
+
+    def __init__(self, pixels: torch.Tensor, items: tuple[tuple[str, str], ...]) -> None:
+        self.pixels, self.items = pixels, items
+
+    def all_pixels(self) -> torch.Tensor:
+        return self.pixels
+
+
+def _prompts(path: Path | None) -> list[str] | None:
+    return None if path is None else [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+
+
+def main() -> None:
+    """Measures what the request on standard input names."""
+    warnings.simplefilter("default")
+    request, checkpoints = WatchRequest.from_json(sys.stdin.read())
+    try:
+        probes = CheckpointProbes(request)
+        for checkpoint in checkpoints:
+            probes.measure(checkpoint)
+    except (OSError, ValueError, ImportError) as error:
+        print(one_line(str(error), 500) if isinstance(error, ValueError) else describe(error), file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

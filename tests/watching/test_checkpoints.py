@@ -1,0 +1,68 @@
+"""What an output folder holds, told by names and headers as the trainers document them."""
+
+import json
+
+import pytest
+import torch
+
+from basinguard.watching.checkpoints import scan
+from support.checkpoint_files import KOHYA, PEFT, UP, saved
+
+SAVED = [  # the fifth is ai-toolkit's
+    ("ink-000002.safetensors", KOHYA, {"ss_steps": "40", "ss_epoch": "2"}, "lora", 40, 2),  # sd-scripts, by epochs
+    ("ink-000003.safetensors", KOHYA, {}, "lora", None, 3),  # the same with --no_metadata
+    ("ink-step00000400.safetensors", KOHYA, {}, "lora", 400, None),  # sd-scripts, by steps
+    ("checkpoint-500/pytorch_lora_weights.safetensors", PEFT, {}, "lora", 500, None),  # diffusers, SimpleTuner
+    ("cat/cat_000000250.safetensors", PEFT, {"training_info": '{"step": 250, "epoch": 0}'}, "lora", 250, None),
+    ("save/2026-01-02_03-04-05-save-90-2-10.safetensors", KOHYA, {}, "lora", 90, 3),  # OneTrainer: step-epoch-step
+    ("ink.safetensors", KOHYA, {"ss_steps": "60", "ss_epoch": "3"}, "lora", 60, 3),  # sd-scripts, the end
+    ("whole.safetensors", {"model.diffusion_model.x": UP}, {}, "single-file", None, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "tensors", "metadata", "kind", "step", "epoch"), SAVED, ids=[s[0] for s in SAVED])
+def test_each_trainer_is_told_by_its_names_and_headers(tmp_path, name, tensors, metadata, kind, step, epoch):
+    path = saved(tmp_path / name, tensors, metadata)
+    (checkpoint,) = scan(tmp_path).checkpoints
+    assert (checkpoint.path, checkpoint.kind, checkpoint.train_step, checkpoint.epoch) == (path, kind, step, epoch)
+
+
+def test_they_come_in_the_order_of_the_run_whenever_they_were_written(tmp_path):
+    for step in (900, 1000, 80):
+        saved(tmp_path / f"checkpoint-{step}" / "pytorch_lora_weights.safetensors", PEFT)
+    saved(tmp_path / "pytorch_lora_weights.safetensors", PEFT)
+    assert [c.train_step for c in scan(tmp_path).checkpoints] == [80, 900, 1000, None]
+
+
+def test_folders_with_a_whole_model_or_unet_are_one_checkpoint(tmp_path):
+    unet = saved(tmp_path / "checkpoint-7" / "unet" / "diffusion_pytorch_model.safetensors", {"x": UP}).parents[1]
+    model = saved(tmp_path / "end" / "vae" / "diffusion_pytorch_model.safetensors", {"x": UP}).parents[1]
+    (model / "model_index.json").write_text(json.dumps({}))
+    assert [(c.path, c.kind, c.train_step) for c in scan(tmp_path).checkpoints] == [
+        (unet, "unet", 7), (model, "model", None)
+    ]  # fmt: skip
+
+
+def test_a_state_of_accelerate_with_the_whole_unet_is_a_lora_in_it(tmp_path):
+    saved(tmp_path / "checkpoint-3" / "model.safetensors", {**PEFT, "x.base_layer.weight": UP})
+    (checkpoint,) = scan(tmp_path).checkpoints
+    assert (checkpoint.kind, checkpoint.train_step) == ("lora-in-unet", 3)
+
+
+def test_a_half_written_file_waits_and_what_is_no_checkpoint_is_left_alone(tmp_path):
+    half = saved(tmp_path / "half.safetensors", KOHYA)
+    half.write_bytes(half.read_bytes()[:-8])
+    for name in ("optimizer.safetensors", "latents.safetensors"):
+        saved(tmp_path / name, {"x": UP})
+    saved(tmp_path / "basinguard" / "state.safetensors", KOHYA)
+    found = scan(tmp_path, tmp_path / "basinguard")
+    assert found.checkpoints == ()
+    assert "ends too early" in found.partial[half]
+    assert scan(tmp_path / "nowhere").checkpoints == ()
+
+
+def test_a_file_that_is_written_anew_is_another_checkpoint(tmp_path):
+    path = saved(tmp_path / "a.safetensors", KOHYA)
+    first = scan(tmp_path).checkpoints[0].key
+    saved(path, {**KOHYA, "lora_unet_x.alpha": torch.tensor(1.0)})
+    assert scan(tmp_path).checkpoints[0].key != first

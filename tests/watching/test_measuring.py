@@ -1,0 +1,92 @@
+"""Checkpoints measured from outside give what a guard in the trainer measured, to the digit."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from basinguard.core.report import Report
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.status import read_history
+from basinguard.watching.checkpoints import scan
+from basinguard.watching.measuring import CheckpointProbes, training_of
+from basinguard.watching.request import PAGE, WatchRequest, events_of
+from support.checkpoint_files import KOHYA, saved
+from support.guarded_runs import picture_folder, untimed
+from support.recipe_runs import run_recipe
+
+PLAN = ProbePlan(captions=2, timesteps=2)  # as the recipe is asked for
+
+
+@pytest.fixture(scope="module")
+def run(tiny_pipeline_dir, tmp_path_factory):
+    """A run of the accelerate recipe with the guard inside, and the request to watch it."""
+    root = tmp_path_factory.mktemp("watched")
+    data, out = picture_folder(root / "pictures"), root / "out"
+    run_recipe(tiny_pipeline_dir, data, out, "--num_train_epochs=2")
+    prompts = root / "prompts.txt"
+    prompts.write_text("a blue box\n\n")
+    return WatchRequest(out, data, str(tiny_pipeline_dir), prompts=prompts, plan=PLAN)
+
+
+def measured(request, checkpoints):
+    request.folder.mkdir(exist_ok=True)
+    probes = CheckpointProbes(request)
+    for checkpoint in checkpoints:
+        probes.measure(checkpoint)
+    return [(event["checkpoint"], event["event"], event.get("problem", "")) for event in events_of(request.folder)]
+
+
+def test_the_reports_are_those_of_the_guard_inside_also_after_an_interruption(run):
+    first, second, last = scan(run.output).checkpoints
+    measured(run, [first])
+    events = measured(run, [second, last])
+    rows = json.loads((run.output / "history.json").read_text())
+    assert untimed(read_history(run.folder / "guard.json")) == untimed([Report.from_json(json.dumps(r)) for r in rows])
+    assert [(name, what) for name, what, _ in events] == [
+        ("the base model", "measured"), ("checkpoint-2/model.safetensors", "measured"),
+        ("checkpoint-4/model.safetensors", "measured"), ("out/pytorch_lora_weights.safetensors", "skipped"),
+    ]  # fmt: skip
+    assert events[-1][2] == "the same weights as checkpoint-4/model.safetensors"
+    page = (run.folder / PAGE).read_text("utf-8")
+    assert "epoch 2 is the one to ship" in page
+    assert "http" not in page.split("<main>")[1].replace("data:image", "")
+    assert list((run.folder / "tensorboard").iterdir())
+
+
+def test_what_cannot_be_measured_is_one_event_and_the_rest_goes_on(run, tmp_path):
+    request = replace(run, output=tmp_path)
+    other = saved(tmp_path / "a-step00000001.safetensors", KOHYA)
+    gone = saved(tmp_path / "b-step00000002.safetensors", {**KOHYA, "lora_unet_y.alpha": torch.tensor(1.0)})
+    good = tmp_path / "checkpoint-3" / "model.safetensors"
+    good.parent.mkdir()
+    good.write_bytes((run.output / "checkpoint-2" / "model.safetensors").read_bytes())
+    checkpoints = scan(tmp_path).checkpoints
+    gone.unlink()
+    events = measured(request, checkpoints)
+    assert [what for _, what, _ in events] == ["measured", "failed", "failed", "measured"]
+    assert str(other) in events[1][2]
+    assert "No such file" in events[2][2]
+    assert not any("\n" in problem for _, _, problem in events)
+
+
+def test_what_lies_behind_the_newest_is_not_measured_again(run, tmp_path):
+    request = replace(run, output=tmp_path)
+    for step, name in ((5, "checkpoint-2"), (1, "checkpoint-4")):
+        path = tmp_path / f"checkpoint-{step}" / "model.safetensors"
+        path.parent.mkdir()
+        path.write_bytes((run.output / name / "model.safetensors").read_bytes())
+    first, second = scan(tmp_path).checkpoints
+    events = measured(request, [second, first])
+    assert events[-1][1:] == ("skipped", "at update 1 is no further than what was measured last (5)")
+
+
+def test_images_come_from_every_folder_that_the_trainer_reads(run, tmp_path):
+    parts = [picture_folder(tmp_path / name, count) for name, count in (("a", 3), ("b", 2))]
+    concepts = tmp_path / "concepts.json"
+    concepts.write_text(json.dumps([{"path": str(part)} for part in parts]))
+    training = training_of(replace(run, data=concepts), 32)
+    assert training.captions == ("a ball 0", "a ball 1", "a ball 2", "a ball 0", "a ball 1")
+    assert training.images.shape == (5, 3, 32, 32)
+    assert training.heldout == ("a blue box",)

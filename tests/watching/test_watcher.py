@@ -1,0 +1,141 @@
+"""When checkpoints are measured, what is told, and what a breach brings about; the measuring itself is scripted."""
+
+import doctest
+import json
+import sys
+
+import pytest
+from filelock import FileLock
+
+from basinguard.watching import watcher as module
+from basinguard.watching.request import EVENTS, LOCK, WatchRequest, events_of
+from basinguard.watching.watcher import BreachAction, Watcher, WatchPace, WatchReaction
+from support.checkpoint_files import KOHYA, UP, saved
+
+ONCE = WatchPace(once=True)
+
+
+class Script:
+    """Writes an event for the base model and each checkpoint, as probes do; from a given call on, they breach."""
+
+    def __init__(self, breach=99):
+        self.asked, self.breach = [], breach
+
+    def __call__(self, request, pending, news):
+        self.asked.append([c.path.name for c in pending])
+        base = [("the base model", None)] * (not events_of(request.folder))
+        with (request.folder / EVENTS).open("a") as file:
+            for name, key in [*base, *((c.path.name, c.key) for c in pending)]:
+                event = {"event": "measured", "checkpoint": name, "key": key, "verdict": "safe", "taught": None}
+                event |= {
+                    "risk": [0.5, 0.4, 0.6, 32],
+                    "ship": 1,
+                    "seconds": 4.2,
+                    "breach": len(self.asked) > self.breach,
+                }
+                file.write(json.dumps(event) + "\n")
+        news()
+
+
+@pytest.fixture
+def request_(tmp_path):
+    return WatchRequest(tmp_path / "out", tmp_path / "data", "tinyworld")
+
+
+def watched(request, script, lines, *, pace=ONCE, **reaction):
+    watcher = Watcher(request, pace, WatchReaction(**reaction), lines.append, script)
+    watcher.run()
+    return watcher
+
+
+def test_example():
+    assert doctest.testmod(module).failed == 0
+
+
+def test_each_checkpoint_is_measured_once_also_by_a_later_watch(request_):
+    first, second = Script(), Script()
+    saved(request_.output / "a-000001.safetensors", KOHYA)
+    lines = []
+    watched(request_, first, lines)
+    assert lines == [
+        f"{name}: safe, risk 0.50 [0.40, 0.60] (n = 32), to ship epoch 2, 4 s"
+        for name in ("the base model", "a-000001.safetensors")
+    ]
+    saved(request_.output / "a-000002.safetensors", KOHYA)
+    watched(request_, second, lines)
+    assert (first.asked, second.asked) == ([["a-000001.safetensors"]], [["a-000002.safetensors"]])
+    watched(request_, second, lines)
+    assert len(lines) == 3
+    assert len(second.asked) == 1
+
+
+def test_the_base_model_is_measured_before_training_begins(request_):
+    script = Script()
+    watched(request_, script, [])
+    assert script.asked == [[]]
+
+
+def test_a_file_that_grows_waits_until_it_rests(request_, monkeypatch):
+    """There at the first look, larger at the second, the same at the third, when it is measured; then nothing new."""
+    script, looks, clock = Script(), [], iter(range(0, 10_000, 30))
+    path = request_.output / "a-000001.safetensors"
+    sizes = {1: KOHYA, 2: {**KOHYA, "lora_unet_y.lora_up.weight": UP}}
+
+    def sleep(seconds):
+        looks.append((seconds, len(script.asked)))
+        if len(looks) in sizes:
+            saved(path, sizes[len(looks)])
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    watched(request_, script, [], pace=WatchPace(interval=5, idle_minutes=2))
+    assert script.asked == [[], ["a-000001.safetensors"]]
+    assert looks[:4] == [(5, 1), (5, 1), (5, 1), (5, 2)]
+
+
+def test_a_half_written_file_is_told_of_and_not_measured(request_):
+    half = saved(request_.output / "a-000001.safetensors", KOHYA)
+    half.write_bytes(half.read_bytes()[:-8])
+    script, lines = Script(), []
+    watched(request_, script, lines)
+    assert script.asked == [[]]
+    assert lines[-1].startswith("a-000001.safetensors: not whole, ")
+
+
+@pytest.mark.parametrize(
+    ("action", "what"), [("touch {}", "made "), ("run {python} -c pass", "exit status 0"), ("exit", "ends")]
+)
+def test_a_breach_is_answered_once(request_, tmp_path, action, what):
+    flag = tmp_path / "stop"
+    action = action.replace("{python}", sys.executable).replace("{}", str(flag))
+    saved(request_.output / "a-000001.safetensors", KOHYA)
+    lines = []
+    watcher = watched(request_, Script(breach=0), lines, on_breach=action)
+    assert watcher.breached
+    (done,) = (line for line in lines if ": breach, " in line)
+    assert what in done
+    assert flag.exists() == action.startswith("touch")
+
+
+def test_machines_read_a_line_of_json_for_each_event(request_):
+    lines = []
+    watched(request_, Script(), lines, json=True)
+    assert json.loads(lines[0])["risk"] == [0.5, 0.4, 0.6, 32]
+
+
+def test_a_second_watch_on_one_folder_is_refused(request_):
+    request_.folder.mkdir(parents=True)
+    with FileLock(request_.folder / LOCK), pytest.raises(ValueError, match="is being watched already"):
+        watched(request_, Script(), [])
+
+
+@pytest.mark.parametrize("text", ["", "touch", "exit now", "stop"])
+def test_an_unknown_answer_to_a_breach_is_refused_at_once(text):
+    with pytest.raises(ValueError, match="expected none, exit, 'touch FILE' or 'run COMMAND'"):
+        WatchReaction(text)
+    assert BreachAction.parse("run echo hello").argument == "echo hello"
+
+
+def test_a_pace_without_time_is_refused():
+    with pytest.raises(ValueError, match="interval=0"):
+        WatchPace(interval=0)
