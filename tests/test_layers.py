@@ -27,7 +27,7 @@ training: guard_options complaints finetune_options checkpoints pixel_checks dat
 watching: checkpoints request trainer_data state page watcher measuring
 mitigations: settings testbed base cross_attention stock_pipeline plain_cfg guidance_interval guidance_schedules delayed_guidance delayed_guidance_released prompt_perturbation prompt_optimization summary_tokens initial_noise attention_attenuation anti_memorization_guidance less_finetuning ours registry held_out pairs measure costs ranking comparison tradeoff_figure sample_strips report runner
 sessions: session calibration audit verification demo_run judging
-commands: demo curate fit watch calibrate audit verify triage export stamp inspect check sample compare compare_images metrics judge
+commands: demo curate fit calibrate audit verify triage export stamp inspect check sample compare compare_images metrics judge watch
 cli
 __main__
 """

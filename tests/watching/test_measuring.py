@@ -56,30 +56,22 @@ def test_the_reports_are_those_of_the_guard_inside_also_after_an_interruption(ru
 
 
 def test_what_cannot_be_measured_is_one_event_and_the_rest_goes_on(run, tmp_path):
-    request = replace(run, output=tmp_path)
+    """Of another base, deleted meanwhile, good, and one that lies behind it."""
+    request = replace(run, output=tmp_path, plan=replace(PLAN, taught=False))
     other = saved(tmp_path / "a-step00000001.safetensors", KOHYA)
     gone = saved(tmp_path / "b-step00000002.safetensors", {**KOHYA, "lora_unet_y.alpha": torch.tensor(1.0)})
-    good = tmp_path / "checkpoint-3" / "model.safetensors"
-    good.parent.mkdir()
-    good.write_bytes((run.output / "checkpoint-2" / "model.safetensors").read_bytes())
-    checkpoints = scan(tmp_path).checkpoints
-    gone.unlink()
-    events = measured(request, checkpoints)
-    assert [what for _, what, _ in events] == ["measured", "failed", "failed", "measured"]
-    assert str(other) in events[1][2]
-    assert "No such file" in events[2][2]
-    assert not any("\n" in problem for _, _, problem in events)
-
-
-def test_what_lies_behind_the_newest_is_not_measured_again(run, tmp_path):
-    request = replace(run, output=tmp_path)
-    for step, name in ((5, "checkpoint-2"), (1, "checkpoint-4")):
+    for step, name in ((5, "checkpoint-2"), (3, "checkpoint-4")):
         path = tmp_path / f"checkpoint-{step}" / "model.safetensors"
         path.parent.mkdir()
         path.write_bytes((run.output / name / "model.safetensors").read_bytes())
-    first, second = scan(tmp_path).checkpoints
-    events = measured(request, [second, first])
-    assert events[-1][1:] == ("skipped", "at update 1 is no further than what was measured last (5)")
+    first, second, behind, good = scan(tmp_path).checkpoints
+    gone.unlink()
+    events = measured(request, [first, second, good, behind])
+    assert [what for _, what, _ in events] == ["measured", "failed", "failed", "measured", "skipped"]
+    assert str(other) in events[1][2]
+    assert "No such file" in events[2][2]
+    assert events[4][2] == "at update 3 is no further than what was measured last (5)"
+    assert not any("\n" in problem for _, _, problem in events)
 
 
 def test_images_come_from_every_folder_that_the_trainer_reads(run, tmp_path):

@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from basinguard.watching import watcher as module
 from basinguard.watching.request import EVENTS, LOCK, WatchRequest, events_of
-from basinguard.watching.watcher import BreachAction, Watcher, WatchPace, WatchReaction
+from basinguard.watching.watcher import BreachAction, Watcher, WatchPace, WatchReaction, checkpoint_to_ship
 from support.checkpoint_files import KOHYA, UP, saved
 
 ONCE = WatchPace(once=True)
@@ -134,6 +134,15 @@ def test_an_unknown_answer_to_a_breach_is_refused_at_once(text):
     with pytest.raises(ValueError, match="expected none, exit, 'touch FILE' or 'run COMMAND'"):
         WatchReaction(text)
     assert BreachAction.parse("run echo hello").argument == "echo hello"
+
+
+def test_the_checkpoint_to_ship_is_the_one_that_the_newest_verdict_names():
+    events = [{"event": "measured", "epoch": k, "ship": ship} for k, ship in ((-1, -1), (0, 0), (1, 0))]
+    failed = {"event": "failed", "problem": "damaged"}
+    assert checkpoint_to_ship([*events, failed]) is events[1]
+    for none in ([], events[:1], [{"event": "measured", "epoch": 0, "ship": None}]):
+        with pytest.raises(ValueError, match="none was calibrated"):
+            checkpoint_to_ship(none)
 
 
 def test_a_pace_without_time_is_refused():

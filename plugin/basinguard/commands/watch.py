@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..guard.plan import ProbePlan
 from ..similarity.copy_detector_settings import CopyDetectorSettings
-from ..watching.watcher import Watcher, WatchPace, WatchReaction
+from ..watching.watcher import Watcher, WatchPace, WatchReaction, checkpoint_to_ship
 
 if TYPE_CHECKING:
+    from ..watching.request import WatchRequest
     from ..watching.watcher import Event
 
 
@@ -23,15 +24,18 @@ class WatchResult:
         events: one for each checkpoint.
         ok: False where a checkpoint breached the allowed risk and the watch was to end then.
         page: where to look.
+        exported: what was calibrated and exported; "" where nothing was asked for.
     """
 
     events: list[Event]
     ok: bool
     page: Path
+    exported: str = ""
 
     def __str__(self) -> str:
         measured = sum(event["event"] == "measured" for event in self.events)
-        return f"{measured} models measured, {len(self.events) - measured} not; curves and verdict: {self.page}"
+        text = f"{measured} models measured, {len(self.events) - measured} not; curves and verdict: {self.page}"
+        return f"{text}\n{self.exported}".rstrip()
 
 
 def watch(
@@ -74,7 +78,29 @@ def watch(
     request = WatchRequest(output, data, base, caption, heldout, prompts, plan, detector)
     watcher = Watcher(request, pace, reaction, partial(print, flush=True))
     events = watcher.run()
-    return WatchResult(events, not (watcher.breached and reaction.action.kind == "exit"), page_of(request))
+    exported = _exported(request, checkpoint_to_ship(events)) if reaction.calibrate else ""
+    ok = not (watcher.breached and reaction.action.kind == "exit")
+    return WatchResult(events, ok, page_of(request), exported)
+
+
+def _exported(request: WatchRequest, event: Event) -> str:
+    """Calibrates the checkpoint to ship and writes it beside the page; what was promised, in words."""
+    from ..pipelines.session_settings import SessionSettings
+    from .calibrate import calibrate
+    from .export import export
+
+    path, is_lora, plan, folder = Path(event["path"]), event["kind"] == "lora", request.plan, request.folder
+    if event["kind"] not in ("lora", "model", "single-file") or not request.data.is_dir():
+        raise ValueError(f"{path}: a LoRA file or a whole model can be calibrated, with a folder of images as data")
+    settings = SessionSettings(
+        base=request.base, lora=path if is_lora else None, caption=request.caption, heldout=request.heldout,
+        timesteps=plan.timesteps, scale=plan.scale,
+    )  # fmt: skip
+    model, out = request.base if is_lora else str(path), folder / "calibration"
+    calibration = calibrate(model, data=request.data, settings=settings, detector=request.detector, out=out)
+    kind: Literal["kohya", "directory"] = "kohya" if is_lora else "directory"
+    target = folder / (f"{path.stem}_guarded.safetensors" if is_lora else "guarded")
+    return f"{calibration}\n{export(model, out / 'record.json', target, kind, settings.lora)}"
 
 
 def show(result: WatchResult, arguments: dict[str, Any]) -> None:

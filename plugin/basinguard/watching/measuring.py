@@ -29,8 +29,8 @@ from ..pipelines.loading import load_pipeline
 from ..training.control_group import training_set
 from ..training.data import ImageFolder
 from ..training.finetune_options import ReadingOptions
-from ..training.guard_options import ControlGroup
 from ..training.guard_assembly import assemble_guard
+from ..training.guard_options import ControlGroup
 from ..training.guarded_run import GuardedRun
 from ..training.protocols import PipelineInTraining
 from .checkpoints import UNET, Checkpoint
@@ -87,7 +87,7 @@ class CheckpointProbes:
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             self._event("failed", name, problem=one_line(str(error), 300), key=checkpoint.key)
             return
-        more = {"key": checkpoint.key, "path": str(checkpoint.path), "weights": weights}
+        more = {"key": checkpoint.key, "path": str(checkpoint.path), "kind": checkpoint.kind, "weights": weights}
         self._probe(pipe, name, epoch, train_step, **more)
         self.weights[weights] = name
 
@@ -224,7 +224,7 @@ def main() -> None:
         for checkpoint in checkpoints:
             probes.measure(checkpoint)
     except (OSError, ValueError, ImportError) as error:
-        print(one_line(str(error), 500) if isinstance(error, ValueError) else describe(error), file=sys.stderr)
+        print(one_line(str(error), 500), file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -92,10 +92,12 @@ class WatchReaction:
     Attributes:
         on_breach: "none", "exit" (status 1), "touch FILE" or "run COMMAND", once a checkpoint breaches the risk.
         json: whether every event is told as one line of JSON.
+        calibrate: whether the checkpoint to ship is calibrated and exported once the watch ends.
     """
 
     on_breach: str = "none"
     json: bool = False
+    calibrate: bool = False
 
     def __post_init__(self) -> None:
         BreachAction.parse(self.on_breach)
@@ -246,3 +248,17 @@ def _interval(values: Sequence[float]) -> str:
 def page_of(request: WatchRequest) -> Path:
     """Where the page is."""
     return request.folder / PAGE
+
+
+def checkpoint_to_ship(events: Sequence[Event]) -> Event:
+    """The event of the checkpoint that the newest verdict would ship.
+
+    Raises:
+        ValueError: none keeps the allowed risk.
+    """
+    measured = [event for event in events if event["event"] == "measured"]
+    epoch = measured[-1]["ship"] if measured else None
+    chosen = [event for event in measured if epoch is not None and epoch >= 0 and event["epoch"] == epoch]
+    if not chosen:
+        raise ValueError("no checkpoint keeps the allowed risk under plain CFG, so none was calibrated; see the page")
+    return chosen[-1]
