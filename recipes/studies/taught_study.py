@@ -2,7 +2,8 @@
 
 Copy this file, do not import it. Every training is a fresh draw of images and of noise. Each product is sampled on
 training captions, for the copies, and on held-out captions, for what was taught; the same samples are held against
-fresh truth and against the training images, which is what a user has. A study that was stopped goes on.
+fresh truth and against the training images, which is what a user has. "captions" is the samples of training captions,
+net of copies, against the training images: what the risk is measured on anyway. A study that was stopped goes on.
 
     python recipes/studies/taught_study.py --tasks ink neon subject brick --seeds 0 1 2 3 4
     python recipes/studies/taught_study.py --tasks art --art package     # `npm pack emoji-datasource-google@16`
@@ -23,6 +24,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,6 @@ from basinguard.training.finetune_options import LossOptions, MemoryOptions, Opt
 from basinguard.training.isolation import trained_weights
 
 PLAN = ProbePlan(scale=3.0, timesteps=16, chunk=32)
-UPDATES = (200, 400, 600)
 WAYS = ((0.6, 3.0), (0.8, 3.0), (1.0, 3.0), (1.0, 1.5))  # strength, guidance scale
 RULES = ((0.0, 874.0), (0.0, 749.0), (-1.0, 874.0), (-1.0, 749.0))  # scale above a timestep, for --rules
 BATCH = 16
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["ink", "subject"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--updates", nargs="+", type=int, default=[200, 400, 600], help="the epochs that are looked at")
     parser.add_argument("--method", choices=["full", "lora"], default="full")
     parser.add_argument("--rate", type=float, default=4e-4)
     parser.add_argument("--keep_unconditional", type=float, default=0.0)
@@ -92,7 +94,7 @@ def main() -> None:
                 task = art(args.art) if name == "art" else TASKS[name]
                 training = Training(
                     task, args.method, args.images, rate, args.keep_unconditional, seed, args.few, args.repeats,
-                    args.rules,
+                    args.rules, tuple(args.updates),
                 )  # fmt: skip
                 result = training.study(args.pictures / key.replace(", ", "-").replace(" ", "-"))
                 done = json.loads(path.read_text()) if path.exists() else {}
@@ -112,6 +114,7 @@ class Training:
     few: int = 0
     repeats: int = 1
     rules: bool = False
+    updates: tuple[int, ...] = (200, 400, 600)
 
     def study(self, pictures: Path) -> dict[str, Any]:
         """Trains, samples every product, and measures the samples."""
@@ -124,7 +127,7 @@ class Training:
             loss=LossOptions(keep_unconditional=self.keep_unconditional), memory=MemoryOptions(cache=True),
             seed=self.seed,
         )  # fmt: skip
-        states = train(module, drawn.pixels, drawn.captions, self.seed)
+        states = train(module, drawn.pixels, drawn.captions, self.updates, self.seed)
         trained = time.process_time() - begin
         with torch.no_grad(), EpochSeries(module, states, load_pipeline("tinyworld")) as series:
             rows, shown = self._rows(series, feared.pixels, feared.captions, drawn.pixels)
@@ -146,15 +149,18 @@ class Training:
         for product in products(series, rules=self.rules):
             with series.at(product.epoch, product.strength) as opened:
                 model = opened.model
-                first = seed_table.TAUGHT_PROOF if product.strength else seed_table.TAUGHT_SEARCH
-                heldout, asked = sampled(model, product, prompts, HELDOUT_SAMPLES, first)
+                heldout, asked = sampled(model, product, prompts, HELDOUT_SAMPLES, seed_table.TAUGHT_HELDOUT)
                 if not rulers:
                     base, its = sampled(model, product, prompts, HELDOUT_SAMPLES, seed_table.TAUGHT_BASE)
                     rulers = self._rulers(model, truth.pixels, trained[: self.images], base, its)
-                copied, _ = sampled(model, product, captions, COPY_SAMPLES, seed_table.CALIBRATION)
-            copies = detector.is_copy(heldout)
-            measured = {what: numbers(ruler.measure(heldout, asked, copies)) for what, ruler in rulers.items()}
-            rows[str(product)] = {"risk": float(detector.is_copy(copied).double().mean()), **measured}
+                    base, its = sampled(model, product, captions, COPY_SAMPLES, seed_table.SEARCH)
+                    rulers |= {"captions": self._ruler(model, trained[: self.images], base, its)}
+                copied, told = sampled(model, product, captions, COPY_SAMPLES, seed_table.CALIBRATION)
+            copies, risky = detector.is_copy(heldout), detector.is_copy(copied)
+            samples = dict.fromkeys(("fresh", "training"), (heldout, asked, copies))
+            samples["captions"] = (copied, told, risky)
+            measured = {what: numbers(rulers[what].measure(*samples[what])) for what in samples}
+            rows[str(product)] = {"risk": float(risky.double().mean()), **measured}
             shown[str(product)] = heldout
             print(self.task.name, self.seed, product, rows[str(product)]["risk"], flush=True)
         return rows, shown
@@ -162,11 +168,17 @@ class Training:
     def _rulers(
         self, model: LatentModel, truth: Tensor, training: Tensor, base: Tensor, prompts: Sequence[str]
     ) -> dict[str, TaughtRuler]:
-        """Against fresh truth, and against the training images."""
-        sets = [Remembering(f) for f in feature_sets()]
-        through = {"fresh": truth, "training": training}
-        through = {what: model.decode(model.encode(images)) for what, images in through.items()}
-        return {what: TaughtRuler(images, base, prompts, sets) for what, images in through.items()}
+        """Of held-out prompts, against fresh truth and against the training images."""
+        truths = {"fresh": truth, "training": training}
+        return {what: self._ruler(model, images, base, prompts) for what, images in truths.items()}
+
+    def _ruler(self, model: LatentModel, truth: Tensor, base: Tensor, prompts: Sequence[str]) -> TaughtRuler:
+        return TaughtRuler(model.decode(model.encode(truth)), base, prompts, self.feature_sets)
+
+    @cached_property
+    def feature_sets(self) -> list[FeatureSet]:
+        """The rulers' features, which describe a batch once."""
+        return [Remembering(f) for f in feature_sets()]
 
     def _threshold(self, images: Tensor) -> float:
         """What so many fresh true images exceed to their nearest training image."""
@@ -176,18 +188,20 @@ class Training:
         return float(nearest.quantile(1 - FALSE_POSITIVES))
 
 
-def train(module: FineTune, images: Tensor, captions: Sequence[str], seed: int) -> dict[int, Any]:
-    """Plain training; the weights at each of `UPDATES`."""
+def train(
+    module: FineTune, images: Tensor, captions: Sequence[str], updates: Sequence[int], seed: int
+) -> dict[int, Any]:
+    """Plain training; the weights at each of these updates."""
     torch.manual_seed(seed)
     optimizer = torch.optim.AdamW(module.trained().values(), lr=module.optimizer_options.learning_rate)
     states: dict[int, Any] = {}
-    for update in range(1, max(UPDATES) + 1):
+    for update in range(1, max(updates) + 1):
         rows = torch.randperm(len(images))[:BATCH]
         batch = {"pixel_values": images[rows] * 2 - 1, "caption": [captions[i] for i in rows], "index": rows}
         module.loss(batch).backward()
         optimizer.step()
         optimizer.zero_grad()
-        if update in UPDATES:
+        if update in updates:
             weights = trained_weights(module)
             states[update] = lambda weights=weights: weights
     return states
