@@ -8,6 +8,7 @@ import pytest
 from filelock import FileLock
 
 from basinguard.watching import watcher as module
+from basinguard.watching.checkpoints import Checkpoint, Scan
 from basinguard.watching.request import EVENTS, LOCK, WatchRequest, events_of
 from basinguard.watching.watcher import BreachAction, Watcher, WatchPace, WatchReaction, checkpoint_to_ship
 from support.checkpoint_files import KOHYA, UP, saved
@@ -117,6 +118,33 @@ def test_a_breach_is_answered_once(request_, tmp_path, action, what):
     assert flag.exists() == action.startswith("touch")
 
 
+def test_a_probe_that_breaks_down_is_tried_three_times_and_ends_no_watch(request_, monkeypatch):
+    """The disk is full from the second probe on; the watch says so, and ends for want of anything new."""
+    script, lines, clock = Script(), [], iter(range(0, 10_000, 30))
+
+    def measure(request, pending, news):
+        if pending:
+            script.asked.append([c.path.name for c in pending])
+            raise ValueError("[Errno 28] No space left on device")
+        script(request, pending, news)
+
+    monkeypatch.setattr(module.time, "sleep", lambda _: saved(request_.output / "a-000001.safetensors", KOHYA))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(module, "scan", lambda *_: Scan(tuple(settled), {}))
+    settled = [Checkpoint(request_.output / "a-000001.safetensors", "lora", 1, 1, 10, 10)]
+    watched(request_, measure, lines, pace=WatchPace(idle_minutes=3))
+    assert script.asked == [[], *[["a-000001.safetensors"]] * 3]
+    assert lines[1:] == ["a-000001.safetensors: failed, [Errno 28] No space left on device"] * 3
+
+
+def test_what_cannot_be_right_from_the_beginning_ends_it(request_):
+    def measure(request, pending, news):
+        raise ValueError("data: no such folder of images")
+
+    with pytest.raises(ValueError, match="no such folder of images"):
+        watched(request_, measure, [])
+
+
 def test_machines_read_a_line_of_json_for_each_event(request_):
     lines = []
     watched(request_, Script(), lines, json=True)
@@ -130,7 +158,7 @@ def test_a_second_watch_on_one_folder_is_refused(request_):
 
 
 @pytest.mark.parametrize("text", ["", "touch", "exit now", "stop"])
-def test_an_unknown_answer_to_a_breach_is_refused_at_once(text):
+def test_an_unsettled_answer_to_a_breach_is_refused_at_once(text):
     with pytest.raises(ValueError, match="expected none, exit, 'touch FILE' or 'run COMMAND'"):
         WatchReaction(text)
     assert BreachAction.parse("run echo hello").argument == "echo hello"

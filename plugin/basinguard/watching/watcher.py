@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from filelock import FileLock, Timeout
 from .checkpoints import Checkpoint, scan
 from .request import LOCK, PAGE, WatchRequest, display_name, events_of
 
+MOST_TRIES = 3  # of a checkpoint whose probe breaks down
 REFUSED = 2  # exit status of a probe that cannot begin
 Event = dict[str, Any]
 Say = Callable[[str], None]
@@ -135,6 +137,7 @@ class Watcher:
         self.measure = measure or measure_elsewhere
         self.breached = False
         self._sizes: dict[Path, tuple[int, int]] = {}  # at the last look, of what was not measured yet
+        self._tries: Counter[str] = Counter()  # of each checkpoint's state
         self._told = 0  # events that were told
 
     def run(self) -> list[Event]:
@@ -161,8 +164,7 @@ class Watcher:
         while not (self.breached and self.reaction.action.kind == "exit"):
             pending, partial = self._pending()
             if pending or not self._measured_base():
-                self.measure(self.request, pending, self._tell_news)
-                self._tell_news()
+                self._measure(pending)
                 last_news = time.monotonic()
             if self.pace.once:
                 self._tell_partial(partial)
@@ -171,6 +173,22 @@ class Watcher:
                 return
             time.sleep(self.pace.interval)
 
+    def _measure(self, pending: Sequence[Checkpoint]) -> None:
+        """Has them measured; a probe that breaks down, by a full disk say, is tried a few times and ends no watch.
+
+        Raises:
+            ValueError: nothing was ever measured here, so what was given cannot be right.
+        """
+        self._tries.update(checkpoint.key for checkpoint in pending)
+        try:
+            self.measure(self.request, pending, self._tell_news)
+        except ValueError as error:
+            if not self._measured_base():
+                raise
+            names = ", ".join(display_name(checkpoint.path) for checkpoint in pending)
+            self._tell({"event": "failed", "checkpoint": names, "problem": str(error)})
+        self._tell_news()
+
     def _measured_base(self) -> bool:
         return any(event["event"] == "measured" for event in self.events())
 
@@ -178,7 +196,7 @@ class Watcher:
         """Checkpoints that nothing is known of and that have stopped growing, and files that are not whole."""
         now = scan(self.request.output, self.request.folder)
         past = {event.get("key") for event in self.events()}
-        new = [checkpoint for checkpoint in now.checkpoints if checkpoint.key not in past]
+        new = [c for c in now.checkpoints if c.key not in past and self._tries[c.key] < MOST_TRIES]
         settled = [c for c in new if self.pace.once or self._sizes.get(c.path) == (c.size, c.modified)]
         self._sizes = {c.path: (c.size, c.modified) for c in new}
         return settled, dict(now.partial)
