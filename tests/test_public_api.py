@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import is_dataclass
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -74,9 +76,18 @@ def test_a_verb_is_the_function_of_the_command_line(verb):
     assert getattr(basinguard, verb) is getattr(importlib.import_module(f"basinguard.commands.{verb}"), verb)
 
 
+def test_whatever_a_public_callable_takes_as_one_object_of_options_is_public():
+    callables = [getattr(basinguard, name) for name in basinguard.__all__ if name != "__version__"]
+    defaults = [parameter.default for call in callables for parameter in signature(call).parameters.values()]
+    kinds = {type(default) for default in defaults if is_dataclass(default)}
+    assert kinds >= {basinguard.CalibrationTerms, basinguard.WorkflowOptions}
+    assert [kind for kind in kinds if getattr(basinguard, kind.__name__, None) is not kind] == []
+
+
 def test_importing_a_verb_or_its_options_loads_no_framework():
+    options = "CalibrationTerms, ComparisonOptions, ProbePlan, StoredOptions, TrainerSettings, WorkflowOptions"
     code = (
-        f"import sys; from basinguard import CalibrationTerms, ProbePlan, {', '.join(VERBS)}; "
+        f"import sys; from basinguard import {options}, {', '.join(VERBS)}; "
         "print(sorted({'torch', 'diffusers', 'lightning', 'transformers', 'scipy'} & set(sys.modules)))"
     )
     assert in_a_fresh_process(code).strip() == "[]"

@@ -28,11 +28,14 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public
     from .commands.calibrate import calibrate as calibrate
     from .commands.compare import compare as compare
     from .commands.curate import curate as curate
+    from .commands.export import StoredOptions as StoredOptions
+    from .commands.export import WorkflowOptions as WorkflowOptions
     from .commands.export import export as export
     from .commands.verify import verify as verify
     from .core.estimate import Estimate as Estimate
     from .core.record import Record as Record
     from .core.report import Report as Report
+    from .curation.trainer_settings import TrainerSettings as TrainerSettings
     from .diffusion.sampling import draw_noise as draw_noise
     from .diffusion.sampling import sample_trajectory as sample_trajectory
     from .diffusion.toy import gaussian_memorizer as gaussian_memorizer
@@ -44,6 +47,7 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public
     from .guidance.dynamic import Drop as Drop
     from .guidance.dynamic import LocalMinimum as LocalMinimum
     from .guidance.dynamic import SwitchAfter as SwitchAfter
+    from .mitigations.settings import ComparisonOptions as ComparisonOptions
     from .pipelines.latent_model import LatentModel as LatentModel
     from .pipelines.protect import load as load
     from .pipelines.protect import protect as protect
@@ -104,7 +108,10 @@ _MODULES = {
     "basin.trajectories": ("GuidedModel", "Pairs"),
     "basin.exit_search": ("ExitSearch",),
     "basin.curves": ("risk_curve", "mean_width", "median_exit", "static_transition"),
-    **{f"commands.{verb}": (verb,) for verb in ("curate", "calibrate", "audit", "verify", "export", "compare")},
+    "curation.trainer_settings": ("TrainerSettings",),
+    "mitigations.settings": ("ComparisonOptions",),
+    "commands.export": ("export", "StoredOptions", "WorkflowOptions"),
+    **{f"commands.{verb}": (verb,) for verb in ("curate", "calibrate", "audit", "verify", "compare")},
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [*_MODULE_OF, "__version__"]

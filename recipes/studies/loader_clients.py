@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import io
 import json
 import sys
@@ -103,11 +102,9 @@ def sd_scripts(case: Mapping[str, str], given: Results) -> Iterator[tuple[str, t
 
 def forge(case: Mapping[str, str], given: Results) -> Iterator[tuple[str, torch.Tensor]]:
     """Forge's loader of single files and of LoRAs, without its window; its settings are the only part replaced."""
-    stand_in = types.ModuleType("modules.shared")
-    stand_in.opts = types.SimpleNamespace(emphasis="Original", CLIP_stop_at_last_layers=1)  # type: ignore[attr-defined]
-    package = types.ModuleType("modules")
-    package.shared = stand_in  # type: ignore[attr-defined]
-    sys.modules |= {"modules": package, "modules.shared": stand_in}
+    settings = types.ModuleType("modules.shared")
+    settings.opts = types.SimpleNamespace(emphasis="Original", CLIP_stop_at_last_layers=1)  # type: ignore[attr-defined]
+    sys.modules |= {"modules": types.ModuleType("modules"), "modules.shared": settings}
     from backend.args import dynamic_args
     from backend.loader import forge_loader
 
@@ -115,16 +112,25 @@ def forge(case: Mapping[str, str], given: Results) -> Iterator[tuple[str, torch.
     engine = forge_loader(case.get("checkpoint", case["file"]))
     parts = engine.forge_objects
     if case["kind"] == "lora":
-        networks = importlib.import_module("networks")
-        unet, clip = networks.load_lora_for_models(
-            parts.unet, parts.clip, networks.load_lora_state_dict(case["file"]), 1.0, 1.0, "lora"
-        )
-        for patcher in (unet, clip.patcher):
-            patcher.refresh_loras()
+        apply_in_forge(load_file(case["file"]), parts.unet, parts.clip)
     yield "text", engine.get_learned_conditioning([PROMPT]).float()
     network = parts.unet.model.diffusion_model.float()
     yield "unet", network(given["latents"], torch.tensor([TIMESTEP]), context=given["text"])
     yield "decoded", parts.vae.first_stage_model.float().decode(given["latents"])
+
+
+def apply_in_forge(lora: Results, unet: Any, clip: Any) -> None:
+    """What `load_lora_for_models` of Forge's extension does, which cannot be imported without the window."""
+    from backend.patcher.lora import load_lora, model_lora_keys_clip, model_lora_keys_unet
+
+    of_unet, rest = load_lora(lora, model_lora_keys_unet(unet.model, {}))
+    of_clip, rest = load_lora(rest, model_lora_keys_clip(clip.cond_stage_model, {}))
+    if rest:
+        raise ValueError(f"{len(rest)} of {len(lora)} tensors are not known, such as {min(rest)}")
+    unet.add_patches(filename="lora", patches=of_unet, strength_patch=1.0)
+    clip.add_patches(filename="lora", patches=of_clip, strength_patch=1.0)
+    for patcher in (unet, clip.patcher):
+        patcher.refresh_loras()
 
 
 CLIENTS: Mapping[str, Callable[..., Iterator[tuple[str, torch.Tensor]]]] = {
@@ -166,12 +172,25 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for case in json.loads(asked.cases.read_text("utf-8")):
+            if asked.client in FILES_ALONE and case["kind"] == "directory":
+                continue
             with contextlib.redirect_stdout(io.StringIO()):
                 rows = list(compared(asked.client, case))
             print("\n".join(map(json.dumps, rows)), flush=True)
 
 
-BELOW = {"forge": ("packages_3rdparty", "extensions-builtin/sd_forge_lora"), "comfyui": (), "sd-scripts": ()}
+BELOW = {"forge": ("packages_3rdparty",), "comfyui": (), "sd-scripts": ()}
+WINDOW = (
+    "cache",
+    "errors",
+    "scripts",
+    "sd_models",
+    "processing",
+    "paths",
+    "extra_networks",
+    "hashes",
+)  # nothing of it is used
+FILES_ALONE = ("sd-scripts", "forge")  # clients that open no directories
 ARGUMENTS = {"comfyui": ("--cpu",), "forge": ("--always-cpu", "--all-in-fp32")}
 
 

@@ -27,8 +27,8 @@ def strength(promise):
 
 
 def test_images_are_ranked_by_copies_then_by_likeness():
-    found = [(2, 0.9), (2, 0.8), (0, 0.95), (1, 0.71), (1, 0.2)]
-    matches = [Match(index=index, similarity=similarity) for index, similarity in found]
+    nearest = [(2, 0.9), (2, 0.8), (0, 0.95), (1, 0.71), (1, 0.2)]
+    matches = [Match(index=index, similarity=similarity) for index, similarity in nearest]
     rows = rank(matches, [2, 0, 0, 1, 1], FILES, CAPTIONS, threshold=0.7)
     assert [(row.file_name, row.copies) for row in rows] == [("c.png", 2), ("a.png", 1), ("b.png", 1)]
     assert rows[0].sample == 0

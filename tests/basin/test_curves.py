@@ -47,13 +47,13 @@ def test_bisection_finds_what_the_sweep_finds(before):
     outcomes = swept(pairs, before)
     model = make_probe()
     exits = ExitSearch(model, pairs, judge, before=before).exits()
-    for column, found in zip(outcomes.T, exits, strict=True):
+    for column, pair_exit in zip(outcomes.T, exits, strict=True):
         if not column[0]:
-            assert found.censored == "never"
+            assert pair_exit.censored == "never"
             continue
-        on_grid = GRID.tolist().index(int(found.timestep))
+        on_grid = GRID.tolist().index(int(pair_exit.timestep))
         assert column[on_grid], "the reported exit does not reproduce the image"
-        assert found.censored == "always" or not column[on_grid + 1 :][:1].any(), "one step lower still reproduces"
+        assert pair_exit.censored == "always" or not column[on_grid + 1 :][:1].any(), "one step lower still reproduces"
     assert model.count.total < 16 * 32 * len(pairs) / 3, "bisection should cost far less than the sweep"
 
 

@@ -88,19 +88,21 @@ def test_a_sampler_whose_outcomes_are_not_ordered_is_caught_by_checks():
     plain = ExitSearch(probe, pairs, judge).exits()
     checked = ExitSearch(probe, pairs, judge).exits(order_checks=12)
     assert agreeing(plain, outcomes, probe) < agreeing(checked, outcomes, probe)
-    for found, column in zip(checked, outcomes.T, strict=True):
-        if not found.monotone:
-            assert found.reproduces == tuple(probe.timesteps[column].double().tolist())
+    for pair_exit, column in zip(checked, outcomes.T, strict=True):
+        if not pair_exit.monotone:
+            assert pair_exit.reproduces == tuple(probe.timesteps[column].double().tolist())
 
 
 def agreeing(exits, outcomes, probe):
-    return sum(_is_exit(found, column, probe.timesteps) for found, column in zip(exits, outcomes.T, strict=True))
+    return sum(
+        _is_exit(pair_exit, column, probe.timesteps) for pair_exit, column in zip(exits, outcomes.T, strict=True)
+    )
 
 
-def _is_exit(found, column, timesteps):
+def _is_exit(pair_exit, column, timesteps):
     hits = column.nonzero().squeeze(1)
     expected = float(timesteps[hits[-1]]) if len(hits) else None
-    return found.timestep == expected
+    return pair_exit.timestep == expected
 
 
 def test_the_judge_sees_only_what_latents_do_not_decide():
@@ -159,13 +161,13 @@ def test_outcomes_that_are_not_ordered_are_found_swept_and_reported():
     probe, pairs = make_probe(steps=8), make_pairs(captions=1, seeds=6)
     bumpy = Bumpy(probe, pairs, hits={0, 1, 5})
     exits = ExitSearch(probe, pairs, bumpy).exits(order_checks=12)
-    odd = [found for found in exits if not found.monotone]
+    odd = [pair_exit for pair_exit in exits if not pair_exit.monotone]
     assert odd, "12 checks of 8 positions must meet position 5"
-    for found in odd:
-        assert found.reproduces == tuple(float(probe.timesteps[i]) for i in (0, 1, 5))
-        assert found.timestep == float(probe.timesteps[5]), "the exit is the smallest timestep that reproduces"
-        assert found.reproduced_from(float(probe.timesteps[1]))
-        assert not found.reproduced_from(float(probe.timesteps[3]))
+    for pair_exit in odd:
+        assert pair_exit.reproduces == tuple(float(probe.timesteps[i]) for i in (0, 1, 5))
+        assert pair_exit.timestep == float(probe.timesteps[5]), "the exit is the smallest timestep that reproduces"
+        assert pair_exit.reproduced_from(float(probe.timesteps[1]))
+        assert not pair_exit.reproduced_from(float(probe.timesteps[3]))
     methods = {estimate.method for _, estimate in risk_curve(exits, probe.timesteps)}
     assert any("Bonferroni" in method for method in methods)
 
@@ -176,8 +178,8 @@ def test_a_seed_that_needs_no_guidance_never_leaves():
     own = judge(run_trunk(probe, wide).states[-1], wide.prompt).nonzero().squeeze(1)
     assert len(own), "one seed in 24 falls to point 0 by itself"
     exits = ExitSearch(probe, wide[own], judge).exits()
-    assert {found.censored for found in exits} == {"always"}
-    assert all(found.timestep == float(probe.timesteps[-1]) for found in exits)
+    assert {pair_exit.censored for pair_exit in exits} == {"always"}
+    assert all(pair_exit.timestep == float(probe.timesteps[-1]) for pair_exit in exits)
 
 
 def test_limits_keep_clear_of_the_other_kind():
@@ -212,8 +214,8 @@ def test_a_branch_that_still_approaches_is_not_given_up():
 
 def test_guided_keeps_the_trail_of_every_evaluation():
     probe, pairs = make_probe(steps=6), make_pairs(captions=2, seeds=2)
-    found = run_plain(probe, pairs, ANCHORS)
-    assert found.trail.shape == (6, 4)
+    run = run_plain(probe, pairs, ANCHORS)
+    assert run.trail.shape == (6, 4)
     assert probe.count.total == 2 * 6 * 4
     assert run_plain(probe, pairs).trail is None
 

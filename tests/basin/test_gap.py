@@ -37,20 +37,20 @@ def borne(toy, point, prompt, timestep, steps=16, radius=0.25):
 @pytest.mark.parametrize("prompt", [0, EMPTY])
 def test_critical_scale_is_the_last_level_that_is_borne(prompt):
     toy = gaussian_memorizer(count=32, dim=16, leak=0.5)
-    found = critical_scale(probe_of(toy), toy.points[:1], torch.tensor([0]))
-    measured = found.with_caption if prompt == 0 else found.without
+    critical = critical_scale(probe_of(toy), toy.points[:1], torch.tensor([0]))
+    measured = critical.with_caption if prompt == 0 else critical.without
     timestep = round(toy.schedule.timestep(float(measured[0])))
     assert [borne(toy, toy.points[:1], prompt, timestep + k) for k in (-50, -1, 0, 1, 50)] == [True] * 3 + [False] * 2
 
 
 def test_a_caption_holds_its_image_at_more_noise_than_none_does():
     model = probe_of(TOY)
-    found = critical_scale(model, TOY.points[:6], torch.arange(6))
-    assert bool((found.caption_effect > 0).all())
+    critical = critical_scale(model, TOY.points[:6], torch.arange(6))
+    assert bool((critical.caption_effect > 0).all())
     assert model.count.total <= 2 * 6 * 10 * 16
     weaker = gaussian_memorizer(count=32, dim=16, leak=0.3)
     less = critical_scale(probe_of(weaker), weaker.points[:6], torch.arange(6))
-    assert bool((less.with_caption < found.with_caption).all()), "the caption says less, so it holds less"
+    assert bool((less.with_caption < critical.with_caption).all()), "the caption says less, so it holds less"
 
 
 def test_an_image_of_another_caption_is_held_by_neither_more():
@@ -120,8 +120,8 @@ def test_delong_covers_the_auc():
     g, covered = torch.Generator().manual_seed(2), 0
     true = float(torch.distributions.Normal(0, 1).cdf(torch.tensor(1 / math.sqrt(2))))
     for _ in range(100):
-        found = stats.auc_interval(torch.randn(30, generator=g) + 1, torch.randn(20, generator=g))
-        covered += found.low <= true <= found.high
+        auc = stats.auc_interval(torch.randn(30, generator=g) + 1, torch.randn(20, generator=g))
+        covered += auc.low <= true <= auc.high
     assert covered >= 89  # 95% of 100; three standard errors below
 
 
@@ -136,10 +136,10 @@ def test_detectors_against_the_true_exit():
         errors.append(detector_error(probe, pairs, exits, SwitchAfter(detector, 0.0, 7.5)))
         assert probe.count.total - before >= 40 * len(pairs)
     robust, deep, _ = errors
-    inside = sum(found.timestep is not None for found in exits)
-    for found in errors:
-        assert found.early.n == found.never.n == inside
-        assert len(found.fired) == len(pairs)
+    inside = sum(pair_exit.timestep is not None for pair_exit in exits)
+    for error in errors:
+        assert error.early.n == error.never.n == inside
+        assert len(error.fired) == len(pairs)
     assert deep.distance is None or robust.distance.value <= deep.distance.value, "a deeper fall comes later"
 
 

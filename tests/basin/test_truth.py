@@ -87,8 +87,8 @@ def compare(groups, settings, seed):
             if both:
                 middle = [(e.timestep + (e.lower or 0.0)) / 2 - t for e, t in both]
                 errors.append(float(np.median(np.abs(middle))) * steps / 1000)
-            found = mean_width([e.model_copy(update={"caption": k}) for k, e in enumerate(exits)])
-            covered.append(found.low <= width <= found.high)
+            estimate = mean_width([e.model_copy(update={"caption": k}) for k, e in enumerate(exits)])
+            covered.append(estimate.low <= width <= estimate.high)
     return np.array(errors), np.mean(agree), np.array(covered)
 
 
@@ -120,10 +120,10 @@ def test_the_exact_exit_is_where_a_fine_sampler_leaves():
     pairs = Pairs(torch.zeros(8, dtype=torch.long), torch.arange(8), noise)
     probe = GuidedModel(toy, toy.schedule, toy.schedule.grid(125), 5.0, chunk=4096)
     exits = ExitSearch(probe, pairs, lambda x, p: toy.nearest(x) == p).exits()
-    for found, sigma in zip(exits, exact.tolist(), strict=True):
+    for pair_exit, sigma in zip(exits, exact.tolist(), strict=True):
         true = timestep_of(toy, sigma)
-        assert (found.timestep is None) == (true is None)
-        assert true is None or (found.lower or 0.0) - 8 <= true <= found.timestep + 8
+        assert (pair_exit.timestep is None) == (true is None)
+        assert true is None or (pair_exit.lower or 0.0) - 8 <= true <= pair_exit.timestep + 8
 
 
 def test_the_formula_of_many_points_says_where_half_of_them_leave():

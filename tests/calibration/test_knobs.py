@@ -14,8 +14,8 @@ NOISE = stable_diffusion_schedule()
 PLAIN, LOWER, PREFIX = plain_cfg(3.0, NOISE), plain_cfg(1.5, NOISE), rule(Setting(0.0), 500.0, NOISE, 3.0)
 
 
-def searched(guidance, strength, kept, copies=0):
-    taught = Taught(estimate_of([kept] * 9, 16), {}, {}, 0.0)
+def searched(guidance, strength, taught_value, copies=0):
+    taught = Taught(estimate_of([taught_value] * 9, 16), {}, {}, 0.0)
     return ProductCandidate.measured(
         [True] * copies + [False] * (16 - copies), list(range(16)), 0.1, product=Product(guidance, strength, 3),
         phase="search", evals_per_sample=32.0, nearest=0.5, taught=taught,

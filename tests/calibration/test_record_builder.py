@@ -141,10 +141,12 @@ def test_what_was_taught_decides_and_is_told_of_heldout_prompts(monkeypatch):
     tested = [c for c in of_phase(certificate.tried, "proof") if c.proven]
     assert tested
     assert certificate.shipped is max(tested, key=lambda c: c.left.value)
-    record, told = certificate.record, certificate.heldout
-    assert record.taught == told[certificate.shipped.product].value != certificate.shipped.left, "on other prompts"
-    assert record.plain_taught == told[certificate.plain.product].value
-    assert record.best_plain_taught == max((told[p].value for p in told if p.guidance.plain), key=lambda e: e.value)
+    record, heldout = certificate.record, certificate.heldout
+    assert record.taught == heldout[certificate.shipped.product].value != certificate.shipped.left, "on other prompts"
+    assert record.plain_taught == heldout[certificate.plain.product].value
+    assert record.best_plain_taught == max(
+        (heldout[p].value for p in heldout if p.guidance.plain), key=lambda e: e.value
+    )
     assert all(c.taught for c in certificate.tried), "the samples of the risk tell it of everything"
 
 

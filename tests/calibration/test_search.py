@@ -26,10 +26,14 @@ def taught(value, spread=0.02, seed=0):
     return Taught(estimate_of(drawn, 16), {}, {}, 0.0, replicas=drawn, units=("a", "b"), n=16)
 
 
-def candidate(strength=1.0, copies=0, kept=0.5, nearest=0.5, guidance=None, pairs=16, **rest):
+def candidate(strength=1.0, copies=0, taught_value=0.5, nearest=0.5, guidance=None, pairs=16, **rest):
     hits = [True] * copies + [False] * (pairs - copies)
     product = Product(guidance or plain_cfg(3.0, NOISE), strength)
-    defaults = {"evals_per_sample": 32.0, "phase": "search", "taught": None if kept is None else taught(kept)}
+    defaults = {
+        "evals_per_sample": 32.0,
+        "phase": "search",
+        "taught": None if taught_value is None else taught(taught_value),
+    }
     return ProductCandidate.measured(
         hits, list(range(pairs)), 0.1, product=product, nearest=nearest, **{**defaults, **rest}
     )
@@ -54,19 +58,19 @@ def test_so_many_copies_are_hopeless_where_they_are_improbable_at_alpha():
 
 def test_the_ladder_goes_from_safe_to_bold_and_leaves_out_what_something_safer_outdoes():
     low, outdone, middle, high, lost = (
-        candidate(0.5, kept=0.2, nearest=0.1),
-        candidate(0.6, kept=0.1, nearest=0.2),
-        candidate(0.7, kept=0.5, nearest=0.3),
-        candidate(0.8, kept=0.6, copies=2),
-        candidate(1.0, kept=0.9, copies=9),
+        candidate(0.5, taught_value=0.2, nearest=0.1),
+        candidate(0.6, taught_value=0.1, nearest=0.2),
+        candidate(0.7, taught_value=0.5, nearest=0.3),
+        candidate(0.8, taught_value=0.6, copies=2),
+        candidate(1.0, taught_value=0.9, copies=9),
     )
     assert ladder([lost, high, middle, outdone, low], TERMS) == [low, middle, high]
     assert ladder([lost, high, middle, outdone, low], replace(TERMS, chain=2)) == [low, high]
 
 
 def test_what_keeps_nothing_is_not_worth_a_proof_unless_there_is_nothing_else():
-    base_like, ugly = candidate(0.5, kept=-0.1, nearest=0.1), candidate(1.0, kept=-0.4, nearest=0.2)
-    good = candidate(0.8, kept=0.4, nearest=0.9)
+    base_like, ugly = candidate(0.5, taught_value=-0.1, nearest=0.1), candidate(1.0, taught_value=-0.4, nearest=0.2)
+    good = candidate(0.8, taught_value=0.4, nearest=0.9)
     assert ladder([base_like, ugly, good], TERMS) == [good]
     assert ladder([base_like, ugly], TERMS) == [base_like]
     copying = candidate(1.0, copies=16)
@@ -76,9 +80,9 @@ def test_what_keeps_nothing_is_not_worth_a_proof_unless_there_is_nothing_else():
 def test_few_samples_cannot_upset_the_order_of_shares():
     """0, 1 and 0 copies of 16: the last two are pooled to 1/32, and how near they come orders them."""
     low, middle, whole = (
-        candidate(0.5, kept=0.2, nearest=0.5),
-        candidate(0.7, kept=0.4, nearest=0.6, copies=1),
-        candidate(1.0, kept=0.5, nearest=0.7),
+        candidate(0.5, taught_value=0.2, nearest=0.5),
+        candidate(0.7, taught_value=0.4, nearest=0.6, copies=1),
+        candidate(1.0, taught_value=0.5, nearest=0.7),
     )
     order = dangers([whole, low, middle])
     assert order[low.product] == (0, 0.5)
@@ -88,37 +92,39 @@ def test_few_samples_cannot_upset_the_order_of_shares():
 
 
 def test_plain_cfg_of_the_whole_fine_tune_is_proven_wherever_it_may_be_safe():
-    share, whole = candidate(0.6, kept=0.5, nearest=0.1), candidate(1.0, kept=0.4, nearest=0.4)
+    share, whole = candidate(0.6, taught_value=0.5, nearest=0.1), candidate(1.0, taught_value=0.4, nearest=0.4)
     assert chains([share, whole], TERMS) == [[share.product, whole.product]], "outdone, and still on the ladder"
-    copying = candidate(1.0, copies=10, kept=None)
+    copying = candidate(1.0, copies=10, taught_value=None)
     assert chains([share, copying], TERMS) == [[share.product]]
 
 
 def test_a_rule_is_proven_only_where_it_promises_to_keep_more():
-    share = candidate(0.6, kept=0.5)
-    worse, better = candidate(kept=0.3, guidance=prefix()), candidate(kept=0.7, guidance=prefix())
+    share = candidate(0.6, taught_value=0.5)
+    worse, better = candidate(taught_value=0.3, guidance=prefix()), candidate(taught_value=0.7, guidance=prefix())
     assert chains([share, worse], TERMS) == [[share.product]]
     assert chains([share, better], TERMS) == [[share.product], [better.product]]
     lucky = candidate(guidance=prefix(), taught=taught(0.51, spread=0.1, seed=3))
     assert chains([share, lucky], TERMS) == [[share.product]], "not by more than the noise of the search"
-    copying = candidate(1.0, copies=12, kept=None)
+    copying = candidate(1.0, copies=12, taught_value=None)
     assert chains([copying, worse], TERMS) == [[worse.product]], "no samples are spent on what cannot be proven"
 
 
-def proven(strength=1.0, kept=0.5, **rest):
-    return replace(candidate(strength, kept=kept, pairs=40, phase="proof", **rest), proven=True)
+def proven(strength=1.0, taught_value=0.5, **rest):
+    return replace(candidate(strength, taught_value=taught_value, pairs=40, phase="proof", **rest), proven=True)
 
 
 def test_the_most_taught_of_the_proven_ships_whatever_it_costs():
-    much, little = proven(0.6, kept=0.6), proven(kept=0.3, evals_per_sample=20.0)
+    much, little = proven(0.6, taught_value=0.6), proven(taught_value=0.3, evals_per_sample=20.0)
     assert best([little, much]) is much
     assert best([little, replace(much, proven=False)]) is little
     assert best([]) is None
 
 
 def test_what_cannot_be_told_apart_goes_to_the_better_aligned_and_then_to_the_cheaper():
-    def near(kept, **rest):
-        return proven(kept=kept, **rest, taught=taught(kept, spread=0.1, seed=round(1000 * kept)))
+    def near(taught_value, **rest):
+        return proven(
+            taught_value=taught_value, **rest, taught=taught(taught_value, spread=0.1, seed=round(1000 * taught_value))
+        )
 
     high, cheap = near(0.60), near(0.58, evals_per_sample=20.0, guidance=prefix())
     assert best([high, cheap]) is cheap, "the intervals of the difference covers 0"
@@ -135,9 +141,9 @@ def test_level_products_ship_plain_before_a_rule_and_whole_before_a_share():
 
 
 def test_without_any_measure_of_what_is_kept_the_boldest_ships():
-    late, early = (proven(kept=None, guidance=prefix(t)) for t in (300.0, 600.0))
+    late, early = (proven(taught_value=None, guidance=prefix(t)) for t in (300.0, 600.0))
     assert best([late, early]) is early
-    assert best([late, early, proven(kept=None)]).product.guidance.plain
+    assert best([late, early, proven(taught_value=None)]).product.guidance.plain
 
 
 @pytest.mark.parametrize(

@@ -154,10 +154,10 @@ def test_a_lora_file_can_be_calibrated_with_an_anchor(base_dir, scene_folder, tm
     pipe.save_lora_weights(tmp_path, unet_lora_layers=layers, weight_name="mine.safetensors")
     terms = replace(TERMS, anchor=True, strengths=(1.0,))
     settings = replace(QUICK, lora=tmp_path / "mine.safetensors")
-    found = calibrate(str(base_dir), data=scene_folder, settings=settings, terms=terms)
-    assert found.record.product.kind == "lora"
-    assert found.record.base == str(base_dir)
-    assert {c.product.guidance.anchor for c in found.certificate.tried} == {False, True}
+    calibration = calibrate(str(base_dir), data=scene_folder, settings=settings, terms=terms)
+    assert calibration.record.product.kind == "lora"
+    assert calibration.record.base == str(base_dir)
+    assert {c.product.guidance.anchor for c in calibration.certificate.tried} == {False, True}
     with pytest.raises(FileNotFoundError, match="no such file"):
         open_model(str(base_dir), scene_folder, SessionSettings(lora=tmp_path / "none.safetensors"))
     (tmp_path / "bad.safetensors").write_bytes(b"not a lora")
@@ -227,7 +227,7 @@ def copied_folder(tuned_dir, tmp_path_factory):
 
 
 def test_an_audit_finds_the_copies_and_its_page_is_safe(tuned_dir, base_dir, copied_folder, tmp_path):
-    found = audit(
+    run = audit(
         str(tuned_dir),
         data=copied_folder,
         settings=replace(QUICK, base=str(base_dir)),
@@ -235,7 +235,7 @@ def test_an_audit_finds_the_copies_and_its_page_is_safe(tuned_dir, base_dir, cop
         terms=PLAIN,
         out=tmp_path / "out",
     )
-    report = found.audit
+    report = run.audit
     assert report.plain.value == 1.0
     assert {row.file_name for row in report.images} <= {"0.png", "1.png", "2.png"}
     assert sum(row.copies for row in report.images) == report.samples == 3
@@ -243,7 +243,7 @@ def test_an_audit_finds_the_copies_and_its_page_is_safe(tuned_dir, base_dir, cop
     page = (tmp_path / "out" / "audit.html").read_text()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
-    assert "\x1b" not in page + str(found)
+    assert "\x1b" not in page + str(run)
     assert "default-src 'none'" in page
     assert "http" not in page.replace("http-equiv", "")
     assert type(report).from_json((tmp_path / "out" / "audit.json").read_text()) == report

@@ -84,9 +84,9 @@ def test_exporting_an_export_again_keeps_what_it_says_of_its_origin(tmp_path, pi
 
 
 def test_a_lora_file_becomes_a_merged_directory_or_a_file_of_the_other_format(tmp_path, saved, tuned):
-    known = build_record(merged(tuned))
-    export_lora(tuned, known, tmp_path / "cats.safetensors", format="diffusers")
-    (tmp_path / "record.json").write_text(known.model_copy(update={"weights_sha256": ""}).to_json())
+    record = build_record(merged(tuned))
+    export_lora(tuned, record, tmp_path / "cats.safetensors", format="diffusers")
+    (tmp_path / "record.json").write_text(record.model_copy(update={"weights_sha256": ""}).to_json())
     export(str(saved), tmp_path / "record.json", tmp_path / "out", lora=tmp_path / "cats.safetensors")
     assert check_export(tmp_path / "out").ok
     kohya = tmp_path / "kohya.safetensors"

@@ -37,17 +37,17 @@ def test_from_an_export_to_one_that_spares_harmless_prompts(exported, scene_fold
     # random weights copy nothing: say that the six training captions do, the two others do not
     monkeypatch.setattr(Guard, "is_copy", lambda self, images: torch.arange(len(images)) < 6)
     record = triage(exported, scene_folder, prompts, out, per_prompt=1, wanted_miss=0.0)
-    found = record.triage
-    assert (found.miss.n, found.false_alarm.n) == (3, 1)
+    result = record.triage
+    assert (result.miss.n, result.false_alarm.n) == (3, 1)
     show(record, {"out": out})
     assert "means harmless; wrong for" in capsys.readouterr().out
-    assert read_record(out).triage == found
+    assert read_record(out).triage == result
     assert read_record(exported / "basinguard.json").triage is None, "the export itself is not touched"
     pipe = StableDiffusionPipeline.from_pretrained(exported, safety_checker=None)
     again = export_directory(pipe, read_record(out), tmp_path / "again")
     rule = rule_of(load(again, triage=True))
     assert isinstance(rule, Triage)
-    assert rule.threshold == found.threshold
+    assert rule.threshold == result.threshold
     with pytest.raises(FileExistsError, match=r"record\.json.*nothing is overwritten"):
         triage(exported, scene_folder, prompts, out)
 

@@ -186,9 +186,13 @@ def test_shipping_says_where_the_base_is_from_and_shows_heldout_prompts_only(tin
     guard = Guard(training, opened.guard.embedder, opened.guard.plan)
     with series_of(opened, tiny_pipeline_dir, rank=4) as series:
         export_calibrated(guard, series, TERMS, tmp_path / "shipped")
-    told = json.loads((tmp_path / "shipped" / "provenance.json").read_text())
-    assert told["base"]["weights_sha256"] == weights_sha256(tiny_pipeline_dir)
-    assert (told["config"]["rank"], told["config"]["terms"]["pairs"], told["config"]["probe"]["scale"]) == (4, 12, 3.0)
+    provenance = json.loads((tmp_path / "shipped" / "provenance.json").read_text())
+    assert provenance["base"]["weights_sha256"] == weights_sha256(tiny_pipeline_dir)
+    assert (
+        provenance["config"]["rank"],
+        provenance["config"]["terms"]["pairs"],
+        provenance["config"]["probe"]["scale"],
+    ) == (4, 12, 3.0)
     card = (tmp_path / "shipped" / "README.md").read_text()
     assert "a kite" in card
     assert "samples/01.png" in card

@@ -12,8 +12,8 @@ def test_wilson_equals_its_formula():
     p = hits / n
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    found = stats.wilson(hits, n)
-    assert (found.low, found.high) == pytest.approx((centre - half, centre + half))
+    interval = stats.wilson(hits, n)
+    assert (interval.low, interval.high) == pytest.approx((centre - half, centre + half))
 
 
 def test_rate_without_clusters_is_wilson():
@@ -30,9 +30,9 @@ def test_rate_widens_when_seeds_of_a_prompt_agree():
 
 
 def test_rate_of_nothing_still_has_a_width():
-    found = stats.rate(np.zeros(128), np.repeat(np.arange(32), 4))
-    assert found.value == 0
-    assert 0.02 < found.high < 0.04
+    estimate = stats.rate(np.zeros(128), np.repeat(np.arange(32), 4))
+    assert estimate.value == 0
+    assert 0.02 < estimate.high < 0.04
 
 
 @pytest.mark.parametrize(("hits", "n", "alpha"), [(0, 59, 0.05), (2, 124, 0.05), (7, 128, 0.1)])
@@ -65,8 +65,8 @@ def test_cluster_bootstrap_covers_the_mean_at_its_level():
     for draw in range(100):
         centres = rng.normal(size=30)
         values = (centres[:, None] + 0.3 * rng.normal(size=(30, 4))).ravel()
-        found = stats.cluster_bootstrap(values, np.repeat(np.arange(30), 4), seed=draw)
-        covered += found.low <= 0 <= found.high
+        estimate = stats.cluster_bootstrap(values, np.repeat(np.arange(30), 4), seed=draw)
+        covered += estimate.low <= 0 <= estimate.high
     assert (
         covered >= 87
     )  # 95 expected; three standard errors below, less the small-sample bias of the percentile method

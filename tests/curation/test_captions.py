@@ -99,10 +99,10 @@ def test_tokens_are_counted_as_clip_does():
 
 
 def test_the_suggestion_says_what_others_say_too():
-    seen = word_counts([["a cat in the garden"], ["a cat in the garden, next to Gerda's Volvo"]])
-    assert general_caption("a cat in the garden, next to Gerda's Volvo", seen) == "a cat in the garden"
-    assert general_caption("a cat in the garden", seen) == ""
-    assert general_caption("zebra crossing", seen) == ""
+    counts = word_counts([["a cat in the garden"], ["a cat in the garden, next to Gerda's Volvo"]])
+    assert general_caption("a cat in the garden, next to Gerda's Volvo", counts) == "a cat in the garden"
+    assert general_caption("a cat in the garden", counts) == ""
+    assert general_caption("zebra crossing", counts) == ""
 
 
 def test_an_image_far_from_the_rest_is_an_outlier():
@@ -130,6 +130,6 @@ def test_the_index_grows_with_every_cause_and_stays_below_one():
 
 def test_notes_about_files():
     facts = Facts(width=900, height=200, mode="CMYK", format="JPEG", bytes=1, rotated=True, animated=True, alpha=True)
-    found = about_file(Item(None, "a", "", (), facts))
-    assert [f.code for f in found] == ["animated", "rotated", "alpha", "mode", "small", "ratio"]
+    findings = about_file(Item(None, "a", "", (), facts))
+    assert [f.code for f in findings] == ["animated", "rotated", "alpha", "mode", "small", "ratio"]
     assert about_file(Item(None, "a", "", (), Facts(512, 512, "RGB", "PNG", 1))) == []

@@ -27,14 +27,14 @@ TUNER_TABLE = {"path", "filename_column", "caption_column", "width_column", "hei
 
 
 def tree(directory: Path) -> dict[str, tuple]:
-    found = {}
+    entries = {}
     for parent, folders, names in os.walk(directory):
         for name in [*folders, *names]:
             path = Path(parent, name)
             status = path.lstat()
             content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() and not path.is_symlink() else ""
-            found[str(path.relative_to(directory))] = (status.st_mode, status.st_size, status.st_mtime_ns, content)
-    return found
+            entries[str(path.relative_to(directory))] = (status.st_mode, status.st_size, status.st_mtime_ns, content)
+    return entries
 
 
 @pytest.fixture
@@ -83,9 +83,9 @@ def test_the_manifest_loads_in_datasets(photos, tmp_path):
         split="train",
         cache_dir=str(tmp_path / "hf"),
     )
-    kept = [d for d in outcome.curation.decisions if d.action != "drop"]
-    assert len(loaded) == len(kept) == 6
-    assert sorted(loaded["text"]) == sorted(d.captions[0] for d in kept)
+    used_decisions = [d for d in outcome.curation.decisions if d.action != "drop"]
+    assert len(loaded) == len(used_decisions) == 6
+    assert sorted(loaded["text"]) == sorted(d.captions[0] for d in used_decisions)
     assert set(loaded["repeats"]) == {1}
     assert ["a picture, number 0", 'the "first" one'] in list(loaded["captions"])
     assert loaded[0]["image"].size == (192, 192)
@@ -108,15 +108,15 @@ def test_trainer_configs_use_documented_keys_and_name_real_files(photos, tmp_pat
     assert named[str(photos / "05.png")] == ("a picture, number 5", 4)
     backends = json.loads((out / "simpletuner.json").read_text())
     assert [b.get("dataset_type") for b in backends][-1] == "text_embeds"
-    seen = {}
+    tuner_rows = {}
     for backend in backends[:-1]:
         assert set(backend) == TUNER_KEYS
         assert set(backend["parquet"]) == TUNER_TABLE
         table = parquet.read_table(backend["parquet"]["path"]).to_pylist()
         assert all((Path(backend["instance_data_dir"]) / row["file_name"]).is_file() for row in table)
-        seen |= {row["file_name"]: (row["captions"], row["width"], backend["repeats"]) for row in table}
-    assert seen["05.png"] == (["a picture, number 5"], 192, 3)
-    assert len(seen) == len(named) == 6
+        tuner_rows |= {row["file_name"]: (row["captions"], row["width"], backend["repeats"]) for row in table}
+    assert tuner_rows["05.png"] == (["a picture, number 5"], 192, 3)
+    assert len(tuner_rows) == len(named) == 6
 
 
 def test_each_number_of_repeats_is_a_subset_and_braces_are_no_wildcards(photos, tmp_path):
@@ -257,9 +257,9 @@ def test_a_caption_that_disagrees_is_named(folder_of, pictures):
     images["dark.png"] = (pictures[22].point(lambda v: v // 12), "bright")
     images["none.png"] = (pictures[23], "")
     decisions = curate_images(folder_of(images), scorer=BrightnessScore(), workers=1).curation.decisions
-    found = [d.file_name for d in decisions for f in d.findings if f.code == "caption-disagrees"]
-    assert "dark.png" in found
-    assert len(found) < 4
+    disagreeing_files = [d.file_name for d in decisions for f in d.findings if f.code == "caption-disagrees"]
+    assert "dark.png" in disagreeing_files
+    assert len(disagreeing_files) < 4
 
 
 def test_pictures_of_any_size_and_colour_go_through(folder_of):

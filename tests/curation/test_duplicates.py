@@ -176,8 +176,8 @@ def test_the_best_way_to_see_an_image_counts(vectors, monkeypatch, exact_up_to):
     if exact_up_to < len(vectors):
         pytest.importorskip("faiss", reason="beyond 50,000 images only")
         monkeypatch.setattr(neighbours, "EXACT_UP_TO", exact_up_to)
-    queries, known = (vectors, vectors.flip(0)), (vectors,)
-    values, indices = nearest_views(queries, known, k=3)
+    queries, gallery = (vectors, vectors.flip(0)), (vectors,)
+    values, indices = nearest_views(queries, gallery, k=3)
     best = torch.maximum(vectors @ vectors.T, vectors.flip(0) @ vectors.T).fill_diagonal_(-2)
     right = indices == best.argsort(dim=1, descending=True)[:, :3].numpy()
     assert right[:, 0].mean() == 1 if exact_up_to > len(vectors) else right[:, 0].mean() > 0.9
@@ -219,6 +219,6 @@ def test_nothing_is_dropped_through_a_chain(scanned):
 
 def test_the_representative_has_the_most_pixels(scanned, pairs):
     (group,) = find_groups(scanned, pairs)
-    kept = scanned.items[group.representative]
-    assert kept.file_name == "e stretch.png"
+    representative = scanned.items[group.representative]
+    assert representative.file_name == "e stretch.png"
     assert group.reason == "nothing laid over it and no frame and the most pixels (250 x 192)"

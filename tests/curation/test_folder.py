@@ -182,8 +182,8 @@ def test_bad_rows_cost_one_line_each(tmp_path):
     write_jsonl(tmp_path / "metadata.jsonl", rows)
     folder = read_folder(tmp_path)
     assert captions(folder) == {"a.png": ("kept", "second row")}
-    found = {p.file: p.code for p in folder.problems}
-    assert found == {
+    codes = {p.file: p.code for p in folder.problems}
+    assert codes == {
         "a.png": "rows-for-one-image",
         "metadata.jsonl, row 3": "row-missing-file",
         **{f"metadata.jsonl, row {n}": "row-escapes" for n in (4, 5, 6, 7)},

@@ -40,8 +40,8 @@ def test_planted_edits_are_found_and_twins_are_not_merged(tmp_path, strangers, t
     groups = find_groups(scan, find_pairs(scan))
     together = {frozenset((names[a], names[b])) for g in groups for a in g.members for b in g.members if a < b}
     right = sum(len({name[:3] for name in pair}) == 1 for pair in together)
-    found = sum(frozenset((name, name[:3])) in together for name in edited)
-    precision, recall = wilson(right, len(together)), wilson(found, len(edited))
+    paired_edits = sum(frozenset((name, name[:3])) in together for name in edited)
+    precision, recall = wilson(right, len(together)), wilson(paired_edits, len(edited))
     assert (precision.low if sources == 12 else precision.value) > 0.95, f"precision {precision}"
     assert (recall.low if sources == 12 else recall.value) > 0.85, f"recall {recall}"
 

@@ -14,7 +14,7 @@ from basinguard.curation.curate import curate_images
 from basinguard.curation.decisions import AllowList, read_allow_list
 
 BROWSER = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 ATTACK = "<script>document.title='hacked'<!script>"
 NAME = '"><img src=x onerror="document.title=\'hacked\'">.png'
@@ -107,5 +107,5 @@ def browse(page: Path, scratch: Path) -> dict:
              "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=4000",
              f"--user-data-dir={scratch / 'profile'}", "--dump-dom", page.as_uri()]  # fmt: skip
     done = subprocess.run([BROWSER, *flags], capture_output=True, text=True, timeout=120, check=True)
-    (found,) = re.findall(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
-    return json.loads(html.unescape(found))
+    (probe,) = re.findall(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
+    return json.loads(html.unescape(probe))

@@ -69,10 +69,10 @@ def run(tmp_path, photos):
 
     The first was seen otherwise by an earlier probe, and every one by that of the base model.
     """
-    found = exits({0: (16, 16), 1: (0, 200), 2: (1, 2)})
+    late_exits = exits({0: (16, 16), 1: (0, 200), 2: (1, 2)})
     early = report_with(epoch=3, exits=exits({0: (0, 16)}), probed=(0,))
     base = report_with(epoch=-1, exits=exits({0: (0, 16), 1: (0, 16)}), probed=(1, 3))
-    late = report_with(epoch=9, exits=found, probed=(0, 2, 4))
+    late = report_with(epoch=9, exits=late_exits, probed=(0, 2, 4))
     (tmp_path / "run" / "export").mkdir(parents=True)
     write_record(tmp_path / "run" / "export" / "basinguard.json", photos, (base, early, late))
     return tmp_path / "run"
@@ -108,8 +108,8 @@ def test_captions_that_a_budget_took_in_turns_count_from_their_newest_probe(phot
 def test_images_are_found_by_what_they_are_whatever_they_are_called(photos, tmp_path):
     """Trained on four of them in an order of the run's own; since then one was renamed to the front, one deleted."""
     trained = hashes(photos, ("04.png", "01.png", "03.png", "05.png"))
-    found = exits({0: (8, 8), 1: (0, 8), 2: (4, 8)})
-    run = write_guard(tmp_path / "log", [report_with(epoch=2, exits=found, probed=(0, 2, 3))], trained)
+    probed_exits = exits({0: (8, 8), 1: (0, 8), 2: (4, 8)})
+    run = write_guard(tmp_path / "log", [report_with(epoch=2, exits=probed_exits, probed=(0, 2, 3))], trained)
     (photos / "04.png").rename(photos / "000.png")
     (photos / "05.png").unlink()
     evidence = evidence_of(run, photos)
@@ -135,17 +135,17 @@ def test_a_run_without_hashes_blames_nobody(photos, tmp_path):
 def test_a_run_on_a_manifest_is_followed_through_it(photos, tmp_path):
     """Position 1 of the manifest is not position 1 of the folder."""
     curate_images(photos, apply=True, workers=1)
-    kept = [json.loads(line)["file_name"] for line in (photos / MANIFEST).read_text().splitlines()]
-    order = hashes(photos, kept)
-    assert kept[0] == "00.png"
-    assert "same.png" not in kept
-    found = exits({0: (16, 16)})
-    record = record_with((report_with(epoch=1, exits=found, probed=(len(kept) - 1,)),))
+    names = [json.loads(line)["file_name"] for line in (photos / MANIFEST).read_text().splitlines()]
+    order = hashes(photos, names)
+    assert names[0] == "00.png"
+    assert "same.png" not in names
+    probed_exits = exits({0: (16, 16)})
+    record = record_with((report_with(epoch=1, exits=probed_exits, probed=(len(names) - 1,)),))
     (tmp_path / "basinguard.json").write_text(
         record.model_copy(update={"files_sha256": joined_sha256(order)}).to_json()
     )
     curation = curate_images(photos, from_run=tmp_path, workers=1).curation
-    assert [r.file_name for r in curation.remedies] == [kept[-1]]
+    assert [r.file_name for r in curation.remedies] == [names[-1]]
 
 
 def audit(directory, photos, **changed):
@@ -214,8 +214,8 @@ def test_the_evidence_becomes_actions(photos, run):
 
 
 def test_a_picture_whose_copies_go_is_shown_less_by_that(photos, tmp_path):
-    found = report_with(epoch=1, exits=exits({0: (8, 20)}), probed=(0,))
-    write_record(tmp_path / "basinguard.json", photos, (found,))
+    report = report_with(epoch=1, exits=exits({0: (8, 20)}), probed=(0,))
+    write_record(tmp_path / "basinguard.json", photos, (report,))
     curation = curate_images(photos, from_run=tmp_path, workers=1).curation
     by_name = {d.file_name: d for d in curation.decisions}
     assert (by_name["00.png"].repeats, by_name["same.png"].repeats) == (1, 0)

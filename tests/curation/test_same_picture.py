@@ -87,9 +87,9 @@ def test_a_rule_of_colours_is_found_under_something_laid_over(rule):
     cells = np.random.default_rng(2).uniform(0, 255, (576, 3)).astype(np.float32)
     target = rule(cells)
     target[:100] = 0  # a black bar
-    found = find_rule(cells, target)
-    assert found is not None
-    assert np.median(np.abs(found(cells) - rule(cells))[100:]) < 2
+    fitted_rule = find_rule(cells, target)
+    assert fitted_rule is not None
+    assert np.median(np.abs(fitted_rule(cells) - rule(cells))[100:]) < 2
 
 
 def test_one_digit_of_a_screenshot_counts():

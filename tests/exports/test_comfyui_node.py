@@ -104,12 +104,12 @@ def test_every_carrier_gives_the_same_rule(rules, tmp_path, pipe, record, tuned)
     directory = export_directory(pipe, record, tmp_path / "model")
     lora = export_lora(tuned, build_record(merged(tuned)), tmp_path / "cats.safetensors")
     carriers = [directory, directory / "basinguard.json", directory / "scheduler" / "scheduler_config.json", lora]
-    found = [rules.rule_of(rules.read_record(path)) for path in carriers]
-    assert len(set(found)) == 1
-    assert (found[0].before, found[0].measured) == (-2.0, 4.0)
-    assert "scale -2 above sigma" in str(found[0])
+    carried_rules = [rules.rule_of(rules.read_record(path)) for path in carriers]
+    assert len(set(carried_rules)) == 1
+    assert (carried_rules[0].before, carried_rules[0].measured) == (-2.0, 4.0)
+    assert "scale -2 above sigma" in str(carried_rules[0])
     (directory / "basinguard.json").unlink()
-    assert rules.rule_of(rules.read_record(directory)) == found[0]
+    assert rules.rule_of(rules.read_record(directory)) == carried_rules[0]
 
 
 def test_plain_cfg_steers_nothing(node, pipe):

@@ -164,12 +164,12 @@ def test_no_local_path_is_written_anywhere(tmp_path, pipe, record):
     pipe.save_pretrained(tmp_path / "secret-home" / "base")
     loaded = StableDiffusionPipeline.from_pretrained(tmp_path / "secret-home" / "base")
     problem = record.history[0].model_copy(update={"problem": "cannot read secret-home/cat.png"})
-    told = record.model_copy(update={"base": str(tmp_path / "secret-home" / "base"), "history": (problem,)})
-    out = export_directory(loaded, told, tmp_path / "out")
+    private_record = record.model_copy(update={"base": str(tmp_path / "secret-home" / "base"), "history": (problem,)})
+    out = export_directory(loaded, private_record, tmp_path / "out")
     assert [p for p in out.rglob("*") if p.is_file() and b"secret-home" in p.read_bytes()] == []
     assert read_record(out / "basinguard.json").base == "base"
-    shared = export_directory(loaded, told, tmp_path / "shared", share_private=True)
-    assert read_record(shared / "basinguard.json") == told
+    shared = export_directory(loaded, private_record, tmp_path / "shared", share_private=True)
+    assert read_record(shared / "basinguard.json") == private_record
 
 
 def test_samples_lose_everything_but_their_pixels(tmp_path, pipe, brief):

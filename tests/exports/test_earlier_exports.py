@@ -57,7 +57,7 @@ def test_it_is_loaded_and_sampled_by_its_rule(earlier):
     assert rule_of(pipe) == SwitchAt(500.0, before=-2.0, after=None)
     pipe.set_progress_bar_config(disable=True)
     pipe("red circle", num_inference_steps=4, output_type="latent", generator=torch.Generator().manual_seed(0))
-    assert [float(seen.scale[0]) for seen in last_trace(pipe)] == [-2.0, -2.0, 7.5, 7.5]
+    assert [float(observation.scale[0]) for observation in last_trace(pipe)] == [-2.0, -2.0, 7.5, 7.5]
 
 
 def test_it_is_checked_and_its_other_code_is_pointed_out(earlier):

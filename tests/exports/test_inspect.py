@@ -19,7 +19,7 @@ from basinguard.core.safetensors_header import read_header
 from basinguard.core.schema import MAX_BYTES
 from basinguard.core.text import one_line
 from basinguard.exports.directory import export_directory, write_sums
-from basinguard.exports.inspect import MAX_HEADER, SHOWN, inspect_file
+from basinguard.exports.inspect import MAX_HEADER, SHOWN, describe_file, inspect_file
 from basinguard.exports.integrity import check_directory, check_export
 from support.exports import build_record
 
@@ -242,3 +242,16 @@ def written(path: Path, text: str) -> Path:
 def test_check_needs_a_directory_or_a_lora(exported):
     with pytest.raises(ValueError, match="expected an exported directory, a LoRA or a single file"):
         check_export(exported / "basinguard.json")
+
+
+@pytest.mark.parametrize("name", ["lora.bin", "model.ckpt", "lora.pt"])
+def test_a_file_that_may_run_code_is_never_opened(tmp_path, name):
+    (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(ValueError, match=r"may run code and are never opened; convert it to \.safetensors"):
+        inspect_file(tmp_path / name)
+
+
+def test_layers_that_do_not_say_what_they_were_trained_for(tmp_path):
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_"
+    save_file({f"{name}A.weight": torch.ones(2, 8), f"{name}B.weight": torch.ones(8, 2)}, tmp_path / "a.safetensors")
+    assert "trained for   not said by these layers" in describe_file(tmp_path / "a.safetensors")

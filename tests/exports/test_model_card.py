@@ -134,7 +134,7 @@ def test_the_card_says_what_was_measured_and_what_is_not_protected(text):
 
 def test_the_card_tells_strength_triage_and_transfer_where_they_were_calibrated(record, text):
     some, evil = rate(0.04), "<script>x</script> | y"
-    told = record.model_copy(
+    calibrated_record = record.model_copy(
         update={
             "strength": Strength(kind="lora", value=0.6, risk=some, promise=evil),
             "triage": TriageResult(threshold=0.12, timestep=981, false_alarm=rate(0.2), miss=some, wanted_miss=0.05),
@@ -144,7 +144,7 @@ def test_the_card_tells_strength_triage_and_transfer_where_they_were_calibrated(
             ),
         }
     )
-    page = rendered(render_card(told, name="x"))
+    page = rendered(render_card(calibrated_record, name="x"))
     shown = re.sub(r"\s+", " ", page.text)
     for phrase in (
         "at 0.6 of the LoRA, plain CFG copies 4.0 %", "a first gap of at most 0.12 at timestep 981",
@@ -158,10 +158,11 @@ def test_the_card_tells_strength_triage_and_transfer_where_they_were_calibrated(
 
 
 def test_the_card_tells_the_price_in_words_and_numbers(record, text):
-    kept, whole = rate(0.6), rate(0.8)
+    guarded_taught, whole = rate(0.6), rate(0.8)
     best = {"best_plain_taught": rate(0.9)}
-    told = record.model_copy(update={"taught": kept, "plain_taught": whole, "base_risk": rate(0.08), **best})
-    shown = re.sub(r"\s+", " ", rendered(render_card(told, name="x")).text)
+    measured = {"taught": guarded_taught, "plain_taught": whole, "base_risk": rate(0.08), **best}
+    taught_record = record.model_copy(update=measured)
+    shown = re.sub(r"\s+", " ", rendered(render_card(taught_record, name="x")).text)
     assert "It keeps 60% of what was taught, net of copies: 75% of what plain CFG without a guard" in shown
     assert "(0 = base model, 1 = true images) 0 0.8 [0.72, 0.88] (n=64) 0.6 [0.52, 0.68] (n=64)" in shown
     assert "8.0 % [0.0, 16.0] (n = 64) 83.0 %" in shown, "the base model's row stands beside plain CFG's"
@@ -183,10 +184,10 @@ def test_an_earlier_epoch_that_needs_no_rule_is_named_and_has_its_price(record):
 
 def test_the_card_names_every_ruler_and_says_when_there_is_one_alone(record):
     rulers = (("colours", rate(0.7)), ("network", rate(0.6)))
-    told = record.model_copy(update={"taught": rate(0.6), "taught_rulers": rulers})
-    shown = re.sub(r"\s+", " ", rendered(render_card(told, name="x")).text)
+    taught_record = record.model_copy(update={"taught": rate(0.6), "taught_rulers": rulers})
+    shown = re.sub(r"\s+", " ", rendered(render_card(taught_record, name="x")).text)
     assert "the smallest of colours 0.7 [0.62, 0.78] (n=64), network 0.6 [0.52, 0.68] (n=64)" in shown
-    alone = told.model_copy(update={"taught_rulers": rulers[:1]})
+    alone = taught_record.model_copy(update={"taught_rulers": rulers[:1]})
     assert "by colours alone" in rendered(render_card(alone, name="x")).text
 
 
@@ -222,10 +223,10 @@ def test_where_other_tools_lack_the_schedule_the_card_says_so(record):
 @pytest.mark.parametrize("evil", EVIL)
 def test_a_hostile_text_anywhere_is_only_text(record, evil):
     metric = record.metric.model_copy(update={"embedder": evil[:200], "source": evil[:500]})
-    told = record.model_copy(
+    hostile_record = record.model_copy(
         update={"base": evil, "promise": evil, "population": evil, "versions": {evil: evil}, "metric": metric}
     )
-    text = render_card(told, name=evil, pictures=["samples/00.png"], prompts=[evil], origin=[("x", evil)])
+    text = render_card(hostile_record, name=evil, pictures=["samples/00.png"], prompts=[evil], origin=[("x", evil)])
     page = rendered(text)
     assert not page.tags & {"script", "iframe", "hr"}
     assert not [link for link in page.links if "evil" in link or link == "x"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from basinguard.diffusion.sampling import draw_noise, sample_trajectory
-from basinguard.diffusion.toy import gaussian_memorizer
+from basinguard.diffusion.toy import gaussian_memorizer, stable_diffusion_schedule
 from basinguard.exports.a1111 import SCHEDULES, a1111_prompt
 from basinguard.exports.comfyui import REFINABLE, SAMPLERS, WorkflowFiles, comfyui_workflow
 from basinguard.exports.sampler_grids import NOT_COVERED, SCHEDULERS, SIGMAS, fits, grid, steps_before
@@ -201,6 +201,8 @@ def test_a1111_prompt_form(pipe):
         (lambda r: a1111_prompt(_zero(r), "a cat", schedule="Automatic"), "expected one of Simple"),
         (lambda r: comfyui_workflow(r, scheduler=NOT_COVERED[0]), "covered: simple, normal.*not: beta"),
         (lambda r: comfyui_workflow(r, steps=1001), "expected 1 to 1000"),
+        (lambda r: comfyui_workflow(_late(r), scheduler="ddim_uniform", steps=8), "none of 8 steps .* be plain CFG"),
+        (lambda r: a1111_prompt(_late(r), "a cat", schedule="DDIM", steps=8), "0 of 8 steps above the transition"),
         (lambda r: comfyui_workflow(_elsewhere(r)), "not on Stable Diffusion's schedule"),
         (lambda r: a1111_prompt(_elsewhere(_zero(r)), "a cat"), "not on Stable Diffusion's schedule"),
     ],
@@ -208,6 +210,13 @@ def test_a1111_prompt_form(pipe):
 def test_what_cannot_be_said_there_is_refused(record, call, message):
     with pytest.raises(ValueError, match=message):
         call(record)
+
+
+def _late(record):
+    """A transition that the first of eight steps of ddim_uniform, at timestep 876, lies below already."""
+    signal = float(stable_diffusion_schedule().signal(torch.tensor(900.0)))
+    late = {"transition": 900.0, "sigma": (1 - signal**2) ** 0.5 / signal}
+    return record.model_copy(update={"guidance": record.guidance.model_copy(update=late)})
 
 
 def _zero(record):

@@ -76,7 +76,7 @@ def cost(bought, menu, prices=EVALUATIONS):
 @pytest.mark.parametrize("menu", [MENU, PADDED])
 def test_a_purchase_is_within_its_allowance(menu):
     bought = {evals: affordable_probe(evals, menu) for evals in range(0, 20_000, 37)}
-    assert all(cost(found, menu) <= evals for evals, found in bought.items() if found)
+    assert all(cost(probe, menu) <= evals for evals, probe in bought.items() if probe)
 
 
 def test_what_more_evaluations_buy():
@@ -116,8 +116,8 @@ def test_a_set_of_one_caption_is_bought_too():
 
 
 def test_rotation_visits_every_caption_equally_often():
-    seen = [i for turn in range(32) for i in rotated(32, 5, 5 * turn)]
-    assert {seen.count(i) for i in range(32)} == {5}
+    indices = [i for turn in range(32) for i in rotated(32, 5, 5 * turn)]
+    assert {indices.count(i) for i in range(32)} == {5}
     assert rotated(1, 1, 7) == [0]
 
 
@@ -145,11 +145,11 @@ def test_memory_that_runs_out_halves_the_chunk_and_goes_on():
 
     batched = Batched(hungry, 16)
     x = torch.arange(20.0)
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert torch.equal(batched(x, x), 2 * x)
     assert batched.chunk <= 3
-    assert any("exhausted the memory; going on with" in str(w.message) for w in seen)
+    assert any("exhausted the memory; going on with" in str(w.message) for w in caught)
 
 
 def test_one_row_that_does_not_fit_is_an_error():

@@ -11,8 +11,8 @@ ALLOWED = 0.15
 
 
 def picked(history, how="plain", **changes):
-    found = choose_checkpoint(history, ALLOWED, how, **changes)
-    return None if found is None else found.epoch
+    choice = choose_checkpoint(history, ALLOWED, how, **changes)
+    return None if choice is None else choice.epoch
 
 
 def test_the_latest_epoch_that_keeps_the_risk_where_nothing_else_was_measured():
@@ -30,8 +30,8 @@ def test_the_base_model_is_no_candidate_and_nothing_may_be_left():
 
 def test_what_was_taught_decides_before_everything_else_that_is_kept():
     """An early epoch is ugly (below the base), a middling one has learnt most, a late one copies and keeps less."""
-    kept = [-0.3, 0.5, 0.4]
-    rows = [(k, {"alignment_heldout": near(0.9 - 0.1 * k), "taught": near(kept[k])}) for k in range(3)]
+    taught = [-0.3, 0.5, 0.4]
+    rows = [(k, {"alignment_heldout": near(0.9 - 0.1 * k), "taught": near(taught[k])}) for k in range(3)]
     history = [base(), *(report(k, **row) for k, row in rows)]
     assert picked(history) == 1
     assert picked(history, latest=True) == 2
@@ -47,8 +47,8 @@ def test_where_taught_was_not_measured_the_latest_that_aligns_as_well_as_the_bes
 
 def test_an_epoch_that_proves_the_risk_beats_one_that_only_measures_it():
     history = [base(), report(0, n=60), report(1, 5, n=60)]  # [0, 0.06] and 0.083 [0.036, 0.18]
-    found = choose_checkpoint(history, ALLOWED, "plain")
-    assert (found.epoch, found.proven) == (0, True)
+    choice = choose_checkpoint(history, ALLOWED, "plain")
+    assert (choice.epoch, choice.proven) == (0, True)
     unsure = choose_checkpoint([base(), report(1, 5, n=60)], ALLOWED, "plain")
     assert not unsure.proven
     assert "the interval reaches 0.18" in unsure.why
@@ -72,12 +72,12 @@ def test_what_was_kept_on_the_way_is_what_is_chosen_at_the_end(how, measured):
     hits = (0, 1, 0, 2, 0, 1, 3, 0)
     align = (0.7, 0.9, 0.8, 0.88, 0.89, 0.6, 0.9, 0.91)
     taught = (0.1, 0.2, 0.5, 0.3, 0.6, 0.9, 0.4, 0.55)
-    history, kept = [base()], None
+    history, last_choice = [base()], None
     for k in range(8):
         more = {"taught": near(taught[k])} if measured else {}
         history.append(report(k, hits[k], alignment_heldout=near(align[k]), **more))
         history.append(Report.missed(k, 0, "a gap"))
-        found = choose_checkpoint(history, ALLOWED, how)
-        if found is not None and found.epoch == k:
-            kept = k
-    assert kept == picked(history, how)
+        choice = choose_checkpoint(history, ALLOWED, how)
+        if choice is not None and choice.epoch == k:
+            last_choice = k
+    assert last_choice == picked(history, how)

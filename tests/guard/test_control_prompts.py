@@ -16,18 +16,18 @@ from support.toy_guard import STRONG, Nearness, Points
 
 def test_twins_share_words_with_the_set_and_are_none_of_its_captions():
     captions = ["a red ball on grass", "a blue box in snow", "a green kite"]
-    found = recombined_prompts(captions)
-    assert found == recombined_prompts(captions), "the same prompts whenever a run is resumed"
-    assert len(found) == len(set(found)) > 3
-    assert not set(found) & set(captions)
+    prompts = recombined_prompts(captions)
+    assert prompts == recombined_prompts(captions), "the same prompts whenever a run is resumed"
+    assert len(prompts) == len(set(prompts)) > 3
+    assert not set(prompts) & set(captions)
     assert "a red in snow" not in captions
 
 
 @pytest.mark.parametrize("captions", [["a photo of sks dog"] * 5, ["dog"], [NEUTRAL[0], NEUTRAL[1]]])
 def test_a_set_that_says_always_the_same_gets_neutral_prompts(captions):
-    found = recombined_prompts(captions, most=4)
-    assert len(found) == 4
-    assert not set(found) & set(captions)
+    prompts = recombined_prompts(captions, most=4)
+    assert len(prompts) == 4
+    assert not set(prompts) & set(captions)
 
 
 def test_many_captions_cost_no_more_than_a_few():
@@ -36,14 +36,14 @@ def test_many_captions_cost_no_more_than_a_few():
 
 def test_what_cannot_be_known_is_said_and_nothing_is_said_of_a_large_set():
     assert unknowable(200, stand_in=False, drawn=False, samples=64, alpha=0.1) == ()
-    told = " ".join(unknowable(5, stand_in=True, drawn=True, samples=10, alpha=0.1))
+    notice = " ".join(unknowable(5, stand_in=True, drawn=True, samples=10, alpha=0.1))
     for words in (
         "recombined",
         "the base model's own samples",
         "35 would settle it",
         "5 images are the whole evidence",
     ):
-        assert words in told
+        assert words in notice
 
 
 def tiny_guard():

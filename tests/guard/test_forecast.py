@@ -25,13 +25,13 @@ def risen(epoch, **changes):
 
 def test_twice_as_long_as_so_far_is_as_many_epochs_again(monkeypatch):
     monkeypatch.setattr(module, "TINYWORLD", TWICE)
-    found = forecast([base(), risen(9)], ALLOWED)
-    assert found.state == "ahead"
-    assert found.epochs.value == pytest.approx(10)
-    assert found.epochs.low == pytest.approx(10 / 3)
-    assert found.epochs.high == pytest.approx(50)
-    assert (found.epochs.level, found.epochs.n) == (0.8, 9)
-    assert str(found).startswith(
+    prediction = forecast([base(), risen(9)], ALLOWED)
+    assert prediction.state == "ahead"
+    assert prediction.epochs.value == pytest.approx(10)
+    assert prediction.epochs.low == pytest.approx(10 / 3)
+    assert prediction.epochs.high == pytest.approx(50)
+    assert (prediction.epochs.level, prediction.epochs.n) == (0.8, 9)
+    assert str(prediction).startswith(
         "breach in 10 [3, 50] epochs, 80% interval (learnt on TinyWorld, from gap excess 0.004"
     )
 
@@ -42,11 +42,11 @@ def test_the_end_of_an_interval_never_lies_in_the_past(monkeypatch):
 
 
 def test_time_left_is_linear_in_what_has_risen():
-    known = Coefficients(1.0, -0.5, -0.25, -3.0, 0, 0, 0.8, 9)
-    found = risen(9, width=near(0.02, 0.01))
-    assert forecast_features(found) == pytest.approx((math.log(0.004), math.log(0.5), 0.02))
+    coefficients = Coefficients(1.0, -0.5, -0.25, -3.0, 0, 0, 0.8, 9)
+    risen_report = risen(9, width=near(0.02, 0.01))
+    assert forecast_features(risen_report) == pytest.approx((math.log(0.004), math.log(0.5), 0.02))
     wanted = 1 - 0.5 * math.log(0.004) - 0.25 * math.log(0.5) - 3 * 0.02
-    assert log_time_left(found, known) == pytest.approx(wanted)
+    assert log_time_left(risen_report, coefficients) == pytest.approx(wanted)
 
 
 def test_what_has_not_risen_counts_as_the_noise_of_its_measure():
@@ -65,9 +65,9 @@ def test_what_has_not_risen_counts_as_the_noise_of_its_measure():
     ],
 )
 def test_no_number_without_evidence(history, state, why):
-    found = forecast(history, ALLOWED)
-    assert (found.state, found.epochs) == (state, None)
-    assert why in found.why
+    prediction = forecast(history, ALLOWED)
+    assert (prediction.state, prediction.epochs) == (state, None)
+    assert why in prediction.why
 
 
 def test_without_a_critical_scale_the_coefficients_learnt_without_it_are_used(monkeypatch):
@@ -85,11 +85,11 @@ def test_where_a_run_stands_survives_json_and_reads_as_text():
 
 
 @pytest.mark.parametrize(
-    ("known", "name", "used"),
+    ("constant_name", "name", "used"),
     [("TINYWORLD", "gap, critical scale, width", "gap scale width"), ("WITHOUT_SCALE", "gap, width", "gap width")],
 )
-def test_the_coefficients_are_those_of_the_published_study(known, name, used):
-    study, mine = json.loads(STUDY.read_text())["forecast"][name], getattr(module, known)
+def test_the_coefficients_are_those_of_the_published_study(constant_name, name, used):
+    study, mine = json.loads(STUDY.read_text())["forecast"][name], getattr(module, constant_name)
     constants = (mine.constant, *(getattr(mine, part) for part in used.split()))
     assert constants == pytest.approx(study["coefficients"], abs=5e-4)
     assert (mine.low, mine.high) == pytest.approx(study["interval"], abs=5e-4)

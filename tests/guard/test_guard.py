@@ -28,11 +28,11 @@ def test_early_decisions_and_chunks_change_no_report():
     class Blind(Points):
         encode = property()  # no encoder: nothing is decided early
 
-    def told(report):
+    def without_cost(report):
         return report.model_copy(update={"seconds": 0.0, "unet_evals": 0})
 
     reports = [make_guard().measure(model, epoch=0, train_step=1) for model in (Points(), Blind())]
-    assert told(reports[0]) == told(reports[1])
+    assert without_cost(reports[0]) == without_cost(reports[1])
     small = make_guard(chunk=3).measure(Points(), epoch=0, train_step=1)
     assert [e.timestep for e in small.basin.exits] == [e.timestep for e in reports[0].basin.exits]
 
@@ -79,10 +79,10 @@ def test_a_report_does_not_depend_on_what_the_network_predicts(kind):
             return denoise
 
     toy = Memorizer(STRONG.points, STRONG.leak, schedule)
-    found, exact = (make_guard().measure(model(toy), epoch=0, train_step=1) for model in (Predicts, Points))
-    assert [e.timestep for e in found.basin.exits] == [e.timestep for e in exact.basin.exits]
-    assert any(e.timestep is not None for e in found.basin.exits)
-    assert found.gaps.train.value == pytest.approx(exact.gaps.train.value, rel=1e-3)
+    predicted, exact = (make_guard().measure(model(toy), epoch=0, train_step=1) for model in (Predicts, Points))
+    assert [e.timestep for e in predicted.basin.exits] == [e.timestep for e in exact.basin.exits]
+    assert any(e.timestep is not None for e in predicted.basin.exits)
+    assert predicted.gaps.train.value == pytest.approx(exact.gaps.train.value, rel=1e-3)
 
 
 def test_zero_seeds_and_what_is_not_finite_measure_nothing():
@@ -170,14 +170,16 @@ def test_a_caption_keeps_its_noise_whatever_is_measured_beside_it():
     """The base model's probe included, which samples all captions."""
     guard = make_guard(tuple(f"point {k}" for k in range(16)), captions=16, seeds=2, budget=2000)
     reports = [guard.measure(Points(), epoch=k, train_step=k) for k in range(-1, 8)]
-    known = {(e.caption, e.seed) for e in reports[0].basin.exits}
-    assert all((r.probed[e.caption], e.seed) in known for r in reports for e in r.basin.exits)
+    base_pairs = {(e.caption, e.seed) for e in reports[0].basin.exits}
+    assert all((r.probed[e.caption], e.seed) in base_pairs for r in reports for e in r.basin.exits)
     assert all(r.precision.endswith("exits within 50 timesteps") for r in reports[1:])
-    seen: dict[int, set] = {}
+    exit_timesteps: dict[int, set] = {}
     for report in reports:
-        for found in report.basin.exits:
-            seen.setdefault((report.probed[found.caption], found.seed), set()).add(found.timestep)
-    assert all(len(values) == 1 for values in seen.values()), "the same model, caption and seed gave two exits"
+        for pair_exit in report.basin.exits:
+            exit_timesteps.setdefault((report.probed[pair_exit.caption], pair_exit.seed), set()).add(pair_exit.timestep)
+    assert all(len(values) == 1 for values in exit_timesteps.values()), (
+        "the same model, caption and seed gave two exits"
+    )
 
 
 class Clock:
@@ -229,14 +231,14 @@ def test_every_probe_stays_within_its_own_share(monkeypatch, training, kind):
     clock.probe(guard, -1)
     probes = [clock.probe(guard, epoch, training) for epoch in range(3 if kind == "exits" else 8)]
     assert all(seconds <= 0.05 * training for _, seconds in probes)
-    found = [report for report, _ in probes]
+    reports = [report for report, _ in probes]
     if kind == "nothing":
-        assert found == [None] * len(probes)
+        assert reports == [None] * len(probes)
         return
-    assert all(report.gaps.since_base is not None and "gap of 16 of 16" in report.precision for report in found)
-    assert [report.samples.risk is not None for report in found] == [kind != "gap"] * len(probes)
-    assert [report.searched for report in found] == [kind == "exits"] * len(probes)
-    assert {i for report in found for i in report.probed} == (set() if kind == "gap" else set(range(16)))
+    assert all(report.gaps.since_base is not None and "gap of 16 of 16" in report.precision for report in reports)
+    assert [report.samples.risk is not None for report in reports] == [kind != "gap"] * len(probes)
+    assert [report.searched for report in reports] == [kind == "exits"] * len(probes)
+    assert {i for report in reports for i in report.probed} == (set() if kind == "gap" else set(range(16)))
 
 
 def test_gaps_without_their_control_raise_no_alarm():

@@ -13,10 +13,10 @@ ALLOWED = 0.15
 
 
 def test_a_run_that_copies_nothing_is_safe():
-    found = verdict_on([base(), report(4, n=60)], ALLOWED)
-    assert (found.state, found.level, found.epoch) == ("safe", 0, 4)
-    assert found.confidence > 0.97
-    assert "0.00 [0.00, 0.06] of 60 samples against 0.15 allowed" in found.evidence[0]
+    verdict = verdict_on([base(), report(4, n=60)], ALLOWED)
+    assert (verdict.state, verdict.level, verdict.epoch) == ("safe", 0, 4)
+    assert verdict.confidence > 0.97
+    assert "0.00 [0.00, 0.06] of 60 samples against 0.15 allowed" in verdict.evidence[0]
 
 
 @pytest.mark.parametrize(
@@ -28,10 +28,10 @@ def test_a_run_that_copies_nothing_is_safe():
     ],
 )
 def test_an_early_alarm_says_that_a_basin_is_forming(changes, words):
-    found = verdict_on([base(), report(4, **changes)], ALLOWED)
-    assert found.state == "basin forming"
-    assert any(words in line for line in found.evidence)
-    assert not found.breaches()
+    verdict = verdict_on([base(), report(4, **changes)], ALLOWED)
+    assert verdict.state == "basin forming"
+    assert any(words in line for line in verdict.evidence)
+    assert not verdict.breaches()
 
 
 def test_an_alarm_whose_interval_reaches_zero_is_none():
@@ -53,10 +53,10 @@ def test_memorizing_while_a_transition_is_left_and_too_late_when_none_is():
 
 
 def test_a_risk_just_above_the_allowed_one_is_no_breach_yet():
-    found = verdict_on([base(), report(4, 4, transition=640.0)], ALLOWED)  # 0.167 [0.07, 0.36]
-    assert found.state == "memorizing"
-    assert 0.5 < found.confidence < 0.9
-    assert not found.breaches()
+    verdict = verdict_on([base(), report(4, 4, transition=640.0)], ALLOWED)  # 0.167 [0.07, 0.36]
+    assert verdict.state == "memorizing"
+    assert 0.5 < verdict.confidence < 0.9
+    assert not verdict.breaches()
 
 
 def test_confidence_is_that_of_a_normal_interval():
@@ -83,11 +83,11 @@ UNKNOWN = [
 
 @pytest.mark.parametrize(("history", "why"), UNKNOWN)
 def test_missing_evidence_is_unknown_and_never_a_breach(history, why):
-    found = verdict_on(history, ALLOWED)
-    assert (found.state, found.level, found.confidence) == ("unknown", -1, None)
-    assert why in found.evidence[0]
-    assert not found.breaches()
-    assert not found.breaches("guarded")
+    verdict = verdict_on(history, ALLOWED)
+    assert (verdict.state, verdict.level, verdict.confidence) == ("unknown", -1, None)
+    assert why in verdict.evidence[0]
+    assert not verdict.breaches()
+    assert not verdict.breaches("guarded")
 
 
 def test_a_flat_risk_alone_is_no_flat_metric():
@@ -97,9 +97,9 @@ def test_a_flat_risk_alone_is_no_flat_metric():
 def test_a_probe_without_samples_speaks_by_its_alarms_unless_the_last_samples_said_worse():
     gap_only = {"risk": None, "width": None, "transition": None}
     alarmed = report(5, gap_excess=near(0.004, 0.003), **gap_only)
-    found = verdict_on([base(), report(4, n=60), alarmed], ALLOWED)
-    assert found.state == "basin forming"
-    assert found.evidence[-1] == "no samples at this probe, so no risk"
+    verdict = verdict_on([base(), report(4, n=60), alarmed], ALLOWED)
+    assert verdict.state == "basin forming"
+    assert verdict.evidence[-1] == "no samples at this probe, so no risk"
     worse = verdict_on([base(), report(4, 12, transition=640.0), alarmed], ALLOWED)
     assert worse.state == "unknown"
     assert worse.evidence[0].endswith("at epoch 4 it was memorizing")
@@ -112,9 +112,9 @@ def test_samples_without_exits_never_say_too_late():
         "whether a transition still keeps it is not known"
         in verdict_on([base(width=None), sampled], ALLOWED).evidence[1]
     )
-    known = verdict_on([base(), report(4, 1, transition=640.0), sampled], ALLOWED)
-    assert known.state == "memorizing"
-    assert known.evidence[1] == "guidance from timestep 640 on still keeps it, as of epoch 4"
+    verdict = verdict_on([base(), report(4, 1, transition=640.0), sampled], ALLOWED)
+    assert verdict.state == "memorizing"
+    assert verdict.evidence[1] == "guidance from timestep 640 on still keeps it, as of epoch 4"
 
 
 def test_a_long_run_of_probes_without_samples_is_judged_in_no_time():
@@ -133,10 +133,10 @@ def test_the_newest_known_verdict_passes_over_gaps():
 
 def test_a_verdict_survives_json_and_takes_milliseconds():
     history = [base(), *(report(k, k // 4) for k in range(60))]
-    begun = time.perf_counter()
-    found = verdict_on(history, ALLOWED)
-    assert time.perf_counter() - begun < 0.05
-    assert type(found).from_json(found.to_json()) == found
+    start = time.perf_counter()
+    verdict = verdict_on(history, ALLOWED)
+    assert time.perf_counter() - start < 0.05
+    assert type(verdict).from_json(verdict.to_json()) == verdict
 
 
 @pytest.mark.parametrize("allowed", [0.0, 1.0])

@@ -24,9 +24,9 @@ def test_a_model_of_random_numbers_goes_all_the_way(tmp_path, size, parameters):
     assert all(stage["peak_gb"] < MOST_GB for stage in stages.values())
     assert stages["two LoRA updates"]["largest_change"] > 0
     assert stages["one full fine-tuning update"]["trained"] == stages["build and save"]["parameters"][0]
-    told = [stage for stage in stages.values() if "estimate_gb" in stage]
-    assert len(told) == 4
-    assert all(0.7 < stage["peak_gb"] / stage["estimate_gb"] < 1.5 for stage in told)
+    estimated_stages = [stage for stage in stages.values() if "estimate_gb" in stage]
+    assert len(estimated_stages) == 4
+    assert all(0.7 < stage["peak_gb"] / stage["estimate_gb"] < 1.5 for stage in estimated_stages)
     sampled = stages["guarded sampling, 5 steps"]
     assert sampled["scales"] == sorted(sampled["scales"])
     assert {sampled["scales"][0], sampled["scales"][-1]} == {0.0, 7.5}

@@ -213,8 +213,8 @@ def table_row(name: str) -> str:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_table_tells_what_the_user_sees(name):
-    told = {line.split(" | ")[0]: line for line in TABLE.read_text("utf-8").splitlines()}
-    assert told[f"| {name}"] == table_row(name)
+    rows = {line.split(" | ")[0]: line for line in TABLE.read_text("utf-8").splitlines()}
+    assert rows[f"| {name}"] == table_row(name)
 
 
 def test_the_table_has_no_other_rows():

@@ -51,14 +51,14 @@ def test_two_processes_report_what_one_does_to_the_bit(both):
 
 @pytest.mark.long
 def test_both_do_their_share(both):
-    rows = [seen["rows"] for seen in both]
+    rows = [result["rows"] for result in both]
     assert min(rows) > 0.3 * sum(rows), f"the network saw {rows} rows"
     assert both[0]["few rows"] == both[1]["few rows"] == [[n, 3, 32, 32] for n in (1, ROWS, ROWS + 1)]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("case", "told"),
+    ("case", "problem"),
     [
         ("out of memory once in 1", ""),  # all of them go on with fewer rows
         ("network fails in 1", "TeamFailure: process 1 of 2: RuntimeError: in the network"),
@@ -66,8 +66,8 @@ def test_both_do_their_share(both):
         ("both fail", "TeamFailure: process 0 of 2: ValueError: only here; process 1 of 2: ValueError: only here"),
     ],
 )
-def test_a_failure_anywhere_is_the_same_gap_everywhere(both, case, told):
-    assert both[0][case] == both[1][case] == told
+def test_a_failure_anywhere_is_the_same_gap_everywhere(both, case, problem):
+    assert both[0][case] == both[1][case] == problem
     assert both[0]["history"] == both[1]["history"]
 
 

@@ -59,12 +59,12 @@ def guarded_run(base, tmp_path, *callbacks, logger=None, **changes):
     """A run that must reach its end; with the warnings that it gave."""
     guard = make_guard(**{"on_error": "warn", **changes})
     spy, folder = Spy(), picture_folder(tmp_path / "pictures")
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer, _ = fit(base, folder, tmp_path, spy, guard, *callbacks, logger=logger or CSVLogger(tmp_path))
     assert trainer.current_epoch == 2, "training did not reach its end"
     assert len(spy.losses) == 4
-    return guard, [str(w.message) for w in seen if "training goes on" in str(w.message)]
+    return guard, [str(w.message) for w in caught if "training goes on" in str(w.message)]
 
 
 QUICK = ("NaN", "out of memory")
@@ -72,12 +72,12 @@ QUICK = ("NaN", "out of memory")
 
 @pytest.mark.parametrize("kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.long) for k in PROBES])
 def test_a_failing_probe_is_one_warning_and_gaps(tiny_pipeline_dir, tmp_path, monkeypatch, kind):
-    where, replacement, told = PROBES[kind]
+    where, replacement, problem = PROBES[kind]
     monkeypatch.setattr(where, replacement)
     guard, said = guarded_run(tiny_pipeline_dir, tmp_path)
     assert len(said) == 1
-    assert told in said[0]
-    assert [(r.epoch, r.samples.risk, told in r.problem) for r in guard.history] == [
+    assert problem in said[0]
+    assert [(r.epoch, r.samples.risk, problem in r.problem) for r in guard.history] == [
         (e, None, True) for e in (-1, 0, 1)
     ]
     assert [Report.from_json(r.to_json()) for r in guard.history] == guard.history

@@ -56,12 +56,12 @@ def test_a_resumed_run_equals_the_whole_one(tiny_pipeline_dir, folder, tmp_path,
 
 def test_checkpoints_load_without_pickle_and_hold_kept_weights_once(whole):
     root, *_ = whole
-    kept = [
+    states = [
         torch.load(root / "kept" / f"step={step}.ckpt", weights_only=True)["basinguard"]
         for step in range(1, 2 * EPOCHS)
     ]
-    assert [[part[how]["train_step"] for how in ("guarded", "plain")] for part in kept] == [[0, 0], [0, 0], [2, 2]]
-    assert all(part[how]["weights"] for part in kept for how in part), "weights older than the checkpoint's own"
+    assert [[part[how]["train_step"] for how in ("guarded", "plain")] for part in states] == [[0, 0], [0, 0], [2, 2]]
+    assert all(part[how]["weights"] for part in states for how in part), "weights older than the checkpoint's own"
 
 
 @pytest.mark.long
@@ -81,11 +81,11 @@ def test_a_finished_run_is_exported_when_it_is_resumed(tiny_pipeline_dir, folder
 
 def test_what_can_be_exported_are_averaged_weights_of_every_epoch(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     """The epoch to ship from before a resume comes from the checkpoint, the newer one from disk."""
-    measure, seen, found = Guard.measure, {}, {}
+    measure, probed_digests, exported_digests = Guard.measure, {}, {}
 
     def hopeless_at_the_end(self, model, *, epoch, **options):
         report = measure(self, model, epoch=epoch, **options)
-        seen[epoch] = digest({n: p for n, p in model.pipe.unet.named_parameters() if p.requires_grad})
+        probed_digests[epoch] = digest({n: p for n, p in model.pipe.unet.named_parameters() if p.requires_grad})
         if epoch == 1:
             self.history[-1] = changed(report, transition=None)
         return self.history[-1]
@@ -95,7 +95,7 @@ def test_what_can_be_exported_are_averaged_weights_of_every_epoch(tiny_pipeline_
             with series.at(epoch, 1.0):
                 assert series.module.ema is None, "averaging would replace the kept weights"
                 parameters = series.module.unet.named_parameters()
-                found[epoch] = digest({n: p for n, p in parameters if p.requires_grad})
+                exported_digests[epoch] = digest({n: p for n, p in parameters if p.requires_grad})
 
     monkeypatch.setattr(Guard, "measure", hopeless_at_the_end)
     monkeypatch.setattr(guarded_run, "export_calibrated", shipped)
@@ -104,8 +104,8 @@ def test_what_can_be_exported_are_averaged_weights_of_every_epoch(tiny_pipeline_
     fit(tiny_pipeline_dir, folder, tmp_path, make_guard(), keep, epochs=1, **settings)
     guard = make_guard(export_to=str(tmp_path / "shipped"))
     _, module = fit(tiny_pipeline_dir, folder, tmp_path, guard, epochs=2, ckpt=keep.best_model_path, **settings)
-    assert found == {0: seen[0], 1: seen[1]}
-    assert seen[0] != seen[1]
+    assert exported_digests == {0: probed_digests[0], 1: probed_digests[1]}
+    assert probed_digests[0] != probed_digests[1]
     assert module.ema is not None
 
 
@@ -120,17 +120,17 @@ def test_a_run_that_began_without_a_guard_has_no_baseline_and_says_so(tiny_pipel
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "difference"),
     [
         pytest.param({"plan": {"seeds": 2}}, "seeds was 1, is 2", marks=pytest.mark.long),
         pytest.param({"plan": {"scale": 4.0}}, "scale was 3.0, is 4.0", marks=pytest.mark.long),
         ({"control": ControlGroup(["a green cone"])}, "heldout was ['a blue box'], is ['a green cone']"),
     ],
 )
-def test_other_settings_do_not_continue_a_history(tiny_pipeline_dir, folder, tmp_path, whole, changes, told):
+def test_other_settings_do_not_continue_a_history(tiny_pipeline_dir, folder, tmp_path, whole, changes, difference):
     with pytest.raises(ValueError, match="resume with the settings of that run") as caught:
         fit(tiny_pipeline_dir, folder, tmp_path, make_guard(**changes), ckpt=whole[0] / "kept" / "step=1.ckpt")
-    assert told in str(caught.value)
+    assert difference in str(caught.value)
 
 
 def test_a_state_of_something_else_is_refused():

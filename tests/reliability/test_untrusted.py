@@ -231,10 +231,10 @@ class Tags(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.seen, self.active = [], []
+        self.elements, self.active = [], []
 
     def handle_starttag(self, tag, attributes):
-        self.seen.append((tag, tuple(sorted(name for name, _ in attributes))))
+        self.elements.append((tag, tuple(sorted(name for name, _ in attributes))))
         self.active += [v for _, v in attributes if v and v.strip().lower().startswith(("javascript:", "http"))]
 
 
@@ -261,11 +261,11 @@ def test_a_report_page_shows_texts_and_obeys_none(cases):
     plain = tags(render_report(curation("plain"), {}, title="plain"))
 
     def page(text):
-        found = tags(render_report(curation(text), {}, title=text))
-        assert set(found.seen) <= set(plain.seen) | extra
-        assert found.active == plain.active
+        hostile_page = tags(render_report(curation(text), {}, title=text))
+        assert set(hostile_page.elements) <= set(plain.elements) | extra
+        assert hostile_page.active == plain.active
 
-    extra = set(tags(render_report(curation(""), {}, title="")).seen)
+    extra = set(tags(render_report(curation(""), {}, title="")).elements)
     assert try_all(TEXTS, page, cases) >= min(cases, 30)
 
 
@@ -291,10 +291,10 @@ def test_a_model_card_shows_texts_and_obeys_none(cases):
                 "sampler": RECORD.sampler.model_copy(update={"scheduler": text}),
             }
         )  # fmt: skip
-        keys, found = parts(hostile_record, name, text)
+        keys, hostile_card = parts(hostile_record, name, text)
         assert keys.keys() == front.keys()
-        assert {t for t, _ in found.seen} <= {t for t, _ in plain.seen}
-        assert [a for a in found.active if a not in plain.active] == []
+        assert {t for t, _ in hostile_card.elements} <= {t for t, _ in plain.elements}
+        assert [a for a in hostile_card.active if a not in plain.active] == []
 
     assert try_all(st.tuples(TEXTS, TEXTS), card, cases) >= min(cases, 30)
 

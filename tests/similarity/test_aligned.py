@@ -56,8 +56,8 @@ def test_what_is_alike_to_many_is_a_copy_of_none_and_two_versions_of_one_picture
     twice = search(vectors, torch.cat([vectors, vectors]), Aligned())[0]
     torch.testing.assert_close(twice[:, 0], torch.ones(24), atol=1e-3, rtol=0)
     copies = Aligned()(PIXEL_EDITS["shift 4 %"](scenes).clamp(0, 1))
-    found = search(copies, torch.cat([vectors, vectors]), Aligned())[0][:, 0] >= Aligned().metric.threshold
-    assert float(found.float().mean()) > 0.7, "of a set in which every picture is there twice"
+    is_copy = search(copies, torch.cat([vectors, vectors]), Aligned())[0][:, 0] >= Aligned().metric.threshold
+    assert float(is_copy.float().mean()) > 0.7, "of a set in which every picture is there twice"
 
 
 def test_a_mirrored_copy_is_found_and_said_to_be_mirrored(scenes):

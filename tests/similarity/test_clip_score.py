@@ -21,8 +21,8 @@ def test_equals_open_clips_own_calls(tiny_clip, images):
     tokens = open_clip.get_tokenizer(f"local-dir:{tiny_clip}")(CAPTIONS)
     pictures = [Image.fromarray((image.permute(1, 2, 0) * 255).round().byte().numpy()) for image in images]
     with torch.no_grad():
-        seen = model.encode_image(torch.stack([transform(p) for p in pictures]), normalize=True)
-        expected = (seen * model.encode_text(tokens, normalize=True)).sum(1)
+        embeddings = model.encode_image(torch.stack([transform(p) for p in pictures]), normalize=True)
+        expected = (embeddings * model.encode_text(tokens, normalize=True)).sum(1)
     torch.testing.assert_close(ClipScore.load(tiny_clip).score(images, CAPTIONS), expected, atol=1e-5, rtol=0)
 
 
@@ -35,8 +35,8 @@ def test_says_which_model_it_is(tiny_clip):
 
 def test_takes_words_it_never_saw_and_captions_that_are_too_long(tiny_clip, images):
     score = ClipScore.load(tiny_clip)
-    found = score.score(images, ["a zeppelin", "", "a red ball with a blue box with a red ball with a blue box"])
-    assert torch.isfinite(found).all()
+    values = score.score(images, ["a zeppelin", "", "a red ball with a blue box with a red ball with a blue box"])
+    assert torch.isfinite(values).all()
 
 
 def test_refuses_another_number_of_captions(tiny_clip, images):

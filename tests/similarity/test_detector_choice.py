@@ -59,19 +59,19 @@ class Counting(Structure):
 
 def test_a_choice_is_kept_by_content_and_another_model_or_a_damaged_file_makes_it_anew(scenes, tmp_path, monkeypatch):
     monkeypatch.setenv("BASINGUARD_CACHE", str(tmp_path))
-    known = [Aligned(), Counting()]
+    embedders = [Aligned(), Counting()]
     own = {"half": lambda x: x * 0.5 + 0.25}
-    first, rows = choose_detector(scenes, embedders=known, model_edits=ModelEdits(own, "a model"))
+    first, rows = choose_detector(scenes, embedders=embedders, model_edits=ModelEdits(own, "a model"))
     asked = Counting.asked
-    again, kept = choose_detector(scenes, embedders=known, model_edits=ModelEdits(own, "a model"))
+    again, cached_rows = choose_detector(scenes, embedders=embedders, model_edits=ModelEdits(own, "a model"))
     assert Counting.asked == asked
-    assert (again.metric, [str(row) for row in kept]) == (first.metric, [str(row) for row in rows])
+    assert (again.metric, [str(row) for row in cached_rows]) == (first.metric, [str(row) for row in rows])
     torch.testing.assert_close(again(scenes), first(scenes))
     (file,) = tmp_path.rglob("*.json")
     for model in ("a model", "another model"):
         asked = Counting.asked
         file.write_text("{")
-        choose_detector(scenes, embedders=known, model_edits=ModelEdits(own, model))
+        choose_detector(scenes, embedders=embedders, model_edits=ModelEdits(own, model))
         assert Counting.asked > asked
     assert len(list(tmp_path.rglob("*.json"))) == 2
 

@@ -16,9 +16,9 @@ def chord(degrees: float) -> float:
 
 
 def test_ratio_of_known_distances():
-    found = distance_ratio(on_circle(10, 45), on_circle(0, 90))
-    assert found.tolist() == pytest.approx([chord(10) / chord(80), 1.0])
-    assert found[0] < COPY_RATIO < found[1]
+    ratios = distance_ratio(on_circle(10, 45), on_circle(0, 90))
+    assert ratios.tolist() == pytest.approx([chord(10) / chord(80), 1.0])
+    assert ratios[0] < COPY_RATIO < ratios[1]
 
 
 def test_a_duplicate_hides_a_copy_unless_groups_are_known():

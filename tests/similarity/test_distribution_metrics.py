@@ -78,10 +78,10 @@ def test_jackknife_of_a_mean_difference_has_the_textbook_width():
     def difference(a, b):
         return float(b.mean() - a.mean())
 
-    found = jackknife(difference, x, y, name="none")
+    estimate = jackknife(difference, x, y, name="none")
     textbook = float((x.var() / 400 + y.var() / 400).sqrt()) * 2.262
-    assert found.value == pytest.approx(difference(x, y))
-    assert 0.3 < (found.high - found.value) / textbook < 2.5
+    assert estimate.value == pytest.approx(difference(x, y))
+    assert 0.3 < (estimate.high - estimate.value) / textbook < 2.5
 
 
 def test_everything_at_once_warns_and_names_the_eye():
@@ -89,9 +89,9 @@ def test_everything_at_once_warns_and_names_the_eye():
     images = torch.rand(24, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     features = Cells()
     with pytest.warns(UserWarning, match="24 images are biased"):
-        found = quality(images, images.flip(0).roll(3, -1), features)
-    assert set(found) == {"kid", "fid", "mifid", "precision", "recall"}
-    assert all(features.name in e.method and e.n == 24 for e in found.values())
+        estimates = quality(images, images.flip(0).roll(3, -1), features)
+    assert set(estimates) == {"kid", "fid", "mifid", "precision", "recall"}
+    assert all(features.name in e.method and e.n == 24 for e in estimates.values())
 
 
 def test_inception_without_weights_says_which_file(tmp_path, monkeypatch):

@@ -35,38 +35,38 @@ def world(tmp_path):
 
 
 def test_the_copy_is_found_and_counted(world):
-    found = folder_metrics(world / "samples", world / "train", heldout=world / "heldout", cache=world / "cache")
-    json.dumps(found)  # plain types only
-    assert found["aggregates"]["share"]["value"] == pytest.approx(1 / 6)
-    assert found["aggregates"]["share_any"]["value"] == 0.5
-    last = found["nearest"][-1]
+    metrics = folder_metrics(world / "samples", world / "train", heldout=world / "heldout", cache=world / "cache")
+    json.dumps(metrics)  # plain types only
+    assert metrics["aggregates"]["share"]["value"] == pytest.approx(1 / 6)
+    assert metrics["aggregates"]["share_any"]["value"] == 0.5
+    last = metrics["nearest"][-1]
     assert last["training_image"].endswith("1.png")
     assert last["mirrored"]
-    assert "null train-train" in found["null_train"]["metric"]["source"]
-    assert "0.17 of 5 images" in found["null_heldout"]["metric"]["source"]
-    assert found["null_heldout"]["share"]["value"] >= 1 / 6
-    assert found["ratio"]["duplicate_groups_known"] is False
-    assert 1 < found["diversity"]["vendi"]["value"] <= 3
-    assert found["metric"]["embedder"] == "structure-colour-v1"
-    assert 0 < found["likeness_to_heldout"]["value"] < 1
-    assert "at least 20 of each" in found["quality"]
-    assert folder_metrics(world / "samples", world / "train", cache=world / "cache")["nearest"] == found["nearest"]
+    assert "null train-train" in metrics["null_train"]["metric"]["source"]
+    assert "0.17 of 5 images" in metrics["null_heldout"]["metric"]["source"]
+    assert metrics["null_heldout"]["share"]["value"] >= 1 / 6
+    assert metrics["ratio"]["duplicate_groups_known"] is False
+    assert 1 < metrics["diversity"]["vendi"]["value"] <= 3
+    assert metrics["metric"]["embedder"] == "structure-colour-v1"
+    assert 0 < metrics["likeness_to_heldout"]["value"] < 1
+    assert "at least 20 of each" in metrics["quality"]
+    assert folder_metrics(world / "samples", world / "train", cache=world / "cache")["nearest"] == metrics["nearest"]
 
 
 def test_a_manifest_says_which_images_count(world):
     """Without the image that was copied there is no copy; a row whose image has changed is refused."""
     train = world / "train"
-    kept = ("0.png", "2.png", "3.png", "4.png")
+    names = ("0.png", "2.png", "3.png", "4.png")
     rows = [
         {"file_name": name, "text": "x", "captions": ["x"], "repeats": 1, "caption_sha256": "0" * 64,
-         "image_sha256": hashlib.sha256((train / name).read_bytes()).hexdigest()} for name in kept
+         "image_sha256": hashlib.sha256((train / name).read_bytes()).hexdigest()} for name in names
     ]  # fmt: skip
     (train / "kept.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (world / "curation.json").write_text(json.dumps({"groups": [{"files": ["0.png", "1.png"]}]}))
-    found = verb(world / "samples", train, manifest="kept.jsonl", groups=world / "curation.json")
-    assert found["training_images"] == 4
-    assert found["aggregates"]["share"]["value"] == 0
-    assert found["ratio"]["duplicate_groups_known"] is True
+    metrics = verb(world / "samples", train, manifest="kept.jsonl", groups=world / "curation.json")
+    assert metrics["training_images"] == 4
+    assert metrics["aggregates"]["share"]["value"] == 0
+    assert metrics["ratio"]["duplicate_groups_known"] is True
     (train / "3.png").write_bytes((train / "1.png").read_bytes())
     with pytest.raises(ValueError, match=r"1 of 4 images are gone or changed, such as 3.png; curate again"):
         verb(world / "samples", train, manifest="kept.jsonl")
@@ -74,11 +74,11 @@ def test_a_manifest_says_which_images_count(world):
 
 def test_a_copy_and_no_copy(world):
     train, copy = world / "train" / "1.png", world / "samples" / "p1" / "2.png"
-    found = compare_pair(copy, train, picture=world / "overlay.png")
-    json.dumps(found)
-    assert found["copy"]
-    assert found["mirrored"]
-    assert found["kind"] == "verbatim"
+    comparison = compare_pair(copy, train, picture=world / "overlay.png")
+    json.dumps(comparison)
+    assert comparison["copy"]
+    assert comparison["mirrored"]
+    assert comparison["kind"] == "verbatim"
     with Image.open(world / "overlay.png") as overlay:
         assert overlay.size == (64, 64)
     other = compare_pair(world / "samples" / "p1" / "0.png", train)
@@ -88,10 +88,10 @@ def test_a_copy_and_no_copy(world):
 
 
 def test_the_same_file_is_the_same_image(world):
-    found = compare_pair(world / "train" / "0.png", world / "train" / "0.png")
-    assert found["similarity"] == pytest.approx(1, abs=1e-5)
-    assert found["tiled_l2"] == 0.0
-    assert found["tiled_l2_copy"]
+    comparison = compare_pair(world / "train" / "0.png", world / "train" / "0.png")
+    assert comparison["similarity"] == pytest.approx(1, abs=1e-5)
+    assert comparison["tiled_l2"] == 0.0
+    assert comparison["tiled_l2_copy"]
 
 
 def test_no_file_is_ever_overwritten(world):
@@ -124,10 +124,10 @@ def test_sizes_and_modes_may_differ(world):
 def test_base_samples_are_the_floor(world):
     shutil.copytree(world / "samples", world / "base")
     draw_scene(CAPTIONS[17], 102).save(world / "base" / "p1" / "2.png")
-    found = folder_metrics(world / "samples", world / "train", base=world / "base")
-    copied = found["nearest"][-1]["similarity"]
-    assert 0 < found["above_floor"]["value"] < copied / 6
-    assert found["null_base_samples"]["share"]["value"] >= 1 / 6
+    metrics = folder_metrics(world / "samples", world / "train", base=world / "base")
+    copied = metrics["nearest"][-1]["similarity"]
+    assert 0 < metrics["above_floor"]["value"] < copied / 6
+    assert metrics["null_base_samples"]["share"]["value"] >= 1 / 6
     (world / "base" / "p1" / "2.png").unlink()
     with pytest.raises(ValueError, match=r"lacks 1 of 6 samples, such as 2\.png"):
         folder_metrics(world / "samples", world / "train", base=world / "base")
@@ -136,17 +136,17 @@ def test_base_samples_are_the_floor(world):
 def test_what_cannot_be_measured_says_why(world):
     for i in range(1, 5):
         (world / "train" / f"{i}.png").unlink()
-    found = folder_metrics(world / "samples" / "p0", world / "train")
-    assert found["ratio"].startswith("not measured: 1 training images")
-    assert "at least 2 samples" in found["diversity"]
-    assert found["null_train"].startswith("not measured")
-    assert found["aggregates"]["share"]["n"] == 3
+    metrics = folder_metrics(world / "samples" / "p0", world / "train")
+    assert metrics["ratio"].startswith("not measured: 1 training images")
+    assert "at least 2 samples" in metrics["diversity"]
+    assert metrics["null_train"].startswith("not measured")
+    assert metrics["aggregates"]["share"]["n"] == 3
 
 
 def test_each_threshold_is_shown_beside_the_published_one(world):
-    found = folder_metrics(world / "samples", world / "train", heldout=world / "heldout")
+    metrics = folder_metrics(world / "samples", world / "train", heldout=world / "heldout")
     for part in ("null_train", "null_heldout"):
-        advised = found[part]["advised"]
+        advised = metrics[part]["advised"]
         assert advised["metric"]["threshold"] == 0.69  # five images are too few to go below it
         assert "because 5 images are few" in advised["metric"]["source"]
         assert advised["share"]["value"] == pytest.approx(1 / 6)
@@ -169,14 +169,14 @@ def test_equal_files_are_one_group_and_near_ones_must_be_named(world):
     assert "null train-train" in folder_metrics(world / "samples", train)["null_train"]["metric"]["source"]
     with Image.open(train / "1.png") as one:
         one.save(train / "near.jpg", quality=90)
-    found = folder_metrics(world / "samples", train)
-    assert found["null_train"].startswith("not measured: two training images")
+    ungrouped = folder_metrics(world / "samples", train)
+    assert ungrouped["null_train"].startswith("not measured: two training images")
     curation = world / "curation.json"
     curation.write_text(json.dumps({"groups": [{"files": ["1.png", "near.jpg"], "reason": "copies"}]}))
-    known = folder_metrics(world / "samples", train, groups=duplicate_groups(train, curation))
-    assert "null train-train" in known["null_train"]["metric"]["source"]
-    assert known["ratio"]["duplicate_groups_known"] is True
-    assert known["ratio"]["share"]["value"] >= found["ratio"]["share"]["value"]
+    grouped = folder_metrics(world / "samples", train, groups=duplicate_groups(train, curation))
+    assert "null train-train" in grouped["null_train"]["metric"]["source"]
+    assert grouped["ratio"]["duplicate_groups_known"] is True
+    assert grouped["ratio"]["share"]["value"] >= ungrouped["ratio"]["share"]["value"]
 
 
 def test_groups_of_another_folder_are_refused(world, tmp_path):
@@ -208,11 +208,11 @@ def test_awkward_names_and_hidden_files(world, capsys):
     (odd / "._#1 ü.PNG").write_bytes(b"what macOS leaves beside a file on a foreign disk")
     main(["metrics", str(odd.parent), str(world / "train")])
     printed = capsys.readouterr()
-    found = json.loads(printed.out)
+    metrics = json.loads(printed.out)
     assert "structure-colour-v1 at 0.69 (published)" in printed.err
     assert "(null_train)" in printed.err
-    assert found["aggregates"]["share_any"]["n"] == 1
-    assert {entry["sample"] for entry in found["nearest"]} == {str(odd / "#1 ü.PNG"), str(odd / "-x.png")}
+    assert metrics["aggregates"]["share_any"]["n"] == 1
+    assert {entry["sample"] for entry in metrics["nearest"]} == {str(odd / "#1 ü.PNG"), str(odd / "-x.png")}
     main(["compare-images", str(odd / "#1 ü.PNG"), str(world / "train" / "0.png"), "--embedder", "structure"])
     assert json.loads(capsys.readouterr().out)["metric"]["threshold"] == 0.69
     with pytest.raises(SystemExit):
@@ -232,9 +232,9 @@ def test_a_shifted_figure_on_an_empty_ground_is_found_by_a_second_eye(world, cap
             ground.save(folder / f"{i}.png")
     main(["metrics", str(copies), str(stickers)])
     printed = capsys.readouterr()
-    found = json.loads(printed.out)
-    assert found["metric"]["embedder"] == "structure-colour-v1"
-    assert found["aggregates"]["share"]["value"] < found["figure"]["share"]["value"] == 1
+    metrics = json.loads(printed.out)
+    assert metrics["metric"]["embedder"] == "structure-colour-v1"
+    assert metrics["aggregates"]["share"]["value"] < metrics["figure"]["share"]["value"] == 1
     assert "structure-figure-v1 at 0.92 (published)" in printed.err
     assert "figure" not in folder_metrics(world / "samples", world / "train")
 

@@ -73,8 +73,8 @@ def test_mixed_sizes_are_grouped_and_keep_their_place(folder):
 
 def test_embeddings_of_files_are_those_of_their_pictures(folder):
     paths = image_paths(folder)
-    found = embed_files(paths, Structure())
-    for vector, path in zip(found, paths, strict=True):
+    embeddings = embed_files(paths, Structure())
+    for vector, path in zip(embeddings, paths, strict=True):
         torch.testing.assert_close(vector, embed_all(load_image(path)[None], Structure())[0], atol=1e-5, rtol=0)
 
 

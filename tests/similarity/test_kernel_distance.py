@@ -48,8 +48,8 @@ def test_the_interval_covers_the_distance_to_the_given_images(spread, centre, le
     covered = 0
     for seed in range(200):
         shares = kernel_shares(directions(angles(96, 0.5, 1000 + seed)), reference)
-        found = stats.cluster_bootstrap(shares, np.arange(96))
-        covered += found.low <= truth <= found.high
+        estimate = stats.cluster_bootstrap(shares, np.arange(96))
+        covered += estimate.low <= truth <= estimate.high
     assert covered / 200 >= least
 
 

@@ -20,17 +20,17 @@ def test_a_blurred_oversaturated_copy_is_verbatim(seed):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_another_scene_with_the_same_caption_is_none(seed):
-    found = compare_locally(scene(seed + 50), scene(seed))
-    assert found.kind == "none"
-    assert found.share < 0.25
+    comparison = compare_locally(scene(seed + 50), scene(seed))
+    assert comparison.kind == "none"
+    assert comparison.share < 0.25
 
 
 def test_a_shared_half_is_a_template_and_the_mask_says_where():
     sample = scene(1).clone()
     sample[:, :, 32:] = scene(60, "fish")[:, :, 32:]
-    found = compare_locally(sample, scene(1))
-    assert found.kind == "template"
-    left, right = (torch.nan_to_num(half).mean() for half in (found.mask[:, :4], found.mask[:, -4:]))
+    comparison = compare_locally(sample, scene(1))
+    assert comparison.kind == "template"
+    left, right = (torch.nan_to_num(half).mean() for half in (comparison.mask[:, :4], comparison.mask[:, -4:]))
     assert float(left) > 0.6 > 0.2 > float(right)
 
 
@@ -45,20 +45,20 @@ def test_a_gray_copy_is_a_copy(seed):
 
 
 def test_the_overlay_ends_where_the_copy_ends():
-    sample, known = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    sample, known = (edit.gaussian_blur(x, [9, 9], [2.0, 2.0]) for x in (sample, known))
-    sample, known = ((x - x.mean()) * 4 + 0.5 for x in (sample, known))
-    sample = torch.cat([known[..., :32], sample[..., 32:]], 2).clamp(0, 1)
-    shown = mark_copied(sample, compare_locally(sample, known.clamp(0, 1)))
-    kept = (shown == sample).all(0).float().mean(0)
-    assert float(kept[:28].min()) > 0.8
-    assert float(kept[40:].max()) < 0.2
+    sample, train = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    sample, train = (edit.gaussian_blur(x, [9, 9], [2.0, 2.0]) for x in (sample, train))
+    sample, train = ((x - x.mean()) * 4 + 0.5 for x in (sample, train))
+    sample = torch.cat([train[..., :32], sample[..., 32:]], 2).clamp(0, 1)
+    shown = mark_copied(sample, compare_locally(sample, train.clamp(0, 1)))
+    unchanged = (shown == sample).all(0).float().mean(0)
+    assert float(unchanged[:28].min()) > 0.8
+    assert float(unchanged[40:].max()) < 0.2
 
 
 def test_empty_images_cannot_tell():
-    found = compare_locally(torch.zeros(3, 64, 64), torch.ones(3, 64, 64))
-    assert (found.kind, found.share, found.windows) == ("none", 0.0, 0)
-    assert bool(found.mask.isnan().all())
+    comparison = compare_locally(torch.zeros(3, 64, 64), torch.ones(3, 64, 64))
+    assert (comparison.kind, comparison.share, comparison.windows) == ("none", 0.0, 0)
+    assert bool(comparison.mask.isnan().all())
 
 
 def test_sizes_may_differ():
@@ -87,9 +87,9 @@ def test_overlay_keeps_the_copied_part_and_greys_the_rest():
     sample[:, :, 32:] = scene(60, "fish")[:, :, 32:]
     shown = mark_copied(sample, compare_locally(sample, scene(1)))
     assert shown.shape == sample.shape
-    kept = (shown == sample).all(0)
-    assert float(kept[:, :16].float().mean()) > 0.4
-    assert float(kept[:, -16:].float().mean()) < 0.4
+    unchanged = (shown == sample).all(0)
+    assert float(unchanged[:, :16].float().mean()) > 0.4
+    assert float(unchanged[:, -16:].float().mean()) < 0.4
 
 
 def test_nan_is_refused():

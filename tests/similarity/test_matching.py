@@ -17,11 +17,11 @@ def scenes() -> torch.Tensor:
 
 def test_search_equals_the_full_product_whatever_the_chunk(monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    queries, known = (unit(torch.randn(n, 12, generator=generator)) for n in (23, 31))
-    expected = (queries @ known.T).topk(3, dim=1)
+    queries, gallery = (unit(torch.randn(n, 12, generator=generator)) for n in (23, 31))
+    expected = (queries @ gallery.T).topk(3, dim=1)
     for chunk in (1, 40, 10_000):
         monkeypatch.setattr(match, "CHUNK", chunk)
-        values, indices = search(queries, known, k=3)
+        values, indices = search(queries, gallery, k=3)
         torch.testing.assert_close(values, expected.values)
         assert torch.equal(indices, expected.indices)
 
@@ -32,22 +32,22 @@ def test_search_gives_as_many_as_there_are():
 
 
 def test_every_scene_finds_itself(scenes):
-    found = nearest_matches(scenes, scenes, Structure())
-    assert [m.index for m in found] == list(range(len(scenes)))
-    assert all(m.similarity == pytest.approx(1, abs=1e-5) and not m.mirrored for m in found)
+    matches = nearest_matches(scenes, scenes, Structure())
+    assert [m.index for m in matches] == list(range(len(scenes)))
+    assert all(m.similarity == pytest.approx(1, abs=1e-5) and not m.mirrored for m in matches)
 
 
 def test_a_mirrored_copy_is_found_and_said_to_be_mirrored(scenes):
-    found = nearest_matches(scenes.flip(-1), scenes, Structure())
-    assert [m.index for m in found] == list(range(len(scenes)))
-    assert all(m.mirrored and m.similarity == pytest.approx(1, abs=1e-5) for m in found)
+    matches = nearest_matches(scenes.flip(-1), scenes, Structure())
+    assert [m.index for m in matches] == list(range(len(scenes)))
+    assert all(m.mirrored and m.similarity == pytest.approx(1, abs=1e-5) for m in matches)
     blind = nearest_matches(scenes.flip(-1), scenes, Structure(), mirror=False)
-    assert all(b.similarity < m.similarity and not b.mirrored for b, m in zip(blind, found, strict=True))
+    assert all(b.similarity < m.similarity and not b.mirrored for b, m in zip(blind, matches, strict=True))
 
 
 def test_embeddings_stand_for_the_images(scenes):
-    known = embed_all(scenes, Structure())
-    assert nearest_matches(scenes[:3], known, Structure()) == nearest_matches(scenes[:3], scenes, Structure())
+    embeddings = embed_all(scenes, Structure())
+    assert nearest_matches(scenes[:3], embeddings, Structure()) == nearest_matches(scenes[:3], scenes, Structure())
 
 
 def test_refuses_an_empty_training_set(scenes):
@@ -75,10 +75,10 @@ def test_refuses_a_zero_embedding():
 def test_faiss_finds_what_the_product_finds(monkeypatch):
     pytest.importorskip("faiss")
     generator = torch.Generator().manual_seed(0)
-    queries, known = (unit(torch.randn(n, 12, generator=generator)) for n in (23, 300))
-    expected = search(queries, known, k=3)
+    queries, gallery = (unit(torch.randn(n, 12, generator=generator)) for n in (23, 300))
+    expected = search(queries, gallery, k=3)
     monkeypatch.setattr(match, "FAISS_FROM", 300)
     monkeypatch.setattr(match, "CHUNK", 0)  # the product would divide by it
-    values, indices = search(queries, known, k=3)
+    values, indices = search(queries, gallery, k=3)
     torch.testing.assert_close(values, expected[0])
     assert torch.equal(indices, expected[1])

@@ -73,8 +73,8 @@ def bytes_file(tmp_path_factory):
 def test_onnx_that_takes_bytes_gets_bytes_laid_out_its_way(bytes_file, images):
     raw = Preprocessing((32, 32), "squash", None, *RAW)
     quarters = torch.nn.functional.avg_pool2d((raw(images) * 255).round(), 16).flatten(1)
-    found = onnx_network(bytes_file, raw)(images)
-    torch.testing.assert_close(found, torch.nn.functional.normalize(quarters), atol=1e-5, rtol=0)
+    embeddings = onnx_network(bytes_file, raw)(images)
+    torch.testing.assert_close(embeddings, torch.nn.functional.normalize(quarters), atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="would do it twice"):
         onnx_network(bytes_file, SQUARE)
 

@@ -32,10 +32,10 @@ def test_equals_sixteen_tiles_cut_by_hand():
 
 def test_adaptive_distance_of_known_numbers():
     train = torch.cat([grey(0.5)] + [grey(0.9)] * 60)
-    found = adaptive_l2(grey(0.6)[0], train)
+    distances = adaptive_l2(grey(0.6)[0], train)
     mean = (0.1 + 49 * 0.3) / 50
-    assert float(found[0]) == pytest.approx(0.1 / (0.5 * mean), rel=1e-4)
-    assert float(found[1]) == pytest.approx(0.3 / (0.5 * mean), rel=1e-4)
+    assert float(distances[0]) == pytest.approx(0.1 / (0.5 * mean), rel=1e-4)
+    assert float(distances[1]) == pytest.approx(0.3 / (0.5 * mean), rel=1e-4)
 
 
 def test_refuses_what_does_not_fit():

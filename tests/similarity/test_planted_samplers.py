@@ -69,8 +69,8 @@ def test_with_the_network_neither_is_shuffling(drawn):
         pytest.skip("needs basinguard[taught]")
     rulers = [ColourTexture(), EfficientNetLite(installed_weights())]
     ruler = TaughtRuler(drawn["truth"], drawn["base"], list(range(N)), rulers)
-    found = values(ruler, drawn)
-    assert all(value <= most for value, most in found.values()), found
+    values_and_limits = values(ruler, drawn)
+    assert all(value <= most for value, most in values_and_limits.values()), values_and_limits
     patches = torch.nn.functional.unfold(drawn["other"], 16, stride=16)
     order = torch.rand(N, 1, 16, generator=torch.Generator().manual_seed(0)).argsort(-1)
     shuffled = torch.nn.functional.fold(patches.gather(2, order.expand_as(patches)), (64, 64), 16, stride=16)

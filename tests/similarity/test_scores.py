@@ -12,25 +12,25 @@ PROMPTS = ["a", "a", "a", "b", "b", "b"]
 
 
 def test_aggregates_of_known_numbers():
-    found = summarise(SIMILARITIES, PROMPTS, threshold=0.9)
-    assert found["sim95"].value == pytest.approx(np.percentile(SIMILARITIES, 95))
-    assert found["share"].value == pytest.approx(1 / 6)
-    assert found["median_median"].value == pytest.approx((0.2 + 0.3) / 2)
-    assert found["median_max"].value == pytest.approx((0.9 + 0.4) / 2)
-    assert found["share_any"].value == 0.5
-    assert all(e.low <= e.value <= e.high for e in found.values())
-    assert found["share_any"].n == 2
+    aggregates = summarise(SIMILARITIES, PROMPTS, threshold=0.9)
+    assert aggregates["sim95"].value == pytest.approx(np.percentile(SIMILARITIES, 95))
+    assert aggregates["share"].value == pytest.approx(1 / 6)
+    assert aggregates["median_median"].value == pytest.approx((0.2 + 0.3) / 2)
+    assert aggregates["median_max"].value == pytest.approx((0.9 + 0.4) / 2)
+    assert aggregates["share_any"].value == 0.5
+    assert all(e.low <= e.value <= e.high for e in aggregates.values())
+    assert aggregates["share_any"].n == 2
 
 
 def test_no_copy_at_all_still_has_an_upper_end():
-    found = summarise(SIMILARITIES, PROMPTS, threshold=0.95)["share"]
-    assert (found.value, found.low) == (0.0, 0.0)
-    assert found.high > 0.1
+    share = summarise(SIMILARITIES, PROMPTS, threshold=0.95)["share"]
+    assert (share.value, share.low) == (0.0, 0.0)
+    assert share.high > 0.1
 
 
 def test_floor_is_paired():
-    found = above_floor([0.5, 0.7, 0.6], [0.4, 0.4, 0.4], ["a", "b", "c"])
-    assert found.value == pytest.approx(0.2)
+    excess = above_floor([0.5, 0.7, 0.6], [0.4, 0.4, 0.4], ["a", "b", "c"])
+    assert excess.value == pytest.approx(0.2)
     with pytest.raises(ValueError, match="pairs"):
         above_floor([0.5], [0.4, 0.4], ["a"])
 

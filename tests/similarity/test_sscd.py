@@ -196,9 +196,9 @@ def test_onnx_gets_the_size_of_the_protocol_and_no_second_normalisation(exported
     path, weight = exported
     monkeypatch.setattr(sscd, "require_sscd", lambda embed, path: None)
     eye = load_sscd(path, "disc_mixup_288")
-    seen = (eye.preprocessing(images) * 255).round()
-    assert seen.shape == (2, 3, 432, 288)
-    expected = torch.nn.functional.normalize(seen.mean((2, 3)) @ weight)
+    pixels = (eye.preprocessing(images) * 255).round()
+    assert pixels.shape == (2, 3, 432, 288)
+    expected = torch.nn.functional.normalize(pixels.mean((2, 3)) @ weight)
     torch.testing.assert_close(eye(images), expected, atol=1e-4, rtol=0)
     assert eye.metric.threshold == 0.75
     assert eye.name.endswith("onnx")

@@ -18,10 +18,10 @@ def vectors(n: int, *, seed: int) -> torch.Tensor:
 
 
 def test_the_threshold_is_exceeded_by_the_share_asked_for():
-    found = null_threshold(np.arange(1, 1000) / 1000, name="x", gallery=32, false_positives=0.01)
-    assert found.threshold.value == pytest.approx(0.99)
-    assert found.threshold.n == 999
-    assert found.false_positives == 0.01
+    null = null_threshold(np.arange(1, 1000) / 1000, name="x", gallery=32, false_positives=0.01)
+    assert null.threshold.value == pytest.approx(0.99)
+    assert null.threshold.n == 999
+    assert null.false_positives == 0.01
 
 
 def test_the_interval_covers_the_quantile_as_often_as_it_says():
@@ -37,11 +37,11 @@ def test_the_interval_covers_the_quantile_as_often_as_it_says():
 
 
 def test_too_few_images_are_said_to_be_too_few():
-    found = null_threshold([0.1, 0.5, 0.3], name="x", gallery=5)
-    assert found.false_positives == 1 / 4
-    assert found.threshold.value == 0.5
-    assert "0.25 of 3 images" in found.metric("eye").source
-    assert found.metric("eye").threshold == found.threshold.high
+    null = null_threshold([0.1, 0.5, 0.3], name="x", gallery=5)
+    assert null.false_positives == 1 / 4
+    assert null.threshold.value == 0.5
+    assert "0.25 of 3 images" in null.metric("eye").source
+    assert null.metric("eye").threshold == null.threshold.high
 
 
 @pytest.mark.parametrize("bad", [[], [0.5], [0.5, math.nan], [[0.1, 0.2]]])
@@ -58,9 +58,9 @@ def test_refuses_a_share_that_is_none():
 def test_samples_take_the_better_of_both_sides():
     train, samples, mirrored = vectors(9, seed=0), vectors(20, seed=1), vectors(20, seed=2)
     expected = torch.maximum((samples @ train.T).max(1).values, (mirrored @ train.T).max(1).values)
-    found = from_samples(samples, train, mirrored=mirrored)
-    assert found.threshold.value == pytest.approx(float(expected.max()))
-    assert found.gallery == 9
+    null = from_samples(samples, train, mirrored=mirrored)
+    assert null.threshold.value == pytest.approx(float(expected.max()))
+    assert null.gallery == 9
 
 
 def test_neighbours_leave_out_the_duplicate_group():
@@ -68,8 +68,8 @@ def test_neighbours_leave_out_the_duplicate_group():
     train = torch.cat([base, base[:2]])  # two duplicates
     groups = [0, 1, 2, 3, 4, 5, 0, 1]
     expected = (base @ base.T).fill_diagonal_(-2).max(1).values
-    found = best_outside(train, train, groups, groups)
-    assert found == pytest.approx([*expected.tolist(), *expected[:2].tolist()], abs=1e-6)
+    similarities = best_outside(train, train, groups, groups)
+    assert similarities == pytest.approx([*expected.tolist(), *expected[:2].tolist()], abs=1e-6)
     assert from_neighbours(train, groups).threshold.value == pytest.approx(float(expected.max()), abs=1e-6)
     assert from_neighbours(train, range(8)).threshold.value == pytest.approx(1.0)
 

@@ -88,35 +88,37 @@ def raising(error: Exception):
 
 def sharded(base: str, pictures: str, rank: int) -> dict[str, object]:
     """Probes of one model by one process, and by both together; with failures of either."""
-    pipe, seen = load_pipeline(base), {}
+    pipe, results = load_pipeline(base), {}
     run = make_run(pictures)
     together, run.team = run.team, Team()
-    seen["alone"] = untimed([run.measure(pipe, epoch=0, train_step=0)])[0].to_json()
+    results["alone"] = untimed([run.measure(pipe, epoch=0, train_step=0)])[0].to_json()
     run.team = together
     calls = []
     inner = LatentModel._forward
     LatentModel._forward = lambda self, x, *rest: calls.append(len(x)) or inner(self, x, *rest)
-    seen["together"] = untimed([run.measure(pipe, epoch=0, train_step=0)])[0].to_json()
+    results["together"] = untimed([run.measure(pipe, epoch=0, train_step=0)])[0].to_json()
     LatentModel._forward = inner
-    seen["rows"] = sum(calls)
+    results["rows"] = sum(calls)
     model = Sharded(LatentModel(pipe), together)
-    seen["few rows"] = [list(model.decode(torch.zeros(n, 4, 16, 16)).shape) for n in (1, 8, 9)]
+    results["few rows"] = [list(model.decode(torch.zeros(n, 4, 16, 16)).shape) for n in (1, 8, 9)]
     full, broken, empty = torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("in the network"), {}
-    seen["out of memory once in 1"] = problem_of(
+    results["out of memory once in 1"] = problem_of(
         run, pipe, **(empty if rank == 0 else {"denoiser": failing_at(2, full)})
     )
-    seen["network fails in 1"] = problem_of(run, pipe, **(empty if rank == 0 else {"denoiser": failing_at(2, broken)}))
+    results["network fails in 1"] = problem_of(
+        run, pipe, **(empty if rank == 0 else {"denoiser": failing_at(2, broken)})
+    )
     bug = {"matches": raising(ValueError("only here"))}
-    seen["something else fails in 0"] = problem_of(run, pipe, **(bug if rank == 0 else empty))
-    seen["both fail"] = problem_of(run, pipe, **bug)
-    seen["afterwards"] = untimed([run.measure(pipe, epoch=0, train_step=0)])[0].to_json()
+    results["something else fails in 0"] = problem_of(run, pipe, **(bug if rank == 0 else empty))
+    results["both fail"] = problem_of(run, pipe, **bug)
+    results["afterwards"] = untimed([run.measure(pipe, epoch=0, train_step=0)])[0].to_json()
     try:
         model.decode(torch.zeros(3 + rank, 4, 16, 16))
     except TeamFailure as error:
-        seen["other rows"] = str(error)
-    seen["history"] = [report.problem for report in run.history]
-    seen["on a budget"] = on_a_budget(base, pictures, rank)
-    return seen
+        results["other rows"] = str(error)
+    results["history"] = [report.problem for report in run.history]
+    results["on a budget"] = on_a_budget(base, pictures, rank)
+    return results
 
 
 def trained(base: str, pictures: str, out: Path) -> dict[str, object]:
@@ -148,13 +150,13 @@ def main(base: str, pictures: str, out: str, what: str = "probe") -> None:
     """Runs one of the two stories."""
     torch.set_num_threads(1)
     if what == "fit":
-        seen = trained(base, pictures, Path(out))
+        results = trained(base, pictures, Path(out))
     else:
         dist.init_process_group("gloo")
-        seen = sharded(base, pictures, dist.get_rank())
+        results = sharded(base, pictures, dist.get_rank())
     import os
 
-    (Path(out) / f"{os.environ['RANK']}.json").write_text(json.dumps(seen))
+    (Path(out) / f"{os.environ['RANK']}.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

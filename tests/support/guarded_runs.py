@@ -108,11 +108,11 @@ class Spy(pl.Callback):
     """Writes down what a training run sees, and draws from the global streams as users' own code does."""
 
     def __init__(self):
-        self.seen, self.losses, self.end = [], [], {}
+        self.batches, self.losses, self.end = [], [], {}
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         drawn = (torch.rand(2).tolist(), np.random.rand(), random.random())
-        self.seen.append((batch["index"].tolist(), batch["caption"], digest(batch["pixel_values"]), drawn))
+        self.batches.append((batch["index"].tolist(), batch["caption"], digest(batch["pixel_values"]), drawn))
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.losses.append(float(outputs["loss"]).hex())

@@ -63,12 +63,12 @@ def announce(owner, name, phase, enter):
     setattr(owner, name, announced)
 
 
-def newest(kept: Path) -> Path | None:
+def newest(folder: Path) -> Path | None:
     """The newest checkpoint; every one that is there must be readable."""
-    found = sorted(kept.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-    for path in found:
+    paths = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    for path in paths:
         torch.load(path, weights_only=True)
-    return found[-1] if found else None
+    return paths[-1] if paths else None
 
 
 def live(root: Path, place: mmap.mmap) -> None:
@@ -150,8 +150,8 @@ def losses(root: Path, wanted: dict[str, object]) -> list[str]:
     outcome = root / "outcome.json"
     if not outcome.is_file():
         return [f"did not finish: {(root / 'log.txt').read_text()[-600:]}"]
-    found = json.loads(outcome.read_text())
-    return [f"{key} differs" for key in wanted if found[key] != wanted[key]]
+    result = json.loads(outcome.read_text())
+    return [f"{key} differs" for key in wanted if result[key] != wanted[key]]
 
 
 def broken_export(root: Path) -> list[str]:

@@ -17,7 +17,7 @@ def changed(report, **values):
 def report(epoch, hits=0, *, n=24, per_epoch=8, transition=999.0, gap=0.1, gap_excess=None, **changes):
     """A report of `hits` copies among n samples; the gap moves with the epoch unless it is given."""
     step = (epoch + 1) * per_epoch
-    known = {
+    fields = {
         "risk": wilson(hits, n),
         "risk_uncond": wilson(0, 8),
         "width": near(hits / n / 4, 0.0),
@@ -28,7 +28,7 @@ def report(epoch, hits=0, *, n=24, per_epoch=8, transition=999.0, gap=0.1, gap_e
         "gap_excess": gap_excess,
         "images": (ImageResult(index=0, width=hits / n), ImageResult(index=3, width=0.0)),
     }
-    return changed(Report.missed(epoch, step, ""), **{**known, **changes})
+    return changed(Report.missed(epoch, step, ""), **{**fields, **changes})
 
 
 def base(**changes):

@@ -16,16 +16,16 @@ FAILED = pytest.mark.filterwarnings(
 )
 
 
-def scripted(monkeypatch, *plan, seen=None):
+def scripted(monkeypatch, *plan, digests=None):
     """Probes that find what `plan` says of epochs -1, 0, 1, ...; an error in it is a probe that fails."""
 
     def measure(self, model, *, epoch, train_step, team=None):
-        told = plan[epoch + 1]
-        if isinstance(told, Exception):
-            raise told
-        if seen is not None:
-            seen[epoch] = digest({n: p for n, p in model.pipe.unet.named_parameters() if p.requires_grad})
-        self.history.append(report(epoch, **told).model_copy(update={"train_step": train_step}))
+        outcome = plan[epoch + 1]
+        if isinstance(outcome, Exception):
+            raise outcome
+        if digests is not None:
+            digests[epoch] = digest({n: p for n, p in model.pipe.unet.named_parameters() if p.requires_grad})
+        self.history.append(report(epoch, **outcome).model_copy(update={"train_step": train_step}))
         return self.history[-1]
 
     monkeypatch.setattr(Guard, "measure", measure)

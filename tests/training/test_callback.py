@@ -113,13 +113,13 @@ def test_loggers_get_the_scalars_and_tensorboard_the_pictures(tiny_pipeline_dir,
 def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     guard = make_guard(on_error="warn")
     monkeypatch.setattr(Guard, "measure", lambda *a, **k: 1 / 0)
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard)
     assert trainer.current_epoch == 2
-    told = [str(w.message) for w in seen if "probe of epoch" in str(w.message)]
-    assert len(told) == 1, "the same problem is reported once"
-    assert "epoch -1 failed and is missing; training goes on: ZeroDivisionError" in told[0]
+    messages = [str(w.message) for w in caught if "probe of epoch" in str(w.message)]
+    assert len(messages) == 1, "the same problem is reported once"
+    assert "epoch -1 failed and is missing; training goes on: ZeroDivisionError" in messages[0]
     assert [report.problem[:17] for report in guard.history] == ["ZeroDivisionError"] * 3
 
 
@@ -161,10 +161,10 @@ def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, fol
     trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, guard, keep, epochs=3, logger=logger)
     assert [report.searched for report in guard.history] == [True, False, True, False]
     rows = list(csv.DictReader((tmp_path / "table" / "metrics.csv").read_text().splitlines()))
-    told = {
+    logged_epochs = {
         name: [row["epoch"] for row in rows if row.get(name)] for name in ("guard_details/gap", "guard_details/width")
     }
-    assert told == {"guard_details/gap": ["", "0", "1", "2"], "guard_details/width": ["", "1"]}
+    assert logged_epochs == {"guard_details/gap": ["", "0", "1", "2"], "guard_details/width": ["", "1"]}
     assert float(trainer.callback_metrics["guard/width"]) == pytest.approx(guard.history[2].basin.width.value)
 
 
@@ -268,9 +268,9 @@ def test_neighbours_that_are_copies_of_each_other_measure_no_threshold(tiny_pipe
 def test_a_history_seen_with_another_eye_is_not_continued():
     training = TrainingSet(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), ("a", "b"))
     strict = WithThreshold(Structure(), Structure().metric.model_copy(update={"threshold": 0.9}))
-    seen = GuardedRun(Guard(training, Structure(), ProbePlan(captions=2))).state_dict()
+    state = GuardedRun(Guard(training, Structure(), ProbePlan(captions=2))).state_dict()
     with pytest.raises(ValueError, match=r"threshold was .*, is 0\.9\. .*resume with the settings of that run"):
-        GuardedRun(Guard(training, strict, ProbePlan(captions=2))).load_state_dict(seen)
+        GuardedRun(Guard(training, strict, ProbePlan(captions=2))).load_state_dict(state)
 
 
 @pytest.mark.parametrize(("epochs", "limits"), [(2, {}), (9, {"max_steps": 3})], ids=["last epoch", "stopped within"])

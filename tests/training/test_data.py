@@ -352,8 +352,8 @@ def test_a_file_damaged_after_the_curation_is_refused_and_one_left_out_is_told(c
     third.write_bytes(third.read_bytes()[:99])
     with pytest.raises(ValueError, match=rf"{third.name}: .*; curate again"):
         image_folder(**curated).setup("fit")
-    (kept,) = image_folder(**curated, skip_bad=True).items
-    assert kept == (str(first), "one")
+    (item,) = image_folder(**curated, skip_bad=True).items
+    assert item == (str(first), "one")
 
 
 def test_a_guard_knows_the_files_that_were_trained_on(curated, scene_folder):

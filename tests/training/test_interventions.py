@@ -103,31 +103,31 @@ def test_where_no_row_counts_the_loss_is_zero_and_has_a_gradient():
 
 def test_the_gap_of_a_row_is_that_of_the_two_branches_in_epsilon(tiny_pipeline_dir, tiny_epsilon_dir):
     for base in (tiny_pipeline_dir, tiny_epsilon_dir):
-        model, seen = FineTune(str(base), method="full").eval(), {}
+        model, notes = FineTune(str(base), method="full").eval(), {}
         model.train()
 
         class Note(LargeGap):
-            def __call__(self, errors, timesteps, gaps, seen=seen):
-                seen["gaps"] = gaps()
+            def __call__(self, errors, timesteps, gaps, notes=notes):
+                notes["gaps"] = gaps()
                 return torch.ones(len(errors))
 
         generator = torch.Generator().manual_seed(0)
         latents, noise = (torch.randn(2, 4, 16, 16, generator=generator) for _ in range(2))
         times, schedule = torch.tensor([100, 700]), model.forward_process
-        told = model.encode_captions(["a ball", "a box"])
-        plain = model.denoising_loss(latents, told, noise, times)
+        text_states = model.encode_captions(["a ball", "a box"])
+        plain = model.denoising_loss(latents, text_states, noise, times)
         model.filter = Note(1.0)
-        assert torch.allclose(model.denoising_loss(latents, told, noise, times), plain, rtol=1e-5)
+        assert torch.allclose(model.denoising_loss(latents, text_states, noise, times), plain, rtol=1e-5)
         noisy = schedule.add_noise(latents, noise, times)
         branches = [
             model.unet(noisy, times, model.encode_captions(texts), return_dict=False)[0].detach()
             for texts in (["a ball", "a box"], ["", ""])
         ]
-        kept = schedule.alphas_cumprod[times].reshape(-1, 1, 1, 1)
+        signal_power = schedule.alphas_cumprod[times].reshape(-1, 1, 1, 1)
         if schedule.config.prediction_type == "v_prediction":
-            branches = [kept.sqrt() * v + (1 - kept).sqrt() * noisy for v in branches]
+            branches = [signal_power.sqrt() * v + (1 - signal_power).sqrt() * noisy for v in branches]
         wanted = (branches[0] - branches[1]).flatten(1).square().mean(1).sqrt()
-        assert torch.allclose(seen["gaps"], wanted, rtol=1e-3)
+        assert torch.allclose(notes["gaps"], wanted, rtol=1e-3)
 
 
 @BREACH
@@ -137,7 +137,7 @@ def test_acting_at_a_breach_rests_draws_and_slows(tiny_pipeline_dir, tmp_path, m
     acting = Interventions(rest=0.0, vary_captions=True, learning_rate=0.5)
     guard = make_guard(respond=BreachResponse("act", interventions=acting), plan={"alpha": 0.15})
     trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, spy, guard, epochs=4)
-    shown = [[index for batch in spy.seen[2 * e : 2 * e + 2] for index in batch[0]] for e in range(4)]
+    shown = [[index for batch in spy.batches[2 * e : 2 * e + 2] for index in batch[0]] for e in range(4)]
     assert [0 in epoch for epoch in shown] == [True, False, False, True], "it rests until it is no longer found"
     assert [len(epoch) for epoch in shown] == [4] * 4
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 / 4)
@@ -149,7 +149,7 @@ def test_acting_changes_nothing_until_there_is_a_breach(tiny_pipeline_dir, tmp_p
     scripted(monkeypatch, QUIET, QUIET, QUIET)
     acting = Interventions(rest=0.0, vary_captions=True, learning_rate=0.5, low_loss=2.0, filters_from="breach")
     fit(tiny_pipeline_dir, folder, tmp_path, calm, make_guard(respond=BreachResponse("act", interventions=acting)))
-    assert (calm.seen, calm.losses) == (bare.seen, bare.losses)
+    assert (calm.batches, calm.losses) == (bare.batches, bare.losses)
     weights = [spy.end["weights"] for spy in (bare, calm)]
     assert weights[0] == weights[1]
 

@@ -33,14 +33,14 @@ def test_guard_json_holds_verdict_forecast_choices_and_every_report(tiny_pipelin
     scripted(monkeypatch, QUIET, FORMING, COPYING)
     fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(plan={"alpha": 0.15}), epochs=2)
     text = (tmp_path / "guard.json").read_text()
-    found = GuardFile.from_json(text)
-    assert found.status.verdict.state == "memorizing"
-    assert found.status.forecast.state == "passed"
-    assert (found.status.plain.epoch, found.status.guarded.epoch) == (0, 1)
+    guard_file = GuardFile.from_json(text)
+    assert guard_file.status.verdict.state == "memorizing"
+    assert guard_file.status.forecast.state == "passed"
+    assert (guard_file.status.plain.epoch, guard_file.status.guarded.epoch) == (0, 1)
     assert [r.epoch for r in read_history(tmp_path / "guard.json")] == [-1, 0, 1]
     old = tmp_path / "older.json"
     old.write_text(json.dumps(json.loads(text)["history"]))
-    assert read_history(old) == list(found.history)
+    assert read_history(old) == list(guard_file.history)
 
 
 @pytest.mark.parametrize("text", ["nothing", "3", '{"history": 3}', "[1]"])
@@ -108,10 +108,10 @@ def test_warning_is_all_that_happens_unless_asked(tiny_pipeline_dir, folder, tmp
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer, _ = fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(), epochs=2)
-    told = [str(w.message) for w in caught if "too late for delayed guidance" in str(w.message)]
-    assert len(told) == 1, "once, not at every epoch"
-    assert "training goes on" in told[0]
-    assert "dropout could be 0.1" in told[0]
+    messages = [str(w.message) for w in caught if "too late for delayed guidance" in str(w.message)]
+    assert len(messages) == 1, "once, not at every epoch"
+    assert "training goes on" in messages[0]
+    assert "dropout could be 0.1" in messages[0]
     assert trainer.current_epoch == 2
 
 
@@ -132,14 +132,16 @@ def test_lightnings_own_callbacks_act_on_the_same_numbers(tiny_pipeline_dir, fol
 
 @BREACH
 def test_every_probed_epoch_can_be_exported_across_a_resume(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
-    seen, found = {}, {}
+    probed_digests, exported_digests = {}, {}
 
     def export(guard, series, *args, **options):
         for epoch in series.epochs:
             with series.at(epoch, 1.0):
-                found[epoch] = digest({n: p for n, p in series.module.unet.named_parameters() if p.requires_grad})
+                exported_digests[epoch] = digest(
+                    {n: p for n, p in series.module.unet.named_parameters() if p.requires_grad}
+                )
 
-    scripted(monkeypatch, QUIET, FORMING, COPYING, LATE, seen=seen)
+    scripted(monkeypatch, QUIET, FORMING, COPYING, LATE, digests=probed_digests)
     monkeypatch.setattr(guarded_run, "export_calibrated", export)
     settings = {"plan": {"alpha": 0.15}, "export_to": str(tmp_path / "shipped")}
     keep = ModelCheckpoint(tmp_path / "kept", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
@@ -149,8 +151,8 @@ def test_every_probed_epoch_can_be_exported_across_a_resume(tiny_pipeline_dir, f
     (late.parent / "notes.txt").write_text("the user's own")
     resumed = tmp_path / "kept" / "epoch=1.ckpt"
     fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(**settings), epochs=3, ckpt=resumed)
-    assert found == {0: seen[0], 1: seen[1], 2: seen[2]}
-    assert len(set(seen.values())) == 4
+    assert exported_digests == {0: probed_digests[0], 1: probed_digests[1], 2: probed_digests[2]}
+    assert len(set(probed_digests.values())) == 4
     assert not late.exists()
     assert (late.parent / "notes.txt").exists()
 
@@ -188,19 +190,19 @@ def test_five_images_and_no_held_out_one_work_and_say_what_is_not_known(tiny_pip
     assert training.heldout_images.shape == (len(training.heldout), 3, 32, 32)
     assert guard.history[-1].gaps.excess is not None
     assert guard.history[-1].critical_scales.excess is not None
-    told = " ".join(guard.run.status.unknowable)
+    notice = " ".join(guard.run.status.unknowable)
     for words in ("recombined from the training captions", "the base model's own samples", "5 images are the whole"):
-        assert words in told
+        assert words in notice
 
 
 @FAILED
 def test_a_gap_is_written_to_guard_json_as_unknown(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     scripted(monkeypatch, QUIET, RuntimeError("no memory"))
     fitted(tiny_pipeline_dir, folder, tmp_path, make_guard(on_error="warn"), epochs=1)
-    found = GuardFile.from_json((tmp_path / "guard.json").read_text())
-    assert found.status.verdict.state == "unknown"
-    assert "no memory" in found.status.verdict.evidence[0]
-    assert Report.missed(0, 2, "RuntimeError: no memory") in found.history
+    guard_file = GuardFile.from_json((tmp_path / "guard.json").read_text())
+    assert guard_file.status.verdict.state == "unknown"
+    assert "no memory" in guard_file.status.verdict.evidence[0]
+    assert Report.missed(0, 2, "RuntimeError: no memory") in guard_file.history
 
 
 def test_a_verdict_that_cannot_be_made_harms_nothing(tiny_pipeline_dir, folder, tmp_path, monkeypatch):

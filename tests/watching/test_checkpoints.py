@@ -55,9 +55,9 @@ def test_a_half_written_file_waits_and_what_is_no_checkpoint_is_left_alone(tmp_p
     for name in ("optimizer.safetensors", "latents.safetensors"):
         saved(tmp_path / name, {"x": UP})
     saved(tmp_path / "basinguard" / "state.safetensors", KOHYA)
-    found = scan(tmp_path, tmp_path / "basinguard")
-    assert found.checkpoints == ()
-    assert "ends too early" in found.partial[half]
+    scanned = scan(tmp_path, tmp_path / "basinguard")
+    assert scanned.checkpoints == ()
+    assert "ends too early" in scanned.partial[half]
     assert scan(tmp_path / "nowhere").checkpoints == ()
 
 

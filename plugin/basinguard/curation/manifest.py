@@ -175,13 +175,15 @@ def check_rows(rows: Sequence[ManifestRow], folder: Folder) -> list[str]:
     """
     items = {item.file_name: item for item in folder.items}
     damage = {problem.file: problem for problem in folder.problems if problem.skipped}
-    seen: set[str] = set()
+    earlier_names: set[str] = set()
     reasons = []
     for row in rows:
         reasons.append(
-            _why_not(row, items.get(row.file_name), damage.get(printable(row.file_name)), row.file_name in seen)
+            _why_not(
+                row, items.get(row.file_name), damage.get(printable(row.file_name)), row.file_name in earlier_names
+            )
         )
-        seen.add(row.file_name)
+        earlier_names.add(row.file_name)
     return reasons
 
 

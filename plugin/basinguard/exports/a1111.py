@@ -8,7 +8,7 @@ transition alone and weighs s / w, the second from the transition on; w (s / w) 
 from __future__ import annotations
 
 from ..core.record import Record
-from .sampler_grids import require_two_scales, steps_before
+from .sampler_grids import is_plain, require_two_scales, steps_before
 
 SCHEDULES = {
     "Simple": "simple",
@@ -53,8 +53,10 @@ def a1111_prompt(
         raise ValueError(f"schedule type {schedule!r}; expected one of {', '.join(SCHEDULES)}")
     if any(mark in prompt for mark in ":|[]<>") or "AND" in prompt.split():
         raise ValueError(f"{prompt!r}: the characters : | [ ] < > and the word AND mean something else there")
-    switch = 0 if rule.plain else steps_before(rule, SCHEDULES[schedule], steps)
-    edited = _edited(prompt, switch, steps, _weight(record)) if switch else prompt
+    if is_plain(rule):
+        edited = prompt
+    else:
+        edited = _edited(prompt, steps_before(rule, SCHEDULES[schedule], steps), steps, _weight(record))
     return f"{edited} <lora:{lora}:1>" if lora else edited
 
 
@@ -72,7 +74,7 @@ def _weight(record: Record) -> float:
 def _edited(prompt: str, switch: int, steps: int, weight: float) -> str:
     if switch < FEWEST:
         raise ValueError(
-            f"{switch} of {steps} steps lies above the transition: prompt editing ignores an edit before the second; "
+            f"{switch} of {steps} steps above the transition: prompt editing ignores an edit before the second; "
             "take more steps"
         )
     share = f"{(switch - 0.4) / steps:.4f}"  # int(share * steps) = switch - 1, int(share * 2 steps) = 2 switch - 1

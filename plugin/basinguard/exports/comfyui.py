@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.record import Record
-from .sampler_grids import require_two_scales, steps_before
+from .sampler_grids import is_plain, require_two_scales, steps_before
 
 REFINABLE = ("simple", "sgm_uniform")  # schedulers whose grid for n * k steps holds that for n
 SAMPLERS = ("euler", "euler_ancestral", "ddim", "ddpm")  # one evaluation a step, and no memory of earlier ones
@@ -81,8 +81,8 @@ def comfyui_workflow(
         seed: of the noise.
 
     Raises:
-        ValueError: a sampler or scheduler that is not covered, a model whose noise schedule ComfyUI does not have, or a
-            rule that core nodes cannot follow.
+        ValueError: a sampler or scheduler that is not covered, steps of which none lies above the transition, a model
+            whose noise schedule ComfyUI does not have, or a rule that core nodes cannot follow.
     """
     rule, steps = record.guidance, steps or record.sampler.timesteps
     require_two_scales(rule)
@@ -93,7 +93,12 @@ def comfyui_workflow(
     nodes["empty"] = _node("CLIPTextEncode", "Empty prompt (leave it empty)", clip=clip, text="")
     side = record.sampler.resolution
     nodes["noise"] = _node("EmptyLatentImage", "Size", width=side, height=side, batch_size=1)
-    switch = 0 if rule.plain else steps_before(rule, scheduler, steps)
+    switch = 0 if is_plain(rule) else steps_before(rule, scheduler, steps)
+    if not (is_plain(rule) or switch):
+        raise ValueError(
+            f"none of {steps} steps of {scheduler} lies above the transition, timestep {rule.transition:g}: that would "
+            "be plain CFG; take more steps or another scheduler"
+        )
     fine = rule.refine
     parts = [
         ("before", f"Above the transition: scale {rule.before:g}", *_typed(rule.before), 0, switch, steps),

@@ -23,6 +23,7 @@ from .lora_layout import is_adapter, layer_rows, lora_context_width, stored_laye
 from .sentences import UNKNOWN, percent, product_line, strength_line, taught_line, triage_line, verdict
 
 MAX_HEADER = 16 * 2**20
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 SHOWN = 160  # characters of one value
 OF_TRAINERS = ("ss_base_model_version", "ss_sd_model_name", "ss_output_name", "modelspec.architecture", "software")
 
@@ -64,6 +65,8 @@ def inspect_file(path: str | Path) -> Inspection:
         if HEADER_RECORD not in header:
             raise ValueError(f"{path}: a safetensors file, but no {HEADER_RECORD!r} in its header: no export of ours")
         return Inspection(path, "safetensors", parse_record(header[HEADER_RECORD], path), header)
+    if path.suffix in PICKLES:
+        raise ValueError(f"{path}: {path.suffix} files may run code and are never opened; convert it to .safetensors")
     if path.name == Path(SCHEDULER_FILE).name:
         return Inspection(path, "scheduler", _in_scheduler(path))
     return Inspection(path, "record", read_record(path))
@@ -92,8 +95,9 @@ def _of_lora(path: Path, header: Header) -> list[str]:
         layers = stored_layers(path, header)
     except ValueError as error:
         return _rows(said | {"audit": f"not possible: {error}"})
-    generation = name_of(lora_context_width(layers))
-    base = f"the {generation}" if lora_context_width(layers) in NAMES else "the model"
+    width = lora_context_width(layers)
+    generation = "not said by these layers" if width is None else name_of(width)
+    base = f"the {generation}" if width in NAMES else "the model"
     return [
         *_rows(dict(layer_rows(layers)) | {"trained for": generation} | said),
         f"does it copy? basinguard audit BASE --lora {shlex.quote(str(path))} --data IMAGES",

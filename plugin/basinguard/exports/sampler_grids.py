@@ -100,6 +100,11 @@ def steps_before(rule: Guidance, scheduler: str, steps: int) -> int:
     return int(above.sum())
 
 
+def is_plain(rule: Guidance) -> bool:
+    """Whether no timestep lies above the transition, so that the rule is CFG from the first one on."""
+    return rule.plain or rule.transition >= LAST
+
+
 def fits(rule: Guidance) -> bool:
     """Whether the record's noise level is the one that ComfyUI and A1111 have at its transition."""
     sigma = float(np.exp(_log_sigmas()[round(rule.transition)]))
