@@ -1,4 +1,4 @@
-"""What a promise may be, in numbers and in words."""
+"""What a promise may be, in numbers and in words; it is proven in `certification`, by `fixed_sequence`."""
 
 from __future__ import annotations
 
