@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sqlite3
 import tomllib
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image, ImageOps
 
+from basinguard.cli import main
 from basinguard.core import files
 from basinguard.core.files import write_bytes
-from basinguard.curation import analysis, scan, trainer_configs
+from basinguard.curation import analysis, scan, thumbnail_cache, trainer_configs
+from basinguard.curation import curate as curation_run
 from basinguard.curation.curate import curate_images
 from basinguard.curation.manifest import MANIFEST, Curation
 from basinguard.curation.trainer_settings import TrainerSettings
@@ -142,6 +145,92 @@ def test_a_refused_proposal_does_not_come_back(photos, tmp_path):
     (tmp_path / "allow.json").write_text(json.dumps(allow))
     second = curate_images(photos, allow_list=tmp_path / "allow.json", workers=1).curation
     assert next(d for d in second.decisions if d.file_name == "same.png").action != "drop"
+
+
+def allow_file(path, **lists):
+    path.write_text(json.dumps({"schema_version": 1} | lists))
+    return path
+
+
+def test_refusals_of_several_runs_add_up(photos, tmp_path):
+    """Each page downloads only what was refused on it; what was refused before is remembered beside it."""
+    first = curate_images(photos, workers=1).curation
+    refused = [d for d in first.decisions if d.action == "drop"]
+    assert len(refused) == 2
+    for number, decision in enumerate(refused):
+        rows = [{"sha256": decision.sha256, "action": "drop"}]
+        again = curate_images(photos, allow_list=allow_file(tmp_path / f"{number}.json", allowed=rows), workers=1)
+        assert [d.file_name for d in again.curation.decisions if d.action == "drop"] == [
+            d.file_name for d in refused[number + 1 :]
+        ]
+    by_name = {d.file_name: d for d in curate_images(photos, workers=1).curation.decisions}
+    assert {by_name[d.file_name].action for d in refused} == {"keep"}
+    assert {by_name[d.file_name].reason for d in refused} == {"you decided so: not drop"}
+    page = (tmp_path / "photos-curation" / "report.html").read_text()
+    assert "All of them stay, as you decided." in page
+
+
+def test_the_copy_that_was_chosen_stays_and_the_newest_choice_counts(photos, tmp_path):
+    first = curate_images(photos, workers=1).curation
+    by_name = {d.file_name: d for d in first.decisions}
+    best, copy = next(group.files for group in first.groups if "same.png" not in group.files)
+    for wanted, other in ((copy, best), (best, copy)):
+        rows = [{"sha256": by_name[wanted].sha256, "file_name": wanted}]
+        chosen = allow_file(tmp_path / "a.json", preferred=rows)
+        again = {d.file_name: d for d in curate_images(photos, allow_list=chosen, workers=1).curation.decisions}
+        assert again[wanted].action != "drop"
+        assert again[other].action == "drop"
+        assert again[other].reason.startswith(f"shows the same picture as {wanted!r}")
+
+
+def test_the_page_says_what_was_done_and_what_comes_next(photos, tmp_path):
+    page = tmp_path / "photos-curation" / "report.html"
+    curate_images(photos, workers=1)
+    assert "This was a dry run" in page.read_text()
+    curate_images(photos, apply=True, workers=1)
+    text = page.read_text()
+    assert "dry run" not in text
+    assert f"{MANIFEST} was written into the folder" in text
+    assert "--allow-list allow-list.json --apply" in text
+
+
+def damaged(cache):
+    cache.write_bytes(b"something else" * 100)
+
+
+def locked(cache):
+    other = sqlite3.connect(cache)
+    other.execute("CREATE TABLE mine (a)")
+    other.execute("BEGIN EXCLUSIVE")
+    return other
+
+
+@pytest.mark.parametrize("spoil", [damaged, locked])
+def test_a_cache_that_cannot_be_used_costs_a_line(photos, tmp_path, spoil, monkeypatch):
+    monkeypatch.setattr(thumbnail_cache, "PATIENCE", 0.05)
+    (tmp_path / "photos-curation").mkdir()
+    other = spoil(tmp_path / "photos-curation" / "cache.sqlite")
+    outcome = curate_images(photos, workers=1)
+    assert sum(d.action == "drop" for d in outcome.curation.decisions) == 2
+    (line,) = [p for p in outcome.curation.problems if p.code == "cache-not-used"]
+    assert "so the next run reads every image again" in str(line)
+    assert outcome.ok
+    if other:
+        other.close()
+
+
+def test_a_folder_that_cannot_be_written_is_told_by_the_exit_status(photos, monkeypatch, capsys):
+    def refuse(path, content):
+        if path.parent == photos:
+            raise PermissionError(13, "Permission denied")
+        write_bytes(path, content)
+
+    monkeypatch.setattr(curation_run, "write_bytes", refuse)
+    with pytest.raises(SystemExit) as status:
+        main(["curate", str(photos), "--apply", "--workers", "1"])
+    assert status.value.code == 1
+    assert f"NOT written: {photos / MANIFEST}: Permission denied" in capsys.readouterr().out
+    assert (photos.parent / "photos-curation" / "report.html").is_file()
 
 
 def test_damaged_files_cost_one_line_each_and_no_more(photos):

@@ -39,6 +39,19 @@ window.addEventListener("load", async () => {
   const box = document.querySelector('article[data-action="drop"] .say input');
   box.click(); result.status = find("status").textContent;
   find("download").click(); result.one = await seen.blob.text(); result.file = seen.file;
+  result.next = find("next").hidden ? "" : find("next").textContent;
+  const dropped = box.closest("article"), group = dropped.closest("section"), stays = group.querySelector("article");
+  document.querySelector(".instead").click();
+  result.tags = [dropped, stays].map((a) => a.querySelector(".tag").textContent);
+  find("download").click(); result.chosen = await seen.blob.text();
+  group.querySelector(".all").click();
+  result.undone = [dropped, stays].map((a) => a.querySelector(".tag").textContent);
+  find("download").click(); result.everything = await seen.blob.text();
+  dropped.querySelector("img").click();
+  result.large = find("large").open; result.pair = find("two-name").textContent;
+  result.difference = find("difference-name").textContent;
+  const tint = find("difference").getContext("2d").getImageData(0, 0, 192, 192).data;
+  result.brightest = Math.max(...tint.filter((_, k) => k % 4 < 3));
   const out = document.createElement("pre"); out.id = "probe"; out.textContent = JSON.stringify(result);
   document.body.append(out);
 });
@@ -99,6 +112,20 @@ def test_in_a_browser(page, tmp_path):
     (tmp_path / "allow.json").write_text(result["one"])
     (refusal,) = read_allow_list(tmp_path / "allow.json").allowed
     dropped = next(d for d in curation.decisions if d.action == "drop")
+    stays = curation.groups[0].files[0]
+    assert result["next"].endswith("--allow-list allow-list.json --apply")
+    assert result["tags"] == ["keep, chosen by you", "leave out instead"]
+    assert result["undone"] == ["leave out", "keep"]
+    chosen = AllowList.model_validate_json(result["chosen"])
+    assert [each.sha256 for each in chosen.preferred] == [dropped.sha256]
+    assert chosen.allowed == ()
+    everything = AllowList.model_validate_json(result["everything"])
+    assert [(each.sha256, each.action) for each in everything.allowed] == [(dropped.sha256, "drop")]
+    assert everything.preferred == ()
+    assert result["large"] is True
+    assert result["pair"].startswith(f"{stays}, mirrored, similarity ")
+    assert result["difference"].startswith("what differs")
+    assert result["brightest"] < 64  # the copy is an exact mirror image; JPEG and four times leave little
     assert (refusal.sha256, refusal.action, refusal.file_name) == (dropped.sha256, "drop", dropped.file_name)
 
 

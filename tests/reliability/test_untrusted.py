@@ -25,7 +25,7 @@ from basinguard.core.report import Report
 from basinguard.curation.caption_files import CaptionRow, Complaint, read_caption_text, read_metadata
 from basinguard.curation.decisions import Decision, read_allow_list
 from basinguard.curation.manifest import Curation, Settings
-from basinguard.curation.report import render_report
+from basinguard.curation.report import PageContext, render_report
 from basinguard.exports import integrity
 from basinguard.exports.inspect import inspect_file, inspection_text
 from basinguard.exports.integrity import check_export
@@ -258,14 +258,14 @@ def curation(text: str) -> Curation:
 
 @pytest.mark.parametrize("cases", PAGES)
 def test_a_report_page_shows_texts_and_obeys_none(cases):
-    plain = tags(render_report(curation("plain"), {}, title="plain"))
+    plain = tags(render_report(curation("plain"), {}, PageContext("plain", "plain")))
 
     def page(text):
-        hostile_page = tags(render_report(curation(text), {}, title=text))
+        hostile_page = tags(render_report(curation(text), {}, PageContext(text, text)))
         assert set(hostile_page.elements) <= set(plain.elements) | extra
         assert hostile_page.active == plain.active
 
-    extra = set(tags(render_report(curation(""), {}, title="")).elements)
+    extra = set(tags(render_report(curation(""), {}, PageContext("", ""))).elements)
     assert try_all(TEXTS, page, cases) >= min(cases, 30)
 
 

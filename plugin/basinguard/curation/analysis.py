@@ -9,7 +9,7 @@ from ..core.text import printable
 from ..similarity.registration import SIMILAR_PART, SIMILAR_WHOLE
 from ..similarity.structure import Structure
 from .captions import clip_token_counter, lint_captions
-from .decisions import AllowList, propose_decisions
+from .decisions import AllowList, choose_representatives, propose_decisions
 from .descriptors import NAME as VIEWS
 from .duplicates import Pair, embed_thumbs, find_pairs
 from .findings import Finding, about_alike, about_blank, about_copies, about_file
@@ -44,7 +44,7 @@ def analyse(
     pairs = find_pairs(both, judge=judge)
     leaks = find_leaks(pairs, len(scan.items)) if other else []
     inside = [pair for pair in pairs if pair.second < len(scan.items)]
-    groups = find_groups(scan, inside, judge=judge)
+    groups = choose_representatives(scan, find_groups(scan, inside, judge=judge), allow)
     alike = find_alike(inside, groups)
     findings, notes = _findings(scan, groups, leaks, both, embed)
     for number, rows in enumerate(alike, start=1):
@@ -66,7 +66,11 @@ def analyse(
         settings=settings,
         decisions=tuple(decisions),
         groups=tuple(
-            GroupRecord(files=tuple(scan.items[member].file_name for member in group.members), reason=group.reason)
+            GroupRecord(
+                files=tuple(scan.items[member].file_name for member in group.members),
+                reason=group.reason,
+                similarities=_similarities(group, inside),
+            )
             for group in groups
         ),
         alike=tuple(_alike_record(rows, inside, scan) for rows in alike),
@@ -107,6 +111,14 @@ def _joined(scan: Scan, other: Scan) -> Scan:
         np.concatenate([scan.inside, other.inside]),
         scan.problems + other.problems,
     )
+
+
+def _similarities(group: Group, pairs: list[Pair]) -> tuple[float | None, ...]:
+    """Of each copy to the one that stays; None where thumbnails did not compare these two."""
+    best = group.representative
+    beside = [pair for pair in pairs if best in (pair.first, pair.second)]
+    by_copy = {pair.second if pair.first == best else pair.first: pair.similarity for pair in beside}
+    return tuple(by_copy.get(row) for row in group.members[1:])
 
 
 def _alike_record(rows: tuple[int, ...], pairs: list[Pair], scan: Scan) -> AlikeRecord:

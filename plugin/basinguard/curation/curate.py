@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.files import write_bytes
-from ..core.text import printable
+from ..core.text import one_line, printable
 from .dataset_export import export_dataset
-from .decisions import read_allow_list
+from .decisions import ALLOW_LIST, AllowList, read_allow_list
 from .folder import Folder, Problem, read_folder
 from .manifest import MANIFEST, Curation, find_manifest, manifest_lines, read_manifest
-from .report import render_report, summarize_curation
+from .report import PageContext, next_command, render_report, summarize_curation
 from .scan import Scan, scan_images
 from .trainer_configs import kohya_files, simpletuner_files
 from .trainer_settings import TrainerSettings
@@ -37,6 +37,11 @@ class Outcome:
     curation: Curation
     written: tuple[Path, ...]
     failed: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every file could be written; the exit status of the command says so too."""
+        return not self.failed
 
     def __str__(self) -> str:
         tail = [f"wrote {path}" for path in self.written] + [f"NOT written: {problem}" for problem in self.failed]
@@ -72,8 +77,10 @@ def curate_images(
     from . import analysis, run_evidence  # torch and scipy: the command line shows its help without them
 
     directory, out = _places(source, out)
-    allow = read_allow_list(allow_list) if allow_list else None
+    given = read_allow_list(allow_list) if allow_list else AllowList()
     _make(out)
+    remembered = out / ALLOW_LIST
+    allow = (read_allow_list(remembered) if remembered.is_file() else AllowList()).joined(given)
     if not isinstance(source, str | Path):
         export_dataset(source, directory)
     folder = read_folder(directory, decode=False)
@@ -84,7 +91,8 @@ def curate_images(
     if from_run:
         evidence = run_evidence.read_run(Path(from_run), scan.items, scan.sha256, _orders(directory, scan))
     curation = analysis.analyse(scan, other, repeats=trainer.repeats, allow=allow, scorer=scorer, evidence=evidence)
-    written, failed = _write(directory, out, curation, scan, apply=apply, resolution=trainer.resolution)
+    files = _makers(directory, out, curation, scan, allow, apply=apply, resolution=trainer.resolution)
+    written, failed = _write(files)
     return Outcome(curation, tuple(written), tuple(failed))
 
 
@@ -117,32 +125,43 @@ def _make(out: Path) -> None:
 
 
 def _scan(folder: Folder, cache: Path, workers: int | None) -> Scan:
+    """The images of a folder, remembered in a cache; one that cannot be used costs time and a line, not the run."""
+    problems = list(folder.problems)
     try:
         scan = scan_images(folder.items, cache=cache, workers=workers)
-    except (OSError, sqlite3.Error):  # an unwritable cache costs time, not the run
+    except (OSError, ValueError, sqlite3.Error) as error:
         scan = scan_images(folder.items, workers=workers)
+        message = f"not used, so the next run reads every image again ({one_line(str(error), 160)})"
+        problems.append(Problem("cache-not-used", cache.name, message))
     if not scan.items:
         why = "; ".join(str(p) for p in (*folder.problems, *scan.problems)[:3]) or "it holds no images"
         raise ValueError(f"{printable(str(folder.directory))}: no image that can be used ({why})")
-    return replace(scan, problems=(*folder.problems, *scan.problems))
+    return replace(scan, problems=(*problems, *scan.problems))
 
 
-def _write(
-    directory: Path, out: Path, curation: Curation, scan: Scan, *, apply: bool, resolution: int
-) -> tuple[list[Path], list[Problem]]:
-    """Every file on its own: one that cannot be written does not cost the others."""
+def _makers(
+    directory: Path, out: Path, curation: Curation, scan: Scan, allow: AllowList, *, apply: bool, resolution: int
+) -> list[tuple[Path, Callable[[], dict[str, bytes]]]]:
+    """Where to write and what makes the files that go there."""
     paths = {item.file_name: item.path for item in scan.items}
-    makers: dict[str, Callable[[], dict[str, bytes]]] = {
-        "curation.json": lambda: {"curation.json": (curation.to_json() + "\n").encode()},
-        "manifest": lambda: {MANIFEST: manifest_lines(curation.decisions, scan.items)},
-        "kohya": lambda: kohya_files(directory, out, curation.decisions, resolution=resolution),
-        "simpletuner": lambda: simpletuner_files(directory, out, curation.decisions, scan.items, resolution=resolution),
-        "report": lambda: {"report.html": render_report(curation, paths, title=directory.resolve().name).encode()},
-    }
+    decisions = curation.decisions
+    page = PageContext(directory.resolve().name, next_command(directory, out, apply=apply), applied=apply)
+    return [
+        (out, lambda: {"curation.json": (curation.to_json() + "\n").encode()}),
+        (directory if apply else out, lambda: {MANIFEST: manifest_lines(decisions, scan.items)}),
+        (out, lambda: {ALLOW_LIST: (allow.to_json() + "\n").encode()} if allow != AllowList() else {}),
+        (out, lambda: kohya_files(directory, out, decisions, resolution=resolution)),
+        (out, lambda: simpletuner_files(directory, out, decisions, scan.items, resolution=resolution)),
+        (out, lambda: {"report.html": render_report(curation, paths, page).encode()}),
+    ]
+
+
+def _write(makers: Sequence[tuple[Path, Callable[[], dict[str, bytes]]]]) -> tuple[list[Path], list[Problem]]:
+    """Every file on its own: one that cannot be written does not cost the others."""
     written, failed = [], []
-    for name, make in makers.items():
+    for folder, make in makers:
         for file_name, content in make().items():
-            path = (directory if name == "manifest" and apply else out) / file_name
+            path = folder / file_name
             try:
                 write_bytes(path, content)
                 written.append(path)

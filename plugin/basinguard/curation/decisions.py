@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from .groups import Group
 
 CurationAction = Literal["keep", "drop", "down-weight", "merge-captions", "recaption"]
+CHOSEN = "been chosen by you"
 RISKY = 0.5  # index from which an image is shown less often, when images are repeated at all
 MAX_ALLOW_LIST = 64 * 2**20
+ALLOW_LIST = "allow-list.json"  # what the page downloads, and what is remembered beside it
 
 
 class Decision(Schema):
@@ -65,11 +68,28 @@ class Allowed(Schema):
     file_name: str = ""
 
 
+class Preferred(Schema):
+    """A copy that shall stay instead of the one that was proposed. `file_name` is for people."""
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    file_name: str = ""
+
+
 class AllowList(Schema):
-    """Refusals that later runs respect; what the report's page downloads."""
+    """Refusals and choices that later runs respect; what the report's page downloads."""
 
     schema_version: Literal[1] = 1
     allowed: tuple[Allowed, ...] = ()
+    preferred: tuple[Preferred, ...] = ()
+
+    def joined(self, later: AllowList) -> AllowList:
+        """These decisions and later ones, each once."""
+        allowed = {(each.sha256, each.action): each for each in (*self.allowed, *later.allowed)}
+        preferred = {each.sha256: each for each in (*self.preferred, *later.preferred)}
+        # a newer choice comes last, and the last one of a group is taken
+        newest = {each.sha256 for each in later.preferred}
+        order = sorted(preferred.values(), key=lambda each: each.sha256 in newest)
+        return AllowList(allowed=tuple(allowed.values()), preferred=tuple(order))
 
 
 def read_allow_list(path: Path) -> AllowList:
@@ -132,7 +152,7 @@ def _decide(
     item, no = scan.items[row], refused.get(scan.sha256[row], set())
     group = groups[number] if number is not None else None
     action: CurationAction = "keep"
-    reason, captions, suggestion = "nothing speaks against it", item.captions, ""
+    reason, captions, suggestion = _why_kept(row, group, noticed, no), item.captions, ""
     risk = risk_index(noticed)
     specific = next((f.message for f in noticed if f.code == "caption-unique"), "")
     merged = _merged_captions(scan, group, refused) if group else captions
@@ -162,6 +182,29 @@ def _decide(
         group=number,
         allowed=tuple(sorted(no)),
     )
+
+
+def _why_kept(row: int, group: Group | None, noticed: Sequence[Finding], refused: set[CurationAction]) -> str:
+    """Why nothing is proposed, so that it does not contradict what was noticed."""
+    if refused:
+        return f"you decided so: not {', not '.join(sorted(refused))}"
+    if group and row == group.representative:
+        return f"stays of its copies: it has {group.reason}"
+    if any(finding.weight > 0 for finding in noticed):
+        return "what was noticed is worth a look; nothing is proposed"
+    return "nothing speaks against it"
+
+
+def choose_representatives(scan: Scan, groups: Sequence[Group], allow: AllowList | None) -> list[Group]:
+    """Groups in which the copy that a person chose stays; of several, the one chosen last."""
+    rank = {each.sha256: place for place, each in enumerate(allow.preferred if allow else ())}
+    chosen = []
+    for group in groups:
+        wanted = [row for row in group.members if scan.sha256[row] in rank]
+        best = max(wanted, key=lambda row: rank[scan.sha256[row]], default=group.representative)
+        rest = sorted(row for row in group.members if row != best)
+        chosen.append(group if best == group.representative else replace(group, members=(best, *rest), reason=CHOSEN))
+    return chosen
 
 
 def _merged_captions(scan: Scan, group: Group, refused: Mapping[str, set[CurationAction]]) -> tuple[str, ...]:

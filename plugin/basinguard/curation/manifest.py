@@ -37,10 +37,17 @@ class Settings(Schema):
 
 
 class GroupRecord(Schema):
-    """Copies of one picture: their files, the representative first, and why it is proposed to stay."""
+    """Copies of one picture.
+
+    Attributes:
+        files: their names, the one that is proposed to stay first.
+        reason: why it is.
+        similarities: of each other one to it, by their thumbnails; None where these two were not compared so.
+    """
 
     files: tuple[str, ...]
     reason: str
+    similarities: tuple[float | None, ...] = ()
 
 
 class AlikeRecord(Schema):

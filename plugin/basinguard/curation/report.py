@@ -6,19 +6,23 @@ Whatever comes from file names and captions is escaped by the template; the page
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from ..core.html import render_template, thumbnail_uri
 from ..core.images import BadImage, open_image, to_rgb
 from ..core.text import printable
-from .decisions import CurationAction, Decision
+from .decisions import ALLOW_LIST, CurationAction, Decision
 from .folder import Problem
-from .manifest import AlikeRecord, Curation
+from .manifest import MANIFEST, AlikeRecord, Curation, GroupRecord
 
 THUMB = 224  # pixels on the longer side
+LARGE = 448  # of copies and look-alikes, which are compared by eye
+MOST_LARGE = 300  # about 15 MB of page; the rest is as small as others
 MOST_THUMBS = 2000  # about 20 MB of page; the rest is listed without a picture
 MOST_NOTES = 200  # lines for each kind of note
 MOST_LINES = 8  # of each section of the summary
@@ -40,6 +44,29 @@ class Card:
     image: str
     title: str
     causes: tuple[str, ...]
+    similarity: float | None = None
+
+
+@dataclass(frozen=True)
+class PageContext:
+    """What the page says about the run that wrote it.
+
+    Attributes:
+        title: what was curated.
+        command: what to call next.
+        applied: a manifest was written into the folder.
+    """
+
+    title: str
+    command: str
+    applied: bool = False
+
+
+def next_command(directory: Path, out: Path, *, apply: bool) -> str:
+    """The command that follows once a page was decided on."""
+    beside = out.resolve() == directory.resolve().with_name(directory.resolve().name + "-curation")
+    words = ["basinguard", "curate", directory, *(() if beside else ("--out", out)), "--allow-list", ALLOW_LIST]
+    return shlex.join(map(str, [*words, "--apply"]))
 
 
 @dataclass(frozen=True)
@@ -53,20 +80,21 @@ class Section:
     cards: tuple[Card, ...]
 
 
-def render_report(curation: Curation, paths: Mapping[str, Path], *, title: str) -> str:
+def render_report(curation: Curation, paths: Mapping[str, Path], page: PageContext) -> str:
     """The report of a curation as one HTML page.
 
     Args:
         curation: what was found and proposed.
         paths: where each image lies, by file name; a file that is gone is shown without a picture.
-        title: what was curated.
+        page: title and next command.
     """
     sections = _sections(curation, paths)
     counts = Counter(decision.action for decision in curation.decisions)
     return render_template(
         __package__,
         "report.html.jinja",
-        title=title,
+        page=page,
+        manifest=MANIFEST,
         curation=curation,
         sections=sections,
         leaks=[(printable(a.file_name), printable(a.heldout), a.similarity) for a in curation.leaks],
@@ -85,17 +113,14 @@ def _sections(curation: Curation, paths: Mapping[str, Path]) -> list[Section]:
     sections = []
     for number, group in enumerate(curation.groups, start=1):
         members = [by_name[name] for name in group.files if name in by_name]
-        cards, left = _cards(members, paths, left)
-        best, gone = printable(group.files[0]), all(decision.action == "drop" for decision in members)
-        note = (
-            f"None is proposed to stay; if one should, {best} has {group.reason}."
-            if gone
-            else f"{best} is proposed to stay: it has {group.reason}."
-        )
+        cards, left = _cards(members, paths, left, LARGE if number <= MOST_LARGE else THUMB)
+        cards = (cards[0], *(replace(c, similarity=s) for c, s in zip_longest(cards[1:], group.similarities)))
+        note = _group_note(group, [decision.action for decision in members])
         risk = max(decision.risk for decision in members)
         sections.append(Section("group", f"Picture {number}: {len(members)} copies", note, risk, cards))
     for number, lookalikes in enumerate(curation.alike, start=1):
-        cards, left = _cards([by_name[name] for name in lookalikes.files if name in by_name], paths, left)
+        side = LARGE if number <= MOST_LARGE else THUMB
+        cards, left = _cards([by_name[name] for name in lookalikes.files if name in by_name], paths, left, side)
         heading = f"Look-alikes {number}: {len(cards)} pictures"
         sections.append(Section("alike", heading, _alike_note(lookalikes), 0.0, cards))
     grouped = {name for group in curation.groups for name in group.files}
@@ -107,6 +132,16 @@ def _sections(curation: Curation, paths: Mapping[str, Path]) -> list[Section]:
     return sections
 
 
+def _group_note(group: GroupRecord, actions: Sequence[CurationAction]) -> str:
+    """Which copy stays, and why; not what no card below says."""
+    best = printable(group.files[0])
+    if "drop" not in actions:
+        return "All of them stay, as you decided."
+    if all(action == "drop" for action in actions):
+        return f"None is proposed to stay; if one should, {best} has {group.reason}."
+    return f"{best} is proposed to stay: it has {group.reason}."
+
+
 def _alike_note(record: AlikeRecord) -> str:
     """What is known of a set of look-alikes."""
     note = "Different pictures, so nothing is proposed. Too many of one kind are still learned better than the rest."
@@ -116,23 +151,25 @@ def _alike_note(record: AlikeRecord) -> str:
     return f"{note} Nearest are {one} and {two} (similarity {record.similarity:.2f}): {record.reason}."
 
 
-def _cards(decisions: Sequence[Decision], paths: Mapping[str, Path], left: int) -> tuple[tuple[Card, ...], int]:
+def _cards(
+    decisions: Sequence[Decision], paths: Mapping[str, Path], left: int, side: int = THUMB
+) -> tuple[tuple[Card, ...], int]:
     cards = []
     for decision in decisions:
-        image = _thumbnail(paths.get(decision.file_name)) if left > 0 else ""
+        image = _thumbnail(paths.get(decision.file_name), side) if left > 0 else ""
         left -= bool(image)
         causes = tuple(finding.message for finding in decision.findings)
         cards.append(Card(decision, printable(decision.file_name), image, TITLES[decision.action], causes))
     return tuple(cards), left
 
 
-def _thumbnail(path: Path | None) -> str:
+def _thumbnail(path: Path | None, side: int) -> str:
     if path is None:
         return ""
     try:
         with open_image(path) as image:
-            image.draft("RGB", (2 * THUMB, 2 * THUMB))
-            return thumbnail_uri(to_rgb(image), THUMB)
+            image.draft("RGB", (2 * side, 2 * side))
+            return thumbnail_uri(to_rgb(image), side)
     except BadImage:
         return ""
 

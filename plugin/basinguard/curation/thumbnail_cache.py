@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIDE = 64  # thumbnail side; edits that matter survive it, JPEG noise does not
+PATIENCE = 5.0  # seconds that a run waits for another one that writes
 CACHE_VERSION = 2  # rises with every change of what a thumbnail shows
 
 
@@ -22,10 +23,14 @@ class Store:
     """Thumbnails by content hash in a SQLite file; without a file it remembers nothing."""
 
     def __init__(self, path: Path | None) -> None:
-        self.database = sqlite3.connect(path) if path else None
+        self.database = sqlite3.connect(path, timeout=PATIENCE) if path else None
         self.pending = 0
         try:
             self._prepare()
+        except sqlite3.OperationalError:  # locked by another run, or read-only: the file may well be one of ours
+            if self.database is not None:
+                self.database.close()
+            raise
         except sqlite3.DatabaseError:
             self.close()
             raise ValueError(f"{path}: not a cache of basinguard; give another file, or move this one away") from None
