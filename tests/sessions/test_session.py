@@ -1,8 +1,12 @@
 """A model opened with its images: what it takes for truth, and the record that belongs to it and to no other."""
 
+import hashlib
+import json
+
 import pytest
 
 from basinguard.calibration.lessons import truth_of
+from basinguard.curation.folder import read_folder
 from basinguard.pipelines.session_settings import SessionSettings
 from basinguard.sessions.session import open_model, require_same
 from basinguard.tinyworld.scenes import all_captions, draw_scene
@@ -22,6 +26,25 @@ def test_heldout_images_are_truth_but_never_training_images(tiny_pipeline_dir, s
     assert truth.images is training.heldout_images
     (heldout / "0.png").write_bytes((scene_folder / "0.png").read_bytes())
     with pytest.raises(ValueError, match=r"0\.png: is a training image as well"):
+        open_model(str(tiny_pipeline_dir), scene_folder, settings)
+
+
+def test_a_manifest_says_which_images_a_model_is_asked_about(tiny_pipeline_dir, scene_folder, tmp_path):
+    """What `audit`, `calibrate` and `verify` open: kept images alone, with their hashes."""
+    kept_items = read_folder(scene_folder).items[1:3]
+    hashes = tuple(hashlib.sha256(item.path.read_bytes()).hexdigest() for item in kept_items)
+    rows = [
+        {"file_name": item.file_name, "text": item.caption, "captions": [item.caption], "repeats": 1,
+         "image_sha256": digest, "caption_sha256": hashlib.sha256(json.dumps([item.caption]).encode()).hexdigest()}
+        for item, digest in zip(kept_items, hashes, strict=True)
+    ]  # fmt: skip
+    (tmp_path / "kept.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = SessionSettings(scale=3.0, timesteps=3, manifest=str(tmp_path / "kept.jsonl"))
+    session = open_model(str(tiny_pipeline_dir), scene_folder, settings)
+    assert session.files == tuple(item.file_name for item in kept_items)
+    assert session.guard.training.image_sha256 == hashes
+    kept_items[0].path.write_bytes(kept_items[1].path.read_bytes())
+    with pytest.raises(ValueError, match="another image than when the manifest was written"):
         open_model(str(tiny_pipeline_dir), scene_folder, settings)
 
 
