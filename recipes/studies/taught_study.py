@@ -155,10 +155,10 @@ class Training:
                     rulers = self._rulers(model, truth.pixels, trained[: self.images], base, its)
                     base, its = sampled(model, product, captions, COPY_SAMPLES, seed_table.SEARCH)
                     rulers |= {"captions": self._ruler(model, trained[: self.images], base, its)}
-                copied, told = sampled(model, product, captions, COPY_SAMPLES, seed_table.CALIBRATION)
+                copied, captioned = sampled(model, product, captions, COPY_SAMPLES, seed_table.CALIBRATION)
             copies, risky = detector.is_copy(heldout), detector.is_copy(copied)
             samples = dict.fromkeys(("fresh", "training"), (heldout, asked, copies))
-            samples["captions"] = (copied, told, risky)
+            samples["captions"] = (copied, captioned, risky)
             measured = {what: numbers(rulers[what].measure(*samples[what])) for what in samples}
             rows[str(product)] = {"risk": float(risky.double().mean()), **measured}
             shown[str(product)] = heldout

@@ -120,7 +120,7 @@ def agreement(study: dict[str, Any], eye: dict[str, Any]) -> str:
 def by_captions(trainings: Sequence[Row]) -> str:
     """What choosing by the samples that the risk takes anyway is worth: correlation, and what the choice loses."""
     safe = [{**training, "rows": _safe(training)} for training in trainings]
-    kept = correlation(safe, lambda r: value(r["fresh"]), lambda r: value(r["captions"]))
+    agreed = correlation(safe, lambda r: value(r["fresh"]), lambda r: value(r["captions"]))
     losses = []
     for training in safe:
         rows = list(training["rows"].values())
@@ -128,7 +128,7 @@ def by_captions(trainings: Sequence[Row]) -> str:
         losses.append(max(value(r["fresh"]) for r in rows) - value(chosen["fresh"]))
     draws = np.random.default_rng(0).integers(len(losses), size=(DRAWS, len(losses)))
     low, high = np.quantile(np.array(losses)[draws].mean(1), [0.025, 0.975])
-    return f"{kept}; the choice by it loses {np.mean(losses):.2f} [{low:.2f}, {high:.2f}] ({len(losses)} trainings)"
+    return f"{agreed}; the choice by it loses {np.mean(losses):.2f} [{low:.2f}, {high:.2f}] ({len(losses)} trainings)"
 
 
 def _safe(training: Row) -> dict[str, Row]:

@@ -240,3 +240,13 @@ def test_a_set_of_several_subjects_is_measured_one_by_one(monkeypatch):
     assert head.endswith(f"worst: '{worst}'")
     assert first.startswith(f"  {worst}: ")
     assert "cat" not in certificate.record.to_json()
+
+
+def test_samples_of_one_caption_among_several_say_nothing():
+    """The base model was sampled for two captions; a distance between prompts needs samples of both."""
+    images, prompts = torch.zeros(3, 3, 2, 2), ("point 0", "point 1")
+    asked = lessons.Lessons(prompts, Brightness(images, images, prompts, ()))
+    assert asked.measure(images, ["point 0"] * 3, torch.zeros(3)) is None
+    assert asked.measure(images, ["point 0", "point 1", "point 1"], torch.zeros(3)) is not None
+    alone = lessons.Lessons(prompts[:1], Brightness(images, images, prompts[:1], ()))
+    assert alone.measure(images, ["point 0"] * 3, torch.zeros(3)) is not None, "the only one is told by its seeds"

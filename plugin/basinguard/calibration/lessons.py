@@ -30,6 +30,8 @@ from ..similarity.taught import Taught, TaughtRuler
 from .terms import CalibrationTerms
 from .trial import calibration_pairs
 
+FEWEST_PROMPTS = 2  # of several: the samples of one say nothing about how far others lie apart
+
 
 @dataclass(frozen=True)
 class Lessons:
@@ -46,7 +48,7 @@ class Lessons:
     subjects: Mapping[str, TaughtRuler] = field(default_factory=dict, kw_only=True)
 
     def measure(self, images: Tensor, prompts: Sequence[str], copies: Tensor) -> Taught | None:
-        """What samples show, net of copies; None where the base model was not sampled for any of their prompts.
+        """What samples show, net of copies; None where the base model was not sampled for enough of their prompts.
 
         Args:
             images: [n, 3, H, W] in [0, 1].
@@ -64,7 +66,9 @@ class Lessons:
 def _measured(ruler: TaughtRuler, images: Tensor, prompts: Sequence[str], copies: Tensor) -> Taught | None:
     sampled = set(ruler.prompts)
     rows = [row for row, prompt in enumerate(prompts) if prompt in sampled]
-    return ruler.measure(images[rows], [prompts[row] for row in rows], copies[rows]) if rows else None
+    if len({prompts[row] for row in rows}) < min(FEWEST_PROMPTS, len(sampled)):
+        return None
+    return ruler.measure(images[rows], [prompts[row] for row in rows], copies[rows])
 
 
 @dataclass(frozen=True)
