@@ -28,7 +28,7 @@ def caption_groups(captions: Sequence[str]) -> Groups:
         >>> caption_groups(dogs + cats)
         {'sks dog': (0, 1, 2, 3, 4), 'zwx cat': (5, 6, 7, 8, 9)}
     """
-    texts = [" ".join(words(caption)) for caption in captions]
+    texts = [" ".join(caption_words(caption)) for caption in captions]
     equal = {text: tuple(i for i, other in enumerate(texts) if other == text) for text in dict.fromkeys(texts)}
     if len(equal) > 1 and all(len(rows) >= SMALLEST for rows in equal.values()):
         return equal
@@ -38,7 +38,7 @@ def caption_groups(captions: Sequence[str]) -> Groups:
     return {named[rows]: tuple(sorted(rows)) for rows in divided}
 
 
-def words(caption: str) -> list[str]:
+def caption_words(caption: str) -> list[str]:
     """The words of a caption, in lower case."""
     return WORD.findall(caption.casefold())
 
