@@ -70,7 +70,10 @@ def test_what_cannot_be_measured_is_one_event_and_the_rest_goes_on(run, tmp_path
     assert [what for _, what, _ in events] == ["measured", "failed", "failed", "measured", "skipped"]
     assert str(other) in events[1][2]
     assert "No such file" in events[2][2]
-    assert events[4][2] == "at update 3 is no further than what was measured last (5)"
+    assert events[4][2] == (
+        "at update 3 is no further than what was measured last (5); where this is another run, move "
+        f"{request.folder} elsewhere"
+    )
     assert not any("\n" in problem for _, _, problem in events)
 
 

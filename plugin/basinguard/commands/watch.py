@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..guard.plan import ProbePlan
 from ..similarity.copy_detector_settings import CopyDetectorSettings
-from ..watching.watcher import Watcher, WatchPace, WatchReaction, checkpoint_to_ship
+from ..watching.reaction import WatchPace, WatchReaction
+from ..watching.watcher import Watcher, checkpoint_to_ship
 
 if TYPE_CHECKING:
     from ..watching.request import WatchRequest

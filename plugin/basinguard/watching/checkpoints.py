@@ -106,11 +106,24 @@ def _candidates(folder: Path, leave_out: Path | None, depth: int = DEPTH) -> Ite
     if (folder / PIPELINE).is_file() or (folder / UNET).is_file():
         yield folder
         return
-    for path in sorted(folder.iterdir()):
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return  # deleted meanwhile, as trainers do with their oldest, or nobody's to read
+    for path in entries:
         if path.suffix == ".safetensors" and not path.name.startswith((".", *IGNORED)):
             yield path
         elif depth and path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
             yield from _candidates(path, leave_out, depth - 1)
+
+
+def is_as_described(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is what it was when it was found: trainers write their newest one again and again."""
+    try:
+        now = describe(checkpoint.path)
+    except (OSError, ValueError):
+        return False
+    return now is not None and now.key == checkpoint.key
 
 
 def describe(path: Path) -> Checkpoint | None:
