@@ -59,6 +59,7 @@ class CheckpointProbes:
         self.request, self.folder = request, request.folder
         base = load_pipeline(request.base)
         training = training_of(request, LatentModel(base).resolution)
+        self.base_name = str(Path(request.base).resolve()) if Path(request.base).exists() else request.base
         self.run = GuardedRun(assemble_guard(training, request.plan, request.detector, pipe=base, alignment="none"))
         self.loggers: list[Any] = []
         self._take_up()
@@ -79,8 +80,8 @@ class CheckpointProbes:
         if state is None:
             return
         anew = f"watch with that, or move {self.folder} elsewhere to begin anew"
-        base = state.pop("base", self.request.base)
-        if base != self.request.base:
+        base = state.pop("base", self.base_name)
+        if base != self.base_name:
             raise ValueError(f"base={self.request.base!r}: what was measured here so far is of {base!r}; {anew}")
         event = state.pop("event", None)
         try:
@@ -139,7 +140,7 @@ class CheckpointProbes:
             self._event("failed", name, problem=problem, **more)
             return
         event = {"event": "measured", "checkpoint": name, **_numbers(report, self.run.status), **more}
-        write_state(self.folder / STATE, {**self.run.state_dict(), "base": self.request.base, "event": event})
+        write_state(self.folder / STATE, {**self.run.state_dict(), "base": self.base_name, "event": event})
         add_event(self.folder, event)
         if self.run.status is not None:
             write_page(self.folder, self.run.history, self.run.status, self.request)
