@@ -6,13 +6,13 @@ with a column file_name and one of text, caption, prompt) or images with a `.txt
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..core.folder_files import FolderFiles, list_files
 from ..core.images import FILMS, SUFFIXES, UNREAD, BadImage, Facts, read_facts
 from ..core.text import one_line, printable
 from .caption_files import CAPTION_SUFFIXES, METADATA_NAMES, CaptionRow, read_caption_text, read_metadata
@@ -100,8 +100,9 @@ def read_folder(directory: Path, *, decode: bool = True, lines: bool = False) ->
         raise FileNotFoundError(f"{printable(str(directory))}: no such folder; give the folder that holds the images")
     if not directory.is_dir():
         raise NotADirectoryError(f"{printable(str(directory))} is a file; give the folder that holds the images")
-    problems: list[Problem] = []
-    files = sorted(_walk(directory, problems))
+    found = list_files(directory)
+    problems = list(_about_files(found))
+    files = list(found.names)
     images = [name for name in files if PurePosixPath(name).suffix.lower() in SUFFIXES]
     problems += _unread(files)
     captions = _collect_captions(directory, files, images, problems, lines=lines)
@@ -113,21 +114,14 @@ def read_folder(directory: Path, *, decode: bool = True, lines: bool = False) ->
     return Folder(directory, tuple(items), tuple(sorted(problems, key=lambda p: (p.file, p.code, p.message))))
 
 
-def _walk(directory: Path, problems: list[Problem]) -> Iterator[str]:
-    """Relative names of all files below `directory`, hidden ones left out."""
-
-    def report(error: OSError) -> None:
-        where = os.path.relpath(error.filename or directory, directory)
-        problems.append(Problem("unreadable", printable(where), f"folder cannot be listed ({error.strerror})", True))
-
-    for parent, folders, names in os.walk(directory, onerror=report):
-        relative = Path(parent).relative_to(directory).as_posix()
-        prefix = "" if relative == "." else relative + "/"
-        for name in [n for n in folders if os.path.islink(os.path.join(parent, n))]:
-            message = "a link to a folder is not followed; put the folder itself here, or curate it on its own"
-            problems.append(Problem("link-to-folder", printable(prefix + name), message, True))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (prefix + name for name in names if not name.startswith("."))
+def _about_files(found: FolderFiles) -> Iterator[Problem]:
+    for where, reason in found.unlisted:
+        yield Problem("unreadable", printable(where), f"folder cannot be listed ({reason})", True)
+    for name in found.links:
+        message = "a link to a folder is not followed; put the folder itself here, or curate it on its own"
+        yield Problem("link-to-folder", printable(name), message, True)
+    if found.note:
+        yield Problem("left-out", printable(found.first_left_out), found.note)
 
 
 def _unread(files: list[str]) -> Iterator[Problem]:
