@@ -100,9 +100,9 @@ def read_folder(directory: Path, *, decode: bool = True, lines: bool = False) ->
         raise FileNotFoundError(f"{printable(str(directory))}: no such folder; give the folder that holds the images")
     if not directory.is_dir():
         raise NotADirectoryError(f"{printable(str(directory))} is a file; give the folder that holds the images")
-    found = list_files(directory)
-    problems = list(_about_files(found))
-    files = list(found.names)
+    listing = list_files(directory)
+    problems = list(_about_files(listing))
+    files = list(listing.names)
     images = [name for name in files if PurePosixPath(name).suffix.lower() in SUFFIXES]
     problems += _unread(files)
     captions = _collect_captions(directory, files, images, problems, lines=lines)
@@ -114,14 +114,14 @@ def read_folder(directory: Path, *, decode: bool = True, lines: bool = False) ->
     return Folder(directory, tuple(items), tuple(sorted(problems, key=lambda p: (p.file, p.code, p.message))))
 
 
-def _about_files(found: FolderFiles) -> Iterator[Problem]:
-    for where, reason in found.unlisted:
+def _about_files(listing: FolderFiles) -> Iterator[Problem]:
+    for where, reason in listing.unlisted:
         yield Problem("unreadable", printable(where), f"folder cannot be listed ({reason})", True)
-    for name in found.links:
+    for name in listing.links:
         message = "a link to a folder is not followed; put the folder itself here, or curate it on its own"
         yield Problem("link-to-folder", printable(name), message, True)
-    if found.note:
-        yield Problem("left-out", printable(found.first_left_out), found.note)
+    if listing.note:
+        yield Problem("left-out", printable(listing.first_left_out), listing.note)
 
 
 def _unread(files: list[str]) -> Iterator[Problem]:

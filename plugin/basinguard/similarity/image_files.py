@@ -35,10 +35,10 @@ def image_paths(folder: Path, only: Collection[str] | None = None) -> list[Path]
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    found = list_files(folder)
-    paths = sorted(p for name in found.names if (p := folder / name).suffix.lower() in SUFFIXES and p.is_file())
-    if found.note:
-        say(f"{printable(str(folder))}: {found.note}")
+    listing = list_files(folder)
+    paths = sorted(p for name in listing.names if (p := folder / name).suffix.lower() in SUFFIXES and p.is_file())
+    if listing.note:
+        say(f"{printable(str(folder))}: {listing.note}")
     if not paths:
         raise ValueError(f"{folder}: no picture in it; read are {', '.join(sorted(SUFFIXES))}")
     if only is None:
