@@ -107,7 +107,7 @@ def read_folder(directory: Path, *, decode: bool = True, lines: bool = False) ->
     problems += _unread(files)
     captions = _collect_captions(directory, files, images, problems, lines=lines)
     concepts = concepts_of(images)
-    lines_of_layout = notes(images, concepts, frozenset(captions))
+    lines_of_layout = notes(images, concepts, frozenset(name for name in captions if captions[name]))
     problems += [Problem("sd-scripts-layout", printable(where), printable(said)) for where, said in lines_of_layout]
     used = list(concepts or images)
     items = [item for n in used if (item := _read_item(directory, n, captions, concepts.get(n), decode, problems))]
@@ -246,7 +246,7 @@ def _add_text_files(
             texts = read_caption_text(directory / name, lines=lines) if wanting else ()
         except (ValueError, OSError) as error:
             problems.append(Problem("caption-unreadable", printable(name), one_line(str(error))))
-            continue
+            texts = ()
         merged.update(dict.fromkeys(wanting, texts))
     return merged
 
@@ -283,7 +283,8 @@ def _read_item(
         problems.append(Problem("name-control-character", printable(name), message))
     captions = every_caption.get(name) or ((concept.words,) if concept else ())
     if not captions:
-        message = "no caption: neither a row in a metadata file nor a .txt of the same name"
+        none = "neither a row in a metadata file nor a .txt of the same name"
+        message = f"no caption: {'its row or text file is empty or unreadable' if name in every_caption else none}"
         problems.append(Problem("caption-missing", printable(name), message))
     first, *rest = captions or ("",)
     return Item(directory / name, name, first, tuple(rest), facts, concept.repeats if concept else 1)
