@@ -86,3 +86,13 @@ def test_a_folder_that_is_deleted_meanwhile_is_passed_over(tmp_path, monkeypatch
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
     assert [c.train_step for c in scan(tmp_path).checkpoints] == [2]
+
+
+def test_checkpoints_that_could_run_code_are_told_of_and_not_opened(tmp_path):
+    names = ("a.ckpt", "a-000002.pt", "checkpoint-3/pytorch_lora_weights.bin")
+    for name in (*names, "checkpoint-3/optimizer.bin", "checkpoint-3/scaler.pt", "a.pth", "training_args.bin"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    partial = scan(tmp_path).partial
+    assert {path.relative_to(tmp_path).as_posix() for path in partial} == set(names)
+    assert all("have the trainer save safetensors" in reason for reason in partial.values())

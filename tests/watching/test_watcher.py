@@ -102,7 +102,7 @@ def test_a_half_written_file_is_told_of_and_not_measured(request_):
     script, lines = Script(), []
     watched(request_, script, lines)
     assert script.asked == [[]]
-    assert lines[-1].startswith("a-000001.safetensors: not whole, ")
+    assert lines[-1].startswith("a-000001.safetensors: not read, ")
 
 
 @pytest.mark.parametrize(
@@ -258,4 +258,4 @@ def test_a_file_that_stays_half_written_is_told_of_once(request_, monkeypatch):
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     watched(request_, Script(), lines, pace=WatchPace(idle_minutes=10))
     (line,) = lines[1:]
-    assert line.startswith("a-000001.safetensors: not whole, ")
+    assert line.startswith("a-000001.safetensors: not read, ")

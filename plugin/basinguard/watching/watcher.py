@@ -21,7 +21,7 @@ from .reaction import WatchPace, WatchReaction
 from .request import BASE, LOCK, PAGE, WatchRequest, add_event, display_name, events_of
 
 MOST_TRIES = 3  # of a checkpoint whose probe breaks down
-PATIENCE = 60.0  # seconds after which a file that is not whole and does not grow is told of
+PATIENCE = 60.0  # seconds after which a file that cannot be read and does not grow is told of
 REFUSED = 2  # exit status of a probe that cannot begin
 Event = dict[str, Any]
 Say = Callable[[str], None]
@@ -127,7 +127,7 @@ class Watcher:
         return any(event["event"] == "measured" for event in self.events())
 
     def _pending(self) -> tuple[list[Checkpoint], dict[Path, str]]:
-        """Checkpoints that nothing is known of and that have stopped growing, and files that are not whole."""
+        """Checkpoints that nothing is known of and that have stopped growing, and files that cannot be read."""
         now = scan(self.request.output, self.request.folder)
         past = {event.get("key") for event in self.events()}
         new = [c for c in now.checkpoints if c.key not in past and self._tries[c.key] < MOST_TRIES]
@@ -158,7 +158,7 @@ class Watcher:
             self._tell_news()
 
     def _tell_partial(self, partial: dict[Path, str]) -> None:
-        """Tells once of each file that is not whole: at once in a single look, else when it does not grow."""
+        """Tells once of each file that cannot be read: at once in a single look, else when it does not grow."""
         if not partial:
             self._partial.clear()
             return
@@ -167,7 +167,7 @@ class Watcher:
         for (path, reason), since in self._partial.items():
             if since + wait <= now:
                 self._partial[path, reason] = float("inf")
-                self._tell({"event": "not whole", "checkpoint": display_name(path), "problem": reason})
+                self._tell({"event": "not read", "checkpoint": display_name(path), "problem": reason})
 
     def _tell(self, event: Event) -> None:
         self.say(json.dumps(event) if self.reaction.json else told(event))
