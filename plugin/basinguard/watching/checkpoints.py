@@ -116,8 +116,8 @@ def _candidates(folder: Path, leave_out: Path | None, depth: int = DEPTH) -> Ite
     except OSError:
         return  # deleted meanwhile, as trainers do with their oldest, or nobody's to read
     for path in entries:
-        known = path.suffix == ".safetensors" or PICKLES.fullmatch(path.name)
-        if known and not path.name.startswith((".", *IGNORED)):
+        named_so = path.suffix == ".safetensors" or PICKLES.fullmatch(path.name)
+        if named_so and not path.name.startswith((".", *IGNORED)):
             yield path
         elif depth and path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
             yield from _candidates(path, leave_out, depth - 1)
