@@ -143,6 +143,13 @@ def test_every_orientation_stands_upright_once(tmp_path, turn, suffix):
     facts = read_facts(tmp_path / f"a{suffix}")
     assert (facts.width, facts.height) == upright.size
     assert facts.rotated == (2 <= turn <= 8)
+    assert facts.exif == ("" if 1 <= turn <= 8 else f"its orientation {turn} is none of 1 to 8")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "CMYK", "LAB", "YCbCr"])
+def test_only_a_mode_with_an_alpha_channel_is_transparent(tmp_path, mode):
+    Image.new(mode, (8, 8)).save(tmp_path / "a.tif")
+    assert not read_facts(tmp_path / "a.tif").alpha
 
 
 TURN = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"  # the entry of a directory that says: orientation 6
@@ -173,6 +180,7 @@ def test_a_damaged_exif_block_never_costs_a_picture(tmp_path, name, suffix):
     assert size in ({(32, 48)} if readable else {(48, 32)})
     facts = read_facts(tmp_path / f"a{suffix}")
     assert (facts.width, facts.height) == size
+    assert bool(facts.exif) == (name not in ("an unknown type", "a rational by zero"))
     assert ImageSource.of_folder(tmp_path).open(0).size == size
     assert shrink(tmp_path / f"a{suffix}")[0].shape == (64, 64, 3)
     assert load_image(tmp_path / f"a{suffix}").shape == (3, *size[::-1])

@@ -129,7 +129,17 @@ def test_the_index_grows_with_every_cause_and_stays_below_one():
 
 
 def test_notes_about_files():
-    facts = Facts(width=900, height=200, mode="CMYK", format="JPEG", bytes=1, rotated=True, animated=True, alpha=True)
+    facts = Facts(
+        width=900,
+        height=200,
+        mode="CMYK",
+        format="JPEG",
+        bytes=1,
+        rotated=True,
+        animated=True,
+        alpha=True,
+        exif="it is damaged",
+    )
     findings = about_file(Item(None, "a", "", (), facts))
-    assert [f.code for f in findings] == ["animated", "rotated", "alpha", "mode", "small", "ratio"]
+    assert [f.code for f in findings] == ["animated", "rotated", "exif", "alpha", "mode", "small", "ratio"]
     assert about_file(Item(None, "a", "", (), Facts(512, 512, "RGB", "PNG", 1))) == []

@@ -267,3 +267,14 @@ def test_printable_is_one_line_of_utf8(name):
     shown = printable(name)
     assert shown.isprintable()
     shown.encode("utf-8")
+
+
+def test_a_caption_file_that_is_empty_or_unreadable_is_not_said_to_be_missing(tmp_path):
+    for name in ("empty", "latin", "none"):
+        save(tmp_path / f"{name}.png")
+    (tmp_path / "empty.txt").write_bytes("\ufeff \n".encode())
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    said = {p.file: p.message for p in read_folder(tmp_path).problems if p.code == "caption-missing"}
+    there = "no caption: its row or text file is empty or unreadable"
+    absent = "no caption: neither a row in a metadata file nor a .txt of the same name"
+    assert said == {"empty.png": there, "latin.png": there, "none.png": absent}

@@ -59,7 +59,21 @@ def from_other_export(root: Path) -> None:
     curate_images(picture_folder(root / "photos"), from_run=root, workers=1)
 
 
+def beside(name: str, content: bytes = b"no picture") -> Change:
+    """A folder of two captioned images with one more file."""
+
+    def run(root: Path) -> None:
+        path = picture_folder(root / "photos") / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        ImageFolder(str(root / "photos")).setup("fit")
+
+    return run
+
+
 CURATION_CASES: dict[str, Change] = {
+    "thumbnails of a storage box": beside("@eaDir/0.png"),
+    "a mask beside its image": beside("0-masklabel.png"),
     "a manifest, then a caption edited": after_manifest(lambda photos: (photos / "0.txt").write_text("a kite")),
     "a manifest, then a caption removed": after_manifest(lambda photos: (photos / "0.txt").unlink()),
     "a manifest, then an image cut off": after_manifest(lambda photos: cut_off(photos / "0.png")),

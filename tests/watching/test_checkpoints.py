@@ -1,11 +1,12 @@
 """What an output folder holds, told by names and headers as the trainers document them."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from basinguard.watching.checkpoints import scan
+from basinguard.watching.checkpoints import is_as_described, scan
 from support.checkpoint_files import KOHYA, PEFT, UP, saved
 
 SAVED = [  # the fifth is ai-toolkit's
@@ -63,6 +64,35 @@ def test_a_half_written_file_waits_and_what_is_no_checkpoint_is_left_alone(tmp_p
 
 def test_a_file_that_is_written_anew_is_another_checkpoint(tmp_path):
     path = saved(tmp_path / "a.safetensors", KOHYA)
-    first = scan(tmp_path).checkpoints[0].key
+    (first,) = scan(tmp_path).checkpoints
+    assert is_as_described(first)
     saved(path, {**KOHYA, "lora_unet_x.alpha": torch.tensor(1.0)})
-    assert scan(tmp_path).checkpoints[0].key != first
+    assert scan(tmp_path).checkpoints[0].key != first.key
+    assert not is_as_described(first)
+    path.unlink()
+    assert not is_as_described(first)
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_passed_over(tmp_path, monkeypatch):
+    """Trainers delete their oldest checkpoint whenever they like; here between being seen and being looked into."""
+    for step in (1, 2):
+        saved(tmp_path / f"checkpoint-{step}" / "pytorch_lora_weights.safetensors", PEFT)
+    entries = Path.iterdir
+
+    def iterdir(folder):
+        if folder.name == "checkpoint-1":
+            raise FileNotFoundError(folder)
+        return entries(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert [c.train_step for c in scan(tmp_path).checkpoints] == [2]
+
+
+def test_checkpoints_that_could_run_code_are_told_of_and_not_opened(tmp_path):
+    names = ("a.ckpt", "a-000002.pt", "checkpoint-3/pytorch_lora_weights.bin")
+    for name in (*names, "checkpoint-3/optimizer.bin", "checkpoint-3/scaler.pt", "a.pth", "training_args.bin"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    partial = scan(tmp_path).partial
+    assert {path.relative_to(tmp_path).as_posix() for path in partial} == set(names)
+    assert all("have the trainer save safetensors" in reason for reason in partial.values())

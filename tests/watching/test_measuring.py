@@ -1,6 +1,7 @@
 """Checkpoints measured from outside give what a guard in the trainer measured, to the digit."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from basinguard.guard.plan import ProbePlan
 from basinguard.guard.status import read_history
 from basinguard.watching.checkpoints import scan
 from basinguard.watching.measuring import CheckpointProbes, training_of
-from basinguard.watching.request import PAGE, WatchRequest, events_of
+from basinguard.watching.request import EVENTS, PAGE, WatchRequest, events_of
 from support.checkpoint_files import KOHYA, saved
 from support.guarded_runs import picture_folder, untimed
 from support.recipe_runs import run_recipe
@@ -41,7 +42,9 @@ def measured(request, checkpoints):
 def test_the_reports_are_those_of_the_guard_inside_also_after_an_interruption(run):
     first, second, last = scan(run.output).checkpoints
     measured(run, [first])
-    events = measured(run, [second, last])
+    lines = (run.folder / EVENTS).read_text().splitlines(keepends=True)
+    (run.folder / EVENTS).write_text("".join([*lines[:-1], lines[-1][:50]]))  # killed while it wrote the line
+    events = measured(run, [first, second, last])
     rows = json.loads((run.output / "history.json").read_text())
     assert untimed(read_history(run.folder / "guard.json")) == untimed([Report.from_json(json.dumps(r)) for r in rows])
     assert [(name, what) for name, what, _ in events] == [
@@ -56,22 +59,40 @@ def test_the_reports_are_those_of_the_guard_inside_also_after_an_interruption(ru
 
 
 def test_what_cannot_be_measured_is_one_event_and_the_rest_goes_on(run, tmp_path):
-    """Of another base, deleted meanwhile, good, and one that lies behind it."""
+    """Of another base, deleted meanwhile, good, one that lies behind it, and one written anew since it was found."""
     request = replace(run, output=tmp_path, plan=replace(PLAN, taught=False))
     other = saved(tmp_path / "a-step00000001.safetensors", KOHYA)
     gone = saved(tmp_path / "b-step00000002.safetensors", {**KOHYA, "lora_unet_y.alpha": torch.tensor(1.0)})
-    for step, name in ((5, "checkpoint-2"), (3, "checkpoint-4")):
+    for step, name in ((5, "checkpoint-2"), (3, "checkpoint-4"), (7, "checkpoint-4")):
         path = tmp_path / f"checkpoint-{step}" / "model.safetensors"
         path.parent.mkdir()
         path.write_bytes((run.output / name / "model.safetensors").read_bytes())
-    first, second, behind, good = scan(tmp_path).checkpoints
+    first, second, behind, good, anew = scan(tmp_path).checkpoints
+    os.utime(anew.path, ns=(1, 1))
     gone.unlink()
-    events = measured(request, [first, second, good, behind])
-    assert [what for _, what, _ in events] == ["measured", "failed", "failed", "measured", "skipped"]
+    events = measured(request, [first, second, good, behind, anew])
+    assert [what for _, what, _ in events] == ["measured", "failed", "failed", "measured", "skipped", "waits"]
     assert str(other) in events[1][2]
     assert "No such file" in events[2][2]
-    assert events[4][2] == "at update 3 is no further than what was measured last (5)"
+    assert events[4][2] == (
+        "at update 3 is no further than what was measured last (5); where this is another run, move "
+        f"{request.folder} elsewhere"
+    )
+    assert events[5][2] == "was written anew or deleted while it was read"
     assert not any("\n" in problem for _, _, problem in events)
+
+
+@pytest.mark.filterwarnings("ignore:the history so far is about other images")
+def test_another_base_other_images_or_settings_are_refused_for_what_was_begun_with_others(run, tmp_path):
+    measured(run, [])
+    other = picture_folder(tmp_path / "other", 3)
+    for changes, message in (
+        ({"base": "tinyworld"}, "base='tinyworld': what was measured here so far is of "),
+        ({"data": other}, "is of other images"),
+        ({"plan": replace(PLAN, scale=3.0)}, "scale was 7.5, is 3.0"),
+    ):
+        with pytest.raises(ValueError, match=f"{message}.*to begin anew"):
+            CheckpointProbes(replace(run, **changes))
 
 
 def test_images_come_from_every_folder_that_the_trainer_reads(run, tmp_path):

@@ -1,9 +1,11 @@
 """Trainers' own descriptions of their images, by the keys that they document; regularization is nobody's secret."""
 
+import doctest
 import json
 
 import pytest
 
+from basinguard.watching import trainer_data
 from basinguard.watching.trainer_data import ImageSubset, image_subsets
 
 SD_SCRIPTS = """
@@ -84,6 +86,13 @@ def test_a_folder_is_itself_and_one_beside_the_file_is_found_from_elsewhere(here
         ("a.json", "{}", "names no folder of images; what is read: sd-scripts"),
         ("a.json", json.dumps([{"path": "missing"}]), "which is no folder here"),
         ("a.yaml", "config: {process: []}", "names no folder"),
+        ("a.yaml", "config:", "not laid out as any of those that are read"),
+        ("a.toml", "datasets = 3", "not laid out as any of those that are read"),
+        ("a.toml", "[[datasets]]\nsubsets = 'x'", "not laid out as any of those that are read"),
+        ("a.toml", "dataset_config = 'missing.toml'", "a.toml names missing.toml, which is no file here"),
+        ("a.toml", "[[datasets]]\n[[datasets.subsets]]\nmetadata_file='m.json'", "captions in m.json .* are not read"),
+        ("a.json", json.dumps([{"instance_data_dir": "A", "caption_strategy": "parquet"}]), "'parquet' are not read"),
+        ("a.json", json.dumps([{"path": "A", "text": {"prompt_source": "concept"}}]), "where there is none"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(here, name, text, message):
@@ -91,3 +100,56 @@ def test_what_cannot_be_used_is_one_line(here, name, text, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         image_subsets(here / name)
     assert "\n" not in str(error.value)
+
+
+def test_no_text_at_all_is_one_line(here):
+    (here / "a.json").write_bytes("[]".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"a.json: 'utf-8' codec can't decode"):
+        image_subsets(here / "a.json")
+
+
+CONCEPT = {"prompt_source": "concept", "prompt_path": "prompts.txt"}
+NAMED = [
+    ([{"path": "A", "text": {"prompt_source": "filename"}}], "red_ball 1"),
+    ([{"path": "A", "text": CONCEPT}], "a sks dog"),
+    ([{"instance_data_dir": "A", "caption_strategy": "filename"}], "red ball 1"),
+    ([{"instance_data_dir": "A", "caption_strategy": "textfile", "instance_prompt": "x"}], "own"),
+    ([{"instance_data_dir": "A", **INSTANCE}], "sks dog"),
+    ([{"instance_data_dir": "A", **INSTANCE, "caption_strategy": "filename", "prepend_instance_prompt": True}],
+     "sks dog red ball 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("entries", "caption"), NAMED, ids=[caption for _, caption in NAMED])
+def test_captions_are_what_the_trainer_makes_of_them(here, entries, caption):
+    """Names of files, one text for all, a prompt before them: as OneTrainer and SimpleTuner document it."""
+    (here / "prompts.txt").write_text("\na sks dog\na dog\n")
+    (here / "a.json").write_text(json.dumps(entries))
+    (subset,) = image_subsets(here / "a.json")
+    assert subset.trained("A/red_ball 1.png", "own") == caption
+
+
+def test_a_trigger_stands_where_the_caption_says_or_before_it(here):
+    assert doctest.testmod(trainer_data).failed == 0
+    (here / "a.yaml").write_text(AI_TOOLKIT)
+    (subset,) = image_subsets(here / "a.yaml")
+    assert [subset.trained("", c) for c in ("sit", "a [trigger]", "the sks dog")] == [
+        "sks dog sit", "a sks dog", "the sks dog"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("train.toml", "[dataset_arguments]\ndataset_config = 'dataset.toml'"),
+        ("train.toml", "[general]\ntrain_data_dir = 'A'"),
+        ("config.json", '{"concept_file_name": "concepts.json", "concepts": null}'),
+        ("config.json", '{"--data_backend_config": "concepts.json"}'),
+    ],
+)
+def test_a_main_configuration_is_followed_to_its_images(here, name, text):
+    (here / "dataset.toml").write_text(SD_SCRIPTS)
+    (here / "concepts.json").write_text(json.dumps(ONE_TRAINER))
+    (here / name).write_text(text)
+    (subset,) = image_subsets(here / name)
+    assert subset.folder.resolve() == here / "A"

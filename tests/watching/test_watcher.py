@@ -7,10 +7,12 @@ import sys
 import pytest
 from filelock import FileLock
 
+from basinguard.watching import reaction
 from basinguard.watching import watcher as module
 from basinguard.watching.checkpoints import Checkpoint, Scan
-from basinguard.watching.request import EVENTS, LOCK, WatchRequest, events_of
-from basinguard.watching.watcher import BreachAction, Watcher, WatchPace, WatchReaction, checkpoint_to_ship
+from basinguard.watching.reaction import BreachAction, WatchPace, WatchReaction
+from basinguard.watching.request import EVENTS, LOCK, WatchRequest, add_event, events_of
+from basinguard.watching.watcher import ProbeBrokeDown, Watcher, checkpoint_to_ship
 from support.checkpoint_files import KOHYA, UP, saved
 
 ONCE = WatchPace(once=True)
@@ -50,7 +52,7 @@ def watched(request, script, lines, *, pace=ONCE, **reaction):
 
 
 def test_example():
-    assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(reaction).failed == 0
 
 
 def test_each_checkpoint_is_measured_once_also_by_a_later_watch(request_):
@@ -100,7 +102,7 @@ def test_a_half_written_file_is_told_of_and_not_measured(request_):
     script, lines = Script(), []
     watched(request_, script, lines)
     assert script.asked == [[]]
-    assert lines[-1].startswith("a-000001.safetensors: not whole, ")
+    assert lines[-1].startswith("a-000001.safetensors: not read, ")
 
 
 @pytest.mark.parametrize(
@@ -176,3 +178,84 @@ def test_the_checkpoint_to_ship_is_the_one_that_the_newest_verdict_names():
 def test_a_pace_without_time_is_refused():
     with pytest.raises(ValueError, match="interval=0"):
         WatchPace(interval=0)
+
+
+def killed_at(name, script, message="signal 9"):
+    """A probe that ends before this checkpoint, every time."""
+
+    def measure(request, pending, news):
+        names = [c.path.name for c in pending]
+        before = pending[: names.index(name)] if name in names else pending
+        script(request, before, news)
+        if name in names:
+            raise ProbeBrokeDown(message)
+
+    return measure
+
+
+def test_one_checkpoint_that_kills_every_probe_costs_no_other_its_turn(request_):
+    for epoch in (1, 2, 3):
+        saved(request_.output / f"a-00000{epoch}.safetensors", KOHYA)
+    lines = []
+    watched(request_, killed_at("a-000002.safetensors", Script()), lines)
+    measured = [event["checkpoint"] for event in events_of(request_.folder) if event["event"] == "measured"]
+    assert measured == ["the base model", "a-000001.safetensors", "a-000003.safetensors"]
+    assert lines.count("a-000002.safetensors: failed, signal 9") == 3
+
+
+def test_a_base_model_whose_probe_is_killed_is_tried_three_times(request_):
+    tries, lines = [], []
+
+    def measure(request, pending, news):
+        tries.append(len(pending))
+        raise ProbeBrokeDown("signal 9")
+
+    with pytest.raises(ValueError, match="the base model: signal 9"):
+        watched(request_, measure, lines)
+    assert (len(tries), lines) == (3, ["the base model: failed, signal 9"] * 2)
+
+
+def test_a_base_model_that_is_never_measured_ends_the_watch(request_):
+    with pytest.raises(ValueError, match="the base model: could not be measured"):
+        watched(request_, lambda *_: None, [])
+
+
+@pytest.mark.parametrize("action", ["touch {}/nowhere/flag", "run {}/nowhere/command", "run 'unclosed"])
+def test_an_answer_that_fails_is_told_and_the_watch_goes_on(request_, tmp_path, action):
+    saved(request_.output / "a-000001.safetensors", KOHYA)
+    lines = []
+    watched(request_, Script(breach=0), lines, on_breach=action.replace("{}", str(tmp_path)))
+    (done,) = (line for line in lines if ": breach, " in line)
+    assert " failed: " in done
+
+
+def test_a_breach_that_an_ended_watch_left_unanswered_is_answered_by_the_next(request_, tmp_path):
+    request_.folder.mkdir(parents=True)
+    saved(request_.output / "a-000001.safetensors", KOHYA)
+    Script(breach=0)(request_, [], lambda: None)
+    flag = tmp_path / "stop"
+    for _ in range(2):
+        watched(request_, Script(), [], on_breach=f"touch {flag}")
+        assert [event["event"] for event in events_of(request_.folder)].count("breach") == 1
+    assert flag.exists()
+
+
+def test_a_line_that_was_cut_off_costs_no_other(tmp_path):
+    event = {"event": "failed", "checkpoint": "a\u2028b", "problem": "ü"}
+    add_event(tmp_path, event)
+    with (tmp_path / EVENTS).open("a") as file:
+        file.write('{"event": "meas')
+    assert events_of(tmp_path) == [event]
+    add_event(tmp_path, event)
+    assert events_of(tmp_path) == [event, event]
+
+
+def test_a_file_that_stays_half_written_is_told_of_once(request_, monkeypatch):
+    half = saved(request_.output / "a-000001.safetensors", KOHYA)
+    half.write_bytes(half.read_bytes()[:-8])
+    lines, clock = [], iter(range(0, 10_000, 30))
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    watched(request_, Script(), lines, pace=WatchPace(idle_minutes=10))
+    (line,) = lines[1:]
+    assert line.startswith("a-000001.safetensors: not read, ")

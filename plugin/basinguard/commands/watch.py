@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..guard.plan import ProbePlan
 from ..similarity.copy_detector_settings import CopyDetectorSettings
-from ..watching.watcher import Watcher, WatchPace, WatchReaction, checkpoint_to_ship
+from ..watching.reaction import WatchPace, WatchReaction
+from ..watching.watcher import Watcher, checkpoint_to_ship
 
 if TYPE_CHECKING:
     from ..watching.request import WatchRequest
@@ -75,12 +76,21 @@ def watch(
 
     if heldout is not None and prompts is not None:
         raise ValueError(f"heldout={heldout} and prompts={prompts}: the folder's captions are the prompts; give one")
+    if reaction.calibrate:
+        _require_calibratable(data, pace, reaction)
     request = WatchRequest(output, data, base, caption, heldout, prompts, plan, detector)
     watcher = Watcher(request, pace, reaction, partial(print, flush=True))
     events = watcher.run()
     exported = _exported(request, checkpoint_to_ship(events)) if reaction.calibrate else ""
     ok = not (watcher.breached and reaction.action.kind == "exit")
     return WatchResult(events, ok, page_of(request), exported)
+
+
+def _require_calibratable(data: Path, pace: WatchPace, reaction: WatchReaction) -> None:
+    if not data.is_dir():
+        raise ValueError(f"calibrate: needs a folder of images as data, not {data}")
+    if not (pace.once or pace.idle_minutes or reaction.action.kind == "exit"):
+        raise ValueError("calibrate: is done when the watch ends, which this one never does; give idle_minutes or once")
 
 
 def _exported(request: WatchRequest, event: Event) -> str:
@@ -90,8 +100,8 @@ def _exported(request: WatchRequest, event: Event) -> str:
     from .export import export
 
     path, is_lora, plan, folder = Path(event["path"]), event["kind"] == "lora", request.plan, request.folder
-    if event["kind"] not in ("lora", "model", "single-file") or not request.data.is_dir():
-        raise ValueError(f"{path}: a LoRA file or a whole model can be calibrated, with a folder of images as data")
+    if event["kind"] not in ("lora", "model", "single-file"):
+        raise ValueError(f"{path}: a LoRA file or a whole model can be calibrated, this is neither")
     settings = SessionSettings(
         base=request.base, lora=path if is_lora else None, caption=request.caption, heldout=request.heldout,
         timesteps=plan.timesteps, scale=plan.scale,

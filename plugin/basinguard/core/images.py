@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
+from .exif import ORIENTATION, exif_trouble
 from .text import one_line
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ UNREAD = dict.fromkeys(  # pictures and films of other types, and what to do abo
     suffix: f"pip install {package}, or {CONVERT}"
     for name, (_, suffixes, package) in PLUGINS.items() if name not in INSTALLED for suffix in suffixes
 }  # fmt: skip
-ORIENTATION = 0x0112
 UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -84,6 +84,7 @@ class Facts:
         alpha: some pixel may be transparent.
         animated: more than one frame; only the first is used.
         profile: name of its colour profile where that is not sRGB; its colours are converted.
+        exif: what is wrong with its EXIF block, which is ignored as far as it is wrong; "" where nothing is.
     """
 
     width: int
@@ -95,6 +96,7 @@ class Facts:
     alpha: bool = False
     animated: bool = False
     profile: str = ""
+    exif: str = ""
 
 
 @contextmanager
@@ -183,9 +185,10 @@ def read_facts(path: Path, *, decode: bool = True) -> Facts:
             format=image.format or "",
             bytes=path.stat().st_size,
             rotated=turn in UPRIGHT,
-            alpha="A" in image.getbands() or "transparency" in image.info,
+            alpha=image.has_transparency_data,
             animated=bool(getattr(image, "is_animated", False)),
             profile=profile_name(image),
+            exif=exif_trouble(image),
         )
         if decode:
             if image.format in ("JPEG", "MPO"):

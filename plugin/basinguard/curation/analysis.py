@@ -12,7 +12,7 @@ from .captions import clip_token_counter, lint_captions
 from .decisions import AllowList, choose_representatives, propose_decisions
 from .descriptors import NAME as VIEWS
 from .duplicates import Pair, embed_thumbs, find_pairs
-from .findings import Finding, about_alike, about_blank, about_copies, about_file
+from .findings import Finding, about_alike, about_blank, about_copies, about_dark, about_file
 from .groups import Group, find_alike, find_groups
 from .manifest import AlikeRecord, Curation, GroupRecord, LeakRecord, Settings
 from .outliers import Scorer, caption_scores, find_disagreements, find_leaks, find_outliers
@@ -22,6 +22,7 @@ from .same_picture import Judge
 from .scan import Scan
 from .shared_phrases import phrase_notes
 
+DARK = 15  # the brightest of 255 that 12 bits reach where 16 are expected
 PLAIN = 2  # levels that a picture of one colour may vary by
 
 
@@ -99,6 +100,8 @@ def _findings(
         findings[row] += [*linted.findings[row], *about_file(item)]
         if np.ptp(scan.thumbs[row], axis=(0, 1)).max() <= PLAIN:
             findings[row].append(about_blank(item.facts.alpha))
+        elif scan.thumbs[row].max() <= DARK:
+            findings[row].append(about_dark(item.facts.mode))
     return findings, (*linted.general, *phrase_notes([item.captions for item in scan.items]))
 
 

@@ -52,6 +52,11 @@ def about_file(item: Item, *, smallest: int = 256, longest_ratio: float = 3.0) -
     notes = [
         ("animated", facts.animated, "has several frames; only the first is used"),
         ("rotated", facts.rotated, "is rotated by its EXIF header, which some trainers ignore"),
+        (
+            "exif",
+            bool(facts.exif),
+            f"has a bad EXIF block, ignored as far as it is bad: {facts.exif}; look whether the picture stands upright",
+        ),
         ("alpha", facts.alpha, "has transparent pixels, shown and trained here on white; some trainers take black"),
         ("profile", bool(facts.profile), f"has the colour profile {facts.profile}; its colours are converted to sRGB"),
         ("mode", facts.mode not in ("RGB", "RGBA", "P", "L", "LA"), f"has pixel mode {facts.mode}; convert it to RGB"),
@@ -83,3 +88,13 @@ def about_blank(alpha: bool) -> Finding:
     """A picture that trains as one plain colour; with `alpha`, because it is seen on white."""
     why = "nothing of it is visible on white: put it on another ground" if alpha else "leave it out"
     return Finding(code="blank", message=f"trains as one plain colour; {why}", weight=0.3)
+
+
+def about_dark(mode: str) -> Finding:
+    """A picture that trains as almost black; with 16-bit pixels, perhaps because only some of the bits are used."""
+    why = (
+        "its values may be of 12 bits in a 16-bit file: scale them"
+        if mode.startswith("I")
+        else "look whether it should be"
+    )
+    return Finding(code="dark", message=f"trains as almost black; {why}")

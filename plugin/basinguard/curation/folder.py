@@ -6,13 +6,13 @@ with a column file_name and one of text, caption, prompt) or images with a `.txt
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..core.folder_files import FolderFiles, list_files
 from ..core.images import FILMS, SUFFIXES, UNREAD, BadImage, Facts, read_facts
 from ..core.text import one_line, printable
 from .caption_files import CAPTION_SUFFIXES, METADATA_NAMES, CaptionRow, read_caption_text, read_metadata
@@ -100,34 +100,28 @@ def read_folder(directory: Path, *, decode: bool = True, lines: bool = False) ->
         raise FileNotFoundError(f"{printable(str(directory))}: no such folder; give the folder that holds the images")
     if not directory.is_dir():
         raise NotADirectoryError(f"{printable(str(directory))} is a file; give the folder that holds the images")
-    problems: list[Problem] = []
-    files = sorted(_walk(directory, problems))
+    listing = list_files(directory)
+    problems = list(_about_files(listing))
+    files = list(listing.names)
     images = [name for name in files if PurePosixPath(name).suffix.lower() in SUFFIXES]
     problems += _unread(files)
     captions = _collect_captions(directory, files, images, problems, lines=lines)
     concepts = concepts_of(images)
-    lines_of_layout = notes(images, concepts, frozenset(captions))
+    lines_of_layout = notes(images, concepts, frozenset(name for name in captions if captions[name]))
     problems += [Problem("sd-scripts-layout", printable(where), printable(said)) for where, said in lines_of_layout]
     used = list(concepts or images)
     items = [item for n in used if (item := _read_item(directory, n, captions, concepts.get(n), decode, problems))]
     return Folder(directory, tuple(items), tuple(sorted(problems, key=lambda p: (p.file, p.code, p.message))))
 
 
-def _walk(directory: Path, problems: list[Problem]) -> Iterator[str]:
-    """Relative names of all files below `directory`, hidden ones left out."""
-
-    def report(error: OSError) -> None:
-        where = os.path.relpath(error.filename or directory, directory)
-        problems.append(Problem("unreadable", printable(where), f"folder cannot be listed ({error.strerror})", True))
-
-    for parent, folders, names in os.walk(directory, onerror=report):
-        relative = Path(parent).relative_to(directory).as_posix()
-        prefix = "" if relative == "." else relative + "/"
-        for name in [n for n in folders if os.path.islink(os.path.join(parent, n))]:
-            message = "a link to a folder is not followed; put the folder itself here, or curate it on its own"
-            problems.append(Problem("link-to-folder", printable(prefix + name), message, True))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (prefix + name for name in names if not name.startswith("."))
+def _about_files(listing: FolderFiles) -> Iterator[Problem]:
+    for where, reason in listing.unlisted:
+        yield Problem("unreadable", printable(where), f"folder cannot be listed ({reason})", True)
+    for name in listing.links:
+        message = "a link to a folder is not followed; put the folder itself here, or curate it on its own"
+        yield Problem("link-to-folder", printable(name), message, True)
+    if listing.note:
+        yield Problem("left-out", printable(listing.first_left_out), listing.note)
 
 
 def _unread(files: list[str]) -> Iterator[Problem]:
@@ -252,7 +246,7 @@ def _add_text_files(
             texts = read_caption_text(directory / name, lines=lines) if wanting else ()
         except (ValueError, OSError) as error:
             problems.append(Problem("caption-unreadable", printable(name), one_line(str(error))))
-            continue
+            texts = ()
         merged.update(dict.fromkeys(wanting, texts))
     return merged
 
@@ -289,7 +283,8 @@ def _read_item(
         problems.append(Problem("name-control-character", printable(name), message))
     captions = every_caption.get(name) or ((concept.words,) if concept else ())
     if not captions:
-        message = "no caption: neither a row in a metadata file nor a .txt of the same name"
+        none = "neither a row in a metadata file nor a .txt of the same name"
+        message = f"no caption: {'its row or text file is empty or unreadable' if name in every_caption else none}"
         problems.append(Problem("caption-missing", printable(name), message))
     first, *rest = captions or ("",)
     return Item(directory / name, name, first, tuple(rest), facts, concept.repeats if concept else 1)

@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 
 from ..core.files import file_sha256, whole_file
+from ..core.folder_files import list_files
 from ..core.images import SUFFIXES, BadImage, load_rgb, to_tensor
+from ..core.progress import say
+from ..core.text import printable
 from .embedder import Embedder, check_images
 
 CHUNK = 64  # pictures held at once
 
 
 def image_paths(folder: Path, only: Collection[str] | None = None) -> list[Path]:
-    """Every picture under a folder, in the order of their names; hidden files and folders are left out.
+    """Every picture under a folder, by name; what `core.folder_files` leaves out is said in one line.
 
     Args:
         folder: where they lie.
@@ -32,8 +35,10 @@ def image_paths(folder: Path, only: Collection[str] | None = None) -> list[Path]
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    files = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    paths = sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    listing = list_files(folder)
+    paths = sorted(p for name in listing.names if (p := folder / name).suffix.lower() in SUFFIXES and p.is_file())
+    if listing.note:
+        say(f"{printable(str(folder))}: {listing.note}")
     if not paths:
         raise ValueError(f"{folder}: no picture in it; read are {', '.join(sorted(SUFFIXES))}")
     if only is None:

@@ -23,6 +23,8 @@ PIPELINE, UNET = "model_index.json", Path("unet", "diffusion_pytorch_model.safet
 WRAPPED = ".base_layer."  # of a layer that has a LoRA beside it, where the whole UNet was saved with it
 ORIGINAL = "model.diffusion_model."  # the UNet's tensors in the layout of single files
 IGNORED = ("optimizer", "scheduler", "scaler", "random_states", "ema", "discriminator")  # of a trainer's own state
+PICKLES = re.compile(r".*\.ckpt|(?:pytorch_|diffusion_pytorch_|adapter_).*\.bin|.*(?:-|-step)\d{6,}\.pt")
+PICKLED = "not a .safetensors file; others may run code and are never opened: have the trainer save safetensors"
 STEPS = re.compile(r"(?:checkpoint-|-step|-save-|_(?=\d{6,}$))(\d+)")
 EPOCHS = re.compile(r"-(\d{6})$|-save-\d+-(\d+)-")  # counted as the trainer counts
 DEPTH = 3  # folders below the output folder that are looked into
@@ -71,7 +73,7 @@ class Scan:
 
     Attributes:
         checkpoints: that are whole, in their order.
-        partial: files that end too early or cannot be read yet, with the reason.
+        partial: files that end too early, cannot be read yet or are never opened, with the reason.
     """
 
     checkpoints: tuple[Checkpoint, ...]
@@ -87,6 +89,9 @@ def scan(output: Path, leave_out: Path | None = None) -> Scan:
     """
     whole, partial = [], {}
     for path in _candidates(output, leave_out):
+        if path.suffix in (".ckpt", ".bin", ".pt"):
+            partial[path] = PICKLED
+            continue
         try:
             checkpoint = describe(path)
         except FileNotFoundError:
@@ -106,11 +111,25 @@ def _candidates(folder: Path, leave_out: Path | None, depth: int = DEPTH) -> Ite
     if (folder / PIPELINE).is_file() or (folder / UNET).is_file():
         yield folder
         return
-    for path in sorted(folder.iterdir()):
-        if path.suffix == ".safetensors" and not path.name.startswith((".", *IGNORED)):
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return  # deleted meanwhile, as trainers do with their oldest, or nobody's to read
+    for path in entries:
+        named_so = path.suffix == ".safetensors" or PICKLES.fullmatch(path.name)
+        if named_so and not path.name.startswith((".", *IGNORED)):
             yield path
         elif depth and path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
             yield from _candidates(path, leave_out, depth - 1)
+
+
+def is_as_described(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is what it was when it was found: trainers write their newest one again and again."""
+    try:
+        now = describe(checkpoint.path)
+    except (OSError, ValueError):
+        return False
+    return now is not None and now.key == checkpoint.key
 
 
 def describe(path: Path) -> Checkpoint | None:

@@ -6,7 +6,7 @@ whoever waits for checkpoints holds neither a model nor a framework.
 
 from __future__ import annotations
 
-import json
+import os
 import re
 import sys
 import warnings
@@ -17,6 +17,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from diffusers.utils import logging as diffusers_logging
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -33,13 +35,12 @@ from ..training.guard_assembly import assemble_guard
 from ..training.guard_options import ControlGroup
 from ..training.guarded_run import GuardedRun
 from ..training.protocols import PipelineInTraining
-from .checkpoints import UNET, Checkpoint
+from .checkpoints import UNET, Checkpoint, is_as_described
 from .page import write_page
-from .request import EVENTS, STATE, WatchRequest, display_name, events_of
+from .request import BASE, PROBE_LOCK, STATE, WatchRequest, add_event, display_name, events_of
 from .state import read_state, write_state
 from .trainer_data import image_subsets
 
-BASE = "the base model"
 HALF = re.compile(r"lora[._](?:A|B|up|down|linear_layer\.(?:up|down))\b")  # in whichever layout
 
 
@@ -58,23 +59,55 @@ class CheckpointProbes:
         self.request, self.folder = request, request.folder
         base = load_pipeline(request.base)
         training = training_of(request, LatentModel(base).resolution)
+        self.base_name = str(Path(request.base).resolve()) if Path(request.base).exists() else request.base
         self.run = GuardedRun(assemble_guard(training, request.plan, request.detector, pipe=base, alignment="none"))
         self.loggers: list[Any] = []
-        self.weights = {e["weights"]: e["checkpoint"] for e in events_of(self.folder) if e.get("weights")}
-        state = read_state(self.folder / STATE)
-        if state is not None:
-            self.run.load_state_dict(state)
+        self._take_up()
+        past = events_of(self.folder)
+        self.keys = {event["key"] for event in past if event.get("key")}
+        self.weights = {event["weights"]: event["checkpoint"] for event in past if event.get("weights")}
         self.run.update_status()
         if not self.run.history:
             self._probe(base, BASE, epoch=-1, train_step=0)
 
+    def _take_up(self) -> None:
+        """Takes the history of earlier processes, and writes down the event that the last of them came to no more.
+
+        Raises:
+            ValueError: they measured another base, other images, or with other settings.
+        """
+        state = read_state(self.folder / STATE)
+        if state is None:
+            return
+        anew = f"watch with that, or move {self.folder} elsewhere to begin anew"
+        base = state.pop("base", self.base_name)
+        if base != self.base_name:
+            raise ValueError(f"base={self.request.base!r}: what was measured here so far is of {base!r}; {anew}")
+        event = state.pop("event", None)
+        try:
+            self.run.load_state_dict(state)
+        except ValueError as error:
+            raise ValueError(f"{error}; {anew}") from None
+        if self.run.other_data:
+            raise ValueError(f"data={str(self.request.data)!r}: what was measured here is of other images; {anew}")
+        if event is not None and event not in events_of(self.folder):
+            add_event(self.folder, event)
+
     def measure(self, checkpoint: Checkpoint) -> None:
-        """Probes a checkpoint and writes down what came of it; whatever is wrong with it is one event."""
+        """Probes a checkpoint and writes down what came of it; whatever is wrong with it is one event.
+
+        One that changes before it is read, or that is known by now, is passed over.
+        """
+        if checkpoint.key in self.keys:
+            return
         name = display_name(checkpoint.path)
         epoch, train_step = place_of(checkpoint, self.run.history)
         newest = self.run.history[-1]
         if train_step <= newest.train_step and newest.epoch >= 0:
-            what = f"at update {train_step} is no further than what was measured last ({newest.train_step})"
+            what = (
+                f"at update {train_step} is no further than what was measured last ({newest.train_step}); where this "
+                f"is another run, move {self.folder} elsewhere"
+            )
             self._event("skipped", name, problem=what, key=checkpoint.key)
             return
         try:
@@ -86,6 +119,9 @@ class CheckpointProbes:
             pipe = opened(checkpoint, self.request.base)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             self._event("failed", name, problem=one_line(str(error), 300), key=checkpoint.key)
+            return
+        if not is_as_described(checkpoint):
+            self._event("waits", name, problem="was written anew or deleted while it was read")
             return
         more = {"key": checkpoint.key, "path": str(checkpoint.path), "kind": checkpoint.kind, "weights": weights}
         self._probe(pipe, name, epoch, train_step, **more)
@@ -103,9 +139,10 @@ class CheckpointProbes:
             problem = "the budget pays for nothing" if report is None else report.problem
             self._event("failed", name, problem=problem, **more)
             return
-        write_state(self.folder / STATE, self.run.state_dict())
+        event = {"event": "measured", "checkpoint": name, **_numbers(report, self.run.status), **more}
+        write_state(self.folder / STATE, {**self.run.state_dict(), "base": self.base_name, "event": event})
+        add_event(self.folder, event)
         if self.run.status is not None:
-            self._event("measured", name, **_numbers(report, self.run.status), **more)
             write_page(self.folder, self.run.history, self.run.status, self.request)
 
     def _tensorboard(self) -> Sequence[Any]:
@@ -116,18 +153,20 @@ class CheckpointProbes:
         return self.loggers
 
     def _event(self, what: str, name: str, **values: Any) -> None:
-        line = json.dumps({"event": what, "checkpoint": name, **values})
-        with (self.folder / EVENTS).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        add_event(self.folder, {"event": what, "checkpoint": name, **values})
 
 
-def _numbers(report: Report, status: RunStatus) -> dict[str, Any]:
+def _numbers(report: Report, status: RunStatus | None) -> dict[str, Any]:
     """What is told of a measured checkpoint."""
     named = {"risk": report.samples.risk, "taught": report.heldout.taught, "width": report.basin.width}
+    judged: dict[str, Any] = {"verdict": "no verdict", "why": [], "breach": False, "forecast": "", "ship": None}
+    if status is not None:
+        judged = {
+            "verdict": status.verdict.state, "why": list(status.verdict.evidence), "breach": status.verdict.breaches(),
+            "forecast": str(status.forecast), "ship": None if status.plain is None else status.plain.epoch,
+        }  # fmt: skip
     return {
-        "epoch": report.epoch, "train_step": report.train_step, "verdict": status.verdict.state,
-        "why": list(status.verdict.evidence), "breach": status.verdict.breaches(), "seconds": round(report.seconds, 1),
-        "forecast": str(status.forecast), "ship": None if status.plain is None else status.plain.epoch,
+        "epoch": report.epoch, "train_step": report.train_step, **judged, "seconds": round(report.seconds, 1),
         **{name: None if e is None else [e.value, e.low, e.high, e.n] for name, e in named.items()},
     }  # fmt: skip
 
@@ -190,15 +229,16 @@ def opened(checkpoint: Checkpoint, base: str) -> Any:
 def training_of(request: WatchRequest, resolution: int) -> TrainingSet:
     """The images that must not come back, from everywhere that the trainer reads them."""
     control = ControlGroup(folder=str(request.heldout)) if request.heldout else ControlGroup(_prompts(request.prompts))
-    sets = []
+    sets, items = [], []
     for subset in image_subsets(request.data, request.caption):
-        reading = ReadingOptions(caption=subset.caption or None)
-        images = ImageFolder(str(subset.folder), resolution=resolution, reading=reading)
+        none = subset.named or None  # anything: another caption takes its place
+        images = ImageFolder(
+            str(subset.folder), resolution=resolution, reading=ReadingOptions(caption=subset.caption or none)
+        )
         images.setup("open")
-        sets.append(training_set(images, ControlGroup([])))
-    pixels = torch.cat([one.images for one in sets])
-    captions = tuple(caption for one in sets for caption in one.captions)
-    return training_set(_Images(pixels, tuple((str(n), text) for n, text in enumerate(captions))), control)
+        sets.append(images.all_pixels())
+        items += [(path, subset.trained(path, caption)) for path, caption in images.items[: images.secrets]]
+    return training_set(_Images(torch.cat(sets), tuple(items)), control)
 
 
 class _Images:
@@ -216,13 +256,17 @@ def _prompts(path: Path | None) -> list[str] | None:
 
 
 def main() -> None:
-    """Measures what the request on standard input names."""
+    """Measures what the request on standard input names; ends early where nobody waits for it any more."""
     warnings.simplefilter("default")
+    diffusers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     request, checkpoints = WatchRequest.from_json(sys.stdin.read())
+    parent = os.getppid()
     try:
-        probes = CheckpointProbes(request)
-        for checkpoint in checkpoints:
-            probes.measure(checkpoint)
+        with FileLock(request.folder / PROBE_LOCK):  # one that an ended watch left behind has its say first
+            probes = CheckpointProbes(request)
+            for checkpoint in checkpoints:
+                if os.getppid() == parent:
+                    probes.measure(checkpoint)
     except (OSError, ValueError, ImportError) as error:
         print(one_line(str(error), 500), file=sys.stderr)
         raise SystemExit(2) from None

@@ -11,15 +11,37 @@ from ..guard.plan import ProbePlan
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from .checkpoints import Checkpoint
 
+BASE = "the base model"  # what it is called among the checkpoints
 FOLDER = "basinguard"  # in the trainer's output folder, where nothing else is written
-EVENTS, PAGE, STATE, LOCK = "events.jsonl", "watch.html", "state.safetensors", "watch.lock"
+EVENTS, PAGE, STATE = "events.jsonl", "watch.html", "state.safetensors"
+LOCK, PROBE_LOCK = "watch.lock", "probe.lock"  # of the process that waits, and of the one that measures
 
 
 def events_of(folder: Path) -> list[dict[str, Any]]:
-    """Everything that a watch wrote down; a last line that was cut off is none."""
+    """Everything that a watch wrote down; a line that was cut off, by a full disk say, is none."""
     path = folder / EVENTS
-    lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = path.read_text("utf-8", errors="replace").split("\n")[:-1] if path.is_file() else []
+    return [event for line in lines if (event := _event(line)) is not None]
+
+
+def add_event(folder: Path, event: dict[str, Any]) -> None:
+    """Writes an event down, on a line of its own whatever was cut off before.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    path = folder / EVENTS
+    cut = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" * cut + json.dumps(event) + "\n")
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and {"event", "checkpoint"} <= event.keys() else None
 
 
 def display_name(path: Path) -> str:

@@ -6,108 +6,26 @@ Light on purpose: it holds no framework, reads headers alone, and never locks or
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from .checkpoints import Checkpoint, scan
-from .request import LOCK, PAGE, WatchRequest, display_name, events_of
+from .reaction import WatchPace, WatchReaction
+from .request import BASE, LOCK, PAGE, WatchRequest, add_event, display_name, events_of
 
 MOST_TRIES = 3  # of a checkpoint whose probe breaks down
+PATIENCE = 60.0  # seconds after which a file that cannot be read and does not grow is told of
 REFUSED = 2  # exit status of a probe that cannot begin
 Event = dict[str, Any]
 Say = Callable[[str], None]
 Measure = Callable[[WatchRequest, Sequence[Checkpoint], Callable[[], None]], None]
-
-
-@dataclass(frozen=True)
-class BreachAction:
-    """What is done when a checkpoint breaches the allowed risk.
-
-    Attributes:
-        kind: "none", "touch" (makes a file), "run" (a command, once) or "exit" (ends the watch, exit status 1).
-        argument: the file or the command.
-    """
-
-    kind: str = "none"
-    argument: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> BreachAction:
-        """From "none", "exit", "touch FILE" or "run COMMAND".
-
-        Raises:
-            ValueError: anything else.
-
-        Example:
-            >>> BreachAction.parse("touch stop.txt")
-            BreachAction(kind='touch', argument='stop.txt')
-        """
-        kind, _, argument = text.strip().partition(" ")
-        if (kind in ("none", "exit") and not argument) or (kind in ("touch", "run") and argument):
-            return cls(kind, argument)
-        raise ValueError(f"on_breach={text!r}: expected none, exit, 'touch FILE' or 'run COMMAND'")
-
-    def act(self) -> str:
-        """Does it; what was done, in words."""
-        if self.kind == "touch":
-            Path(self.argument).expanduser().touch()
-        elif self.kind == "run":
-            code = subprocess.run(shlex.split(self.argument), check=False).returncode
-            return f"ran {self.argument!r}: exit status {code}"
-        return {"none": "nothing was to be done", "exit": "the watch ends"}.get(self.kind, f"made {self.argument}")
-
-
-@dataclass(frozen=True)
-class WatchPace:
-    """When a watch looks, and when it ends.
-
-    Attributes:
-        once: measures what is there, and ends.
-        interval: seconds between two looks; a file counts as whole once it is the same at two of them.
-        idle_minutes: ends when nothing new came for so long; 0 waits for ever.
-    """
-
-    once: bool = False
-    interval: float = 10.0
-    idle_minutes: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.interval <= 0 or self.idle_minutes < 0:
-            raise ValueError(
-                f"interval={self.interval}, idle_minutes={self.idle_minutes}: expected more than 0, and 0 or more"
-            )
-
-
-@dataclass(frozen=True)
-class WatchReaction:
-    """What is told and done.
-
-    Attributes:
-        on_breach: "none", "exit" (status 1), "touch FILE" or "run COMMAND", once a checkpoint breaches the risk.
-        json: whether every event is told as one line of JSON.
-        calibrate: whether the checkpoint to ship is calibrated and exported once the watch ends.
-    """
-
-    on_breach: str = "none"
-    json: bool = False
-    calibrate: bool = False
-
-    def __post_init__(self) -> None:
-        BreachAction.parse(self.on_breach)
-
-    @property
-    def action(self) -> BreachAction:
-        """What a breach brings about."""
-        return BreachAction.parse(self.on_breach)
 
 
 class Watcher:
@@ -137,7 +55,9 @@ class Watcher:
         self.measure = measure or measure_elsewhere
         self.breached = False
         self._sizes: dict[Path, tuple[int, int]] = {}  # at the last look, of what was not measured yet
-        self._tries: Counter[str] = Counter()  # of each checkpoint's state
+        self._tries: Counter[str] = Counter()  # of each checkpoint's state, and of the base model
+        self._partial: dict[tuple[Path, str], float] = {}  # when each was first seen so
+        self._works = False  # whether a probe went well
         self._told = 0  # events that were told
 
     def run(self) -> list[Event]:
@@ -161,13 +81,16 @@ class Watcher:
 
     def _watch(self) -> None:
         self._told, last_news = len(self.events()), time.monotonic()
+        self._answer_the_past()
         while not (self.breached and self.reaction.action.kind == "exit"):
             pending, partial = self._pending()
             if pending or not self._measured_base():
                 self._measure(pending)
                 last_news = time.monotonic()
+                if self.pace.once:
+                    continue  # what a probe that broke down left over
+            self._tell_partial(partial)
             if self.pace.once:
-                self._tell_partial(partial)
                 return
             if self.pace.idle_minutes and time.monotonic() - last_news > 60 * self.pace.idle_minutes:
                 return
@@ -176,24 +99,35 @@ class Watcher:
     def _measure(self, pending: Sequence[Checkpoint]) -> None:
         """Has them measured; a probe that breaks down, by a full disk say, is tried a few times and ends no watch.
 
+        It is the first that nothing is known of yet that is held responsible; the others keep their turns.
+
         Raises:
-            ValueError: nothing was ever measured here, so what was given cannot be right.
+            ValueError: it is refused from the beginning, so what was given cannot be right.
         """
-        self._tries.update(checkpoint.key for checkpoint in pending)
         try:
             self.measure(self.request, pending, self._tell_news)
+            problem, self._works = "", True
         except ValueError as error:
-            if not self._measured_base():
+            if not (self._works or isinstance(error, ProbeBrokeDown)):
                 raise
-            names = ", ".join(display_name(checkpoint.path) for checkpoint in pending)
-            self._tell({"event": "failed", "checkpoint": names, "problem": str(error)})
+            problem = str(error)
         self._tell_news()
+        past = {event.get("key") for event in self.events()}
+        at_work = next((c for c in pending if c.key not in past), None)
+        key, name = ("", BASE) if at_work is None else (at_work.key, display_name(at_work.path))
+        if not self._measured_base():
+            key, name, problem = "", BASE, problem or "could not be measured"
+        self._tries[key] += 1
+        if problem and name == BASE and not self._measured_base() and self._tries[key] >= MOST_TRIES:
+            raise ValueError(f"{name}: {problem}")
+        if problem:
+            self._tell({"event": "failed", "checkpoint": name, "problem": problem})
 
     def _measured_base(self) -> bool:
         return any(event["event"] == "measured" for event in self.events())
 
     def _pending(self) -> tuple[list[Checkpoint], dict[Path, str]]:
-        """Checkpoints that nothing is known of and that have stopped growing, and files that are not whole."""
+        """Checkpoints that nothing is known of and that have stopped growing, and files that cannot be read."""
         now = scan(self.request.output, self.request.folder)
         past = {event.get("key") for event in self.events()}
         new = [c for c in now.checkpoints if c.key not in past and self._tries[c.key] < MOST_TRIES]
@@ -206,17 +140,41 @@ class Watcher:
             self._told += 1
             self._tell(event)
             if event.get("breach") and not self.breached:
-                self.breached = True
-                self._tell(
-                    {"event": "breach", "checkpoint": event["checkpoint"], "problem": self.reaction.action.act()}
-                )
+                self._answer(event)
+
+    def _answer(self, event: Event) -> None:
+        self.breached = True
+        add_event(
+            self.request.folder,
+            {"event": "breach", "checkpoint": event["checkpoint"], "problem": self.reaction.action.act()},
+        )
+
+    def _answer_the_past(self) -> None:
+        """Answers a breach that was measured for a watch which ended before it could."""
+        past = self.events()
+        breaches = [event for event in past if event.get("breach")]
+        if breaches and not any(event["event"] == "breach" for event in past):
+            self._answer(breaches[-1])
+            self._tell_news()
 
     def _tell_partial(self, partial: dict[Path, str]) -> None:
-        for path, reason in partial.items():
-            self._tell({"event": "not whole", "checkpoint": display_name(path), "problem": reason})
+        """Tells once of each file that cannot be read: at once in a single look, else when it does not grow."""
+        if not partial:
+            self._partial.clear()
+            return
+        now, wait = time.monotonic(), 0 if self.pace.once else PATIENCE
+        self._partial = {half: self._partial.get(half, now) for half in partial.items()}
+        for (path, reason), since in self._partial.items():
+            if since + wait <= now:
+                self._partial[path, reason] = float("inf")
+                self._tell({"event": "not read", "checkpoint": display_name(path), "problem": reason})
 
     def _tell(self, event: Event) -> None:
         self.say(json.dumps(event) if self.reaction.json else told(event))
+
+
+class ProbeBrokeDown(ValueError):
+    """A probe ended without a word of its own: killed, or by a fault; another try may go well."""
 
 
 def measure_elsewhere(request: WatchRequest, pending: Sequence[Checkpoint], news: Callable[[], None]) -> None:
@@ -228,7 +186,8 @@ def measure_elsewhere(request: WatchRequest, pending: Sequence[Checkpoint], news
         news: called whenever there may be new events.
 
     Raises:
-        ValueError: nothing can be measured with what was given, or the process was killed.
+        ProbeBrokeDown: the process was killed, or ended by a fault.
+        ValueError: nothing can be measured with what was given.
     """
     command, pipe = [sys.executable, "-P", "-m", "basinguard.watching.measuring"], subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, text=True) as process:
@@ -237,13 +196,19 @@ def measure_elsewhere(request: WatchRequest, pending: Sequence[Checkpoint], news
         process.stdin.write(request.to_json(tuple(pending)))
         process.stdin.close()
         last = ""
-        for line in process.stderr:
-            last = line.strip() or last
-            news()
+        try:
+            for line in process.stderr:
+                last = line.strip() or last
+                news()
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode == REFUSED:
+        raise ValueError(last)
+    if process.returncode < 0:
+        raise ProbeBrokeDown(f"the probe was ended by signal {-process.returncode}; is there enough memory?")
     if process.returncode:
-        news()
-        ended = "" if process.returncode == REFUSED else f"the probe ended with status {process.returncode}: "
-        raise ValueError(f"{ended}{last}")
+        raise ProbeBrokeDown(f"the probe ended with status {process.returncode}: {last}")
 
 
 def told(event: Event) -> str:

@@ -1,0 +1,22 @@
+"""What the page says of pictures that train otherwise than they look in a viewer."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from basinguard.curation.curate import curate_images
+
+RAMP = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)  # every value that 12 bits can have
+
+
+@pytest.mark.parametrize(("times", "dark_expected"), [(1, True), (16, False)])
+def test_twelve_bits_in_a_file_of_sixteen_are_said_to_train_as_almost_black(tmp_path, times, dark_expected):
+    """4095 / 257 is 15 of 255; sixteen times as bright fills the range."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.fromarray(RAMP * np.uint16(times)).save(photos / "scan.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(photos / "b.png")
+    decisions = curate_images(photos, workers=1).curation.decisions
+    dark = {d.file_name: f.message for d in decisions for f in d.findings if f.code == "dark"}
+    message = "trains as almost black; its values may be of 12 bits in a 16-bit file: scale them"
+    assert dark == ({"scan.png": message} if dark_expected else {})
