@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from basinguard.watching import reaction
 from basinguard.watching import watcher as module
-from basinguard.watching.checkpoints import Checkpoint, Scan
+from basinguard.watching.checkpoints import Checkpoint, OutputScan
 from basinguard.watching.reaction import BreachAction, WatchPace, WatchReaction
 from basinguard.watching.request import EVENTS, LOCK, WatchRequest, add_event, events_of
 from basinguard.watching.watcher import ProbeBrokeDown, Watcher, checkpoint_to_ship
@@ -132,7 +132,7 @@ def test_a_probe_that_breaks_down_is_tried_three_times_and_ends_no_watch(request
 
     monkeypatch.setattr(module.time, "sleep", lambda _: saved(request_.output / "a-000001.safetensors", KOHYA))
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(module, "scan", lambda *_: Scan(tuple(settled), {}))
+    monkeypatch.setattr(module, "scan", lambda *_: OutputScan(tuple(settled), {}))
     settled = [Checkpoint(request_.output / "a-000001.safetensors", "lora", 1, 1, 10, 10)]
     watched(request_, measure, lines, pace=WatchPace(idle_minutes=3))
     assert script.asked == [[], *[["a-000001.safetensors"]] * 3]

@@ -68,7 +68,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Scan:
+class OutputScan:
     """What an output folder holds now.
 
     Attributes:
@@ -80,7 +80,7 @@ class Scan:
     partial: Mapping[Path, str]
 
 
-def scan(output: Path, leave_out: Path | None = None) -> Scan:
+def scan(output: Path, leave_out: Path | None = None) -> OutputScan:
     """Looks through an output folder, a few folders deep.
 
     Args:
@@ -101,7 +101,7 @@ def scan(output: Path, leave_out: Path | None = None) -> Scan:
             continue
         if checkpoint is not None:
             whole.append(checkpoint)
-    return Scan(tuple(sorted(whole, key=lambda c: c.order)), partial)
+    return OutputScan(tuple(sorted(whole, key=lambda c: c.order)), partial)
 
 
 def _candidates(folder: Path, leave_out: Path | None, depth: int = DEPTH) -> Iterator[Path]:

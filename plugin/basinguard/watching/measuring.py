@@ -38,7 +38,7 @@ from ..training.protocols import PipelineInTraining
 from .checkpoints import UNET, Checkpoint, is_as_described
 from .page import write_page
 from .request import BASE, PROBE_LOCK, STATE, WatchRequest, add_event, display_name, events_of
-from .state import read_state, write_state
+from .state import read_run_state, write_run_state
 from .trainer_data import image_subsets
 
 HALF = re.compile(r"lora[._](?:A|B|up|down|linear_layer\.(?:up|down))\b")  # in whichever layout
@@ -76,7 +76,7 @@ class CheckpointProbes:
         Raises:
             ValueError: they measured another base, other images, or with other settings.
         """
-        state = read_state(self.folder / STATE)
+        state = read_run_state(self.folder / STATE)
         if state is None:
             return
         anew = f"watch with that, or move {self.folder} elsewhere to begin anew"
@@ -140,7 +140,7 @@ class CheckpointProbes:
             self._event("failed", name, problem=problem, **more)
             return
         event = {"event": "measured", "checkpoint": name, **_numbers(report, self.run.status), **more}
-        write_state(self.folder / STATE, {**self.run.state_dict(), "base": self.base_name, "event": event})
+        write_run_state(self.folder / STATE, {**self.run.state_dict(), "base": self.base_name, "event": event})
         add_event(self.folder, event)
         if self.run.status is not None:
             write_page(self.folder, self.run.history, self.run.status, self.request)
@@ -255,7 +255,7 @@ def _prompts(path: Path | None) -> list[str] | None:
     return None if path is None else [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
-def main() -> None:
+def measure_request() -> None:
     """Measures what the request on standard input names; ends early where nobody waits for it any more."""
     warnings.simplefilter("default")
     diffusers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -273,4 +273,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    measure_request()

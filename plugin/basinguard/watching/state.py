@@ -18,7 +18,7 @@ TEXT = "state"  # the header's entry
 PICTURES = "pictures"  # what stands in the text for a tensor: its name
 
 
-def write_state(path: Path, state: Mapping[str, Any]) -> None:
+def write_run_state(path: Path, state: Mapping[str, Any]) -> None:
     """Writes texts, numbers and tensors, whole or not at all.
 
     Raises:
@@ -30,7 +30,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
         save_file(tensors or {"empty": torch.zeros(1)}, partial, metadata={TEXT: text})
 
 
-def read_state(path: Path) -> dict[str, Any] | None:
+def read_run_state(path: Path) -> dict[str, Any] | None:
     """What was written there; None where nothing was.
 
     Raises:
