@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import get_args
+from typing import TypeVar, get_args
 
 from ..basin.trajectories import Pairs
 from ..core import seeds as seed_table
 from ..core.progress import say
 from ..diffusion.evaluation_count import EvaluationCount
+from ..diffusion.model import Model
 from ..guard.guard import Guard
 from ..similarity.taught import Taught
 from .bench import Bench, trial_of
@@ -23,6 +24,8 @@ from .search import explore, plain_cfg, rules_of
 from .terms import CalibrationTerms
 from .trial import Trial, calibration_pairs
 from .weights import OpenWeights, Weights
+
+AnyLessons = TypeVar("AnyLessons", bound=Lessons)
 
 
 class Certification:
@@ -37,7 +40,7 @@ class Certification:
 
     def __init__(self, guard: Guard, weights: Weights, terms: CalibrationTerms, truth: TaughtTruth | None) -> None:
         require_terms(terms.alpha, terms.delta)
-        self.guard, self.weights, self.terms, self.truth = guard, weights, terms, truth
+        self.guard, self.weights, self.terms = guard, weights, terms
         self.count = EvaluationCount()
         with weights.at(weights.epochs[-1], 1.0) as opened:
             self.shape, self.noise = opened.model.latent_shape, opened.model.schedule
@@ -122,17 +125,17 @@ class Certification:
 
     @cached_property
     def _caption_lessons(self) -> Lessons | None:
-        if self.lesson_plan is None:
-            return None
-        with self.weights.at(self.weights.epochs[-1], 0.0) as opened:
-            return self.lesson_plan.caption_lessons(opened.model, self.count)
+        return self._on_base(LessonPlan.caption_lessons)
 
     @cached_property
     def _heldout_lessons(self) -> HeldoutLessons | None:
+        return self._on_base(LessonPlan.heldout_lessons)
+
+    def _on_base(self, lessons: Callable[[LessonPlan, Model, EvaluationCount], AnyLessons]) -> AnyLessons | None:
         if self.lesson_plan is None:
             return None
         with self.weights.at(self.weights.epochs[-1], 0.0) as opened:
-            return self.lesson_plan.heldout_lessons(opened.model, self.count)
+            return lessons(self.lesson_plan, opened.model, self.count)
 
     def _pairs(self, phase: Phase) -> Pairs:
         searching = phase == "search"

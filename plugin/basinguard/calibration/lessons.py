@@ -26,11 +26,9 @@ from ..guard.measured_model import guided_model
 from ..guard.taught_ledger import taught_prompts, through_vae, true_images
 from ..guard.training_set import TrainingSet
 from ..similarity.feature_sets import FeatureSet
-from ..similarity.taught import Taught, TaughtRuler
+from ..similarity.taught import Taught, TaughtRuler, measure_shared
 from .terms import CalibrationTerms
 from .trial import calibration_pairs
-
-FEWEST_PROMPTS = 2  # of several: the samples of one say nothing about how far others lie apart
 
 
 @dataclass(frozen=True)
@@ -55,20 +53,12 @@ class Lessons:
             prompts: of each.
             copies: which are copies, [n] bool.
         """
-        return _measured(self.ruler, images, prompts, copies)
+        return measure_shared(self.ruler, images, prompts, copies)
 
     def measure_subjects(self, images: Tensor, prompts: Sequence[str], copies: Tensor) -> dict[str, Taught]:
         """The same of each subject of a set of several; empty where there is one."""
-        results = {name: _measured(ruler, images, prompts, copies) for name, ruler in self.subjects.items()}
+        results = {name: measure_shared(ruler, images, prompts, copies) for name, ruler in self.subjects.items()}
         return {name: taught for name, taught in results.items() if taught is not None}
-
-
-def _measured(ruler: TaughtRuler, images: Tensor, prompts: Sequence[str], copies: Tensor) -> Taught | None:
-    sampled = set(ruler.prompts)
-    rows = [row for row, prompt in enumerate(prompts) if prompt in sampled]
-    if len({prompts[row] for row in rows}) < min(FEWEST_PROMPTS, len(sampled)):
-        return None
-    return ruler.measure(images[rows], [prompts[row] for row in rows], copies[rows])
 
 
 @dataclass(frozen=True)

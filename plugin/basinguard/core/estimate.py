@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from .schema import Finite, Schema
+from .text import interval_text
 
 
 class Estimate(Schema):
@@ -36,7 +37,7 @@ class Estimate(Schema):
 
     def interval(self, digits: int = 3) -> str:
         """With so many digits after the point, for a column of a table: `0.031 [0.010, 0.082]`."""
-        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        return interval_text(self.value, self.low, self.high, digits)
 
     def percent(self, digits: int = 1) -> str:
         """A share for a sentence, with so many digits after the point: `3.1 % [1.0, 8.2] (n = 64)`."""

@@ -29,3 +29,8 @@ def one_line(text: str, max_length: int | None = None) -> str:
 
 def _cut(line: str, max_length: int | None) -> str:
     return line if max_length is None or len(line) <= max_length else line[: max_length - 1] + "…"
+
+
+def interval_text(value: float, low: float, high: float, digits: int) -> str:
+    """A number with the ends of its interval: `0.031 [0.010, 0.082]`."""
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

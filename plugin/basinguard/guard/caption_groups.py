@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
+
+from ..curation.captions import words
 
 SMALLEST = 5  # images; fewer are too few for a ruler
 MOST = 4  # subjects that are looked for
@@ -11,7 +12,6 @@ GRAMMAR = (  # words that divide a set by how its captions are put, not by what 
     *("a", "an", "the", "this", "that", "its", "his", "her", "their", "it", "is", "are", "and", "or", "as"),
     *("at", "by", "for", "from", "in", "into", "near", "next", "of", "on", "out", "over", "to", "under", "up", "with"),
 )
-WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 
 Groups = dict[str, tuple[int, ...]]
 
@@ -28,7 +28,7 @@ def caption_groups(captions: Sequence[str]) -> Groups:
         >>> caption_groups(dogs + cats)
         {'sks dog': (0, 1, 2, 3, 4), 'zwx cat': (5, 6, 7, 8, 9)}
     """
-    texts = [" ".join(caption_words(caption)) for caption in captions]
+    texts = [" ".join(words(caption)) for caption in captions]
     equal = {text: tuple(i for i, other in enumerate(texts) if other == text) for text in dict.fromkeys(texts)}
     if len(equal) > 1 and all(len(rows) >= SMALLEST for rows in equal.values()):
         return equal
@@ -36,11 +36,6 @@ def caption_groups(captions: Sequence[str]) -> Groups:
     every = set(range(len(texts))) if named else set()
     divided = next((sets for most in range(2, MOST + 1) for sets in _divisions(every, list(named), most)), ())
     return {named[rows]: tuple(sorted(rows)) for rows in divided}
-
-
-def caption_words(caption: str) -> list[str]:
-    """The words of a caption, in lower case."""
-    return WORD.findall(caption.casefold())
 
 
 def _rows_of_words(texts: Sequence[str]) -> dict[frozenset[int], str]:

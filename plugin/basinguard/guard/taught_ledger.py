@@ -12,7 +12,7 @@ from ..core.spread import spread
 from ..diffusion.model import Model
 from ..similarity.copy_detector import CopyDetector
 from ..similarity.feature_sets import FeatureSet
-from ..similarity.taught import Taught, TaughtRuler
+from ..similarity.taught import Taught, TaughtRuler, measure_shared
 from .training_set import TrainingSet
 
 ENCODED = 8  # images through the VAE at once
@@ -42,7 +42,7 @@ class TaughtLedger:
         self._base, self._ruler = ((images.clamp(0, 1) * 255).round().to(torch.uint8).cpu(), tuple(prompts)), None
 
     def measure(self, model: Model, images: Tensor, prompts: Sequence[Hashable], copies: Tensor) -> Taught | None:
-        """What these samples show; None where the base model was not sampled for any of their prompts.
+        """What these samples show; None where the base model was not sampled for enough of their prompts.
 
         Args:
             model: whose VAE the truth goes through, once.
@@ -52,14 +52,10 @@ class TaughtLedger:
         """
         if self._base is None:
             return None
-        drawn = set(self._base[1])
-        rows = [row for row, prompt in enumerate(prompts) if prompt in drawn]
-        if not rows:
-            return None
         if self._ruler is None:
             base, asked = self._base
             self._ruler = TaughtRuler(through_vae(model, self.truth), base.float() / 255, asked, self.feature_sets)
-        return self._ruler.measure(images[rows], [prompts[row] for row in rows], copies[rows])
+        return measure_shared(self._ruler, images, prompts, copies)
 
     def state_dict(self) -> dict[str, Any]:
         """The base model's samples, as bytes, with their prompts; empty where there are none yet."""

@@ -30,6 +30,7 @@ from .prompt_draws import PromptDraws, estimate_of
 PERMUTATIONS = 499
 DETECTABLE = 0.05  # level of the test that base and truth differ at all
 WHOLE = ""  # a ruler beside its groups
+FEWEST_PROMPTS = 2  # of several
 FEWEST = 3  # true images and base samples; with fewer no permutation reaches that level
 
 
@@ -170,6 +171,18 @@ class TaughtRuler:
         values = {group: _value(roots[group], base[group]) for group in roots if base[group][0] > 0}
         values[WHOLE] = _value(sum(roots.values(), torch.zeros(())), sum(base.values(), torch.zeros(())))
         return {group: value * free for group, value in values.items()}
+
+
+def measure_shared(ruler: TaughtRuler, samples: Tensor, prompts: Sequence[Hashable], copies: Tensor) -> Taught | None:
+    """`TaughtRuler.measure` of those samples whose prompt the base model was sampled for; None where they are too few.
+
+    Of several prompts at least `FEWEST_PROMPTS`: the samples of one say nothing about how far others lie apart.
+    """
+    shared = set(ruler.prompts)
+    rows = [row for row, prompt in enumerate(prompts) if prompt in shared]
+    if len({prompts[row] for row in rows}) < min(FEWEST_PROMPTS, len(shared)):
+        return None
+    return ruler.measure(samples[rows], [prompts[row] for row in rows], copies[rows])
 
 
 def taught_difference(first: Taught, second: Taught) -> Estimate:

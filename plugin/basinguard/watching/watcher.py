@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..core.text import interval_text
 from .checkpoints import Checkpoint, scan
 from .reaction import WatchPace, WatchReaction
 from .request import BASE, LOCK, PAGE, WatchRequest, add_event, display_name, events_of
@@ -225,7 +226,7 @@ def told(event: Event) -> str:
 
 def _interval(values: Sequence[float]) -> str:
     value, low, high, n = values
-    return f"{value:.2f} [{low:.2f}, {high:.2f}] (n = {n:g})"
+    return f"{interval_text(value, low, high, 2)} (n = {n:g})"
 
 
 def page_of(request: WatchRequest) -> Path:
