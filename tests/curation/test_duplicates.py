@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.fft import dctn
@@ -144,7 +144,7 @@ def test_a_picture_fits_itself_and_its_mirror_image(pictures):
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=30), st.integers(0, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_near_pairs_are_all_pairs_within_the_limit(values, limit):
     hashes = np.array(values, np.uint64)
     brute = {(a, b) for a in range(len(values)) for b in range(len(values))

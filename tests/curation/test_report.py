@@ -1,61 +1,53 @@
 """The page in a real browser, offline: hostile names stay text, filters filter, a refusal becomes an allow-list."""
 
 import html
-import json
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 from PIL import ImageOps
 
 from basinguard.curation.curate import curate_images
 from basinguard.curation.decisions import AllowList, read_allow_list
+from support.browser import BROWSER, evaluate
 
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 ATTACK = "<script>document.title='hacked'<!script>"
 NAME = '"><img src=x onerror="document.title=\'hacked\'">.png'
 
 PROBE = """
-<script>
+(async () => {
+if (document.readyState !== "complete") await new Promise((loaded) => window.addEventListener("load", loaded));
 const seen = {};
 URL.createObjectURL = (blob) => { seen.blob = blob; return "blob:test"; };
 HTMLAnchorElement.prototype.click = function () { seen.file = this.download; };
 const shown = () => [...document.querySelectorAll("article")].filter((a) => !a.hidden).length;
 const set = (id, value) => { find(id).value = value; find(id).dispatchEvent(new Event("input", { bubbles: true })); };
-window.addEventListener("load", async () => {
-  const result = { title: document.title, all: shown(), images: [...document.images].map((i) => i.naturalWidth) };
-  result.foreign = performance.getEntriesByType("resource").map((r) => r.name).filter((n) => !n.startsWith("data:"));
-  set("action", "drop"); result.drop = shown();
-  set("action", ""); set("words", "NUMBER 2"); result.words = shown();
-  set("words", ""); set("code", "copies"); result.copies = shown(); set("code", "");
-  const controls = [...document.querySelectorAll("input,select,button")];
-  result.unlabelled = controls.filter((e) => !e.labels?.length && !e.textContent).length;
-  result.unnamed = [...document.images].filter((i) => !i.alt).length;
-  find("download").click(); result.none = await seen.blob.text();
-  const box = document.querySelector('article[data-action="drop"] .say input');
-  box.click(); result.status = find("status").textContent;
-  find("download").click(); result.one = await seen.blob.text(); result.file = seen.file;
-  result.next = find("next").hidden ? "" : find("next").textContent;
-  const dropped = box.closest("article"), group = dropped.closest("section"), stays = group.querySelector("article");
-  document.querySelector(".instead").click();
-  result.tags = [dropped, stays].map((a) => a.querySelector(".tag").textContent);
-  find("download").click(); result.chosen = await seen.blob.text();
-  group.querySelector(".all").click();
-  result.undone = [dropped, stays].map((a) => a.querySelector(".tag").textContent);
-  find("download").click(); result.everything = await seen.blob.text();
-  dropped.querySelector("img").click();
-  result.large = find("large").open; result.pair = find("two-name").textContent;
-  result.difference = find("difference-name").textContent;
-  const tint = find("difference").getContext("2d").getImageData(0, 0, 192, 192).data;
-  result.brightest = Math.max(...tint.filter((_, k) => k % 4 < 3));
-  const out = document.createElement("pre"); out.id = "probe"; out.textContent = JSON.stringify(result);
-  document.body.append(out);
-});
-</script>
+const result = { title: document.title, all: shown(), images: [...document.images].map((i) => i.naturalWidth) };
+result.foreign = performance.getEntriesByType("resource").map((r) => r.name).filter((n) => !n.startsWith("data:"));
+set("action", "drop"); result.drop = shown();
+set("action", ""); set("words", "NUMBER 2"); result.words = shown();
+set("words", ""); set("code", "copies"); result.copies = shown(); set("code", "");
+const controls = [...document.querySelectorAll("input,select,button")];
+result.unlabelled = controls.filter((e) => !e.labels?.length && !e.textContent).length;
+result.unnamed = [...document.images].filter((i) => !i.alt).length;
+find("download").click(); result.none = await seen.blob.text();
+const box = document.querySelector('article[data-action="drop"] .say input');
+box.click(); result.status = find("status").textContent;
+find("download").click(); result.one = await seen.blob.text(); result.file = seen.file;
+result.next = find("next").hidden ? "" : find("next").textContent;
+const dropped = box.closest("article"), group = dropped.closest("section"), stays = group.querySelector("article");
+document.querySelector(".instead").click();
+result.tags = [dropped, stays].map((a) => a.querySelector(".tag").textContent);
+find("download").click(); result.chosen = await seen.blob.text();
+group.querySelector(".all").click();
+result.undone = [dropped, stays].map((a) => a.querySelector(".tag").textContent);
+find("download").click(); result.everything = await seen.blob.text();
+dropped.querySelector("img").click();
+result.large = find("large").open; result.pair = find("two-name").textContent;
+result.difference = find("difference-name").textContent;
+const tint = find("difference").getContext("2d").getImageData(0, 0, 192, 192).data;
+result.brightest = Math.max(...tint.filter((_, k) => k % 4 < 3));
+return result;
+})()
 """
 
 
@@ -96,9 +88,7 @@ def test_notes_without_risk_are_listed_too(page):
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
 def test_in_a_browser(page, tmp_path):
     path, curation = page
-    probe = tmp_path / "probe.html"
-    probe.write_text(path.read_text("utf-8").replace("</body>", PROBE + "</body>"), "utf-8")
-    result = browse(probe, tmp_path)
+    result = evaluate(path, PROBE, tmp_path)
     assert result["title"].startswith("Curation of ")
     assert result["foreign"] == []
     assert min(result["images"]) > 0
@@ -127,12 +117,3 @@ def test_in_a_browser(page, tmp_path):
     assert result["difference"].startswith("what differs")
     assert result["brightest"] < 64  # the copy is an exact mirror image; JPEG and four times leave little
     assert (refusal.sha256, refusal.action, refusal.file_name) == (dropped.sha256, "drop", dropped.file_name)
-
-
-def browse(page: Path, scratch: Path) -> dict:
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-             "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=4000",
-             f"--user-data-dir={scratch / 'profile'}", "--dump-dom", page.as_uri()]  # fmt: skip
-    done = subprocess.run([BROWSER, *flags], capture_output=True, text=True, timeout=120, check=True)
-    (probe,) = re.findall(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
-    return json.loads(html.unescape(probe))

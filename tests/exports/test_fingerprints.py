@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
@@ -25,7 +25,7 @@ def test_a_file_has_the_sum_that_sha256sum_prints(tmp_path):
     )  # FIPS 180-2
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.permutations(list(TENSORS)))
 def test_order_plays_no_part(order):
     assert state_dict_sha256({name: TENSORS[name] for name in order}) == state_dict_sha256(TENSORS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -201,7 +201,7 @@ def test_unknown_keys_and_infinite_numbers_are_refused(tmp_path, record):
         parse_record(json.dumps(form), tmp_path)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=400))
 def test_nothing_a_stranger_wrote_controls_the_terminal(text):
     shown = one_line(text, SHOWN)
