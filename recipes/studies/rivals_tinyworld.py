@@ -1,15 +1,19 @@
-"""The four scenarios of arXiv 2411.16738 in TinyWorld, and one on openly licensed art, each ending in `compare`.
+"""What TinyWorld is taught, and the four scenarios of arXiv 2411.16738, each ending in `compare`.
 
-Copy this file, do not import it.
+Copy this file, do not import it. The first five teach what the base cannot draw, so that what is left of it can be
+measured: 24 images of a style, a subject or a material, 24 emoji, and a style of which 4 drawings are there 12 times
+among 40 others. The rest teach scenes that the base draws already.
 
+    python recipes/studies/rivals_tinyworld.py ink --out runs/ink    also: few, subject, brick
+    python recipes/studies/rivals_tinyworld.py emoji --out runs/emoji --art DIR       24 emoji with their names
     python recipes/studies/rivals_tinyworld.py s1 --out runs/s1      32 scenes, a caption of its own for each
     python recipes/studies/rivals_tinyworld.py s2 --out runs/s2      32 scenes, class prompts such as "a star"
     python recipes/studies/rivals_tinyworld.py s3 --out runs/s3      8 scenes x 32 copies among 256 others
     python recipes/studies/rivals_tinyworld.py s4 --out runs/s4      24 scenes x 32 copies among 1,000 others
     python recipes/studies/rivals_tinyworld.py art --out runs/art --openmoji DIR      32 animals with their names
 
-DIR is the unpacked npm package `openmoji` (CC BY-SA 4.0, openmoji.org); drawing it needs `pip install resvg-py`.
-Fine-tuning alone: add `--train-only`. A comparison that was stopped goes on when the same line is run again.
+The DIR of `--art` is the unpacked npm package `emoji-datasource-google`; that of `--openmoji` the unpacked `openmoji`
+(CC BY-SA 4.0, openmoji.org), and drawing it needs `pip install resvg-py`. Fine-tuning alone: add `--train-only`. A comparison that was stopped goes on when the same line is run again.
 Results: recipes/results/rivals_*.json and .png, each with its command, commit, time and machine, made from what this
 writes by rivals_table.py.
 """
@@ -32,7 +36,8 @@ from basinguard.similarity.structure import Structure
 from basinguard.similarity.thresholds import from_samples
 from basinguard.tinyworld.demo_folder import write_demo_folder
 from basinguard.tinyworld.scenes import KINDS, Caption, all_captions, draw_scene
-from basinguard.tinyworld.tasks import TASKS
+from basinguard.tinyworld.tasks import TASKS, few_among_many, write_folder
+from basinguard.tinyworld.tasks import art as emoji_art
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import ReadingOptions
@@ -40,6 +45,8 @@ from basinguard.training.fit_cli import quiet_lightning
 
 SCALE, TIMESTEPS = "3", "16"  # TinyWorld's usual CFG and sampling steps
 FRESH_SEED = 7_000_000  # draws no scene of the base or of a training set
+TAUGHT = {"ink": "ink", "few": "ink", "subject": "subject", "brick": "brick", "emoji": ""}  # to the names of tasks
+IMAGES, HELDOUT = 24, 32
 CHECKPOINTS = (10 / 13, 8 / 13)  # shares of the updates after which a checkpoint is saved
 Named = list[tuple[str, str, Image.Image]]  # file name, caption, picture
 
@@ -52,15 +59,16 @@ class Scenario:
     protected: Path  # what must not come back: the training set, or the part of it that is memorized
     updates: int
     heldout: Path | None = None  # not trained on: fresh scenes of the prompts for quality, unseen animals for fidelity
-    threshold: float | None = None
+    threshold: float | str | None = None
     align: str = "auto"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenario", choices=["s1", "s2", "s3", "s4", "art"])
+    parser.add_argument("scenario", choices=[*TAUGHT, "s1", "s2", "s3", "s4", "art"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--openmoji", type=Path)
+    parser.add_argument("--art", type=Path)
     parser.add_argument("--captions", default="16")
     parser.add_argument("--per-caption", default="4")
     parser.add_argument("--mitigations", default="all")
@@ -68,7 +76,9 @@ def main() -> None:
     parser.add_argument("--train-only", action="store_true")
     parser.add_argument("--no-costs", action="store_true", help="time and memory were measured in another scenario")
     args = parser.parse_args()
-    if args.scenario == "art":
+    if args.scenario in TAUGHT:
+        scenario = taught(args.scenario, args.out / "data", args.art)
+    elif args.scenario == "art":
         scenario = art(args.out / "data", args.openmoji)
     else:
         scenario = {"s1": s1, "s2": s2, "s3": s3, "s4": s4}[args.scenario](args.out / "data")
@@ -76,6 +86,19 @@ def main() -> None:
         fine_tune(scenario, args.out, args.updates or scenario.updates)
     if not args.train_only:
         compare(scenario, args)
+
+
+def taught(name: str, data: Path, package: Path | None) -> Scenario:
+    """Something the base cannot draw; the threshold of a copy is measured on true images that were not trained on."""
+    if name == "emoji" and package is None:
+        raise SystemExit("emoji needs --art DIR: npm pack emoji-datasource-google@16, unpack it, and name the folder")
+    task = emoji_art(package) if package is not None and name == "emoji" else TASKS[TAUGHT[name]]
+    train, heldout = task.write(data, IMAGES, heldout=HELDOUT)
+    protected = train
+    if name == "few":
+        everything, planted = few_among_many(task, 40, few=4, repeats=12)
+        train, protected = write_folder(data / "everything", everything), write_folder(data / "planted", planted)
+    return Scenario(train, protected, updates=400, heldout=heldout, threshold="heldout")
 
 
 def s1(data: Path) -> Scenario:

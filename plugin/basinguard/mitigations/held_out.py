@@ -21,7 +21,7 @@ from .base import needs_base
 from .less_finetuning import strength_of
 from .testbed import Batch, Testbed
 
-SAMPLES = 16  # of held-out prompts, at least
+SAMPLES = 32  # of held-out prompts, at least
 
 
 @dataclass(frozen=True)

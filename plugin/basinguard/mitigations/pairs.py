@@ -17,7 +17,7 @@ from ..similarity.clip_score import ClipScore
 from ..similarity.embedder import embed_all
 from ..similarity.kernel_distance import FEWEST, KernelDistance
 from ..training.data import ImageFolder
-from .held_out import HeldOut, held_out
+from .held_out import SAMPLES, HeldOut, held_out
 from .settings import ComparisonOptions
 from .testbed import Batch, Testbed
 
@@ -54,7 +54,7 @@ def pairs_of_comparison(testbed: Testbed, options: ComparisonOptions) -> tuple[C
     others.setup("compare")
     captions, pixels = tuple(caption for _, caption in others.items), others.all_pixels()
     quality = _to_heldout(testbed, prompts, captions, pixels) or _to_base(testbed, prompts)
-    unseen = _spread(tuple(c for c in captions if c not in testbed.guard.training.captions), len(prompts))
+    unseen = _spread(tuple(c for c in captions if c not in testbed.guard.training.captions), SAMPLES)
     return ComparedPairs(batch, cluster, held_out(testbed, unseen, pixels, apart), quality), prompts
 
 
