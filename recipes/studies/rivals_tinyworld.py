@@ -13,9 +13,9 @@ among 40 others. The rest teach scenes that the base draws already.
     python recipes/studies/rivals_tinyworld.py art --out runs/art --openmoji DIR      32 animals with their names
 
 The DIR of `--art` is the unpacked npm package `emoji-datasource-google`; that of `--openmoji` the unpacked `openmoji`
-(CC BY-SA 4.0, openmoji.org), and drawing it needs `pip install resvg-py`. Fine-tuning alone: add `--train-only`. A comparison that was stopped goes on when the same line is run again.
-Results: recipes/results/rivals_*.json and .png, each with its command, commit, time and machine, made from what this
-writes by rivals_table.py.
+(CC BY-SA 4.0, openmoji.org), and drawing it needs `pip install resvg-py`. Fine-tuning alone: add `--train-only`. A
+comparison that was stopped goes on when the same line is run again. Results: recipes/results/rivals_*.json and .png,
+each with its command, commit, time and machine, made from what this writes by rivals_table.py.
 """
 
 from __future__ import annotations
