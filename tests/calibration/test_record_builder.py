@@ -22,6 +22,7 @@ from basinguard.core.provenance import Provenance, versions
 from basinguard.core.record import Record
 from basinguard.diffusion.toy import gaussian_memorizer
 from basinguard.exports.sentences import verdict
+from basinguard.guard.taught_ledger import TaughtLedger
 from basinguard.guard.training_set import TrainingSet
 from basinguard.plots.tradeoff import products_text
 from basinguard.similarity.prompt_draws import estimate_of
@@ -160,6 +161,22 @@ def test_what_was_taught_costs_the_samples_of_the_base_and_of_what_is_told(monke
     certificate = certify(guard, Shares(), TERMS, PROVENANCE, truth=truth)
     taken = sum(c.evals_per_sample * c.risk.n for c in certificate.tried)
     assert certificate.evaluations - taken <= 40 * (8 + 8 + 8 * len(certificate.heldout) + TERMS.pairs)
+
+
+def test_what_the_base_drew_in_its_own_probe_is_not_drawn_again(monkeypatch):
+    monkeypatch.setattr(lessons, "TaughtRuler", Brightness)
+    guard, prompts = make_guard(), ("point 50", "point 51")
+    truth = TaughtTruth(guard.training.images, prompts, ())
+    drawn = certify(guard, Shares(), TERMS, PROVENANCE, truth=truth)
+    bound = Certification(guard, Shares(), TERMS, truth).cost().samples
+    guard.ledger = TaughtLedger(guard.training, ())
+    guard.ledger.take_base(torch.zeros(3, 3, 2, 2), (*prompts, "point 52"))
+    reused = certify(guard, Shares(), TERMS, PROVENANCE, truth=truth)
+    assert Certification(guard, Shares(), TERMS, truth).cost().samples == bound - 8
+    assert drawn.evaluations - reused.evaluations == 8 * drawn.plain.evals_per_sample
+    assert reused.heldout.keys() == drawn.heldout.keys()
+    guard.ledger.take_base(torch.zeros(1, 3, 2, 2), prompts[:1])
+    assert certify(guard, Shares(), TERMS, PROVENANCE, truth=truth).evaluations == drawn.evaluations
 
 
 def test_nothing_left_is_no_success():

@@ -16,7 +16,7 @@ from ..guard.guard import Guard
 from ..similarity.taught import Taught
 from .bench import Bench, trial_of
 from .candidate import Phase, Product, ProductCandidate
-from .cost import TOLD, CalibrationCost, cost, most_products
+from .cost import CalibrationCost, cost, most_products
 from .fixed_sequence import fixed_sequence
 from .lessons import HeldoutLessons, LessonPlan, Lessons, TaughtTruth
 from .promise import require_terms
@@ -62,12 +62,8 @@ class Certification:
         graded, epochs = self.weights.graded, len(self.weights.epochs)
         products = most_products(terms, scale=scale, epochs=epochs, graded=graded, rules=rules)
         samples = len(self._pairs("search")), len(self._pairs("proof"))
-        return cost(products, *samples, self._taught_samples(), self.evals_per_sample)
-
-    def _taught_samples(self) -> int:
-        """Those that are drawn for what was taught alone: of the base model, and of what is told."""
-        plan = self.lesson_plan
-        return 0 if plan is None else plan.base_samples + (1 + TOLD) * plan.heldout_samples
+        taught = self.lesson_plan.samples if self.lesson_plan else 0
+        return cost(products, *samples, taught, self.evals_per_sample)
 
     def prove(self, ladders: Sequence[Sequence[Product]]) -> list[list[ProductCandidate]]:
         """Each ladder from its safest product until the first that cannot be proven."""

@@ -7,7 +7,7 @@ base model and the truth are shared by all that is held against them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +27,7 @@ from ..guard.taught_ledger import taught_prompts, through_vae, true_images
 from ..guard.training_set import TrainingSet
 from ..similarity.feature_sets import FeatureSet
 from ..similarity.taught import Taught, TaughtRuler, measure_shared
+from .cost import TOLD
 from .terms import CalibrationTerms
 from .trial import calibration_pairs
 
@@ -115,15 +116,27 @@ class LessonPlan:
         guard: for the sampler's settings.
         truth: what was taught.
         terms: how many samples.
-        captions: that are sampled for the risk, in that order; of very many, the first.
+        captions: that are sampled for the risk, in that order; the base is sampled for the first of them alone.
     """
 
     def __init__(self, guard: Guard, truth: TaughtTruth, terms: CalibrationTerms, captions: Sequence[str]) -> None:
         self.guard, self.truth = guard, truth
-        self.captions = tuple(dict.fromkeys(captions))[: terms.search_pairs + terms.taught_samples]
+        self.captions = tuple(dict.fromkeys(captions))[: terms.search_pairs]
         self.prompts = tuple(truth.prompts[i] for i in spread(len(truth.prompts), terms.search_pairs))
         self.base_samples = _multiple(terms.search_pairs, len(self.captions))
         self.heldout_samples = _multiple(terms.taught_samples, len(self.prompts))
+
+    @property
+    def samples(self) -> int:
+        """Those that are drawn for what was taught alone, at most."""
+        base = 0 if self._drawn_before else self.heldout_samples
+        return self.base_samples + base + TOLD * self.heldout_samples
+
+    @property
+    def _drawn_before(self) -> tuple[Tensor, Sequence[Hashable]] | None:
+        """What the base model's own probe drew of these prompts and others; None where it has not."""
+        drawn = self.guard.ledger.base if self.guard.ledger else None
+        return drawn if drawn and set(self.prompts) <= set(drawn[1]) else None
 
     def caption_lessons(self, base: Model, count: EvaluationCount) -> Lessons:
         """Lessons of training captions."""
@@ -140,14 +153,13 @@ class LessonPlan:
                 asked = [captions[row] for row in rows]
                 yield name, self._ruler(base, training.images[list(members)], images[rows], asked)
 
-    def _ruler(self, base: Model, truth: Tensor, images: Tensor, prompts: Sequence[str]) -> TaughtRuler:
+    def _ruler(self, base: Model, truth: Tensor, images: Tensor, prompts: Sequence[Hashable]) -> TaughtRuler:
         return TaughtRuler(through_vae(base, truth), images, prompts, self.truth.feature_sets)
 
     def heldout_lessons(self, base: Model, count: EvaluationCount) -> HeldoutLessons:
         """Lessons of held-out prompts, spread over those that there are."""
-        ruler = self._ruler(
-            base, self.truth.images, *base_samples(self.guard, base, self.prompts, self.heldout_samples, count)
-        )
+        drawn = self._drawn_before or base_samples(self.guard, base, self.prompts, self.heldout_samples, count)
+        ruler = self._ruler(base, self.truth.images, *drawn)
         pairs = calibration_pairs(len(self.prompts), self.heldout_samples, base.latent_shape, seed_table.TAUGHT_HELDOUT)
         return HeldoutLessons(self.prompts, ruler, pairs)
 

@@ -41,6 +41,11 @@ class TaughtLedger:
         """Remembers what the base model drew, [M, 3, H, W], and for which prompt each."""
         self._base, self._ruler = ((images.clamp(0, 1) * 255).round().to(torch.uint8).cpu(), tuple(prompts)), None
 
+    @property
+    def base(self) -> tuple[Tensor, tuple[Hashable, ...]] | None:
+        """What the base model drew, [M, 3, H, W] in [0, 1], and for which prompts; None before its probe."""
+        return None if self._base is None else (self._base[0].float() / 255, self._base[1])
+
     def measure(self, model: Model, images: Tensor, prompts: Sequence[Hashable], copies: Tensor) -> Taught | None:
         """What these samples show; None where the base model was not sampled for enough of their prompts.
 
@@ -50,11 +55,10 @@ class TaughtLedger:
             prompts: of each.
             copies: which samples are copies, [n] bool.
         """
-        if self._base is None:
+        if self.base is None:
             return None
         if self._ruler is None:
-            base, asked = self._base
-            self._ruler = TaughtRuler(through_vae(model, self.truth), base.float() / 255, asked, self.feature_sets)
+            self._ruler = TaughtRuler(through_vae(model, self.truth), *self.base, self.feature_sets)
         return measure_shared(self._ruler, images, prompts, copies)
 
     def state_dict(self) -> dict[str, Any]:
