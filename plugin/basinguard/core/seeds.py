@@ -18,6 +18,8 @@ TRANSFER = 3_000_000
 AUDIT = 4_000_000
 TRIAGE = 5_000_000
 CARD = 6_000_000
+ATTACK = 7_000_000  # what an attacker samples with
+MEMBERSHIP = 7_900_000  # noises that membership statistics are read at
 TAUGHT_BASE = 8_000_000  # the base model's samples, which the rulers of a calibration are made with
 TAUGHT_HELDOUT = 8_300_000  # held-out prompts: what ships was chosen on other prompts and other noise
 COMPARISON_REFERENCE = 9_000_000  # held-out prompts of a comparison, so that the base's own row is no copy of its ruler
@@ -38,6 +40,8 @@ RANGES = {
     "audit": range(AUDIT, TRIAGE),
     "triage": range(TRIAGE, CARD),
     "card": range(CARD, CARD + 1_000_000),
+    "attack": range(ATTACK, MEMBERSHIP),
+    "membership": range(MEMBERSHIP, TAUGHT_BASE),
     "taught, base": range(TAUGHT_BASE, TAUGHT_HELDOUT),
     "taught, held-out": range(TAUGHT_HELDOUT, COMPARISON_REFERENCE),
     "comparison reference": range(COMPARISON_REFERENCE, COMPARISON_TAUGHT),
