@@ -80,7 +80,7 @@ def test_every_verb_is_listed_in_the_order_of_the_story_with_a_line_of_its_own(c
     rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     assert [verb for verb, _ in rows] == list(VERBS) == [
         "demo", "curate", "fit", "watch", "calibrate", "audit", "verify", "triage", "export", "stamp", "inspect",
-        "check", "sample", "compare", "compare-images", "metrics", "judge",
+        "check", "sample", "compare", "compare-images", "metrics", "judge", "completion",
     ]  # fmt: skip
     for verb, line in rows:
         name = verb.replace("-", "_")
@@ -147,3 +147,48 @@ def test_ctrl_c_is_130(monkeypatch):
     with pytest.raises(SystemExit) as end:
         main(["inspect", "x"])
     assert end.value.code == 130
+
+
+def test_bash_completes_verbs_and_options_of_the_verb(tmp_path):
+    from basinguard.commands.completion import completion
+
+    (tmp_path / "completion.sh").write_text(completion("bash"))
+    script = 'source "$1"; shift; COMP_WORDS=(basinguard "$@"); COMP_CWORD=$#; _basinguard; echo "${COMPREPLY[*]}"'
+
+    def completed(*words: str) -> str:
+        command = ["bash", "-c", script, "bash", str(tmp_path / "completion.sh"), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert completed("calib") == "calibrate"
+    assert completed("calibrate", "--al") == "--alignment --alpha"
+    assert completed("fit", "--dry") == "--dry-run"
+    assert completed("calibrate", "mod") == "", "files, by the shell itself"
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "fit"])
+def test_completion_names_the_options_of_the_parser(verb, capsys):
+    from basinguard.commands.completion import options_of_verb
+
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    page = capsys.readouterr().out
+    assert [name for name in options_of_verb(verb) if name not in page] == []
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_every_verb(shell):
+    from basinguard.commands.completion import completion
+
+    assert [verb for verb in VERBS if verb not in completion(shell)] == []
+
+
+def test_a_configuration_that_ships_is_found_by_its_name(tmp_path, monkeypatch):
+    from basinguard.training.shipped_configs import located
+
+    monkeypatch.chdir(tmp_path)
+    name, path = located(["--config", "sd21_lora"])
+    assert (name, path.endswith("configs/sd21_lora.yaml")) == ("--config", True)
+    (tmp_path / "sd21_lora").write_text("seed_everything: 1\n")
+    assert located(["--config=sd21_lora"]) == ["--config", "sd21_lora"], "a file of the user's goes first"
+    with pytest.raises(FileNotFoundError, match="configurations that ship are sd21_768_lora"):
+        located(["--config", "sd12_lora"])

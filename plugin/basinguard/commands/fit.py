@@ -8,13 +8,15 @@ from collections.abc import Sequence
 def fit(arguments: Sequence[str]) -> None:
     """Fine-tunes with the guard watching; calibrates and exports when training ends.
 
-    usage: basinguard fit --config configs/tinyworld_lora.yaml --data.init_args.directory DIR [options]
+    usage: basinguard fit --config sd21_lora --data.init_args.directory DIR [options]
 
     LightningCLI over `FineTune` (the model) and `ImageFolder` (the images). Whatever a config says can be changed
     by an option; everything is checked before weights are loaded.
 
     options:
-      --config FILE                     a configuration; those in configs/ say what they need in their first lines
+      --config FILE                     a file, or one that ships: sd21_lora, sd21_full, sd21_768_lora,
+                                        sd21_base_lora, tinyworld_lora, tinyworld_full; its first lines say
+                                        what it needs
       --data.init_args.directory DIR    the captioned images
       --model.init_args.NAME VALUE      of the model, such as rank; --model.help FineTune lists them
       --data.init_args.NAME VALUE       of the images, such as batch_size; --data.help ImageFolder lists them
@@ -30,7 +32,9 @@ def fit(arguments: Sequence[str]) -> None:
     """
     from ..training.dry_run import dry_run_summary
     from ..training.fit_cli import fit_cli
+    from ..training.shipped_configs import located
 
-    cli = fit_cli(["--help" if word == "--help-all" else word for word in arguments])
+    words = ["--help" if word == "--help-all" else word for word in located(arguments)]
+    cli = fit_cli(words)
     if "--dry-run" in arguments:
         print(dry_run_summary(cli))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
+from ..core.option_docs import explained_options
 from .isolation import trained_weights
 from .monitors import Monitors
 from .requirements import captioned_images, require_whole_weights
@@ -20,6 +22,11 @@ class GuardHooks(RunSettings):
     patience=1000)` ends a run that memorizes, `ModelCheckpoint(monitor="guard/ship_plain", mode="max")` keeps the epoch
     to ship. Loggers get them and pictures; `guard.json` in the log directory has every report, whatever ends the run.
     """
+
+    def __init_subclass__(cls) -> None:
+        """Lets `help()` of a guard show every option, which are each explained once, where they are kept."""
+        super().__init_subclass__()
+        cls.__doc__ = f"{getdoc(cls)}\n\n{explained_options(RunSettings)}"
 
     _checkpoint: dict[str, Any] | None = None  # read before a fit has begun
     _monitors: Monitors | None = None  # of a fit that is probed, from its first update on

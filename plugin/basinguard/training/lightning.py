@@ -8,4 +8,4 @@ from .callback import GuardHooks
 
 
 class MemorizationGuard(GuardHooks, pl.Callback):
-    """Probes a fine-tune, logs `guard/...`, exports a protected checkpoint; how, and arguments: see `GuardHooks`."""
+    """Probes a fine-tune, logs `guard/...`, exports a protected checkpoint; how: see `GuardHooks`."""

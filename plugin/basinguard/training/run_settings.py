@@ -32,9 +32,12 @@ class RunSettings:
         terms: what the exported checkpoint promises.
         respond: what happens when the risk is surely above `plan.alpha`.
         export_to: directory for the calibrated, guarded checkpoint, written when training ends.
-        ship, on_error: see `GuardedRun`.
+        ship: of the epochs that keep the risk, export the "best" by `checkpoint_selection.choose_checkpoint`, or the
+            "last".
         every_n_epochs: probe after every n-th epoch.
-        alignment: open_clip model that scores captions, see `alignment.clip_for`.
+        alignment: open_clip model that scores captions: "auto" (TinyWorld's own on TinyWorld, else none), "none", a
+            directory or a name; see `alignment.clip_for`.
+        on_error: "warn" says once what failed and lets training go on, "raise" ends it.
 
     Raises:
         ValueError: settings that contradict each other.
