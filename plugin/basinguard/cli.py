@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from inspect import getdoc, signature
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -98,10 +98,12 @@ def parse(verb: str, words: Sequence[str]) -> dict[str, Any]:
         if is_dataclass(parameter.default)
     }
     parser = _parser(verb, objects)
+    several, words = _several(verb, words)
     try:
         values = vars(parser.instantiate(parser.parse_args(list(_spelled(words, parser)))))
     except argparse.ArgumentError as error:
         raise ValueError(f"{verb}: {_in_one_line(str(error), parser)}") from None
+    values |= several
     arguments = {name: values[name] for name in signature(function).parameters if name in values}
     for name, default in objects.items():
         arguments[name] = type(default)(**{field.name: values[field.name] for field in fields(default)})
@@ -121,6 +123,13 @@ def _parser(verb: str, objects: dict[str, Any]) -> Any:
         parser.set_defaults({field.name: getattr(default, field.name) for field in fields(default)})
     parser.set_defaults(getattr(module, "TYPED", {}))
     return parser
+
+
+def _several(verb: str, words: Sequence[str]) -> tuple[dict[str, list[str]], Sequence[str]]:
+    """Several values of an argument that takes them, if they were given, and the words without all but the first."""
+    name = getattr(_module(verb), "SEVERAL", "")
+    values = list(takewhile(lambda word: not word.startswith("-"), words)) if name else []
+    return ({name: values}, [values[0], *words[len(values) :]]) if len(values) > 1 else ({}, words)
 
 
 def _spelled(words: Sequence[str], parser: Any) -> Iterator[str]:

@@ -4,29 +4,18 @@ import hashlib
 import json
 import os
 import sqlite3
-import tomllib
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as parquet
 import pytest
 from PIL import Image, ImageOps
 
 from basinguard.cli import main
 from basinguard.core import files
 from basinguard.core.files import write_bytes
-from basinguard.curation import analysis, scan, thumbnail_cache, trainer_configs
-from basinguard.curation import curate as curation_run
+from basinguard.curation import analysis, output_files, scan, thumbnail_cache
 from basinguard.curation.curate import curate_images
 from basinguard.curation.manifest import MANIFEST, Curation
-from basinguard.curation.trainer_settings import TrainerSettings
-
-KOHYA_GENERAL, KOHYA_DATASET = {"enable_wildcard"}, {"resolution", "enable_bucket", "subsets"}
-KOHYA_SUBSET = {"image_dir", "metadata_file", "num_repeats"}
-TUNER_KEYS = {"id", "type", "instance_data_dir", "caption_strategy", "metadata_backend", "parquet", "resolution",
-              "resolution_type", "cache_dir_vae", "repeats"}  # fmt: skip
-TUNER_TABLE = {"path", "filename_column", "caption_column", "width_column", "height_column",
-               "identifier_includes_extension"}  # fmt: skip
 
 
 def tree(directory: Path) -> dict[str, tuple]:
@@ -56,8 +45,8 @@ def test_copies_are_dropped_and_the_sources_stay(photos, tmp_path):
     assert dropped == {"sub/mirrored {x}.jpg", "same.png"}
     out = tmp_path / "photos-curation"
     assert {path.name for path in outcome.written} == {
-        "curation.json", MANIFEST, "kohya.toml", "kohya_repeats_1.json", "simpletuner.json",
-        "simpletuner_repeats_1.parquet", "report.html"}  # fmt: skip
+        "curation.json", MANIFEST, "kohya.toml", "onetrainer.json", "simpletuner.json", "ai-toolkit.yaml",
+        "report.html"}  # fmt: skip
     assert Curation.model_validate_json((out / "curation.json").read_bytes()) == outcome.curation
     assert "2 drop" in str(outcome)
 
@@ -92,43 +81,6 @@ def test_the_manifest_loads_in_datasets(photos, tmp_path):
     assert set(loaded["repeats"]) == {1}
     assert ["a picture, number 0", 'the "first" one'] in list(loaded["captions"])
     assert loaded[0]["image"].size == (192, 192)
-
-
-def test_trainer_configs_use_documented_keys_and_name_real_files(photos, tmp_path):
-    out = tmp_path / "out"
-    curate_images(photos, out=out, trainer=TrainerSettings(repeats=4, resolution=512), workers=1)
-    config = tomllib.loads((out / "kohya.toml").read_text())
-    assert set(config["general"]) == KOHYA_GENERAL
-    (dataset,) = config["datasets"]
-    assert set(dataset) == KOHYA_DATASET
-    named = {}
-    for subset in dataset["subsets"]:
-        assert set(subset) == KOHYA_SUBSET
-        rows = json.loads(Path(subset["metadata_file"]).read_text())
-        named |= {path: (row["caption"], subset["num_repeats"]) for path, row in rows.items()}
-    assert all(Path(path).is_file() for path in named)
-    assert named[str(photos / "00.png")] == ('a picture, number 0\nthe "first" one', 4)
-    assert named[str(photos / "05.png")] == ("a picture, number 5", 4)
-    backends = json.loads((out / "simpletuner.json").read_text())
-    assert [b.get("dataset_type") for b in backends][-1] == "text_embeds"
-    tuner_rows = {}
-    for backend in backends[:-1]:
-        assert set(backend) == TUNER_KEYS
-        assert set(backend["parquet"]) == TUNER_TABLE
-        table = parquet.read_table(backend["parquet"]["path"]).to_pylist()
-        assert all((Path(backend["instance_data_dir"]) / row["file_name"]).is_file() for row in table)
-        tuner_rows |= {row["file_name"]: (row["captions"], row["width"], backend["repeats"]) for row in table}
-    assert tuner_rows["05.png"] == (["a picture, number 5"], 192, 3)
-    assert len(tuner_rows) == len(named) == 6
-
-
-def test_each_number_of_repeats_is_a_subset_and_braces_are_no_wildcards(photos, tmp_path):
-    decisions = list(curate_images(photos, workers=1).curation.decisions)
-    decisions[0] = decisions[0].model_copy(update={"repeats": 3, "captions": ("a {b|c}",)})
-    files = trainer_configs.kohya_files(photos, tmp_path, decisions, resolution=64)
-    subsets = tomllib.loads(files["kohya.toml"].decode())["datasets"][0]["subsets"]
-    assert [subset["num_repeats"] for subset in subsets] == [1, 3]
-    assert list(json.loads(files["kohya_repeats_3.json"]).values()) == [{"caption": "a {{b|c}}"}]
 
 
 def test_a_leak_into_the_held_out_set_is_named(photos, pictures, folder_of, tmp_path):
@@ -225,7 +177,7 @@ def test_a_folder_that_cannot_be_written_is_told_by_the_exit_status(photos, monk
             raise PermissionError(13, "Permission denied")
         write_bytes(path, content)
 
-    monkeypatch.setattr(curation_run, "write_bytes", refuse)
+    monkeypatch.setattr(output_files, "write_bytes", refuse)
     with pytest.raises(SystemExit) as status:
         main(["curate", str(photos), "--apply", "--workers", "1"])
     assert status.value.code == 1
@@ -271,7 +223,7 @@ def test_a_full_disk_costs_the_outputs_one_line_each(photos, monkeypatch):
     outcome = curate_images(photos, apply=True, workers=1)
     assert tree(photos) == before
     assert outcome.written == ()
-    assert len(outcome.failed) == 7
+    assert len(outcome.failed) == 8
     assert all("No space left on device" in str(problem) for problem in outcome.failed)
     assert "NOT written" in str(outcome)
 

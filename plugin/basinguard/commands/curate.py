@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,11 @@ from ..curation.trainer_settings import TrainerSettings
 if TYPE_CHECKING:
     from ..curation.curate import Outcome
 
+SEVERAL = "source"  # words before the first option, all of them
+
 
 def curate(
-    source: str | Path | Any,
+    source: str | Path | Sequence[str | Path] | Any,
     out: Path | None = None,
     heldout: Path | None = None,
     allow_list: Path | None = None,
@@ -26,8 +29,9 @@ def curate(
     It takes no copy detector: a threshold would drop look-alikes. What it calls one picture agrees at full resolution.
 
     Args:
-        source: a folder of images with captions; in Python also a `datasets` dataset with an image column.
-        out: folder for the report, curation.json, trainer configs and cache; beside the source by default.
+        source: a folder of images with captions, or several, compared with each other (`curate DIR DIR`, a list in
+            Python); in Python also a `datasets` dataset with an image column.
+        out: folder for the report, curation.json, trainer configs and cache; beside the first folder by default.
         heldout: a folder of held-out images; pictures in both are leaks.
         allow_list: refusals of earlier runs, as the report downloads them.
         apply: also write metadata.curated.jsonl into the image folder; without it this is a dry run.

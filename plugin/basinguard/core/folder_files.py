@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from .images import SUFFIXES
 from .text import printable
 
-LITTER_FOLDERS = frozenset({"@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin"})
+CURATED = "basinguard-images"  # links to the images that a curation keeps, which are no second set
+LITTER_FOLDERS = frozenset({CURATED, "@eadir", "__macosx", "#recycle", "@recycle", "$recycle.bin"})
 LITTER_FILES = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"})
 SIDECAR = "._"  # begins what macOS writes beside a file on a disk that is not its own
 LABELS = ("-masklabel", "-condlabel")  # of OneTrainer: never a picture of the set

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.files import write_bytes
 from ..core.text import one_line, printable
 from .dataset_export import export_dataset
 from .decisions import ALLOW_LIST, AllowList, read_allow_list
 from .folder import Folder, Problem, read_folder
-from .manifest import MANIFEST, Curation, find_manifest, manifest_lines, read_manifest
-from .report import PageContext, next_command, render_report, summarize_curation
+from .manifest import MANIFEST, Curation, find_manifest, read_manifest
+from .output_files import OutputPlaces, write_outputs
+from .report import summarize_curation
 from .scan import Scan, scan_images
-from .trainer_configs import kohya_files, simpletuner_files
+from .sources import read_folders, source_labels
 from .trainer_settings import TrainerSettings
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Outcome:
 
 
 def curate_images(
-    source: str | Path | Any,
+    source: str | Path | Sequence[str | Path] | Any,
     *,
     out: Path | None = None,
     heldout: Path | None = None,
@@ -76,44 +76,54 @@ def curate_images(
     """
     from . import analysis, run_evidence  # torch and scipy: the command line shows its help without them
 
-    directory, out = _places(source, out)
+    directories, out = _places(source, out)
     given = read_allow_list(allow_list) if allow_list else AllowList()
     _make(out)
     remembered = out / ALLOW_LIST
     allow = (read_allow_list(remembered) if remembered.is_file() else AllowList()).joined(given)
-    if not isinstance(source, str | Path):
-        export_dataset(source, directory)
-    folder = read_folder(directory, decode=False)
+    if not _is_folders(source):
+        export_dataset(source, directories[0])
+    folder = read_folders(directories)
     cache = out / "cache.sqlite"
     scan = _scan(folder, cache, workers)
     other = _scan(read_folder(Path(heldout), decode=False), cache, workers) if heldout else None
     evidence = None
     if from_run:
-        evidence = run_evidence.read_run(Path(from_run), scan.items, scan.sha256, _orders(directory, scan))
+        evidence = run_evidence.read_run(Path(from_run), scan.items, scan.sha256, _orders(directories, scan))
     curation = analysis.analyse(scan, other, repeats=trainer.repeats, allow=allow, scorer=scorer, evidence=evidence)
-    files = _makers(directory, out, curation, scan, allow, apply=apply, resolution=trainer.resolution)
-    written, failed = _write(files)
+    places = OutputPlaces(tuple(directories), out, apply)
+    written, failed = write_outputs(places, curation, folder, scan, allow, resolution=trainer.resolution)
     return Outcome(curation, tuple(written), tuple(failed))
 
 
-def _orders(directory: Path, scan: Scan) -> Iterator[Sequence[str]]:
+def _is_folders(source: Any) -> bool:
+    """Whether a source is a folder, or a list of some; otherwise it is a dataset."""
+    several = source if isinstance(source, list | tuple) else [source]
+    return all(isinstance(each, str | Path) for each in several)
+
+
+def _orders(directories: Sequence[Path], scan: Scan) -> Iterator[Sequence[str]]:
     """Hashes of the images in each order that they may have been trained in: captioned, all, or as a manifest says."""
     yield [digest for digest, item in zip(scan.sha256, scan.items, strict=True) if item.caption]
     yield scan.sha256
-    with suppress(FileNotFoundError, ValueError):  # none there, or one without hashes
-        yield [row.image_sha256 for row in read_manifest(find_manifest(directory, MANIFEST))]
+    for directory in directories:
+        with suppress(FileNotFoundError, ValueError):  # none there, or one without hashes
+            yield [row.image_sha256 for row in read_manifest(find_manifest(directory, MANIFEST))]
 
 
-def _places(source: str | Path | Any, out: Path | None) -> tuple[Path, Path]:
-    if isinstance(source, str | Path):
-        directory = Path(source)
-        if not directory.is_dir():
-            read_folder(directory)  # raises with the right words
-        resolved = directory.resolve()
-        return directory, Path(out) if out else resolved.with_name(resolved.name + "-curation")
+def _places(source: Any, out: Path | None) -> tuple[list[Path], Path]:
+    """The folders of images, and where to write."""
+    if _is_folders(source):
+        directories = [Path(each) for each in (source if isinstance(source, list | tuple) else [source])]
+        source_labels(directories)  # raises for none, and for one inside another
+        for directory in directories:
+            if not directory.is_dir():
+                read_folder(directory)  # raises with the right words
+        resolved = directories[0].resolve()
+        return directories, Path(out) if out else resolved.with_name(resolved.name + "-curation")
     if out is None:
         raise ValueError("curate(dataset, out=None): a dataset has no folder of its own; say where to write with out=")
-    return Path(out) / "images", Path(out)
+    return [Path(out) / "images"], Path(out)
 
 
 def _make(out: Path) -> None:
@@ -137,36 +147,3 @@ def _scan(folder: Folder, cache: Path, workers: int | None) -> Scan:
         why = "; ".join(str(p) for p in (*folder.problems, *scan.problems)[:3]) or "it holds no images"
         raise ValueError(f"{printable(str(folder.directory))}: no image that can be used ({why})")
     return replace(scan, problems=(*problems, *scan.problems))
-
-
-def _makers(
-    directory: Path, out: Path, curation: Curation, scan: Scan, allow: AllowList, *, apply: bool, resolution: int
-) -> list[tuple[Path, Callable[[], dict[str, bytes]]]]:
-    """Where to write and what makes the files that go there."""
-    paths = {item.file_name: item.path for item in scan.items}
-    decisions = curation.decisions
-    page = PageContext(directory.resolve().name, next_command(directory, out, apply=apply), applied=apply)
-    return [
-        (out, lambda: {"curation.json": (curation.to_json() + "\n").encode()}),
-        (directory if apply else out, lambda: {MANIFEST: manifest_lines(decisions, scan.items)}),
-        (out, lambda: {ALLOW_LIST: (allow.to_json() + "\n").encode()} if allow != AllowList() else {}),
-        (out, lambda: kohya_files(directory, out, decisions, resolution=resolution)),
-        (out, lambda: simpletuner_files(directory, out, decisions, scan.items, resolution=resolution)),
-        (out, lambda: {"report.html": render_report(curation, paths, page).encode()}),
-    ]
-
-
-def _write(makers: Sequence[tuple[Path, Callable[[], dict[str, bytes]]]]) -> tuple[list[Path], list[Problem]]:
-    """Every file on its own: one that cannot be written does not cost the others."""
-    written, failed = [], []
-    for folder, make in makers:
-        for file_name, content in make().items():
-            path = folder / file_name
-            try:
-                write_bytes(path, content)
-                written.append(path)
-            except OSError as error:
-                failed.append(
-                    Problem("not-written", printable(str(path)), f"{error.strerror}; free space or change out=")
-                )
-    return written, failed

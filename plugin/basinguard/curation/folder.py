@@ -16,7 +16,7 @@ from ..core.folder_files import FolderFiles, list_files
 from ..core.images import FILMS, SUFFIXES, UNREAD, BadImage, Facts, read_facts
 from ..core.text import one_line, printable
 from .caption_files import CAPTION_SUFFIXES, METADATA_NAMES, CaptionRow, read_caption_text, read_metadata
-from .kohya_layout import Concept, concepts_of, notes
+from .kohya_layout import Concept, concepts_of, notes, regularization_folders
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Item:
         variants: further captions of the same image.
         facts: size, mode and oddities of the file.
         repeats: how often its folder asks for it in an epoch.
+        words: identifier and class that its folder names; "" when it names none.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Item:
     variants: tuple[str, ...]
     facts: Facts
     repeats: int = 1
+    words: str = ""
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -67,11 +69,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Folder:
-    """What `read_folder` found: usable images ordered by name, and every problem on the way."""
+    """What `read_folder` found: usable images ordered by name, and every problem on the way.
+
+    `regularization` are folders of pictures that are not trained on as the rest is, with what their names say.
+    """
 
     directory: Path
     items: tuple[Item, ...]
     problems: tuple[Problem, ...]
+    regularization: tuple[tuple[Path, Concept], ...] = ()
 
 
 def read_folder(directory: Path, *, decode: bool = True, lines: bool = False) -> Folder:
@@ -111,7 +117,9 @@ def read_folder(directory: Path, *, decode: bool = True, lines: bool = False) ->
     problems += [Problem("sd-scripts-layout", printable(where), printable(said)) for where, said in lines_of_layout]
     used = list(concepts or images)
     items = [item for n in used if (item := _read_item(directory, n, captions, concepts.get(n), decode, problems))]
-    return Folder(directory, tuple(items), tuple(sorted(problems, key=lambda p: (p.file, p.code, p.message))))
+    prior = regularization_folders(images) if concepts else {}
+    ordered = tuple(sorted(problems, key=lambda p: (p.file, p.code, p.message)))
+    return Folder(directory, tuple(items), ordered, tuple((directory / name, each) for name, each in prior.items()))
 
 
 def _about_files(listing: FolderFiles) -> Iterator[Problem]:
@@ -287,4 +295,5 @@ def _read_item(
         message = f"no caption: {'its row or text file is empty or unreadable' if name in every_caption else none}"
         problems.append(Problem("caption-missing", printable(name), message))
     first, *rest = captions or ("",)
-    return Item(directory / name, name, first, tuple(rest), facts, concept.repeats if concept else 1)
+    repeats, words = (concept.repeats, concept.words) if concept else (1, "")
+    return Item(directory / name, name, first, tuple(rest), facts, repeats, words)

@@ -57,6 +57,13 @@ def concepts_of(images: Sequence[str]) -> dict[str, Concept]:
     return {name: c for name, c in concepts.items() if c} if all(concepts.values()) else {}
 
 
+def regularization_folders(images: Iterable[str]) -> dict[str, Concept]:
+    """Folders of pictures for regularization, each with what its name says."""
+    folders = _by_folder(name for name in images if is_regularization(name))
+    concepts = {folder: concept_of(inside[0]) for folder, inside in folders.items()}
+    return {folder: concept for folder, concept in concepts.items() if concept}
+
+
 def notes(images: Sequence[str], concepts: dict[str, Concept], captioned: frozenset[str]) -> Iterator[tuple[str, str]]:
     """What to tell: (folder, message) of each concept, and of pictures for regularization.
 

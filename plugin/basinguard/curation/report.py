@@ -62,10 +62,11 @@ class PageContext:
     applied: bool = False
 
 
-def next_command(directory: Path, out: Path, *, apply: bool) -> str:
+def next_command(sources: Sequence[Path], out: Path, *, apply: bool) -> str:
     """The command that follows once a page was decided on."""
-    beside = out.resolve() == directory.resolve().with_name(directory.resolve().name + "-curation")
-    words = ["basinguard", "curate", directory, *(() if beside else ("--out", out)), "--allow-list", ALLOW_LIST]
+    first = sources[0].resolve()
+    beside = out.resolve() == first.with_name(first.name + "-curation")
+    words = ["basinguard", "curate", *sources, *(() if beside else ("--out", out)), "--allow-list", ALLOW_LIST]
     return shlex.join(map(str, [*words, "--apply"]))
 
 

@@ -1,118 +1,137 @@
-"""A curation as the data configs of two trainers: kohya's sd-scripts and SimpleTuner."""
+"""A curation as the data configs of four trainers: sd-scripts, OneTrainer, SimpleTuner and ai-toolkit.
+
+Each names the folders of `trainer_folders` and keeps their repeats, class tokens and regularization. Where an image has
+several captions, sd-scripts draws one (and gives `{a|b}` in it a meaning), OneTrainer and SimpleTuner take one a line,
+and ai-toolkit is given the first.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from .decisions import Decision
-from .folder import Item
+import yaml
+
+from .trainer_folders import FIRST_CAPTION, TrainerFolders, TrainerSubset, words_file
 
 
-def kohya_files(directory: Path, out: Path, decisions: Sequence[Decision], *, resolution: int) -> dict[str, bytes]:
-    """A dataset config for sd-scripts (`--dataset_config`) and the metadata files it names, by file name.
+def trainer_files(folders: TrainerFolders, *, resolution: int) -> dict[str, bytes]:
+    """The configs by file name; they are written beside the folders."""
+    caches = folders.root.parent / "simpletuner-cache"
+    texts = {
+        "kohya.toml": kohya_config(folders, resolution),
+        "onetrainer.json": _json(onetrainer_concepts(folders)),
+        "simpletuner.json": _json(simpletuner_backends(folders, resolution, caches)),
+        "ai-toolkit.yaml": yaml.safe_dump(ai_toolkit_job(folders, resolution), sort_keys=False, allow_unicode=True),
+    }
+    return {name: text.encode() for name, text in texts.items()}
 
-    One subset for each number of repeats. Captions are joined by line breaks, of which `enable_wildcard` draws one.
 
-    Source: kohya-ss/sd-scripts, docs/config_README-en.md, "Fine-tuning method specific options", "Multi-line captions".
+def kohya_config(folders: TrainerFolders, resolution: int) -> str:
+    """A dataset config for `--dataset_config`.
+
+    Source: kohya-ss/sd-scripts, docs/config_README-en.md, "DreamBooth-specific options" and "Multi-line captions".
     """
-    files: dict[str, bytes] = {}
-    lines = ["[general]", "enable_wildcard = true", "", "[[datasets]]"]
+    lines = ["[general]", 'caption_extension = ".txt"', "", "[[datasets]]"]
     lines += [f"resolution = {resolution}", "enable_bucket = true"]
-    for repeats, rows in _by_repeats(decisions):
-        name = f"kohya_repeats_{repeats}.json"
-        metadata = {
-            str(directory.resolve() / row.file_name): {"caption": "\n".join(map(_no_wildcards, row.captions))}
-            for row in rows
-        }
-        files[name] = json.dumps(metadata, ensure_ascii=False, indent=1).encode()
-        lines += [
-            "",
-            "  [[datasets.subsets]]",
-            f"  image_dir = {_toml(str(directory.resolve()))}",
-            f"  metadata_file = {_toml(str(out.resolve() / name))}",
-            f"  num_repeats = {repeats}",
-        ]
-    files["kohya.toml"] = ("\n".join(lines) + "\n").encode()
-    return files
+    for subset in folders.subsets:
+        lines += ["", "  [[datasets.subsets]]", f"  image_dir = {_toml(str(subset.folder))}"]
+        lines += [f"  num_repeats = {subset.repeats}"]
+        lines += [f"  class_tokens = {_toml(subset.words)}"] if subset.words else []
+        lines += ["  enable_wildcard = true"] if subset.variants else []
+        lines += ["  is_reg = true"] if subset.regularization else []
+    return "\n".join(lines) + "\n"
 
 
-def simpletuner_files(
-    directory: Path, out: Path, decisions: Sequence[Decision], items: Sequence[Item], *, resolution: int
-) -> dict[str, bytes]:
-    """A dataloader config for SimpleTuner and the tables it names, by file name.
+def onetrainer_concepts(folders: TrainerFolders) -> list[dict[str, Any]]:
+    """Concepts for `concept_file_name`; regularization as prior prediction, which older versions train as any other.
 
-    One backend for each number of repeats. SimpleTuner counts repeats from 0 and skips images outside its table.
-
-    Source: bghira/SimpleTuner, documentation/DATALOADER.md, "Parquet caption strategy" and "repeats".
+    Source: Nerogar/OneTrainer, modules/util/config/ConceptConfig.py, version 1.
     """
-    facts = {item.file_name: item.facts for item in items}
-    files: dict[str, bytes] = {}
-    backends: list[dict[str, object]] = []
-    for repeats, rows in _by_repeats(decisions):
-        name = f"simpletuner_repeats_{repeats}.parquet"
-        files[name] = _parquet(
-            {
-                "file_name": [row.file_name for row in rows],
-                "captions": [list(row.captions) or [""] for row in rows],
-                "width": [facts[row.file_name].width for row in rows],
-                "height": [facts[row.file_name].height for row in rows],
-            }
-        )
-        backends.append(_backend(directory.resolve(), out.resolve(), name, repeats, resolution))
+    return [
+        {
+            "__version": 1,
+            "name": subset.folder.name,
+            "path": str(subset.folder),
+            "enabled": True,
+            "type": "PRIOR_PREDICTION" if subset.regularization else "STANDARD",
+            "include_subdirectories": False,
+            "balancing": float(subset.repeats),
+            "balancing_strategy": "REPEATS",
+            "text": _onetrainer_text(folders, subset),
+        }
+        for subset in folders.subsets
+    ]
+
+
+def _onetrainer_text(folders: TrainerFolders, subset: TrainerSubset) -> dict[str, str]:
+    if subset.captioned:
+        return {"prompt_source": "sample"}
+    return {"prompt_source": "concept", "prompt_path": str(folders.root / words_file(subset))}
+
+
+def simpletuner_backends(folders: TrainerFolders, resolution: int, caches: Path) -> list[dict[str, Any]]:
+    """Data backends; SimpleTuner counts repeats from 0.
+
+    Source: bghira/SimpleTuner, documentation/DATALOADER.md, "caption_strategy", "repeats", "is_regularisation_data".
+    """
+    backends = [
+        {
+            "id": f"basinguard-{number}-{subset.folder.name}",
+            "type": "local",
+            "instance_data_dir": str(subset.folder),
+            **_simpletuner_captions(subset),
+            "resolution": resolution,
+            "resolution_type": "pixel",
+            "cache_dir_vae": str(caches / f"vae-{number}"),
+            "repeats": subset.repeats - 1,
+        }
+        for number, subset in enumerate(folders.subsets, start=1)
+    ]
     text_embeds = {
         "id": "basinguard-text-embeds",
         "type": "local",
         "dataset_type": "text_embeds",
         "default": True,
-        "cache_dir": str(out.resolve() / "simpletuner-cache" / "text"),
+        "cache_dir": str(caches / "text"),
     }
-    files["simpletuner.json"] = (json.dumps([*backends, text_embeds], ensure_ascii=False, indent=2) + "\n").encode()
-    return files
+    return [*backends, text_embeds]
 
 
-def _backend(directory: Path, out: Path, table: str, repeats: int, resolution: int) -> dict[str, object]:
+def _simpletuner_captions(subset: TrainerSubset) -> dict[str, Any]:
+    prior = {"is_regularisation_data": True} if subset.regularization else {}
+    if subset.captioned:
+        return {"caption_strategy": "textfile", **prior}
+    return {"caption_strategy": "instanceprompt", "instance_prompt": subset.words, **prior}
+
+
+def ai_toolkit_job(folders: TrainerFolders, resolution: int) -> dict[str, Any]:
+    """A job with the datasets alone, to be joined with the rest of one.
+
+    Source: ostris/ai-toolkit, config/examples/train_lora_flux_24gb.yaml and toolkit/config_modules.py, DatasetConfig.
+    """
+    datasets = [
+        {
+            "folder_path": str(subset.folder),
+            "caption_ext": FIRST_CAPTION.removeprefix(".") if subset.variants else "txt",
+            **({"default_caption": subset.words} if subset.words else {}),
+            "num_repeats": subset.repeats,
+            **({"is_reg": True} if subset.regularization else {}),
+            "resolution": [resolution],
+        }
+        for subset in folders.subsets
+    ]
     return {
-        "id": f"basinguard-repeats-{repeats}",
-        "type": "local",
-        "instance_data_dir": str(directory),
-        "caption_strategy": "parquet",
-        "metadata_backend": "parquet",
-        "parquet": {
-            "path": str(out / table),
-            "filename_column": "file_name",
-            "caption_column": "captions",
-            "width_column": "width",
-            "height_column": "height",
-            "identifier_includes_extension": True,
-        },
-        "resolution": resolution,
-        "resolution_type": "pixel",
-        "cache_dir_vae": str(out / "simpletuner-cache" / f"vae-{repeats}"),
-        "repeats": repeats - 1,
+        "job": "extension",
+        "config": {"name": "curated", "process": [{"type": "sd_trainer", "datasets": datasets}]},
     }
 
 
-def _by_repeats(decisions: Sequence[Decision]) -> list[tuple[int, list[Decision]]]:
-    rows = [decision for decision in decisions if decision.action != "drop"]
-    return [(n, [row for row in rows if row.repeats == n]) for n in sorted({row.repeats for row in rows})]
-
-
-def _no_wildcards(caption: str) -> str:
-    """Braces doubled, because `enable_wildcard` gives single ones a meaning."""
-    return caption.replace("{", "{{").replace("}", "}}")
+def _json(values: Any) -> str:
+    return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
 
 
 def _toml(text: str) -> str:
     """A TOML basic string; its escapes are JSON's, besides DEL."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")
-
-
-def _parquet(columns: dict[str, list]) -> bytes:
-    import pyarrow
-    import pyarrow.parquet
-
-    sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.table(columns), sink)
-    return sink.getvalue().to_pybytes()
