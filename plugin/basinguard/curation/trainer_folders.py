@@ -80,10 +80,10 @@ def plan_folders(out: Path, folder: Folder, decisions: Sequence[Decision], items
             texts[f"{stem}.txt"] = "\n".join(decision.captions) + "\n"
         if subset.variants:
             texts[stem + FIRST_CAPTION] = decision.captions[0] + "\n"
-    kept = tuple(subset for _, subset in sorted(subsets.items()))
+    trained = tuple(subset for _, subset in sorted(subsets.items()))
     beside = tuple(_regularization(path.resolve(), concept) for path, concept in folder.regularization)
     texts |= {words_file(subset): subset.words + "\n" for subset in beside if not subset.captioned}
-    return TrainerFolders(root, kept + beside, images, texts)
+    return TrainerFolders(root, trained + beside, images, texts)
 
 
 def words_file(subset: TrainerSubset) -> str:
