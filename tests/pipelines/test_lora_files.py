@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 
 from basinguard.core.safetensors_header import read_header
@@ -197,12 +198,8 @@ def test_what_diffusers_saves_for_a_bare_unet_is_read_with_its_alpha(tmp_path):
 
 KEY = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 OTHERS = {
-    "LoHa": {f"{KEY}.hada_w1_a": (2, 2)},
-    "LoKr": {f"{KEY}.lokr_w1": (2, 2)},
-    "DoRA": {f"{KEY}.lora_down.weight": (2, 32), f"{KEY}.lora_up.weight": (32, 2), f"{KEY}.dora_scale": (1, 32)},
-    "Tucker": {f"{KEY}.lora_mid.weight": (2, 2, 3, 3), f"{KEY}.lora_down.weight": (2, 32)},
     "OFT": {f"{KEY}.oft_blocks": (2, 2, 2)},
-    "IA3": {f"{KEY}.on_input": (1,), f"{KEY}.weight": (32,)},
+    "IA3 of peft": {"base_model.model.x.ia3_l": (1, 32)},
     "norms": {f"{KEY}.w_norm": (32,), f"{KEY}.b_norm": (32,)},
     "differences": {f"{KEY}.diff": (32, 32)},
     "embeddings": {"bundle_emb.sks.clip_l": (1, 32), f"{KEY}.lora_down.weight": (2, 32)},
@@ -218,6 +215,10 @@ OTHERS = {
     "do not fit": {f"{KEY}.lora_down.weight": (2, 32), f"{KEY}.lora_up.weight": (32, 3)},
     "2 adapters": {
         f"unet.x.lora_{half}.{name}.weight": (2, 2) for half in "AB" for name in ("first", "second")
+    },
+    "Stable Diffusion XL, which": {
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_down.weight": (2, 2048),
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_up.weight": (2, 2),
     },
     "Stable Diffusion XL": {"lora_te2_text_model_x.lora_down.weight": (2, 2)},
     "transformer": {"transformer.blocks.0.attn.to_q.lora_A.weight": (2, 2)},
@@ -260,12 +261,25 @@ def test_a_lora_of_another_model_changes_nothing(tmp_path, change, word):
     assert deltas(pipe.unet) == deltas(pipe.text_encoder) == {}
 
 
-def test_an_alpha_that_is_a_pattern_is_not_guessed(tmp_path, base):
+def test_alphas_given_by_patterns_are_those_that_peft_finds(tmp_path, base):
+    """The first pattern that the end of a layer's path fits, as `peft.utils.get_pattern_key` reads them."""
+    path, unet = tmp_path / "lora.safetensors", layers_of(base.unet, ATTENTION)
+    patterns = {r"mid_block\..*attn1.to_(q|k)": 4, ".*attn1.*": 5, "to_out.0": 6}
+    config = {"unet.lora_alpha": 1, "unet.alpha_pattern": patterns}
+    save_file(dotted(unet, {}, alpha=False), path, metadata={"lora_adapter_metadata": json.dumps(config)})
+    found = {layer.flat: layer.alpha for layer in stored_layers(path, read_header(path))}
+    keys = {flat(name): get_pattern_key(patterns, name) for name in unet}
+    assert found == {name: float(patterns.get(key, 1)) for name, key in keys.items()}
+    assert set(found.values()) == {1.0, 4.0, 5.0, 6.0}
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+x", ".*.*.*.*x", "(", "x" * 300, r"(a)\1"])
+def test_a_pattern_that_could_take_for_ever_is_not_tried(tmp_path, base, pattern):
     path = tmp_path / "lora.safetensors"
-    config = {"unet.lora_alpha": 1, "unet.alpha_pattern": {".*attn1.*": 4}}
+    config = {"unet.lora_alpha": 1, "unet.alpha_pattern": {pattern: 4}}
     state = dotted(layers_of(base.unet, ATTENTION), {}, alpha=False)
     save_file(state, path, metadata={"lora_adapter_metadata": json.dumps(config)})
-    with pytest.raises(ValueError, match="given by patterns"):
+    with pytest.raises(ValueError, match="patterns that are not read"):
         stored_layers(path, read_header(path))
 
 

@@ -1,7 +1,6 @@
 """The layers of a LoRA file in whichever layout a trainer wrote, read from its header alone, or why it is refused.
 
-A file is applied entirely or not at all, so every tensor must have a place here: layouts that are read are those of
-kohya's sd-scripts, OneTrainer, ai-toolkit, SimpleTuner, diffusers old and new, and peft.
+A file is applied entirely or not at all, so every tensor must have a place here.
 """
 
 from __future__ import annotations
@@ -14,53 +13,56 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.generation import name_of
 from ..core.safetensors_header import Header
 from ..core.text import one_line
 from .lora_formats import ADAPTER_METADATA
+from .lora_names import MAGNITUDES, NamedTensors, is_whole, sort_names
 
 PEFT_CONFIG = "adapter_config.json"  # where peft itself writes rank and alpha, beside the file
-HALVES = {"A": "down", "B": "up", "down": "down", "up": "up"}
-ADAPTERS = re.compile(r"(?P<layer>.+)\.lora_(?P<half>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
-PLAIN = re.compile(r"(?P<layer>.+)\.(?:lora_|lora\.|lora_linear_layer\.)(?P<half>down|up)\.weight")
-PROCESSORS = re.compile(r"(?P<layer>.+)\.processor\.to_(?P<to>q|k|v|out)_lora\.(?P<half>down|up)\.weight")
-ALPHA = ".alpha"
 OTHER_KINDS = {
-    r"hada_w|hada_t": "a LoHa", r"lokr_": "a LoKr", r"dora_scale|lora_magnitude_vector": "a DoRA",
-    r"lora_mid": "a LoCon with a Tucker core", r"oft_|\.boft": "an OFT", r"on_input$|ia3_l": "an IA3",
+    r"oft_|\.boft": "an OFT", r"ia3_l": "an IA3 of peft's",
     r"\.[wb]_norm$": "a LoRA with trained norms", r"\.diff(_b)?$": "a file of whole differences",
     r"^bundle_emb|^emb_params|string_to_param": "a LoRA with bundled embeddings (textual inversion)",
     r"\.[ab][12]\.weight$": "a GLoRA", r"lora_[AB](\.[^.]+)?\.bias$|lora_up\.bias$": "a LoRA with biases",
     r"lora_embedding_": "a LoRA of an embedding", r"vera_lambda": "a VeRA", r"^lora_transformer|^transformer\.":
     "a LoRA of a transformer, not of a UNet", r"lora_te[2-9]_|^text_encoder_[2-9]\.": "a LoRA of Stable Diffusion XL",
 }  # fmt: skip
+ADAPTER = re.compile("|".join(("lora|lokr_|hada_|dora_scale|on_input$", *OTHER_KINDS)))
 ORIGINAL = re.compile(r"(^|[._])(input_blocks|middle_block|output_blocks)[._]|^text_encoders\.")
 PREFIXES = {  # of dotted names; peft's own says nothing of the part
     "base_model.model.": "", "model.diffusion_model.": "unet", "diffusion_model.": "unet", "unet.": "unet",
     "text_encoder.": "text_encoder",
 }  # fmt: skip
 FLAT = {"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te_": "text_encoder", "lycoris_": "unet"}
+RANKED = {"up": 1, "hada_w1_b": 0, "lokr_w2_b": 0, "lokr_w1_b": 0}  # the axis that is the rank, by factor
+LONGEST_PATTERN, MOST_QUANTIFIERS = 200, 3  # of a stranger's regular expressions: more could take for ever
 
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """One layer as it lies in a file; it adds alpha / rank * up @ down.
+    """One layer as it lies in a file; it adds alpha / rank times the product of its factors.
 
     Attributes:
         part: the component of the pipeline, "unet" or "text_encoder".
         flat: its path there, with "_" for ".", and for the text encoder without `text_model`.
-        down, up: names of the tensors.
-        rank: rows of `down`.
-        shape: columns of `down` and rows of `up`: what goes in and comes out.
+        factors: names of the tensors, by what they are: see `lora_names`.
+        rank: of the factors; None where none is of low rank, and alpha then has no meaning.
+        inputs: how many numbers go in; None where the factors alone do not tell it.
         alpha: name of the tensor that holds it, the number that the header says, or None: it is the rank.
     """
 
     part: str
     flat: str
-    down: str
-    up: str
-    rank: int
-    shape: tuple[int, int]
+    factors: Mapping[str, str]
+    rank: int | None
+    inputs: int | None
     alpha: str | float | None
+
+    @property
+    def name(self) -> str:
+        """Of one of its tensors, for messages."""
+        return self.factors.get("down") or min(self.factors.values())
 
 
 def stored_layers(path: Path, header: Header) -> tuple[StoredLayer, ...]:
@@ -73,14 +75,14 @@ def stored_layers(path: Path, header: Header) -> tuple[StoredLayer, ...]:
     Raises:
         ValueError: not a LoRA, of a kind or in a layout that is not read, or with a tensor that has no place.
     """
-    require_plain_lora(path, header)
-    halves, alphas, adapters = _sorted(path, header)
-    if len(adapters) > 1:
-        raise ValueError(
-            f"LoRA {str(path)!r} holds {len(adapters)} adapters ({', '.join(sorted(adapters))}); save one alone"
-        )
-    config = _config(path, header)
-    layers = [_stored(path, key, names, alphas.pop(key, None), header, config) for key, names in halves.items()]
+    require_known_kind(path, header)
+    tensors = sort_names(header.shapes)
+    _require_one_adapter(path, header, tensors)
+    config, alphas = _config(path, header), dict(tensors.alphas)
+    layers = [
+        _stored(path, key, factors, None if "ia3" in factors else alphas.pop(key, None), header, config)
+        for key, factors in tensors.factors.items()
+    ]
     if alphas:
         raise ValueError(f"LoRA {str(path)!r} has an alpha without a layer, such as {min(alphas)!r}: damaged?")
     return tuple(layers)
@@ -88,11 +90,11 @@ def stored_layers(path: Path, header: Header) -> tuple[StoredLayer, ...]:
 
 def is_adapter(header: Header) -> bool:
     """Whether a file holds a LoRA or one of its relatives."""
-    return any(re.search("|".join(("lora", *OTHER_KINDS)), name) for name in header.shapes)
+    return any(ADAPTER.search(name) for name in header.shapes)
 
 
-def require_plain_lora(path: Path, header: Header) -> None:
-    """Refuses other kinds of adapters by their tensors' names.
+def require_known_kind(path: Path, header: Header) -> None:
+    """Refuses other kinds of adapters by their tensors' names, and those of Stable Diffusion XL.
 
     Raises:
         ValueError: which kind it is, and what to do.
@@ -108,60 +110,71 @@ def require_plain_lora(path: Path, header: Header) -> None:
 def lora_context_width(layers: Sequence[StoredLayer]) -> int | None:
     """Width of the text states that the base's UNet attends to; None if no layer of the file tells it."""
     to_text, of_text = ("attn2_to_k", "attn2_to_v"), ("self_attn_q_proj", "self_attn_k_proj", "self_attn_v_proj")
-    widths = [layer.shape[0] for layer in layers if layer.part == "unet" and layer.flat.endswith(to_text)]
-    widths += [layer.shape[0] for layer in layers if layer.part == "text_encoder" and layer.flat.endswith(of_text)]
-    return max(widths, default=None)
+    widths = [layer.inputs for layer in layers if layer.part == "unet" and layer.flat.endswith(to_text)]
+    widths += [layer.inputs for layer in layers if layer.part == "text_encoder" and layer.flat.endswith(of_text)]
+    return max(filter(None, widths), default=None)
 
 
-def _sorted(path: Path, header: Header) -> tuple[dict[str, dict[str, str]], dict[str, str], set[str]]:
-    """Names of the halves by layer, names of the alphas by layer, and the adapters' names."""
-    halves: dict[str, dict[str, str]] = {}
-    alphas, adapters, others = {}, set(), []
-    for name in header.shapes:
-        if match := PROCESSORS.fullmatch(name):
-            layer = f"{match['layer']}.to_{match['to']}{'.0' if match['to'] == 'out' else ''}"
-        elif match := ADAPTERS.fullmatch(name) or PLAIN.fullmatch(name):
-            layer = match["layer"]
-            adapters |= {match["adapter"]} if match.groupdict().get("adapter") else set()
-        elif name.endswith(ALPHA):
-            alphas[name.removesuffix(ALPHA)] = name
-            continue
-        else:
-            others.append(name)
-            continue
-        halves.setdefault(layer, {})[HALVES[match["half"]]] = name
+def _require_one_adapter(path: Path, header: Header, tensors: NamedTensors) -> None:
+    others, adapters = tensors.others, tensors.adapters
     if others:
         raise ValueError(
             f"LoRA {str(path)!r}: {len(others)} of {len(header.shapes)} tensors are no part of a LoRA, such as "
             f"{one_line(min(others), 120)!r}, so it could only be applied in part; merge it into its base and give that"
         )
-    return halves, alphas, adapters
+    if len(adapters) > 1:
+        raise ValueError(
+            f"LoRA {str(path)!r} holds {len(adapters)} adapters ({', '.join(sorted(adapters))}); save one alone"
+        )
 
 
 def _stored(
-    path: Path, key: str, names: Mapping[str, str], alpha: str | None, header: Header, config: Mapping[str, Any]
+    path: Path, key: str, factors: Mapping[str, str], alpha: str | None, header: Header, config: Mapping[str, Any]
 ) -> StoredLayer:
-    if len(names) < 2:
-        raise ValueError(f"LoRA {str(path)!r}: layer {key!r} has only its {min(names)} half; download it again")
-    part, dotted = _place(path, key)
-    down, up = (header.shapes[names[half]] for half in ("down", "up"))
-    if len(down) not in (2, 4) or len(up) not in (2, 4) or down[0] != up[1] or not down[0]:
-        raise ValueError(f"LoRA {str(path)!r}: halves of {key!r} of shapes {down} and {up} do not fit; damaged?")
+    if not is_whole(factors):
+        has = ", ".join(sorted(factors))
+        raise ValueError(
+            f"LoRA {str(path)!r}: of layer {key!r} there is only {has}, a half or less of it; download it again"
+        )
+    shapes = {factor: header.shapes[name] for factor, name in factors.items()}
+    if any(
+        len(shapes[factor]) not in (2, 4) or not all(shapes[factor]) for factor in (*RANKED, "down") if factor in shapes
+    ):
+        raise ValueError(f"LoRA {str(path)!r}: {key!r} has factors of {len(shapes)} odd shapes; they do not fit")
+    if "down" in shapes and "mid" not in shapes and shapes["down"][0] != shapes["up"][1]:
+        raise ValueError(
+            f"LoRA {str(path)!r}: halves of {key!r} of shapes {shapes['down']} and {shapes['up']} do not fit; damaged?"
+        )
+    rank = next((shapes[factor][axis] for factor, axis in RANKED.items() if factor in shapes), None)
+    inputs = _inputs(shapes)
+    part, dotted = _place(path, key, inputs)
     flat = dotted.replace(".", "_").removeprefix("text_model_" if part == "text_encoder" else "")
-    number = alpha if alpha else _alpha(path, part, dotted, down[0], config)
-    return StoredLayer(part, flat, names["down"], names["up"], down[0], (down[1], up[0]), number)
+    number = alpha if alpha else _alpha(path, part, dotted, rank, config, factors)
+    return StoredLayer(part, flat, factors, rank, inputs, number)
 
 
-def _place(path: Path, key: str) -> tuple[str, str]:
+def _inputs(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """How many numbers go into a layer, by the shapes of its factors; for convolutions more than that."""
+    for factor in ("down", "hada_w1_b"):
+        if factor in shapes:
+            return shapes[factor][1]
+    last = [shapes[factor][-1] for factor in ("lokr_w1", "lokr_w1_b", "lokr_w2", "lokr_w2_b") if factor in shapes]
+    return math.prod(last) if last else None
+
+
+def _place(path: Path, key: str, inputs: int | None) -> tuple[str, str]:
     """Which part of a pipeline a layer belongs to, and its path there.
 
     Raises:
         ValueError: it is named as in the original single file.
     """
     if ORIGINAL.search(key):
+        name, xl = one_line(key, 120), name_of(2048)
+        if inputs == 2048 and key.endswith(("attn2_to_k", "attn2.to_k", "attn2_to_v", "attn2.to_v")):
+            raise ValueError(f"LoRA {str(path)!r} is for {xl}, which is not read; give one for {name_of(1024)} or 1.x")
         raise ValueError(
-            f"LoRA {str(path)!r} names layers as the original single file does (OneTrainer's ORIGINAL and COMFY), such "
-            f"as {one_line(key, 120)!r}; save it as kohya or diffusers, or merge it into its base"
+            f"LoRA {str(path)!r} names layers as the original single file does (OneTrainer's ORIGINAL and COMFY, and "
+            f"whatever is for {xl}), such as {name!r}; save it as kohya or diffusers, or merge it into its base"
         )
     for prefix, part in FLAT.items():
         if key.startswith(prefix):
@@ -173,10 +186,11 @@ def _place(path: Path, key: str) -> tuple[str, str]:
 
 
 def _config(path: Path, header: Header) -> dict[str, Any]:
-    """What peft's `LoraConfig` was, from the header or from the file that peft writes beside it."""
+    """What peft's configuration was, from the header or from the file that peft writes beside it."""
     beside = path.with_name(PEFT_CONFIG)
     text = header.metadata.get(ADAPTER_METADATA)
-    if text is None and beside.is_file() and any(".lora_A" in name for name in header.shapes):
+    of_peft = any(".lora_A" in name or name.startswith("base_model.model.") for name in header.shapes)
+    if text is None and beside.is_file() and of_peft:
         text = beside.read_text(encoding="utf-8", errors="replace")
     try:
         config = json.loads(text or "{}")
@@ -187,30 +201,58 @@ def _config(path: Path, header: Header) -> dict[str, Any]:
     return config
 
 
-def _alpha(path: Path, part: str, dotted: str, rank: int, config: Mapping[str, Any]) -> float | None:
+def _alpha(
+    path: Path, part: str, dotted: str, rank: int | None, config: Mapping[str, Any], factors: Mapping[str, str]
+) -> float | None:
     """The alpha that the configuration gives one layer."""
     own = {key.removeprefix(f"{part}."): value for key, value in config.items() if key.startswith(f"{part}.")}
     own = own or {key: value for key, value in config.items() if not key.startswith(("unet.", "text_encoder."))}
-    if own.get("use_dora") or own.get("lora_bias"):
-        raise ValueError(f"LoRA {str(path)!r} is a DoRA or has biases, which is not supported; merge it into its base")
-    patterns = own.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict) or any(re.search(r"[^\w.]", pattern) for pattern in patterns):
-        raise ValueError(f"LoRA {str(path)!r}: its alphas are given by patterns, not by layers; merge it into its base")
-    path_of = f".{dotted.removeprefix('text_model.')}"
-    ends = (own for name, own in patterns.items() if path_of.endswith(f".{name.removeprefix('text_model.')}"))
-    alpha = next(ends, own.get("lora_alpha"))
-    if alpha is None:
+    subject = f"LoRA {str(path)!r}"
+    if own.get("lora_bias") or (own.get("use_dora") and not factors.keys() & MAGNITUDES):
+        raise ValueError(f"{subject} has biases, or is a DoRA without magnitudes; merge it into its base and give that")
+    if rank is None and own.get("alpha") != own.get("r"):
+        raise ValueError(f"{subject} is a LoKr of peft's without low rank and with an alpha; merge it into its base")
+    alpha = _patterned(path, own.get("alpha_pattern") or {}, dotted)
+    alpha = own.get("lora_alpha", own.get("alpha")) if alpha is None else alpha
+    if alpha is None or rank is None:
         return None
     if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise ValueError(f"LoRA {str(path)!r}: alpha {one_line(repr(alpha), 40)} of {dotted!r}; expected a number")
+        raise ValueError(f"{subject}: alpha {one_line(repr(alpha), 40)} of {dotted!r}; expected a number")
     return float(alpha) * (math.sqrt(rank) if own.get("use_rslora") else 1.0)
+
+
+def _patterned(path: Path, patterns: Any, dotted: str) -> Any:
+    """What the first pattern gives that a layer's path ends with, as peft reads them; None where none does.
+
+    Raises:
+        ValueError: no regular expression, or one that could take for ever.
+    """
+    if not isinstance(patterns, dict) or not all(map(_is_simple, patterns)):
+        raise ValueError(
+            f"LoRA {str(path)!r}: its alphas are given by patterns that are not read; merge it into its base"
+        )
+    for pattern, alpha in patterns.items():
+        below = pattern.replace("text_model.", "")
+        if re.fullmatch(rf"(?:.*\.)?(?:{below})", dotted.removeprefix("text_model.")):
+            return alpha
+    return None
+
+
+def _is_simple(pattern: str) -> bool:
+    """Whether a stranger's regular expression can be matched without a thought for how long that takes."""
+    quantified = len(re.findall(r"[*+?{]", pattern)) <= MOST_QUANTIFIERS and not re.search(r"\)[*+?{]|\\\d", pattern)
+    try:
+        return bool(quantified and len(pattern) <= LONGEST_PATTERN and re.compile(pattern))
+    except (re.error, RecursionError, OverflowError):
+        return False
 
 
 def layer_rows(layers: Sequence[StoredLayer]) -> Iterator[tuple[str, str]]:
     """Rows for a terminal: how many layers of each part, ranks, and where alpha is said."""
     for part in ("unet", "text_encoder"):
         own = [layer for layer in layers if layer.part == part]
-        ranks = sorted({layer.rank for layer in own})
-        yield part, f"{len(own)} layers, rank {', '.join(map(str, ranks[:6]))}" if own else "no layer"
-    silent = sum(layer.alpha is None for layer in layers)
+        ranks = sorted({layer.rank for layer in own if layer.rank})
+        rank = f", rank {', '.join(map(str, ranks[:6]))}" if ranks else ""
+        yield part, f"{len(own)} layers{rank}" if own else "no layer"
+    silent = sum(layer.alpha is None and layer.rank is not None for layer in layers)
     yield "alpha", "in the file" if not silent else f"not said for {silent} layers: taken as the rank, as trainers do"

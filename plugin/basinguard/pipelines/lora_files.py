@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..core.generation import name_of
 from ..core.safetensors_header import Header, read_header
 from ..exports.lora_layout import StoredLayer, lora_context_width, stored_layers
+from .lora_products import as_lora
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -114,7 +115,7 @@ def _fitted(path: Path, part: str, module: Any, layers: Sequence[StoredLayer]) -
     if not own:
         return {}
     modules = _by_flat_name(module)
-    lost = [layer.down for layer in own if layer.flat not in modules]
+    lost = [layer.name for layer in own if layer.flat not in modules]
     if lost:
         raise ValueError(
             f"LoRA {str(path)!r}: {len(lost)} of its {len(own)} layers for the {part} have no counterpart in this "
@@ -136,20 +137,32 @@ def _by_flat_name(module: nn.Module | None) -> dict[str, str]:
 
 def _weights(path: Path, layer: StoredLayer, module: Any, name: str, file: Any) -> tuple[Tensor, Tensor, float]:
     """Down, up and alpha; a projection that is stored as a 1 x 1 convolution, or the other way round, is the same."""
-    target = module.get_submodule(name)
-    down, up = (file.get_tensor(half).float() for half in (layer.down, layer.up))
-    outputs, inputs, *kernel = target.weight.shape
-    shapes = (layer.rank, inputs, *kernel), (outputs, layer.rank, *(1 for _ in kernel))
-    if (_without_ones(down.shape), _without_ones(up.shape)) != tuple(map(_without_ones, shapes)):
+    weight = module.get_submodule(name).weight
+    factors = {factor: file.get_tensor(name).float() for factor, name in layer.factors.items()}
+    alpha, named = _alpha(layer, file), f"LoRA {str(path)!r}: {layer.name!r}"
+    if not (all(factor.isfinite().all() for factor in factors.values()) and alpha and math.isfinite(alpha)):
+        raise ValueError(f"{named} holds NaN or infinity, or has alpha 0; save it again")
+    try:
+        if factors.keys() == {"down", "up"}:
+            return (*_in_shape(factors["down"], factors["up"], weight), alpha)
+        down, up, alpha = as_lora(factors, alpha / (layer.rank or 1), weight)
+    except (RuntimeError, ValueError):
         raise ValueError(
-            f"LoRA {str(path)!r}: {layer.down!r} {tuple(down.shape)} and its other half {tuple(up.shape)} do not fit "
-            f"the base's layer {tuple(target.weight.shape)}; give the base that it was trained on"
-        )
-    down, up = down.reshape(shapes[0]), up.reshape(shapes[1])
-    alpha = _alpha(layer, file)
-    if not (down.isfinite().all() and up.isfinite().all() and alpha and math.isfinite(alpha)):
-        raise ValueError(f"LoRA {str(path)!r}: {layer.down!r} holds NaN or infinity, or has alpha 0; save it again")
+            f"{named} {tuple(factors.get('down', next(iter(factors.values()))).shape)} and what belongs to it do not "
+            f"fit the base's layer {tuple(weight.shape)}; give the base that it was trained on"
+        ) from None
+    if not (down.isfinite().all() and up.isfinite().all()):
+        raise ValueError(f"{named} has a product that is NaN or infinite; give the base that it was trained on")
     return down, up, alpha
+
+
+def _in_shape(down: Tensor, up: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The halves of a LoRA, shaped for a layer."""
+    (outputs, inputs, *kernel), rank = weight.shape, len(down)
+    shapes = (rank, inputs, *kernel), (outputs, rank, *(1 for _ in kernel))
+    if (_without_ones(down.shape), _without_ones(up.shape)) != tuple(map(_without_ones, shapes)):
+        raise ValueError("another shape than the layer")
+    return down.reshape(shapes[0]), up.reshape(shapes[1])
 
 
 def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
@@ -158,6 +171,7 @@ def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _alpha(layer: StoredLayer, file: Any) -> float:
-    if layer.alpha is None:
-        return float(layer.rank)
+    """The alpha it acts with, which is its rank where nothing else is said, and has no meaning without one."""
+    if layer.alpha is None or layer.rank is None:
+        return float(layer.rank or 1)
     return float(file.get_tensor(layer.alpha)) if isinstance(layer.alpha, str) else layer.alpha
