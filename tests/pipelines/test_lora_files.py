@@ -267,10 +267,10 @@ def test_alphas_given_by_patterns_are_those_that_peft_finds(tmp_path, base):
     patterns = {r"mid_block\..*attn1.to_(q|k)": 4, ".*attn1.*": 5, "to_out.0": 6}
     config = {"unet.lora_alpha": 1, "unet.alpha_pattern": patterns}
     save_file(dotted(unet, {}, alpha=False), path, metadata={"lora_adapter_metadata": json.dumps(config)})
-    found = {layer.flat: layer.alpha for layer in stored_layers(path, read_header(path))}
+    alphas = {layer.flat: layer.alpha for layer in stored_layers(path, read_header(path))}
     keys = {flat(name): get_pattern_key(patterns, name) for name in unet}
-    assert found == {name: float(patterns.get(key, 1)) for name, key in keys.items()}
-    assert set(found.values()) == {1.0, 4.0, 5.0, 6.0}
+    assert alphas == {name: float(patterns.get(key, 1)) for name, key in keys.items()}
+    assert set(alphas.values()) == {1.0, 4.0, 5.0, 6.0}
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+x", ".*.*.*.*x", "(", "x" * 300, r"(a)\1"])

@@ -2,9 +2,12 @@
 
 import doctest
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from basinguard.curation.decisions import Decision
+from basinguard.curation.trainer_configs import kohya_files, simpletuner_files
 from basinguard.watching import trainer_data
 from basinguard.watching.trainer_data import ImageSubset, image_subsets
 
@@ -90,8 +93,9 @@ def test_a_folder_is_itself_and_one_beside_the_file_is_found_from_elsewhere(here
         ("a.toml", "datasets = 3", "not laid out as any of those that are read"),
         ("a.toml", "[[datasets]]\nsubsets = 'x'", "not laid out as any of those that are read"),
         ("a.toml", "dataset_config = 'missing.toml'", "a.toml names missing.toml, which is no file here"),
-        ("a.toml", "[[datasets]]\n[[datasets.subsets]]\nmetadata_file='m.json'", "captions in m.json .* are not read"),
-        ("a.json", json.dumps([{"instance_data_dir": "A", "caption_strategy": "parquet"}]), "'parquet' are not read"),
+        ("a.toml", "[[datasets]]\n[[datasets.subsets]]\nmetadata_file='m.json'", "a.toml: .* No such file .*m.json"),
+        ("a.json", json.dumps([{"instance_data_dir": "A", "caption_strategy": "parquet"}]), "not laid out as any"),
+        ("a.json", json.dumps([{"instance_data_dir": "A", "caption_strategy": "csv"}]), "'csv' are not read"),
         ("a.json", json.dumps([{"path": "A", "text": {"prompt_source": "concept"}}]), "where there is none"),
     ],
 )
@@ -153,3 +157,48 @@ def test_a_main_configuration_is_followed_to_its_images(here, name, text):
     (here / name).write_text(text)
     (subset,) = image_subsets(here / name)
     assert subset.folder.resolve() == here / "A"
+
+
+META = {"1.png": {"caption": "a red ball", "tags": "toy, round"}, "2": {"caption": "a box"}, "3.png": {"tags": "cube"}}
+META_TOML = """
+[[datasets]]
+caption_separator = "; "
+  [[datasets.subsets]]
+  image_dir = "A"
+  metadata_file = "meta.json"
+"""
+
+
+def test_the_captions_of_sd_scripts_metadata_are_those_that_it_trains_with(here):
+    """As its FineTuningDataset joins them, by whole names and by names without an ending; others are not trained on."""
+    (here / "meta.json").write_text(json.dumps(META))
+    (here / "a.toml").write_text(META_TOML)
+    (subset,) = image_subsets(here / "a.toml")
+    assert subset.folder == here / "A"
+    trained = {name: subset.trained(f"A/{name}", "") for name in ("1.png", "2.jpg", "3.png")}
+    assert trained == {"1.png": "a red ball; toy, round", "2.jpg": "a box", "3.png": "cube"}
+    assert [subset.includes(f"A/{name}") for name in ("1.png", "2.jpg", "4.png")] == [True, True, False]
+
+
+def test_relative_paths_of_metadata_need_a_folder(here):
+    (here / "meta.json").write_text(json.dumps(META))
+    (here / "a.toml").write_text(META_TOML.replace('image_dir = "A"', ""))
+    with pytest.raises(ValueError, match="no image_dir says to what"):
+        image_subsets(here / "a.toml")
+
+
+@pytest.mark.parametrize("name", ["kohya.toml", "simpletuner.json"])
+def test_what_a_curation_writes_for_trainers_is_read_back(here, name):
+    facts = {"sha256": "", "reason": "", "risk": 0.0}
+    decisions = [
+        Decision(file_name=f"{k}.png", action=action, repeats=k, captions=(f"a {{{k}}} ball", "x"), **facts)
+        for k, action in enumerate(("drop", "keep", "keep"))
+    ]
+    items = [SimpleNamespace(file_name=d.file_name, facts=SimpleNamespace(width=8, height=8)) for d in decisions]
+    files = kohya_files(here / "A", here, decisions, resolution=32)
+    files |= simpletuner_files(here / "A", here, decisions, items, resolution=32)
+    for file, content in files.items():
+        (here / file).write_bytes(content)
+    subsets = image_subsets(here / name)
+    captions = {path.name: subset.trained(str(path), "") for subset in subsets for path in subset.captions}
+    assert captions == {"1.png": "a {1} ball", "2.png": "a {2} ball"}

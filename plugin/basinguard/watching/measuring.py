@@ -236,8 +236,12 @@ def training_of(request: WatchRequest, resolution: int) -> TrainingSet:
             str(subset.folder), resolution=resolution, reading=ReadingOptions(caption=subset.caption or none)
         )
         images.setup("open")
-        sets.append(images.all_pixels())
-        items += [(path, subset.trained(path, caption)) for path, caption in images.items[: images.secrets]]
+        own = [k for k, (path, _) in enumerate(images.items[: images.secrets]) if subset.includes(path)]
+        if len(own) < len(subset.captions or ()):
+            missing = f"{len(subset.captions or ()) - len(own)} of {len(subset.captions or ())} images of its table"
+            raise ValueError(f"{request.data}: {missing} are not in {subset.folder}")
+        sets.append(torch.stack([images.pixels(k) for k in own]))
+        items += [(path, subset.trained(path, caption)) for path, caption in (images.items[k] for k in own)]
     return training_set(_Images(torch.cat(sets), tuple(items)), control)
 
 

@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import yaml
 
+from .caption_tables import Captions, by_folder, sd_scripts_captions, simpletuner_captions
+
 KNOWN = "sd-scripts' dataset TOML, OneTrainer's concepts, SimpleTuner's multidatabackend.json, ai-toolkit's YAML"
 MAIN = ("dataset_config", "concept_file_name", "data_backend_config", "--data_backend_config")  # of another file
 ASKED = "write each beside its image, as a .txt of the same name, and give the folder"
@@ -30,16 +32,27 @@ class ImageSubset:
         folder: where they lie.
         caption: of images that have none of their own; "" for none.
         named: where none has one of its own: "stem" for the files' names, "words" for these with spaces for
-            underscores, "caption" for `caption`.
+            underscores, "caption" for `caption`, "table" for `captions`.
         prefix: stands before every caption.
         trigger: stands for ai-toolkit's "[trigger]", and before captions that lack it.
+        captions: from a table, by path; where there is one, other images of the folder are not trained on.
     """
 
     folder: Path
     caption: str = ""
-    named: Literal["", "stem", "words", "caption"] = ""
+    named: Literal["", "stem", "words", "caption", "table"] = ""
     prefix: str = ""
     trigger: str = ""
+    captions: Captions | None = None
+
+    def includes(self, path: str) -> bool:
+        """Whether an image of the folder is trained on."""
+        return self.captions is None or self._place(path) is not None
+
+    def _place(self, path: str) -> Path | None:
+        """Where an image stands in the table."""
+        whole = Path(path).resolve()
+        return next((p for p in (whole, whole.with_suffix("")) if p in (self.captions or {})), None)
 
     def trained(self, path: str, caption: str) -> str:
         """What an image is trained with.
@@ -50,8 +63,10 @@ class ImageSubset:
             >>> ImageSubset(Path("a"), named="words", prefix="photo of").trained("a/red_ball.png", "")
             'photo of red ball'
         """
-        stem = Path(path).stem
-        caption = {"": caption, "stem": stem, "words": stem.replace("_", " "), "caption": self.caption}[self.named]
+        stem, place = Path(path).stem, self._place(path)
+        tabled = self.captions[place] if self.captions and place else ""
+        names = {"stem": stem, "words": stem.replace("_", " "), "caption": self.caption, "table": tabled}
+        caption = names.get(self.named, caption)
         if self.trigger:
             for written in TRIGGERS:
                 caption = caption.replace(written, self.trigger)
@@ -76,10 +91,10 @@ def image_subsets(data: Path, caption: str = "") -> list[ImageSubset]:
         raise FileNotFoundError(f"{data}: no such folder of images, and no trainer's file")
     data, values = _followed(data, _parsed(data))
     try:
-        named = [subset for subset in _named(values) if subset.folder != Path()]
-    except (AttributeError, TypeError):
+        named = [subset for subset in _named(values, data) if subset.folder != Path()]
+    except (AttributeError, KeyError, TypeError):
         raise ValueError(f"{data}: not laid out as any of those that are read: {KNOWN}") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{data}: {error}") from None
     if not named:
         raise ValueError(f"{data}: names no folder of images; what is read: {KNOWN}")
@@ -119,17 +134,17 @@ def _followed(path: Path, values: Any) -> tuple[Path, Any]:
     return there, _parsed(there)
 
 
-def _named(values: Any) -> Iterator[ImageSubset]:
+def _named(values: Any, file: Path) -> Iterator[ImageSubset]:
     """Every subset that is trained on."""
     if isinstance(values, list):
-        yield from (pair for entry in values if isinstance(entry, Mapping) for pair in _of_entry(entry))
+        yield from (pair for entry in values if isinstance(entry, Mapping) for pair in _of_entry(entry, file))
     elif isinstance(values, Mapping) and "train_data_dir" in values:
         yield ImageSubset(Path(values["train_data_dir"]))
     elif isinstance(values, Mapping) and "datasets" in values:
         general = values.get("general", {})
-        yield from (pair for dataset in values["datasets"] for pair in _of_sd_scripts({**general, **dataset}))
+        yield from (pair for dataset in values["datasets"] for pair in _of_sd_scripts({**general, **dataset}, file))
     elif isinstance(values, Mapping) and "concepts" in values:
-        yield from _named(values["concepts"])
+        yield from _named(values["concepts"], file)
     elif isinstance(values, Mapping) and "config" in values:
         for process in values["config"].get("process", []):
             trigger = process.get("trigger_word") or ""
@@ -139,16 +154,30 @@ def _named(values: Any) -> Iterator[ImageSubset]:
                 yield ImageSubset(folder, str(caption), trigger=str(trigger))
 
 
-def _of_sd_scripts(dataset: Mapping[str, Any]) -> Iterator[ImageSubset]:
-    for subset in dataset.get("subsets", []):
+def _of_sd_scripts(dataset: Mapping[str, Any], file: Path) -> Iterator[ImageSubset]:
+    for subset in ({**dataset, **subset} for subset in dataset.get("subsets", [])):
+        prefix = str(subset.get("caption_prefix") or "")
         if subset.get("metadata_file"):
-            raise ValueError(f"captions in {subset['metadata_file']} (metadata_file) are not read; {ASKED}")
-        if not subset.get("is_reg"):
-            prefix = subset.get("caption_prefix", dataset.get("caption_prefix")) or ""
+            images = subset.get("image_dir")
+            captions = sd_scripts_captions(
+                _beside(file, Path(subset["metadata_file"])),
+                str(_beside(file, Path(images))) if images else "",
+                subset.get("caption_separator", ", "),
+                bool(subset.get("enable_wildcard")),
+            )
+            yield from _tabled(captions, prefix)
+        elif not subset.get("is_reg"):
             yield ImageSubset(Path(subset.get("image_dir", "")), str(subset.get("class_tokens") or ""), prefix=prefix)
 
 
-def _of_entry(entry: Mapping[str, Any]) -> Iterator[ImageSubset]:
+def _tabled(captions: Captions, prefix: str = "") -> Iterator[ImageSubset]:
+    """The folders of the images in a table."""
+    resolved = {path.resolve(): caption for path, caption in captions.items()}
+    for folder, own in by_folder(resolved).items():
+        yield ImageSubset(folder, named="table", prefix=prefix, captions=own)
+
+
+def _of_entry(entry: Mapping[str, Any], file: Path) -> Iterator[ImageSubset]:
     """An entry of OneTrainer's concepts, or of SimpleTuner's backends."""
     if "path" in entry and "instance_data_dir" not in entry:
         if entry.get("enabled", True) and str(entry.get("type", "STANDARD")).upper() == "STANDARD":
@@ -160,6 +189,10 @@ def _of_entry(entry: Mapping[str, Any]) -> Iterator[ImageSubset]:
         instance = str(entry.get("instance_prompt") or "")
         if strategy == "instanceprompt":
             yield ImageSubset(folder, instance, "caption")
+            return
+        if strategy == "parquet":
+            images, table = _beside(file, folder), _beside(file, Path(entry["parquet"]["path"]))
+            yield from _tabled(simpletuner_captions({**entry, "instance_data_dir": images}, table))
             return
         if strategy not in ("filename", "textfile"):
             raise ValueError(f"captions by caption_strategy={strategy!r} are not read; {ASKED}")
