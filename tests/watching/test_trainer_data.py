@@ -2,12 +2,11 @@
 
 import doctest
 import json
-from types import SimpleNamespace
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
-from basinguard.curation.decisions import Decision
-from basinguard.curation.trainer_configs import kohya_files, simpletuner_files
 from basinguard.watching import trainer_data
 from basinguard.watching.trainer_data import ImageSubset, image_subsets
 
@@ -187,18 +186,26 @@ def test_relative_paths_of_metadata_need_a_folder(here):
         image_subsets(here / "a.toml")
 
 
-@pytest.mark.parametrize("name", ["kohya.toml", "simpletuner.json"])
-def test_what_a_curation_writes_for_trainers_is_read_back(here, name):
-    facts = {"sha256": "", "reason": "", "risk": 0.0}
-    decisions = [
-        Decision(file_name=f"{k}.png", action=action, repeats=k, captions=(f"a {{{k}}} ball", "x"), **facts)
-        for k, action in enumerate(("drop", "keep", "keep"))
-    ]
-    items = [SimpleNamespace(file_name=d.file_name, facts=SimpleNamespace(width=8, height=8)) for d in decisions]
-    files = kohya_files(here / "A", here, decisions, resolution=32)
-    files |= simpletuner_files(here / "A", here, decisions, items, resolution=32)
-    for file, content in files.items():
-        (here / file).write_bytes(content)
-    subsets = image_subsets(here / name)
-    captions = {path.name: subset.trained(str(path), "") for subset in subsets for path in subset.captions}
-    assert captions == {"1.png": "a {1} ball", "2.png": "a {2} ball"}
+def test_variants_of_sd_scripts_captions_are_lines_of_which_the_first_is_taken(here):
+    """Metadata as lines of JSON; with `enable_wildcard` braces are doubled, as config_README-en.md says."""
+    row = {"image_path": str(here / "A" / "1.png"), "caption": "a {{red}} ball\na ball"}
+    (here / "meta.jsonl").write_text(json.dumps(row) + "\n")
+    text = META_TOML.replace("meta.json", "meta.jsonl").replace('image_dir = "A"', "enable_wildcard = true")
+    (here / "a.toml").write_text(text)
+    (subset,) = image_subsets(here / "a.toml")
+    assert (subset.folder, subset.trained("A/1.png", "")) == (here / "A", "a {red} ball")
+
+
+def test_captions_of_simpletuner_in_a_parquet_file(here):
+    """Of several for an image the first; names with their endings or without, as its DATALOADER.md has them."""
+    columns = {"file": ["1.png", "2"], "words": [["a ball", "a red ball"], ["a box"]]}
+    parquet.write_table(pyarrow.table(columns), here / "t.parquet")
+    table = {"path": "t.parquet", "filename_column": "file", "caption_column": "words"}
+    backend = {"instance_data_dir": "A", "caption_strategy": "parquet", "parquet": table}
+    (here / "a.json").write_text(json.dumps([backend]))
+    (subset,) = image_subsets(here / "a.json")
+    assert [subset.trained(f"A/{name}", "") for name in ("1.png", "2.png")] == ["a ball", "a box"]
+    table["caption_column"] = "missing"
+    (here / "a.json").write_text(json.dumps([backend]))
+    with pytest.raises(ValueError, match="has columns file, words, not 'file' and 'missing'"):
+        image_subsets(here / "a.json")
