@@ -91,22 +91,35 @@ def test_few_samples_cannot_upset_the_order_of_shares():
     assert ladder([whole, low, middle], TERMS) == [low, middle, whole]
 
 
+def steps(tried):
+    return [list(ladder.steps) for ladder in chains(tried, TERMS)]
+
+
+def test_a_proof_begins_at_the_boldest_that_copied_nothing():
+    rungs = [candidate(s, taught_value=s, nearest=s, copies=k) for s, k in ((0.5, 0), (0.6, 0), (0.8, 1), (1.0, 2))]
+    (ladder,) = chains(rungs, TERMS)
+    assert [c.product for c in rungs] == list(ladder.steps)
+    assert ladder.start == 1
+    (all_copied,) = chains(rungs[2:], TERMS)
+    assert all_copied.start == 0
+
+
 def test_plain_cfg_of_the_whole_fine_tune_is_proven_wherever_it_may_be_safe():
     share, whole = candidate(0.6, taught_value=0.5, nearest=0.1), candidate(1.0, taught_value=0.4, nearest=0.4)
-    assert chains([share, whole], TERMS) == [[share.product, whole.product]], "outdone, and still on the ladder"
+    assert steps([share, whole]) == [[share.product, whole.product]], "outdone, and still on the ladder"
     copying = candidate(1.0, copies=10, taught_value=None)
-    assert chains([share, copying], TERMS) == [[share.product]]
+    assert steps([share, copying]) == [[share.product]]
 
 
 def test_a_rule_is_proven_only_where_it_promises_to_keep_more():
     share = candidate(0.6, taught_value=0.5)
     worse, better = candidate(taught_value=0.3, guidance=prefix()), candidate(taught_value=0.7, guidance=prefix())
-    assert chains([share, worse], TERMS) == [[share.product]]
-    assert chains([share, better], TERMS) == [[share.product], [better.product]]
+    assert steps([share, worse]) == [[share.product]]
+    assert steps([share, better]) == [[share.product], [better.product]]
     lucky = candidate(guidance=prefix(), taught=taught(0.51, spread=0.1, seed=3))
-    assert chains([share, lucky], TERMS) == [[share.product]], "not by more than the noise of the search"
+    assert steps([share, lucky]) == [[share.product]], "not by more than the noise of the search"
     copying = candidate(1.0, copies=12, taught_value=None)
-    assert chains([copying, worse], TERMS) == [[worse.product]], "no samples are spent on what cannot be proven"
+    assert steps([copying, worse]) == [[worse.product]], "no samples are spent on what cannot be proven"
 
 
 def proven(strength=1.0, taught_value=0.5, **rest):

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from ..basin.trajectories import Pairs
+from ..core.metric import Match
 from ..core.progress import say
 from ..diffusion.evaluation_count import EvaluationCount
 from ..guard.guard import Guard
 from ..guard.measured_model import guided_model
 from .candidate import PairScores, Phase, Product, ProductCandidate
+from .design import Design
 from .lessons import Lessons
-from .trial import Trial
+from .trial import Prefixes, Trial
 from .weights import OpenWeights, Weights
 
 
@@ -29,6 +31,7 @@ class Bench:
         alpha: the risk that may not be exceeded.
         phase: of the candidates.
         pairs: training captions with seeds; their samples show the risk, and what is left of what was taught.
+        design: how many of the pairs a product is measured on.
         lessons: of training captions; None where what was taught cannot be measured.
         count: of the network's evaluations, of all phases.
     """
@@ -37,64 +40,106 @@ class Bench:
     alpha: float
     phase: Phase
     pairs: Pairs
+    design: Design
     lessons: Lessons | None = None
     count: EvaluationCount = field(default_factory=EvaluationCount)
+    _prefixes: dict[tuple[int | None, float], dict[int, Prefixes]] = field(default_factory=dict, repr=False)
 
-    @property
-    def texts(self) -> list[str]:
-        """The caption of each pair."""
-        return [self.guard.training.captions[k] for k in self.pairs.prompt.tolist()]
+    def measure(self, weights: Weights, products: Iterable[Product], delta: float = 1.0) -> Iterator[ProductCandidate]:
+        """Each product, in order; neighbours with the same weights share what their samples have in common.
 
-    def measure(self, weights: Weights, products: Iterable[Product]) -> Iterator[ProductCandidate]:
-        """Each product, in order; neighbours with the same weights share what their samples have in common."""
+        Args:
+            weights: where they come from.
+            products: what is measured.
+            delta: error of the test that a sequential design decides; 1 stops after one round.
+        """
         for (epoch, strength), group in groupby(products, key=lambda p: (p.epoch, p.strength)):
             with weights.at(epoch, strength) as opened:
-                model = self.on(opened)
+                model = BenchedModel(self, opened, self._prefixes_of((epoch, strength)))
                 for product in group:
-                    candidate = model.measure(product)
+                    candidate = model.measure(product, delta)
                     say(f"{self.phase}: {candidate}")
                     yield candidate
 
-    def on(self, opened: OpenWeights) -> BenchedModel:
-        """A model on this bench."""
-        return BenchedModel(self, opened)
+    def _prefixes_of(self, weights: tuple[int | None, float]) -> dict[int, Prefixes]:
+        """What was sampled of these weights before guidance came on, by round; that of others is forgotten."""
+        if weights not in self._prefixes:
+            self._prefixes.clear()
+        return self._prefixes.setdefault(weights, {})
+
+
+@dataclass(frozen=True)
+class Round:
+    """Samples of one round: which pairs, the images, what they are nearest to, and the evaluations of each."""
+
+    rows: Tensor
+    images: Tensor
+    matches: list[Match]
+    evals: float
 
 
 class BenchedModel:
     """A model with the weights of a product, on a bench."""
 
-    def __init__(self, bench: Bench, opened: OpenWeights) -> None:
-        self.bench, self.model = bench, opened.model
-        self.trial = trial_of(opened, bench.guard, bench.guard.training.captions, bench.pairs, bench.count)
+    def __init__(self, bench: Bench, opened: OpenWeights, prefixes: dict[int, Prefixes]) -> None:
+        self.bench, self.opened, self.model, self.prefixes = bench, opened, opened.model, prefixes
 
-    def measure(self, product: Product) -> ProductCandidate:
+    def measure(self, product: Product, delta: float) -> ProductCandidate:
         """What a product copies, and what it keeps."""
-        guard, prompt, lessons = self.bench.guard, self.bench.pairs.prompt, self.bench.lessons
-        latents, evals = self.trial.sample(product.guidance)
-        images, texts = self.model.decode(latents), self.bench.texts
-        matches, scores = guard.matches(images), self._alignment(images)
-        similarities = torch.tensor([match.similarity for match in matches])
-        copies = guard.copy_detector.copied(matches)
+        bench, lessons, detector = self.bench, self.bench.lessons, self.bench.guard.copy_detector
+        rounds: list[Round] = []
+
+        def draw(rows: Tensor) -> Tensor:
+            rounds.append(self._round(product, rows, number=len(rounds)))
+            return detector.copied(rounds[-1].matches)
+
+        rows = bench.design.run(draw, bench.pairs.prompt, bench.alpha, delta)
+        images, matches = torch.cat([r.images for r in rounds]), [m for r in rounds for m in r.matches]
+        prompt = bench.pairs.prompt[rows]
+        texts = [bench.guard.training.captions[k] for k in prompt.tolist()]
+        scores, copies = self._alignment(images, texts, prompt), detector.copied(matches)
         return ProductCandidate.measured(
             copies,
             prompt,
-            self.bench.alpha,
+            bench.alpha,
+            bench.design,
             product=product,
-            phase=self.bench.phase,
-            evals_per_sample=evals,
-            nearest=float(similarities.quantile(0.95)),
+            phase=bench.phase,
+            evals_per_sample=sum(r.evals * len(r.rows) for r in rounds) / len(rows),
+            nearest=float(torch.tensor([match.similarity for match in matches]).quantile(0.95)),
             taught=None if lessons is None else lessons.measure(images, texts, copies),
             subjects={} if lessons is None else lessons.measure_subjects(images, texts, copies),
             alignment=None if scores is None else scores.estimate(),
             pair_alignment=scores,
         )
 
-    def _alignment(self, images: Tensor) -> PairScores | None:
+    def _round(self, product: Product, rows: Tensor, number: int) -> Round:
+        bench, prefixes = self.bench, self.prefixes.setdefault(number, {})
+        captions = bench.guard.training.captions
+        trial = trial_of(self.opened, bench.guard, captions, bench.pairs[rows], bench.count, prefixes)
+        latents, evals = trial.sample(product.guidance)
+        images = self.model.decode(latents)
+        return Round(rows, images, bench.guard.matches(images), evals)
+
+    def _alignment(self, images: Tensor, texts: Sequence[str], prompt: Tensor) -> PairScores | None:
         score = self.bench.guard.score_alignment
-        return None if score is None else PairScores(score(images, self.bench.texts), self.bench.pairs.prompt)
+        return None if score is None else PairScores(score(images, texts), prompt)
 
 
-def trial_of(opened: OpenWeights, guard: Guard, prompts: Sequence[str], pairs: Pairs, count: EvaluationCount) -> Trial:
-    """A model on pairs of these prompts, sampled as the guard samples."""
+def trial_of(
+    opened: OpenWeights,
+    guard: Guard,
+    prompts: Sequence[str],
+    pairs: Pairs,
+    count: EvaluationCount,
+    prefixes: Prefixes | None = None,
+) -> Trial:
+    """A model on pairs of these prompts, sampled as the guard samples.
+
+    Args:
+        opened, guard, prompts, pairs, count: which model and pairs, and what counts its evaluations.
+        prefixes: of the same weights and pairs, where there are any; what is sampled now is added.
+    """
     anchored = None if opened.anchored is None else opened.anchored.denoiser(prompts)
-    return Trial(guided_model(opened.model, prompts, guard.plan, count), pairs, anchored)
+    model = guided_model(opened.model, prompts, guard.plan, count)
+    return Trial(model, pairs, anchored, {} if prefixes is None else prefixes)

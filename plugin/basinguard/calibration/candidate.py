@@ -12,6 +12,7 @@ from scipy.stats import binom
 from ..core import stats
 from ..core.estimate import Estimate
 from ..core.record import Guidance
+from .design import Design
 from .terms import Setting
 
 if TYPE_CHECKING:
@@ -31,28 +32,32 @@ class Candidate:
         risk: share of pairs that reproduce a training image.
         p_value: of "the risk is above alpha".
         proven: whether the promise covers it; only `fixed_sequence` says so.
+        design: how many pairs it was to be measured on; None for those that it was.
     """
 
     risk: Estimate
     p_value: float
     proven: bool = False
+    design: Design | None = None
 
     @classmethod
-    def measured(cls, hits: ArrayLike, prompt: ArrayLike, alpha: float, **rest: Any) -> Self:
+    def measured(
+        cls, hits: ArrayLike, prompt: ArrayLike, alpha: float, design: Design | None = None, **rest: Any
+    ) -> Self:
         """From which pairs are copies, [N] bool, and their prompts, [N]; `rest` are the other attributes."""
         risk = stats.rate(hits, prompt)
-        return cls(risk=risk, p_value=_p_value(risk, alpha), **rest)
+        return cls(risk=risk, p_value=_p_value(risk, alpha, design), design=design, **rest)
 
     def retested(self, alpha: float) -> Self:
         """The same measurement as evidence about another alpha; not proven."""
-        return replace(self, p_value=_p_value(self.risk, alpha), proven=False)
+        return replace(self, p_value=_p_value(self.risk, alpha, self.design), proven=False)
 
 
 AnyCandidate = TypeVar("AnyCandidate", bound=Candidate)
 
 
-def _p_value(risk: Estimate, alpha: float) -> float:
-    return stats.binomial_p_value(round(risk.value * risk.n), risk.n, alpha)
+def _p_value(risk: Estimate, alpha: float, design: Design | None) -> float:
+    return (design or Design(risk.n)).p_value(round(risk.value * risk.n), risk.n, alpha)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from ..similarity.taught import Taught
 from .bench import Bench, trial_of
 from .candidate import Phase, Product, ProductCandidate
 from .cost import CalibrationCost, cost, most_products
-from .fixed_sequence import fixed_sequence
+from .design import Design
+from .fixed_sequence import climb, fixed_sequence
 from .lessons import HeldoutLessons, LessonPlan, Lessons, TaughtTruth
 from .promise import require_terms
-from .search import explore, plain_cfg, rules_of
+from .search import Ladder, explore, plain_cfg, rules_of
 from .terms import CalibrationTerms
 from .trial import Trial, calibration_pairs
 from .weights import OpenWeights, Weights
@@ -65,14 +66,19 @@ class Certification:
         taught = self.lesson_plan.samples if self.lesson_plan else 0
         return cost(products, *samples, taught, self.evals_per_sample)
 
-    def prove(self, ladders: Sequence[Sequence[Product]]) -> list[list[ProductCandidate]]:
-        """Each ladder from its safest product until the first that cannot be proven."""
+    def prove(self, ladders: Sequence[Ladder]) -> list[list[ProductCandidate]]:
+        """What of each ladder is tested: until the first that cannot be proven."""
         bench, share = self._proof_bench, self.terms.delta / len(ladders)
-        return [list(fixed_sequence(bench.measure(self.weights, ladder), share)) for ladder in ladders]
+        if self.terms.design == "fixed":
+            return [list(fixed_sequence(bench.measure(self.weights, each.steps), share)) for each in ladders]
+        return [list(climb(each.steps, each.start, self._tested, share)) for each in ladders]
+
+    def _tested(self, product: Product, delta: float) -> ProductCandidate:
+        return next(self._proof_bench.measure(self.weights, [product], delta))
 
     def measure(self, product: Product) -> ProductCandidate:
         """A product beside those that are tested, on the same samples."""
-        return next(self._proof_bench.measure(self.weights, [product]))
+        return self._tested(product, self.terms.delta)
 
     def taught(self, product: Product) -> Taught | None:
         """What is left of what was taught on held-out prompts, with noise that nothing was chosen by; drawn once."""
@@ -113,7 +119,13 @@ class Certification:
         return self._bench("proof")
 
     def _bench(self, phase: Phase) -> Bench:
-        return Bench(self.guard, self.terms.alpha, phase, self._pairs(phase), self._caption_lessons, self.count)
+        pairs, terms, lessons = self._pairs(phase), self.terms, self._caption_lessons
+        design = self._design if phase == "proof" else Design(len(pairs))
+        return Bench(self.guard, terms.alpha, phase, pairs, design, lessons, self.count)
+
+    @property
+    def _design(self) -> Design:
+        return Design.of(self.terms.design, len(self.guard.training.captions), self.terms.pairs)
 
     def _lesson_plan(self, truth: TaughtTruth) -> LessonPlan:
         asked = [k for phase in get_args(Phase) for k in self._pairs(phase).prompt.tolist()]
@@ -135,14 +147,14 @@ class Certification:
 
     def _pairs(self, phase: Phase) -> Pairs:
         searching = phase == "search"
-        count = self.terms.search_pairs if searching else self.terms.pairs
+        count = self.terms.search_pairs if searching else self._design.pairs
         first_seed = seed_table.SEARCH if searching else seed_table.CALIBRATION
         return calibration_pairs(len(self.guard.training.captions), count, self.shape, first_seed)
 
     def _trial_of_one(self, opened: OpenWeights) -> Trial:
         """One pair, nothing measured yet."""
-        bench = Bench(self.guard, self.terms.alpha, "search", calibration_pairs(1, 1, self.shape, 0))
-        return bench.on(opened).trial
+        captions, pair = self.guard.training.captions, calibration_pairs(1, 1, self.shape, 0)
+        return trial_of(opened, self.guard, captions, pair, self.count)
 
     def _require_rules(self, trial: Trial) -> None:
         """Refuses what cannot be measured before anything is."""

@@ -102,7 +102,7 @@ def certify(
     searched = work.search()
     ladders = chains(searched, terms)
     tested = [c for ladder in work.prove(ladders) for c in ladder]
-    chosen = best(c for c in tested if c.product.stock) or best(tested) or tested[0]
+    chosen = best(c for c in tested if c.product.stock) or best(tested) or min(tested, key=lambda c: c.risk.value)
     safe = best(c for c in tested if c.product.guidance.plain)
     whole = work.whole()
     plain = next((c for c in tested if c.product == whole), None) or work.measure(whole)
@@ -186,7 +186,7 @@ class _Writer:
         covered = population(len(self.work.guard.training.captions), pairs)
         if self.shipped.proven:
             return covered
-        return f"{covered}; {no_promise(terms.alpha, terms.delta / self.ladders, pairs)}"
+        return f"{covered}; {no_promise(terms.alpha, terms.delta / self.ladders, terms.pairs)}"
 
     def _unruled(self) -> Estimate | None:
         """What these weights do for somebody who loads them without the rule."""

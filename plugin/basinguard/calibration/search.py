@@ -11,8 +11,8 @@ Source: Pareto Testing, arXiv 2210.07913, section 4 (choose and order on separat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from ..diffusion.noise_schedule import NoiseSchedule
 from ..similarity.taught import taught_difference
 from .bench import Bench
 from .candidate import Product, ProductCandidate, too_many
-from .danger import dangers
+from .danger import Danger, dangers
 from .grids import grid_positions
 from .terms import CalibrationTerms, Setting
 from .weights import Weights
@@ -111,7 +111,20 @@ def hopeless(candidate: ProductCandidate, alpha: float) -> bool:
     return too_many(round(candidate.risk.value * candidate.risk.n), candidate.risk.n, alpha)
 
 
-def chains(tried: Sequence[ProductCandidate], terms: CalibrationTerms) -> list[list[Product]]:
+@dataclass(frozen=True)
+class Ladder:
+    """Products to be proven, safest first.
+
+    Attributes:
+        steps: they.
+        start: the boldest that copied nothing in the search, where a proof may begin; 0 where all of them copied.
+    """
+
+    steps: tuple[Product, ...]
+    start: int = 0
+
+
+def chains(tried: Sequence[ProductCandidate], terms: CalibrationTerms) -> list[Ladder]:
     """What is to be proven: a ladder of plain products, and one of rules where a rule promises to keep more.
 
     Plain CFG with a whole fine-tune at the user's own scale is on the ladder wherever it may be safe: proven, it needs
@@ -126,7 +139,13 @@ def chains(tried: Sequence[ProductCandidate], terms: CalibrationTerms) -> list[l
         rungs = []
     elif rungs and all(hopeless(c, terms.alpha) for c in steps):
         steps = []
-    return [[c.product for c in chain] for chain in (steps, rungs) if chain]
+    order = dangers(tried)
+    return [Ladder(tuple(c.product for c in chain), _start(chain, order)) for chain in (steps, rungs) if chain]
+
+
+def _start(chain: Sequence[ProductCandidate], order: Mapping[Product, Danger]) -> int:
+    """The boldest that copied nothing, its neighbours considered; the safest where there is none."""
+    return max((k for k, c in enumerate(chain) if order[c.product][0] == 0), default=0)
 
 
 def ladder(

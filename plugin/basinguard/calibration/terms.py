@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Literal, get_args
 
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 1.0)  # finer where most of what was taught is kept without its images
 LOWER_SCALES = (2 / 3, 1 / 2)  # of the user's own guidance scale: where plain CFG is tried besides it
 LEAST_SCALE = 1.25  # nearer to 1 than this, guidance is none
+EARLY = 0.5  # of the sequential design: share of delta for verdicts before the last round
+FIRST = 0.8  # of the sequential design: share of a ladder's delta for the product that is tested first
+Kind = Literal["sequential", "fixed"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ class CalibrationTerms:
     Attributes:
         alpha: risk that the export promises not to exceed, in (0, 1); what a probe goes by is `ProbePlan.alpha`.
         delta: chance that the promise is broken, in (0, 1).
-        pairs: (caption, seed) pairs the promise rests on.
+        pairs: (caption, seed) pairs the promise rests on; of the sequential design, at most half as many again.
+        design: "sequential" samples them in rounds over all captions and stops where the verdict is clear; "fixed"
+            samples all of them for every product that is tested.
         epochs: how many probed epochs a run keeps on disk for the search, spread over the run; the newest always.
         strengths: of the fine-tune, in (0, 1]; others than 1 need the base model.
         scales: of plain CFG; the guard's own, two thirds and a half of it when empty.
@@ -55,6 +61,7 @@ class CalibrationTerms:
     alpha: float = 0.05
     delta: float = 0.05
     pairs: int = 128
+    design: Kind = "sequential"
     epochs: int = 6
     strengths: tuple[float, ...] = STRENGTHS
     scales: tuple[float, ...] = ()
@@ -75,6 +82,8 @@ class CalibrationTerms:
                 f"chain={self.chain}, search_pairs={self.search_pairs}, taught_samples={self.taught_samples}): "
                 "nothing to test; each needs at least 1"
             )
+        if self.design not in get_args(Kind):
+            raise ValueError(f"CalibrationTerms(design={self.design!r}): expected {' or '.join(get_args(Kind))}")
         if min(self.strengths) <= 0 or max(self.strengths) > 1:
             raise ValueError(
                 f"CalibrationTerms(strengths={self.strengths}): expected shares in (0, 1]; 1 is the fine-tune"

@@ -13,6 +13,8 @@ from ..core.record import Guidance
 from ..diffusion.sampling import Denoiser, draw_noise
 from .grids import refined_grid
 
+Prefixes = dict[tuple[float, bool], Tensor]  # by scale before guidance comes on, and anchor: states, [T, N, ...]
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -22,12 +24,13 @@ class Trial:
         probe: the model with the pairs' prompts.
         pairs: from `calibration_pairs`.
         anchored: the denoiser whose unconditional branch is the base model's; None where that is not possible.
+        prefixes: states before guidance comes on, at every grid position, as far as they were sampled.
     """
 
     probe: GuidedModel
     pairs: Pairs
     anchored: Denoiser | None = None
-    _prefixes: dict[tuple[float, bool], Tensor] = field(default_factory=dict, compare=False, repr=False)
+    prefixes: Prefixes = field(default_factory=dict, compare=False, repr=False)
 
     def sample(self, rule: Guidance) -> tuple[Tensor, float]:
         """Clean latents of every pair, [N, ...], and the network evaluations that one of them takes.
@@ -65,9 +68,9 @@ class Trial:
     def _prefix(self, probe: GuidedModel, rule: Guidance) -> Tensor:
         """States before guidance comes on, at every grid position."""
         key = (rule.before, rule.anchor)
-        if key not in self._prefixes:
-            self._prefixes[key] = run_trunk(probe, self.pairs, rule.before).pair_states
-        return self._prefixes[key]
+        if key not in self.prefixes:
+            self.prefixes[key] = run_trunk(probe, self.pairs, rule.before).pair_states
+        return self.prefixes[key]
 
     def _finish(self, probe: GuidedModel, rule: Guidance, position: int, x: Tensor) -> Tensor:
         """Plain CFG from `position` to the end: clean latents."""

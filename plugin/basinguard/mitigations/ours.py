@@ -82,7 +82,7 @@ def plain_calibration(testbed: Testbed) -> Ladders:
 
 
 def _ladders(testbed: Testbed, before: tuple[float, ...]) -> Ladders:
-    terms = CalibrationTerms(alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS, before=before)
+    terms = CalibrationTerms(alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS, design="fixed", before=before)
     truth = truth_of(testbed.guard.training, feature_sets())
     work = Certification(testbed.guard, TestbedWeights(testbed), terms, truth)
     return work.prove(chains(work.search(), terms))
