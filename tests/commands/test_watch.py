@@ -16,5 +16,5 @@ from basinguard.watching.reaction import WatchPace, WatchReaction
 def test_a_calibration_that_could_never_be_made_is_refused_before_the_watch(tmp_path, data, pace, message):
     out = tmp_path / "out"
     with pytest.raises(ValueError, match=message):
-        watch(out, data=tmp_path / data, base="tinyworld", pace=pace, reaction=WatchReaction(calibrate=True))
+        watch(out, data=tmp_path / data, base="tinyworld", pace=pace, reaction=WatchReaction(calibrate="best"))
     assert not out.exists()

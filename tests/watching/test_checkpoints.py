@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from basinguard.watching.checkpoints import is_as_described, scan
+from basinguard.watching.unet_files import unet_files
 from support.checkpoint_files import KOHYA, PEFT, UP, saved
 
 SAVED = [  # the fifth is ai-toolkit's
@@ -42,6 +43,65 @@ def test_folders_with_a_whole_model_or_unet_are_one_checkpoint(tmp_path):
     assert [(c.path, c.kind, c.train_step) for c in scan(tmp_path).checkpoints] == [
         (unet, "unet", 7), (model, "model", None)
     ]  # fmt: skip
+
+
+WEIGHTS = "diffusion_pytorch_model"
+PARTS = [
+    [f"{WEIGHTS}.fp16.safetensors"],
+    [f"{WEIGHTS}-00001-of-00002.safetensors", f"{WEIGHTS}-00002-of-00002.safetensors"],
+    [f"{WEIGHTS}.fp16-00001-of-00002.safetensors", f"{WEIGHTS}.fp16-00002-of-00002.safetensors"],
+    [f"{WEIGHTS}-00001-of-00002.fp16.safetensors", f"{WEIGHTS}-00002-of-00002.fp16.safetensors"],
+]
+
+
+@pytest.mark.parametrize("names", PARTS, ids=lambda names: names[0])
+def test_a_unet_in_parts_or_in_half_precision_is_read_once_it_is_whole(tmp_path, names):
+    folder = tmp_path / "checkpoint-7"
+    for name in names:
+        assert not unet_part_is_whole(tmp_path)
+        saved(folder / "unet" / name, {"x": UP})
+    (checkpoint,) = scan(tmp_path).checkpoints
+    assert (checkpoint.path, checkpoint.kind, checkpoint.train_step) == (folder, "unet", 7)
+    assert [path.name for path in unet_files(folder)] == names
+
+
+def unet_part_is_whole(folder):
+    scanned = scan(folder)
+    assert all("1 of 2 parts are there" in reason for reason in scanned.partial.values())
+    return bool(scanned.checkpoints)
+
+
+def test_full_precision_is_read_where_there_are_both(tmp_path):
+    for name in (f"{WEIGHTS}.fp16.safetensors", f"{WEIGHTS}.non_ema.safetensors", f"{WEIGHTS}.safetensors"):
+        saved(tmp_path / "unet" / name, {"x": UP})
+    assert [path.name for path in unet_files(tmp_path)] == [f"{WEIGHTS}.safetensors"]
+
+
+def test_a_last_model_above_its_checkpoints_is_one_and_they_are_others(tmp_path):
+    """As diffusers' scripts save it; what the watch itself writes below changes nothing about it."""
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "X", "unet": [], "vae": []}))
+    for folder in (tmp_path, tmp_path / "checkpoint-5"):
+        saved(folder / "unet" / f"{WEIGHTS}.safetensors", {"x": UP})
+    first, last = scan(tmp_path, tmp_path / "basinguard").checkpoints
+    assert [(c.kind, c.path.name) for c in (first, last)] == [("unet", "checkpoint-5"), ("model", tmp_path.name)]
+    saved(tmp_path / "basinguard" / "state.safetensors", KOHYA)
+    assert scan(tmp_path, tmp_path / "basinguard").checkpoints == (first, last)
+
+
+def test_the_file_that_says_alpha_is_read_and_not_the_state_beside_it(tmp_path):
+    saved(tmp_path / "checkpoint-3" / "model.safetensors", {**PEFT, "x.base_layer.weight": UP})
+    lora = saved(tmp_path / "checkpoint-3" / "pytorch_lora_weights.safetensors", PEFT)
+    assert [c.path for c in scan(tmp_path).checkpoints] == [lora]
+
+
+def test_states_of_accelerate_with_a_whole_unet_or_with_several_models(tmp_path):
+    saved(tmp_path / "checkpoint-3" / "model.safetensors", {"conv_in.weight": UP})
+    two = saved(tmp_path / "checkpoint-4" / "model.safetensors", PEFT)
+    saved(two.with_name("model_1.safetensors"), PEFT)
+    scanned = scan(tmp_path)
+    assert [(c.kind, c.train_step) for c in scanned.checkpoints] == [("unet", 3)]
+    assert list(scanned.partial) == [two]
+    assert "could only be measured in part" in scanned.partial[two]
 
 
 def test_a_state_of_accelerate_with_the_whole_unet_is_a_lora_in_it(tmp_path):

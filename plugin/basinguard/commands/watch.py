@@ -76,12 +76,12 @@ def watch(
 
     if heldout is not None and prompts is not None:
         raise ValueError(f"heldout={heldout} and prompts={prompts}: the folder's captions are the prompts; give one")
-    if reaction.calibrate:
+    if reaction.calibrate == "best":
         _require_calibratable(data, pace, reaction)
     request = WatchRequest(output, data, base, caption, heldout, prompts, plan, detector)
     watcher = Watcher(request, pace, reaction, partial(print, flush=True))
     events = watcher.run()
-    exported = _exported(request, checkpoint_to_ship(events)) if reaction.calibrate else ""
+    exported = _exported(request, checkpoint_to_ship(events)) if reaction.calibrate == "best" else ""
     ok = not (watcher.breached and reaction.action.kind == "exit")
     return WatchResult(events, ok, page_of(request), exported)
 
@@ -95,22 +95,31 @@ def _require_calibratable(data: Path, pace: WatchPace, reaction: WatchReaction) 
 
 def _exported(request: WatchRequest, event: Event) -> str:
     """Calibrates the checkpoint to ship and writes it beside the page; what was promised, in words."""
+    from diffusers.utils import logging as diffusers_logging
+
     from ..pipelines.session_settings import SessionSettings
+    from ..watching.measuring import write_lora_alone
+    from ..watching.request import export_stem
     from .calibrate import calibrate
     from .export import export
 
-    path, is_lora, plan, folder = Path(event["path"]), event["kind"] == "lora", request.plan, request.folder
-    if event["kind"] not in ("lora", "model", "single-file"):
-        raise ValueError(f"{path}: a LoRA file or a whole model can be calibrated, this is neither")
+    path, kind, plan, folder = Path(event["path"]), event["kind"], request.plan, request.folder
+    if kind == "unet":
+        raise ValueError(f"{path}: a LoRA or a whole model can be calibrated, this is a UNet alone")
+    is_lora, name = kind.startswith("lora"), export_stem(path)
+    diffusers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if kind == "lora-in-unet":
+        path = folder / f"{name}.safetensors"
+        write_lora_alone(Path(event["path"]), path)
     settings = SessionSettings(
         base=request.base, lora=path if is_lora else None, caption=request.caption, heldout=request.heldout,
         timesteps=plan.timesteps, scale=plan.scale,
     )  # fmt: skip
     model, out = request.base if is_lora else str(path), folder / "calibration"
     calibration = calibrate(model, data=request.data, settings=settings, detector=request.detector, out=out)
-    kind: Literal["kohya", "directory"] = "kohya" if is_lora else "directory"
-    target = folder / (f"{path.stem}_guarded.safetensors" if is_lora else "guarded")
-    return f"{calibration}\n{export(model, out / 'record.json', target, kind, settings.lora)}"
+    form: Literal["kohya", "directory"] = "kohya" if is_lora else "directory"
+    target = folder / f"{name}_guarded{'.safetensors' if is_lora else ''}"
+    return f"{calibration}\n{export(model, out / 'record.json', target, form, settings.lora)}"
 
 
 def show(result: WatchResult, arguments: dict[str, Any]) -> None:

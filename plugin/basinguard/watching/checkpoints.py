@@ -17,14 +17,21 @@ from typing import Literal
 
 from ..core.safetensors_header import Header, read_header
 from ..exports.lora_layout import is_adapter
+from .unet_files import has_unet, unet_files
 
 Kind = Literal["lora", "lora-in-unet", "unet", "model", "single-file"]
-PIPELINE, UNET = "model_index.json", Path("unet", "diffusion_pytorch_model.safetensors")
+PIPELINE = "model_index.json"
+STATE, FURTHER = "model.safetensors", re.compile(r"model_\d+\.safetensors")  # as accelerate saves models in training
+LORA = "pytorch_lora_weights.safetensors"  # as diffusers' scripts and SimpleTuner save it, beside such a state
 WRAPPED = ".base_layer."  # of a layer that has a LoRA beside it, where the whole UNet was saved with it
 ORIGINAL = "model.diffusion_model."  # the UNet's tensors in the layout of single files
 IGNORED = ("optimizer", "scheduler", "scaler", "random_states", "ema", "discriminator")  # of a trainer's own state
 PICKLES = re.compile(r".*\.ckpt|(?:pytorch_|diffusion_pytorch_|adapter_).*\.bin|.*(?:-|-step)\d{6,}\.pt")
 PICKLED = "not a .safetensors file; others may run code and are never opened: have the trainer save safetensors"
+SEVERAL = (
+    "one of several models that were saved together, so it could only be measured in part; have the trainer save a "
+    "LoRA file or a diffusers folder"
+)
 STEPS = re.compile(r"(?:checkpoint-|-step|-save-|_(?=\d{6,}$))(\d+)")
 EPOCHS = re.compile(r"-(\d{6})$|-save-\d+-(\d+)-")  # counted as the trainer counts
 DEPTH = 3  # folders below the output folder that are looked into
@@ -37,7 +44,7 @@ class Checkpoint:
     Attributes:
         path: a file, or a folder.
         kind: "lora", "lora-in-unet" (the UNet's own weights beside it, as accelerate saves a state), "unet" (a folder
-            with the whole UNet), "model" (a pipeline's folder), or "single-file".
+            with the whole UNet, or its state as accelerate saves it), "model" (a pipeline's folder), or "single-file".
         train_step: updates so far; None where neither name nor header tells.
         epoch: passes so far, counted from 1; None where it is not told.
         size: bytes of all its files.
@@ -108,7 +115,11 @@ def _candidates(folder: Path, leave_out: Path | None, depth: int = DEPTH) -> Ite
     """Safetensors files that stand for themselves, and folders that are a model."""
     if not folder.is_dir() or folder == leave_out:
         return
-    if (folder / PIPELINE).is_file() or (folder / UNET).is_file():
+    components: frozenset[str] = frozenset()
+    if (folder / PIPELINE).is_file():
+        yield folder
+        components = _components(folder)  # beside them there may be checkpoints: scripts save their last model above
+    elif has_unet(folder):
         yield folder
         return
     try:
@@ -118,9 +129,33 @@ def _candidates(folder: Path, leave_out: Path | None, depth: int = DEPTH) -> Ite
     for path in entries:
         named_so = path.suffix == ".safetensors" or PICKLES.fullmatch(path.name)
         if named_so and not path.name.startswith((".", *IGNORED)):
-            yield path
-        elif depth and path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+            if not (FURTHER.fullmatch(path.name) or (path.name == STATE and (folder / LORA).is_file())):
+                yield path
+        elif depth and path.is_dir() and not path.is_symlink() and not path.name.startswith((".", *components)):
             yield from _candidates(path, leave_out, depth - 1)
+
+
+def _components(folder: Path) -> frozenset[str]:
+    """Folders of a pipeline's parts, by its index."""
+    try:
+        index = json.loads((folder / PIPELINE).read_text("utf-8"))
+    except (OSError, ValueError):
+        index = {}
+    return frozenset(("unet", "vae", "text_encoder", *(index if isinstance(index, dict) else ())))
+
+
+def _own_files(path: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, without those of checkpoints below a pipeline's folder.
+
+    Raises:
+        ValueError: a part of a UNet is missing.
+    """
+    if path.is_file():
+        return [path]
+    if has_unet(path):
+        unet_files(path)
+    parts = _components(path) if (path / PIPELINE).is_file() else {"unet"}
+    return sorted(file for part in parts for file in (path / part).glob("*.safetensors"))
 
 
 def is_as_described(checkpoint: Checkpoint) -> bool:
@@ -139,13 +174,15 @@ def describe(path: Path) -> Checkpoint | None:
         FileNotFoundError: it is not there any more.
         ValueError: a file that ends too early.
     """
-    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
+    files = _own_files(path)
     headers = {file: read_header(file) for file in files}
     header = headers[path] if path in headers else Header({}, {})
     kind = _kind(path, header)
     if kind is None or not files:
         return None
     step, epoch = _from_header(header.metadata)
+    if path.name == STATE and any(FURTHER.fullmatch(sibling.name) for sibling in path.parent.iterdir()):
+        raise ValueError(f"{path}: {SEVERAL}")
     stats = [file.stat() for file in files]
     return Checkpoint(
         path=path,
@@ -162,6 +199,8 @@ def _kind(path: Path, header: Header) -> Kind | None:
         return "model" if (path / PIPELINE).is_file() else "unet"
     if is_adapter(header):
         return "lora-in-unet" if any(WRAPPED in name for name in header.shapes) else "lora"
+    if path.name == STATE and "conv_in.weight" in header.shapes:
+        return "unet"
     return "single-file" if any(name.startswith(ORIGINAL) for name in header.shapes) else None
 
 

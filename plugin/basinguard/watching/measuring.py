@@ -7,7 +7,6 @@ whoever waits for checkpoints holds neither a model nor a framework.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,8 +21,10 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from ..core.files import whole_file
 from ..core.report import Report
 from ..core.text import one_line
+from ..exports.lora_names import sort_names
 from ..guard.status import RunStatus
 from ..guard.training_set import TrainingSet
 from ..pipelines.latent_model import LatentModel
@@ -35,13 +36,12 @@ from ..training.guard_assembly import assemble_guard
 from ..training.guard_options import ControlGroup
 from ..training.guarded_run import GuardedRun
 from ..training.protocols import PipelineInTraining
-from .checkpoints import UNET, Checkpoint, is_as_described
+from .checkpoints import Checkpoint, is_as_described
 from .page import write_page
 from .request import BASE, PROBE_LOCK, STATE, WatchRequest, add_event, display_name, events_of
 from .state import read_run_state, write_run_state
 from .trainer_data import image_subsets
-
-HALF = re.compile(r"lora[._](?:A|B|up|down|linear_layer\.(?:up|down))\b")  # in whichever layout
+from .unet_files import unet_files
 
 
 class CheckpointProbes:
@@ -193,9 +193,9 @@ def lora_fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def _lora_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The two halves of every layer, by name, without what else is in the file."""
+    """The factors of every layer, by name, without what else is in the file."""
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys() if HALF.search(name)}  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in sort_names(file.keys()).names}
 
 
 def _opened_lora(checkpoint: Checkpoint, base: str) -> Any:
@@ -203,8 +203,14 @@ def _opened_lora(checkpoint: Checkpoint, base: str) -> Any:
         return load_pipeline(base, lora=checkpoint.path)
     with TemporaryDirectory() as folder:
         alone = Path(folder) / f"{checkpoint.path.parent.name}.safetensors"
-        save_file(_lora_tensors(checkpoint.path), alone)
+        write_lora_alone(checkpoint.path, alone)
         return load_pipeline(base, lora=alone)
+
+
+def write_lora_alone(path: Path, target: Path) -> None:
+    """Writes the LoRA of a UNet's state, where both were saved as one, to a file of its own."""
+    with whole_file(target, overwrite=True) as partial:
+        save_file(_lora_tensors(path), partial)
 
 
 def opened(checkpoint: Checkpoint, base: str) -> Any:
@@ -218,10 +224,12 @@ def opened(checkpoint: Checkpoint, base: str) -> Any:
         return _opened_lora(checkpoint, base)
     if checkpoint.kind != "unet":
         return load_pipeline(checkpoint.path)
-    pipe = load_pipeline(base)
-    weights = load_file(checkpoint.path / UNET)
+    pipe, path = load_pipeline(base), checkpoint.path
+    weights = {
+        name: w for file in ([path] if path.is_file() else unet_files(path)) for name, w in load_file(file).items()
+    }
     if {n: w.shape for n, w in weights.items()} != {n: w.shape for n, w in pipe.unet.state_dict().items()}:
-        raise ValueError(f"{checkpoint.path}: its UNet has other layers than that of {base}; give its own base")
+        raise ValueError(f"{path}: its UNet has other layers than that of {base}; give its own base")
     pipe.unet.load_state_dict(weights)
     return pipe
 

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,12 @@ class WatchReaction:
     Attributes:
         on_breach: "none", "exit" (status 1), "touch FILE" or "run COMMAND", once a checkpoint breaches the risk.
         json: whether every event is told as one line of JSON.
-        calibrate: whether the checkpoint to ship is calibrated and exported once the watch ends.
+        calibrate: "best" for the checkpoint to ship to be calibrated and exported once the watch ends.
     """
 
     on_breach: str = "none"
     json: bool = False
-    calibrate: bool = False
+    calibrate: Literal["none", "best"] = "none"
 
     def __post_init__(self) -> None:
         BreachAction.parse(self.on_breach)

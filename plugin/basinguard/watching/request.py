@@ -50,6 +50,12 @@ def display_name(path: Path) -> str:
     return f"{path.parent.name}/{path.name}" if alike else path.name
 
 
+def export_stem(path: Path) -> str:
+    """What a file made of a checkpoint is called, without its ending."""
+    name = display_name(path).partition("/")[0]
+    return name.removesuffix(".safetensors")
+
+
 @dataclass(frozen=True)
 class WatchRequest:
     """What is measured, and with what.

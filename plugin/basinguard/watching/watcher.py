@@ -26,7 +26,7 @@ PATIENCE = 60.0  # seconds after which a file that cannot be read and does not g
 REFUSED = 2  # exit status of a probe that cannot begin
 Event = dict[str, Any]
 Say = Callable[[str], None]
-Measure = Callable[[WatchRequest, Sequence[Checkpoint], Callable[[], None]], None]
+Measure = Callable[[WatchRequest, Sequence[Checkpoint], Callable[[], object]], None]
 
 
 class Watcher:
@@ -84,8 +84,9 @@ class Watcher:
         self._told, last_news = len(self.events()), time.monotonic()
         self._answer_the_past()
         while not (self.breached and self.reaction.action.kind == "exit"):
-            pending, partial = self._pending()
-            if pending or not self._measured_base():
+            past = self.events()
+            pending, partial = self._pending(past)
+            if pending or not measured_base(past):
                 self._measure(pending)
                 last_news = time.monotonic()
                 if self.pace.once:
@@ -112,36 +113,36 @@ class Watcher:
             if not (self._works or isinstance(error, ProbeBrokeDown)):
                 raise
             problem = str(error)
-        self._tell_news()
-        past = {event.get("key") for event in self.events()}
-        at_work = next((c for c in pending if c.key not in past), None)
+        past = self._tell_news()
+        keys = {event.get("key") for event in past}
+        at_work = next((c for c in pending if c.key not in keys), None)
         key, name = ("", BASE) if at_work is None else (at_work.key, display_name(at_work.path))
-        if not self._measured_base():
+        if not measured_base(past):
             key, name, problem = "", BASE, problem or "could not be measured"
         self._tries[key] += 1
-        if problem and name == BASE and not self._measured_base() and self._tries[key] >= MOST_TRIES:
+        if problem and name == BASE and not measured_base(past) and self._tries[key] >= MOST_TRIES:
             raise ValueError(f"{name}: {problem}")
         if problem:
             self._tell({"event": "failed", "checkpoint": name, "problem": problem})
 
-    def _measured_base(self) -> bool:
-        return any(event["event"] == "measured" for event in self.events())
-
-    def _pending(self) -> tuple[list[Checkpoint], dict[Path, str]]:
+    def _pending(self, past: Sequence[Event]) -> tuple[list[Checkpoint], dict[Path, str]]:
         """Checkpoints that nothing is known of and that have stopped growing, and files that cannot be read."""
         now = scan(self.request.output, self.request.folder)
-        past = {event.get("key") for event in self.events()}
-        new = [c for c in now.checkpoints if c.key not in past and self._tries[c.key] < MOST_TRIES]
+        keys = {event.get("key") for event in past}
+        new = [c for c in now.checkpoints if c.key not in keys and self._tries[c.key] < MOST_TRIES]
         settled = [c for c in new if self.pace.once or self._sizes.get(c.path) == (c.size, c.modified)]
         self._sizes = {c.path: (c.size, c.modified) for c in new}
         return settled, dict(now.partial)
 
-    def _tell_news(self) -> None:
-        for event in self.events()[self._told :]:
+    def _tell_news(self) -> list[Event]:
+        """Tells what was written down since the last time; everything that is by now."""
+        past = self.events()
+        for event in past[self._told :]:
             self._told += 1
             self._tell(event)
             if event.get("breach") and not self.breached:
                 self._answer(event)
+        return past
 
     def _answer(self, event: Event) -> None:
         self.breached = True
@@ -174,11 +175,16 @@ class Watcher:
         self.say(json.dumps(event) if self.reaction.json else told(event))
 
 
+def measured_base(past: Sequence[Event]) -> bool:
+    """Whether the base model was measured, which is always the first."""
+    return any(event["event"] == "measured" for event in past)
+
+
 class ProbeBrokeDown(ValueError):
     """A probe ended without a word of its own: killed, or by a fault; another try may go well."""
 
 
-def measure_elsewhere(request: WatchRequest, pending: Sequence[Checkpoint], news: Callable[[], None]) -> None:
+def measure_elsewhere(request: WatchRequest, pending: Sequence[Checkpoint], news: Callable[[], object]) -> None:
     """Has checkpoints measured by a process that ends afterwards, and with it all that it loaded.
 
     Args:
