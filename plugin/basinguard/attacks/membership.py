@@ -37,7 +37,7 @@ from .operating_point import controls_needed, operating_point
 
 SHARE = 0.01  # of false positives, in the headline
 ENCODED = 16  # images encoded at once
-RESOLUTION = 16  # timesteps that a critical scale may be left open by: 1.6 % of the range, at 60 % of the price
+RESOLUTION = 32  # timesteps that a critical scale may be left open by: 3 % of the range, at half the price
 GAP_SEEDS = 4
 LOSS, GAP, BLEND = "loss", "conditional gap", "conditional gap and loss (CLiD)"
 PER_BYTE, OVER_BASE = "{} / compressed size", "{}, less the base model's"

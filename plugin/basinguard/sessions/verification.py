@@ -12,6 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from ..attacks.captions import reword
 from ..core.files import whole_file, write_text
 from ..core.record import Record
 from ..core.schema import MAX_BYTES
@@ -108,20 +109,6 @@ def table(rows: dict[str, Evaluation], notes: Mapping[str, str] = MappingProxyTy
     metrics = {row.metric.definition: None for row in rows.values() if row.metric}
     lines += ["", *metrics] if metrics else []
     return "\n".join(lines)
-
-
-def reword(caption: str) -> str:
-    """The caption said otherwise with its own words, so that any tokenizer knows them.
-
-    Example:
-        >>> reword("a striped fish with a hat"), reword("a plain moon"), reword("sunset")
-        ('with a hat a striped fish', 'plain moon', 'a sunset')
-    """
-    first, joint, rest = caption.partition(" with ")
-    if joint:
-        return f"with {rest} {first}"
-    article, _, rest = caption.partition(" ")
-    return rest if article.lower() in ("a", "an", "the") and rest else f"a {caption}"
 
 
 def _announced(pipe: StableDiffusionPipeline, name: str) -> StableDiffusionPipeline:
