@@ -15,13 +15,16 @@ from importlib import import_module
 from inspect import getdoc, signature
 from itertools import takewhile, zip_longest
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .commands import VERBS
 from .core.extras import MissingExtraError
 from .core.option_errors import did_you_mean
 from .core.progress import shown
 from .core.text import one_line
+
+if TYPE_CHECKING:
+    from .core.gate import Gate
 
 MISTAKES = (ValueError, TypeError, OSError, MissingExtraError)  # OSError: missing, existing, read-only, full
 TRUTHS = ("true", "false", "yes", "no", "null")  # what may follow a flag as its value
@@ -73,8 +76,17 @@ def _run_verb(verb: str, *words: str) -> None:
         result = function(**arguments)
     show = getattr(module, "show", None)
     show(result, arguments) if show else print(result)
+    if arguments.get("gate"):
+        _through(module.gate_of(result, arguments))
     if getattr(result, "ok", True) is False:
         raise SystemExit(1)
+
+
+def _through(gate: Gate) -> None:
+    """Prints a gate's line; a closed one ends the process with a status of its own."""
+    print(gate.line)
+    if not gate.passed:
+        raise SystemExit(gate.status)
 
 
 def _module(verb: str) -> ModuleType:

@@ -52,7 +52,7 @@ def test_a_round_says_what_came_out_of_whom_and_what_was_not_tried():
     assert "needs the weights" in reasons["high scale (2 times the usual scale)", "guarded"]
     assert reasons["all", "safe weights"] == "none proven"
     assert {attack for attack, target in reasons if target == "all"} >= set(NOT_BUILT)
-    assert (len(shown), table.evaluations) == (5, sum(found.evaluations for found in shown))
+    assert (len(shown), table.evaluations) == (5, sum(extraction.evaluations for extraction in shown))
     assert table.targets == ("base", "plain", "guarded")
 
 

@@ -281,3 +281,34 @@ def test_both_verbs_run_from_the_command_line(tuned_dir, scene_folder, tmp_path,
     with pytest.raises(SystemExit):
         cli.main(["calibrate", str(tuned_dir), "--data", str(scene_folder), "--alpha", "2"])
     assert "alpha=2.0: expected" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_an_audit_attacks_the_base_the_model_and_what_would_ship(tuned_dir, base_dir, scene_folder, tmp_path):
+    options = {"settings": replace(QUICK, base=str(base_dir), alignment="none"), "terms": PLAIN, "per_caption": 1}
+    run = audit(str(tuned_dir), data=scene_folder, attack="quick", attack_budget=1500, out=tmp_path / "out", **options)
+    assert run.attacks is not None
+    assert {"base", "plain"} <= set(run.attacks.targets)
+    assert run.attacks.evaluations <= 1500
+    assert {row.attack for row in run.attacks.rows} >= {"inversion", "extrapolation (FineXtract)", "empty prompt"}
+    assert read_record(tmp_path / "out" / "attacked.json").attacks == run.attacks
+    assert "What was tried to get the images out" in (tmp_path / "out" / "audit.html").read_text()
+    assert "not tried:" in str(run)
+    with pytest.raises(ValueError, match="attack_budget=10: too small for anything"):
+        audit(str(tuned_dir), data=scene_folder, attack="quick", attack_budget=10, **options)
+
+
+@pytest.mark.long
+def test_an_audits_gate_has_a_status_of_its_own(tuned_dir, scene_folder, tmp_path, capsys):
+    few = ["--alpha", "0.4", "--delta", "0.2", "--pairs", "12", "--timesteps", "3", "--scale", "3", "--gate"]
+    few += ["--search_pairs", "4", "--strengths", "[1.0]", "--scales", "[3.0]", "--before", "[]"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(
+            ["audit", str(tuned_dir), "--data", str(scene_folder), *few, "--per_caption", "1", "--threshold", "0.01"]
+        )
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (ended.value.code, line["gate"], line["verb"], line["n"]) == (3, "closed", "audit", 6)
+    with pytest.raises(ValueError, match="--gate with 6 samples could never pass"):
+        audit(
+            str(tuned_dir), data=scene_folder, settings=QUICK, gate=True, terms=replace(PLAIN, alpha=0.3), per_caption=1
+        )

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..core.attack_table import AttackTable
 from ..core.estimate import Estimate
 from ..core.html import figure_uri, render_template, thumbnail_uri
 from ..core.text import printable
+from ..exports.attack_section import attack_notes, attack_rows, untried_rows
 from ..exports.sentences import product_line, taught_line
 from ..plots.contact_sheet import to_image
 from .findings import Audit, Copied, Near
@@ -37,7 +39,13 @@ class PicturePair:
     drawn: str
 
 
-def render_page(audit: Audit, training: Tensor, samples: Tensor, figures: Mapping[str, Figure]) -> str:
+def render_page(
+    audit: Audit,
+    training: Tensor,
+    samples: Tensor,
+    figures: Mapping[str, Figure],
+    attacks: AttackTable | None = None,
+) -> str:
     """The report as one HTML page.
 
     Args:
@@ -45,6 +53,7 @@ def render_page(audit: Audit, training: Tensor, samples: Tensor, figures: Mappin
         training: the training images, [N, 3, H, W] in [0, 1].
         samples: the images that were drawn with plain CFG, likewise.
         figures: title -> plot.
+        attacks: what was tried to get the images out.
     """
     return render_template(
         __package__,
@@ -58,6 +67,9 @@ def render_page(audit: Audit, training: Tensor, samples: Tensor, figures: Mappin
         more=max(0, len(audit.images) - MOST_PICTURES),
         plots=[(title, figure_uri(figure)) for title, figure in figures.items()],
         facts=_facts(audit),
+        attacks=attack_rows(attacks) if attacks else [],
+        attack_notes=list(attack_notes(attacks)) if attacks else [],
+        untried=untried_rows(attacks) if attacks else [],
     )
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..core.gate import Gate
 
 
 def fit(arguments: Sequence[str]) -> None:
@@ -27,6 +31,8 @@ def fit(arguments: Sequence[str]) -> None:
       --ckpt_path FILE                  go on from a checkpoint
       --dry-run                         build everything, take no step, and say what would happen
       --anyway                          start although memory or disk look too small
+      --gate                            end with status 3 unless the upper bound of the risk of what was exported is at
+                                        most its alpha, after one line of JSON
       --print_config                    the whole configuration
       --help-all                        every option (loads the frameworks, which takes a while)
     """
@@ -38,3 +44,21 @@ def fit(arguments: Sequence[str]) -> None:
     cli = fit_cli(words)
     if "--dry-run" in arguments:
         print(dry_run_summary(cli))
+    elif "--gate" in arguments:
+        gate = gate_of(cli.trainer.callbacks)
+        print(gate.line)
+        if not gate.passed:
+            raise SystemExit(gate.status)
+
+
+def gate_of(callbacks: Sequence[Any]) -> Gate:
+    """Whether a build may go on with what a fit exported; without a guard or an export it may not."""
+    from ..core.gate import Gate
+    from ..training.callback import GuardHooks
+
+    guards = [callback for callback in callbacks if isinstance(callback, GuardHooks)]
+    records = [guard.run.record for guard in guards if guard.run is not None and guard.run.record is not None]
+    if not records:
+        alpha = guards[0].terms.alpha if guards else 0.0
+        return Gate("fit", None, alpha, "nothing was exported: the guard needs export_to")
+    return Gate("fit", records[0].risk, records[0].alpha, "the export, by its record")

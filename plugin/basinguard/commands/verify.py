@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..similarity.copy_detector_settings import RECORDED, CopyDetectorSettings
 
 if TYPE_CHECKING:
+    from ..core.gate import Gate
     from ..pipelines.evaluation import Evaluation
 
 
@@ -21,6 +22,7 @@ def verify(
     prompts: Path | None = None,
     manifest: str = "",
     detector: CopyDetectorSettings = RECORDED,
+    gate: bool = False,
 ) -> dict[str, Evaluation]:
     """Samples an exported directory on fresh seeds, with and without its rule, beside the base model.
 
@@ -36,20 +38,25 @@ def verify(
         manifest: a curated manifest of the training images, if that says which of the folder they are.
         detector: what decides that a sample is a copy: by default the one that the record names. Under another one the
             rows are a second opinion, and the record is left as it is.
+        gate: end with status 3 unless the upper bound of every rule's risk is at most the record's alpha, after one
+            line of JSON.
 
     Returns:
         One row for each of base, cfg and every rule.
 
     Raises:
         FileNotFoundError: no record in the directory, no such data or prompts.
-        ValueError: the images cannot be used, or the record belongs to other weights.
+        ValueError: the images cannot be used, the record belongs to other weights, or a gate that could never pass.
         ImportError: the record's copy detector is not installed; says what to install.
     """
+    from ..core.gate import require_passable
     from ..sessions.session import open_export
     from ..sessions.verification import read_prompts, read_rules, verify_session
 
     heldout = read_prompts(prompts) if prompts else ()
     record, session = open_export(export, data, detector, manifest=manifest)
+    if gate:
+        require_passable(per_caption * len(session.guard.training.captions), record.alpha)
     verification = verify_session(
         record, session, rules=read_rules(rules) if rules else None, per_caption=per_caption, paraphrase=paraphrase,
         prompts=heldout,
@@ -63,3 +70,14 @@ def show(rows: dict[str, Evaluation], arguments: dict[str, Any]) -> None:
     from ..sessions.verification import table
 
     print(table(rows))
+
+
+def gate_of(rows: dict[str, Evaluation], arguments: dict[str, Any]) -> Gate:
+    """Whether a build may go on with this export: the riskiest of its ruled rows decides."""
+    from ..core.gate import Gate
+    from ..core.record import read_record
+    from ..exports.layout import RECORD_FILE
+
+    ruled = {name: row.risk for name, row in rows.items() if name not in ("base", "cfg")}
+    worst = max(ruled, key=lambda name: ruled[name].high)
+    return Gate("verify", ruled[worst], read_record(arguments["export"] / RECORD_FILE).alpha, worst)

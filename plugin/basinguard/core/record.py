@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from .attack_table import AttackTable
 from .estimate import Estimate
 from .metric import Metric
 from .report import Report
@@ -167,6 +168,7 @@ class Record(Schema):
         files_sha256: one hash of the training images' files, in the order that reports count them in; "" where the
             run did not know their files.
         triage: which prompts need the rule; None where it was not calibrated, so that all do.
+        attacks: what was tried to get the training images out; None where nothing was.
         history: one report per epoch.
     """
 
@@ -199,6 +201,7 @@ class Record(Schema):
     strength: Strength | None = None
     transfer: tuple[Transfer, ...] = ()
     triage: TriageResult | None = None
+    attacks: AttackTable | None = None
     history: tuple[Report, ...] = ()
 
     @property

@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..core.record import Record
 from ..core.text import one_line
+from .attack_section import attack_notes, attack_rows, untried_rows
 from .layout import BASIN_PLOT, COMPARISON, HISTORY_PLOT
 from .privacy import hub_id
 from .sentences import UNKNOWN, percent, product_line, rulers_line, strength_line, triage_line, verdict
@@ -67,6 +68,7 @@ def render_card(
         **_numbers(record),
         **_texts(record, name),
         transfer=_transfer(record),
+        **_attacks(record),
         shown=_gallery(samples, prompts),
         basin=BASIN_PLOT in pictures,
         comparison=COMPARISON in pictures,
@@ -116,6 +118,17 @@ def _transfer(record: Record) -> list[tuple[str, str, str, str]]:
         )
         for row in record.transfer
     ]
+
+
+def _attacks(record: Record) -> dict[str, Any]:
+    """The attack table, its notes and what was not tried; all empty where nothing was."""
+    if record.attacks is None:
+        return {"attacks": [], "attack_notes": [], "untried": []}
+    return {
+        "attacks": [[plain(text) for text in row] for row in attack_rows(record.attacks)],
+        "attack_notes": [plain(note) for note in attack_notes(record.attacks)],
+        "untried": [[plain(text) for text in row] for row in untried_rows(record.attacks)],
+    }
 
 
 def _results(record: Record) -> list[EvalResult]:

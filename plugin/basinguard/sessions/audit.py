@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..attacks.plan import AttackPlan
 from ..audits.findings import Audit, advise, nearest_to_threshold, rank
 from ..audits.findings import text as as_text
 from ..audits.page import render_page
@@ -17,42 +18,66 @@ from ..basin.trajectories import Pairs, run_trunk
 from ..calibration.trial import calibration_pairs
 from ..core import seeds as seed_table
 from ..core import stats
+from ..core.attack_table import AttackTable
 from ..core.estimate import Estimate
 from ..core.files import write_text
+from ..core.record import Record
 from ..diffusion.model import Model
+from ..exports.attack_section import attack_text
 from ..guard.guard import Guard
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
 from ..plots.tradeoff import products_figure
+from .attack import attack_session
 from .calibration import Calibration
 from .session import Session
 
-PAGE, FINDINGS = "audit.html", "audit.json"
+PAGE, FINDINGS, ATTACKED = "audit.html", "audit.json", "attacked.json"
 
 
 @dataclass(frozen=True)
 class AuditRun:
-    """An audit with what its page shows."""
+    """An audit with what its page shows.
+
+    Attributes:
+        audit: what was found.
+        calibration: what would make it safe.
+        training, samples: images, [N, 3, H, W].
+        attacked: the record of what ships, with the attack table in it; None where nothing was attacked.
+    """
 
     audit: Audit
     calibration: Calibration
     training: Tensor
     samples: Tensor
+    attacked: Record | None = None
+
+    @property
+    def attacks(self) -> AttackTable | None:
+        """What was tried to get the images out."""
+        return None if self.attacked is None else self.attacked.attacks
 
     def __str__(self) -> str:
-        return as_text(self.audit)
+        return as_text(self.audit) + (f"\n\n{attack_text(self.attacks)}" if self.attacks else "")
 
     def write(self, out: Path) -> None:
         """Writes the page, the findings, and the calibration's own files."""
         self.calibration.write(out)
-        page = render_page(self.audit, self.training, self.samples, _figures(self.calibration))
+        page = render_page(self.audit, self.training, self.samples, _figures(self.calibration), self.attacks)
         write_text(out / PAGE, page)
         write_text(out / FINDINGS, self.audit.to_json() + "\n")
+        if self.attacked is not None:
+            write_text(out / ATTACKED, self.attacked.to_json() + "\n")
 
 
 @torch.no_grad()
-def audit_session(model: str, session: Session, calibration: Calibration, per_caption: int) -> AuditRun:
-    """Looks for copies under plain CFG in a model that is open and calibrated."""
+def audit_session(
+    model: str, session: Session, calibration: Calibration, per_caption: int, plan: AttackPlan | None = None
+) -> AuditRun:
+    """Looks for copies under plain CFG in a model that is open and calibrated; attacks it where there is a plan.
+
+    What is attacked beside it is what its own record ships, where it is an export, else what the calibration would.
+    """
     guard, captions = session.guard, session.guard.training.captions
     pairs = calibration_pairs(
         len(captions), per_caption * len(captions), session.model.latent_shape, first_seed=seed_table.AUDIT
@@ -77,7 +102,11 @@ def audit_session(model: str, session: Session, calibration: Calibration, per_ca
         record=record,
         advice=advise(plain, uncond, null, images, len(captions), record),
     )
-    return AuditRun(audit, calibration, guard.training.images, samples)
+    attacked = None
+    if plan is not None:
+        shipped = session.record or record
+        attacked = shipped.model_copy(update={"attacks": attack_session(session, shipped, plan)})
+    return AuditRun(audit, calibration, guard.training.images, samples, attacked)
 
 
 def require_new(out: Path | None) -> None:

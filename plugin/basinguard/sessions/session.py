@@ -44,6 +44,7 @@ class Session:
         files: name of each training image, in the guard's order.
         anchored: the model with the base's unconditional branch; only a LoRA that is not merged has one.
         clip: the model that looks at images and captions, if there is one.
+        record: what an exported directory says of itself; None for any other model.
     """
 
     pipe: StableDiffusionPipeline
@@ -53,6 +54,7 @@ class Session:
     files: tuple[str, ...]
     anchored: LatentModel | None = None
     clip: ClipScore | None = None
+    record: Record | None = None
 
 
 def open_model(
@@ -104,7 +106,14 @@ def open_model(
         resolution=latent_model.resolution,
     )
     return Session(
-        pipe, latent_model, guard, provenance, tuple(Path(name).name for name, _ in images.items), anchored, clip
+        pipe,
+        latent_model,
+        guard,
+        provenance,
+        tuple(Path(name).name for name, _ in images.items),
+        anchored,
+        clip,
+        record if settings.lora is None else None,
     )
 
 

@@ -23,7 +23,7 @@ from .lightning import MemorizationGuard
 from .preflight import check_fit
 from .resources import guard_of, resources_of
 
-FLAGS = ("--dry-run", "--anyway")
+FLAGS = ("--dry-run", "--anyway", "--gate")
 # each is said about something that is meant to be as it is
 QUIET = (
     r"Found \d+ module\(s\) in eval mode",  # the frozen parts

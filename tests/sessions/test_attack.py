@@ -1,0 +1,37 @@
+"""Which models a round attacks: what is the same as another is attacked once, and the table says so."""
+
+from types import SimpleNamespace
+
+from basinguard.core.record import Guidance, RecordedWeights, Strength
+from basinguard.core.stats import wilson
+from basinguard.sessions.attack import Arsenal, lineup_of
+from support.export_fixtures import pipe, record
+
+__all__ = ["pipe", "record"]
+ARSENAL = Arsenal(SimpleNamespace(), SimpleNamespace())
+SHARE = Strength(kind="lora", value=0.5, risk=wilson(1, 100), promise="kept")
+
+
+def test_a_rule_a_share_and_safe_weights_are_four_models_beside_the_base(record):
+    shipped = record.model_copy(update={"product": RecordedWeights(strength=0.8), "strength": SHARE})
+    lineup = lineup_of(ARSENAL, shipped)
+    assert list(lineup.opening) == ["base", "plain", "guarded", "guarded, as plain weights", "safe weights"]
+    assert lineup.absent == {}
+
+
+def test_what_is_the_same_is_attacked_once(record):
+    plain = Guidance(transition=999, sigma=14.6, before=record.sampler.scale, after=record.sampler.scale)
+    shipped = record.model_copy(update={"guidance": plain, "strength": SHARE.model_copy(update={"value": 1.0})})
+    lineup = lineup_of(Arsenal(SimpleNamespace(), None), shipped)
+    assert list(lineup.opening) == ["plain"]
+    assert "samples as its plain weights do" in lineup.absent["guarded"]
+    assert lineup.absent["guarded, as plain weights"] == "the same weights as the plain export's"
+    assert lineup.absent["safe weights"] == "the same weights as those above"
+    assert lineup.absent["base"] == "the base model was not given"
+
+
+def test_no_safe_weights_and_a_rule_that_no_stock_pipeline_has(record):
+    anchored = record.guidance.model_copy(update={"anchor": True})
+    lineup = lineup_of(ARSENAL, record.model_copy(update={"guidance": anchored}))
+    assert "more than a choice of scales" in lineup.absent["guarded"]
+    assert "no strength was proven safe" in lineup.absent["safe weights"]
