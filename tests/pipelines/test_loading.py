@@ -270,7 +270,7 @@ def test_a_diffusers_lora_is_put_on(small_dir, tmp_path):
             "is for Stable Diffusion 1.x, the base is Stable Diffusion 2.x",
         ),
         (lambda path: kohya_file(path, (1,), width=2048), "is for Stable Diffusion XL"),
-        (lambda path: save_file({"x.hada_w1_a": torch.zeros(2)}, path), "there is only hada_w1_a, a half or less of it"),
+        (lambda path: save_file({"x.hada_w1_a": torch.zeros(2)}, path), "only hada_w1_a, a half or less of it"),
         (
             lambda path: save_file({"unet.conv_in.weight": torch.zeros(2)}, path),
             "is not a LoRA; a whole model is given",
