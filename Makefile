@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long test-lowest test-newest check format install clean
+.PHONY: help demo test test-long test-lowest test-newest check format docs install clean
 
 help: ## show this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 26
@@ -43,6 +43,10 @@ check: install ## lint, format and types
 format: install ## apply the formatter and safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install ## build the manual in runs/site, offline; first installs what builds it
+	$(BIN)/python -m pip install --quiet --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean: ## remove the environment and everything runs have written
 	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest runs .pytest_cache .mypy_cache .ruff_cache

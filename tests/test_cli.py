@@ -4,11 +4,12 @@ import importlib
 import json
 import subprocess
 import sys
+import warnings
 from inspect import getdoc
 
 import pytest
 
-from basinguard.cli import main, parse
+from basinguard.cli import main, parse, plain_warnings
 from basinguard.commands import VERBS
 from support.exports import build_pipe, build_record
 
@@ -192,3 +193,12 @@ def test_a_configuration_that_ships_is_found_by_its_name(tmp_path, monkeypatch):
     assert located(["--config=sd21_lora"]) == ["--config", "sd21_lora"], "a file of the user's goes first"
     with pytest.raises(FileNotFoundError, match="configurations that ship are sd21_768_lora"):
         located(["--config", "sd12_lora"])
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_warning_is_one_line_of_words_and_said_once(capsys):
+    with plain_warnings():
+        for _ in range(2):
+            warnings.warn("photos: 2 files\nleft out", UserWarning, stacklevel=1)
+            warnings.showwarning("for programmers", DeprecationWarning, "x.py", 1)
+    assert capsys.readouterr().err == "basinguard: photos: 2 files left out\n"

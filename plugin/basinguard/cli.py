@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from inspect import getdoc, signature
@@ -67,12 +69,13 @@ def overview() -> str:
 def _run_verb(verb: str, *words: str) -> None:
     function, module = _function(verb), _module(verb)
     if verb == "fit":  # LightningCLI parses for itself, at the price of loading the frameworks
-        print(getdoc(function)) if set(words) & set(HELP) else function(words)
+        with plain_warnings():
+            print(getdoc(function)) if set(words) & set(HELP) else function(words)
         return
     arguments = parse(verb, words)
     if "command" in signature(function).parameters:
         arguments["command"] = (verb, *words)
-    with shown():
+    with shown(), plain_warnings():
         result = function(**arguments)
     show = getattr(module, "show", None)
     show(result, arguments) if show else print(result)
@@ -87,6 +90,22 @@ def _through(gate: Gate) -> None:
     print(gate.line)
     if not gate.passed:
         raise SystemExit(gate.status)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Inside, a warning is one line of words, each once; what libraries warn programmers of is not told."""
+    lines: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        line = one_line(str(message))
+        if issubclass(category, UserWarning) and line not in lines:
+            lines.add(line)
+            print(f"basinguard: {line}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _module(verb: str) -> ModuleType:

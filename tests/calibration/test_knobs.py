@@ -39,7 +39,7 @@ def test_the_best_of_each_copies_little_and_the_base_is_none():
     best = best_of_each(tried, 0.1, 3.0)
     assert {name: c.gain for name, c in best.items()} == {RULE: 0.6, SHARE: 0.5}
     assert knobs_text(tried, 0.1, 3.0) == (
-        "most taught at a searched risk of at most 10%: a rule in guidance 0.60 (epoch 3, strength 1, 0 above 500, "
-        "scale 3); a share of the fine-tune 0.50 (epoch 3, strength 0.6, plain CFG, scale 3)"
+        "most taught at a searched risk of at most 10%: a rule in guidance 0.60 (epoch 4, strength 1, 0 above 500, "
+        "scale 3); a share of the fine-tune 0.50 (epoch 4, strength 0.6, plain CFG, scale 3)"
     )
     assert knobs_text(tried[:2], 0.1, 3.0) == ""

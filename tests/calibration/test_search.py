@@ -46,7 +46,7 @@ def prefix(transition=500.0, before=0.0):
 def test_plain_cfg_is_a_rule_that_is_on_from_the_first_timestep():
     assert plain_cfg(2.0, NOISE).plain
     assert not prefix().plain
-    assert str(Product(plain_cfg(2.0, NOISE), 0.6, epoch=3)) == "epoch 3, strength 0.6, plain CFG, scale 2"
+    assert str(Product(plain_cfg(2.0, NOISE), 0.6, epoch=3)) == "epoch 4, strength 0.6, plain CFG, scale 2"
     assert str(Product(plain_cfg(2.0, NOISE), 0.0, epoch=3)) == "base model, plain CFG, scale 2"
     assert str(Product(prefix(590.0, -1.0))) == "strength 1, -1 above 590, scale 3"
 

@@ -87,7 +87,7 @@ def test_the_last_probe_counts(photos, run):
             "02.png": clopper_pearson(0, 200),
             "04.png": clopper_pearson(1, 2),
         }
-        assert "epoch 9" in evidence.source
+        assert "epoch 10" in evidence.source
 
 
 def test_captions_that_a_budget_took_in_turns_count_from_their_newest_probe(photos, run):
@@ -102,7 +102,7 @@ def test_captions_that_a_budget_took_in_turns_count_from_their_newest_probe(phot
         "02.png": (0.5, 4),
         "03.png": (0, 4),
     }
-    assert "probes of epochs 0 to 2, the newest of each caption: 4 captions sampled" in evidence.source
+    assert "probes of epochs 1 to 3, the newest of each caption: 4 captions sampled" in evidence.source
 
 
 def test_images_are_found_by_what_they_are_whatever_they_are_called(photos, tmp_path):

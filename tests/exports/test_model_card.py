@@ -178,7 +178,7 @@ def test_an_earlier_epoch_that_needs_no_rule_is_named_and_has_its_price(record):
     newest = whole.model_copy(update={"product": RecordedWeights(epoch=report.epoch), "history": (report,)})
     assert verdict(newest) == "No rule needed: plain CFG with the whole fine-tune keeps the promise as it is."
     earlier = verdict(newest.model_copy(update={"product": RecordedWeights(epoch=report.epoch - 1)}))
-    assert f"plain CFG with the whole fine-tune of epoch {report.epoch - 1} keeps the promise" in earlier
+    assert f"plain CFG with the whole fine-tune of epoch {report.epoch} keeps the promise" in earlier
     assert "It keeps 60% of what was taught, net of copies: no less than what plain CFG without a guard" in earlier
 
 
@@ -196,7 +196,7 @@ def test_the_card_of_a_plain_product_asks_for_no_rule(pipe):
     product = RecordedWeights(epoch=4, strength=0.6)
     record = build_record(pipe).model_copy(update={"guidance": plain, "product": product})
     shown = re.sub(r"\s+", " ", rendered(render_card(record, name="x")).text)
-    assert "What ships: epoch 4, 0.6 of the fine-tune, plain CFG of scale 2." in shown
+    assert "What ships: epoch 5, 0.6 of the fine-tune, plain CFG of scale 2." in shown
     assert "No rule needed" in shown
     assert "guidance_scale=2" in shown
     assert "NOT guarded" not in shown

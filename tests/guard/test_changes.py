@@ -17,8 +17,8 @@ def test_movement_since_the_probe_before_and_since_the_base():
     text = changes_table(
         [report(-1, 0, 999.0), report(0, 2, 999.0), Report.missed(1, 1, "no memory"), report(2, 8, 640.0)]
     )
-    assert text.startswith("**epoch 2**, guidance may come on at timestep 640")
-    assert "since epoch 0 | since the base model" in text
+    assert text.startswith("**epoch 3**, guidance may come on at timestep 640")
+    assert "since epoch 1 | since the base model" in text
     assert "| risk under plain CFG | 0.4 [" in text
     assert "| +0.3 | +0.4 |" in text
     assert "| +0.15 | +0.2 |" in text
@@ -33,14 +33,14 @@ def test_gaps_alone_do_not_say_that_no_transition_protects():
     only = {"gap": wilson(3, 20), "precision": "gap of 20 of 20 captions; no samples"}
     gaps = changed(Report.missed(3, 3, ""), **only)
     text = changes_table([base, sampled, gaps])
-    assert text.startswith("**epoch 3**, guidance may come on at timestep 640, as of epoch 2")
+    assert text.startswith("**epoch 4**, guidance may come on at timestep 640, as of epoch 3")
     assert "| gap, training captions |" in text
     assert "risk" not in text
     assert "within the budget: gap of 20 of 20 captions; no samples" in text
     assert last_search([base, sampled, gaps]) is sampled
     assert "too late" not in changes_table([gaps])
     late = changes_table([base, report(2, 20, None), gaps])
-    assert "no transition on the grid leaves a risk within the plan's, as of epoch 2" in late
+    assert "no transition on the grid leaves a risk within the plan's, as of epoch 3" in late
 
 
 def test_nothing_measured_is_refused():

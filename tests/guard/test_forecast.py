@@ -59,9 +59,9 @@ def test_what_has_not_risen_counts_as_the_noise_of_its_measure():
     [
         ([], "unknown", "nothing has been measured"),
         ([base()], "unknown", "only the base model"),
-        ([base(), Report.missed(3, 32, "no memory")], "unknown", "the probe of epoch 3 failed"),
+        ([base(), Report.missed(3, 32, "no memory")], "unknown", "the probe of epoch 4 failed"),
         ([base(), report(3)], "unknown", "the gap has no control group"),
-        ([base(), risen(3, hits=12, transition=600.0)], "passed", "plain CFG is above 0.15 at epoch 3"),
+        ([base(), risen(3, hits=12, transition=600.0)], "passed", "plain CFG is above 0.15 at epoch 4"),
     ],
 )
 def test_no_number_without_evidence(history, state, why):
@@ -80,7 +80,7 @@ def test_where_a_run_stands_survives_json_and_reads_as_text():
     assert type(status).from_json(status.to_json()) == status
     text = str(status)
     assert text.startswith("**basin forming**, risk under plain CFG 0.00")
-    for words in ("Forecast: breach in", "- for plain CFG, epoch 9", "- not known: what nobody measured"):
+    for words in ("Forecast: breach in", "- for plain CFG, epoch 10", "- not known: what nobody measured"):
         assert words in text
 
 

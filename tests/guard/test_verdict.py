@@ -67,9 +67,9 @@ def test_confidence_is_that_of_a_normal_interval():
 
 UNKNOWN = [
     ([], "nothing has been measured"),
-    ([Report.missed(-1, 0, "no memory")], "the probe of epoch -1 failed: no memory"),
-    ([base(), Report.missed(0, 8, "no memory")], "the probe of epoch 0 failed: no memory"),
-    ([base(), report(0, 20), Report.missed(1, 16, "no memory")], "the probe of epoch 1 failed"),
+    ([Report.missed(-1, 0, "no memory")], "the probe of the base model failed: no memory"),
+    ([base(), Report.missed(0, 8, "no memory")], "the probe of epoch 1 failed: no memory"),
+    ([base(), report(0, 20), Report.missed(1, 16, "no memory")], "the probe of epoch 2 failed"),
     ([report(3, 20)], "the base model was not measured; there is nothing to compare with"),
     ([Report.missed(-1, 0, "resumed with another training set"), report(3, 20)], "(resumed with another training set)"),
     ([base(), report(3, risk=None)], "no samples at this probe, so no risk"),
@@ -102,7 +102,7 @@ def test_a_probe_without_samples_speaks_by_its_alarms_unless_the_last_samples_sa
     assert verdict.evidence[-1] == "no samples at this probe, so no risk"
     worse = verdict_on([base(), report(4, 12, transition=640.0), alarmed], ALLOWED)
     assert worse.state == "unknown"
-    assert worse.evidence[0].endswith("at epoch 4 it was memorizing")
+    assert worse.evidence[0].endswith("at epoch 5 it was memorizing")
     assert not worse.breaches()
 
 
@@ -114,7 +114,7 @@ def test_samples_without_exits_never_say_too_late():
     )
     verdict = verdict_on([base(), report(4, 1, transition=640.0), sampled], ALLOWED)
     assert verdict.state == "memorizing"
-    assert verdict.evidence[1] == "guidance from timestep 640 on still keeps it, as of epoch 4"
+    assert verdict.evidence[1] == "guidance from timestep 640 on still keeps it, as of epoch 5"
 
 
 def test_a_long_run_of_probes_without_samples_is_judged_in_no_time():

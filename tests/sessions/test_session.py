@@ -8,9 +8,9 @@ import pytest
 from basinguard.calibration.lessons import truth_of
 from basinguard.curation.folder import read_folder
 from basinguard.pipelines.session_settings import SessionSettings
-from basinguard.sessions.session import open_model, require_same
+from basinguard.sessions.session import open_model, require_same, sampling_of
 from basinguard.tinyworld.scenes import all_captions, draw_scene
-from support.exports import build_record
+from support.exports import build_pipe, build_record
 
 
 def test_heldout_images_are_truth_but_never_training_images(tiny_pipeline_dir, scene_folder, tmp_path):
@@ -56,3 +56,12 @@ def test_a_record_of_another_model_is_refused(tiny_pipeline_dir, scene_folder):
     other.pipe.unet.conv_out.bias.data += 1
     with pytest.raises(ValueError, match="the record was made for weights"):
         require_same(build_record(other.pipe), session)
+
+
+def test_an_export_is_sampled_as_its_record_says_unless_told_otherwise():
+    record = build_record(build_pipe())
+    usual, asked = SessionSettings(), SessionSettings(timesteps=7, scale=2.0)
+    taken = sampling_of(usual, record)
+    assert (taken.timesteps, taken.scale) == (record.sampler.timesteps, record.sampler.scale)
+    assert sampling_of(asked, record) is asked
+    assert sampling_of(usual, None) is usual

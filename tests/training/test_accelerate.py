@@ -102,7 +102,7 @@ def test_any_loop_measures_with_one_call_and_state_is_safe_to_load(tiny_pipeline
 
 def test_a_loop_that_fails_goes_on(tiny_pipeline_dir, pictures, tmp_path):
     guard = make_loop_guard(pictures)
-    with pytest.warns(UserWarning, match="probe of epoch 3 failed and is missing; training goes on"):
+    with pytest.warns(UserWarning, match="probe of epoch 4 failed and is missing; training goes on"):
         assert guard.measure(SimpleNamespace(unet=torch.nn.Identity()), epoch=3).samples.risk is None
     with pytest.warns(UserWarning, match="nothing was exported"):
         assert guard.export(load_pipeline(tiny_pipeline_dir), tmp_path / "out", None, base="tiny") is None

@@ -52,7 +52,7 @@ def test_the_picture_of_both_names_the_epoch_to_ship(history):
     figure.canvas.draw()
     assert len(figure.axes[0].lines) >= 4
     title = figure.axes[0].get_title(loc="left")
-    assert ("plain epoch 0 (dotted)" in title) == (len(history) > 1)
+    assert ("plain epoch 1 (dotted)" in title) == (len(history) > 1)
 
 
 def test_a_run_with_stand_ins_shows_what_it_has_learnt(tiny_pipeline_dir, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from scipy.stats import binom
 from ..core import stats
 from ..core.estimate import Estimate
 from ..core.record import Guidance
+from ..core.text import epoch_name
 from .design import Design
 from .terms import Setting
 
@@ -119,7 +120,7 @@ class Product:
     def __str__(self) -> str:
         if self.strength == 0:
             return f"base model, {self.rule}, scale {self.scale:g}"
-        epoch = "" if self.epoch is None else f"epoch {self.epoch}, "
+        epoch = "" if self.epoch is None else f"{epoch_name(self.epoch)}, "
         return f"{epoch}strength {self.strength:g}, {self.rule}, scale {self.scale:g}"
 
 

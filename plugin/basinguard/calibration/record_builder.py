@@ -16,7 +16,7 @@ import torch
 from ..core import seeds as seed_table
 from ..core.estimate import Estimate
 from ..core.files import joined_sha256
-from ..core.progress import say
+from ..core.progress import say, working
 from ..core.provenance import Provenance, versions
 from ..core.record import Record, RecordedWeights, Sampler, Strength
 from ..guard.guard import Guard
@@ -98,17 +98,18 @@ def certify(
             the sampler cannot take.
     """
     work = Certification(guard, weights, terms, truth)
-    say(str(work.cost()))
-    searched = work.search()
-    ladders = chains(searched, terms)
-    tested = [c for ladder in work.prove(ladders) for c in ladder]
-    chosen = best(c for c in tested if c.product.stock) or best(tested) or min(tested, key=lambda c: c.risk.value)
-    safe = best(c for c in tested if c.product.guidance.plain)
-    whole = work.whole()
-    plain = next((c for c in tested if c.product == whole), None) or work.measure(whole)
-    tried = [*searched, *tested, *([plain] if plain not in tested else [])]
-    writer = _Writer(work, provenance, chosen, plain, safe, work.most_taught_plain(searched), len(ladders))
-    return writer.certificate(tried)
+    say(str(cost := work.cost()))
+    with working("calibration", cost.evaluations):
+        searched = work.search()
+        ladders = chains(searched, terms)
+        tested = [c for ladder in work.prove(ladders) for c in ladder]
+        chosen = best(c for c in tested if c.product.stock) or best(tested) or min(tested, key=lambda c: c.risk.value)
+        safe = best(c for c in tested if c.product.guidance.plain)
+        whole = work.whole()
+        plain = next((c for c in tested if c.product == whole), None) or work.measure(whole)
+        tried = [*searched, *tested, *([plain] if plain not in tested else [])]
+        writer = _Writer(work, provenance, chosen, plain, safe, work.most_taught_plain(searched), len(ladders))
+        return writer.certificate(tried)
 
 
 @dataclass(frozen=True)

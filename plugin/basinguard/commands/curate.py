@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,3 +57,17 @@ def curate(
         workers=workers,
         from_run=from_run,
     )
+
+
+def show(outcome: Outcome, arguments: dict[str, Any]) -> None:
+    """Prints what was found, and what to do next: look, decide, train on what stays."""
+    from ..curation.manifest import MANIFEST
+
+    given = arguments["source"]
+    folders = [shlex.quote(str(folder)) for folder in (given if isinstance(given, list | tuple) else [given])]
+    print(outcome)
+    if not arguments["apply"]:
+        print(f"\nnothing has changed; look at report.html, then: basinguard curate {' '.join(folders)} --apply")
+    if len(folders) == 1:
+        words = f"--config sd21_lora --data.init_args.directory {folders[0]} --data.init_args.manifest {MANIFEST}"
+        print(f"train on what stays: basinguard fit {words}")

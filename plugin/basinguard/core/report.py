@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_ser
 
 from .estimate import Estimate
 from .schema import Finite, Schema, Timestep
+from .text import epoch_name
 
 
 class Exit(Schema):
@@ -235,6 +236,20 @@ class Report(Schema):
     precision: str = ""
     note: str = ""
     problem: Annotated[str, Field(max_length=500)] = ""
+
+    def __str__(self) -> str:
+        """One line: what a person asks first. Everything is in `to_json()`.
+
+        Example:
+            >>> print(Report.missed(3, 120, "out of memory"))
+            epoch 4, update 120: missed (out of memory)
+        """
+        where = f"{epoch_name(self.epoch)}, update {self.train_step}"
+        if self.problem:
+            return f"{where}: missed ({self.problem})"
+        shown = {"risk": self.samples.risk, "taught": self.heldout.taught, "gap excess": self.gaps.excess}
+        parts = [f"{name} {value.interval()}" for name, value in shown.items() if value is not None]
+        return f"{where}: {', '.join([*parts, f'{self.unet_evals:,} evaluations', f'{self.seconds:.0f} s'])}"
 
     @property
     def searched(self) -> bool:

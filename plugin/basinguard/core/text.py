@@ -34,3 +34,15 @@ def _cut(line: str, max_length: int | None) -> str:
 def interval_text(value: float, low: float, high: float, digits: int) -> str:
     """A number with the ends of its interval: `0.031 [0.010, 0.082]`."""
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def epoch_name(epoch: int | None) -> str:
+    """An epoch in words, as people count; reports and files count from 0, -1 is the base model there, None unknown.
+
+    Example:
+        >>> epoch_name(-1), epoch_name(0)
+        ('the base model', 'epoch 1')
+    """
+    if epoch is None:
+        return "an unknown epoch"
+    return "the base model" if epoch < 0 else f"epoch {epoch + 1}"

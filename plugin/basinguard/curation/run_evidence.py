@@ -19,7 +19,7 @@ from ..core.files import joined_sha256
 from ..core.record import read_record
 from ..core.report import Report
 from ..core.stats import clopper_pearson
-from ..core.text import printable
+from ..core.text import epoch_name, printable
 from .folder import Item
 
 AUDIT, GUARD = "audit.json", "guard.json"
@@ -152,8 +152,8 @@ def _newest(path: Path, history: Sequence[Report], trained: int) -> tuple[Counts
 
 def _epochs_in_words(epochs: Sequence[int]) -> str:
     if len(epochs) == 1:
-        return f"probe of epoch {epochs[0]}"
-    return f"probes of epochs {epochs[0]} to {epochs[-1]}, the newest of each caption"
+        return f"probe of {epoch_name(epochs[0])}"
+    return f"probes of epochs {epochs[0] + 1} to {epochs[-1] + 1}, the newest of each caption"
 
 
 def _probed(path: Path, report: Report, trained: int) -> Counts:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from ..core.progress import advance
 from .sampling import Denoiser
 
 
@@ -34,7 +35,8 @@ class EvaluationCount:
         return sum(self.rows.values())
 
     def add(self, rows: int) -> None:
-        """Counts rows for the present stage."""
+        """Counts rows for the present stage, and for whoever waits."""
+        advance(rows)
         self.rows[self._stage] = self.rows.get(self._stage, 0) + rows
 
     @contextmanager

@@ -51,6 +51,7 @@ class CardPictures:
         samples: of the product.
         prompts: one for each; leave them out where they are training captions.
         comparison: base model, plain CFG and product side by side on held-out prompts.
+        warning: what is wrong with the samples to look at, in words.
 
     Raises:
         ValueError: prompts that are not one a sample.
@@ -59,6 +60,7 @@ class CardPictures:
     samples: Sequence[Image.Image] = ()
     prompts: Sequence[str] = ()
     comparison: Image.Image | None = None
+    warning: str = ""
 
     def __post_init__(self) -> None:
         if self.prompts and len(self.prompts) != len(self.samples):
@@ -116,7 +118,13 @@ def export_directory(
         _write_code(folder)
         shown = [*plots.write_plots(folder, record), *_write_pictures(folder, pictures)]
         write_card(
-            folder, record, name=out.resolve().name, pictures=shown, prompts=pictures.prompts, origin=origin.rows()
+            folder,
+            record,
+            name=out.resolve().name,
+            pictures=shown,
+            prompts=pictures.prompts,
+            origin=origin.rows(),
+            warning=pictures.warning,
         )
         write_sums(folder)
     return out

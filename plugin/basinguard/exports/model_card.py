@@ -35,6 +35,7 @@ def write_card(
     pictures: Sequence[str] = (),
     prompts: Sequence[str] = (),
     origin: Sequence[tuple[str, str]] = (),
+    warning: str = "",
 ) -> Path:
     """Writes `README.md` and returns its path.
 
@@ -45,9 +46,10 @@ def write_card(
         pictures: plots and generated samples to show.
         prompts: prompts of the samples, in order.
         origin: further rows for the provenance table.
+        warning: what is wrong with the pictures to look at.
     """
     path = folder / "README.md"
-    text = render_card(record, name=name, pictures=pictures, prompts=prompts, origin=origin)
+    text = render_card(record, name=name, pictures=pictures, prompts=prompts, origin=origin, warning=warning)
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -59,6 +61,7 @@ def render_card(
     pictures: Sequence[str] = (),
     prompts: Sequence[str] = (),
     origin: Sequence[tuple[str, str]] = (),
+    warning: str = "",
 ) -> str:
     """The card as Markdown with YAML front matter; texts from the record are escaped."""
     samples = [picture for picture in pictures if picture not in (BASIN_PLOT, COMPARISON, HISTORY_PLOT)]
@@ -69,7 +72,8 @@ def render_card(
         **_texts(record, name),
         transfer=_transfer(record),
         **_attacks(record),
-        shown=_gallery(samples, prompts),
+        shown="" if COMPARISON in pictures else _gallery(samples, prompts),  # there each stands beside plain CFG
+        warning=plain(warning),
         basin=BASIN_PLOT in pictures,
         comparison=COMPARISON in pictures,
         history=HISTORY_PLOT in pictures,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..core.estimate import Estimate
 from ..core.record import Record
+from ..core.text import epoch_name
 
 UNKNOWN = "not measured"
 NOTHING_LEFT = (
@@ -33,7 +34,7 @@ def rule_line(record: Record) -> str:
 def product_line(record: Record) -> str:
     """Which weights, and how they are sampled."""
     product = record.product
-    epoch = "" if product.epoch is None else f"epoch {product.epoch}, "
+    epoch = "" if product.epoch is None else f"{epoch_name(product.epoch)}, "
     share = "the whole fine-tune" if product.strength == 1 else f"{product.strength:g} of the fine-tune"
     return f"{epoch}{share}, {rule_line(record)}"
 
@@ -62,7 +63,7 @@ def verdict(record: Record) -> str:
     if record.nothing_left:
         return NOTHING_LEFT
     if record.guidance.plain and record.product.strength == 1 and record.scale == record.sampler.scale:
-        epoch = f" of epoch {record.product.epoch}" if _earlier(record) else ""
+        epoch = f" of {epoch_name(record.product.epoch)}" if _earlier(record) else ""
         cost = price(record) if epoch else ""
         return f"No rule needed: plain CFG with the whole fine-tune{epoch} keeps the promise as it is.{cost}"
     if record.guidance.plain:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..core.estimate import Estimate
 from ..core.report import Report, last_search, measured
+from ..core.text import epoch_name
 
 SPOKEN = {
     "risk": "risk under plain CFG",
@@ -48,7 +49,7 @@ def changes_table(history: Sequence[Report]) -> str:
 
 
 def _when(report: Report) -> str:
-    return "the base model" if report.epoch < 0 else f"epoch {report.epoch}"
+    return epoch_name(report.epoch)
 
 
 def _transition(last: Report, stands: Report | None) -> str:

@@ -19,6 +19,7 @@ from typing import Literal
 from ..core.estimate import Estimate
 from ..core.report import Report, measured
 from ..core.schema import Schema
+from ..core.text import epoch_name
 from .verdict import verdict_on
 
 FURTHEST = 10.0  # 22,000 times longer than so far: nothing beyond is worth a number
@@ -81,7 +82,7 @@ def forecast(history: Sequence[Report], alpha: float) -> Forecast:
         return Forecast(state="unknown", why=verdict.evidence[0])
     last = measured(history)[-1]
     if verdict.level >= 2:
-        return Forecast(state="passed", why=f"plain CFG is above {alpha:g} at epoch {last.epoch}")
+        return Forecast(state="passed", why=f"plain CFG is above {alpha:g} at {epoch_name(last.epoch)}")
     if last.epoch < 0 or last.train_step <= 0:
         return Forecast(state="unknown", why="only the base model has been measured")
     if last.gaps.excess is None:

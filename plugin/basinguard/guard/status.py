@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
+from ..core.progress import shown, working
 from ..core.report import Report
 from ..core.schema import MAX_BYTES, Schema
+from ..core.text import epoch_name
 from .checkpoint_selection import EpochChoice, SamplingMode, choose_checkpoint
 from .forecast import Forecast, forecast
 from .verdict import Verdict, verdict_on
@@ -35,7 +38,7 @@ class RunStatus(Schema):
         ship = {"plain CFG": self.plain, "guarded sampling": self.guarded}
         lines = [f"**{self.verdict.state}**, {'; '.join(self.verdict.evidence)}", "", f"Forecast: {self.forecast}", ""]
         for how, choice in ship.items():
-            words = f"epoch {choice.epoch}: {choice.why}" if choice else "no epoch keeps the allowed risk"
+            words = f"{epoch_name(choice.epoch)}: {choice.why}" if choice else "no epoch keeps the allowed risk"
             lines.append(f"- for {how}, {words}")
         return "\n".join([*lines, *(f"- not known: {what}" for what in self.unknowable)])
 
@@ -78,6 +81,17 @@ def run_status(
         guarded=ship["guarded"],
         unknowable=tuple(unknowable),
     )
+
+
+@contextmanager
+def telling(history: Sequence[Report], status: RunStatus | None, epoch: int, *, silent: bool = False) -> Iterator[None]:
+    """Inside, a probe says how far it is by the cost of those before, and what the last one came to."""
+    if silent:
+        yield
+        return
+    most = max((report.unet_evals for report in history), default=0)
+    with shown(), working(f"probe of {epoch_name(epoch)}", most, status.verdict.state if status else ""):
+        yield
 
 
 def read_history(path: Path) -> list[Report]:

@@ -14,6 +14,7 @@ from scipy import stats as scipy_stats
 from ..core.estimate import Estimate
 from ..core.report import Report, last_search, measured
 from ..core.schema import Schema
+from ..core.text import epoch_name
 
 State = Literal["unknown", "has not learnt yet", "safe", "basin forming", "memorizing", "too late for delayed guidance"]
 LEVELS: dict[State, int] = {
@@ -111,7 +112,7 @@ def _unsampled(history: Sequence[Report], alpha: float) -> Verdict:
     if alarms and before.level < LEVELS["memorizing"]:
         evidence = (*alarms, nothing)
         return Verdict(state="basin forming", epoch=last.epoch, evidence=evidence, confidence=max(alarms.values()))
-    earlier = f"; at epoch {before.epoch} it was {before.state}" if history[sampled] is not base else ""
+    earlier = f"; at {epoch_name(before.epoch)} it was {before.state}" if history[sampled] is not base else ""
     return Verdict(state="unknown", epoch=last.epoch, evidence=(nothing + earlier,))
 
 
@@ -120,7 +121,7 @@ def _still(history: Sequence[Report]) -> tuple[str, ...]:
     searched = last_search(history)
     if searched is None or searched.basin.transition is None:
         return ("exits were not looked for: whether a transition still keeps it is not known",)
-    when = "" if searched is history[-1] else f", as of epoch {searched.epoch}"
+    when = "" if searched is history[-1] else f", as of {epoch_name(searched.epoch)}"
     return (f"guidance from timestep {searched.basin.transition:g} on still keeps it{when}",)
 
 
@@ -173,7 +174,7 @@ def _missing(history: Sequence[Report], alpha: float) -> str:
         return "nothing has been measured"
     last, reports = history[-1], measured(history)
     if last.problem:
-        return f"the probe of epoch {last.epoch} failed: {last.problem[:400]}"
+        return f"the probe of {epoch_name(last.epoch)} failed: {last.problem[:400]}"
     base = reports[0]
     if base.epoch != -1 or base.samples.risk is None:
         why = next((report.problem for report in history if report.epoch == -1), "")

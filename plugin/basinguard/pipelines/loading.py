@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.schedulers import KarrasDiffusionSchedulers
+from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -21,6 +23,7 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from transformers.utils import logging as transformers_logging
 
 from basinguard.tinyworld import model_directory
 
@@ -77,10 +80,25 @@ def load_pipeline(
     return pipe
 
 
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Inside, a pipeline's parts are loaded without a bar for each; what others set is as before afterwards."""
+    bars = [(library, library.is_progress_bar_enabled()) for library in (diffusers_logging, transformers_logging)]
+    try:
+        for library, _ in bars:
+            library.disable_progress_bar()
+        yield
+    finally:
+        for library, enabled in bars:
+            if enabled:
+                library.enable_progress_bar()
+
+
 def _opened(base: str | Path, load: Callable[[], StableDiffusionPipeline]) -> StableDiffusionPipeline:
     """What `load` returns; whatever it raises becomes one line that names the model."""
     try:
-        return load()
+        with quiet_loading():
+            return load()
     except ModelError:
         raise
     except Exception as error:  # a loader meets every kind of damage

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..core.progress import advance
 from ..core.record import Record
 from ..diffusion.sampling_options import SamplingOptions
 from ..guidance.core import Observation, Rule
@@ -80,7 +81,10 @@ def sample_stock(
 ) -> StockSamples:
     """Images of any number of prompts, see `sample_batch`."""
     slices = [slice(first, first + BATCH) for first in range(0, len(prompts), BATCH)]
-    batches = [sample_batch(pipe, prompts[rows], seeds[rows], rule, sampling) for rows in slices]
+    batches = []
+    for rows in slices:
+        batches.append(sample_batch(pipe, prompts[rows], seeds[rows], rule, sampling))
+        advance(batches[-1].unet_evals)
     trace = [observation for batch in batches for observation in batch.trace]
     return StockSamples(torch.cat([batch.images for batch in batches]), trace, sum(b.unet_evals for b in batches))
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..core.estimate import Estimate
 from ..core.report import Report
+from ..core.text import epoch_name
 from .style import BLUE, GREEN, GREY, VERMILLION, banded_line, canvas, open_frame
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def curve_figure(reports: Sequence[Report]) -> Figure:
         axes.step(t, values, where="post", alpha=float(shade), **style)
     last = reports[-1]
     t, low, high = zip(*((timestep, e.low, e.high) for timestep, e in last.basin.curve), strict=True)
-    band = f"epoch {last.epoch}, 95% band"
+    band = f"{epoch_name(last.epoch)}, 95% band"
     axes.fill_between(t, low, high, step="post", color=BLUE, alpha=0.15, linewidth=0, label=band)
     axes.set(xlim=(0, 999), ylim=(-0.02, 1.02))
     axes.legend(frameon=False, loc="upper left")
@@ -42,11 +43,11 @@ def history_figure(reports: Sequence[Report]) -> Figure:
 
     The gap has an axis of its own: it is what every probe measures, also one whose budget bought no samples.
     """
-    figure, axes = canvas("epoch (-1 = base model)", "share")
+    figure, axes = canvas("epochs trained (0 = base model)", "share")
     banded_line(axes, *_over_epochs(reports, "risk"), VERMILLION, "risk under plain CFG")
     banded_line(axes, *_over_epochs(reports, "width"), BLUE, "basin width")
     banded_line(axes, *_over_epochs(reports, "risk_uncond"), GREEN, "risk of the empty prompt")
-    axes.set(ylim=(-0.02, 1.02), xticks=[report.epoch for report in reports])
+    axes.set(ylim=(-0.02, 1.02), xticks=[report.epoch + 1 for report in reports])
     lines, names = axes.get_legend_handles_labels()
     if any(report.gaps.since_base for report in reports):
         right = axes.twinx()
@@ -90,4 +91,4 @@ def warning_figure(reports: Sequence[Report]) -> Figure:
 def _over_epochs(reports: Sequence[Report], name: str) -> tuple[list[int], list[Estimate | None]]:
     """Epochs and values of what was measured; None stays where a probe failed, so that the line breaks there."""
     points = [(r.epoch, r.estimates.get(name)) for r in reports if name in r.estimates or r.problem]
-    return [epoch for epoch, _ in points], [value for _, value in points]
+    return [epoch + 1 for epoch, _ in points], [value for _, value in points]

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core.estimate import Estimate
 from ..core.report import Report
+from ..core.text import epoch_name
 from ..guard.checkpoint_selection import alignment_of, guarded_risk
 from ..guard.status import RunStatus
 from .style import BLUE, GREEN, GREY, LIMIT, VERMILLION, banded_line, canvas, not_measured, open_frame
@@ -23,7 +24,7 @@ STRIP = 40  # images shown in the heat strip; those whose gap rose most come fir
 
 
 def dashboard(history: Sequence[Report], status: RunStatus) -> Figure:
-    """Six small panels over the epochs (-1 = base model), the verdict above them.
+    """Six small panels over the epochs (0 = base model), the verdict above them.
 
     Lines break where a probe failed. A dotted line marks the epoch to ship with plain CFG, a dashed one the epoch to
     ship guarded.
@@ -32,7 +33,7 @@ def dashboard(history: Sequence[Report], status: RunStatus) -> Figure:
 
     figure = Figure(figsize=(10.5, 6.4), dpi=110, layout="constrained")
     axes = figure.subplots(2, 3).flat
-    x = [report.epoch for report in history]
+    x = [report.epoch + 1 for report in history]
     panels: list[tuple[str, list[Line], float | None]] = [
         ("risk", [
             ("plain CFG", VERMILLION, lambda r: r.samples.risk),
@@ -55,7 +56,7 @@ def dashboard(history: Sequence[Report], status: RunStatus) -> Figure:
     verdict = status.verdict
     sure = f", confidence {verdict.confidence:.2f}" if verdict.confidence is not None else ""
     figure.suptitle(f"{verdict.state}{sure}", fontsize=13, fontweight="bold", x=0.01, ha="left")
-    figure.supxlabel(f"epoch (-1 = base model); ship: {_ship(status)}", fontsize=9)
+    figure.supxlabel(f"epochs trained (0 = base model); ship: {_ship(status)}", fontsize=9)
     return figure
 
 
@@ -65,8 +66,8 @@ def learning_figure(history: Sequence[Report], status: RunStatus) -> Figure:
     The dotted line is the epoch to ship with plain CFG, the dashed one the epoch to ship guarded; a number beyond the
     picture stays beyond it.
     """
-    figure, axes = canvas("epoch (-1 = base model)", "")
-    x = [report.epoch for report in history]
+    figure, axes = canvas("epochs trained (0 = base model)", "share")
+    x = [report.epoch + 1 for report in history]
     for label, colour, read in (
         ("risk: share of samples that copy", VERMILLION, lambda r: r.samples.risk),
         ("taught: 0 = base model, 1 = true images", GREEN, lambda r: r.heldout.taught),
@@ -105,7 +106,7 @@ def _panel(
 def _mark(axes: Axes, status: RunStatus) -> None:
     for choice, style in ((status.plain, ":"), (status.guarded, "--")):
         if choice is not None:
-            axes.axvline(choice.epoch, color=GREY, linestyle=style, linewidth=1)
+            axes.axvline(choice.epoch + 1, color=GREY, linestyle=style, linewidth=1)
 
 
 def _strip(axes: Axes, history: Sequence[Report]) -> None:
@@ -128,7 +129,7 @@ def _strip(axes: Axes, history: Sequence[Report]) -> None:
             table[row, column] = width.get(index, math.nan)
     axes.set_facecolor("#e5e5e5")
     heat = axes.imshow(table, aspect="auto", cmap="cividis", vmin=0, vmax=max(0.1, float(np.nanmax(table))))
-    axes.set_xticks(range(len(history)), [str(report.epoch) for report in history], fontsize=7)
+    axes.set_xticks(range(len(history)), [str(report.epoch + 1) for report in history], fontsize=7)
     axes.set_yticks(range(len(rows)), [str(index) for index in rows], fontsize=6)
     axes.set_ylabel("image", fontsize=8)
     axes.figure.colorbar(heat, ax=axes, shrink=0.8).ax.tick_params(labelsize=7)
@@ -137,6 +138,6 @@ def _strip(axes: Axes, history: Sequence[Report]) -> None:
 def _ship(status: RunStatus) -> str:
     choices = (("plain", status.plain, "dotted"), ("guarded", status.guarded, "dashed"))
     return ", ".join(
-        f"{how} epoch {choice.epoch} ({line})" if choice else f"{how}: none keeps the risk"
+        f"{how} {epoch_name(choice.epoch)} ({line})" if choice else f"{how}: none keeps the risk"
         for how, choice, line in choices
     )

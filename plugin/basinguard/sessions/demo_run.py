@@ -73,7 +73,7 @@ def run_demo(out: Path, epochs: int, per_caption: int, detector: CopyDetectorSet
         detector: what decides that a sample is a copy.
     """
     start = time.monotonic()
-    _hush()
+    quiet_lightning()
     train, heldout = write_demo_folder(out / "data")
     guard = fine_tune(out, train, heldout, epochs, detector)
     if guard.run is None or guard.run.record is None:
@@ -123,19 +123,6 @@ def demo_model() -> FineTune:
     return FineTune(
         "tinyworld", "full", optimizer=OptimizerOptions(learning_rate=4e-4), memory=MemoryOptions(cache=True)
     )
-
-
-def _hush() -> None:
-    """One progress bar is enough: the loaders' own, and Lightning's advice, are for other occasions."""
-    import logging
-
-    import diffusers
-    import transformers
-
-    quiet_lightning()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
 
 
 def rules_for(record: Record) -> dict[str, Rule]:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..core.progress import say
 from ..core.provenance import Provenance
 from ..core.record import Record, read_record
+from ..diffusion.sampling_options import SamplingOptions
 from ..exports.fingerprints import dataset_sha256, weights_sha256
 from ..exports.layout import RECORD_FILE
 from ..exports.merge import merged
@@ -93,8 +95,9 @@ def open_model(
     images.setup("open")
     captions = tuple(caption for _, caption in images.items)
     training = training_set(images, ControlGroup(folder=str(settings.heldout) if settings.heldout else None))
-    clip = clip_for(base, settings.alignment)
-    plan = ProbePlan(captions=1, timesteps=settings.timesteps, scale=settings.scale)
+    clip = clip_for(base, settings.alignment, captions)
+    sampling = sampling_of(settings, record)
+    plan = ProbePlan(captions=1, timesteps=sampling.timesteps, scale=sampling.scale)
     edits = edits_asked_for(detector, pipe, training.images)
     embedder = fitted_embedder(detector, embedder, training.images, training.heldout_images, edits)
     guard = Guard(training, embedder, plan, clip.score if clip else None)
@@ -115,6 +118,15 @@ def open_model(
         clip,
         record if settings.lora is None else None,
     )
+
+
+def sampling_of(settings: SessionSettings, record: Record | None) -> SamplingOptions:
+    """How a model is sampled: as the settings say, or as its record does where they are the defaults."""
+    usual = SamplingOptions()
+    if record is None or (settings.timesteps, settings.scale) != (usual.timesteps, usual.scale):
+        return settings
+    say(f"sampled as the export's record says: {record.sampler.timesteps} steps, scale {record.sampler.scale:g}")
+    return SamplingOptions(timesteps=record.sampler.timesteps, scale=record.sampler.scale)
 
 
 def open_export(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -14,8 +15,10 @@ from PIL import Image
 
 from ..attacks.captions import reword
 from ..core.files import whole_file, write_text
+from ..core.progress import say, working
 from ..core.record import Record
 from ..core.schema import MAX_BYTES
+from ..guard.guard import Guard
 from ..guard.training_set import TrainingSet
 from ..guidance.core import Rule, from_record
 from ..guidance.serialization import rule_from_dict
@@ -26,6 +29,10 @@ from .session import Session
 
 SHOWN, SHOWN_HELDOUT = 6, 4  # rows of the contact sheet: captions that were trained on, and prompts that were not
 GUARDED, PARAPHRASED, HELDOUT = "guarded", "guarded, paraphrased", "guarded, held-out"
+TITLES = {"base": "base model", "cfg": "plain CFG", "dtp": "dynamic transition"}  # of tables and sheets
+
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,11 @@ def verify_session(
     texts, shown, unseen = list(training.captions), _shown(training), list(prompts[:SHOWN_HELDOUT])
     blank = torch.ones(len(unseen), *training.images.shape[1:])
     rows, marks, images = {}, {}, {"training image": torch.cat([training.images[shown], blank])}
-    runs = [("base", load_pipeline(record.base), None), ("cfg", pipe, None)]
+    runs = [("base", _quiet(load_pipeline(record.base)), None), ("cfg", pipe, None)]
     for name, run_pipe, rule in [*runs, *((name, pipe, rule) for name, rule in (rules or {GUARDED: own}).items())]:
-        rows[name], samples = evaluate(_announced(run_pipe, name), guard, rule, per_caption=per_caption)
+        with working(f"sampling {name}", _evaluations(guard, len(texts) * per_caption)):
+            rows[name], samples = evaluate(run_pipe, guard, rule, per_caption=per_caption)
+        say(f"{name}: {rows[name].risk} of the samples copy")
         images[name] = samples[[row * per_caption for row in shown]]
         if unseen:
             _, fresh = evaluate(run_pipe, guard, rule, prompts=unseen, per_caption=1)
@@ -87,23 +96,26 @@ def verify_session(
         marks[name] = guard.is_copy(images[name]).tolist()
     for name, others in ((PARAPHRASED, [reword(text) for text in texts] if paraphrase else ()), (HELDOUT, prompts)):
         if others:
-            rows[name], _ = evaluate(_announced(pipe, name), guard, own, prompts=others, per_caption=per_caption)
+            with working(f"sampling {name}", _evaluations(guard, len(others) * per_caption)):
+                rows[name], _ = evaluate(pipe, guard, own, prompts=others, per_caption=per_caption)
     judged_as_recorded = guard.embedder.metric == record.metric
     verified = None
     if GUARDED in rows and judged_as_recorded:
         verified = record.model_copy(update={"verified": rows[GUARDED].risk})
     titles = [*(texts[row] for row in shown), *(f"not trained on: {text}" for text in unseen)]
-    return Verification(rows, contact_sheet(images, titles, marks), verified)
+    return Verification(rows, contact_sheet(_titled(images), titles, _titled(marks)), verified)
 
 
 def table(rows: dict[str, Evaluation], notes: Mapping[str, str] = MappingProxyType({})) -> str:
     """The rows for a terminal, each with its note."""
-    width = max(5, *map(len, rows))
+    names = _titled({name: name for name in rows})
+    width = max(5, *map(len, names))
     lines = [f"{'':{width}} {'risk [95% interval]':24} {'sim p95':>8} {'alignment':>10} {'UNet/img':>9} {'s/img':>6}"]
-    for name, row in rows.items():
+    for title, name in names.items():
+        row = rows[name]
         alignment = f"{row.alignment.value:.3f}" if row.alignment else "-"
         lines.append(
-            f"{name:{width}} {row.risk.interval():24} {row.similarity_p95.value:8.3f} {alignment:>10} "
+            f"{title:{width}} {row.risk.interval():24} {row.similarity_p95.value:8.3f} {alignment:>10} "
             f"{row.unet_evals:9.1f} {row.seconds:6.2f}   {notes.get(name, '')}".rstrip()
         )
     metrics = {row.metric.definition: None for row in rows.values() if row.metric}
@@ -111,9 +123,19 @@ def table(rows: dict[str, Evaluation], notes: Mapping[str, str] = MappingProxyTy
     return "\n".join(lines)
 
 
-def _announced(pipe: StableDiffusionPipeline, name: str) -> StableDiffusionPipeline:
-    """The pipeline, its progress bar saying what is sampled."""
-    pipe.set_progress_bar_config(desc=f"sampling {name}", leave=False, disable=False)
+def _titled(values: Mapping[str, Value]) -> dict[str, Value]:
+    """By the words of every table and card instead of the names in files."""
+    return {TITLES.get(name, name): value for name, value in values.items()}
+
+
+def _evaluations(guard: Guard, samples: int) -> int:
+    """Of the network, for so many samples by plain CFG, which no rule exceeds."""
+    return 2 * guard.plan.timesteps * samples
+
+
+def _quiet(pipe: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """The pipeline without a bar of its own for each batch: one bar is enough."""
+    pipe.set_progress_bar_config(disable=True)
     return pipe
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.report import Report
+from ..core.text import epoch_name
 from .guard_options import BreachResponse, Interventions
 from .loss_filters import Both, LargeGap, LossFilter, LowLoss
 from .protocols import CaptionedImages, TrainedModule
@@ -150,7 +151,7 @@ class BreachResponder:
             self.applied.start(report, rises, optimizers, schedulers)
         if not self._warned and run.team.rank == 0:
             hint = advice(getattr(self.module, "hparams", {}))
-            warnings.warn(f"epoch {report.epoch} is {run.status.verdict}; {self}; {hint}", stacklevel=2)
+            warnings.warn(f"{epoch_name(report.epoch)} is {run.status.verdict}; {self}; {hint}", stacklevel=2)
         self._warned = True
         return self.response.action == "stop"
 

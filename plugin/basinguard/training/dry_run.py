@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from math import ceil, log2
 from typing import Any
 
+import torch
+
+from ..calibration.cost import most_products
+from ..calibration.search import COARSE
+from ..calibration.terms import CalibrationTerms
 from ..core.generation import name_of
+from ..core.progress import duration
 from ..guard.control_prompts import MOST
 from ..guard.probe_costs import SCALE_EVALS
 from ..pipelines.prediction_type import evidence
 from .data_sources import ImageSource
+from .memory_footprint import Workload
 from .resources import FitResources, guard_of, resources_of
 
 GAP_EVALS = 4  # a training caption: two seeds, with and without the prompt
@@ -39,25 +47,26 @@ def probe_evals(
 
 
 def dry_run_summary(cli: Any) -> str:
-    """What the built run would do, for people: its configuration, size, memory, disk and probes."""
-    needs, config = resources_of(cli.config), cli.parser.dump(cli.config, skip_none=False)
+    """What the built run would do, for people: its size, memory, disk, probes and time."""
+    needs = resources_of(cli.config)
     cli.datamodule.setup("fit")
     loader = cli.datamodule.train_dataloader()
     next(iter(loader))
     updates = ceil(len(loader) / (cli.config.trainer.accumulate_grad_batches or 1))
     epochs, images = cli.config.trainer.max_epochs or 1000, len(cli.datamodule.items)
+    guard = guard_of(cli.config.trainer.callbacks)
+    probes, each = _probe_load(guard, epochs, images)
     lines = [
-        config.rstrip(),
-        "",
         f"model:  {_model(cli.model)}",
         f"data:   {images} images, batches of {needs.workload.batch_size}: {updates} updates an epoch, "
         f"{updates * epochs} in {epochs} epochs",
         *(f"memory: {line}" for line in needs.footprint.lines()),
         f"        {needs.free_memory / 1e9:.1f} GB free on the {'GPU' if needs.on_gpu else 'CPU'} of this machine",
         f"disk:   {_disk(needs)}",
-        f"probe:  {_probes(guard_of(cli.config.trainer.callbacks), epochs, images)}",
+        f"probe:  {_probes(guard, probes, each)}",
+        f"time:   {_time(cli.model, needs, len(loader) * epochs, probes * each, guard)}",
         *(f"too little {problem}" for problem in needs.problems()),
-        "dry run: everything was built, nothing was trained",
+        "dry run: everything was built, nothing was trained; --print_config shows the whole configuration",
     ]
     return "\n".join(lines)
 
@@ -79,9 +88,43 @@ def _disk(needs: FitResources) -> str:
     )
 
 
-def _probes(guard: Any, epochs: int, images: int) -> str:
+def _time(model: Any, needs: FitResources, batches: int, probed: int, guard: Any) -> str:
+    """How long each part takes, from one batch that is timed here; a batch and its gradient are three evaluations."""
+    second = seconds_per_row(model.pipe, needs.workload, on_gpu=needs.on_gpu)
+    parts = {"training about": 3 * batches * needs.workload.batch_size, "probes at most": probed}
+    if guard is not None and guard.export_to:
+        terms, plan = guard.terms, guard.plan
+        rules = len(terms.before) * max(1, len(terms.after)) * (len(terms.transitions) or COARSE)
+        calibration = CalibrationTerms(**{name: terms[name] for name in ("strengths", "scales", "chain")})
+        searched, proven = most_products(calibration, scale=plan.scale, epochs=terms.epochs, graded=True, rules=rules)
+        samples = searched * terms.search_pairs + proven * terms.pairs
+        parts["search and proof at most"] = 2 * plan.timesteps * samples
+    said = ", ".join(f"{name} {duration(evaluations * second)}" for name, evaluations in parts.items())
+    return f"{said}; from one batch timed here ({second:.2g} s an evaluation), a factor of two either way"
+
+
+@torch.no_grad()
+def seconds_per_row(pipe: Any, workload: Workload, *, on_gpu: bool) -> float:
+    """Seconds that the UNet takes for one row of a batch, after a batch to warm up."""
+    unet, rows, side = pipe.unet, workload.batch_size, workload.resolution // pipe.vae_scale_factor
+    home, device = unet.device, torch.device("cuda" if on_gpu else "cpu")
+    like = {"device": device, "dtype": unet.dtype}
+    x = torch.zeros(rows, unet.config.in_channels, side, side, **like)
+    text = torch.zeros(rows, 77, unet.config.cross_attention_dim, **like)
+    unet.to(device)
+    for _ in range(2):
+        start = time.monotonic()
+        unet(x, torch.full((rows,), 500, device=device), encoder_hidden_states=text)
+        if on_gpu:
+            torch.cuda.synchronize()
+    unet.to(home)
+    return (time.monotonic() - start) / rows
+
+
+def _probe_load(guard: Any, epochs: int, images: int) -> tuple[int, int]:
+    """How many probes, and most evaluations of each."""
     if guard is None:
-        return "no MemorizationGuard among trainer.callbacks, so nothing is measured"
+        return 0, 0
     plan, control = guard.plan, guard.control
     heldout = len(ImageSource.of_folder(control.folder).items) if control.folder else len(control.heldout or ())
     stand_ins = MOST if control.heldout is None and not control.folder else 0
@@ -90,7 +133,13 @@ def _probes(guard: Any, epochs: int, images: int) -> str:
     )
     nodes = plan.timesteps * (2 if plan.solver == "heun" else 1)  # Heun evaluates twice at each timestep
     each = probe_evals(plan.captions, plan.seeds, nodes, images + stand_ins, heldout, critical_scales)
-    count = 1 + epochs // guard.every_n_epochs
+    return 1 + epochs // guard.every_n_epochs, each
+
+
+def _probes(guard: Any, count: int, each: int) -> str:
+    if guard is None:
+        return "no MemorizationGuard among trainer.callbacks, so nothing is measured"
+    plan = guard.plan
     budget = f", or what budget={plan.budget} pays for" if plan.budget else ""
     shipped = f"; then calibrates on {guard.terms.pairs} pairs and exports" if guard.export_to else ""
     return (

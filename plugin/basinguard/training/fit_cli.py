@@ -9,6 +9,7 @@ everything, trains nothing and says what would happen; `--anyway` starts althoug
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, get_args
@@ -129,7 +130,9 @@ def build_cli(args: Sequence[str], *, run: bool, anyway: bool = False) -> FineTu
 
 
 def quiet_lightning() -> None:
-    """Silences what Lightning says about every fine-tune of a small set with frozen parts."""
+    """Silences what Lightning says about every fine-tune of a small set with frozen parts, and what it advertises."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
 

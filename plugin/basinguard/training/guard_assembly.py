@@ -48,6 +48,6 @@ def assemble_guard(
         edits = None if pipe is None else edits_asked_for(detector, pipe, training.images)
         loaded = embedder or load_detector(detector)
         fitted = fitted_embedder(detector, loaded, training.images, training.heldout_images, edits)
-        clip = clip_for(base, alignment)
+        clip = clip_for(base, alignment, training.captions)
         rulers = feature_sets() if plan.taught else ()
         return Guard(training, fitted, plan, clip.score if clip else None, rulers)

@@ -18,6 +18,7 @@ from ..calibration.record_builder import Certificate, certify
 from ..calibration.terms import CalibrationTerms
 from ..calibration.trial import Trial, calibration_pairs
 from ..core import seeds as seed_table
+from ..core.images import to_tensor
 from ..core.progress import say
 from ..core.provenance import Provenance
 from ..core.record import Record, RecordedWeights
@@ -25,12 +26,14 @@ from ..diffusion.model import Model
 from ..exports.directory import CardPictures, export_directory
 from ..exports.fingerprints import dataset_sha256, weights_sha256
 from ..exports.provenance import Origin
+from ..exports.sentences import percent, verdict
 from ..guard.guard import Guard
 from ..guidance.core import from_record
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import locate, model_file
 from ..pipelines.stock_sampling import sample_stock
 from ..plots.contact_sheet import contact_sheet, to_image
+from ..similarity.detail import look_at
 from .epoch_series import EpochSeries, has_adapter
 
 if TYPE_CHECKING:
@@ -63,6 +66,8 @@ def export_calibrated(
         say(line)
     comparison = compare_in_pictures(guard, series, certificate)
     record = _write(guard, series, terms, certificate.record, out, comparison)
+    say(f"{verdict(record)} Risk {percent(record.risk)}.")
+    say(f"written to {out}: its README.md says what was measured; next: basinguard verify {out} DATA")
     if certificate.safe_record is not None:
         _write(guard, series, terms, certificate.safe_record, plain_directory(out), comparison)
     return replace(certificate, record=record)
@@ -102,7 +107,10 @@ def _write(
         record = record.model_copy(update={"product": product, "weights_sha256": weights_sha256(pipe)})
         samples, prompts = guarded_samples(guard, pipe, record)
         settings = {**getattr(series.module, "hparams", {}), "probe": asdict(guard.plan), "terms": asdict(terms)}
-        pictures = CardPictures(samples, prompts, comparison)
+        warning = look_at(torch.stack([*map(to_tensor, samples)]), guard.training.images) if samples else ""
+        if warning:
+            say(f"{out}: {warning}; its card says so")
+        pictures = CardPictures(samples, prompts, comparison, warning)
         export_directory(pipe, record, out, overwrite=True, pictures=pictures, origin=origin_of(record.base, settings))
     return record
 

@@ -21,11 +21,12 @@ from ..calibration.terms import CalibrationTerms
 from ..core.progress import shown
 from ..core.record import Record
 from ..core.report import Report, measured
+from ..core.text import epoch_name
 from ..exports.fingerprints import dataset_sha256
 from ..guard.checkpoint_selection import SamplingMode
 from ..guard.control_prompts import unknowable
 from ..guard.guard import Guard
-from ..guard.status import RunStatus, run_status
+from ..guard.status import RunStatus, run_status, telling
 from ..pipelines.latent_model import LatentModel, smaller_side
 from ..similarity.rulers import feature_sets, missing_ruler
 from .best_weights import BestWeights
@@ -157,7 +158,7 @@ class GuardedRun:
                 self._write(folder)
                 if not report.problem:
                     self.best_weights.update(self.history, lambda: trained_weights(module))
-                    with self.complaints.harmless(f"epoch {epoch} could not be kept for the search at the end"):
+                    with self.complaints.harmless(f"{epoch_name(epoch)} could not be kept for the search at the end"):
                         self.epochs.keep(module, self.history)
                     self._log(module, loggers)
         return report
@@ -165,13 +166,14 @@ class GuardedRun:
     def measure(self, pipe: StableDiffusionPipeline, *, epoch: int, train_step: int) -> Report | None:
         """Appends to the history what a pipeline's modules do as they stand; arguments and result as of `probe`."""
         try:
-            with untouched(pipe.unet, pipe.vae, pipe.text_encoder):
+            speaking = telling(self.history, self.status, epoch, silent=self.team.rank > 0)
+            with speaking, untouched(pipe.unet, pipe.vae, pipe.text_encoder):
                 side = smaller_side(pipe, self.guard.training.images)
                 model = LatentModel(pipe, dtype=self.dtype, resolution=side)
                 return measure_together(self.guard, model, self.team, epoch=epoch, train_step=train_step)
         except Exception as error:
             report = self.guard.miss(epoch, train_step, error_line(error))
-            self.complaints.add(f"the probe of epoch {epoch} failed and is missing", error)
+            self.complaints.add(f"the probe of {epoch_name(epoch)} failed and is missing", error)
             return report
 
     def respond(self, optimizers: Sequence[Any], schedulers: Sequence[Any]) -> bool:
@@ -243,7 +245,7 @@ class GuardedRun:
             write_guard_file(folder / HISTORY_FILE, self.status, self.history, self.guard.training.image_sha256)
 
     def _log(self, module: TrainedModule, loggers: Sequence[Any]) -> None:
-        problem = f"pictures and scalars of epoch {self.history[-1].epoch} could not be logged"
+        problem = f"pictures and scalars of {epoch_name(self.history[-1].epoch)} could not be logged"
         with self.complaints.harmless(problem), untouched(*parts_of(module)):
             side = smaller_side(module.pipe, self.guard.training.images)
             log_report(loggers, self.guard, LatentModel(module.pipe, dtype=self.dtype, resolution=side), self.status)
