@@ -10,8 +10,9 @@ import torch
 from basinguard.core.report import Report
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.status import read_history
+from basinguard.pipelines.loading import load_pipeline
 from basinguard.watching.checkpoints import scan
-from basinguard.watching.measuring import CheckpointProbes, training_of
+from basinguard.watching.measuring import CheckpointProbes, opened, training_of
 from basinguard.watching.request import EVENTS, PAGE, WatchRequest, events_of
 from support.checkpoint_files import KOHYA, saved
 from support.guarded_runs import picture_folder, untimed
@@ -103,3 +104,32 @@ def test_images_come_from_every_folder_that_the_trainer_reads(run, tmp_path):
     assert training.captions == ("a ball 0", "a ball 1", "a ball 2", "a ball 0", "a ball 1")
     assert training.images.shape == (5, 3, 32, 32)
     assert training.heldout == ("a blue box",)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_unet_in_parts_and_its_text_encoder_are_read_as_they_were_trained(run, tmp_path, half):
+    """Saved by diffusers and transformers: parts of 100 kB, in half precision in the second case."""
+    pipe = load_pipeline(run.base)
+    for part in (pipe.unet, pipe.text_encoder):
+        for parameter in part.parameters():
+            parameter.data += 0.5
+    unet = pipe.unet.half() if half else pipe.unet
+    unet.save_pretrained(tmp_path / "checkpoint-5" / "unet", max_shard_size="100KB", variant="fp16" if half else None)
+    pipe.text_encoder.save_pretrained(tmp_path / "checkpoint-5" / "text_encoder")
+    (checkpoint,) = scan(tmp_path).checkpoints
+    loaded = opened(checkpoint, run.base)
+    for ours, theirs in ((loaded.unet, unet.float()), (loaded.text_encoder, pipe.text_encoder)):
+        right = theirs.state_dict()
+        assert all(torch.equal(weight, right[name]) for name, weight in ours.state_dict().items())
+    parts = sorted((tmp_path / "checkpoint-5" / "unet").glob("*.safetensors"))
+    assert len(parts) > 1
+    parts[0].unlink()
+    with pytest.raises(ValueError, match=f"{len(parts) - 1} of {len(parts)} parts are there"):
+        opened(checkpoint, run.base)
+
+
+def test_another_unet_is_refused_in_one_line(run, tmp_path):
+    saved(tmp_path / "checkpoint-5" / "model.safetensors", {"conv_in.weight": torch.zeros(1)})
+    (checkpoint,) = scan(tmp_path).checkpoints
+    with pytest.raises(ValueError, match=r"its UNet has other layers than that of .*; give its own base"):
+        opened(checkpoint, run.base)

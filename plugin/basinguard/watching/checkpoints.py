@@ -20,7 +20,7 @@ from ..exports.lora_layout import is_adapter
 from .unet_files import has_unet, unet_files
 
 Kind = Literal["lora", "lora-in-unet", "unet", "model", "single-file"]
-PIPELINE = "model_index.json"
+PIPELINE, TEXT = "model_index.json", "text_encoder"
 STATE, FURTHER = "model.safetensors", re.compile(r"model_\d+\.safetensors")  # as accelerate saves models in training
 LORA = "pytorch_lora_weights.safetensors"  # as diffusers' scripts and SimpleTuner save it, beside such a state
 WRAPPED = ".base_layer."  # of a layer that has a LoRA beside it, where the whole UNet was saved with it
@@ -44,7 +44,8 @@ class Checkpoint:
     Attributes:
         path: a file, or a folder.
         kind: "lora", "lora-in-unet" (the UNet's own weights beside it, as accelerate saves a state), "unet" (a folder
-            with the whole UNet, or its state as accelerate saves it), "model" (a pipeline's folder), or "single-file".
+            with the whole UNet, and with the text encoder where that is trained, or a UNet's state as accelerate saves
+            it), "model" (a pipeline's folder), or "single-file".
         train_step: updates so far; None where neither name nor header tells.
         epoch: passes so far, counted from 1; None where it is not told.
         size: bytes of all its files.
@@ -154,7 +155,7 @@ def _own_files(path: Path) -> list[Path]:
         return [path]
     if has_unet(path):
         unet_files(path)
-    parts = _components(path) if (path / PIPELINE).is_file() else {"unet"}
+    parts = _components(path) if (path / PIPELINE).is_file() else {"unet", TEXT}
     return sorted(file for part in parts for file in (path / part).glob("*.safetensors"))
 
 

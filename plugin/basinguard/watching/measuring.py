@@ -36,7 +36,7 @@ from ..training.guard_assembly import assemble_guard
 from ..training.guard_options import ControlGroup
 from ..training.guarded_run import GuardedRun
 from ..training.protocols import PipelineInTraining
-from .checkpoints import Checkpoint, is_as_described
+from .checkpoints import TEXT, Checkpoint, is_as_described
 from .page import write_page
 from .request import BASE, PROBE_LOCK, STATE, WatchRequest, add_event, display_name, events_of
 from .state import read_run_state, write_run_state
@@ -231,6 +231,9 @@ def opened(checkpoint: Checkpoint, base: str) -> Any:
     if {n: w.shape for n, w in weights.items()} != {n: w.shape for n, w in pipe.unet.state_dict().items()}:
         raise ValueError(f"{path}: its UNet has other layers than that of {base}; give its own base")
     pipe.unet.load_state_dict(weights)
+    if (path / TEXT).is_dir():  # trained with it
+        kind = type(pipe.text_encoder)
+        pipe.text_encoder = kind.from_pretrained(path / TEXT, local_files_only=True, use_safetensors=True).float()
     return pipe
 
 
