@@ -28,6 +28,7 @@ from basinguard.pipelines.product import with_product_weights
 from basinguard.pipelines.session_settings import SessionSettings
 from basinguard.pipelines.transfer import first_guided, transfer_table
 from basinguard.plots.contact_sheet import to_image
+from basinguard.sessions.dry_run import DryRun
 from basinguard.sessions.session import open_model
 from basinguard.similarity.clip_score import TINY
 from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
@@ -104,6 +105,24 @@ def test_another_model_is_no_base(base_dir):
     other.unet.conv_in = torch.nn.Conv2d(4, 24, 3)
     with pytest.raises(ValueError, match="give the base it was fine-tuned from"):
         Blend(opened_pipe(base_dir), other)
+
+
+def test_a_dry_run_says_what_it_would_take_and_measures_nothing(tuned_dir, base_dir, scene_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["calibrate", str(tuned_dir), "--data", str(scene_folder), "--base", str(base_dir), "--timesteps", "3"]
+    cli.main([*words, "--alpha", "0.4", "--pairs", "12", "--dry-run", "--out", str(out)])
+    text = capsys.readouterr().out
+    assert "searching at most" in text
+    assert "time: at most 1 min" in text
+    assert "nothing was measured or written" in text
+    assert not out.exists()
+
+
+def test_the_price_of_a_dry_run_is_that_of_what_is_sampled():
+    text = str(DryRun("work", evaluations=720_000, seconds=0.01, memory=3_000_000_000))
+    assert "time: at most 2 h 0 min" in text
+    assert "memory: 3.0 GB" in text
+    assert "time: at most 1 min" in str(DryRun("work", evaluations=10, seconds=0.01, memory=1))
 
 
 def test_calibrate_writes_a_record_that_exports_with_its_model(tuned_dir, base_dir, scene_folder, tmp_path):

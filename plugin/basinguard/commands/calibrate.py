@@ -12,6 +12,7 @@ from ..similarity.copy_detector_settings import CopyDetectorSettings
 
 if TYPE_CHECKING:
     from ..sessions.calibration import Calibration
+    from ..sessions.dry_run import DryRun
 
 TYPED = {"out": Path("calibration")}
 
@@ -24,8 +25,9 @@ def calibrate(
     detector: CopyDetectorSettings = CopyDetectorSettings(),
     terms: CalibrationTerms = CalibrationTerms(),
     transfer: bool = False,
+    dry_run: bool = False,
     out: Path | None = None,
-) -> Calibration:
+) -> Calibration | DryRun:
     """Finds the strength, guidance scale and rule that keep a promise and most of what was taught; trains nothing.
 
     Args:
@@ -35,6 +37,7 @@ def calibrate(
         detector: what decides that a sample is a copy.
         terms: what is to be promised, and the products that may be chosen.
         transfer: also measure the product under other schedulers and step counts.
+        dry_run: open the model, say what it would take on this machine, and measure nothing.
         out: new folder for record.json, calibration.json and plots; in Python nothing is written without it.
 
     Raises:
@@ -44,18 +47,24 @@ def calibrate(
             how many it takes.
     """
     from ..sessions.calibration import calibrate_session, require_promisable
+    from ..sessions.dry_run import calibration_dry_run
     from ..sessions.session import open_model
 
     require_promisable(terms, out)
     session = open_model(model, data, settings, detector)
+    if dry_run:
+        return calibration_dry_run(session, terms)
     calibration = calibrate_session(session, terms, transfer=transfer)
     if out is not None:
         calibration.write(out)
     return calibration
 
 
-def show(calibration: Calibration, arguments: dict[str, Any]) -> None:
-    """Prints the calibration, and how to ship it."""
+def show(calibration: Calibration | DryRun, arguments: dict[str, Any]) -> None:
+    """Prints the calibration, and how to ship it; or what it would take."""
+    if arguments["dry_run"]:
+        print(calibration)
+        return
     model, out, lora = arguments["model"], arguments["out"], arguments["settings"].lora
     words = [model, out / "record.json", out / ("guarded" if lora is None else f"{lora.stem}_guarded.safetensors")]
     words += [] if lora is None else ["--kind", "kohya", "--lora", lora]

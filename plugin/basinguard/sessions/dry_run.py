@@ -1,0 +1,86 @@
+"""What sampling a model takes on this machine, from one batch that is timed; nothing is measured of the model."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+from ..calibration.certification import Certification
+from ..calibration.lessons import truth_of
+from ..calibration.terms import CalibrationTerms
+from ..diffusion.sampling import draw_noise
+from ..similarity.rulers import feature_sets
+from .calibration import weights_of
+from .session import Session
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a command would take.
+
+    Attributes:
+        work: in words.
+        evaluations: of the network, at most.
+        seconds: of one evaluation on this machine.
+        memory: bytes that this process held at most while it was timed.
+    """
+
+    work: str
+    evaluations: int
+    seconds: float
+    memory: int
+
+    def __str__(self) -> str:
+        hours, minutes = divmod(round(self.evaluations * self.seconds / 60), 60)
+        return (
+            f"{self.work}\n"
+            f"time: at most {f'{hours} h ' if hours else ''}{max(1, minutes) if not hours else minutes} min "
+            f"({self.seconds:.2g} s an evaluation, from one batch timed here; a factor of two either way)\n"
+            f"memory: {self.memory / GB:.1f} GB with one batch and its images\n"
+            "dry run: the model was opened, nothing was measured or written"
+        )
+
+
+def dry_run(session: Session, work: str, evaluations: int) -> DryRun:
+    """The price of so many evaluations with an open model."""
+    return DryRun(work, evaluations, seconds_per_evaluation(session), peak_memory())
+
+
+def calibration_dry_run(session: Session, terms: CalibrationTerms, *, per_caption: int = 0) -> DryRun:
+    """The price of a calibration; of an audit also that of each caption's samples, without guidance and of the base."""
+    guard = session.guard
+    truth = truth_of(guard.training, feature_sets())
+    certification = Certification(guard, weights_of(session), terms, truth)
+    cost, samples = certification.cost(), per_caption * len(guard.training.captions)
+    audited = samples * certification.evals_per_sample * (3 if session.provenance.base else 2)
+    work = f"{cost}" + (f"; and {audited:,} for {samples} audited samples" if samples else "")
+    return dry_run(session, work, cost.evaluations + audited)
+
+
+@torch.no_grad()
+def seconds_per_evaluation(session: Session) -> float:
+    """Seconds for one row of a full batch and its share of decoding, after a batch to warm up."""
+    model, rows = session.model, session.guard.plan.chunk
+    probe = session.guard.guided_model(model, session.guard.training.captions[:1])
+    x, prompt = draw_noise(list(range(rows)), model.latent_shape), torch.zeros(rows, dtype=torch.int64)
+    for _ in range(2):
+        start = time.monotonic()
+        float(probe.evaluate(x, probe.timesteps[:1].expand(rows), prompt).sum())  # waits for a GPU
+    seconds = (time.monotonic() - start) / rows
+    start = time.monotonic()
+    float(model.decode(x[:1]).sum())
+    return seconds + (time.monotonic() - start) / (2 * len(probe.path.nodes))
+
+
+def peak_memory() -> int:
+    """Most bytes held so far: on the GPU where there is one, else by the process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
