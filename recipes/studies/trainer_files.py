@@ -3,8 +3,9 @@
     python recipes/studies/trainer_files.py --clients sd-scripts=DIR OneTrainer=DIR SimpleTuner=DIR \\
         ai-toolkit=DIR diffusers=DIR LyCORIS=.
 
-DIR is a trainer's source; nothing of it is here. On TinyWorld with random adapters: what is compared is reading, not
-training. Expect: `recipes/results/trainer_files.json` and `.md`, one row a file, in some five minutes.
+DIR is a trainer's source; nothing of it is here, nor of lycoris-lora, which LyCORIS and SimpleTuner need installed. On
+TinyWorld with random adapters: what is compared is reading, not training.
+Expect: `recipes/results/trainer_files.json` and `.md`, one row a file, in some five minutes.
 """
 
 from __future__ import annotations

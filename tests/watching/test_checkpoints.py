@@ -113,8 +113,8 @@ def test_a_state_of_accelerate_with_the_whole_unet_is_a_lora_in_it(tmp_path):
 def test_a_half_written_file_waits_and_what_is_no_checkpoint_is_left_alone(tmp_path):
     half = saved(tmp_path / "half.safetensors", KOHYA)
     half.write_bytes(half.read_bytes()[:-8])
-    for name in ("optimizer.safetensors", "latents.safetensors"):
-        saved(tmp_path / name, {"x": UP})
+    for name in ("optimizer.safetensors", "latents.safetensors", "checkpoint-4/ema/x.safetensors"):
+        saved(tmp_path / name, KOHYA if "ema" in name else {"x": UP})
     saved(tmp_path / "basinguard" / "state.safetensors", KOHYA)
     scanned = scan(tmp_path, tmp_path / "basinguard")
     assert scanned.checkpoints == ()

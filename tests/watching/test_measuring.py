@@ -1,7 +1,9 @@
 """Checkpoints measured from outside give what a guard in the trainer measured, to the digit."""
 
+import io
 import json
 import os
+import sys
 from dataclasses import replace
 
 import pytest
@@ -12,8 +14,9 @@ from basinguard.guard.plan import ProbePlan
 from basinguard.guard.status import read_history
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.watching.checkpoints import scan
-from basinguard.watching.measuring import CheckpointProbes, opened, training_of
-from basinguard.watching.request import EVENTS, PAGE, WatchRequest, events_of
+from basinguard.watching.measuring import CheckpointProbes, measure_request, opened, training_of
+from basinguard.watching.probe_process import REFUSED
+from basinguard.watching.request import EVENTS, PAGE, STATE, WatchRequest, events_of
 from support.checkpoint_files import KOHYA, saved
 from support.guarded_runs import picture_folder, untimed
 from support.recipe_runs import run_recipe
@@ -133,3 +136,17 @@ def test_another_unet_is_refused_in_one_line(run, tmp_path):
     (checkpoint,) = scan(tmp_path).checkpoints
     with pytest.raises(ValueError, match=r"its UNet has other layers than that of .*; give its own base"):
         opened(checkpoint, run.base)
+
+
+def test_a_full_disk_ends_a_probe_in_one_line(run, tmp_path, monkeypatch, capsys):
+    """The events go to a device without space; what was measured before is there and is to be written down."""
+    measured(run, [])
+    request = replace(run, output=tmp_path)
+    request.folder.mkdir()
+    (request.folder / STATE).write_bytes((run.folder / STATE).read_bytes())
+    (request.folder / EVENTS).symlink_to("/dev/full")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(request.to_json(())))
+    with pytest.raises(SystemExit) as end:
+        measure_request()
+    assert end.value.code == REFUSED
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "[Errno 28] No space left on device"

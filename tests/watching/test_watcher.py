@@ -3,16 +3,18 @@
 import doctest
 import json
 import sys
+from contextlib import nullcontext
 
 import pytest
 from filelock import FileLock
 
-from basinguard.watching import reaction
+from basinguard.watching import probe_process, reaction
 from basinguard.watching import watcher as module
 from basinguard.watching.checkpoints import Checkpoint, OutputScan
+from basinguard.watching.probe_process import ProbeBrokeDown, ProbeProcess
 from basinguard.watching.reaction import BreachAction, WatchPace, WatchReaction
 from basinguard.watching.request import EVENTS, LOCK, WatchRequest, add_event, events_of
-from basinguard.watching.watcher import ProbeBrokeDown, Watcher, checkpoint_to_ship
+from basinguard.watching.watcher import Watcher, checkpoint_to_ship
 from support.checkpoint_files import KOHYA, UP, saved
 
 ONCE = WatchPace(once=True)
@@ -93,7 +95,7 @@ def test_a_file_that_grows_waits_until_it_rests(request_, monkeypatch):
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     watched(request_, script, [], pace=WatchPace(interval=5, idle_minutes=2))
     assert script.asked == [[], ["a-000001.safetensors"]]
-    assert looks[:4] == [(5, 1), (5, 1), (5, 1), (5, 2)]
+    assert looks[:4] == [(5, 1), (3, 1), (3, 1), (5, 2)]
 
 
 def test_a_half_written_file_is_told_of_and_not_measured(request_):
@@ -157,6 +159,46 @@ def test_a_second_watch_on_one_folder_is_refused(request_):
     request_.folder.mkdir(parents=True)
     with FileLock(request_.folder / LOCK), pytest.raises(ValueError, match="is being watched already"):
         watched(request_, Script(), [])
+
+
+SCRIPT = """import json, sys
+sys.stderr.write("ready\\n")
+request = json.loads(sys.stdin.read())
+sys.stderr.write("data: no such folder\\n")
+raise SystemExit({})
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "message"),
+    [
+        (0, None, ""),
+        (2, ValueError, "data: no such folder"),
+        (1, ProbeBrokeDown, "the probe ended with status 1: data: no such folder"),
+    ],
+)
+def test_a_process_that_was_started_ahead_measures_and_is_gone(request_, monkeypatch, status, kind, message):
+    monkeypatch.setattr(probe_process, "COMMAND", [sys.executable, "-c", SCRIPT.format(status)])
+    process, news = ProbeProcess(), []
+    process.start()
+    started = process._process
+    process.start()
+    assert process._process is started
+    with nullcontext() if kind is None else pytest.raises(kind, match=message):
+        process.measure(request_, [], lambda: news.append(started.poll()))
+    assert started.returncode == status
+    assert len(news) == 2
+    assert process._process is None
+
+
+def test_a_process_that_was_not_needed_is_ended(monkeypatch):
+    monkeypatch.setattr(probe_process, "COMMAND", [sys.executable, "-c", SCRIPT])
+    process = ProbeProcess()
+    process.end()
+    process.start()
+    started = process._process
+    process.end()
+    assert started.returncode == -9
 
 
 @pytest.mark.parametrize("text", ["", "touch", "exit now", "stop"])

@@ -26,6 +26,7 @@ LORA = "pytorch_lora_weights.safetensors"  # as diffusers' scripts and SimpleTun
 WRAPPED = ".base_layer."  # of a layer that has a LoRA beside it, where the whole UNet was saved with it
 ORIGINAL = "model.diffusion_model."  # the UNet's tensors in the layout of single files
 IGNORED = ("optimizer", "scheduler", "scaler", "random_states", "ema", "discriminator")  # of a trainer's own state
+MEANS = ("ema", "unet_ema")  # folders of a running mean; what is in training is measured
 PICKLES = re.compile(r".*\.ckpt|(?:pytorch_|diffusion_pytorch_|adapter_).*\.bin|.*(?:-|-step)\d{6,}\.pt")
 PICKLED = "not a .safetensors file; others may run code and are never opened: have the trainer save safetensors"
 SEVERAL = (
@@ -132,7 +133,7 @@ def _candidates(folder: Path, leave_out: Path | None, depth: int = DEPTH) -> Ite
         if named_so and not path.name.startswith((".", *IGNORED)):
             if not (FURTHER.fullmatch(path.name) or (path.name == STATE and (folder / LORA).is_file())):
                 yield path
-        elif depth and path.is_dir() and not path.is_symlink() and not path.name.startswith((".", *components)):
+        elif depth and path.is_dir() and not path.is_symlink() and not path.name.startswith((".", *components, *MEANS)):
             yield from _candidates(path, leave_out, depth - 1)
 
 

@@ -60,17 +60,20 @@ class WatchPace:
     Attributes:
         once: measures what is there, and ends.
         interval: seconds between two looks; a file counts as whole once it is the same at two of them.
+        settle: seconds to the next look where there is a new file, if that is less.
         idle_minutes: ends when nothing new came for so long; 0 waits for ever.
     """
 
     once: bool = False
-    interval: float = 10.0
+    interval: float = 5.0
+    settle: float = 3.0
     idle_minutes: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.interval <= 0 or self.idle_minutes < 0:
+        if min(self.interval, self.settle) <= 0 or self.idle_minutes < 0:
             raise ValueError(
-                f"interval={self.interval}, idle_minutes={self.idle_minutes}: expected more than 0, and 0 or more"
+                f"interval={self.interval}, settle={self.settle}, idle_minutes={self.idle_minutes}: expected more than "
+                "0, more than 0, and 0 or more"
             )
 
 

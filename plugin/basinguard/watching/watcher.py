@@ -6,8 +6,6 @@ Light on purpose: it holds no framework, reads headers alone, and never locks or
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,12 +16,12 @@ from filelock import FileLock, Timeout
 
 from ..core.text import interval_text
 from .checkpoints import Checkpoint, scan
+from .probe_process import ProbeBrokeDown, ProbeProcess
 from .reaction import WatchPace, WatchReaction
 from .request import BASE, LOCK, PAGE, WatchRequest, add_event, display_name, events_of
 
 MOST_TRIES = 3  # of a checkpoint whose probe breaks down
 PATIENCE = 60.0  # seconds after which a file that cannot be read and does not grow is told of
-REFUSED = 2  # exit status of a probe that cannot begin
 Event = dict[str, Any]
 Say = Callable[[str], None]
 Measure = Callable[[WatchRequest, Sequence[Checkpoint], Callable[[], object]], None]
@@ -37,8 +35,8 @@ class Watcher:
         pace: when it looks and ends.
         reaction: what is told and done.
         say: takes every line that is told.
-        measure: measures the base model, if that was not done, and checkpoints, writing down events; see
-            `measure_elsewhere`.
+        measure: measures the base model, if that was not done, and checkpoints, writing down events; a
+            `ProbeProcess` by default.
 
     Attributes:
         breached: whether a checkpoint breached the allowed risk.
@@ -53,7 +51,9 @@ class Watcher:
         measure: Measure | None = None,
     ) -> None:
         self.request, self.pace, self.reaction, self.say = request, pace, reaction, say
-        self.measure = measure or measure_elsewhere
+        self._process = ProbeProcess()
+        self.measure = measure or self._process.measure
+        self._ahead = measure is None  # whether the process may start before it is asked
         self.breached = False
         self._sizes: dict[Path, tuple[int, int]] = {}  # at the last look, of what was not measured yet
         self._tries: Counter[str] = Counter()  # of each checkpoint's state, and of the base model
@@ -71,7 +71,10 @@ class Watcher:
         self.request.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.request.folder / LOCK, timeout=0):
-                self._watch()
+                try:
+                    self._watch()
+                finally:
+                    self._process.end()
         except Timeout:
             raise ValueError(f"{self.request.output} is being watched already; end that watch first") from None
         return self.events()
@@ -96,7 +99,16 @@ class Watcher:
                 return
             if self.pace.idle_minutes and time.monotonic() - last_news > 60 * self.pace.idle_minutes:
                 return
-            time.sleep(self.pace.interval)
+            time.sleep(self._until_next_look())
+
+    def _until_next_look(self) -> float:
+        """Seconds; fewer where a new file is to be seen at rest: the process that will measure it starts meanwhile."""
+        if not self._sizes:
+            self._process.end()
+            return self.pace.interval
+        if self._ahead:
+            self._process.start()
+        return min(self.pace.interval, self.pace.settle)
 
     def _measure(self, pending: Sequence[Checkpoint]) -> None:
         """Has them measured; a probe that breaks down, by a full disk say, is tried a few times and ends no watch.
@@ -131,7 +143,7 @@ class Watcher:
         keys = {event.get("key") for event in past}
         new = [c for c in now.checkpoints if c.key not in keys and self._tries[c.key] < MOST_TRIES]
         settled = [c for c in new if self.pace.once or self._sizes.get(c.path) == (c.size, c.modified)]
-        self._sizes = {c.path: (c.size, c.modified) for c in new}
+        self._sizes = {c.path: (c.size, c.modified) for c in new if c not in settled}
         return settled, dict(now.partial)
 
     def _tell_news(self) -> list[Event]:
@@ -178,44 +190,6 @@ class Watcher:
 def measured_base(past: Sequence[Event]) -> bool:
     """Whether the base model was measured, which is always the first."""
     return any(event["event"] == "measured" for event in past)
-
-
-class ProbeBrokeDown(ValueError):
-    """A probe ended without a word of its own: killed, or by a fault; another try may go well."""
-
-
-def measure_elsewhere(request: WatchRequest, pending: Sequence[Checkpoint], news: Callable[[], object]) -> None:
-    """Has checkpoints measured by a process that ends afterwards, and with it all that it loaded.
-
-    Args:
-        request: what is measured, and with what.
-        pending: checkpoints, in their order.
-        news: called whenever there may be new events.
-
-    Raises:
-        ProbeBrokeDown: the process was killed, or ended by a fault.
-        ValueError: nothing can be measured with what was given.
-    """
-    command, pipe = [sys.executable, "-P", "-m", "basinguard.watching.measuring"], subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, text=True) as process:
-        assert process.stdin is not None
-        assert process.stderr is not None
-        process.stdin.write(request.to_json(tuple(pending)))
-        process.stdin.close()
-        last = ""
-        try:
-            for line in process.stderr:
-                last = line.strip() or last
-                news()
-        except BaseException:
-            process.terminate()
-            raise
-    if process.returncode == REFUSED:
-        raise ValueError(last)
-    if process.returncode < 0:
-        raise ProbeBrokeDown(f"the probe was ended by signal {-process.returncode}; is there enough memory?")
-    if process.returncode:
-        raise ProbeBrokeDown(f"the probe ended with status {process.returncode}: {last}")
 
 
 def told(event: Event) -> str:
