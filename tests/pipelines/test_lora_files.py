@@ -83,6 +83,7 @@ LAYOUTS = {
         unet, text, ends=(".lora_A.default_0.weight", ".lora_B.default_0.weight"), alpha=False
     ),
     "SimpleTuner for ComfyUI": lambda unet, text: dotted(unet, text, prefixes=("diffusion_model.", "text_encoder.")),
+    "ai-toolkit's in peft's names": lambda unet, text: dotted(unet, text, prefixes=("unet.", "lora_te."), alpha=False),
     "peft": lambda unet, text: dotted(
         unet, text, prefixes=("base_model.model.unet.", "base_model.model.text_encoder."), alpha=False
     ),
@@ -198,6 +199,7 @@ def test_what_diffusers_saves_for_a_bare_unet_is_read_with_its_alpha(tmp_path):
 
 KEY = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 OTHERS = {
+    "DoRA of ai-toolkit": {f"{KEY}.lora_down.weight": (2, 32), f"{KEY}.magnitude": (32,)},
     "OFT": {f"{KEY}.oft_blocks": (2, 2, 2)},
     "IA3 of peft": {"base_model.model.x.ia3_l": (1, 32)},
     "norms": {f"{KEY}.w_norm": (32,), f"{KEY}.b_norm": (32,)},

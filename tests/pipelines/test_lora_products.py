@@ -28,7 +28,7 @@ KINDS = {
     "LoKr": LoKrConfig(r=1, alpha=3, target_modules=LINEAR + CONV, init_weights=False),
     "LoKr of two products": LoKrConfig(r=1, alpha=3, target_modules=LINEAR, init_weights=False, decompose_both=True),
     "LoKr without low rank": LoKrConfig(r=16, alpha=16, target_modules=LINEAR + CONV, init_weights=False),
-    "LoKr with a core": LoKrConfig(r=1, alpha=3, target_modules=CONV, init_weights=False, use_effective_conv2d=True),
+    "LoKr with a core": LoKrConfig(r=2, alpha=3, target_modules=CONV, init_weights=False, use_effective_conv2d=True),
 }
 
 

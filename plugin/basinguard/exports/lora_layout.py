@@ -25,14 +25,15 @@ OTHER_KINDS = {
     r"\.[wb]_norm$": "a LoRA with trained norms", r"\.diff(_b)?$": "a file of whole differences",
     r"^bundle_emb|^emb_params|string_to_param": "a LoRA with bundled embeddings (textual inversion)",
     r"\.[ab][12]\.weight$": "a GLoRA", r"lora_[AB](\.[^.]+)?\.bias$|lora_up\.bias$": "a LoRA with biases",
-    r"lora_embedding_": "a LoRA of an embedding", r"vera_lambda": "a VeRA", r"^lora_transformer|^transformer\.":
+    r"lora_embedding_": "a LoRA of an embedding", r"vera_lambda": "a VeRA",
+    r"\.magnitude$": "a DoRA of ai-toolkit's, which does not say its alpha", r"^lora_transformer|^transformer\.":
     "a LoRA of a transformer, not of a UNet", r"lora_te[2-9]_|^text_encoder_[2-9]\.": "a LoRA of Stable Diffusion XL",
 }  # fmt: skip
 ADAPTER = re.compile("|".join(("lora|lokr_|hada_|dora_scale|on_input$", *OTHER_KINDS)))
 ORIGINAL = re.compile(r"(^|[._])(input_blocks|middle_block|output_blocks)[._]|^text_encoders\.")
 PREFIXES = {  # of dotted names; peft's own says nothing of the part
     "base_model.model.": "", "model.diffusion_model.": "unet", "diffusion_model.": "unet", "unet.": "unet",
-    "text_encoder.": "text_encoder",
+    "text_encoder.": "text_encoder", "lora_te.": "text_encoder",
 }  # fmt: skip
 FLAT = {"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te_": "text_encoder", "lycoris_": "unet"}
 RANKED = {"up": 1, "hada_w1_b": 0, "lokr_w2_b": 0, "lokr_w1_b": 0}  # the axis that is the rank, by factor

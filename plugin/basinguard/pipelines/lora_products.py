@@ -96,7 +96,7 @@ def _ia3(factors: Factors, weight: Tensor) -> Halves:
 
 def _tucker(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """A core [r, s, h, w] between factors [r, out] and [s, in]."""
-    return torch.einsum("rs...,ro,si->oi...", core, a, b)
+    return torch.einsum("rs...,ro,si->oi...", core, a, b).contiguous()
 
 
 def _decomposed(factors: Factors, weight: Tensor, delta: Tensor) -> Tensor:
