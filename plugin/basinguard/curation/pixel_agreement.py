@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_closing, binary_erosion, binary_fill_holes, gaussian_filter, label
 
 from .colour_match import LUMA, Pixels
-from .pooling import block_means, even_edges, highest, lowest, pooled, spread_out
+from .pooling import block_means, even_edges, highest, lowest, pooled, spread_out, widest
 
 LEAST, MOST = 12.0, 18.0  # levels that count as a difference, in a pair without noise and in any pair
 EDGE = 0.3  # of the contrast of an edge that both have
@@ -55,7 +55,7 @@ class Difference:
 def pixel_difference(one: Pixels, two: Pixels) -> Difference:
     """What differs between two aligned pictures, [H, W, 3], whose colours were matched."""
     originals = one[RIM:-RIM, RIM:-RIM], two[RIM:-RIM, RIM:-RIM]
-    plain = np.abs(originals[0] - originals[1]).max(2)
+    plain = widest(np.abs(originals[0] - originals[1]))
     if float((plain > SAVED).mean()) <= UNTOUCHED:  # no compression and no shift either, so nothing excuses a letter
         (one, two), residual = originals, plain
     else:
@@ -91,7 +91,7 @@ def _smaller(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> tuple[Pixel
 def _residual(one: Pixels, two: Pixels) -> Pixels:
     """How far two pictures are apart at each pixel, [H, W], in light, or in colour more coarsely."""
     light = range_residual(one @ LUMA, two @ LUMA)
-    colour = range_residual(pooled(one, CHROMA), pooled(two, CHROMA)).max(2)
+    colour = widest(range_residual(pooled(one, CHROMA), pooled(two, CHROMA)))
     return np.maximum(light, spread_out(colour, CHROMA, light.shape))
 
 
@@ -115,7 +115,7 @@ def _other_colours(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> NDArr
     side = max(SMALLEST_CELL, max(places.shape) // CELL)
     edges = even_edges(places.shape[0], side), even_edges(places.shape[1], side)
     covered = block_means(places.astype(np.float32), *edges) > 0
-    cells = (np.abs(block_means(one - two, *edges)).max(2) > TINT) & ~highest(covered)
+    cells = (widest(np.abs(block_means(one - two, *edges))) > TINT) & ~highest(covered)
     return cells.repeat(np.diff(edges[0]), 0).repeat(np.diff(edges[1]), 1)
 
 
@@ -200,7 +200,8 @@ def _rich(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> bool:
     outside = ~blocks(places).any((1, 3))
     contrast = np.minimum(blocks(one @ LUMA).std((1, 3)), blocks(two @ LUMA).std((1, 3)))
     detailed = outside.any() and float((contrast[outside] > DETAIL).mean()) >= RICH
-    return bool(detailed) and not any(_drawn(each[~places][::4]) for each in (one, two))
+    sampled = np.flatnonzero(~places)[::4]
+    return bool(detailed) and not any(_drawn(each.reshape(-1, 3)[sampled]) for each in (one, two))
 
 
 def _drawn(pixels: Pixels) -> bool:
@@ -211,7 +212,8 @@ def _drawn(pixels: Pixels) -> bool:
 
 def _bins(pixels: Pixels) -> NDArray[np.int64]:
     """The number of the bin, 8 levels wide, of each colour [N, 3], [N]."""
-    return (pixels.clip(0, 255) // 8).astype(np.int64) @ (1, 32, 1024)
+    red, green, blue = (pixels.T.clip(0, 255) / 8).astype(np.int64)
+    return red + 32 * green + 1024 * blue
 
 
 def _side(one: Pixels, two: Pixels, place: NDArray[np.bool_]) -> int | None:
@@ -236,6 +238,6 @@ def _flat(picture: Pixels, places: NDArray[np.bool_]) -> bool:
             break
         bins = _bins(left)
         centre = left[bins == np.bincount(bins).argmax()].mean(0)
-        near = (np.abs(left - centre) <= LEVELS).all(1)
+        near = widest(np.abs(left - centre)) <= LEVELS
         covered, left = covered + int(near.sum()), left[~near]
     return covered >= FLAT * total

@@ -35,6 +35,11 @@ def _beside(picture: NDArray[Cells], choose: np.ufunc) -> NDArray[Cells]:
     return chosen
 
 
+def widest(picture: NDArray[Cells]) -> NDArray[Cells]:
+    """The largest of the three channels of [..., 3]; a reduction over so short an axis takes ten times as long."""
+    return np.maximum(np.maximum(picture[..., 0], picture[..., 1]), picture[..., 2])
+
+
 def pooled(picture: Pixels, factor: int) -> Pixels:
     """Means over squares of `factor` pixels of [H, W] or [H, W, C]; those at the right and bottom may be smaller."""
     down = _sums(picture, factor)
