@@ -6,6 +6,7 @@ import re
 import pytest
 from PIL import ImageOps
 
+from basinguard.core.text import printable
 from basinguard.curation.curate import curate_images
 from basinguard.curation.decisions import AllowList, read_allow_list
 from support.browser import BROWSER, evaluate
@@ -44,6 +45,18 @@ find("download").click(); result.everything = await seen.blob.text();
 dropped.querySelector("img").click();
 result.large = find("large").open; result.pair = find("two-name").textContent;
 result.difference = find("difference-name").textContent;
+find("large").close();
+const points = [...document.querySelectorAll("#map circle")];
+result.points = points.map((p) => p.getAttribute("aria-label"));
+const single = points[0], drawn = new Promise((done) => {
+  find("large").showModal = () => done(find("one-name").textContent);
+});
+single.dataset.sha = "of an image without a card";
+single.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+result.single = [await drawn, single.getAttribute("aria-label"), find("one").width];
+const fills = () => points.map((p) => getComputedStyle(p).stroke);
+find("colouring").value = "group"; find("colouring").dispatchEvent(new Event("change"));
+result.by_group = new Set(fills()).size;
 const tint = find("difference").getContext("2d").getImageData(0, 0, 192, 192).data;
 result.brightest = Math.max(...tint.filter((_, k) => k % 4 < 3));
 return result;
@@ -113,6 +126,10 @@ def test_in_a_browser(page, tmp_path):
     assert [(each.sha256, each.action) for each in everything.allowed] == [(dropped.sha256, "drop")]
     assert everything.preferred == ()
     assert result["large"] is True
+    assert sorted(result["points"]) == sorted(printable(d.file_name) for d in curation.decisions)
+    assert result["single"][0] == result["single"][1]
+    assert result["single"][2] == 64
+    assert result["by_group"] == 2  # one group of copies, and grey
     assert result["pair"].startswith(f"{stays}, mirrored, similarity ")
     assert result["difference"].startswith("what differs")
     assert result["brightest"] < 64  # the copy is an exact mirror image; JPEG and four times leave little

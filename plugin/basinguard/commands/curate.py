@@ -24,6 +24,7 @@ def curate(
     trainer: TrainerSettings = TrainerSettings(),
     workers: int | None = None,
     from_run: Path | None = None,
+    select: int | None = None,
 ) -> Outcome:
     """Looks for what a fine-tune would memorize, and writes proposals beside the images, never into them.
 
@@ -40,6 +41,7 @@ def curate(
         workers: processes that read images; all cores by default.
         from_run: what a run on these images left: its log directory with guard.json, its export, or an audit of the
             model; acts on what it memorized. Images are found by their content, whatever they are called now.
+        select: keep so many images, the most diverse ones that show the concept, and propose to leave out the rest.
 
     Raises:
         FileNotFoundError, NotADirectoryError: no such folder.
@@ -56,6 +58,7 @@ def curate(
         trainer=trainer,
         workers=workers,
         from_run=from_run,
+        select=select,
     )
 
 

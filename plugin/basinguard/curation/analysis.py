@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from .. import __version__
@@ -12,6 +14,7 @@ from .captions import clip_token_counter, lint_captions
 from .decisions import AllowList, choose_representatives, propose_decisions
 from .descriptors import NAME as VIEWS
 from .duplicates import Pair, embed_thumbs, find_pairs
+from .embedding_map import map_positions
 from .findings import Finding, about_alike, about_blank, about_copies, about_dark, about_file
 from .groups import Group, find_alike, find_groups
 from .manifest import AlikeRecord, Curation, GroupRecord, LeakRecord, Settings
@@ -20,6 +23,7 @@ from .run_evidence import Evidence
 from .run_remedies import follow
 from .same_picture import Judge
 from .scan import Scan
+from .selection import select_diverse
 from .shared_phrases import phrase_notes
 
 DARK = 15  # the brightest of 255 that 12 bits reach where 16 are expected
@@ -34,10 +38,12 @@ def analyse(
     allow: AllowList | None,
     scorer: Scorer | None = None,
     evidence: Evidence | None = None,
+    select: int | None = None,
 ) -> Curation:
     """Everything found about a set, and what is proposed.
 
-    `other` are held-out images, `evidence` what a training run memorized; the rest is as in `curate`.
+    `other` are held-out images, `evidence` what a training run memorized; `select` keeps so many images, the most
+    diverse ones; the rest is as in `curate`.
     """
     embed = Structure()
     both = _joined(scan, other) if other else scan
@@ -47,7 +53,8 @@ def analyse(
     inside = [pair for pair in pairs if pair.second < len(scan.items)]
     groups = choose_representatives(scan, find_groups(scan, inside, judge=judge), allow)
     alike = find_alike(inside, groups)
-    findings, notes = _findings(scan, groups, leaks, both, embed)
+    vectors = embed_thumbs(scan.thumbs, embed)
+    findings, notes = _findings(scan, groups, leaks, both, find_outliers(vectors, name=embed.name))
     for number, rows in enumerate(alike, start=1):
         for row in rows:
             findings[row].append(about_alike(number, len(rows)))
@@ -56,11 +63,13 @@ def analyse(
             findings[row].append(finding)
     decisions = propose_decisions(scan, groups, findings, repeats=repeats, allow=allow)
     decisions, remedies = follow(decisions, evidence.risks) if evidence else (decisions, [])
+    decisions = select_diverse(decisions, vectors.numpy(), select) if select else decisions
     settings = Settings(
         embedder=embed.name,
         views=VIEWS,
         thresholds={"whole": SIMILAR_WHOLE, "part": SIMILAR_PART},
         repeats=repeats,
+        select=select,
         basinguard=__version__,
     )
     return Curation(
@@ -78,13 +87,14 @@ def analyse(
         leaks=tuple(_leak_record(pair, both) for pair in leaks),
         run=evidence.source if evidence else "",
         remedies=tuple(remedies),
+        positions=tuple((x, y) for x, y in map_positions(vectors.numpy()).tolist()),
         notes=tuple(notes),
         problems=both.problems,
     )
 
 
 def _findings(
-    scan: Scan, groups: list[Group], leaks: list[Pair], both: Scan, embed: Structure
+    scan: Scan, groups: list[Group], leaks: list[Pair], both: Scan, outliers: Mapping[int, Finding]
 ) -> tuple[dict[int, list[Finding]], tuple[str, ...]]:
     findings: dict[int, list[Finding]] = {row: [] for row in range(len(scan.items))}
     for group in groups:
@@ -93,7 +103,7 @@ def _findings(
     for pair in leaks:
         held = printable(both.items[pair.second].file_name)
         findings[pair.first].append(Finding(code="leak", message=f"the held-out image {held} shows this picture"))
-    for row, finding in find_outliers(embed_thumbs(scan.thumbs, embed), name=embed.name).items():
+    for row, finding in outliers.items():
         findings[row].append(finding)
     linted = lint_captions([item.captions for item in scan.items], count_tokens=clip_token_counter())
     for row, item in enumerate(scan.items):

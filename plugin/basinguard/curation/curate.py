@@ -59,11 +59,12 @@ def curate_images(
     workers: int | None = None,
     scorer: Scorer | None = None,
     from_run: Path | None = None,
+    select: int | None = None,
 ) -> Outcome:
     """Looks for what a fine-tune would memorize, and writes proposals beside the sources, never into them.
 
     Args:
-        source, out, heldout, allow_list, apply, trainer, workers, from_run: as in `commands.curate`.
+        source, out, heldout, allow_list, apply, trainer, workers, from_run, select: as in `commands.curate`.
         scorer: a CLIP model that looks for captions which do not say what the image shows, such as
             `similarity.clip_score.ClipScore`; None leaves that out.
 
@@ -76,6 +77,8 @@ def curate_images(
     """
     from . import analysis, run_evidence  # torch and scipy: the command line shows its help without them
 
+    if select is not None and select < 1:
+        raise ValueError(f"select={select}: expected how many images to keep, at least 1")
     directories, out = _places(source, out)
     given = read_allow_list(allow_list) if allow_list else AllowList()
     _make(out)
@@ -90,7 +93,9 @@ def curate_images(
     evidence = None
     if from_run:
         evidence = run_evidence.read_run(Path(from_run), scan.items, scan.sha256, _orders(directories, scan))
-    curation = analysis.analyse(scan, other, repeats=trainer.repeats, allow=allow, scorer=scorer, evidence=evidence)
+    curation = analysis.analyse(
+        scan, other, repeats=trainer.repeats, allow=allow, scorer=scorer, evidence=evidence, select=select
+    )
     places = OutputPlaces(tuple(directories), out, apply)
     written, failed = write_outputs(places, curation, folder, scan, allow, resolution=trainer.resolution)
     return Outcome(curation, tuple(written), tuple(failed))

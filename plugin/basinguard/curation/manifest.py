@@ -33,6 +33,7 @@ class Settings(Schema):
     views: str = ""
     thresholds: dict[str, float]
     repeats: int
+    select: int | None = None
     basinguard: str
 
 
@@ -77,7 +78,8 @@ class LeakRecord(Schema):
 class Curation(Schema):
     """A whole curation, as in curation.json; no absolute paths and no dates, so that two runs compare.
 
-    `run` says where evidence of a training run was read, and `remedies` what it calls for, most memorized first.
+    `positions` are places of the images on a map, see `embedding_map`, in the order of decisions. `run` says where
+    evidence of a training run was read, and `remedies` what it calls for, most memorized first.
     """
 
     schema_version: Literal[1] = 1
@@ -86,6 +88,7 @@ class Curation(Schema):
     groups: tuple[GroupRecord, ...]
     alike: tuple[AlikeRecord, ...] = ()
     leaks: tuple[LeakRecord, ...]
+    positions: tuple[tuple[float, float], ...] = ()
     run: str = ""
     remedies: tuple[Remedy, ...] = ()
     notes: tuple[str, ...]

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..core.files import write_bytes
 from ..core.text import printable
 from .decisions import ALLOW_LIST, AllowList, Decision
+from .embedding_map import map_points
 from .folder import Folder, Item, Problem
 from .manifest import MANIFEST, Curation, manifest_lines
 from .report import PageContext, next_command, render_report
@@ -62,7 +63,9 @@ def _makers(
 ) -> list[Maker]:
     paths = {item.file_name: item.path for item in scan.items}
     title = ", ".join(source.resolve().name for source in places.sources)
-    page = PageContext(title, next_command(places.sources, places.out, apply=places.apply), applied=places.apply)
+    command = next_command(places.sources, places.out, apply=places.apply, select=curation.settings.select)
+    points = map_points(curation.decisions, curation.positions, scan.thumbs, scan.aspects)
+    page = PageContext(title, command, applied=places.apply, points=tuple(points))
     return [
         (places.out, lambda: {"curation.json": (curation.to_json() + "\n").encode()}),
         *_manifests(places, curation.decisions, scan.items),

@@ -17,6 +17,7 @@ from ..core.html import render_template, thumbnail_uri
 from ..core.images import BadImage, open_image, to_rgb
 from ..core.text import printable
 from .decisions import ALLOW_LIST, CurationAction, Decision
+from .embedding_map import Point
 from .folder import Problem
 from .manifest import MANIFEST, AlikeRecord, Curation, GroupRecord
 
@@ -55,18 +56,21 @@ class PageContext:
         title: what was curated.
         command: what to call next.
         applied: a manifest was written into the folder.
+        points: images on the map; none leaves it out.
     """
 
     title: str
     command: str
     applied: bool = False
+    points: tuple[Point, ...] = ()
 
 
-def next_command(sources: Sequence[Path], out: Path, *, apply: bool) -> str:
+def next_command(sources: Sequence[Path], out: Path, *, apply: bool, select: int | None = None) -> str:
     """The command that follows once a page was decided on."""
     first = sources[0].resolve()
     beside = out.resolve() == first.with_name(first.name + "-curation")
     words = ["basinguard", "curate", *sources, *(() if beside else ("--out", out)), "--allow-list", ALLOW_LIST]
+    words += [f"--select={select}"] if select else []
     return shlex.join(map(str, [*words, "--apply"]))
 
 
