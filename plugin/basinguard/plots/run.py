@@ -34,24 +34,25 @@ def dashboard(history: Sequence[Report], status: RunStatus) -> Figure:
     figure = Figure(figsize=(10.5, 6.4), dpi=110, layout="constrained")
     axes = figure.subplots(2, 3).flat
     x = [report.epoch + 1 for report in history]
-    panels: list[tuple[str, list[Line], float | None]] = [
-        ("risk", [
+    panels: list[tuple[str, str, list[Line], float | None]] = [
+        ("risk", "share of samples", [
             ("plain CFG", VERMILLION, lambda r: r.samples.risk),
             ("guarded, training captions", BLUE, guarded_risk),
             ("empty prompt", GREEN, lambda r: r.basin.risk_uncond),
         ], status.alpha),
-        ("taught and alignment, plain CFG", [
+        ("taught and alignment, plain CFG", "taught; cosine", [
             ("taught", GREEN, lambda r: r.heldout.taught), ("alignment", BLUE, alignment_of),
         ], None),
-        ("basin width", [("share of [0, T]", BLUE, lambda r: r.basin.width)], None),
-        ("alarm: gap beyond held-out captions", [("excess", GREEN, lambda r: r.gaps.excess)], 0.0),
-        ("alarm: log critical scale beyond held-out", [
+        ("basin width", "share of the trajectory", [("share of [0, T]", BLUE, lambda r: r.basin.width)], None),
+        ("alarm: gap beyond held-out captions", "epsilon", [("excess", GREEN, lambda r: r.gaps.excess)], 0.0),
+        ("alarm: critical scale beyond held-out", "log of sigma", [
             ("excess", BLUE, lambda r: r.critical_scales.excess),
         ], 0.0),
     ]  # fmt: skip
-    for (title, lines, limit), panel in zip(panels, axes, strict=False):
-        _panel(panel, x, history, title, lines, limit)
-        _mark(panel, status)
+    for (title, unit, lines, limit), panel in zip(panels, axes, strict=False):
+        if _panel(panel, x, history, title, lines, limit):
+            panel.set_ylabel(unit, fontsize=8)
+            _mark(panel, status)
     _strip(figure.axes[5], history)
     verdict = status.verdict
     sure = f", confidence {verdict.confidence:.2f}" if verdict.confidence is not None else ""
@@ -84,7 +85,8 @@ def learning_figure(history: Sequence[Report], status: RunStatus) -> Figure:
 
 def _panel(
     axes: Axes, x: list[int], history: Sequence[Report], title: str, lines: list[Line], limit: float | None
-) -> None:
+) -> bool:
+    """Draws it; whether anything of it was measured."""
     drawn = 0
     for label, colour, read in lines:
         values = [read(report) for report in history]
@@ -101,6 +103,7 @@ def _panel(
     axes.set_title(title, fontsize=9)
     open_frame(axes)
     axes.tick_params(labelsize=8)
+    return drawn > 0
 
 
 def _mark(axes: Axes, status: RunStatus) -> None:

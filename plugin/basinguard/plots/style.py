@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7f7f7f"
 PURPLE, ORANGE, SKY, BLACK = "#CC79A7", "#E69F00", "#56B4E9", "#000000"
+MARKERS = {BLUE: "^", VERMILLION: "o", GREEN: "s", GREY: "D"}  # lines are told apart without their colours as well
 LIMIT = (0, (4, 2))  # dashes of a line that must not be crossed
 
 
@@ -41,7 +42,7 @@ def banded_line(
     if not x:
         return
     value, low, high = zip(*((e.value, e.low, e.high) if e else (math.nan,) * 3 for e in y), strict=True)
-    axes.plot(x, value, color=colour, marker="o", markersize=markersize, label=label)
+    axes.plot(x, value, color=colour, marker=MARKERS.get(colour, "o"), markersize=markersize, label=label)
     axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 

@@ -36,9 +36,10 @@ def products_figure(certificate: Certificate) -> Figure:
     goal = "what is left of what was taught (0 = base model, 1 = true images)"
     figure, axes = canvas(goal if by_taught else "agreement of image and caption", "share of samples that copy")
     _cloud(axes, of_phase(tried, "search"), place)
+    labels = Labels([x.value for c in tried if (x := place(c)) is not None])
     for kind, colour in ((True, BLUE), (False, GREEN)):
         chain = [c for c in of_phase(tried, "proof") if c.product.guidance.plain == kind]
-        _chain(axes, chain, place, colour, "plain CFG at a strength and scale" if kind else "rules")
+        _chain(axes, chain, place, colour, labels, "plain CFG at a strength and scale" if kind else "rules")
     if (plain := place(certificate.plain)) is not None:
         _cross(axes, plain, certificate.plain.risk, VERMILLION, "plain CFG without a guard")
     if (chosen := place(certificate.shipped)) is not None and certificate.shipped.proven:
@@ -51,6 +52,32 @@ def products_figure(certificate: Certificate) -> Figure:
     return figure
 
 
+class Labels:
+    """Where there is room for a label: none is written over another; the table names every product.
+
+    Args:
+        x: where the points lie.
+    """
+
+    WIDE, HIGH = 0.5, 0.05  # shares of the picture that a label takes
+
+    def __init__(self, x: Sequence[float]) -> None:
+        self.width = max(x, default=1.0) - min(x, default=0.0)
+        self.taken: list[tuple[float, float]] = []
+
+    def free(self, x: float, y: float) -> bool:
+        """Whether a label fits beside a point; it is taken then.
+
+        Example:
+            >>> labels = Labels([0.0, 1.0])
+            >>> labels.free(0.1, 0.5), labels.free(0.2, 0.52), labels.free(0.2, 0.9)
+            (True, False, True)
+        """
+        room = all(abs(x - a) > self.WIDE * self.width or abs(y - b) > self.HIGH for a, b in self.taken)
+        self.taken += [(x, y)] if room else []
+        return room
+
+
 def _cloud(axes: Axes, searched: Sequence[ProductCandidate], place: Place) -> None:
     spots = [(x.value, c.risk.value, c.product.strength) for c in searched if (x := place(c)) is not None]
     shares = [(x, y) for x, y, strength in spots if strength > 0]
@@ -59,14 +86,17 @@ def _cloud(axes: Axes, searched: Sequence[ProductCandidate], place: Place) -> No
     axes.plot(*zip(*base, strict=True), "*", color=BLACK, markersize=11, label="base model") if base else None
 
 
-def _chain(axes: Axes, chain: Sequence[ProductCandidate], place: Place, colour: str, label: str) -> None:
+def _chain(
+    axes: Axes, chain: Sequence[ProductCandidate], place: Place, colour: str, labels: Labels, label: str
+) -> None:
     for candidate in chain:
         x = place(candidate)
         if x is not None:
             face = colour if candidate.proven else "white"
             _cross(axes, x, candidate.risk, colour, label, marker="o", face=face)
-            axes.annotate(str(candidate.product), (x.value, candidate.risk.value), xytext=(6, 5),
-                          textcoords="offset points", fontsize=6)  # fmt: skip
+            if labels.free(x.value, candidate.risk.value):
+                axes.annotate(str(candidate.product), (x.value, candidate.risk.value), xytext=(6, 5),
+                              textcoords="offset points", fontsize=6)  # fmt: skip
             label = ""
 
 
