@@ -16,6 +16,7 @@ from basinguard.core.files import write_bytes
 from basinguard.curation import analysis, output_files, scan, thumbnail_cache
 from basinguard.curation.curate import curate_images
 from basinguard.curation.manifest import MANIFEST, Curation
+from support.messy_folder import write_messy_folder
 
 
 def tree(directory: Path) -> dict[str, tuple]:
@@ -313,3 +314,12 @@ def test_pictures_of_any_size_and_colour_go_through(folder_of):
     outcome = curate_images(folder_of(images))
     assert len(outcome.curation.decisions) == 7
     assert outcome.curation.groups == ()
+
+
+def test_the_command_says_how_to_train_on_what_stays_and_what_training_will_refuse(capsys, tmp_path):
+    write_messy_folder(tmp_path / "my photos", without_captions=(3,), scenes=5)
+    main(["curate", str(tmp_path / "my photos"), "--workers", "1"])
+    page = capsys.readouterr().out
+    assert "without a caption, which training refuses: 1 that stay, such as IMG_1003.JPEG" in page
+    assert f"basinguard curate '{tmp_path}/my photos' --apply" in page
+    assert page.rstrip().endswith("--data.init_args.manifest metadata.curated.jsonl")

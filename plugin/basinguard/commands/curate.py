@@ -64,11 +64,16 @@ def curate(
 
 def show(outcome: Outcome, arguments: dict[str, Any]) -> None:
     """Prints what was found, and what to do next: look, decide, train on what stays."""
+    from ..core.text import printable
     from ..curation.manifest import MANIFEST
 
     given = arguments["source"]
     folders = [shlex.quote(str(folder)) for folder in (given if isinstance(given, list | tuple) else [given])]
     print(outcome)
+    bare = [row.file_name for row in outcome.curation.decisions if row.repeats and not any(row.captions)]
+    if bare:
+        print(f"\nwithout a caption, which training refuses: {len(bare)} that stay, such as {printable(bare[0])};")
+        print("write one into a .txt of the same name, or move them away, and curate again")
     if not arguments["apply"]:
         print(f"\nnothing has changed; look at report.html, then: basinguard curate {' '.join(folders)} --apply")
     if len(folders) == 1:
