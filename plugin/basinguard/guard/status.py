@@ -90,7 +90,8 @@ def telling(history: Sequence[Report], status: RunStatus | None, epoch: int, *, 
         yield
         return
     most = max((report.unet_evals for report in history), default=0)
-    with shown(), working(f"probe of {epoch_name(epoch)}", most, status.verdict.state if status else ""):
+    word = status.verdict.state if status and status.verdict.level >= 0 else ""
+    with shown(), working(f"probe of {epoch_name(epoch)}", most, word):
         yield
 
 
