@@ -82,6 +82,11 @@ class GuardHooks(RunSettings):
         """Remembers which epoch this is, whatever ends it."""
         self._epoch = trainer.current_epoch
 
+    def on_train_batch_end(self, trainer: Any, *step: Any) -> None:
+        """Lets whoever waits hear of it."""
+        if self._monitors is not None:
+            self._monitors.beat()
+
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measures the model as this epoch left it, and logs every number for monitors."""
         if self._monitors is None:

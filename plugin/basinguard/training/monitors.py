@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..core.progress import EVERY, duration, say, shown
 from ..core.report import last_search
 from .guarded_run import GuardedRun
 from .logging import newest_scalars
@@ -19,8 +22,18 @@ class Monitors:
     def __init__(self, trainer: Any, run: GuardedRun) -> None:
         self.trainer, self.run = trainer, run
         self._logged = 0  # reports
+        self._begun = self._told = time.monotonic()
         excuse_monitors(trainer)
         show_on_progress_bar(trainer, lambda: run.status.verdict.state if run.status else "")
+
+    def beat(self) -> None:
+        """Says how far the training is, every half minute, where no terminal shows its progress bar."""
+        now, trainer = time.monotonic(), self.trainer
+        if sys.stderr.isatty() or now - self._told < EVERY or not trainer.is_global_zero:
+            return
+        self._told = now
+        with shown():
+            say(training_line(trainer, now - self._begun, self.run.status.verdict.state if self.run.status else ""))
 
     def update(self, pl_module: Any) -> None:
         """Logs the newest value of everything, which lasts as long as the fit; loggers got what is new already."""
@@ -33,6 +46,15 @@ class Monitors:
             on_bar = {name: values[f"guard/{name}"] for name in ON_BAR if f"guard/{name}" in values}
             pl_module.log_dict(values, **EXACT)
             pl_module.log_dict(on_bar, prog_bar=True, **EXACT)
+
+
+def training_line(trainer: Any, seconds: float, state: str) -> str:
+    """Epoch, update and what is left of a fit after so many seconds, with the last verdict."""
+    done, updates = trainer.global_step, trainer.estimated_stepping_batches
+    of = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+    left = f", about {duration(seconds / done * (updates - done))} left" if done and updates < float("inf") else ""
+    verdict = f"; last: {state}" if state else ""
+    return f"training: epoch {trainer.current_epoch + 1}{of}, update {done}{left}{verdict}"
 
 
 def excuse_monitors(trainer: Any) -> None:
