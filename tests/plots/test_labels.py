@@ -4,9 +4,11 @@ import doctest
 
 from matplotlib.figure import Figure
 
+from basinguard.guard.status import run_status
 from basinguard.plots import tradeoff
+from basinguard.plots.run import learning_figure
 from basinguard.plots.style import BLUE, GREEN, VERMILLION, banded_line
-from support.reports import near
+from support.reports import base, near, report
 
 
 def test_examples():
@@ -18,3 +20,13 @@ def test_lines_differ_in_their_markers():
     for colour in (BLUE, GREEN, VERMILLION):
         banded_line(axes, [0, 1], [near(0.1), near(0.2)], colour, colour)
     assert len({line.get_marker() for line in axes.lines}) == 3
+
+
+def test_epochs_are_ticked_at_whole_numbers_and_no_title_runs_out_of_the_picture():
+    history = [base(), report(0, 20, transition=None)]
+    figure = learning_figure(history, run_status(history, 0.1))
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    title = axes._left_title.get_window_extent()
+    assert title.x1 <= figure.bbox.x1

@@ -13,7 +13,7 @@ from ..core.report import Report
 from ..core.text import epoch_name
 from ..guard.checkpoint_selection import alignment_of, guarded_risk
 from ..guard.status import RunStatus
-from .style import BLUE, GREEN, GREY, LIMIT, VERMILLION, banded_line, canvas, not_measured, open_frame
+from .style import BLUE, GREEN, GREY, LIMIT, VERMILLION, banded_line, canvas, not_measured, open_frame, whole_epochs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +79,8 @@ def learning_figure(history: Sequence[Report], status: RunStatus) -> Figure:
     _mark(axes, status)
     axes.set_ylim(-0.5, 1.1)
     axes.legend(frameon=False, fontsize=8, loc="upper left")
-    axes.set_title(f"{status.verdict.state}; ship: {_ship(status)}", fontsize=9, loc="left")
+    axes.set_title(f"{status.verdict.state}\nship: {_ship(status)}", fontsize=9, loc="left")
+    whole_epochs(axes)
     return figure
 
 
@@ -103,6 +104,8 @@ def _panel(
     axes.set_title(title, fontsize=9)
     open_frame(axes)
     axes.tick_params(labelsize=8)
+    if drawn:
+        whole_epochs(axes)
     return drawn > 0
 
 

@@ -46,6 +46,13 @@ def banded_line(
     axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
+def whole_epochs(axes: Axes) -> None:
+    """Ticks at whole numbers: there is no half of an epoch to look at."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+
+
 def not_measured(axes: Axes) -> None:
     """Says so in the middle of an empty panel."""
     axes.text(0.5, 0.5, "not measured", ha="center", va="center", color=GREY, transform=axes.transAxes)
