@@ -141,7 +141,7 @@ class CheckpointProbes:
             return
         event = {"event": "measured", "checkpoint": name, **_numbers(report, self.run.status), **more}
         write_run_state(self.folder / STATE, {**self.run.state_dict(), "base": self.base_name, "event": event})
-        add_event(self.folder, event)
+        self._write_down(event)
         if self.run.status is not None:
             write_page(self.folder, self.run.history, self.run.status, self.request)
 
@@ -153,7 +153,11 @@ class CheckpointProbes:
         return self.loggers
 
     def _event(self, what: str, name: str, **values: Any) -> None:
-        add_event(self.folder, {"event": what, "checkpoint": name, **values})
+        self._write_down({"event": what, "checkpoint": name, **values})
+
+    def _write_down(self, event: dict[str, Any]) -> None:
+        add_event(self.folder, event)
+        print(file=sys.stderr, flush=True)  # whoever waits tells of it now, not when this process ends
 
 
 def _numbers(report: Report, status: RunStatus | None) -> dict[str, Any]:
