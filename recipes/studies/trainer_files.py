@@ -41,6 +41,8 @@ own code and read by our one loader; diffusers' scripts are run to their end, an
 the largest difference between a layer's answers to unit inputs under the trainer's layers and under ours; in brackets
 how far the adapter itself moves a weight. Output: the same for one prediction of the UNet. Layers changed counts those
 that are moved by more than 1e-4. Layers without such answers (convolutions with a stride) are in the output alone.
+A row with a sentence is a file that could not be written, or that is refused: OneTrainer's ORIGINAL and COMFY formats
+know UNets of the true shape alone, and its trainer could not write them here.
 
 | trainer | version | layout | file | step, epoch | tensors | layers changed | weights | output |
 |---|---|---|---|---|---|---|---|---|"""
