@@ -11,6 +11,7 @@ from basinguard.calibration.candidate import Candidate
 from basinguard.calibration.design import Design
 from basinguard.calibration.fixed_sequence import climb
 from basinguard.calibration.trial import calibration_pairs
+from basinguard.core.stats import wilson
 
 CAPTIONS, ALPHA, DELTA = 24, 0.1, 0.05
 ROUNDS = Design.of("sequential", CAPTIONS, 144)
@@ -20,6 +21,17 @@ def looked_at(risks, trials, seed=0):
     """Copies so far after each round, [trials, rounds], where each caption has a risk of its own."""
     rng = np.random.default_rng(seed)
     return (rng.random((trials, ROUNDS.rounds, CAPTIONS)) < risks).sum(2).cumsum(1)
+
+
+@lru_cache
+def clear(hits, n):
+    return ROUNDS.clear(hits, n, ALPHA, DELTA)
+
+
+def first_clear(row):
+    """Copies and pairs where the verdict was clear."""
+    counts = [(int(hits), CAPTIONS * (k + 1)) for k, hits in enumerate(row)]
+    return next(count for count in counts if clear(*count))
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0], ids=["every caption alike", "a few captions copied always"])
@@ -62,13 +74,20 @@ def test_a_clear_verdict_takes_few_pairs(risk, most, verdict):
     assert (Candidate.measured(copied[rows], prompt[rows], ALPHA, ROUNDS).p_value <= DELTA) is verdict
 
 
+def test_an_interval_holds_however_the_rounds_came_to_end():
+    """Risks of which the truth is known, stopped where the verdict was clear: outside at most as often as it says."""
+    interval, missed = lru_cache(lambda hits, n: ROUNDS.interval(wilson(hits, n))), []
+    for risk in (0.02, 0.1, 0.3):
+        for row in looked_at(risk, 300, seed=round(100 * risk)):
+            estimate = interval(*first_clear(row))
+            missed.append(not estimate.low <= risk <= estimate.high)
+    assert np.mean(missed) <= 0.05
+    assert Design(144).interval(wilson(3, 144)) == wilson(3, 144)
+
+
 def test_near_the_limit_it_has_the_power_of_a_fixed_design_at_no_more_pairs():
     """A risk of 0.04 where 0.1 is allowed: 144 pairs prove it in 88 % of trials."""
-    clear = lru_cache(lambda hits, n: ROUNDS.clear(hits, n, ALPHA, DELTA))
-    ends = []
-    for row in looked_at(0.04, 1000):
-        counts = [(int(hits), CAPTIONS * (k + 1)) for k, hits in enumerate(row)]
-        ends.append(next(count for count in counts if clear(*count)))
+    ends = [first_clear(row) for row in looked_at(0.04, 1000)]
     proven = np.mean([ROUNDS.p_value(hits, n, ALPHA) <= DELTA for hits, n in ends])
     assert proven > binom.cdf(8, 144, 0.04) - 0.08
     assert np.mean([n for _, n in ends]) < 144

@@ -47,6 +47,7 @@ class Candidate:
     ) -> Self:
         """From which pairs are copies, [N] bool, and their prompts, [N]; `rest` are the other attributes."""
         risk = stats.rate(hits, prompt)
+        risk = design.interval(risk) if design else risk
         return cls(risk=risk, p_value=_p_value(risk, alpha, design), design=design, **rest)
 
     def retested(self, alpha: float) -> Self:

@@ -22,7 +22,8 @@ from scipy.stats import betabinom
 from torch import Tensor
 
 from ..core import stats
-from ..core.betting import log_capital_below
+from ..core.betting import anytime_interval, log_capital_below
+from ..core.estimate import Estimate
 from .terms import EARLY, Kind
 
 ROUND = 24  # pairs, at least: fewer would leave a sampler's batches empty
@@ -78,6 +79,14 @@ class Design:
             return whole
         early = math.exp(-float(log_capital_below(hits, n, alpha)))
         return min(1.0, early / EARLY, whole / (1 - EARLY))
+
+    def interval(self, risk: Estimate) -> Estimate:
+        """The interval of a measured risk, wide enough for having stopped where it suited."""
+        if self.rounds == 1:
+            return risk
+        anytime = anytime_interval(round(risk.value * risk.n), risk.n, risk.level)
+        ends = {"low": min(risk.low, anytime.low), "high": max(risk.high, anytime.high)}
+        return risk.model_copy(update=ends | {"method": f"{risk.method}; {anytime.method}"})
 
     def clear(self, hits: int, n: int, alpha: float, delta: float) -> bool:
         """Whether the verdict of a test at `delta` is: proven, hopeless, or out of pairs."""
