@@ -6,8 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from basinguard.core.files import joined_sha256
 from basinguard.curation.curate import curate_images
+from basinguard.curation.folder import read_folder
 from basinguard.curation.manifest import MANIFEST
 from basinguard.training.data import ImageFolder
 
@@ -71,7 +75,67 @@ def beside(name: str, content: bytes = b"no picture") -> Change:
     return run
 
 
+def problem(code: str, name: str, content: bytes) -> Change:
+    """A folder of two captioned images with one more file: the line about it in the list of problems."""
+
+    def run(root: Path) -> None:
+        photos = picture_folder(root / "photos")
+        (photos / name).write_bytes(content)
+        raise UserWarning(next(str(each) for each in read_folder(photos).problems if each.code == code))
+
+    return run
+
+
+def finding(code: str, name: str, picture: Image.Image, **options: object) -> Change:
+    """A folder of two captioned images with one more: what is noticed about it."""
+
+    def run(root: Path) -> None:
+        photos = picture_folder(root / "photos")
+        picture.save(photos / name, **options)
+        decisions = curate_images(photos, workers=1).curation.decisions
+        (decision,) = (each for each in decisions if each.file_name == name)
+        raise UserWarning(f"{name}: " + next(each.message for each in decision.findings if each.code == code))
+
+    return run
+
+
+def one_inside_the_other(root: Path) -> None:
+    photos = picture_folder(root / "photos")
+    (photos / "more").mkdir()
+    curate_images([photos, photos / "more"])
+
+
+def grey(mode: str) -> Image.Image:
+    return Image.linear_gradient("L").resize((64, 64)).convert(mode)
+
+
+def of_12_bits() -> Image.Image:
+    return Image.fromarray(np.tile(np.linspace(0, 4095, 64), (64, 1)).astype(np.uint16))
+
+
 CURATION_CASES: dict[str, Change] = {
+    "curate: a picture of a type that is not read": problem("type-not-read", "a.psd", b"x"),
+    "curate: captions in captions.csv": problem("metadata-name", "captions.csv", b"file_name,text"),
+    "curate: a caption in UTF-16 without its mark": problem(
+        "caption-unreadable", "0.txt", "a ball".encode("utf-16-le")
+    ),
+    "curate: a caption with a NUL character": problem("caption-unreadable", "0.txt", b"a\0ball"),
+    "curate: a comma in a CSV without quotes": problem("row-unusable", "metadata.csv", b"file_name,text\n0.png,a, b\n"),
+    "curate: a stray quote in a CSV": problem(
+        "row-unusable", "metadata.csv", b'file_name,text\n0.png,a "b" c"\n1.png,"d\n'
+    ),
+    "curate: captions under another name of a column": problem(
+        "caption-column-missing", "metadata.csv", b"file_name,description\n0.png,a\n"
+    ),
+    "curate: a .caption beside a .txt": problem("caption-ambiguous", "0.caption", b"a ball"),
+    "curate: a caption without an image": problem("caption-orphan", "7.txt", b"a ball"),
+    "curate: a damaged EXIF block": finding("exif", "a.jpg", grey("RGB"), exif=b"Exif\0\0II*\0\xff\xff\xff\xff"),
+    "curate: a white logo on a transparent ground": finding("blank", "a.png", Image.new("LA", (64, 64), (255, 90))),
+    "curate: a picture in CMYK": finding("mode", "a.tif", grey("CMYK")),
+    "curate: a scan of 12 bits in a file of 16": finding("dark", "a.png", of_12_bits()),
+    "curate: a folder and one inside it": one_inside_the_other,
+    "curate: --select 0": lambda root: curate_images(picture_folder(root / "photos"), select=0),
+    "curate: no folder": lambda root: curate_images([]),
     "thumbnails of a storage box": beside("@eaDir/0.png"),
     "a mask beside its image": beside("0-masklabel.png"),
     "a manifest, then a caption edited": after_manifest(lambda photos: (photos / "0.txt").write_text("a kite")),

@@ -140,11 +140,14 @@ def _link(source: Path, place: Path) -> None:
     place.parent.mkdir(exist_ok=True)
     if place.exists() and place.samefile(source):
         return
-    place.unlink(missing_ok=True)
+    partial = place.with_name(f".{place.name}.{os.getpid()}")  # so that two runs at once do not meet
+    partial.unlink(missing_ok=True)
     try:
-        os.link(source, place)
+        os.link(source, partial)
     except OSError:  # another disk, or one without links
         try:
-            place.symlink_to(source)
+            partial.symlink_to(source)
         except OSError:
-            shutil.copyfile(source, place)
+            shutil.copyfile(source, partial)
+    partial.replace(place)
+    partial.unlink(missing_ok=True)  # still there where another run had made the same link
