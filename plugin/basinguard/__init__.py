@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # `as` says to type checkers that the name is public
+    from .attacks.monitor import Monitor as Monitor
     from .basin.curves import mean_width as mean_width
     from .basin.curves import median_exit as median_exit
     from .basin.curves import risk_curve as risk_curve
@@ -93,6 +94,7 @@ _MODULES = {
     "training.data": ("ImageFolder",),
     "training.guard_options": ("BreachResponse", "ControlGroup", "Interventions"),
     "guard.guard": ("Guard",),
+    "attacks.monitor": ("Monitor",),
     "guard.plan": ("ProbePlan",),
     "guard.training_set": ("TrainingSet",),
     "calibration.terms": ("CalibrationTerms",),

@@ -17,9 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from basinguard.attacks.plan import AttackPlan
 from basinguard.attacks.registry import ATTACKS
 from basinguard.attacks.round import Lineup, run_round
 from basinguard.attacks.target import Target
-from basinguard.core.attack_table import TARGETS
+from basinguard.core.attack_table import TARGETS, TargetName
 from basinguard.core.progress import shown
 from basinguard.guard.guard import Guard
 from basinguard.guidance.core import from_record
@@ -52,7 +53,7 @@ SHOWN = 8  # copies of each attack on its sheet
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", required=True, help="TASK=FOLDER of each run")
-    parser.add_argument("--parts", nargs="+", default=["extraction", "membership"])
+    parser.add_argument("--parts", nargs="+", default=list(PARTS))
     parser.add_argument("--art", type=Path, help="the unpacked emoji package, for the task art")
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--results", type=Path, default=Path("recipes/results"))
@@ -60,39 +61,32 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = args.results / "attack_study.json"
-    for part, run in [(part, run) for part in args.parts for run in args.runs]:
-        name, _, folder = run.partition("=")
-        results = json.loads(path.read_text()) if path.exists() else {}
-        if part in results.get(name, {}):
-            continue
-        begin = time.process_time()
-        with shown():
-            result = PARTS[part](name, Path(folder), args)
-        results = json.loads(path.read_text()) if path.exists() else {}
-        results.setdefault(name, {})[part] = result | {"processor_seconds": round(time.process_time() - begin)}
-        path.write_text(json.dumps(results, indent=1) + "\n")
-        path.with_suffix(".md").write_text(report(results), encoding="utf-8")
+    for part in [part for part in PARTS if part in args.parts]:
+        for name, _, folder in (run.partition("=") for run in args.runs):
+            results = json.loads(path.read_text()) if path.exists() else {}
+            if part in results.get(name, {}):
+                continue
+            begin = time.process_time()
+            with shown():
+                result = PARTS[part](name, Path(folder), args)
+            results.setdefault(name, {})[part] = result | {"processor_seconds": round(time.process_time() - begin)}
+            path.write_text(json.dumps(results, indent=1) + "\n")
+            path.with_suffix(".md").write_text(report(results), encoding="utf-8")
 
 
-def extraction(name: str, run: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Every attack on every model of a run."""
+def extraction(target: TargetName, name: str, run: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Every attack on one of the models of a run."""
     record, session = open_export(run / "export", run / "data" / "train", alignment="none")
     base = LatentModel(load_pipeline(record.base))
     last, epoch = last_epoch(run, record.base)
-    rule = from_record(record.model_dump())
-    targets = {
-        "base": Target("base", base, None, base),
-        "plain": Target("plain", last, None, base),
-        "guarded": Target("guarded", session.model, rule, base),  # left out where it samples as the weights do
-        "guarded, as plain weights": Target("guarded, as plain weights", session.model, None, base),
-    }
-    if record.guidance.plain and record.scale == record.sampler.scale:
-        del targets["guarded"]
-    steps = session.guard.plan.timesteps
-    per_sample = len(targets) * sum(attack.cost(steps) for attack in ATTACKS)
-    lineup = Lineup({target: lambda t=t: holding(t) for target, t in targets.items()}, {})  # type: ignore[misc]
-    show = sheets(args.pictures / name, session)
-    table = run_round(lineup, session.guard, AttackPlan("full", args.samples * per_sample), show=show)
+    if target == "guarded" and record.guidance.plain and record.scale == record.sampler.scale:
+        return {"table": None}  # it samples as its plain weights do
+    model = {"base": base, "plain": last}.get(target, session.model)
+    rule = from_record(record.model_dump()) if target == "guarded" else None
+    opening = {target: lambda: nullcontext(Target(target, model, rule, base))}
+    per_sample = sum(attack.cost(session.guard.plan.timesteps) for attack in ATTACKS)
+    plan = AttackPlan("full", args.samples * per_sample)
+    table = run_round(Lineup(opening, {}), session.guard, plan, show=sheets(args.pictures / name, session))  # type: ignore[arg-type]
     return {
         "product": product(record),
         "last_epoch": epoch,
@@ -120,7 +114,11 @@ def membership_of(name: str, run: Path, args: argparse.Namespace) -> dict[str, A
     }
 
 
-PARTS: dict[str, Callable[..., dict[str, Any]]] = {"extraction": extraction, "membership": membership_of}
+ORDER: tuple[TargetName, ...] = ("plain", "base", "guarded, as plain weights", "guarded")
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    **{f"extraction, {target}": partial(extraction, target) for target in ORDER},
+    "membership": membership_of,
+}
 
 
 def last_epoch(run: Path, base: str) -> tuple[LatentModel, int]:
@@ -149,12 +147,6 @@ def with_controls(session: Session, task: Task) -> tuple[Guard, str]:
     captions, pixels = tuple(drawn.captions[k] for k in rows), drawn.pixels[rows]
     training = replace(guard.training, heldout=captions, heldout_images=pixels, stand_in=False)
     return Guard(training, guard.embedder, guard.plan), f"{len(rows)} {kind}"
-
-
-@contextmanager
-def holding(target: Target) -> Iterator[Target]:
-    """A target that is open already."""
-    yield target
 
 
 def sheets(folder: Path, session: Session) -> Callable[[Extraction], None]:
@@ -194,32 +186,37 @@ def report(results: dict[str, Any]) -> str:
         "is 0: otherwise the attacker brought the picture along.",
     ]
     for name, result in results.items():
-        if "extraction" in result:
-            parts.append(extraction_text(name, result["extraction"]))
+        tables = {key.partition(", ")[2]: part for key, part in result.items() if key.startswith("extraction")}
+        if tables:
+            parts.append(extraction_text(name, tables))
         if "membership" in result:
             parts.append(membership_text(name, result["membership"]))
     return "\n\n".join(parts) + "\n"
 
 
-def extraction_text(name: str, result: dict[str, Any]) -> str:
-    table = result["table"]
-    heads = [TARGETS[key] for key in ("base", "plain", "guarded", "guarded, as plain weights")]
-    heads[1] = f"plain, last epoch ({result['last_epoch']})"
+def extraction_text(name: str, results: dict[str, Any]) -> str:
+    attacked = {key: result for key, result in results.items() if result["table"]}
+    first = next(iter(attacked.values()))
+    heads = {**TARGETS, "plain": f"plain, last epoch ({first['last_epoch']})"}
+    columns = [key for key in ("base", "plain", "guarded", "guarded, as plain weights") if key in attacked]
+    rows: dict[str, dict[str, Any]] = {}
+    for key in columns:
+        for row in attacked[key]["table"]["rows"]:
+            rows.setdefault(f"{row['attack']}, {row['setting']}", {})[key] = row["outcomes"][0]
     lines = [
         f"## {name}: extraction",
-        f"Ships: {result['product']}; n = {table['rows'][0]['outcomes'][0]['copies']['n']} samples an attack, "
-        f"{table['images_total']} training images; {result['copy']}.",
-        f"| attack | {' | '.join(heads)} | evaluations a sample |\n|{'---|' * 6}",
+        f"Ships: {first['product']}; {first['table']['images_total']} training images; {first['copy']}.",
+        f"| attack | {' | '.join(heads[key] for key in columns)} | n | evaluations a sample |",
     ]
-    rows = [row_text(row) for row in table["rows"]]
-    return "\n\n".join(lines) + "\n" + "\n".join(rows)
+    rule = f"|{'---|' * (len(columns) + 3)}"
+    return "\n".join(["\n\n".join(lines), rule, *(row_text(label, row, columns) for label, row in rows.items())])
 
 
-def row_text(row: dict[str, Any]) -> str:
-    outcomes = {outcome["target"]: outcome for outcome in row["outcomes"]}
-    cells = [cell(outcomes.get(key)) for key in ("base", "plain", "guarded", "guarded, as plain weights")]
-    most = max(outcome["evaluations"] / outcome["copies"]["n"] for outcome in row["outcomes"])
-    return f"| {row['attack']}, {row['setting']} | {' | '.join(cells)} | {most:.0f} |"
+def row_text(label: str, outcomes: dict[str, Any], columns: list[str]) -> str:
+    cells = [cell(outcomes.get(key)) for key in columns]
+    samples = max(outcome["copies"]["n"] for outcome in outcomes.values())
+    most = max(outcome["evaluations"] / outcome["copies"]["n"] for outcome in outcomes.values())
+    return f"| {label} | {' | '.join(cells)} | {samples} | {most:.0f} |"
 
 
 def cell(outcome: dict[str, Any] | None) -> str:

@@ -5,6 +5,6 @@ Defaults that differ on the command line stand in `TYPED`. Nothing here loads a 
 """
 
 VERBS = (
-    "demo", "curate", "fit", "watch", "calibrate", "audit", "verify", "triage", "export", "stamp", "inspect", "check",
-    "sample", "compare", "compare-images", "metrics", "judge", "completion",
+    "demo", "curate", "fit", "watch", "calibrate", "audit", "verify", "monitor", "triage", "export", "stamp", "inspect",
+    "check", "sample", "compare", "compare-images", "metrics", "judge", "completion",
 )  # fmt: skip  # in the order of the story

@@ -14,7 +14,7 @@ from ..core import seeds as seed_table
 from ..core import stats
 from ..core.estimate import Estimate
 from ..core.metric import Metric
-from ..core.schema import Schema
+from ..core.schema import Finite, Schema
 from ..guard.guard import Guard
 from ..guidance.core import Rule
 from .stock_sampling import fresh_pairs, sample_stock
@@ -33,6 +33,7 @@ class Evaluation(Schema):
         unet_evals: sample-evaluations of the UNet for each image.
         seconds: wall time for each image, decoding included.
         metric: what called a sample a copy; None in what earlier versions wrote.
+        similarities: of each sample to the nearest training image; none in what earlier versions wrote.
     """
 
     risk: Estimate
@@ -41,6 +42,7 @@ class Evaluation(Schema):
     unet_evals: float
     seconds: float
     metric: Metric | None = None
+    similarities: tuple[Finite, ...] = ()
 
 
 @torch.no_grad()
@@ -79,6 +81,7 @@ def evaluate(
         unet_evals=samples.unet_evals / len(prompt),
         seconds=seconds,
         metric=guard.embedder.metric,
+        similarities=tuple(round(value, 4) for value in similarity),
     )
     return evaluation, samples.images
 

@@ -1,0 +1,142 @@
+"""Does the promise still hold in use? A count of copies that may be looked at after every sample.
+
+A deployment checks what it draws with the copy detector; after each sample the monitor says how high the risk may be,
+whether it is proven to lie above what was promised, and whether the samples are still like those that the promise was
+measured on. Each of the three is wrong with probability delta at most over the whole life of the stream, however often
+one looks: that is what a confidence interval for a fixed n does not give.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from ..core.betting import anytime_interval, anytime_upper, log_capital_above
+from ..core.estimate import Estimate
+from ..core.schema import Finite, Schema
+from ..similarity.copy_detector import CopyDetector
+from .exchangeability import ConformalRanks, log_mixture
+
+
+class Reading(Schema):
+    """What a stream shows so far.
+
+    Attributes:
+        samples, copies: how many were seen, and how many of them copy.
+        risk: share of copies, with an interval that holds at every sample at once.
+        upper: upper bound of the risk at level 1 - delta, one-sided, likewise; 1 before the first sample.
+        alpha, delta: what was promised.
+        evidence: log capital against "the risk is at most alpha".
+        breached: whether that evidence ever reached log(1 / delta): the risk is above alpha.
+        kept: whether `upper` is at most alpha now: the promise is proven by the stream itself.
+        shift: log capital against "these samples are like those of the calibration"; None without those.
+        shifted: whether that ever reached log(1 / delta): the promise is about other samples than these.
+    """
+
+    samples: Annotated[int, Field(ge=0)]
+    copies: Annotated[int, Field(ge=0)]
+    risk: Estimate | None
+    upper: Finite
+    alpha: Finite
+    delta: Finite
+    evidence: Finite
+    breached: bool
+    kept: bool
+    shift: Finite | None = None
+    shifted: bool = False
+
+    def __str__(self) -> str:
+        seen = f"{self.copies} copies among {self.samples} samples; the risk is at most {self.upper:.1%}"
+        state = "BREACHED" if self.breached else "kept" if self.kept else "not refuted, not yet proven"
+        line = (
+            f"{seen} (at every sample at once, wrong with probability {self.delta:g}); alpha = {self.alpha:g}: {state}"
+        )
+        if self.shift is None:
+            return line
+        like = "are NOT like" if self.shifted else "cannot be told from"
+        return f"{line}; these samples {like} those that the promise was measured on"
+
+
+class Monitor:
+    """Watches a stream of samples.
+
+    Args:
+        copy_detector: says what is a copy.
+        alpha: the risk that was promised.
+        delta: chance that each of its statements is ever wrong.
+        calibration: similarities of samples that the promise was measured on, where they are known; their order plays
+            no part.
+        seed: of the order they are ranked in, and of ties.
+
+    Raises:
+        ValueError: alpha or delta outside (0, 1).
+
+    Example:
+        >>> monitor = Monitor(detector, alpha=0.05)                               # doctest: +SKIP
+        >>> print(monitor.see(images))                                            # doctest: +SKIP
+        0 copies among 32 samples; the risk is at most 11.1% ...
+    """
+
+    def __init__(
+        self,
+        copy_detector: CopyDetector,
+        alpha: float,
+        delta: float = 0.05,
+        calibration: Sequence[float] = (),
+        seed: int = 0,
+    ) -> None:
+        if not (0 < alpha < 1 and 0 < delta < 1):
+            raise ValueError(f"Monitor(alpha={alpha}, delta={delta}): expected numbers strictly between 0 and 1")
+        self.copy_detector, self.alpha, self.delta = copy_detector, alpha, delta
+        self.samples = self.copies = 0
+        self._breached = self._shifted = False
+        self._ranks = ConformalRanks(seed) if len(calibration) else None
+        self._log_p = self._log_p_count = 0.0
+        for score in np.random.default_rng(seed).permutation(np.asarray(calibration, float)).tolist():
+            assert self._ranks is not None
+            self._ranks.p_value(score)  # exchangeable by the shuffle: nothing is bet on them
+
+    def see(self, images: Tensor) -> Reading:
+        """Checks images [N, 3, H, W] in [0, 1], in the order they were drawn."""
+        return self.see_similarities([match.similarity for match in self.copy_detector.matches(images)])
+
+    def see_similarities(self, similarities: Sequence[float]) -> Reading:
+        """The same of similarities to the nearest training image that the copy detector gave before."""
+        threshold = self.copy_detector.embedder.metric.threshold
+        for similarity in similarities:
+            self.samples += 1
+            self.copies += similarity >= threshold
+            self._breached |= self._evidence() >= -math.log(self.delta)
+            if self._ranks is not None:
+                self._log_p += math.log(self._ranks.p_value(similarity))
+                self._log_p_count += 1
+                self._shifted |= self._shift() >= -math.log(self.delta)
+        return self.reading()
+
+    def reading(self) -> Reading:
+        """What the stream shows so far."""
+        upper = float(anytime_upper(self.copies, self.samples, self.delta))
+        return Reading(
+            samples=self.samples,
+            copies=self.copies,
+            risk=anytime_interval(self.copies, self.samples, 1 - self.delta) if self.samples else None,
+            upper=upper,
+            alpha=self.alpha,
+            delta=self.delta,
+            evidence=self._evidence(),
+            breached=self._breached,
+            kept=upper <= self.alpha and not self._breached,
+            shift=None if self._ranks is None else self._shift(),
+            shifted=self._shifted,
+        )
+
+    def _evidence(self) -> float:
+        return float(log_capital_above(self.copies, self.samples, self.alpha))
+
+    def _shift(self) -> float:
+        return float(log_mixture(self._log_p, self._log_p_count))
