@@ -80,8 +80,8 @@ def test_every_verb_is_listed_in_the_order_of_the_story_with_a_line_of_its_own(c
     main(["--help"])
     rows = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
     assert [verb for verb, _ in rows] == list(VERBS) == [
-        "demo", "curate", "fit", "watch", "calibrate", "audit", "verify", "monitor", "triage", "export", "stamp", "inspect",
-        "check", "sample", "compare", "compare-images", "metrics", "judge", "completion",
+        "demo", "curate", "fit", "watch", "calibrate", "audit", "verify", "monitor", "triage", "export", "stamp",
+        "inspect", "check", "sample", "compare", "compare-images", "metrics", "judge", "completion",
     ]  # fmt: skip
     for verb, line in rows:
         name = verb.replace("-", "_")
