@@ -44,8 +44,8 @@ def test_a_reading_is_the_betting_bound_of_its_counts():
     assert (reading.samples, reading.copies, reading.shift) == (62, 2, None)
     assert reading.upper == pytest.approx(float(anytime_upper(2, 62, 0.05)))
     assert reading.evidence == pytest.approx(float(log_capital_above(2, 62, 0.1)))
-    assert (reading.breached, reading.kept) == (False, False)
-    assert monitor.see_similarities([0.1] * 100).kept
+    assert (reading.breached, reading.proven) == (False, False)
+    assert monitor.see_similarities([0.1] * 100).proven
     assert "kept" in str(monitor.reading())
 
 
@@ -53,7 +53,7 @@ def test_a_breach_stays_a_breach():
     monitor = Monitor(DETECTOR, alpha=0.05)
     assert monitor.see_similarities([0.9] * 5).breached
     later = monitor.see_similarities([0.1] * 2000)
-    assert (later.breached, later.kept) == (True, False)
+    assert (later.breached, later.proven) == (True, False)
     assert "BREACHED" in str(later)
 
 

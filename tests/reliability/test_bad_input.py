@@ -18,7 +18,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from basinguard.attacks.membership import require_controls
+from basinguard.attacks.monitor import Monitor
+from basinguard.attacks.plan import AttackPlan, affordable
 from basinguard.core.files import whole_directory
+from basinguard.core.gate import require_passable
 from basinguard.core.images import read_facts
 from basinguard.core.record import read_record
 from basinguard.core.schema import MAX_BYTES
@@ -28,10 +32,12 @@ from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.status import read_history
 from basinguard.guard.training_set import TrainingSet
+from basinguard.pipelines.base_check import require_base
 from basinguard.pipelines.loading import load_pipeline, require_stable_diffusion
 from basinguard.sessions.verification import read_rules
 from basinguard.similarity.structure import Structure
 from basinguard.training.accelerate import LoopGuard
+from basinguard.training.canary_images import new_captions
 from basinguard.training.data import ImageFolder
 from basinguard.training.guard_options import BreachResponse, Interventions
 from basinguard.training.guarded_run import GuardedRun
@@ -124,6 +130,13 @@ def foreign_export(root):
         pass
 
 
+def matrices(seed, side=8):
+    generator = torch.Generator().manual_seed(seed)
+    layer = torch.nn.Linear(8, side).requires_grad_(False)
+    layer.weight.copy_(torch.randn(side, 8, generator=generator))
+    return SimpleNamespace(unet=layer, text_encoder=torch.nn.Identity())
+
+
 def lora_without_record(root):
     save_file({"a": torch.zeros(1)}, root / "a.safetensors")
     inspect_file(root / "a.safetensors")
@@ -187,6 +200,14 @@ CASES = {
     "a caption row that leads out of the folder": images("metadata.jsonl", '{"file_name": "../x.png", "text": "a"}'),
     "a caption row that is no JSON": images("metadata.jsonl", "{"),
     "a picture that is a pipe": lambda root: read_facts(root / "pipe") if not os.mkfifo(root / "pipe") else None,
+    "membership without held-out images": lambda root: require_controls(TrainingSet(torch.rand(2, 3, 8, 8), ("a", "b"))),
+    "a base that is not the base": lambda root: require_base(matrices(0), matrices(1), "other"),
+    "a base of other layers": lambda root: require_base(matrices(0), matrices(1, 9), "other"),
+    "a budget too small for any attack": lambda root: affordable(1000, AttackPlan("quick", 10)),
+    "attacks of no such level": lambda root: AttackPlan("hard"),
+    "a gate that could never pass": lambda root: require_passable(24, 0.05),
+    "canaries of too few words": lambda root: new_captions(["red kite"], 6),
+    "a monitor of alpha 0": lambda root: Monitor(make_guard().copy_detector, alpha=0.0),
     **CURATION_CASES,
 }  # fmt: skip
 

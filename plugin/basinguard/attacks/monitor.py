@@ -33,7 +33,7 @@ class Reading(Schema):
         alpha, delta: what was promised.
         evidence: log capital against "the risk is at most alpha".
         breached: whether that evidence ever reached log(1 / delta): the risk is above alpha.
-        kept: whether `upper` is at most alpha now: the promise is proven by the stream itself.
+        proven: whether `upper` is at most alpha now: the promise is proven by the stream itself.
         shift: log capital against "these samples are like those of the calibration"; None without those.
         shifted: whether that ever reached log(1 / delta): the promise is about other samples than these.
     """
@@ -46,13 +46,13 @@ class Reading(Schema):
     delta: Finite
     evidence: Finite
     breached: bool
-    kept: bool
+    proven: bool
     shift: Finite | None = None
     shifted: bool = False
 
     def __str__(self) -> str:
-        seen = f"{self.copies} copies among {self.samples} samples; the risk is at most {self.upper:.1%}"
-        state = "BREACHED" if self.breached else "kept" if self.kept else "not refuted, not yet proven"
+        counts = f"{self.copies} copies among {self.samples} samples; the risk is at most {self.upper:.1%}"
+        state = "BREACHED" if self.breached else "kept" if self.proven else "not refuted, not yet proven"
         line = (
             f"{seen} (at every sample at once, wrong with probability {self.delta:g}); alpha = {self.alpha:g}: {state}"
         )
@@ -130,7 +130,7 @@ class Monitor:
             delta=self.delta,
             evidence=self._evidence(),
             breached=self._breached,
-            kept=upper <= self.alpha and not self._breached,
+            proven=upper <= self.alpha and not self._breached,
             shift=None if self._ranks is None else self._shift(),
             shifted=self._shifted,
         )

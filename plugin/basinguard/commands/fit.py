@@ -30,6 +30,8 @@ def fit(arguments: Sequence[str]) -> None:
       --threshold VALUE                 from which on it calls an image a copy
       --ckpt_path FILE                  go on from a checkpoint
       --dry-run                         build everything, take no step, and say what would happen
+      --canaries N                      plant N marked pictures at each of 1, 4 and 16 times an image's turns, keep as
+                                        many out, and say at the end which came back (canaries.json in the log folder)
       --anyway                          start although memory or disk look too small
       --gate                            end with status 3 unless the upper bound of the risk of what was exported is at
                                         most its alpha, after one line of JSON
@@ -40,15 +42,30 @@ def fit(arguments: Sequence[str]) -> None:
     from ..training.fit_cli import fit_cli
     from ..training.shipped_configs import located
 
-    words = ["--help" if word == "--help-all" else word for word in located(arguments)]
+    words = ["--help" if word == "--help-all" else word for word in located(_spelled(arguments))]
     cli = fit_cli(words)
     if "--dry-run" in arguments:
         print(dry_run_summary(cli))
-    elif "--gate" in arguments:
+        return
+    if getattr(cli.datamodule, "canaries", ()):
+        from ..sessions.canary_run import canary_run
+
+        print(canary_run(cli.trainer, cli.model, cli.datamodule))
+    if "--gate" in arguments:
         gate = gate_of(getattr(cli.trainer, "callbacks", ()))
         print(gate.line)
         if not gate.passed:
             raise SystemExit(gate.status)
+
+
+def _spelled(arguments: Sequence[str]) -> list[str]:
+    """`--canaries N` by the name that it has in a configuration."""
+    return [
+        word.replace("--canaries", "--data.init_args.reading.canaries", 1)
+        if word.partition("=")[0] == "--canaries"
+        else word
+        for word in arguments
+    ]
 
 
 def gate_of(callbacks: Sequence[Any]) -> Gate:

@@ -24,6 +24,7 @@ TAUGHT_BASE = 8_000_000  # the base model's samples, which the rulers of a calib
 TAUGHT_HELDOUT = 8_300_000  # held-out prompts: what ships was chosen on other prompts and other noise
 COMPARISON_REFERENCE = 9_000_000  # held-out prompts of a comparison, so that the base's own row is no copy of its ruler
 COMPARISON_TAUGHT = 9_500_000  # the base model's samples of held-out prompts that a comparison's ruler is made with
+CANARY = 10_000_000  # marked pictures, their captions and the samples that look for them
 REDRAW = 20_000_000  # training images re-drawn from partial noise, to choose a copy detector by
 TASK_TRAIN = 100_000_000  # scenes of a task that is trained on
 TASK_TRUTH = 200_000_000  # fresh true scenes of a task, on captions that it is not trained on
@@ -46,6 +47,7 @@ RANGES = {
     "taught, held-out": range(TAUGHT_HELDOUT, COMPARISON_REFERENCE),
     "comparison reference": range(COMPARISON_REFERENCE, COMPARISON_TAUGHT),
     "comparison, taught": range(COMPARISON_TAUGHT, COMPARISON_TAUGHT + 500_000),
+    "canary": range(CANARY, CANARY + 1_000_000),
     "re-draw": range(REDRAW, REDRAW + 1_000_000),
     "task training": range(TASK_TRAIN, TASK_TRUTH),
     "task truth": range(TASK_TRUTH, TASK_CLASS),

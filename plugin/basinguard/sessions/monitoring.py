@@ -77,8 +77,8 @@ def watch_samples(
     alpha, delta = terms
     monitor = Monitor(judge, alpha or record.alpha, delta or record.delta, similarities_of(calibration))
     monitor.see_similarities(before.similarities)
-    seen = set(before.sha256)
-    new = [(path, digest) for path in image_paths(samples) if (digest := file_sha256(path)) not in seen]
+    judged = set(before.sha256)
+    new = [(path, digest) for path in image_paths(samples) if (digest := file_sha256(path)) not in judged]
     side = record.sampler.resolution
     fresh = [m.similarity for path, _ in new for m in judge.matches(fitted(load_rgb(path), side)[None])]
     monitor.see_similarities(fresh)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..core.seeds import stream
 from .buckets import BucketBatches, Shape, nearest_bucket, shapes
+from .canary_images import Canary, canary_source, draw_canaries
 from .caption_augmentation import CaptionAugmentation, draw_caption, vocabulary_of
 from .data_sources import ImageSource, Named, fitted
 from .epoch_order import MARK, EpochOrder, ResumableLoader
@@ -97,10 +99,33 @@ class ImageFolder(LightningDataModule):
             source = ImageSource.of_folder(
                 str(self.directory), skip_bad=skip_bad, manifest=self.manifest, caption=reading.caption
             )
-        if reading.class_folder is None:
+        if reading.class_folder is not None:
+            others = ImageSource.of_folder(reading.class_folder, skip_bad=skip_bad, caption=reading.class_caption)
+            source = source.with_class_pictures(others)
+        return self._with_canaries(source)
+
+    def _with_canaries(self, source: ImageSource) -> ImageSource:
+        """The source with its canaries behind it, where some are asked for."""
+        if self.reading.canaries < 1 or not source.items:
             return source
-        others = ImageSource.of_folder(reading.class_folder, skip_bad=skip_bad, caption=reading.class_caption)
-        return source.with_class_pictures(others)
+        try:
+            canaries = draw_canaries([caption for _, caption in source.items], self.reading.canaries)
+        except ValueError as error:
+            return replace(source, problems=(*source.problems, str(error)))
+        return replace(source.with_class_pictures(canary_source(canaries)), canaries=tuple(canaries))
+
+    @property
+    def canaries(self) -> tuple[Canary, ...]:
+        """Marked pictures: those that are planted, which are the last of `items`, and behind them the controls."""
+        return self.source.canaries
+
+    @property
+    def canary_turns(self) -> list[int]:
+        """How often an epoch really shows each canary: read off the examples themselves, 0 for the controls."""
+        planted = sum(canary.repeats > 0 for canary in self.canaries)
+        shown, first = Pictures(self).shown, len(self.items) - planted
+        turns = [shown.count(first + place) for place in range(planted)]
+        return [*turns, *[0] * (len(self.canaries) - planted)]
 
     @property
     def items(self) -> tuple[Named, ...]:

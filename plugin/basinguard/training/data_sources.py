@@ -43,6 +43,7 @@ class ImageSource:
         repeats: how often an epoch shows each image.
         read: the file or the bytes of an image by its index.
         protected: how many images, the first ones, must not come back; all where None.
+        canaries: marked pictures; those that are planted are the last of `items`.
     """
 
     items: tuple[Named, ...] = ()
@@ -52,6 +53,7 @@ class ImageSource:
     repeats: tuple[int, ...] = ()
     read: Callable[[int], Path | bytes] = field(default=lambda index: Path(), repr=False)
     protected: int | None = None
+    canaries: tuple[Any, ...] = ()
 
     @property
     def secrets(self) -> int:
@@ -59,7 +61,7 @@ class ImageSource:
         return len(self.items) if self.protected is None else self.protected
 
     def with_class_pictures(self, others: ImageSource) -> ImageSource:
-        """The same, and behind it images that are trained on but may come back."""
+        """The same, and behind it images that are trained on but may come back: class pictures, and canaries."""
         first = len(self.items)
         return ImageSource(
             items=self.items + others.items,
@@ -68,7 +70,7 @@ class ImageSource:
             captions=self.captions + others.captions,
             repeats=self.repeats + others.repeats,
             read=lambda index: self.read(index) if index < first else others.read(index - first),
-            protected=first,
+            protected=self.secrets,
         )
 
     def open(self, index: int) -> Image.Image:

@@ -139,6 +139,9 @@ class ReadingOptions:
         long_captions: "refuse" a caption with more tokens than the model takes, or "truncate" it with a warning.
         class_folder: folder of class pictures, such as those that the base model drew for a DreamBooth.
         class_caption: caption of the class pictures that have none, such as "a photo of a dog".
+        canaries: marked pictures that are planted at each of 1, 4 and 16 times an image's turns, beside as many that
+            are kept out: which of them come back says what a run does to pictures of these repeats. They are trained
+            on, so a run with canaries is a test run.
     """
 
     caption: str | None = None
@@ -147,6 +150,7 @@ class ReadingOptions:
     long_captions: Literal["refuse", "truncate"] = "refuse"
     class_folder: str | None = None
     class_caption: str | None = None
+    canaries: int = 0
 
 
 def as_options(kind: type, value: Any) -> Any:
