@@ -53,9 +53,8 @@ class Reading(Schema):
     def __str__(self) -> str:
         counts = f"{self.copies} copies among {self.samples} samples; the risk is at most {self.upper:.1%}"
         state = "BREACHED" if self.breached else "kept" if self.proven else "not refuted, not yet proven"
-        line = (
-            f"{seen} (at every sample at once, wrong with probability {self.delta:g}); alpha = {self.alpha:g}: {state}"
-        )
+        how = f"at every sample at once, wrong with probability {self.delta:g}"
+        line = f"{counts} ({how}); alpha = {self.alpha:g}: {state}"
         if self.shift is None:
             return line
         like = "are NOT like" if self.shifted else "cannot be told from"
