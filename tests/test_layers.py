@@ -27,7 +27,7 @@ training: guard_options complaints finetune_options checkpoints pixel_checks dat
 watching: unet_files checkpoints request caption_tables trainer_data state page reaction probe_process watcher measuring
 mitigations: settings testbed base cross_attention stock_pipeline plain_cfg guidance_interval guidance_schedules delayed_guidance delayed_guidance_released prompt_perturbation prompt_optimization summary_tokens initial_noise attention_attenuation anti_memorization_guidance less_finetuning ours registry held_out pairs measure costs ranking comparison tradeoff_figure sample_strips report runner
 attacks: denoising_loss conditional_gap compressed_size operating_point membership target attack captions image_to_image inversion extrapolation clusters registry extraction plan round exchangeability monitor canaries
-sessions: session calibration dry_run attack audit verification monitoring demo_run judging
+sessions: session calibration dry_run attack canary_run audit verification monitoring demo_run judging
 commands: demo curate fit calibrate audit verify monitor triage export stamp inspect check sample compare compare_images metrics judge watch completion
 cli
 __main__
