@@ -11,6 +11,7 @@ import yaml
 
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
+from basinguard.guard.probe_costs import probe_evals, probe_limit
 from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.architecture import sd21_config
 from basinguard.pipelines.latent_model import LatentModel
@@ -19,7 +20,7 @@ from basinguard.similarity.structure import Structure
 from basinguard.training import finetune, resources
 from basinguard.training import fit_cli as fit_module
 from basinguard.training.data import ImageFolder
-from basinguard.training.dry_run import dry_run_summary, probe_evals
+from basinguard.training.dry_run import dry_run_summary
 from basinguard.training.fit_cli import FineTuneCLI, fit_cli
 from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.memory_footprint import footprint
@@ -185,9 +186,9 @@ def test_a_probe_takes_no_more_evaluations_than_the_dry_run_says(tiny_pipeline_d
     model = LatentModel(load_pipeline(tiny_pipeline_dir))
     most = probe_evals(captions=2, seeds=2, timesteps=6, images=3, heldout=1)
     for copied in (False, True):
-        guard = Guard(
-            TrainingSet(images, captions, ("a hat",)), Structure(), ProbePlan(captions=2, seeds=2, timesteps=6)
-        )
+        training, plan = TrainingSet(images, captions, ("a hat",)), ProbePlan(captions=2, seeds=2, timesteps=6)
+        assert probe_limit(plan, training) == most
+        guard = Guard(training, Structure(), plan)
         guard.copy_detector.is_own_copy = lambda matches, _, copied=copied: torch.full((len(matches),), copied)
         spent = guard.measure(model, epoch=0, train_step=0).unet_evals
         assert spent <= most

@@ -9,11 +9,14 @@ from types import MappingProxyType
 
 from ..core.stats import wilson
 from .budget import STAGES
+from .plan import ProbePlan
+from .training_set import TrainingSet
 
 LEAST_PAIRS = 2  # below this samples say nothing
 TAUGHT_SHARE = 1 / 3  # of what the gap leaves, at most, for samples that show what was taught
 LEAST_SEARCHED = 4  # and below this exits
 SCALE_EVALS = 320  # most evaluations that one critical scale takes: 10 halvings of 16, with the caption and without
+GAP_EVALS = 4  # a training caption: two seeds, with and without the prompt
 EVALUATIONS: Mapping[str, float] = MappingProxyType(dict.fromkeys(STAGES, 1.0))  # prices where evaluations are counted
 
 
@@ -188,3 +191,33 @@ def rotated(total: int, count: int, begin: int) -> list[int]:
     """
     stride = next(s for s in range(int(total * 0.618), total + 2) if math.gcd(s, total) == 1) if total > 1 else 1
     return [stride * (begin + i) % total for i in range(count)]
+
+
+def probe_evals(
+    captions: int, seeds: int, timesteps: int, images: int, heldout: int = 0, critical_scales: int = 0
+) -> int:
+    """Most evaluations of the UNet in one probe; fewer when few samples are copies, as there are fewer exits to find.
+
+    Args:
+        captions: training captions that are sampled.
+        seeds: samples of each.
+        timesteps: sampling steps.
+        images: of the training set; the gap is measured on all of its captions.
+        heldout: prompts of the control group.
+        critical_scales: images whose critical scale is measured.
+
+    Example:
+        >>> probe_evals(captions=8, seeds=2, timesteps=20, images=32)
+        4608
+    """
+    pairs = captions * seeds
+    sampled = 2 * timesteps * (2 * pairs + heldout)  # the samples, and their trajectories without a prompt
+    searched = pairs * math.ceil(math.log2(timesteps + 1)) * 2 * timesteps
+    return sampled + searched + GAP_EVALS * (images + heldout) + SCALE_EVALS * critical_scales
+
+
+def probe_limit(plan: ProbePlan, training: TrainingSet) -> int:
+    """Most evaluations of a probe of these images without a budget, as the base model's is."""
+    heldout, nodes = len(training.heldout), plan.timesteps * (2 if plan.solver == "heun" else 1)
+    scales = min(plan.critical_scales, len(training.captions)) + min(plan.critical_scales, heldout)
+    return probe_evals(plan.captions, plan.seeds, nodes, len(training.captions), heldout, scales)

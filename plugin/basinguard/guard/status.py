@@ -84,12 +84,14 @@ def run_status(
 
 
 @contextmanager
-def telling(history: Sequence[Report], status: RunStatus | None, epoch: int, *, silent: bool = False) -> Iterator[None]:
-    """Inside, a probe says how far it is by the cost of those before, and what the last one came to."""
+def telling(
+    history: Sequence[Report], status: RunStatus | None, epoch: int, *, limit: int, silent: bool = False
+) -> Iterator[None]:
+    """Inside, a probe says how far it is, by the cost of those before or else its limit, and what the last came to."""
     if silent:
         yield
         return
-    most = max((report.unet_evals for report in history), default=0)
+    most = max((report.unet_evals for report in history), default=limit)
     word = status.verdict.state if status and status.verdict.level >= 0 else ""
     with shown(), working(f"probe of {epoch_name(epoch)}", most, word):
         yield

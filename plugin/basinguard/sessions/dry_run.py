@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import sys
-import time
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ import torch
 from ..calibration.certification import Certification
 from ..calibration.lessons import truth_of
 from ..calibration.terms import CalibrationTerms
-from ..diffusion.sampling import draw_noise
+from ..pipelines.timing import seconds_per_evaluation
 from ..similarity.rulers import feature_sets
 from .calibration import weights_of
 from .session import Session
@@ -42,14 +41,16 @@ class DryRun:
             f"{self.work}\n"
             f"time: at most {f'{hours} h ' if hours else ''}{max(1, minutes) if not hours else minutes} min "
             f"({self.seconds:.2g} s an evaluation, from one batch timed here; a factor of two either way)\n"
-            f"memory: {self.memory / GB:.1f} GB with one batch and its images\n"
+            f"memory: {self.memory / GB:.1f} GB with one batch\n"
             "dry run: the model was opened, nothing was measured or written"
         )
 
 
 def dry_run(session: Session, work: str, evaluations: int) -> DryRun:
     """The price of so many evaluations with an open model."""
-    return DryRun(work, evaluations, seconds_per_evaluation(session), peak_memory())
+    pipe, rows, side = session.pipe, session.guard.plan.chunk, session.model.resolution
+    second = seconds_per_evaluation(pipe, rows=rows, resolution=side, device=pipe.unet.device)
+    return DryRun(work, evaluations, second, peak_memory())
 
 
 def calibration_dry_run(session: Session, terms: CalibrationTerms, *, per_caption: int = 0) -> DryRun:
@@ -61,21 +62,6 @@ def calibration_dry_run(session: Session, terms: CalibrationTerms, *, per_captio
     audited = samples * certification.evals_per_sample * (3 if session.provenance.base else 2)
     work = f"{cost}" + (f"; and {audited:,} for {samples} audited samples" if samples else "")
     return dry_run(session, work, cost.evaluations + audited)
-
-
-@torch.no_grad()
-def seconds_per_evaluation(session: Session) -> float:
-    """Seconds for one row of a full batch and its share of decoding, after a batch to warm up."""
-    model, rows = session.model, session.guard.plan.chunk
-    probe = session.guard.guided_model(model, session.guard.training.captions[:1])
-    x, prompt = draw_noise(list(range(rows)), model.latent_shape), torch.zeros(rows, dtype=torch.int64)
-    for _ in range(2):
-        start = time.monotonic()
-        float(probe.evaluate(x, probe.timesteps[:1].expand(rows), prompt).sum())  # waits for a GPU
-    seconds = (time.monotonic() - start) / rows
-    start = time.monotonic()
-    float(model.decode(x[:1]).sum())
-    return seconds + (time.monotonic() - start) / (2 * len(probe.path.nodes))
 
 
 def peak_memory() -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
-from ..core.option_docs import explained_options
 from .isolation import trained_weights
 from .monitors import Monitors
 from .requirements import captioned_images, require_whole_weights
@@ -22,11 +20,6 @@ class GuardHooks(RunSettings):
     patience=1000)` ends a run that memorizes, `ModelCheckpoint(monitor="guard/ship_plain", mode="max")` keeps the epoch
     to ship. Loggers get them and pictures; `guard.json` in the log directory has every report, whatever ends the run.
     """
-
-    def __init_subclass__(cls) -> None:
-        """Lets `help()` of a guard show every option, which are each explained once, where they are kept."""
-        super().__init_subclass__()
-        cls.__doc__ = f"{getdoc(cls)}\n\n{explained_options(RunSettings)}"
 
     _checkpoint: dict[str, Any] | None = None  # read before a fit has begun
     _monitors: Monitors | None = None  # of a fit that is probed, from its first update on
@@ -62,18 +55,16 @@ class GuardHooks(RunSettings):
 
     def _ended_epoch(self, trainer: Any) -> int | None:
         """One whose last batch a checkpoint has seen, but not its end, which Lightning then skips."""
-        epoch = trainer.current_epoch - 1
-        at_the_end = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        return epoch if at_the_end and self.should_probe(epoch) else None
+        epoch, progress = trainer.current_epoch - 1, trainer.fit_loop.epoch_loop.batch_progress
+        return epoch if progress.is_last_batch and self.should_probe(epoch) else None
 
     def _probe(self, trainer: Any, pl_module: Any, epoch: int) -> None:
         """Measures, and answers what was measured after an epoch."""
         if self.run is None:
             return
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # processes tell each other: all must ask
-        report = self.run.probe(
-            pl_module, epoch=epoch, train_step=trainer.global_step, folder=folder, loggers=trainer.loggers
-        )
+        now = {"epoch": epoch, "train_step": trainer.global_step}
+        report = self.run.probe(pl_module, **now, folder=folder, loggers=trainer.loggers)
         if report is not None and epoch >= 0:
             schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
             trainer.should_stop |= self.run.respond(trainer.optimizers, schedulers)
@@ -89,17 +80,15 @@ class GuardHooks(RunSettings):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measures the model as this epoch left it, and logs every number for monitors."""
-        if self._monitors is None:
-            return
-        if self.should_probe(trainer.current_epoch, of=trainer.max_epochs):
-            self._probe(trainer, pl_module, epoch=trainer.current_epoch)
-        self._monitors.update(pl_module)
+        if self._monitors is not None:
+            if self.should_probe(trainer.current_epoch, of=trainer.max_epochs):
+                self._probe(trainer, pl_module, epoch=trainer.current_epoch)
+            self._monitors.update(pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Measures what the fit ends with, whatever ended it: what is exported has been measured."""
-        if self._monitors is None or trainer.global_step == 0:
-            return
-        if trainer.global_step != max(report.train_step for report in self.history):
+        newest = max((report.train_step for report in self.history), default=0)
+        if self._monitors is not None and trainer.global_step not in (0, newest):
             self._probe(trainer, pl_module, epoch=self._epoch)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:

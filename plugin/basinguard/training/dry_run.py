@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from math import ceil, log2
+from math import ceil
 from typing import Any
 
 import torch
@@ -14,36 +13,11 @@ from ..calibration.terms import CalibrationTerms
 from ..core.generation import name_of
 from ..core.progress import duration
 from ..guard.control_prompts import MOST
-from ..guard.probe_costs import SCALE_EVALS
+from ..guard.probe_costs import probe_evals
 from ..pipelines.prediction_type import evidence
+from ..pipelines.timing import seconds_per_evaluation
 from .data_sources import ImageSource
-from .memory_footprint import Workload
 from .resources import FitResources, guard_of, resources_of
-
-GAP_EVALS = 4  # a training caption: two seeds, with and without the prompt
-
-
-def probe_evals(
-    captions: int, seeds: int, timesteps: int, images: int, heldout: int = 0, critical_scales: int = 0
-) -> int:
-    """Most evaluations of the UNet in one probe; fewer when few samples are copies, as there are fewer exits to find.
-
-    Args:
-        captions: training captions that are sampled.
-        seeds: samples of each.
-        timesteps: sampling steps.
-        images: of the training set; the gap is measured on all of its captions.
-        heldout: prompts of the control group.
-        critical_scales: images whose critical scale is measured.
-
-    Example:
-        >>> probe_evals(captions=8, seeds=2, timesteps=20, images=32)
-        4608
-    """
-    pairs = captions * seeds
-    sampled = 2 * timesteps * (2 * pairs + heldout)  # the samples, and their trajectories without a prompt
-    searched = pairs * ceil(log2(timesteps + 1)) * 2 * timesteps
-    return sampled + searched + GAP_EVALS * (images + heldout) + SCALE_EVALS * critical_scales
 
 
 def dry_run_summary(cli: Any) -> str:
@@ -90,8 +64,10 @@ def _disk(needs: FitResources) -> str:
 
 def _time(model: Any, needs: FitResources, batches: int, probed: int, guard: Any) -> str:
     """How long each part takes, from one batch that is timed here; a batch and its gradient are three evaluations."""
-    second = seconds_per_row(model.pipe, needs.workload, on_gpu=needs.on_gpu)
-    parts = {"training about": 3 * batches * needs.workload.batch_size, "probes at most": probed}
+    rows, side = needs.workload.batch_size, needs.workload.resolution
+    device = torch.device("cuda" if needs.on_gpu else "cpu")
+    second = seconds_per_evaluation(model.pipe, rows=rows, resolution=side, device=device)
+    parts = {"training about": 3 * batches * rows, "probes at most": probed}
     if guard is not None and guard.export_to:
         terms, plan = guard.terms, guard.plan
         rules = len(terms.before) * max(1, len(terms.after)) * (len(terms.transitions) or COARSE)
@@ -101,24 +77,6 @@ def _time(model: Any, needs: FitResources, batches: int, probed: int, guard: Any
         parts["search and proof at most"] = 2 * plan.timesteps * samples
     said = ", ".join(f"{name} {duration(evaluations * second)}" for name, evaluations in parts.items())
     return f"{said}; from one batch timed here ({second:.2g} s an evaluation), a factor of two either way"
-
-
-@torch.no_grad()
-def seconds_per_row(pipe: Any, workload: Workload, *, on_gpu: bool) -> float:
-    """Seconds that the UNet takes for one row of a batch, after a batch to warm up."""
-    unet, rows, side = pipe.unet, workload.batch_size, workload.resolution // pipe.vae_scale_factor
-    home, device = unet.device, torch.device("cuda" if on_gpu else "cpu")
-    like = {"device": device, "dtype": unet.dtype}
-    x = torch.zeros(rows, unet.config.in_channels, side, side, **like)
-    text = torch.zeros(rows, 77, unet.config.cross_attention_dim, **like)
-    unet.to(device)
-    for _ in range(2):
-        start = time.monotonic()
-        unet(x, torch.full((rows,), 500, device=device), encoder_hidden_states=text)
-        if on_gpu:
-            torch.cuda.synchronize()
-    unet.to(home)
-    return (time.monotonic() - start) / rows
 
 
 def _probe_load(guard: Any, epochs: int, images: int) -> tuple[int, int]:

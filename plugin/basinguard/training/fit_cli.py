@@ -10,6 +10,7 @@ everything, trains nothing and says what would happen; `--anyway` starts althoug
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, get_args
@@ -123,6 +124,7 @@ def build_cli(args: Sequence[str], *, run: bool, anyway: bool = False) -> FineTu
         seed_everything_default=0,
         save_config_callback=SaveConfigCallback if run else None,
         save_config_kwargs={"overwrite": True},
+        trainer_defaults={"enable_model_summary": sys.stderr.isatty()},  # a table of modules tells a log nothing
         args=list(args),
         parser_class=FitParser,
         run=run,

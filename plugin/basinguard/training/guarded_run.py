@@ -26,6 +26,7 @@ from ..exports.fingerprints import dataset_sha256
 from ..guard.checkpoint_selection import SamplingMode
 from ..guard.control_prompts import unknowable
 from ..guard.guard import Guard
+from ..guard.probe_costs import probe_limit
 from ..guard.status import RunStatus, run_status, telling
 from ..pipelines.latent_model import LatentModel, smaller_side
 from ..similarity.rulers import feature_sets, missing_ruler
@@ -166,7 +167,8 @@ class GuardedRun:
     def measure(self, pipe: StableDiffusionPipeline, *, epoch: int, train_step: int) -> Report | None:
         """Appends to the history what a pipeline's modules do as they stand; arguments and result as of `probe`."""
         try:
-            speaking = telling(self.history, self.status, epoch, silent=self.team.rank > 0)
+            limit = probe_limit(self.guard.plan, self.guard.training)
+            speaking = telling(self.history, self.status, epoch, limit=limit, silent=self.team.rank > 0)
             with speaking, untouched(pipe.unet, pipe.vae, pipe.text_encoder):
                 side = smaller_side(pipe, self.guard.training.images)
                 model = LatentModel(pipe, dtype=self.dtype, resolution=side)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
 from ..calibration.terms import CalibrationTerms
+from ..core.option_docs import explained_options
 from ..core.report import Report
 from ..guard.plan import ProbePlan
 from ..similarity.copy_detector_settings import CopyDetectorSettings
@@ -51,6 +53,11 @@ class RunSettings:
     """
 
     run: GuardedRun | None = None  # from the beginning of a fit on
+
+    def __init_subclass__(cls) -> None:
+        """Lets `help()` of a guard show every option, which are each explained once, where they are kept."""
+        super().__init_subclass__()
+        cls.__doc__ = f"{getdoc(cls)}\n\n{explained_options(RunSettings)}"
 
     def __init__(
         self,
