@@ -89,5 +89,5 @@ def _crop(axes: Axes, utilities: Sequence[float]) -> None:
     beyond = sum(value < left for value in utilities)
     if beyond and left > 0:
         axes.set_xlim(left=left)
-        label = f"← {beyond} points keep less than {LEAST_UTILITY:.0%} of the best"
-        axes.text(0.02, 0.98, label, transform=axes.transAxes, va="top", fontsize=8, color="0.35")
+        label = f"← {beyond} more, below {LEAST_UTILITY:.0%} of the best"
+        axes.text(0.0, 1.01, label, transform=axes.transAxes, va="bottom", fontsize=8, color="0.35")
