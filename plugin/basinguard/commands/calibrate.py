@@ -62,7 +62,7 @@ def calibrate(
 
 def show(calibration: Calibration | DryRun, arguments: dict[str, Any]) -> None:
     """Prints the calibration, and how to ship it; or what it would take."""
-    if arguments["dry_run"]:
+    if arguments.get("dry_run"):
         print(calibration)
         return
     model, out, lora = arguments["model"], arguments["out"], arguments["settings"].lora
