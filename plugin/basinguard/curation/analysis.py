@@ -11,6 +11,7 @@ from ..core.text import printable
 from ..similarity.registration import SIMILAR_PART, SIMILAR_WHOLE
 from ..similarity.structure import Structure
 from .captions import clip_token_counter, lint_captions
+from .collages import tell_collages
 from .decisions import AllowList, choose_representatives, propose_decisions
 from .descriptors import NAME as VIEWS
 from .duplicates import Pair, embed_thumbs, find_pairs
@@ -48,7 +49,7 @@ def analyse(
     embed = Structure()
     both = _joined(scan, other) if other else scan
     judge = Judge(both)
-    pairs = find_pairs(both, judge=judge)
+    pairs = tell_collages(both, find_pairs(both, judge=judge))
     leaks = find_leaks(pairs, len(scan.items)) if other else []
     inside = [pair for pair in pairs if pair.second < len(scan.items)]
     groups = choose_representatives(scan, find_groups(scan, inside, judge=judge), allow)
@@ -137,7 +138,7 @@ def _similarities(group: Group, pairs: list[Pair]) -> tuple[float | None, ...]:
 def _alike_record(rows: tuple[int, ...], pairs: list[Pair], scan: Scan) -> AlikeRecord:
     members = set(rows)
     closest = max(
-        (pair for pair in pairs if not pair.same and members & {pair.first, pair.second}),
+        (pair for pair in pairs if (not pair.same or pair.collage is not None) and members & {pair.first, pair.second}),
         key=lambda pair: pair.similarity,
         default=None,
     )

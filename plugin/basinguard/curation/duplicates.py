@@ -22,6 +22,7 @@ from .descriptors import describe_thumbnails, near_pairs, perceptual_hashes, tur
 from .nearest_neighbours import nearest_views
 from .same_picture import Judge, PictureVerdict
 from .scan import Scan
+from .tiles import tile_proposals
 
 Embed = Callable[[Tensor], Tensor]  # images [B, 3, H, W] in [0, 1] -> unit vectors [B, D]
 
@@ -48,6 +49,7 @@ class Pair:
         turned: degrees by which one is turned.
         swapped: the first lies in the second, not the second in the first.
         box: that place, as shares of the larger picture's sides; None where it was not measured.
+        collage: index of the one that is a collage and holds the other; None for neither, see `collages`.
     """
 
     first: int
@@ -62,6 +64,7 @@ class Pair:
     turned: int = 0
     swapped: bool = False
     box: Box | None = None
+    collage: int | None = None
 
 
 Proposal = tuple[int, int]
@@ -90,6 +93,7 @@ def find_pairs(scan: Scan, *, views: bool = True, judge: Judge | None = None) ->
     viewed = _once(_view_proposals(search_of.thumbs)) if views else []
     near = search_of.run(list(dict.fromkeys([*hashed, *viewed])), set(hashed))
     near += search_of.turned({(pair.first, pair.second) for pair in near})
+    near += search_of.tiled({(pair.first, pair.second) for pair in near})
     return sorted([*same, *near], key=lambda pair: (pair.first, pair.second))
 
 
@@ -136,6 +140,20 @@ class _Search:
             if overlay.fits:
                 verdict = self.judge(int(self.unique[first]), int(self.unique[second]), overlay, turn)
                 pairs.append(self._pair((first, second), "hash", overlay, verdict, turn))
+        return pairs
+
+    def tiled(self, without: set[Proposal]) -> list[Pair]:
+        """Pairs of a collage and what it holds, besides those that are pairs already."""
+        pairs = []
+        for whole, part, box in tile_proposals(self.thumbs):
+            first, second = min(whole, part), max(whole, part)
+            if (int(self.unique[first]), int(self.unique[second])) in without or self.pictures.connected(first, second):
+                continue
+            share = (box[2] - box[0]) * (box[3] - box[1])
+            overlay = Overlay(1.0, share, False, whole > part, box)
+            verdict = self.judge(int(self.unique[first]), int(self.unique[second]), overlay)
+            if verdict.same:
+                pairs.append(self._pair((first, second), "hash", overlay, verdict))
         return pairs
 
     def _judged(self, fits: Sequence[Fit]) -> dict[Proposal, tuple[Overlay, PictureVerdict]]:

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from scipy.cluster.hierarchy import DisjointSet
 
 from ..similarity.registration import one_thread_each
+from .collages import partly_known
 from .duplicates import Pair
 from .picture_quality import picture_qualities, why_best
 from .placement import placements
 from .same_picture import Judge
 from .scan import Scan
+from .true_detail import true_details
 
 Rows = tuple[int, int]
 
@@ -40,18 +42,24 @@ class Group:
 
 
 def find_groups(scan: Scan, pairs: Sequence[Pair], *, judge: Judge | None = None) -> list[Group]:
-    """Copies of one picture, ordered by their first image; every member was compared with the representative."""
+    """Copies of one picture, ordered by their first image; every member was compared with the representative.
+
+    A collage never stays, and goes only where the others show all of it; see `collages.tell_collages`.
+    """
     judge = judge or Judge(scan)
     same = [pair for pair in pairs if pair.same]
     covered = {pair.covered for pair in pairs if pair.covered is not None}
+    collages, never_dropped = {pair.collage for pair in same if pair.collage is not None}, partly_known(same)
     pairs_of: dict[int, list[Pair]] = {}
     for pair in same:
         pairs_of.setdefault(pair.first, []).append(pair)
     groups = []
     for component in components((pair.first, pair.second) for pair in same):
-        quality = picture_qualities(scan, component, covered)
         within = [pair for row in component for pair in pairs_of.get(row, ())]
-        ranked = sorted(component, key=lambda row: quality[row].rank, reverse=True)
+        quality = picture_qualities(scan, component, covered, collages)
+        quality = true_details(scan, quality, placements(component[0], within))
+        whole = [row for row in component if row not in never_dropped]
+        ranked = sorted(whole, key=lambda row: quality[row].rank, reverse=True)
         while len(ranked) > 1:
             best, *rest = ranked
             copies = _copies(scan, judge, best, rest, within)
@@ -76,7 +84,7 @@ def _joined_by_others(scan: Scan, judge: Judge, groups: Sequence[Group], pairs: 
             links = [link for link in pairs if link.same and link.first in rows and link.second in rows]
             place = placements(best, [*links, replace(pair, same=True)]).get(single)
             guess = place.overlay() if place else None
-            quality = picture_qualities(scan, [best, single], ())
+            quality = picture_qualities(scan, [best, single], (), ())
             if guess and quality[single].rank < quality[best].rank and judge(best, single, guess).same:
                 members[number].append(single)
                 group_of[single] = number
@@ -96,9 +104,13 @@ def _copies(scan: Scan, judge: Judge, best: int, rest: Sequence[int], pairs: Seq
 
 
 def find_alike(pairs: Sequence[Pair], groups: Sequence[Group]) -> list[tuple[int, ...]]:
-    """Images that look alike and are more than one picture, in sets; of a group of copies only what stays is named."""
+    """Images that look alike and are more than one picture, in sets; of a group of copies only what stays is named.
+
+    What a collage holds is not alike for lying side by side in it, once it is dropped.
+    """
     stays = {row: group.representative for group in groups for row in group.members}
-    links = {(stays.get(pair.first, pair.first), stays.get(pair.second, pair.second)) for pair in pairs}
+    beside = [pair for pair in pairs if pair.collage is None or pair.collage not in stays]
+    links = {(stays.get(pair.first, pair.first), stays.get(pair.second, pair.second)) for pair in beside}
     return [tuple(component) for component in components((a, b) for a, b in links if a != b)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -109,7 +109,7 @@ def manifest_lines(decisions: Iterable[Decision], items: Iterable[Item]) -> byte
         decisions: what was decided about each image.
         items: the images as their folder has them.
     """
-    own = {item.file_name: item.captions for item in items}
+    decisions, own = list(decisions), {item.file_name: item.captions for item in items}
     rows = (
         {
             "file_name": decision.file_name,
@@ -118,11 +118,30 @@ def manifest_lines(decisions: Iterable[Decision], items: Iterable[Item]) -> byte
             "repeats": decision.repeats,
             "image_sha256": decision.sha256,
             "caption_sha256": captions_sha256(own[decision.file_name]),
+            "captions_from": [
+                {"file_name": name, "caption_sha256": captions_sha256(own[name])}
+                for name in _caption_sources(decision, decisions, own)
+            ],
         }
         for decision in decisions
         if decision.action != "drop"
     )
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def _caption_sources(decision: Decision, decisions: Sequence[Decision], own: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of the dropped copies whose captions an image took over, in order."""
+    if decision.group is None:
+        return []
+    dropped = [each.file_name for each in decisions if each.group == decision.group and each.action == "drop"]
+    return [name for name in dropped if own[name] and set(own[name]) <= set(decision.captions)]
+
+
+class CaptionSource(Schema):
+    """A dropped copy whose captions another image took over, and what they were, see `captions_sha256`."""
+
+    file_name: str
+    caption_sha256: Sha256
 
 
 class ManifestRow(Schema):
@@ -135,6 +154,7 @@ class ManifestRow(Schema):
         repeats: how often an epoch shows it.
         image_sha256: of the image's file when the manifest was written.
         caption_sha256: of the captions that it had in its folder then, see `captions_sha256`.
+        captions_from: dropped copies whose captions it took over; empty where a manifest does not say.
     """
 
     file_name: str
@@ -143,6 +163,7 @@ class ManifestRow(Schema):
     repeats: Annotated[int, Field(ge=1)]
     image_sha256: Sha256
     caption_sha256: Sha256
+    captions_from: tuple[CaptionSource, ...] = ()
 
 
 def find_manifest(directory: Path, manifest: str | Path) -> Path:
@@ -188,11 +209,9 @@ def check_rows(rows: Sequence[ManifestRow], folder: Folder) -> list[str]:
     earlier_names: set[str] = set()
     reasons = []
     for row in rows:
-        reasons.append(
-            _why_not(
-                row, items.get(row.file_name), damage.get(printable(row.file_name)), row.file_name in earlier_names
-            )
-        )
+        again = row.file_name in earlier_names
+        reason = _why_not(row, items.get(row.file_name), damage.get(printable(row.file_name)), again)
+        reasons.append(reason or _why_not_its_sources(row, items))
         earlier_names.add(row.file_name)
     return reasons
 
@@ -215,4 +234,16 @@ def _why_not(row: ManifestRow, item: Item | None, damage: Problem | None, again:
     if captions_sha256(item.captions) != row.caption_sha256:
         now = repr(printable(item.caption, 60)) if item.caption else "none"
         return f"{name}: its caption was changed after the manifest was written (now {now}); curate again"
+    return ""
+
+
+def _why_not_its_sources(row: ManifestRow, items: Mapping[str, Item]) -> str:
+    """The same for the dropped copies that it has captions of; one that was removed since takes nothing back."""
+    for source in row.captions_from:
+        copy = items.get(source.file_name)
+        if copy is not None and captions_sha256(copy.captions) != source.caption_sha256:
+            return (
+                f"{printable(row.file_name)}: it has the caption of its copy {printable(source.file_name)}, which was "
+                "changed after the manifest was written; curate again"
+            )
     return ""

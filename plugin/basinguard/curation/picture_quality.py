@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -16,6 +17,8 @@ UNFRAMED = 0.98  # share of a file inside its frame from which there is none
 MIDDLE = 512  # pixels of the middle in which detail is measured, as the file has them
 EMPTY = 0.12  # times the detail one octave lower, below which an octave holds nothing: enlarged, or blurred
 OCTAVES = 3
+CELL = 8  # pixels of the blocks that JPEG compresses
+BLOCKY = 1.15  # times the usual step from pixel to pixel that those between two blocks may be
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,13 @@ class Quality:
 
     Attributes:
         uncovered: nothing is laid over it.
+        single: it is no collage.
         unframed: it has no plain frame.
         width, height: pixels.
         octaves: halvings of the picture that lose nothing, 0 for one with detail up to the last pixel.
+        shown: pixels of the copy that it was enlarged or stretched from, see `true_detail`; None where it was not.
+        usual_way: it is not flipped against most of the copies.
+        smooth: it shows no blocks of a strong compression.
         captioned: it has a caption.
         bytes: size of the file.
         words: of its caption.
@@ -34,40 +41,52 @@ class Quality:
     """
 
     uncovered: bool
+    single: bool
     unframed: bool
     width: int
     height: int
     octaves: int
+    smooth: bool
     captioned: bool
     bytes: int
     words: int
     first: int
+    shown: int | None = None
+    usual_way: bool = True
 
     @property
     def detail(self) -> int:
         """Pixels that hold something: those of the smallest picture that loses nothing."""
-        return (self.width * self.height) >> (2 * self.octaves)
+        pixels = (self.width * self.height) >> (2 * self.octaves)
+        return pixels if self.shown is None else min(pixels, self.shown)
 
     @property
     def rank(self) -> tuple[int, ...]:
         """Larger is better."""
         pixels = self.width * self.height
-        return self.uncovered, self.unframed, self.detail, self.captioned, pixels, self.bytes, self.words, self.first
+        laid_out = self.single, self.uncovered, self.unframed
+        detail = self.detail, self.shown is None, self.smooth, self.usual_way
+        return *laid_out, *detail, self.captioned, pixels, self.bytes, self.words, self.first
 
 
-def picture_qualities(scan: Scan, rows: Sequence[int], covered: Collection[int]) -> dict[int, Quality]:
+def picture_qualities(
+    scan: Scan, rows: Sequence[int], covered: Collection[int], collages: Collection[int]
+) -> dict[int, Quality]:
     """The quality of some images of a scan; `covered` are those with something laid over them."""
-    return {row: _quality(scan, row, row not in covered) for row in rows}
+    return {row: _quality(scan, row, uncovered=row not in covered, single=row not in collages) for row in rows}
 
 
-def _quality(scan: Scan, row: int, uncovered: bool) -> Quality:
+def _quality(scan: Scan, row: int, *, uncovered: bool, single: bool) -> Quality:
     item = scan.items[row]
+    octaves, smooth = _measured(scan, row)
     return Quality(
         uncovered=uncovered,
+        single=single,
         unframed=float(scan.inside[row]) > UNFRAMED,
         width=item.facts.width,
         height=item.facts.height,
-        octaves=_octaves_of(scan, row),
+        octaves=octaves,
+        smooth=smooth,
         captioned=bool(item.caption),
         bytes=item.facts.bytes,
         words=len(item.caption.split()),
@@ -75,11 +94,33 @@ def _quality(scan: Scan, row: int, uncovered: bool) -> Quality:
     )
 
 
-def _octaves_of(scan: Scan, row: int) -> int:
+def _measured(scan: Scan, row: int) -> tuple[int, bool]:
+    """Octaves without detail, and whether no blocks show."""
     try:
-        return empty_octaves(load_rgb(scan.items[row].path))
+        picture = load_rgb(scan.items[row].path)
     except BadImage:
-        return OCTAVES
+        return OCTAVES, False
+    return empty_octaves(picture), not is_blocky(picture)
+
+
+def is_blocky(picture: Image.Image) -> bool:
+    """Whether the blocks of a strong JPEG compression show along one side, whatever the file is now."""
+    grey = np.asarray(_middle(picture), np.float32)
+    return any(_block_step(np.abs(np.diff(grey, axis=axis)).mean(1 - axis)) > BLOCKY for axis in (0, 1))
+
+
+def _block_step(steps: NDArray[np.float32]) -> float:
+    """The step between blocks, wherever they begin, over the usual one; 1 for pictures that are too small to tell."""
+    if len(steps) < 4 * CELL:
+        return 1.0
+    phases = np.median(steps[: len(steps) // CELL * CELL].reshape(-1, CELL), 0)
+    return float(phases.max() / max(np.median(phases), 1e-3))
+
+
+def _middle(picture: Image.Image) -> Image.Image:
+    left, top = (max(0, (length - MIDDLE) // 2) for length in picture.size)
+    right, bottom = min(left + MIDDLE, picture.width), min(top + MIDDLE, picture.height)
+    return picture.convert("L").crop((left, top, right, bottom))
 
 
 def empty_octaves(picture: Image.Image) -> int:
@@ -87,11 +128,7 @@ def empty_octaves(picture: Image.Image) -> int:
 
     A picture without detail at any scale counts as one that cannot be halved.
     """
-    left, top = (max(0, (length - MIDDLE) // 2) for length in picture.size)
-    middle = picture.convert("L").crop(
-        (left, top, min(left + MIDDLE, picture.width), min(top + MIDDLE, picture.height))
-    )
-    level, halvings = np.asarray(middle, np.float32), 0
+    level, halvings = np.asarray(_middle(picture), np.float32), 0
     bands = []
     for _ in range(OCTAVES + 1):
         blurred = gaussian_filter(level, 1.0)
@@ -109,6 +146,9 @@ def why_best(ranked: Sequence[Quality]) -> str:
     best, *rest = ranked
     size = f"{best.width} x {best.height}"
     reasons = []
+    if best.single and not all(other.single for other in rest):
+        reasons.append("one picture and no collage")
+    rest = [other for other in rest if other.single == best.single] or rest
     if best.uncovered and not all(other.uncovered for other in rest):
         reasons.append("nothing laid over it")
     rest = [other for other in rest if other.uncovered == best.uncovered] or rest
@@ -119,6 +159,10 @@ def why_best(ranked: Sequence[Quality]) -> str:
         more = all(best.width * best.height > other.width * other.height for other in rest)
         what = f"the most pixels ({size})" if more else f"the most true detail ({size}, not enlarged or blurred)"
         reasons.append(what)
+    elif best.shown is None and all(best.detail > other.detail or other.shown is not None for other in rest):
+        reasons.append(f"the most true detail ({size}, not enlarged or stretched)")
+    elif best.smooth and not all(other.smooth for other in rest):
+        reasons.append(f"as much detail as any ({size}) and no blocks of compression")
     elif best.captioned and not all(other.captioned for other in rest):
         reasons.append(f"as much detail as any ({size}) and a caption")
     elif all(best.bytes > other.bytes for other in rest):
