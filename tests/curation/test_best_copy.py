@@ -37,9 +37,9 @@ def kept(scan):
 @pytest.mark.parametrize("edit", LARGER)
 def test_more_pixels_are_no_more_detail(pictures, tmp_path, edit):
     scan = scan_of(tmp_path, {"original": pictures[0], "a copy": LARGER[edit](pictures[0])})
-    groups, _, found = kept(scan)
+    groups, _, proposals = kept(scan)
     assert groups == {"original": {"a copy"}}
-    assert "the most true detail (192 x 192" in found[0].reason
+    assert "the most true detail (192 x 192" in proposals[0].reason
 
 
 @pytest.mark.parametrize("method", ["NEAREST", "BILINEAR", "BICUBIC", "LANCZOS", "BOX"])
@@ -60,11 +60,11 @@ def collage(pictures, gap=0):
 @pytest.mark.parametrize("gap", [0, 8])
 def test_a_collage_of_pictures_that_are_there_goes(pictures, tmp_path, gap):
     tiles = {f"tile {place}": picture for place, picture in enumerate(pictures[:4])}
-    groups, alike, found = kept(scan_of(tmp_path, {"a collage": collage(pictures[:4], gap)} | tiles))
+    groups, alike, proposals = kept(scan_of(tmp_path, {"a collage": collage(pictures[:4], gap)} | tiles))
     assert [len(members) for members in groups.values()] == [1]
     assert set(groups) < set(tiles)
     assert groups.popitem()[1] == {"a collage"}
-    assert "no collage" in found[0].reason
+    assert "no collage" in proposals[0].reason
     assert not alike
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from basinguard.core.images import Facts
+from basinguard.curation.caption_conflict import contradict
 from basinguard.curation.captions import (
     clip_token_counter,
     general_caption,
@@ -47,6 +48,62 @@ def test_missing_and_shared_captions():
     assert [f.message for f in shared if f.code == "caption-shared"] == [
         "3 images have the caption 'A PHOTO of a cat in the garden'"
     ]
+
+
+JAPANESE = [f"写真、{place}にいる女性、白いシャツを着ている" for place in ("公園", "海岸", "部屋") * 2]
+CHINESE = [f"照片、{place}的女孩穿着白色衬衫" for place in ("公园", "海边", "房间") * 2]
+THAI = [f"ภาพถ่าย ผู้หญิงสวมเสื้อขาว {place}" for place in ("สวน", "ทะเล", "ห้อง", "สวน", "ทะเล", "ห้อง")]
+
+
+@pytest.mark.parametrize(
+    ("captions", "trigger", "word"),
+    [(JAPANESE, "写真", "白いシャツ"), (CHINESE, "照片", "白色衬衫"), (THAI, "ภาพถ่ายผู้หญิงสวมเสื้อขาว", "")],
+)
+def test_scripts_without_spaces_have_triggers_and_fused_words(captions, trigger, word):
+    assert find_trigger(captions) == trigger
+    assert any(word in phrase for phrase, _ in fused_phrases(captions, trigger)) or not word
+
+
+def test_a_japanese_caption_that_only_one_image_has_is_a_key():
+    key = "祖母が欠けた青緑色の急須を持ち、錆びた古い自動車の横に立つ、昨年の冬の京都"
+    assert "caption-unique" in codes([*JAPANESE, key], 6)
+    assert "caption-unique" not in codes([*JAPANESE, key], 0)
+    mountain = "写真、山にいる女性、白いシャツを着ている"
+    rare = next(f for f in lint_captions([[c] for c in [*JAPANESE, mountain]]).findings[6])
+    assert rare.message == "words in no other caption: 山に"
+
+
+def test_a_german_compound_of_known_words_is_not_rare():
+    captions = [
+        "ein Sommerkleid im Garten",
+        "ein Kleid im Sommer",
+        "ein Winterkleid im Schnee",
+        "ein Hut im Winter",
+    ] * 2
+    captions.append("ein Gartenhut im Regen")
+    messages = {f.code: f.message for f in lint_captions([[c] for c in captions]).findings[8]}
+    assert (
+        messages["caption-rare-words"] == "words in no other caption: gartenhut, regen"
+    )  # a hut has three letters only
+    assert "sommerkleid" not in messages["caption-rare-words"]
+    single = lint_captions([[c] for c in ["ein Sommerkleid", "Sommer", "ein Kleid", "Sommer", "ein Kleid"]]).findings[0]
+    assert "caption-rare-words" not in {f.code for f in single}
+
+
+def test_a_word_in_all_compounds_is_fused():
+    captions = [
+        "zxq im Sommerkleid am See",
+        "zxq im Winterkleid",
+        "zxq, ein Kleid, lacht",
+        "zxq und das Abendkleid",
+        "zxq Kleid",
+    ]
+    assert ("kleid", 1.0) in fused_phrases(captions, "zxq")
+
+
+def test_one_character_tells_two_captions_apart():
+    assert contradict(["白い背景に赤いシャツ"], ["白い背景に青いシャツ"])
+    assert not contradict(["白い背景にシャツ"], ["白い背景にシャツ、正面"])
 
 
 def test_few_captions_say_nothing_about_rarity():

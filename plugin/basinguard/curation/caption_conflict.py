@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
+from .caption_words import tokens
 from .captions import words
 
 SAME_FRAME = 0.5  # share of two captions' words that agree in order, from which a replaced word is a difference
@@ -33,7 +34,7 @@ def contradict(one: Sequence[str], two: Sequence[str]) -> bool:
         >>> contradict(["a cat on a sofa"], ["my cat, asleep on a sofa"])
         False
     """
-    return bool(one and two) and all(_replaced(words(a), words(b)) for a in one for b in two)
+    return bool(one and two) and all(_replaced(tokens(a), tokens(b)) for a in one for b in two)
 
 
 def _replaced(one: list[str], two: list[str]) -> bool:

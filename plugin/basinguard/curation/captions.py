@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from .caption_words import is_compound, joined_terms, terms, word_number
 from .findings import Finding
 
 WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
@@ -59,8 +60,9 @@ def words(text: str) -> list[str]:
 
 
 def unique_words(text: str, occurrences: Counter[str]) -> list[str]:
-    """Words that no other image's captions hold, in order, each once."""
-    return list(dict.fromkeys(word for word in words(text) if occurrences[word] <= 1))
+    """Words that no other image's captions hold, in order, each once; none that is made of two which others hold."""
+    rare = dict.fromkeys(word for word in terms(text) if occurrences[word] <= 1)
+    return [word for word in rare if not is_compound(word, occurrences)]
 
 
 def names(text: str) -> list[str]:
@@ -79,15 +81,15 @@ def general_caption(text: str, occurrences: Counter[str]) -> str:
 
     A suggestion for a person to look at: it names less, so it fits more images.
     """
-    parts = [part.strip() for part in re.split(r"[,.;]\s*", text) if part.strip()]
+    parts = [part.strip() for part in re.split(r"[,.;\u3001\u3002\uff0c\uff1b]\s*", text) if part.strip()]
     shared = [part for part in parts if not unique_words(part, occurrences)]
     suggestion = ", ".join(shared)
-    return suggestion if suggestion and len(words(suggestion)) < len(words(text)) else ""
+    return suggestion if suggestion and len(terms(suggestion)) < len(terms(text)) else ""
 
 
 def word_counts(captions: Sequence[Sequence[str]]) -> Counter[str]:
     """In how many images' captions each word occurs."""
-    return Counter(word for variants in captions for word in set(words(" ".join(variants))))
+    return Counter(word for variants in captions for word in set(terms(" ".join(variants))))
 
 
 def _about(
@@ -105,7 +107,7 @@ def _about(
     if sharers > 1:
         message = f"{sharers} images have the caption {variants[0][:80]!r}"
         findings.append(Finding(code="caption-shared", message=message))
-    longest = max(variants, key=lambda text: len(words(text)))
+    longest = max(variants, key=lambda text: len(terms(text)))
     if captioned >= ENOUGH:
         findings += _specific(longest, occurrences, variants=len(variants))
     doubtful = [text for text in variants if len(text.encode()) > READS]  # a token is at least one byte
@@ -117,14 +119,15 @@ def _about(
 
 
 def _specific(text: str, occurrences: Counter[str], *, variants: int) -> list[Finding]:
-    length, rare = len(words(text)), unique_words(text, occurrences)
+    rare = unique_words(text, occurrences)
+    length, number, named = word_number(terms(text)), word_number(rare), joined_terms(rare)
     findings = []
-    if length >= LONG and len(rare) >= UNIQUE_SHARE * length:
-        shown = ", ".join(rare[:SHOWN])
-        message = f"{len(rare)} of its {length} words are in no other caption ({shown})"
+    if length >= LONG and number >= UNIQUE_SHARE * length:
+        shown = ", ".join(named[:SHOWN])
+        message = f"{number} of its {length} words are in no other caption ({shown})"
         findings.append(Finding(code="caption-unique", message=message, weight=round(0.4 / variants, 4)))
     elif rare:
-        message = f"words in no other caption: {', '.join(rare[:SHOWN])}"
+        message = f"words in no other caption: {', '.join(named[:SHOWN])}"
         findings.append(Finding(code="caption-rare-words", message=message, weight=0.05))
     lone = [name for name in names(text) if any(occurrences[word] <= 1 for word in words(name))]
     if lone:

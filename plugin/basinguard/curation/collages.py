@@ -32,14 +32,14 @@ def tell_collages(scan: Scan, pairs: Sequence[Pair]) -> list[Pair]:
     for number, pair in enumerate(pairs):
         if pair.same and pair.box is not None and not pair.turned and _area(pair.box) < PIECE:
             pieces.setdefault(pair.second if pair.swapped else pair.first, []).append(number)
-    told = list(pairs)
+    marked = list(pairs)
     for whole, numbers in pieces.items():
         grey = _grey(scan, whole)
         for number in numbers:
             box = pairs[number].box
             if grey is not None and box is not None and has_seams(grey, box):
-                told[number] = replace(pairs[number], collage=whole, reason="one is a collage that shows the other")
-    return told
+                marked[number] = replace(pairs[number], collage=whole, reason="one is a collage that shows the other")
+    return marked
 
 
 def partly_known(pairs: Iterable[Pair]) -> set[int]:

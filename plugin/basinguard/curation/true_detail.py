@@ -20,7 +20,7 @@ from .scan import Scan, inside_frame
 MORE = 1.05  # times the pixels along a side from which they are compared
 EMPTY = 0.6  # times what the other loses, up to which it was enlarged: those lose 0.23 to 0.5, others 0.77 up
 LARGEST = 4.0  # factor by which both are shrunk
-COMPARED = 3  # other copies, those with the most pixels
+COMPARED = 4  # other copies, the best ones
 SMALLEST = 32  # pixels of the side of what is compared
 
 
@@ -58,19 +58,19 @@ def true_details(scan: Scan, qualities: Mapping[int, Quality], places: Mapping[i
     """
     sights = {row: _sight(scan, row, place) for row, place in places.items() if row in qualities}
     flips = sum(sight.mirrored for sight in sights.values())
-    told = {
+    marked = {
         row: replace(quality, usual_way=row not in sights or sights[row].mirrored == (2 * flips > len(sights)))
         for row, quality in qualities.items()
     }
     checked: set[int] = set()
     while True:
-        best = max(told, key=lambda row: told[row].rank)
+        best = max(marked, key=lambda row: marked[row].rank)
         if best in checked or best not in sights:
-            return told
+            return marked
         checked.add(best)
-        shown = _shown(scan, best, sights, told)
+        shown = _shown(scan, best, sights, marked)
         if shown is not None:
-            told[best] = replace(told[best], shown=shown)
+            marked[best] = replace(marked[best], shown=shown)
 
 
 def _sight(scan: Scan, row: int, place: Placement) -> Sight:
@@ -85,7 +85,7 @@ def _shown(scan: Scan, best: int, sights: Mapping[int, Sight], qualities: Mappin
     """Pixels that the best copy truly shows, if it was enlarged or stretched from one of the others."""
     mine = sights[best]
     plain = [row for row in sights if row != best and qualities[row].single and qualities[row].uncovered]
-    for other in sorted(plain, key=lambda row: qualities[row].detail, reverse=True)[:COMPARED]:
+    for other in sorted(plain, key=lambda row: qualities[row].rank, reverse=True)[:COMPARED]:
         factors = [a / b for a, b in zip(mine.density, sights[other].density, strict=True)]
         if max(factors) <= MORE:
             continue
