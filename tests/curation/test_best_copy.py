@@ -86,3 +86,10 @@ def test_a_turned_copy_is_found(pictures, tmp_path, degrees):
     images = {f"s{place}": picture for place, picture in enumerate(pictures[:4])}
     groups, _, _ = kept(scan_of(tmp_path, images | {"turned": jpeg(pictures[2].rotate(degrees), 80)}))
     assert groups == {"s2": {"turned"}}
+
+
+def test_colours_that_most_copies_have_stay(pictures, tmp_path):
+    darker = pictures[5].point(lambda value: 255 * (value / 255) ** 1.6)
+    images = {"darker": darker, "original": pictures[5], "mirrored": ImageOps.mirror(pictures[5])}
+    groups, _, _ = kept(scan_of(tmp_path, images | {"smaller": pictures[5].resize((150, 150))}))
+    assert groups == {"original": {"darker", "mirrored", "smaller"}}

@@ -33,6 +33,7 @@ class Quality:
         octaves: halvings of the picture that lose nothing, 0 for one with detail up to the last pixel.
         shown: pixels of the copy that it was enlarged or stretched from, see `true_detail`; None where it was not.
         usual_way: it is not flipped against most of the copies.
+        usual_colours: its mean colour is that of most of the copies.
         smooth: it shows no blocks of a strong compression.
         captioned: it has a caption.
         bytes: size of the file.
@@ -53,6 +54,7 @@ class Quality:
     first: int
     shown: int | None = None
     usual_way: bool = True
+    usual_colours: bool = True
 
     @property
     def detail(self) -> int:
@@ -65,7 +67,7 @@ class Quality:
         """Larger is better."""
         pixels = self.width * self.height
         laid_out = self.single, self.uncovered, self.unframed
-        detail = self.detail, self.shown is None, self.smooth, self.usual_way
+        detail = self.detail, self.shown is None, self.smooth, self.usual_way, self.usual_colours
         return *laid_out, *detail, self.captioned, pixels, self.bytes, self.words, self.first
 
 

@@ -19,6 +19,8 @@ from .scan import Scan, inside_frame
 
 MORE = 1.05  # times the pixels along a side from which they are compared
 EMPTY = 0.6  # times what the other loses, up to which it was enlarged: those lose 0.23 to 0.5, others 0.77 up
+STRETCHED = 0.8  # the same where their proportions differ, so that one of them was stretched or squeezed
+TINTED = 4.0  # levels by which the mean colour may differ from that of most copies
 LARGEST = 4.0  # factor by which both are shrunk
 COMPARED = 4  # other copies, the best ones
 SMALLEST = 32  # pixels of the side of what is compared
@@ -49,7 +51,7 @@ class Sight:
 
 
 def true_details(scan: Scan, qualities: Mapping[int, Quality], places: Mapping[int, Placement]) -> dict[int, Quality]:
-    """Qualities of copies, the best one being none that was enlarged from another: sets `shown` and `usual_way`.
+    """Qualities of copies with `shown`, `usual_way` and `usual_colours` set, the former for the best ones.
 
     Args:
         scan: what the copies are rows of.
@@ -58,8 +60,14 @@ def true_details(scan: Scan, qualities: Mapping[int, Quality], places: Mapping[i
     """
     sights = {row: _sight(scan, row, place) for row, place in places.items() if row in qualities}
     flips = sum(sight.mirrored for sight in sights.values())
+    colours = {row: scan.thumbs[row].mean((0, 1)) for row in qualities}
+    usual = np.median(list(colours.values()), axis=0)
     marked = {
-        row: replace(quality, usual_way=row not in sights or sights[row].mirrored == (2 * flips > len(sights)))
+        row: replace(
+            quality,
+            usual_way=row not in sights or sights[row].mirrored == (2 * flips > len(sights)),
+            usual_colours=bool(np.abs(colours[row] - usual).max() <= TINTED),
+        )
         for row, quality in qualities.items()
     }
     checked: set[int] = set()
@@ -104,8 +112,9 @@ def _emptier(scan: Scan, rows: tuple[int, int], sights: Mapping[int, Sight], fac
     if any(cut is None or min(cut.size) < SMALLEST for cut in cuts):
         return False, False
     one, two = (cut for cut in cuts if cut is not None)
+    empty = STRETCHED if max(factors) > MORE * min(factors) else EMPTY
     across, down = (
-        factor > MORE and _lost(one, min(factor, LARGEST), axis) < EMPTY * _lost(two, min(factor, LARGEST), axis)
+        factor > MORE and _lost(one, min(factor, LARGEST), axis) < empty * _lost(two, min(factor, LARGEST), axis)
         for axis, factor in enumerate(factors)
     )
     return across, down
