@@ -67,7 +67,7 @@ class Quality:
         """Larger is better."""
         pixels = self.width * self.height
         laid_out = self.single, self.uncovered, self.unframed
-        detail = self.detail, self.shown is None, self.smooth, self.usual_way, self.usual_colours
+        detail = self.detail, self.shown is None, self.usual_way, self.usual_colours, self.smooth
         return *laid_out, *detail, self.captioned, pixels, self.bytes, self.words, self.first
 
 
