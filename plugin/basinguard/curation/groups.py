@@ -56,13 +56,19 @@ def find_groups(scan: Scan, pairs: Sequence[Pair], *, judge: Judge | None = None
     groups = []
     for component in components((pair.first, pair.second) for pair in same):
         within = [pair for row in component for pair in pairs_of.get(row, ())]
-        quality = picture_qualities(scan, component, covered, collages)
-        quality = true_details(scan, quality, placements(component[0], within))
+        plain = picture_qualities(scan, component, covered, collages)
+        quality = true_details(scan, plain, placements(component[0], within))
         whole = [row for row in component if row not in never_dropped]
         ranked = sorted(whole, key=lambda row: quality[row].rank, reverse=True)
         while len(ranked) > 1:
             best, *rest = ranked
             copies = _copies(scan, judge, best, rest, within)
+            largest = max(ranked, key=lambda row: plain[row].rank)
+            if len(copies) < len(rest) and largest != best:  # detail is not worth copies that would be left in
+                others = [row for row in ranked if row != largest]
+                of_largest = _copies(scan, judge, largest, others, within)
+                if len(of_largest) > len(copies):
+                    best, rest, copies = largest, others, of_largest
             if copies:
                 members = (best, *sorted(copies))
                 groups.append(Group(members, why_best([quality[row] for row in members])))
