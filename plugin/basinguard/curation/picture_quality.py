@@ -32,7 +32,7 @@ class Quality:
         width, height: pixels.
         octaves: halvings of the picture that lose nothing, 0 for one with detail up to the last pixel.
         shown: pixels of the copy that it was enlarged or stretched from, see `true_detail`; None where it was not.
-        usual_way: it is not flipped against most of the copies.
+        usual_way: it is not flipped against more than half of the copies.
         usual_colours: its mean colour is that of most of the copies.
         smooth: it shows no blocks of a strong compression.
         captioned: it has a caption.

@@ -6,6 +6,7 @@ lose when both are shrunk by the factor between them is compared, along each sid
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -59,13 +60,13 @@ def true_details(scan: Scan, qualities: Mapping[int, Quality], places: Mapping[i
         places: of those that were laid over each other, see `placement.placements`.
     """
     sights = {row: _sight(scan, row, place) for row, place in places.items() if row in qualities}
-    flips = sum(sight.mirrored for sight in sights.values())
+    ways = Counter(sight.mirrored for sight in sights.values())
     colours = {row: scan.thumbs[row].mean((0, 1)) for row in qualities}
     usual = np.median(list(colours.values()), axis=0)
     marked = {
         row: replace(
             quality,
-            usual_way=row not in sights or sights[row].mirrored == (2 * flips > len(sights)),
+            usual_way=row not in sights or 2 * ways[sights[row].mirrored] >= len(sights),
             usual_colours=bool(np.abs(colours[row] - usual).max() <= TINTED),
         )
         for row, quality in qualities.items()
