@@ -62,7 +62,7 @@ class MembershipRow(Schema):
 
 
 @dataclass(frozen=True)
-class Pictures:
+class MembershipQuery:
     """Images of unknown membership, with their captions.
 
     Attributes:
@@ -91,7 +91,9 @@ def membership(
     training = guard.training
     require_controls(training)
     assert training.heldout_images is not None
-    both = Pictures(torch.cat([training.images, training.heldout_images]), (*training.captions, *training.heldout))
+    both = MembershipQuery(
+        torch.cat([training.images, training.heldout_images]), (*training.captions, *training.heldout)
+    )
     count = EvaluationCount()
     scores = member_scores(model, guard, both, plan, count)
     columns = variants(scores, compressed_size(both.images))
@@ -140,7 +142,7 @@ def with_blend(scores: Mapping[str, NDArray]) -> dict[str, NDArray]:
 
 @torch.no_grad()
 def member_scores(
-    model: Any, guard: Guard, pictures: Pictures, plan: LossPlan, count: EvaluationCount
+    model: Any, guard: Guard, pictures: MembershipQuery, plan: LossPlan, count: EvaluationCount
 ) -> dict[str, NDArray]:
     """Each statistic of each image, [N]; larger for members."""
     texts = pictures.captions

@@ -80,7 +80,7 @@ def _tried(
         pairs = attack_pairs(Attacker(target, guard), ATTACKS.index(attempt.attack), attempt.samples)
         extraction = extract(attempt.attack, target, guard, pairs)
         outcome = outcome_of(extraction)
-        say(f"attack {place} of {len(planned)} on {target.name}: {attempt.label}: {told(outcome)}")
+        say(f"attack {place} of {len(planned)} on {target.name}: {attempt.label}: {outcome_text(outcome)}")
         if show is not None:
             show(extraction)
         yield attempt, outcome
@@ -97,7 +97,7 @@ def outcome_of(extraction: Extraction) -> AttackOutcome:
     )
 
 
-def told(outcome: AttackOutcome) -> str:
+def outcome_text(outcome: AttackOutcome) -> str:
     """An outcome in a few words."""
     note = f"; {outcome.note}" if outcome.note else ""
     return f"copies {outcome.copies.percent()}, {outcome.images} images{note}, {outcome.evaluations} evaluations"

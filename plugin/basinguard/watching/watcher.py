@@ -184,7 +184,7 @@ class Watcher:
                 self._tell({"event": "not read", "checkpoint": display_name(path), "problem": reason})
 
     def _tell(self, event: Event) -> None:
-        self.say(json.dumps(event) if self.reaction.json else told(event))
+        self.say(json.dumps(event) if self.reaction.json else event_text(event))
 
 
 def measured_base(past: Sequence[Event]) -> bool:
@@ -192,7 +192,7 @@ def measured_base(past: Sequence[Event]) -> bool:
     return any(event["event"] == "measured" for event in past)
 
 
-def told(event: Event) -> str:
+def event_text(event: Event) -> str:
     """An event in a line for people."""
     name = event["checkpoint"]
     if event["event"] != "measured":
