@@ -56,6 +56,7 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public
     from .pipelines.session_settings import SessionSettings as SessionSettings
     from .similarity.copy_detector import CopyDetector as CopyDetector
     from .similarity.copy_detector_settings import CopyDetectorSettings as CopyDetectorSettings
+    from .tinyworld.tasks import TASKS as TASKS
     from .training.accelerate import LoopGuard as LoopGuard
     from .training.caption_augmentation import CaptionAugmentation as CaptionAugmentation
     from .training.data import ImageFolder as ImageFolder
@@ -111,6 +112,7 @@ _MODULES = {
     "basin.exit_search": ("ExitSearch",),
     "basin.curves": ("risk_curve", "mean_width", "median_exit", "static_transition"),
     "curation.trainer_settings": ("TrainerSettings",),
+    "tinyworld.tasks": ("TASKS",),
     "mitigations.settings": ("ComparisonOptions",),
     "commands.export": ("export", "StoredOptions", "WorkflowOptions"),
     **{f"commands.{verb}": (verb,) for verb in ("curate", "calibrate", "audit", "verify", "compare")},
