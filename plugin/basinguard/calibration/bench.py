@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import torch
@@ -70,11 +70,11 @@ class Bench:
 
 @dataclass(frozen=True)
 class Round:
-    """Samples of one round: which pairs, the images, what they are nearest to, and the evaluations of each."""
+    """Samples of one round: the images, what they are nearest to, which are copies, and the evaluations of each."""
 
-    rows: Tensor
     images: Tensor
     matches: list[Match]
+    copies: Tensor
     evals: float
 
 
@@ -82,22 +82,23 @@ class BenchedModel:
     """A model with the weights of a product, on a bench."""
 
     def __init__(self, bench: Bench, opened: OpenWeights, prefixes: dict[int, Prefixes]) -> None:
-        self.bench, self.opened, self.model, self.prefixes = bench, opened, opened.model, prefixes
+        self.bench, self.model, self.prefixes = bench, opened.model, prefixes
+        self.trial = trial_of(opened, bench.guard, bench.guard.training.captions, bench.pairs, bench.count)
 
     def measure(self, product: Product, delta: float) -> ProductCandidate:
         """What a product copies, and what it keeps."""
-        bench, lessons, detector = self.bench, self.bench.lessons, self.bench.guard.copy_detector
+        bench, lessons = self.bench, self.bench.lessons
         rounds: list[Round] = []
 
         def draw(rows: Tensor) -> Tensor:
             rounds.append(self._round(product, rows, number=len(rounds)))
-            return detector.copied(rounds[-1].matches)
+            return rounds[-1].copies
 
         rows = bench.design.run(draw, bench.pairs.prompt, bench.alpha, delta)
         images, matches = torch.cat([r.images for r in rounds]), [m for r in rounds for m in r.matches]
         prompt = bench.pairs.prompt[rows]
         texts = [bench.guard.training.captions[k] for k in prompt.tolist()]
-        scores, copies = self._alignment(images, texts, prompt), detector.copied(matches)
+        scores, copies = self._alignment(images, texts, prompt), torch.cat([r.copies for r in rounds])
         return ProductCandidate.measured(
             copies,
             prompt,
@@ -105,7 +106,7 @@ class BenchedModel:
             bench.design,
             product=product,
             phase=bench.phase,
-            evals_per_sample=sum(r.evals * len(r.rows) for r in rounds) / len(rows),
+            evals_per_sample=sum(r.evals * len(r.images) for r in rounds) / len(rows),
             nearest=float(torch.tensor([match.similarity for match in matches]).quantile(0.95)),
             taught=None if lessons is None else lessons.measure(images, texts, copies),
             subjects={} if lessons is None else lessons.measure_subjects(images, texts, copies),
@@ -114,32 +115,18 @@ class BenchedModel:
         )
 
     def _round(self, product: Product, rows: Tensor, number: int) -> Round:
-        bench, prefixes = self.bench, self.prefixes.setdefault(number, {})
-        captions = bench.guard.training.captions
-        trial = trial_of(self.opened, bench.guard, captions, bench.pairs[rows], bench.count, prefixes)
-        latents, evals = trial.sample(product.guidance)
+        guard, prefixes = self.bench.guard, self.prefixes.setdefault(number, {})
+        latents, evals = replace(self.trial, pairs=self.bench.pairs[rows], prefixes=prefixes).sample(product.guidance)
         images = self.model.decode(latents)
-        return Round(rows, images, bench.guard.matches(images), evals)
+        matches = guard.matches(images)
+        return Round(images, matches, guard.copy_detector.copied(matches), evals)
 
     def _alignment(self, images: Tensor, texts: Sequence[str], prompt: Tensor) -> PairScores | None:
         score = self.bench.guard.score_alignment
         return None if score is None else PairScores(score(images, texts), prompt)
 
 
-def trial_of(
-    opened: OpenWeights,
-    guard: Guard,
-    prompts: Sequence[str],
-    pairs: Pairs,
-    count: EvaluationCount,
-    prefixes: Prefixes | None = None,
-) -> Trial:
-    """A model on pairs of these prompts, sampled as the guard samples.
-
-    Args:
-        opened, guard, prompts, pairs, count: which model and pairs, and what counts its evaluations.
-        prefixes: of the same weights and pairs, where there are any; what is sampled now is added.
-    """
+def trial_of(opened: OpenWeights, guard: Guard, prompts: Sequence[str], pairs: Pairs, count: EvaluationCount) -> Trial:
+    """A model on pairs of these prompts, sampled as the guard samples."""
     anchored = None if opened.anchored is None else opened.anchored.denoiser(prompts)
-    model = guided_model(opened.model, prompts, guard.plan, count)
-    return Trial(model, pairs, anchored, {} if prefixes is None else prefixes)
+    return Trial(guided_model(opened.model, prompts, guard.plan, count), pairs, anchored)
