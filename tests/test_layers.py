@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "plugin" / "basinguard"
 ORDER = """
-core: progress seeds spread text generation schema exif images folder_files safetensors_header files provenance extras estimate html metric report stats betting attack_table gate record option_errors option_docs
+core: progress seeds spread text generation schema exif images folder_files safetensors_header files provenance extras estimate html metric report_parts report stats betting attack_table gate record option_errors option_docs
 guidance: core triage dynamic schedules serialization
 diffusion: sampling_options noise_schedule solvers sampler_path batching sampling evaluation_count model toy
 basin: trajectories early_decision plain_run ordered_search exit_search curves critical_scale detectors gap heldout_contrast

@@ -42,7 +42,7 @@ from basinguard.basin.exit_search import CopyTest, ExitSearch
 from basinguard.basin.trajectories import GuidedModel, Pairs, pairs_of, run_branch, run_trunk
 from basinguard.core import stats
 from basinguard.core.provenance import versions
-from basinguard.core.report import Exit
+from basinguard.core.report_parts import Exit
 from basinguard.diffusion.sampling import final, sample_trajectory
 from basinguard.diffusion.toy import gaussian_memorizer
 from basinguard.guidance.core import SwitchAt

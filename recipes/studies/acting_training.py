@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from basinguard.basin.critical_scale import critical_scale
 from basinguard.basin.heldout_contrast import contrast_with_heldout
-from basinguard.core.report import CriticalScales, Report
+from basinguard.core.report import Report
+from basinguard.core.report_parts import CriticalScales
 from basinguard.guard.guard import Guard
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.training.data import ImageFolder

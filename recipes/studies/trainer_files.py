@@ -29,7 +29,8 @@ from basinguard.watching.checkpoints import describe
 from basinguard.watching.measuring import opened
 
 sys.path.insert(0, str(Path(__file__).parent))
-from trainer_clients import CLIENTS, answers
+from adapter_answers import answers
+from trainer_clients import CLIENTS
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -8,7 +8,7 @@ from basinguard.basin.exit_search import ExitSearch
 from basinguard.basin.gap import top_gap
 from basinguard.basin.ordered_search import last_position
 from basinguard.basin.trajectories import GuidedModel, Pairs, run_trunk
-from basinguard.core.report import Exit
+from basinguard.core.report_parts import Exit
 from basinguard.diffusion.sampling import draw_noise, final, sample_trajectory
 from basinguard.diffusion.toy import gaussian_memorizer
 from basinguard.guidance.core import SwitchAt

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from basinguard.core.report import Gaps, Report, Samples
+from basinguard.core.report import Report
+from basinguard.core.report_parts import Gaps, Samples
 
 RESULTS = Path(__file__).parents[2] / "recipes" / "results"
 EMPTY = {"taught_rulers": [], "taught_problem": ""}  # of a key that a history does not have yet, where it is not None

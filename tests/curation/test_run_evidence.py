@@ -6,7 +6,7 @@ import json
 import pytest
 
 from basinguard.core.files import joined_sha256
-from basinguard.core.report import Exit
+from basinguard.core.report_parts import Exit
 from basinguard.core.stats import clopper_pearson
 from basinguard.curation.curate import curate_images
 from basinguard.curation.folder import read_folder

@@ -3,7 +3,8 @@
 from basinguard.core.estimate import Estimate
 from basinguard.core.metric import Metric
 from basinguard.core.record import Guidance, Record, Sampler
-from basinguard.core.report import Basin, Exit, Report
+from basinguard.core.report import Report
+from basinguard.core.report_parts import Basin, Exit
 
 SOME = Estimate(value=0.5, low=0.1, high=0.9, level=0.95, n=4, method="made up")
 

@@ -10,7 +10,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from basinguard.core.estimate import Estimate
 from basinguard.core.metric import Metric
 from basinguard.core.record import Guidance, Record, Sampler
-from basinguard.core.report import Basin, Exit, Gaps, Report, Samples
+from basinguard.core.report import Report
+from basinguard.core.report_parts import Basin, Exit, Gaps, Samples
 from basinguard.exports.fingerprints import weights_sha256
 from support.tiny_pipeline import build_scheduler, build_tokenizer, build_vae
 

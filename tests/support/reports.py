@@ -1,7 +1,8 @@
 """Reports made up for verdicts, forecasts and choices: only what they read."""
 
 from basinguard.core.estimate import Estimate
-from basinguard.core.report import ImageResult, Report
+from basinguard.core.report import Report
+from basinguard.core.report_parts import ImageResult
 from basinguard.core.stats import wilson
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from basinguard.core.report import ImageResult
+from basinguard.core.report_parts import ImageResult
 from basinguard.training.breach_responder import AppliedInterventions, advice, every_rise, memorized
 from basinguard.training.data import ImageFolder
 from basinguard.training.epoch_order import EpochOrder

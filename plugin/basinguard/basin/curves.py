@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core import stats
 from ..core.estimate import Estimate
-from ..core.report import Exit
+from ..core.report_parts import Exit
 
 
 def risk_curve(

@@ -9,7 +9,7 @@ import torch
 
 from ..core import stats
 from ..core.estimate import Estimate
-from ..core.report import Exit
+from ..core.report_parts import Exit
 from ..diffusion.sampling import sample_trajectory
 from ..guidance.dynamic import SwitchAfter
 from .trajectories import GuidedModel, Pairs

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.report import Exit
+from ..core.report_parts import Exit
 from .early_decision import Anchors, ExitDecider, Limits, learn
 from .ordered_search import last_position
 from .plain_run import PlainRun, run_plain

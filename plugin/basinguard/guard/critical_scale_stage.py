@@ -12,7 +12,7 @@ import torch
 from ..basin.critical_scale import critical_scale
 from ..basin.trajectories import GuidedModel
 from ..core import stats
-from ..core.report import CriticalScales
+from ..core.report_parts import CriticalScales
 from ..core.spread import spread
 from .measures import Measures, compare_rises, mean_rise
 from .training_set import TrainingSet

@@ -16,7 +16,8 @@ from ..basin.gap import pair_gaps
 from ..basin.trajectories import pairs_of
 from ..core import seeds as seed_table
 from ..core import stats
-from ..core.report import Basin, CaptionGroup, Exit, Gaps, Heldout, ImageResult, Report, Samples
+from ..core.report import Report
+from ..core.report_parts import Basin, CaptionGroup, Exit, Gaps, Heldout, ImageResult, Samples
 from ..diffusion.evaluation_count import EvaluationCount
 from ..diffusion.model import Model
 from .coverage import NOISES, Coverage
