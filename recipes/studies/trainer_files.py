@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 from basinguard.core.safetensors_header import read_header
 from basinguard.exports.merge import merged
 from basinguard.pipelines.loading import load_pipeline
+from basinguard.watching.checkpoint_pipeline import opened
 from basinguard.watching.checkpoints import describe
-from basinguard.watching.measuring import opened
 
 sys.path.insert(0, str(Path(__file__).parent))
 from adapter_answers import answers

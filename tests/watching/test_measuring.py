@@ -13,10 +13,12 @@ from basinguard.core.report import Report
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.status import read_history
 from basinguard.pipelines.loading import load_pipeline
+from basinguard.watching.checkpoint_pipeline import opened
 from basinguard.watching.checkpoints import scan
-from basinguard.watching.measuring import CheckpointProbes, measure_request, opened, training_of
+from basinguard.watching.measuring import CheckpointProbes, measure_request
 from basinguard.watching.probe_process import REFUSED
 from basinguard.watching.request import EVENTS, PAGE, STATE, WatchRequest, events_of
+from basinguard.watching.training_images import training_of
 from support.checkpoint_files import KOHYA, saved
 from support.guarded_runs import picture_folder, untimed
 from support.recipe_runs import run_recipe
@@ -38,6 +40,7 @@ def run(tiny_pipeline_dir, tmp_path_factory):
 def measured(request, checkpoints):
     request.folder.mkdir(exist_ok=True)
     probes = CheckpointProbes(request)
+    probes.take_up()
     for checkpoint in checkpoints:
         probes.measure(checkpoint)
     return [(event["checkpoint"], event["event"], event.get("problem", "")) for event in events_of(request.folder)]
@@ -96,7 +99,7 @@ def test_another_base_other_images_or_settings_are_refused_for_what_was_begun_wi
         ({"plan": replace(PLAN, scale=3.0)}, "scale was 7.5, is 3.0"),
     ):
         with pytest.raises(ValueError, match=f"{message}.*to begin anew"):
-            CheckpointProbes(replace(run, **changes))
+            CheckpointProbes(replace(run, **changes)).take_up()
 
 
 def test_images_come_from_every_folder_that_the_trainer_reads(run, tmp_path):
@@ -145,7 +148,7 @@ def test_a_full_disk_ends_a_probe_in_one_line(run, tmp_path, monkeypatch, capsys
     request.folder.mkdir()
     (request.folder / STATE).write_bytes((run.folder / STATE).read_bytes())
     (request.folder / EVENTS).symlink_to("/dev/full")
-    monkeypatch.setattr(sys, "stdin", io.StringIO(request.to_json(())))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{request.to_json()}\n[]\n"))
     with pytest.raises(SystemExit) as end:
         measure_request()
     assert end.value.code == REFUSED

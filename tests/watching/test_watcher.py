@@ -163,7 +163,7 @@ def test_a_second_watch_on_one_folder_is_refused(request_):
 
 SCRIPT = """import json, sys
 sys.stderr.write("ready\\n")
-request = json.loads(sys.stdin.read())
+request, checkpoints = json.loads(sys.stdin.readline()), json.loads(sys.stdin.readline())
 sys.stderr.write("data: no such folder\\n")
 raise SystemExit({})
 """
@@ -180,9 +180,9 @@ raise SystemExit({})
 def test_a_process_that_was_started_ahead_measures_and_is_gone(request_, monkeypatch, status, kind, message):
     monkeypatch.setattr(probe_process, "COMMAND", [sys.executable, "-c", SCRIPT.format(status)])
     process, news = ProbeProcess(), []
-    process.start()
+    process.start(request_)
     started = process._process
-    process.start()
+    process.start(request_)
     assert process._process is started
     with nullcontext() if kind is None else pytest.raises(kind, match=message):
         process.measure(request_, [], lambda: news.append(started.poll()))
@@ -191,11 +191,11 @@ def test_a_process_that_was_started_ahead_measures_and_is_gone(request_, monkeyp
     assert process._process is None
 
 
-def test_a_process_that_was_not_needed_is_ended(monkeypatch):
+def test_a_process_that_was_not_needed_is_ended(request_, monkeypatch):
     monkeypatch.setattr(probe_process, "COMMAND", [sys.executable, "-c", SCRIPT])
     process = ProbeProcess()
     process.end()
-    process.start()
+    process.start(request_)
     started = process._process
     process.end()
     assert started.returncode == -9

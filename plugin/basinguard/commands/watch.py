@@ -98,7 +98,7 @@ def _exported(request: WatchRequest, event: Event) -> str:
     from diffusers.utils import logging as diffusers_logging
 
     from ..pipelines.session_settings import SessionSettings
-    from ..watching.measuring import write_lora_alone
+    from ..watching.checkpoint_pipeline import write_lora_alone
     from ..watching.request import export_stem
     from .calibrate import calibrate
     from .export import export

@@ -14,6 +14,7 @@ from ..diffusion.batching import Batched
 from ..diffusion.noise_schedule import NoiseSchedule, to_epsilon
 from ..diffusion.sampling import EMPTY, Denoiser
 
+Place = tuple[torch.device, torch.dtype]  # where and in what precision the network computes
 DECODE_PIXELS = 32 * 64 * 64  # decoded at once: 32 images of 64 px, one of 512 px (0.75 GB in float32)
 
 
@@ -67,10 +68,11 @@ class LatentModel:
     def denoiser(self, prompts: Sequence[str]) -> Denoiser:
         """The denoiser whose prompt k is `prompts[k]`; texts are encoded once, here."""
         table = self.encode_prompts([*prompts, ""])  # the last row is what EMPTY = -1 indexes
-        device = self._device  # asked once: diffusers looks at every module for what offloads it
+        place = self._device, self.pipe.unet.dtype  # asked once: diffusers looks at every module for either
+        table = table.to(place[1])
 
         def denoise(x: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
-            return self._eps(x, timestep, prompt, table, device)
+            return self._eps(x, timestep, prompt, table, place)
 
         return denoise
 
@@ -87,8 +89,9 @@ class LatentModel:
         return Batched(self._decoded, rows)(latents / self.pipe.vae.config.scaling_factor)
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        with self._precision():
-            pixels = self.pipe.vae.decode(latents.to(self._device, self.pipe.vae.dtype)).sample
+        device = self._device
+        with self._precision(device):
+            pixels = self.pipe.vae.decode(latents.to(device, self.pipe.vae.dtype)).sample
         return (pixels.float().cpu() / 2 + 0.5).clamp(0, 1)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -101,29 +104,28 @@ class LatentModel:
         return self.pipe.unet.device
 
     @contextmanager
-    def _precision(self) -> Iterator[None]:
+    def _precision(self, device: torch.device) -> Iterator[None]:
         enabled = self.dtype not in (None, torch.float32)
-        with torch.autocast(self._device.type, self.dtype, enabled=True) if enabled else nullcontext():
+        with torch.autocast(device.type, self.dtype, enabled=True) if enabled else nullcontext():
             yield
 
-    def _eps(self, x: Tensor, timestep: Tensor, prompt: Tensor, table: Tensor, device: torch.device) -> Tensor:
+    def _eps(self, x: Tensor, timestep: Tensor, prompt: Tensor, table: Tensor, place: Place) -> Tensor:
         cond = prompt != EMPTY
         if not self.anchor or bool(cond.all()):
-            output = self._forward(x, timestep, table[prompt], device)
+            output = self._forward(x, timestep, table[prompt], place)
         else:
             output = torch.empty_like(x)
             with _adapters_off(self.pipe.unet):
-                output[~cond] = self._forward(x[~cond], timestep[~cond], table[prompt[~cond]], device)
+                output[~cond] = self._forward(x[~cond], timestep[~cond], table[prompt[~cond]], place)
             if bool(cond.any()):
-                output[cond] = self._forward(x[cond], timestep[cond], table[prompt[cond]], device)
+                output[cond] = self._forward(x[cond], timestep[cond], table[prompt[cond]], place)
         return to_epsilon(
             self.prediction_type, output, x, self.schedule.signal(timestep), self.schedule.noise(timestep)
         )
 
-    def _forward(self, x: Tensor, timestep: Tensor, states: Tensor, device: torch.device) -> Tensor:
-        unet = self.pipe.unet
-        with self._precision():
-            out = unet(x.to(device, unet.dtype), timestep.to(device), states.to(unet.dtype)).sample
+    def _forward(self, x: Tensor, timestep: Tensor, states: Tensor, place: Place) -> Tensor:
+        with self._precision(place[0]):
+            out = self.pipe.unet(x.to(*place), timestep.to(place[0]), states).sample
         return out.to(x.device, x.dtype)
 
 

@@ -161,7 +161,7 @@ class GuardedRun:
                     self.best_weights.update(self.history, lambda: trained_weights(module))
                     with self.complaints.harmless(f"{epoch_name(epoch)} could not be kept for the search at the end"):
                         self.epochs.keep(module, self.history)
-                    self._log(module, loggers)
+                    self.log(module, loggers)
         return report
 
     def measure(self, pipe: StableDiffusionPipeline, *, epoch: int, train_step: int) -> Report | None:
@@ -246,7 +246,13 @@ class GuardedRun:
         with self.complaints.harmless(f"{folder / HISTORY_FILE} could not be written"):
             write_guard_file(folder / HISTORY_FILE, self.status, self.history, self.guard.training.image_sha256)
 
-    def _log(self, module: TrainedModule, loggers: Sequence[Any]) -> None:
+    def log(self, module: TrainedModule, loggers: Sequence[Any]) -> None:
+        """Gives loggers numbers and pictures of the newest report, see `logging.log_report`; without harm to the run.
+
+        Args:
+            module: as it was when it was measured.
+            loggers: that get them.
+        """
         problem = f"pictures and scalars of {epoch_name(self.history[-1].epoch)} could not be logged"
         with self.complaints.harmless(problem), untouched(*parts_of(module)):
             side = smaller_side(module.pipe, self.guard.training.images)

@@ -10,38 +10,37 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 
-from ..core.files import whole_file
 from ..core.report import Report
 from ..core.text import one_line
-from ..exports.lora_names import sort_names
 from ..guard.status import RunStatus
-from ..guard.training_set import TrainingSet
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
-from ..training.control_group import training_set
-from ..training.data import ImageFolder
-from ..training.finetune_options import ReadingOptions
 from ..training.guard_assembly import assemble_guard
-from ..training.guard_options import ControlGroup
 from ..training.guarded_run import GuardedRun
 from ..training.protocols import PipelineInTraining
-from .checkpoints import TEXT, Checkpoint, is_as_described
+from .checkpoint_pipeline import lora_fingerprint, opened
+from .checkpoints import Checkpoint, is_as_described
 from .page import write_page
-from .request import BASE, PROBE_LOCK, STATE, WatchRequest, add_event, display_name, events_of
+from .request import (
+    BASE,
+    PROBE_LOCK,
+    STATE,
+    WatchRequest,
+    add_event,
+    checkpoints_from_json,
+    display_name,
+    events_of,
+)
 from .state import read_run_state, write_run_state
-from .trainer_data import image_subsets
-from .unet_files import unet_files
+from .training_images import training_of
 
 
 class CheckpointProbes:
@@ -52,26 +51,34 @@ class CheckpointProbes:
 
     Raises:
         FileNotFoundError: no such data, base or prompts.
-        ValueError: images that cannot be used, or a state that was measured otherwise.
+        ValueError: images that cannot be used.
     """
 
     def __init__(self, request: WatchRequest) -> None:
         self.request, self.folder = request, request.folder
-        base = load_pipeline(request.base)
-        training = training_of(request, LatentModel(base).resolution)
+        self.base = load_pipeline(request.base)
+        training = training_of(request, LatentModel(self.base).resolution)
         self.base_name = str(Path(request.base).resolve()) if Path(request.base).exists() else request.base
-        self.run = GuardedRun(assemble_guard(training, request.plan, request.detector, pipe=base, alignment="none"))
+        guard = assemble_guard(training, request.plan, request.detector, pipe=self.base, alignment="none")
+        self.run = GuardedRun(guard)
         self.loggers: list[Any] = []
-        self._take_up()
+
+    def take_up(self) -> None:
+        """Goes on where an earlier process ended; the first of all measures the base model.
+
+        Raises:
+            ValueError: what is there was measured otherwise.
+        """
+        self._take_history()
         past = events_of(self.folder)
         self.keys = {event["key"] for event in past if event.get("key")}
         self.weights = {event["weights"]: event["checkpoint"] for event in past if event.get("weights")}
         self.run.update_status()
         if not self.run.history:
-            self._probe(base, BASE, epoch=-1, train_step=0)
+            self._probe(self.base, BASE, epoch=-1, train_step=0)
 
-    def _take_up(self) -> None:
-        """Takes the history of earlier processes, and writes down the event that the last of them came to no more.
+    def _take_history(self) -> None:
+        """Takes what earlier processes measured, and writes down the event that the last of them came to no more.
 
         Raises:
             ValueError: they measured another base, other images, or with other settings.
@@ -132,18 +139,21 @@ class CheckpointProbes:
         for part in (pipe.unet, pipe.vae, pipe.text_encoder):
             part.requires_grad_(False)  # nothing is trained here, and so nothing is kept for an export
         module = PipelineInTraining(pipe, self.request.base)
-        report = self.run.probe(
-            module, epoch=epoch, train_step=train_step, folder=self.folder, loggers=self._tensorboard()
-        )
+        report = self.run.probe(module, epoch=epoch, train_step=train_step, folder=self.folder)
         if report is None or report.problem:
             problem = "the budget pays for nothing" if report is None else report.problem
             self._event("failed", name, problem=problem, **more)
             return
         event = {"event": "measured", "checkpoint": name, **_numbers(report, self.run.status), **more}
-        write_run_state(self.folder / STATE, {**self.run.state_dict(), "base": self.base_name, "event": event})
+        self._write_state(event)
         self._write_down(event)
         if self.run.status is not None:
             write_page(self.folder, self.run.history, self.run.status, self.request)
+        self.run.log(module, self._tensorboard())
+        self._write_state(event)  # once more: a budget counts what pictures cost
+
+    def _write_state(self, event: dict[str, Any]) -> None:
+        write_run_state(self.folder / STATE, {**self.run.state_dict(), "base": self.base_name, "event": event})
 
     def _tensorboard(self) -> Sequence[Any]:
         if not self.loggers:
@@ -187,103 +197,22 @@ def _further(step: int | None, newest: Report) -> int:
     return newest.train_step + 1 if step is None else step
 
 
-def lora_fingerprint(checkpoint: Checkpoint) -> str:
-    """Tells LoRA weights by what they are, whatever the file is called and its tensors are; "" of other kinds."""
-    if not checkpoint.kind.startswith("lora"):
-        return ""
-    tensors = _lora_tensors(checkpoint.path).values()
-    each = sorted(sha256(tensor.float().numpy().tobytes()).hexdigest() for tensor in tensors)
-    return sha256("".join(each).encode()).hexdigest()
-
-
-def _lora_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The factors of every layer, by name, without what else is in the file."""
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in sort_names(file.keys()).names}
-
-
-def _opened_lora(checkpoint: Checkpoint, base: str) -> Any:
-    if checkpoint.kind == "lora":
-        return load_pipeline(base, lora=checkpoint.path)
-    with TemporaryDirectory() as folder:
-        alone = Path(folder) / f"{checkpoint.path.parent.name}.safetensors"
-        write_lora_alone(checkpoint.path, alone)
-        return load_pipeline(base, lora=alone)
-
-
-def write_lora_alone(path: Path, target: Path) -> None:
-    """Writes the LoRA of a UNet's state, where both were saved as one, to a file of its own."""
-    with whole_file(target, overwrite=True) as partial:
-        save_file(_lora_tensors(path), partial)
-
-
-def opened(checkpoint: Checkpoint, base: str) -> Any:
-    """A pipeline with the checkpoint's weights.
-
-    Raises:
-        OSError: it is not there any more.
-        ValueError: of another base, damaged, or of a kind that is not read.
-    """
-    if checkpoint.kind.startswith("lora"):
-        return _opened_lora(checkpoint, base)
-    if checkpoint.kind != "unet":
-        return load_pipeline(checkpoint.path)
-    pipe, path = load_pipeline(base), checkpoint.path
-    weights = {
-        name: w for file in ([path] if path.is_file() else unet_files(path)) for name, w in load_file(file).items()
-    }
-    if {n: w.shape for n, w in weights.items()} != {n: w.shape for n, w in pipe.unet.state_dict().items()}:
-        raise ValueError(f"{path}: its UNet has other layers than that of {base}; give its own base")
-    pipe.unet.load_state_dict(weights)
-    if (path / TEXT).is_dir():  # trained with it
-        kind = type(pipe.text_encoder)
-        pipe.text_encoder = kind.from_pretrained(path / TEXT, local_files_only=True, use_safetensors=True).float()
-    return pipe
-
-
-def training_of(request: WatchRequest, resolution: int) -> TrainingSet:
-    """The images that must not come back, from everywhere that the trainer reads them."""
-    control = ControlGroup(folder=str(request.heldout)) if request.heldout else ControlGroup(_prompts(request.prompts))
-    sets, items = [], []
-    for subset in image_subsets(request.data, request.caption):
-        none = subset.named or None  # anything: another caption takes its place
-        images = ImageFolder(
-            str(subset.folder), resolution=resolution, reading=ReadingOptions(caption=subset.caption or none)
-        )
-        images.setup("open")
-        own = [k for k, (path, _) in enumerate(images.items[: images.secrets]) if subset.includes(path)]
-        if len(own) < len(subset.captions or ()):
-            missing = f"{len(subset.captions or ()) - len(own)} of {len(subset.captions or ())} images of its table"
-            raise ValueError(f"{request.data}: {missing} are not in {subset.folder}")
-        sets.append(torch.stack([images.pixels(k) for k in own]))
-        items += [(path, subset.trained(path, caption)) for path, caption in (images.items[k] for k in own)]
-    return training_set(_Images(torch.cat(sets), tuple(items)), control)
-
-
-class _Images:
-    """Several folders as one (`protocols.CaptionedImages`)."""
-
-    def __init__(self, pixels: torch.Tensor, items: tuple[tuple[str, str], ...]) -> None:
-        self.pixels, self.items = pixels, items
-
-    def all_pixels(self) -> torch.Tensor:
-        return self.pixels
-
-
-def _prompts(path: Path | None) -> list[str] | None:
-    return None if path is None else [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-
-
 def measure_request() -> None:
-    """Measures what the request on standard input names; ends early where nobody waits for it any more."""
+    """Measures what standard input names: the request on a line, and on another, when it is known, the checkpoints.
+
+    Ends early where nobody waits for it any more.
+    """
     warnings.simplefilter("default")
     diffusers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    request, checkpoints = WatchRequest.from_json(sys.stdin.read())
-    parent = os.getppid()
+    request, parent = WatchRequest.from_json(sys.stdin.readline()), os.getppid()
     try:
+        probes = CheckpointProbes(request)
+        pending = sys.stdin.readline()
+        if not pending:
+            return
         with FileLock(request.folder / PROBE_LOCK):  # one that an ended watch left behind has its say first
-            probes = CheckpointProbes(request)
-            for checkpoint in checkpoints:
+            probes.take_up()
+            for checkpoint in checkpoints_from_json(pending):
                 if os.getppid() == parent:
                     probes.measure(checkpoint)
     except (OSError, ValueError, ImportError) as error:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from .checkpoints import Checkpoint
-from .request import WatchRequest
+from .request import WatchRequest, checkpoints_to_json
 
 COMMAND = [sys.executable, "-P", "-m", "basinguard.watching.measuring"]
 REFUSED = 2  # exit status of a probe that cannot begin
@@ -20,17 +21,26 @@ class ProbeBrokeDown(ValueError):
 class ProbeProcess:
     """Measures checkpoints in a process that ends afterwards, and with it all that it loaded.
 
-    It may be started before there is something to measure, so that it has imported everything by then.
+    It may be started before there is something to measure, so that it has read the base and the images by then.
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
-    def start(self) -> None:
-        """Starts it, if it is not there."""
-        if self._process is None or self._process.poll() is not None:
+    def start(self, request: WatchRequest) -> None:
+        """Starts it, if it is not there, and says what will be measured with."""
+        if self._process is None:
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(COMMAND, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
+            self._tell(request.to_json())
+
+    def _tell(self, line: str) -> None:
+        """Says a line; one that ended already says why on its own."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.flush()
 
     def end(self) -> None:
         """Ends one that was not asked for anything."""
@@ -51,21 +61,17 @@ class ProbeProcess:
             ProbeBrokeDown: the process was killed, or ended by a fault.
             ValueError: nothing can be measured with what was given.
         """
-        self.start()
+        self.start(request)
+        self._tell(checkpoints_to_json(pending))
         process, self._process = self._process, None
         assert process is not None
-        assert process.stdin is not None
         assert process.stderr is not None
         last = ""
         with process:
             try:
-                process.stdin.write(request.to_json(tuple(pending)))
-                process.stdin.close()
                 for line in process.stderr:
                     last = line.strip() or last
                     news()
-            except BrokenPipeError:
-                last = "it could not be told what to measure"
             except BaseException:
                 process.terminate()
                 raise

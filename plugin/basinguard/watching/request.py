@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -85,18 +86,27 @@ class WatchRequest:
         """Where everything goes that a watch writes."""
         return self.output / FOLDER
 
-    def to_json(self, checkpoints: tuple[Checkpoint, ...]) -> str:
-        """This and the checkpoints to measure, as one text."""
-        return json.dumps({"request": asdict(self), "checkpoints": [asdict(c) for c in checkpoints]}, default=str)
+    def to_json(self) -> str:
+        """This, on one line."""
+        return json.dumps(asdict(self), default=str)
 
     @classmethod
-    def from_json(cls, text: str) -> tuple[Self, list[Checkpoint]]:
-        """Both, from what `to_json` wrote."""
-        values = json.loads(text)
-        request: dict[str, Any] = values["request"]
+    def from_json(cls, text: str) -> Self:
+        """What `to_json` wrote."""
+        request: dict[str, Any] = json.loads(text)
         for name in ("output", "data", "heldout", "prompts"):
             request[name] = None if request[name] is None else Path(request[name])
         request |= {
             "plan": ProbePlan(**request["plan"]), "detector": CopyDetectorSettings(**request["detector"])
         }  # fmt: skip
-        return cls(**request), [Checkpoint(**{**c, "path": Path(c["path"])}) for c in values["checkpoints"]]
+        return cls(**request)
+
+
+def checkpoints_to_json(checkpoints: Sequence[Checkpoint]) -> str:
+    """Checkpoints to measure, on one line."""
+    return json.dumps([asdict(c) for c in checkpoints], default=str)
+
+
+def checkpoints_from_json(text: str) -> list[Checkpoint]:
+    """What `checkpoints_to_json` wrote."""
+    return [Checkpoint(**{**values, "path": Path(values["path"])}) for values in json.loads(text)]

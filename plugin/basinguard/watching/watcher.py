@@ -107,7 +107,7 @@ class Watcher:
             self._process.end()
             return self.pace.interval
         if self._ahead:
-            self._process.start()
+            self._process.start(self.request)
         return min(self.pace.interval, self.pace.settle)
 
     def _measure(self, pending: Sequence[Checkpoint]) -> None:
