@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from basinguard.training.accelerate import LoopGuard
-from basinguard.training.distributed import ROWS, Sharded, Team
+from basinguard.training.distributed import Sharded, Team
 from basinguard.training.requirements import require_whole_weights
 from support.guarded_runs import fit, make_guard, picture_folder, untimed
 
@@ -53,7 +53,7 @@ def test_two_processes_report_what_one_does_to_the_bit(both):
 def test_both_do_their_share(both):
     rows = [result["rows"] for result in both]
     assert min(rows) > 0.3 * sum(rows), f"the network saw {rows} rows"
-    assert both[0]["few rows"] == both[1]["few rows"] == [[n, 3, 32, 32] for n in (1, ROWS, ROWS + 1)]
+    assert both[0]["few rows"] == both[1]["few rows"] == [[n, 3, 32, 32] for n in (1, 32, 33)]
 
 
 @pytest.mark.long
@@ -117,9 +117,10 @@ def test_accelerate_with_split_weights_is_refused_with_a_sentence(kind):
         LoopGuard(None, SimpleNamespace(distributed_type=kind))
 
 
-def test_one_process_goes_through_the_same_groups(tiny_pipeline_dir):
+@pytest.mark.parametrize(("latent_shape", "rows"), [((4, 16, 16), 32), ((4, 64, 64), 8)])
+def test_one_process_goes_through_the_same_groups(latent_shape, rows):
     sizes = []
-    model = SimpleNamespace(schedule=None, decode=lambda x: sizes.append(len(x)) or x)
-    given = torch.arange(2 * ROWS + 3.0)[:, None]
+    model = SimpleNamespace(schedule=None, latent_shape=latent_shape, decode=lambda x: sizes.append(len(x)) or x)
+    given = torch.arange(2 * rows + 3.0)[:, None]
     assert torch.equal(Sharded(model, Team()).decode(given), given)
-    assert sizes == [ROWS, ROWS, 3]
+    assert sizes == [rows, rows, 3]

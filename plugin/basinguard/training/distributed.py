@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from ..diffusion.model import Model
 from ..diffusion.sampling import Denoiser
 from ..guard.guard import Guard
 
-ROWS = 8  # of one network call; networks round differently for other batch sizes, so this never depends on anything
+ROWS, ROWS_OF_SMALL = 8, 32  # of one network call: few are enough to fill a machine, unless they are small
+SMALL = 4 * 16 * 16  # numbers in one sample's latents
 MESSAGE = 200  # bytes of a problem that the others hear
 NUMBERS, DIMENSIONS = 8, 5  # that a message, and the shape of one row of a result, have room for
 FINE, NO_MEMORY, FAILED = 0, 1, 2
@@ -125,6 +127,21 @@ def measure_together(guard: Guard, model: Model, team: Team, *, epoch: int, trai
         raise
 
 
+def rows_at_once(latent_shape: tuple[int, ...]) -> int:
+    """Rows of one network call.
+
+    Networks round differently for other batch sizes, so this depends on nothing but the model.
+
+    Args:
+        latent_shape: of one sample, [C, H, W].
+
+    Example:
+        >>> rows_at_once((4, 16, 16)), rows_at_once((4, 64, 64))
+        (32, 8)
+    """
+    return ROWS_OF_SMALL if prod(latent_shape) <= SMALL else ROWS
+
+
 class Sharded:
     """A `Model` whose network calls are shared out among a team.
 
@@ -135,6 +152,7 @@ class Sharded:
 
     def __init__(self, model: Model, team: Team) -> None:
         self.model, self.team, self.schedule = model, team, model.schedule
+        self.rows = rows_at_once(model.latent_shape)
         self.turn = 0  # whose turn the next group is: calls of few rows must not all fall to the first process
 
     @property
@@ -160,7 +178,7 @@ class Sharded:
 
     def _share(self, x: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """`compute` of all rows of `x`, [B, ...], of which this process computes every `size`-th group."""
-        groups, team, turn = torch.arange(len(x)).split(ROWS), self.team, self.turn
+        groups, team, turn = torch.arange(len(x)).split(self.rows), self.team, self.turn
         self.turn = (turn + len(groups)) % team.size
         own, error = [], None
         try:
@@ -171,7 +189,7 @@ class Sharded:
             return torch.cat(own)
         shape = own[0].shape[1:] if own else ()
         _, *row_shape = team.meet(error, [len(x), *shape, *[0] * (DIMENSIONS - len(shape))])
-        mine = torch.zeros(-(-len(groups) // team.size), ROWS, *[n for n in row_shape if n], dtype=x.dtype)
+        mine = torch.zeros(-(-len(groups) // team.size), self.rows, *[n for n in row_shape if n], dtype=x.dtype)
         for slot, part in enumerate(own):
             mine[slot, : len(part)] = part
         everyone = team.gather(mine)

@@ -1,6 +1,6 @@
 """The checkpoints of a trainer, measured one by one as a guard in it would: same captions, same noise, same reports.
 
-Runs as a process of its own (`python -m basinguard.watching.measuring`), which ends when nothing is left to measure:
+Runs as a process of its own (`python -m basinguard.watching`), which ends when nothing is left to measure:
 whoever waits for checkpoints holds neither a model nor a framework.
 """
 
@@ -218,7 +218,3 @@ def measure_request() -> None:
     except (OSError, ValueError, ImportError) as error:
         print(one_line(str(error), 500), file=sys.stderr)
         raise SystemExit(2) from None
-
-
-if __name__ == "__main__":
-    measure_request()

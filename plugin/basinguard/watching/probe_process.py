@@ -10,7 +10,7 @@ from contextlib import suppress
 from .checkpoints import Checkpoint
 from .request import WatchRequest, checkpoints_to_json
 
-COMMAND = [sys.executable, "-P", "-m", "basinguard.watching.measuring"]
+COMMAND = [sys.executable, "-P", "-m", "basinguard.watching"]
 REFUSED = 2  # exit status of a probe that cannot begin
 
 

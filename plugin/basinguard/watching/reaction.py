@@ -65,7 +65,7 @@ class WatchPace:
     """
 
     once: bool = False
-    interval: float = 5.0
+    interval: float = 2.0
     settle: float = 3.0
     idle_minutes: float = 0.0
 
