@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from basinguard.core.report import Report
+from basinguard.core.report import Basin, Report
 from basinguard.diffusion.noise_schedule import FlowSchedule, to_epsilon
 from basinguard.diffusion.toy import Memorizer
 from basinguard.guard import guard as guard_module
@@ -35,6 +35,17 @@ def test_early_decisions_and_chunks_change_no_report():
     assert without_cost(reports[0]) == without_cost(reports[1])
     small = make_guard(chunk=3).measure(Points(), epoch=0, train_step=1)
     assert [e.timestep for e in small.basin.exits] == [e.timestep for e in reports[0].basin.exits]
+
+
+def test_what_the_samples_say_is_known_before_exits_are_searched_for():
+    guard, early = make_guard(), []
+    report = guard.measure(Points(), epoch=0, train_step=1, early=early.append)
+    (first,) = early
+    assert report.basin.exits
+    assert (first.samples, first.gaps, first.heldout) == (report.samples, report.gaps, report.heldout)
+    assert first.basin == Basin()
+    assert first.unet_evals < report.unet_evals
+    assert guard.history == [report]
 
 
 @pytest.mark.parametrize("solver", ["heun", "pndm"])

@@ -13,12 +13,14 @@ from basinguard.core.report import Report
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.status import read_history
 from basinguard.pipelines.loading import load_pipeline
+from basinguard.similarity.copy_detector import CopyDetector
 from basinguard.watching.checkpoint_pipeline import opened
 from basinguard.watching.checkpoints import scan
 from basinguard.watching.measuring import CheckpointProbes, measure_request
 from basinguard.watching.probe_process import REFUSED
 from basinguard.watching.request import EVENTS, PAGE, STATE, WatchRequest, events_of
 from basinguard.watching.training_images import training_of
+from basinguard.watching.watcher import event_text
 from support.checkpoint_files import KOHYA, saved
 from support.guarded_runs import picture_folder, untimed
 from support.recipe_runs import run_recipe
@@ -100,6 +102,21 @@ def test_another_base_other_images_or_settings_are_refused_for_what_was_begun_wi
     ):
         with pytest.raises(ValueError, match=f"{message}.*to begin anew"):
             CheckpointProbes(replace(run, **changes)).take_up()
+
+
+def test_a_breach_is_told_before_exits_are_searched_for(run, tmp_path, monkeypatch):
+    """Whatever is drawn counts as a copy here, but of the base model's."""
+    request = replace(run, output=tmp_path, plan=replace(PLAN, captions=4, seeds=4))
+    measured(request, [])
+    monkeypatch.setattr(CopyDetector, "copied", lambda self, matches: torch.ones(len(matches), dtype=torch.bool))
+    measured(request, scan(run.output).checkpoints[:1])
+    base, early, whole = events_of(request.folder)
+    assert [event["event"] for event in (base, early, whole)] == ["measured", "early", "measured"]
+    assert early["breach"]
+    assert early["risk"] == whole["risk"]
+    assert (early["width"], "key" in early) == (None, False)
+    assert event_text(early).startswith("checkpoint-2/model.safetensors: memorizing, risk 1.00 [")
+    assert event_text(early).endswith("its basin is measured now")
 
 
 def test_images_come_from_every_folder_that_the_trainer_reads(run, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,8 +35,9 @@ class WatchResult:
     exported: str = ""
 
     def __str__(self) -> str:
-        measured = sum(event["event"] == "measured" for event in self.events)
-        text = f"{measured} models measured, {len(self.events) - measured} not; curves and verdict: {self.page}"
+        count = Counter(event["event"] for event in self.events)
+        missed = count["failed"] + count["skipped"]
+        text = f"{count['measured']} models measured, {missed} not; curves and verdict: {self.page}"
         return f"{text}\n{self.exported}".rstrip()
 
 

@@ -32,7 +32,7 @@ from .coverage import Agree, Spending
 from .measured_model import Instruments, ScoreAlignment, guided_model
 from .measures import Measures
 from .plan import ProbePlan
-from .probe import Probe
+from .probe import Early, Probe
 from .taught_ledger import TaughtLedger, refuse_copied_truth, taught_prompts, taught_samples
 from .training_set import TrainingSet
 
@@ -109,7 +109,15 @@ class Guard:
         """The model with these prompts, as `basin` samples it."""
         return guided_model(model, prompts, self.plan)
 
-    def measure(self, model: Model, *, epoch: int, train_step: int, team: TeamProtocol | None = None) -> Report | None:
+    def measure(
+        self,
+        model: Model,
+        *,
+        epoch: int,
+        train_step: int,
+        team: TeamProtocol | None = None,
+        early: Early | None = None,
+    ) -> Report | None:
         """Measures the model once and appends the report to `history`; on an error nothing has changed.
 
         The base model is measured in full, whatever the budget; every later probe is paid from it.
@@ -119,6 +127,8 @@ class Guard:
             epoch: from 0; -1 is the untouched base model.
             train_step: updates so far.
             team: the processes that measure together; None for this one alone.
+            early: is given what is known before exits are searched for, which is most of the work where there are
+                copies: a report whose basin is empty, and which is not in the history.
 
         Returns:
             The report; None when the budget cannot pay for anything useful.
@@ -129,7 +139,7 @@ class Guard:
         """
         draft = copy(self)
         draft.spending = self.spending.copy()
-        report = draft._measure(model, epoch, train_step, team.least if team else int)
+        report = draft._measure(model, epoch, train_step, team.least if team else int, early)
         if team is not None:
             team.meet()  # raises here too where another process failed: their next probes stay the same
         vars(self).update(vars(draft))
@@ -148,7 +158,7 @@ class Guard:
         self.history = [Report.missed(-1, 0, problem)]
 
     @torch.no_grad()
-    def _measure(self, model: Model, epoch: int, train_step: int, agree: Agree) -> Report | None:
+    def _measure(self, model: Model, epoch: int, train_step: int, agree: Agree, early: Early | None) -> Report | None:
         start, report = time.monotonic(), None
         _check_size(self.training, model)
         if epoch < 0 and self._needs_control_images(model):
@@ -158,7 +168,7 @@ class Guard:
         if coverage is not None:
             instruments = Instruments(self.copy_detector, self.training, self.plan, self.score_alignment, self.ledger)
             probe = Probe(instruments, model, coverage, None if epoch < 0 else self.base)
-            report = probe.report(epoch, train_step, start)
+            report = probe.report(epoch, train_step, start, early)
             self.base, self.latest = probe.base, probe.now
             self.spending.learn(costs, coverage, probe.seconds, probe.count.rows)
         self.spending.pay(time.monotonic() - start, epoch)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from .measures import Measures, compare_rises, mean_rise
 from .taught_ledger import taught_prompts, taught_samples
 
 WORST = 10  # captions named in a report
+Early = Callable[[Report], object]
 
 
 class Probe:
@@ -62,38 +64,45 @@ class Probe:
         """
         return seed_table.RANGES["probe"]
 
-    def report(self, epoch: int, train_step: int, start: float) -> Report:
+    def report(self, epoch: int, train_step: int, start: float, early: Early | None = None) -> Report:
         """Everything covered, in one report; parts that are not stay empty.
 
         Args:
             epoch, train_step: which weights these are.
             start: when the probe began, on the monotonic clock.
+            early: is given what is known before exits are searched for, which is most of the work.
         """
-        samples, basin, groups, widths = self._sampled(epoch)
+        drawn, samples = self._sampled(epoch)
         with self.count.stage("gap"):
             gaps = self._gaps()
-        heldout, more = self._heldout(epoch)
-        groups = (*groups, *more)
+        heldout, groups = self._heldout(epoch)
         with self._stage("critical_scales"):
             critical_scales = self._critical_scales()
+        report = Report(
+            epoch=epoch, train_step=train_step, unet_evals=self.count.total, seconds=time.monotonic() - start,
+            samples=samples, gaps=gaps, critical_scales=critical_scales.summary(self.base), heldout=heldout,
+            groups=groups, probed=self.coverage.sampled, precision=self.coverage.precision,
+        )  # fmt: skip
+        found: dict[str, Any] = {}
+        widths: dict[int, list[float]] = {}
+        if drawn is not None and self.coverage.resolution:
+            if early is not None:
+                early(report)
+            found, widths = self._searched(drawn, groups)
         seconds = time.monotonic() - start
         self.seconds["gap"] = seconds - sum(self.seconds.values())
-        return Report(
-            epoch=epoch,
-            train_step=train_step,
-            unet_evals=self.count.total,
-            seconds=seconds,
-            samples=samples,
-            basin=basin,
-            gaps=gaps,
-            critical_scales=critical_scales.summary(self.base),
-            heldout=heldout,
-            groups=groups,
-            images=self._images(widths, critical_scales),
-            probed=self.coverage.sampled,
-            precision=self.coverage.precision,
-            note=uncond_warning(basin.risk_uncond, self.plan.alpha),
-        )
+        found |= {"images": self._images(widths, critical_scales), "unet_evals": self.count.total, "seconds": seconds}
+        return report.model_copy(update=found)
+
+    def _searched(
+        self, drawn: Drawn, groups: tuple[CaptionGroup, ...]
+    ) -> tuple[dict[str, Any], dict[int, list[float]]]:
+        """What the exits of the samples add to a report, and the basin widths of each image."""
+        with self._stage("exits"):
+            basin = self._basin(drawn)
+            widths = self._widths_of_images(drawn, basin.exits)
+            note = uncond_warning(basin.risk_uncond, self.plan.alpha)
+            return {"basin": basin, "groups": (*self._groups(drawn, basin.exits), *groups), "note": note}, widths
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -102,21 +111,15 @@ class Probe:
             yield
         self.seconds[name] = time.monotonic() - begin
 
-    def _sampled(self, epoch: int) -> tuple[Samples, Basin, tuple[CaptionGroup, ...], dict[int, list[float]]]:
-        """The samples of the captions covered and, where it asks for them, their exits."""
+    def _sampled(self, epoch: int) -> tuple[Drawn | None, Samples]:
+        """The samples of the captions covered, if any, and what they say."""
         if not self.coverage.sampled:
-            return Samples(), Basin(), (), {}
+            return None, Samples()
         with self._stage("samples"):
             drawn = self._draw_training()
-            samples = self._samples(drawn)
             if len(taught_prompts(self.training)) == 1:  # the caption that was trained: these are its samples
                 self.taught = self._taught(drawn, epoch)
-        if not self.coverage.resolution:
-            return samples, Basin(), (), {}
-        with self._stage("exits"):
-            basin = self._basin(drawn)
-            groups = tuple(self._groups(drawn, basin.exits))
-            return samples, basin, groups, self._widths_of_images(drawn, basin.exits)
+            return drawn, self._samples(drawn)
 
     def _draw_training(self) -> Drawn:
         captions = [self.training.captions[i] for i in self.coverage.sampled]

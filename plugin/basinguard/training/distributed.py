@@ -21,6 +21,7 @@ from ..core.report import Report
 from ..diffusion.model import Model
 from ..diffusion.sampling import Denoiser
 from ..guard.guard import Guard
+from ..guard.probe import Early
 
 ROWS, ROWS_OF_SMALL = 8, 32  # of one network call: few are enough to fill a machine, unless they are small
 SMALL = 4 * 16 * 16  # numbers in one sample's latents
@@ -112,14 +113,16 @@ def _kind(error: Exception | None) -> int:
     return NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else FAILED
 
 
-def measure_together(guard: Guard, model: Model, team: Team, *, epoch: int, train_step: int) -> Report | None:
-    """One probe by all processes of a team; whoever fails, all of them raise.
+def measure_together(
+    guard: Guard, model: Model, team: Team, *, epoch: int, train_step: int, early: Early | None = None
+) -> Report | None:
+    """One probe by all processes of a team, see `Guard.measure`; whoever fails, all of them raise.
 
     Raises:
         TeamFailure: some process failed.
     """
     try:
-        return guard.measure(Sharded(model, team), epoch=epoch, train_step=train_step, team=team)
+        return guard.measure(Sharded(model, team), epoch=epoch, train_step=train_step, team=team, early=early)
     except TeamFailure:
         raise  # the others know already
     except Exception as error:

@@ -26,6 +26,7 @@ from ..exports.fingerprints import dataset_sha256
 from ..guard.checkpoint_selection import SamplingMode
 from ..guard.control_prompts import unknowable
 from ..guard.guard import Guard
+from ..guard.probe import Early
 from ..guard.probe_costs import probe_limit
 from ..guard.status import RunStatus, run_status, telling
 from ..pipelines.latent_model import LatentModel, smaller_side
@@ -61,6 +62,7 @@ class GuardedRun:
         on_error: see `Complaints`.
 
     Attributes:
+        early: is given what is known of a model before its exits are searched for, see `Guard.measure`.
         status: verdict, forecast and the epochs to ship, as of the newest report; None where none could be made.
         epochs: those that the search at the end chooses among.
         certificate: of the newest export: its record, and everything that was tried.
@@ -88,6 +90,7 @@ class GuardedRun:
         self.epochs = RunEpochs(self.best_weights)
         self.certificate: Certificate | None = None
         self.other_data = False
+        self.early: Early | None = None
         self.complaints = Complaints(on_error, silent=self.team.rank > 0)
 
     @property
@@ -172,7 +175,8 @@ class GuardedRun:
             with speaking, untouched(pipe.unet, pipe.vae, pipe.text_encoder):
                 side = smaller_side(pipe, self.guard.training.images)
                 model = LatentModel(pipe, dtype=self.dtype, resolution=side)
-                return measure_together(self.guard, model, self.team, epoch=epoch, train_step=train_step)
+                place = {"epoch": epoch, "train_step": train_step}
+                return measure_together(self.guard, model, self.team, **place, early=self.early)
         except Exception as error:
             report = self.guard.miss(epoch, train_step, error_line(error))
             self.complaints.add(f"the probe of {epoch_name(epoch)} failed and is missing", error)
@@ -182,17 +186,13 @@ class GuardedRun:
         """Answers the newest report; whether the fit is to stop."""
         return self.responder is not None and self.responder.respond(self, optimizers, schedulers)
 
-    def judge(self) -> RunStatus:
-        """Where the run stands now, in milliseconds."""
-        training, plan = self.guard.training, self.guard.plan
-        limits = unknowable(
-            len(training.captions),
-            stand_in=training.stand_in,
-            drawn=training.stand_in and training.heldout_images is not None,
-            samples=plan.captions * plan.seeds,
-            alpha=plan.alpha,
-        )
-        return run_status(self.history, plan.alpha, limits, self.best_weights.choices(self.history))
+    def judge(self, *more: Report) -> RunStatus:
+        """Where the run stands now, or with more reports, in milliseconds."""
+        training, plan, history = self.guard.training, self.guard.plan, [*self.history, *more]
+        drawn = training.stand_in and training.heldout_images is not None
+        count, samples = len(training.captions), plan.captions * plan.seeds
+        limits = unknowable(count, stand_in=training.stand_in, drawn=drawn, samples=samples, alpha=plan.alpha)
+        return run_status(history, plan.alpha, limits, self.best_weights.choices(history))
 
     def update_status(self) -> None:
         """Judges the run anew, without harm to it."""
@@ -247,14 +247,9 @@ class GuardedRun:
             write_guard_file(folder / HISTORY_FILE, self.status, self.history, self.guard.training.image_sha256)
 
     def log(self, module: TrainedModule, loggers: Sequence[Any]) -> None:
-        """Gives loggers numbers and pictures of the newest report, see `logging.log_report`; without harm to the run.
-
-        Args:
-            module: as it was when it was measured.
-            loggers: that get them.
-        """
-        problem = f"pictures and scalars of {epoch_name(self.history[-1].epoch)} could not be logged"
-        with self.complaints.harmless(problem), untouched(*parts_of(module)):
+        """Gives loggers numbers and pictures of the newest report and its module, see `log_report`."""
+        what = f"pictures and scalars of {epoch_name(self.history[-1].epoch)}"
+        with self.complaints.harmless(f"{what} could not be logged"), untouched(*parts_of(module)):
             side = smaller_side(module.pipe, self.guard.training.images)
             log_report(loggers, self.guard, LatentModel(module.pipe, dtype=self.dtype, resolution=side), self.status)
 

@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,7 @@ class CheckpointProbes:
         for part in (pipe.unet, pipe.vae, pipe.text_encoder):
             part.requires_grad_(False)  # nothing is trained here, and so nothing is kept for an export
         module = PipelineInTraining(pipe, self.request.base)
+        self.run.early = partial(self._tell_breach, name)
         report = self.run.probe(module, epoch=epoch, train_step=train_step, folder=self.folder)
         if report is None or report.problem:
             problem = "the budget pays for nothing" if report is None else report.problem
@@ -151,6 +153,12 @@ class CheckpointProbes:
             write_page(self.folder, self.run.history, self.run.status, self.request)
         self.run.log(module, self._tensorboard())
         self._write_state(event)  # once more: a budget counts what pictures cost
+
+    def _tell_breach(self, name: str, report: Report) -> None:
+        """Tells of a breach before exits are searched for: where there are copies, that takes longer than all else."""
+        status = self.run.judge(report)
+        if status.verdict.breaches():
+            self._event("early", name, **_numbers(report, status))
 
     def _write_state(self, event: dict[str, Any]) -> None:
         write_run_state(self.folder / STATE, {**self.run.state_dict(), "base": self.base_name, "event": event})

@@ -195,13 +195,14 @@ def measured_base(past: Sequence[Event]) -> bool:
 def event_text(event: Event) -> str:
     """An event in a line for people."""
     name = event["checkpoint"]
-    if event["event"] != "measured":
+    if event["event"] not in ("measured", "early"):
         return f"{name}: {event['event']}, {event['problem']}"
     parts = [f"{name}: {event['verdict']}"]
     parts += [f"{what} {_interval(event[what])}" for what in ("risk", "taught") if event[what]]
     ship = event["ship"]
     parts += [] if ship is None or ship < 0 else [f"to ship epoch {ship + 1}"]
-    return ", ".join([*parts, f"{event['seconds']:.0f} s"])
+    end = "its basin is measured now" if event["event"] == "early" else f"{event['seconds']:.0f} s"
+    return ", ".join([*parts, end])
 
 
 def _interval(values: Sequence[float]) -> str:
