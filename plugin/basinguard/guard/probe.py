@@ -83,16 +83,16 @@ class Probe:
             samples=samples, gaps=gaps, critical_scales=critical_scales.summary(self.base), heldout=heldout,
             groups=groups, probed=self.coverage.sampled, precision=self.coverage.precision,
         )  # fmt: skip
-        found: dict[str, Any] = {}
+        exits: dict[str, Any] = {}
         widths: dict[int, list[float]] = {}
         if drawn is not None and self.coverage.resolution:
             if early is not None:
                 early(report)
-            found, widths = self._searched(drawn, groups)
+            exits, widths = self._searched(drawn, groups)
         seconds = time.monotonic() - start
         self.seconds["gap"] = seconds - sum(self.seconds.values())
-        found |= {"images": self._images(widths, critical_scales), "unet_evals": self.count.total, "seconds": seconds}
-        return report.model_copy(update=found)
+        exits |= {"images": self._images(widths, critical_scales), "unet_evals": self.count.total, "seconds": seconds}
+        return report.model_copy(update=exits)
 
     def _searched(
         self, drawn: Drawn, groups: tuple[CaptionGroup, ...]
