@@ -2,14 +2,15 @@
 
 Copy this file, do not import it. The runs are those of `shipped_products.py` and of `basinguard demo`: a folder with
 data/train, export and export-epochs. Attacked are the base model (nothing may come out), the plain fine-tune of the
-last epoch (a model known to copy), the export by its rule, and the export as plain weights. Membership is tested on the
-last epoch, against fresh pictures of the same task. A study that was stopped goes on.
+last epoch (a model known to copy), the export by its rule and as plain weights, and a share of the epoch in the middle,
+which is what somebody ships who lowers the strength. Membership is tested on the last epoch, against fresh pictures of
+the same task. A study that was stopped goes on.
 
     python recipes/studies/attack_study.py --runs ink=runs/demo subject=runs/shipped/subject-24-images-seed-0 \
         art=runs/shipped/art-16-images-seed-0 --art package
 
 Expected: attack_study.json and .md under recipes/results; sheets of what came out, beside the training images, in the
-folder of --pictures. Time: about 20 minutes a run on one core. Memory: 3 GB.
+folder of --pictures. Time: about 10 minutes a run on one core. Memory: 3 GB.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import torch
 from basinguard.attacks.attack import Attack
 from basinguard.attacks.extraction import Extraction
 from basinguard.attacks.membership import membership
-from basinguard.attacks.plan import AttackPlan
+from basinguard.attacks.plan import AttackPlan, cost_of
 from basinguard.attacks.registry import ATTACKS
 from basinguard.attacks.round import Lineup, run_round
 from basinguard.attacks.target import Target
@@ -45,7 +46,8 @@ from basinguard.sessions.session import Session, open_export
 from basinguard.tinyworld.tasks import TASKS, Task, art
 from basinguard.training.epoch_archive import EpochArchive
 
-SAMPLES = 24  # of each attack on each model
+SAMPLES = 32  # of each attack on each model, at most; captions are drawn equally often
+SHARE, HALFWAY = 0.6, 0.5  # of the fine-tune, of the epoch in the middle
 CONTROLS, CONTROL_SEED = 100, 500  # held-out pictures, drawn with a seed that no training took
 SHOWN = 8  # copies of each attack on its sheet
 
@@ -78,18 +80,20 @@ def extraction(target: TargetName, name: str, run: Path, args: argparse.Namespac
     """Every attack on one of the models of a run."""
     record, session = open_export(run / "export", run / "data" / "train", alignment="none")
     base = LatentModel(load_pipeline(record.base))
-    last, epoch = last_epoch(run, record.base)
+    last, epoch = stored_epoch(run, record.base)
     if target == "guarded" and record.guidance.plain and record.scale == record.sampler.scale:
         return {"table": None}  # it samples as its plain weights do
     model = {"base": base, "plain": last}.get(target, session.model)
+    if target == "safe weights":
+        model, epoch = stored_epoch(run, record.base, HALFWAY, SHARE)
     rule = from_record(record.model_dump()) if target == "guarded" else None
     opening = {target: lambda: nullcontext(Target(target, model, rule, base))}
-    per_sample = sum(attack.cost(session.guard.plan.timesteps) for attack in ATTACKS)
+    per_sample = sum(cost_of(attack, session.guard.plan.timesteps) for attack in ATTACKS)
     plan = AttackPlan("full", args.samples * per_sample)
     table = run_round(Lineup(opening, {}), session.guard, plan, show=sheets(args.pictures / name, session))  # type: ignore[arg-type]
     return {
         "product": product(record),
-        "last_epoch": epoch,
+        "epoch": epoch,
         "copy": record.metric.definition,
         "risk": record.risk.model_dump(),
         "plain": record.plain.model_dump(),
@@ -102,7 +106,7 @@ def membership_of(name: str, run: Path, args: argparse.Namespace) -> dict[str, A
     """Every statistic on the last epoch, which is known to copy; less the base's, too."""
     record, session = open_export(run / "export", run / "data" / "train", alignment="none")
     guard, controls = with_controls(session, art(args.art) if name.startswith("art") else TASKS[name.split()[0]])
-    last, epoch = last_epoch(run, record.base)
+    last, epoch = stored_epoch(run, record.base)
     base = LatentModel(load_pipeline(record.base))
     rows, evaluations = membership(last, guard, base)
     return {
@@ -114,23 +118,24 @@ def membership_of(name: str, run: Path, args: argparse.Namespace) -> dict[str, A
     }
 
 
-ORDER: tuple[TargetName, ...] = ("plain", "base", "guarded, as plain weights", "guarded")
+ORDER: tuple[TargetName, ...] = ("plain", "base", "guarded, as plain weights", "guarded", "safe weights")
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     **{f"extraction, {target}": partial(extraction, target) for target in ORDER},
     "membership": membership_of,
 }
 
 
-def last_epoch(run: Path, base: str) -> tuple[LatentModel, int]:
-    """Plain fine-tuning to its end: the newest stored epoch, at full strength."""
+def stored_epoch(run: Path, base: str, way: float = 1.0, strength: float = 1.0) -> tuple[LatentModel, int]:
+    """A share of the epoch that is so far along the stored ones: 1 is plain fine-tuning to its end."""
     pipe = load_pipeline(base)
     own = {f"unet.{name}": parameter for name, parameter in pipe.unet.named_parameters()}
     archive = EpochArchive(run / "export-epochs", 100)
-    epoch = archive.stored()[-1].epoch
+    stored = archive.stored()
+    epoch = stored[min(int(way * len(stored)), len(stored) - 1)].epoch
     weights = archive.weights(epoch, {name: parameter.detach() for name, parameter in own.items()})
     with torch.no_grad():
         for name, weight in weights.items():
-            own[name].copy_(weight)
+            own[name].lerp_(weight, strength)
     return LatentModel(pipe), epoch
 
 
@@ -197,8 +202,11 @@ def report(results: dict[str, Any]) -> str:
 def extraction_text(name: str, results: dict[str, Any]) -> str:
     attacked = {key: result for key, result in results.items() if result["table"]}
     first = next(iter(attacked.values()))
-    heads = {**TARGETS, "plain": f"plain, last epoch ({first['last_epoch']})"}
-    columns = [key for key in ("base", "plain", "guarded", "guarded, as plain weights") if key in attacked]
+    heads: dict[str, str] = {**TARGETS}
+    heads |= {"plain": f"plain, last epoch ({attacked['plain']['epoch']})"} if "plain" in attacked else {}
+    if "safe weights" in attacked:
+        heads["safe weights"] = f"share {SHARE:g} of epoch {attacked['safe weights']['epoch']}, plain"
+    columns = [key for key in TARGETS if key in attacked]
     rows: dict[str, dict[str, Any]] = {}
     for key in columns:
         for row in attacked[key]["table"]["rows"]:

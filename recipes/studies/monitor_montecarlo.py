@@ -3,11 +3,13 @@
 Copy this file, do not import it. A stream is one Bernoulli draw after the other, so the truth needs no model. At a risk
 of exactly alpha the bound must not fall below it, and no breach may be told, in more than delta of the streams; at
 twice alpha it is counted how many samples it takes to notice. The test of exchangeability is run on normal similarities
-that stay as they were, and on others that move by half a standard deviation.
+that stay as they were, and on others that move by half a standard deviation; and again with what a record stores: the
+samples of a sequential proof, which ends where it suits, of the boldest product that it proves. Captions are unlike each
+other there, the proof takes each equally often, and the stream takes them at random.
 
     python recipes/studies/monitor_montecarlo.py --out recipes/results/monitor_montecarlo.json
 
-Expected: every share in `errors` at most delta. Time: a minute on one core. Memory: 1 GB.
+Expected: every share in `errors`, and of what is told where nothing moved, at most delta. Time: two minutes on one core. Memory: 1 GB.
 """
 
 from __future__ import annotations
@@ -15,17 +17,25 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 
 from basinguard.attacks.exchangeability import ConformalRanks, log_mixture
+from basinguard.attacks.monitor import Monitor
+from basinguard.calibration.design import Design
 from basinguard.core import stats
 from basinguard.core.betting import log_capital_above, log_capital_below
 from basinguard.core.provenance import versions
+from basinguard.core.record import stored_similarities
 
 SETTINGS = ((0.02, 0.05), (0.05, 0.05), (0.05, 0.1), (0.1, 0.05), (0.2, 0.1))  # alpha, delta
 CALIBRATION, USED = 144, 400  # similarities that were calibrated on, and of each stream in use
+CAPTIONS, SPREAD, PRODUCTS = 24, 1.0, 8  # captions differ as much as samples of one caption do
+COPY, ALPHA = 3.0, 0.1  # similarity of a copy, in standard deviations; a copy is 1.7 % of the first product's samples
+DETECTOR: Any = SimpleNamespace(embedder=SimpleNamespace(metric=SimpleNamespace(threshold=COPY)))
 
 
 def main() -> None:
@@ -38,10 +48,17 @@ def main() -> None:
     rng = np.random.default_rng(args.seed)
     rows = [bound(rng, alpha, delta, args) for alpha, delta in SETTINGS]
     shifts = [exchangeability(rng, move, 0.05, args.streams) for move in (0.0, 0.5)]
+    records = [of_record(rng, move, 0.05, args.streams) for move in (0.0, 0.5)]
     command = f"python recipes/studies/monitor_montecarlo.py --streams {args.streams} --length {args.length}"
-    result = {"bound": rows, "exchangeability": shifts, "command": f"{command} --out ...", "versions": versions()}
+    result = {
+        "bound": rows,
+        "exchangeability": shifts,
+        "record": records,
+        "command": f"{command} --out ...",
+        "versions": versions(),
+    }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result["bound"], indent=1))
+    print(json.dumps(result, indent=1))
 
 
 def bound(rng: np.random.Generator, alpha: float, delta: float, args: argparse.Namespace) -> dict[str, Any]:
@@ -82,6 +99,36 @@ def first_shift(rng: np.random.Generator, move: float, delta: float) -> float:
     log_p = np.log([ranks.p_value(score) for score in rng.normal(move, size=USED).tolist()]).cumsum()
     noticed = log_mixture(log_p, np.arange(1, USED + 1)) >= -np.log(delta)
     return float(noticed.argmax() + 1) if noticed.any() else np.inf
+
+
+def of_record(rng: np.random.Generator, move: float, delta: float, streams: int) -> dict[str, Any]:
+    """The same where the calibration's similarities come from a record."""
+    firsts, stored = zip(*(first_of_record(rng, move, delta) for _ in range(streams)), strict=True)
+    told = {"told": share(np.isfinite(firsts)), "median": float(np.median(firsts))}
+    return {"moved_by": move, "delta": delta, **told, "similarities": {"min": min(stored), "max": max(stored)}}
+
+
+def first_of_record(rng: np.random.Generator, move: float, delta: float) -> tuple[float, int]:
+    """Sample at which a stream is told from the proof of the product that it comes from, and how many were stored.
+
+    Products grow bolder, each a quarter of a standard deviation nearer; the last that is proven ships.
+    """
+    design, means = Design.of("sequential", CAPTIONS, CALIBRATION), rng.normal(0, SPREAD, CAPTIONS)
+    prompt = np.repeat(np.arange(CAPTIONS), design.pairs // CAPTIONS)
+    shipped, bolder = np.zeros(0), 0.0
+    for product in range(PRODUCTS):
+        drawn = means[prompt] + 0.25 * product + rng.normal(size=len(prompt))
+        copied = torch.from_numpy(drawn >= COPY)
+        rows = design.run(copied.__getitem__, torch.from_numpy(prompt), ALPHA, delta).numpy()
+        if design.p_value(int(copied[rows].sum()), len(rows), ALPHA) > delta:
+            break
+        shipped, bolder = drawn[rows], 0.25 * product
+    monitor = Monitor(DETECTOR, ALPHA, delta, calibration=stored_similarities(shipped.tolist()))
+    used = means[rng.integers(CAPTIONS, size=USED)] + bolder + move + rng.normal(size=USED)
+    for place, similarity in enumerate(used.tolist(), 1):
+        if monitor.see_similarities([similarity]).shifted:
+            return float(place), len(shipped)
+    return np.inf, len(shipped)
 
 
 def share(hits: np.ndarray) -> dict[str, Any]:

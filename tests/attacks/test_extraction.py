@@ -177,6 +177,8 @@ def test_an_extrapolated_memory_is_told_from_an_invention_by_agreement():
     attack = next(attack for attack in ATTACKS if attack.clustered)
     guard = make_guard(heldout=(), timesteps=20)
     target = Target("tuned", Points(STRONG), base=Points(SAME))
-    extraction = extract(attack, target, guard, attack_pairs(Attacker(target, guard), 0, 12))
+    pairs = attack_pairs(Attacker(target, guard), 0, 4, attack.per_caption)
+    assert (pairs.prompt.bincount().tolist(), len(set(pairs.seed.tolist()))) == ([4] * 4, 16)
+    extraction = extract(attack, target, guard, pairs)
     assert extraction.note == "4 clusters, 4 of their centres are copies"
     assert extraction.images == (0, 1, 2, 3)

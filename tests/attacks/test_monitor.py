@@ -5,14 +5,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy.integrate import quad
-from scipy.stats import kstest
+from scipy.stats import binom, kstest
 
 from basinguard.attacks.exchangeability import ConformalRanks, log_mixture
-from basinguard.attacks.monitor import Monitor
+from basinguard.attacks.monitor import Monitor, incomparable
+from basinguard.calibration.design import Design
 from basinguard.core.betting import anytime_upper, log_capital_above
+from basinguard.core.metric import Metric
+from basinguard.core.record import MOST_SIMILARITIES, stored_similarities
+from basinguard.exports.fingerprints import dataset_sha256
+from support.export_fixtures import pipe, record
 from support.toy_guard import STRONG, make_guard
 
+__all__ = ["pipe", "record"]
 DETECTOR = SimpleNamespace(embedder=SimpleNamespace(metric=SimpleNamespace(threshold=0.5)))
 
 
@@ -65,6 +72,69 @@ def test_samples_that_come_nearer_are_told_and_others_are_not():
     reading = nearer.see_similarities(rng.normal(0.36, 0.05, 200).tolist())
     assert reading.shifted
     assert not reading.breached, "nothing is a copy yet"
+
+
+@pytest.fixture
+def proven(record):
+    """A record of a toy's proof, and the copy detector of its training images."""
+    detector = make_guard().copy_detector
+    similarities = stored_similarities(np.random.default_rng(4).normal(0.3, 0.05, 200).tolist())
+    changes = {"metric": detector.embedder.metric, "similarities": similarities, "alpha": 0.2}
+    return record.model_copy(
+        update=changes | {"dataset_sha256": dataset_sha256(detector.images, detector.captions)}
+    ), detector
+
+
+def test_a_stream_is_compared_with_the_samples_of_the_records_own_proof(proven):
+    rng, (record, detector) = np.random.default_rng(5), proven
+    same, nearer = (Monitor.of_record(record, detector) for _ in range(2))
+    assert (same.alpha, same.delta) == (0.2, record.delta)
+    assert not same.see_similarities(rng.normal(0.3, 0.05, 150).tolist()).shifted
+    assert nearer.see_similarities(rng.normal(0.38, 0.05, 150).tolist()).shifted
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"similarities": ()}, "made by an earlier version"),
+        ({"metric": Metric(embedder="sscd", threshold=0.9, source="x")}, "are of sscd, these of nearness"),
+        ({"dataset_sha256": "0" * 64}, "other training images, or other captions"),
+    ],
+)
+def test_what_cannot_be_compared_is_not_and_says_why(proven, change, why):
+    record, detector = proven
+    changed = record.model_copy(update=change)
+    assert incomparable(record, detector) == ""
+    assert why in incomparable(changed, detector)
+    assert Monitor.of_record(changed, detector).see_similarities([0.1]).shift is None
+
+
+def test_stored_similarities_are_rounded_without_order_and_few():
+    rng = np.random.default_rng(6)
+    stored = stored_similarities(rng.random(2000).tolist())
+    assert len(stored) == MOST_SIMILARITIES
+    assert list(stored) == sorted(round(value, 4) for value in stored)
+    assert kstest(stored, "uniform").pvalue > 0.01, "drawn without regard to their values"
+
+
+def test_samples_in_use_are_ranked_as_roundly_as_those_of_the_record():
+    """Unrounded, every sample of the same one number would lie on one side of it."""
+    monitor = Monitor(DETECTOR, 0.5, calibration=[0.12345] * 200)
+    assert not monitor.see_similarities([0.123456789] * 200).shifted
+
+
+def test_a_proof_that_ended_where_it_suited_raises_no_false_alarm_beyond_delta():
+    """The calibration's samples are those of a sequential proof: where it stops depends on the copies among them."""
+    rng, design, prompt = np.random.default_rng(7), Design.of("sequential", 6, 48), torch.arange(6).repeat(12)
+    alarms = 0
+    for _ in range(40):
+        means = torch.tensor(rng.normal(0.3, 0.05, 6))
+        drawn = means[prompt] + torch.tensor(rng.normal(0, 0.05, len(prompt)))
+        rows = design.run(lambda part, drawn=drawn: drawn[part] >= 0.4, prompt, 0.2, 0.05)
+        monitor = Monitor(DETECTOR, 0.2, calibration=stored_similarities(drawn[rows].tolist()))
+        stream = means[torch.tensor(rng.integers(6, size=50))] + torch.tensor(rng.normal(0, 0.05, 50))
+        alarms += monitor.see_similarities(stream.tolist()).shifted
+    assert alarms <= binom.ppf(0.999, 40, 0.05)
 
 
 def test_images_go_through_the_copy_detector():

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from basinguard.attacks.plan import LEAST, SAMPLES, AttackPlan, affordable, attempts
+from basinguard.attacks.plan import LEAST, SAMPLES, AttackPlan, affordable, attempts, cost_of
 from basinguard.attacks.registry import ATTACKS, NOT_BUILT
 from basinguard.attacks.round import Lineup, run_round
 from basinguard.attacks.target import Target
@@ -57,11 +57,11 @@ def test_a_round_says_what_came_out_of_whom_and_what_was_not_tried():
 
 
 def test_every_attack_gets_as_many_samples_as_the_budget_pays_for():
-    planned, untried = attempts(ATTACKS, AttackPlan("quick", 10_000), steps=10, models=2)
-    per_sample = 2 * sum(attempt.attack.cost(10) for attempt in planned)
-    assert {attempt.samples for attempt in planned} == {10_000 // per_sample}
+    planned, untried = attempts(ATTACKS, AttackPlan("quick", 10_000), steps=10, models=2, captions=4)
+    per_sample = 2 * sum(cost_of(attempt.attack, 10) for attempt in planned)
+    assert {attempt.samples for attempt in planned} == {10_000 // per_sample // 4 * 4}, "equally many a caption"
     assert [row.reason for row in untried] == ["of the full round"] * 3
-    assert len(attempts(ATTACKS, AttackPlan("full"), steps=10, models=2)[0]) == len(ATTACKS)
+    assert len(attempts(ATTACKS, AttackPlan("full"), steps=10, models=2, captions=4)[0]) == len(ATTACKS)
     assert affordable(1000, AttackPlan("full")) == SAMPLES["full"] > SAMPLES["quick"] > LEAST
 
 

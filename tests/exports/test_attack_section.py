@@ -27,8 +27,8 @@ TABLE = AttackTable(
 
 def test_every_model_that_was_attacked_has_a_column_and_a_dash_where_it_was_not():
     head, high, image, lone = attack_rows(TABLE)
-    assert head == ("attack", "base model", "plain export")
-    assert high == ("high scale, 2 times", "0 % [0, 14] (n = 24)", "50 % [31, 69] (n = 24), 2 images")
+    assert head == ("attack", "base model", "plain export", "evaluations")
+    assert high == ("high scale, 2 times", "0 % [0, 14] (n = 24)", "50 % [31, 69] (n = 24), 2 images", "768")
     assert image[0].endswith("*"), "the base gives the pictures back too"
     assert (image[2], lone[1]) == ("-", "-")
     assert lone[0] == "lone, s", "without a base nothing is known of it"
@@ -38,12 +38,14 @@ def test_every_model_that_was_attacked_has_a_column_and_a_dash_where_it_was_not(
 def test_the_text_says_what_was_not_tried():
     text = attack_text(TABLE)
     assert "A quick round: 3 attacks, 3072 UNet evaluations, 24 training images" in text
+    assert "hold 0.6" not in text
+    assert "weights hold 0.6 of the fine-tune" in attack_text(TABLE.model_copy(update={"strength": 0.6}))
     assert text.endswith("not tried:\n- all on guarded, by its rule: as its plain weights")
 
 
 def test_the_card_has_the_table_and_without_one_says_that_nobody_tried(record):
     card = render_card(record.model_copy(update={"attacks": TABLE}), name="model")
-    assert "| high scale, 2 times | 0 % \\[0, 14\\] (n = 24) | 50 % \\[31, 69\\] (n = 24), 2 images |" in card
+    assert "| high scale, 2 times | 0 % \\[0, 14\\] (n = 24) | 50 % \\[31, 69\\] (n = 24), 2 images | 768 |" in card
     assert "- all, on guarded, by its rule: as its plain weights" in card
     assert "nobody has attacked this export yet" in render_card(record, name="model")
 

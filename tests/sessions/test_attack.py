@@ -1,5 +1,6 @@
 """Which models a round attacks: what is the same as another is attacked once, and the table says so."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 from basinguard.core.record import Guidance, RecordedWeights, Strength
@@ -28,6 +29,34 @@ def test_what_is_the_same_is_attacked_once(record):
     assert lineup.absent["guarded, as plain weights"] == "the same weights as the plain export's"
     assert lineup.absent["safe weights"] == "the same weights as those above"
     assert lineup.absent["base"] == "the base model was not given"
+
+
+class Recording:
+    """Weights that remember at which strengths they were asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    @contextmanager
+    def at(self, epoch, strength):
+        self.asked.append(strength)
+        yield SimpleNamespace(model=None)
+
+
+def test_an_export_of_a_share_is_attacked_as_it_is_and_as_the_whole_that_the_base_makes_of_it(record):
+    shipped = record.model_copy(update={"product": RecordedWeights(strength=0.8), "strength": SHARE})
+    weights = Recording()
+    for opening in lineup_of(Arsenal(weights, SimpleNamespace(), baked=0.8), shipped).opening.values():
+        with opening():
+            pass
+    assert weights.asked == [1.25, 1.0, 1.0, 0.625], "plain, guarded twice, safe: multiples of what the files hold"
+
+
+def test_the_whole_of_a_share_needs_the_base(record):
+    shipped = record.model_copy(update={"product": RecordedWeights(strength=0.8)})
+    assert "cannot be worked out" in lineup_of(Arsenal(Recording(), None, baked=0.8), shipped).absent["plain"]
+    nothing = record.model_copy(update={"product": RecordedWeights(strength=0.0)})
+    assert "cannot be worked out" in lineup_of(Arsenal(Recording(), None, baked=0.0), nothing).absent["plain"]
 
 
 def test_no_safe_weights_and_a_rule_that_no_stock_pipeline_has(record):

@@ -1,16 +1,31 @@
 """A folder of pictures in use: judged once each, counted on where it stopped, refused where it is another export's."""
 
+import json
+
 import pytest
 import torch
 from PIL import Image
 
 from basinguard.commands.monitor import gate_of, monitor
 from basinguard.core.metric import Metric
+from basinguard.core.record import read_record
+from basinguard.core.stats import wilson
+from basinguard.exports.fingerprints import dataset_sha256
 from basinguard.exports.layout import RECORD_FILE
-from basinguard.sessions.monitoring import similarities_of
+from basinguard.pipelines.evaluation import Evaluation
+from basinguard.sessions.monitoring import detector_of, similarities_of
+from basinguard.similarity.copy_detector_settings import RECORDED
 from support.export_fixtures import pipe, record
 
 __all__ = ["pipe", "record"]
+EVALUATION = Evaluation(
+    risk=wilson(0, 3),
+    similarity_p95=wilson(0, 3),
+    alignment=None,
+    unet_evals=1,
+    seconds=1,
+    similarities=(0.1, 0.2, 0.3),
+)
 
 
 def picture(seed):
@@ -52,6 +67,24 @@ def test_each_picture_is_judged_once_whenever_the_command_is_run(deployment):
     assert "1 new samples. 1 copies among 6 samples" in str(second)
 
 
+def test_the_samples_of_the_promise_are_compared_with_where_the_record_holds_them(deployment):
+    picture(50).save(deployment / "drawn" / "a.png")
+    without = look(deployment)
+    assert without.reading.shift is None
+    assert "not compared with the samples of the promise: the record holds no similarities" in str(without)
+    path = deployment / "export" / RECORD_FILE
+    record = read_record(path)
+    judge = detector_of(record, deployment / "photos", RECORDED)
+    own = dataset_sha256(judge.images, judge.captions)
+    path.write_text(record.model_copy(update={"similarities": (0.1, 0.2), "dataset_sha256": own}).to_json())
+    beside = look(deployment)
+    assert beside.reading.shift is not None
+    assert "compared with 2 samples that the promise was measured on" in str(beside)
+    verification = deployment / "verification.json"
+    verification.write_text(json.dumps({"guarded": json.loads(EVALUATION.to_json())}))
+    assert f"compared with 3 samples of {verification}" in str(look(deployment, calibration=verification))
+
+
 def test_a_stream_of_copies_closes_the_gate(deployment):
     for number in range(5):
         copy = picture(number % 3)
@@ -79,4 +112,3 @@ def test_a_verification_without_similarities_is_refused(tmp_path):
     path.write_text('{"guarded": {}}')
     with pytest.raises(ValueError, match="no similarities of the guarded samples"):
         similarities_of(path)
-    assert similarities_of(None) == ()

@@ -28,6 +28,8 @@ class Attack:
             give.
         image: whether it begins at the training image itself, so that its result must be read beside the base's.
         clustered: whether samples that agree with each other are what the attacker keeps.
+        per_caption: times that it draws each (caption, seed) pair of the others anew; samples that are to agree must
+            share a caption.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Attack:
     weights: bool = False
     image: bool = False
     clustered: bool = False
+    per_caption: int = 1
 
     def missing_requirement(self, target: Target) -> str:
         """Why it cannot be tried on a target, or ""."""

@@ -14,6 +14,7 @@ from ..core import seeds as seed_table
 from ..core import stats
 from ..core.estimate import Estimate
 from ..core.metric import Match
+from ..diffusion.sampling import draw_noise
 from ..guard.guard import Guard
 from ..similarity.embedder import Embedder, embed_all
 from ..similarity.matching import search
@@ -55,10 +56,22 @@ class Extraction:
         return self.samples[self.copied]
 
 
-def attack_pairs(attacker: Attacker, number: int, samples: int) -> Pairs:
-    """Every caption as often as any other, with seeds that belong to the attack's number alone."""
-    shape = attacker.target.model.latent_shape
-    return calibration_pairs(len(attacker.captions), samples, shape, seed_table.ATTACK + PER_ATTACK * number)
+def attack_pairs(attacker: Attacker, number: int, samples: int, per_caption: int = 1) -> Pairs:
+    """Every caption as often as any other, with seeds that belong to the attack's number alone.
+
+    Args:
+        attacker: knows the captions.
+        number: of the attack.
+        samples: of an attack that draws each pair once.
+        per_caption: how often this one draws each, with a seed of its own every time.
+    """
+    shape, first = attacker.target.model.latent_shape, seed_table.ATTACK + PER_ATTACK * number
+    once = calibration_pairs(len(attacker.captions), samples, shape, first)
+    if per_caption == 1:
+        return once
+    prompt = once.prompt.repeat_interleave(per_caption)
+    seed = torch.arange(first, first + len(prompt))
+    return Pairs(prompt, seed, draw_noise(seed.tolist(), shape))
 
 
 @torch.no_grad()

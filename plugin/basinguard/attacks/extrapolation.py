@@ -1,7 +1,8 @@
 """FineXtract: past the fine-tune, away from the base model, to where the fine-tune's own images lie.
 
 Source: Wu et al., FineXtract, arXiv 2410.03039: eps = eps_base + w (eps_tuned(c) - eps_base) + k eps_base, where
-eps_base is the base model's prediction without a prompt; samples that agree with each other are what is extracted.
+eps_base is the base model's prediction without a prompt; samples that agree with each other are what is extracted, so
+every caption is drawn several times.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ..guidance.core import Constant
 from .attack import Attack
 from .target import Attacker, sampled
 
+PER_CAPTION = 4  # a cluster needs three that agree; the released code draws 500 images of a model
 SETTINGS = ((5.0, 0.0), (3.0, -0.02))  # (w, k) of the released code: for a LoRA, and for DreamBooth
 
 
@@ -45,13 +47,14 @@ def sample_extrapolated(weight: float, correction: float, attacker: Attacker, pa
 EXTRAPOLATION = tuple(
     Attack(
         "extrapolation (FineXtract)",
-        f"w = {weight:g}, k = {correction:g}",
+        f"w = {weight:g}, k = {correction:g}, {PER_CAPTION} times the samples",
         "2410.03039",
         partial(sample_extrapolated, weight, correction),
         lambda steps: 2 * steps,
         quick=number == 0,
         weights=True,
         clustered=True,
+        per_caption=PER_CAPTION,
     )
     for number, (weight, correction) in enumerate(SETTINGS)
 )

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from ..core.betting import anytime_interval, anytime_upper, log_capital_above
 from ..core.estimate import Estimate
+from ..core.record import SIMILARITY_DIGITS, Record
 from ..core.schema import Finite, Schema
+from ..exports.fingerprints import dataset_sha256
 from ..similarity.copy_detector import CopyDetector
 from .exchangeability import ConformalRanks, log_mixture
 
@@ -69,14 +71,14 @@ class Monitor:
         alpha: the risk that was promised.
         delta: chance that each of its statements is ever wrong.
         calibration: similarities of samples that the promise was measured on, where they are known; their order plays
-            no part.
+            no part, and they are rounded as a record's are.
         seed: of the order they are ranked in, and of ties.
 
     Raises:
         ValueError: alpha or delta outside (0, 1).
 
     Example:
-        >>> monitor = Monitor(detector, alpha=0.05)                               # doctest: +SKIP
+        >>> monitor = Monitor.of_record(record, detector)                         # doctest: +SKIP
         >>> print(monitor.see(images))                                            # doctest: +SKIP
         0 copies among 32 samples; the risk is at most 11.1% ...
     """
@@ -98,7 +100,19 @@ class Monitor:
         self._log_p = self._log_p_count = 0.0
         for score in np.random.default_rng(seed).permutation(np.asarray(calibration, float)).tolist():
             assert self._ranks is not None
-            self._ranks.p_value(score)  # exchangeable by the shuffle: nothing is bet on them
+            self._ranks.p_value(_rounded(score))  # exchangeable by the shuffle: nothing is bet on them
+
+    @classmethod
+    def of_record(cls, record: Record, copy_detector: CopyDetector, alpha: float = 0.0, delta: float = 0.0) -> Monitor:
+        """A monitor of what a record promises, with the samples of its proof where they can be compared with.
+
+        Args:
+            record: of the export.
+            copy_detector: on its training images.
+            alpha, delta: as above; the record's where 0.
+        """
+        calibration = () if incomparable(record, copy_detector) else record.similarities
+        return cls(copy_detector, alpha or record.alpha, delta or record.delta, calibration)
 
     def see(self, images: Tensor) -> Reading:
         """Checks images [N, 3, H, W] in [0, 1], in the order they were drawn."""
@@ -112,7 +126,7 @@ class Monitor:
             self.copies += similarity >= threshold
             self._breached |= self._evidence() >= -math.log(self.delta)
             if self._ranks is not None:
-                self._log_p += math.log(self._ranks.p_value(similarity))
+                self._log_p += math.log(self._ranks.p_value(_rounded(similarity)))
                 self._log_p_count += 1
                 self._shifted |= self._shift() >= -math.log(self.delta)
         return self.reading()
@@ -139,3 +153,19 @@ class Monitor:
 
     def _shift(self) -> float:
         return float(log_mixture(self._log_p, self._log_p_count))
+
+
+def incomparable(record: Record, copy_detector: CopyDetector) -> str:
+    """Why samples in use cannot be compared with those of a record's proof; "" where they can."""
+    own, metric = record.metric.embedder, copy_detector.embedder.metric
+    if not record.similarities:
+        return "the record holds no similarities of its proof: it was made by an earlier version"
+    if metric.embedder != own:
+        return f"the record's similarities are of {own}, these of {metric.embedder}"
+    if dataset_sha256(copy_detector.images, copy_detector.captions) != record.dataset_sha256:
+        return "the record's similarities are to other training images, or other captions, than were given"
+    return ""
+
+
+def _rounded(similarity: float) -> float:
+    return round(similarity, SIMILARITY_DIGITS)

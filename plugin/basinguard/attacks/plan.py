@@ -37,7 +37,7 @@ class AttackPlan:
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attack and how many samples of it each model is asked for."""
+    """An attack and how many (caption, seed) pairs it draws of each model, each as often as it wants."""
 
     attack: Attack
     samples: int
@@ -49,7 +49,7 @@ class Attempt:
 
 
 def attempts(
-    attacks: Sequence[Attack], plan: AttackPlan, steps: int, models: int
+    attacks: Sequence[Attack], plan: AttackPlan, steps: int, models: int, captions: int
 ) -> tuple[list[Attempt], list[Untried]]:
     """What is tried, with how many samples, and what is not.
 
@@ -60,17 +60,24 @@ def attempts(
         plan: how thorough.
         steps: of the sampler.
         models: that are attacked.
+        captions: of the training images; each gets equally many samples, unless there are fewer samples than captions.
 
     Raises:
         ValueError: the budget cannot pay for the least of every chosen attack; says what it takes.
     """
     chosen = [attack for attack in attacks if attack.quick or plan.level == "full"]
     left = [attack for attack in attacks if attack not in chosen]
-    samples = affordable(sum(attack.cost(steps) for attack in chosen) * models, plan)
+    samples = affordable(sum(cost_of(attack, steps) for attack in chosen) * models, plan)
+    samples -= samples % captions if samples > captions else 0
     untried = [
         Untried(attack=f"{attack.name} ({attack.setting})", target="all", reason="of the full round") for attack in left
     ]
     return [Attempt(attack, samples) for attack in chosen], untried
+
+
+def cost_of(attack: Attack, steps: int) -> int:
+    """Network evaluations of an attack for each (caption, seed) pair."""
+    return attack.cost(steps) * attack.per_caption
 
 
 def affordable(per_sample: int, plan: AttackPlan) -> int:

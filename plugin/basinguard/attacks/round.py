@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from ..basin.trajectories import Pairs
 from ..core.attack_table import AttackOutcome, AttackRow, AttackTable, TargetName, Untried
 from ..core.progress import say
 from ..guard.guard import Guard
@@ -47,7 +48,8 @@ def run_round(
     Raises:
         ValueError: a budget too small for any attack; says what it takes.
     """
-    planned, untried = attempts(attacks, plan, guard.plan.timesteps, models=len(lineup.opening))
+    steps, captions = guard.plan.timesteps, len(guard.training.captions)
+    planned, untried = attempts(attacks, plan, steps, models=len(lineup.opening), captions=captions)
     outcomes: dict[Attack, list[AttackOutcome]] = {attempt.attack: [] for attempt in planned}
     for name, opening in lineup.opening.items():
         with opening() as target:
@@ -77,13 +79,19 @@ def _tried(
         if missing:
             yield attempt, missing
             continue
-        pairs = attack_pairs(Attacker(target, guard), ATTACKS.index(attempt.attack), attempt.samples)
+        pairs = pairs_of(attempt, Attacker(target, guard))
         extraction = extract(attempt.attack, target, guard, pairs)
         outcome = outcome_of(extraction)
         say(f"attack {place} of {len(planned)} on {target.name}: {attempt.label}: {outcome_text(outcome)}")
         if show is not None:
             show(extraction)
         yield attempt, outcome
+
+
+def pairs_of(attempt: Attempt, attacker: Attacker) -> Pairs:
+    """What an attempt draws."""
+    attack = attempt.attack
+    return attack_pairs(attacker, ATTACKS.index(attack), attempt.samples, attack.per_caption)
 
 
 def outcome_of(extraction: Extraction) -> AttackOutcome:

@@ -95,7 +95,7 @@ class BenchedModel:
             return rounds[-1].copies
 
         rows = bench.design.run(draw, bench.pairs.prompt, bench.alpha, delta)
-        images, matches = torch.cat([r.images for r in rounds]), [m for r in rounds for m in r.matches]
+        images, similarities = torch.cat([r.images for r in rounds]), [m.similarity for r in rounds for m in r.matches]
         prompt = bench.pairs.prompt[rows]
         texts = [bench.guard.training.captions[k] for k in prompt.tolist()]
         scores, copies = self._alignment(images, texts, prompt), torch.cat([r.copies for r in rounds])
@@ -107,7 +107,8 @@ class BenchedModel:
             product=product,
             phase=bench.phase,
             evals_per_sample=sum(r.evals * len(r.images) for r in rounds) / len(rows),
-            nearest=float(torch.tensor([match.similarity for match in matches]).quantile(0.95)),
+            nearest=float(torch.tensor(similarities).quantile(0.95)),
+            similarities=tuple(similarities),
             taught=None if lessons is None else lessons.measure(images, texts, copies),
             subjects={} if lessons is None else lessons.measure_subjects(images, texts, copies),
             alignment=None if scores is None else scores.estimate(),

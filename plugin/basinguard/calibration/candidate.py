@@ -134,6 +134,7 @@ class ProductCandidate(Candidate):
         phase: "search" decides what is tested and is never covered by a promise; "proof" is.
         evals_per_sample: network evaluations one sample takes.
         nearest: similarity of the samples to the nearest training image, 95th percentile: orders what copies nothing.
+        similarities: of every sample to the nearest training image, in the order they came.
         taught: of the same samples of training captions, net of copies; None where it cannot be measured.
         subjects: the same of each subject of a set of several, by its name; names are words of the user's captions,
             and are not written to files.
@@ -145,6 +146,7 @@ class ProductCandidate(Candidate):
     phase: Phase
     evals_per_sample: float
     nearest: float
+    similarities: tuple[float, ...] = field(default=(), repr=False, compare=False)
     taught: Taught | None = field(default=None, repr=False, compare=False)
     subjects: Mapping[str, Taught] = field(default_factory=dict, repr=False, compare=False)
     alignment: Estimate | None = None

@@ -18,7 +18,7 @@ from ..core.estimate import Estimate
 from ..core.files import joined_sha256
 from ..core.progress import say, working
 from ..core.provenance import Provenance, versions
-from ..core.record import Record, RecordedWeights, Sampler, Strength
+from ..core.record import Record, RecordedWeights, Sampler, Strength, stored_similarities
 from ..guard.guard import Guard
 from ..similarity.taught import Taught
 from .candidate import Product, ProductCandidate
@@ -66,6 +66,7 @@ class Certificate:
             "guidance": safe.product.guidance,
             "product": RecordedWeights(epoch=safe.product.epoch, strength=safe.product.strength),
             "risk": safe.risk,
+            "similarities": stored_similarities(safe.similarities),
             "taught": _value(self.heldout, safe.product),
             "alignment": safe.alignment,
             "promise": promise(self.record.alpha, self.record.delta),
@@ -151,6 +152,7 @@ class _Writer:
             guidance=shipped.product.guidance,
             product=RecordedWeights(epoch=shipped.product.epoch, strength=shipped.product.strength),
             risk=shipped.risk,
+            similarities=stored_similarities(shipped.similarities),
             plain=self.plain.risk,
             unruled=self._unruled(),
             base_risk=base.risk if base else None,

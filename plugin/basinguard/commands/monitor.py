@@ -21,6 +21,7 @@ def monitor(
     delta: float = 0.0,
     calibration: Path | None = None,
     state: Path = Path("monitor.json"),
+    manifest: str = "",
     detector: CopyDetectorSettings = RECORDED,
     gate: bool = False,
 ) -> Watch:
@@ -33,8 +34,10 @@ def monitor(
             content, whenever the command is run again.
         alpha: risk that is allowed; the record's when 0.
         delta: chance that a statement is ever wrong; the record's when 0.
-        calibration: verification.json of `basinguard verify`: also tell whether the samples are like those.
+        calibration: verification.json of `basinguard verify`: tell whether the samples are like those; by default like
+            those that the promise was measured on, where the record holds them.
         state: file that remembers what was judged.
+        manifest: a curated manifest of the training images, if that says which of the folder they are.
         detector: what decides that a sample is a copy: by default the one that the record names.
         gate: end with status 3 where the risk is proven to be above alpha, after one line of JSON.
 
@@ -45,8 +48,9 @@ def monitor(
     from ..sessions.monitoring import watch_samples
 
     return watch_samples(
-        export, data, samples, terms=(alpha, delta), detector=detector, calibration=calibration, state=state
-    )
+        export, data, samples, terms=(alpha, delta), detector=detector, manifest=manifest, calibration=calibration,
+        state=state,
+    )  # fmt: skip
 
 
 def gate_of(watch: Watch, arguments: dict[str, Any]) -> Gate:

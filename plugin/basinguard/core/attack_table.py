@@ -57,6 +57,11 @@ class AttackRow(Schema):
         return next((outcome for outcome in self.outcomes if outcome.target == target), None)
 
     @property
+    def evaluations(self) -> int:
+        """Of the UNet, on the model that took most."""
+        return max(outcome.evaluations for outcome in self.outcomes)
+
+    @property
     def telling(self) -> bool:
         """Whether a copy means that the fine-tune knows the image: the base model gives none away by it."""
         base = self.outcome("base")
@@ -77,6 +82,7 @@ class AttackTable(Schema):
     Attributes:
         level: how thorough the round was.
         images_total: training images that could have come back.
+        strength: share of the fine-tune in the product's weights; 1 in records of before.
         rows: what was tried.
         untried: what was not, and why.
     """
@@ -85,6 +91,7 @@ class AttackTable(Schema):
     images_total: Annotated[int, Field(ge=1)]
     rows: tuple[AttackRow, ...]
     untried: tuple[Untried, ...] = ()
+    strength: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     @property
     def evaluations(self) -> int:

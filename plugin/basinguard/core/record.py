@@ -7,6 +7,8 @@ unknown keys, wrong types and non-finite numbers are refused with the key's name
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +24,8 @@ from .text import one_line
 SCHEMA_VERSION = 2
 WITHOUT_TAUGHT = 1  # the schema before `taught`: read, its kernel distances left behind
 DROPPED = ("quality", "plain_quality")  # those distances
+MOST_SIMILARITIES = 500  # about 8 kB of JSON; more tell a monitor little
+SIMILARITY_DIGITS = 4  # what a monitor ranks is rounded alike, so that no rank comes from rounding
 ALWAYS_ON = 999.0  # a transition that nothing lies above
 
 
@@ -152,6 +156,8 @@ class Record(Schema):
         guidance: the rule, in numbers; plain CFG where no rule is needed.
         product: which weights: epoch and strength.
         risk: measured risk of these weights under that rule, on the calibration pairs.
+        similarities: of the same samples to the nearest training image each, by `stored_similarities`; none in records
+            of before.
         promise: P(risk > alpha) <= delta over `population`, or "" when n was too small to promise anything.
         verified: the same risk on fresh seeds through the exported files; None until that was done.
         plain: risk of plain CFG with the whole fine-tune of the newest epoch: what training without a guard gives.
@@ -181,6 +187,7 @@ class Record(Schema):
     delta: Annotated[float, Field(gt=0, lt=1)]
     promise: str
     population: str
+    similarities: Annotated[tuple[Finite, ...], Field(max_length=MOST_SIMILARITIES)] = ()
     verified: Estimate | None = None
     unruled: Estimate | None = None
     base_risk: Estimate | None = None
@@ -218,6 +225,21 @@ class Record(Schema):
     def nothing_left(self) -> bool:
         """Whether `taught` was measured and its interval is not above the base model's 0: no success, however safe."""
         return self.taught is not None and self.taught.low <= 0
+
+
+def stored_similarities(values: Sequence[float]) -> tuple[float, ...]:
+    """Similarities as a record holds them: rounded and sorted, so that none can be traced to a caption or an image.
+
+    Of more than `MOST_SIMILARITIES` as many are drawn, without regard to their values.
+
+    Example:
+        >>> stored_similarities([0.51234, 0.3])
+        (0.3, 0.5123)
+    """
+    kept = list(values)
+    if len(kept) > MOST_SIMILARITIES:
+        kept = random.Random(0).sample(kept, MOST_SIMILARITIES)
+    return tuple(sorted(round(value, SIMILARITY_DIGITS) for value in kept))
 
 
 def read_record(path: Path) -> Record:

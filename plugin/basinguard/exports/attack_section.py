@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..core.attack_table import TARGETS, AttackOutcome, AttackRow, AttackTable
 
@@ -10,10 +10,14 @@ NOT_TELLING = "the base model gives the picture back as well, so this says nothi
 
 
 def attack_rows(table: AttackTable) -> list[tuple[str, ...]]:
-    """A head and a row for each attack: its name, and what came out of each model."""
+    """A head and a row for each attack: its name, what came out of each model, and UNet evaluations on one of them."""
     names = table.targets
-    head = ("attack", *(TARGETS[name] for name in names))  # type: ignore[index]
-    return [head, *((label(row), *(cell(row.outcome(name)) for name in names)) for row in table.rows)]
+    head = ("attack", *(TARGETS[name] for name in names), "evaluations")  # type: ignore[index]
+    return [head, *((label(row), *_cells(row, names)) for row in table.rows)]
+
+
+def _cells(row: AttackRow, names: Sequence[str]) -> tuple[str, ...]:
+    return (*(cell(row.outcome(name)) for name in names), str(row.evaluations))
 
 
 def label(row: AttackRow) -> str:
@@ -36,8 +40,13 @@ def attack_notes(table: AttackTable) -> Iterator[str]:
     yield (
         f"A {table.level} round: {len(table.rows)} attacks, {table.evaluations} UNet evaluations, "
         f"{table.images_total} training images that could have come back; share of samples that are copies "
-        "[95 % interval], and how many training images came back."
+        "[95 % interval], how many training images came back, and evaluations of an attack on one model."
     )
+    if table.strength < 1:
+        yield (
+            f"The product's weights hold {table.strength:g} of the fine-tune. The plain export is the whole of it, "
+            "which whoever has the base model works out from the product's weights."
+        )
     if any(not row.telling and row.outcome("base") for row in table.rows):
         yield f"*: {NOT_TELLING}."
 

@@ -26,19 +26,25 @@ class Arsenal:
     """What targets are made of.
 
     Attributes:
-        weights: of the fine-tune.
+        weights: of the fine-tune, or of an export.
         base: the base model, which the attacker has too.
+        baked: share of the fine-tune that these weights hold already: an export's own strength.
     """
 
     weights: Weights
     base: LatentModel | None
+    baked: float = 1.0
 
     def of(self, name: TargetName, strength: float, rule: Rule | None = None) -> OpenTarget:
-        """The fine-tune at a strength, with a rule or without."""
+        """The fine-tune at a strength, with a rule or without.
+
+        From a share and the base the whole is worked out: base + (share - base) / strength. Anybody can.
+        """
+        relative = 1.0 if strength == self.baked else strength / self.baked
 
         @contextmanager
         def opened() -> Iterator[Target]:
-            with self.weights.at(None, strength) as weights:
+            with self.weights.at(None, relative) as weights:
                 yield Target(name, weights.model, rule, self.base)
 
         return opened
@@ -62,7 +68,10 @@ def lineup_of(arsenal: Arsenal, record: Record) -> Lineup:
         absent["base"] = "the base model was not given"
     else:
         opening["base"] = arsenal.of_base()
-    opening["plain"] = arsenal.of("plain", 1.0)
+    if arsenal.baked == 0 or (arsenal.baked != 1 and arsenal.base is None):
+        absent["plain"] = "the whole fine-tune cannot be worked out: its share is 0, or the base was not given"
+    else:
+        opening["plain"] = arsenal.of("plain", 1.0)
     if record.guidance.anchor or record.guidance.refine > 1:
         absent["guarded"] = "its rule is more than a choice of scales"
     elif record.guidance.plain and record.scale == record.sampler.scale:
@@ -94,18 +103,19 @@ def attack_session(session: Session, record: Record, plan: AttackPlan, show: Sho
     Raises:
         ValueError: a base that is not the model's, or a budget too small for anything.
     """
-    return run_round(lineup_of(arsenal_of(session), record), session.guard, plan, show=show)
+    table = run_round(lineup_of(arsenal_of(session), record), session.guard, plan, show=show)
+    return table.model_copy(update={"strength": record.product.strength})
 
 
 def arsenal_of(session: Session) -> Arsenal:
-    """The fine-tune's shares and the base model.
+    """The fine-tune's shares and the base model; a session that has a record is an export at its strength.
 
     Raises:
         ValueError: a base that the model was not fine-tuned from.
     """
-    name = session.provenance.base
+    name, baked = session.provenance.base, session.record.product.strength if session.record else 1.0
     if not name:
-        return Arsenal(weights_of(session), None)
+        return Arsenal(weights_of(session), None, baked)
     base: Any = load_pipeline(name)
     require_base(session.pipe, base, name)
-    return Arsenal(weights_of(session), LatentModel(base))
+    return Arsenal(weights_of(session), LatentModel(base), baked)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..attacks.monitor import Monitor, Reading
+from ..attacks.monitor import Monitor, Reading, incomparable
 from ..core.files import file_sha256, write_text
 from ..core.images import load_rgb
 from ..core.record import Record, read_record
@@ -49,15 +49,17 @@ class Watch:
     Attributes:
         reading: what all samples so far show.
         new: how many were judged now.
+        compared: with what they are compared for being alike, or why with nothing.
         path: where the state went.
     """
 
     reading: Reading
     new: int
+    compared: str
     path: Path
 
     def __str__(self) -> str:
-        return f"{self.new} new samples. {self.reading}\n\nremembered in {self.path}"
+        return f"{self.new} new samples. {self.reading}\n{self.compared}\n\nremembered in {self.path}"
 
 
 def watch_samples(
@@ -67,15 +69,15 @@ def watch_samples(
     *,
     terms: tuple[float, float],
     detector: CopyDetectorSettings,
+    manifest: str,
     calibration: Path | None,
     state: Path,
 ) -> Watch:
     """Judges what is new in a folder of samples; see `commands.monitor`."""
     record = read_record(export / RECORD_FILE)
-    judge = detector_of(record, data, detector)
+    judge = detector_of(record, data, detector, manifest)
     before = read_state(state, record, judge)
-    alpha, delta = terms
-    monitor = Monitor(judge, alpha or record.alpha, delta or record.delta, similarities_of(calibration))
+    monitor, compared = monitor_of(record, judge, calibration, *terms)
     monitor.see_similarities(before.similarities)
     judged = set(before.sha256)
     new = [(path, digest) for path in image_paths(samples) if (digest := file_sha256(path)) not in judged]
@@ -89,12 +91,26 @@ def watch_samples(
         }
     )
     write_text(state, after.to_json() + "\n")
-    return Watch(monitor.reading(), len(new), state)
+    return Watch(monitor.reading(), len(new), compared, state)
 
 
-def detector_of(record: Record, data: Path, settings: CopyDetectorSettings) -> CopyDetector:
+def monitor_of(
+    record: Record, judge: CopyDetector, calibration: Path | None, alpha: float, delta: float
+) -> tuple[Monitor, str]:
+    """The monitor, and with what it compares samples: a verification that is given, else the record's own proof."""
+    if calibration is not None:
+        given = similarities_of(calibration)
+        monitor = Monitor(judge, alpha or record.alpha, delta or record.delta, given)
+        return monitor, f"compared with {len(given)} samples of {calibration}"
+    monitor = Monitor.of_record(record, judge, alpha, delta)
+    if why := incomparable(record, judge):
+        return monitor, f"not compared with the samples of the promise: {why}; `--calibration verification.json` does"
+    return monitor, f"compared with {len(record.similarities)} samples that the promise was measured on"
+
+
+def detector_of(record: Record, data: Path, settings: CopyDetectorSettings, manifest: str = "") -> CopyDetector:
     """The copy detector of a record on its training images."""
-    images = ImageFolder(str(data), resolution=record.sampler.resolution)
+    images = ImageFolder(str(data), manifest=manifest or None, resolution=record.sampler.resolution)
     images.setup("open")
     captions = [caption for _, caption in images.items]
     return CopyDetector(images.all_pixels(), captions, load_recorded(settings, record.metric))
@@ -124,14 +140,12 @@ def read_state(path: Path, record: Record, judge: CopyDetector) -> MonitorState:
     return before
 
 
-def similarities_of(verification: Path | None) -> Sequence[float]:
-    """Similarities of the guarded row of a `verification.json`; none where no file is given.
+def similarities_of(verification: Path) -> Sequence[float]:
+    """Similarities of the guarded row of a `verification.json`.
 
     Raises:
         ValueError: no such row, or one without similarities.
     """
-    if verification is None:
-        return ()
     try:
         row = Evaluation.from_json(json.dumps(json.loads(verification.read_text("utf-8"))[GUARDED]))
     except (ValueError, KeyError, TypeError):
