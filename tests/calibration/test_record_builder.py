@@ -105,6 +105,9 @@ def test_a_rule_ships_where_plain_cfg_copies_and_the_record_says_what_it_promise
     assert record.taught is None, "without a base model there is nothing to hold it against"
     assert certificate.safe is certificate.safe_record is None
     assert record.history == tuple(guard.history)
+    assert len(record.similarities) == record.risk.n
+    copies = [value >= guard.embedder.metric.threshold for value in record.similarities]
+    assert np.mean(copies) == record.risk.value, "the very samples that the promise was measured on"
     assert Record.from_json(record.to_json()) == record
 
 
