@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # `as` says to type checkers that the name is public
     from .attacks.monitor import Monitor as Monitor
+    from .attacks.options import AttackOptions as AttackOptions
     from .basin.curves import mean_width as mean_width
     from .basin.curves import median_exit as median_exit
     from .basin.curves import risk_curve as risk_curve
@@ -96,6 +97,7 @@ _MODULES = {
     "training.guard_options": ("BreachResponse", "ControlGroup", "Interventions"),
     "guard.guard": ("Guard",),
     "attacks.monitor": ("Monitor",),
+    "attacks.options": ("AttackOptions",),
     "guard.plan": ("ProbePlan",),
     "guard.training_set": ("TrainingSet",),
     "calibration.terms": ("CalibrationTerms",),

@@ -79,7 +79,7 @@ def _run_verb(verb: str, *words: str) -> None:
         result = function(**arguments)
     show = getattr(module, "show", None)
     show(result, arguments) if show else print(result)
-    if arguments.get("gate"):
+    if arguments.get("gate") and not arguments.get("dry_run"):
         _through(module.gate_of(result, arguments))
     if getattr(result, "ok", True) is False:
         raise SystemExit(1)

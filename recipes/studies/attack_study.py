@@ -29,7 +29,7 @@ import torch
 
 from basinguard.attacks.attack import Attack
 from basinguard.attacks.extraction import Extraction
-from basinguard.attacks.membership import membership
+from basinguard.attacks.membership import MembershipTest
 from basinguard.attacks.plan import AttackPlan, cost_of
 from basinguard.attacks.registry import ATTACKS
 from basinguard.attacks.round import Lineup, run_round
@@ -108,13 +108,13 @@ def membership_of(name: str, run: Path, args: argparse.Namespace) -> dict[str, A
     guard, controls = with_controls(session, art(args.art) if name.startswith("art") else TASKS[name.split()[0]])
     last, epoch = stored_epoch(run, record.base)
     base = LatentModel(load_pipeline(record.base))
-    rows, evaluations = membership(last, guard, base)
+    table = MembershipTest(guard, base).table("plain", last)
     return {
         "last_epoch": epoch,
-        "members": len(guard.training.images),
+        "members": table.members,
         "controls": controls,
-        "evaluations": evaluations,
-        "rows": [json.loads(row.to_json()) for row in rows],
+        "evaluations": table.evaluations,
+        "rows": [json.loads(row.to_json()) for row in table.rows],
     }
 
 

@@ -10,7 +10,7 @@ import torch
 from basinguard.attacks.compressed_size import compressed_size
 from basinguard.attacks.conditional_gap import blended, conditional_gap, reduced_captions, robustly_scaled
 from basinguard.attacks.denoising_loss import LossPlan, denoising_loss
-from basinguard.attacks.membership import BLEND, GAP, LOSS, membership, membership_row, variants
+from basinguard.attacks.membership import BLEND, GAP, LOSS, MembershipTest, membership_row, variants
 from basinguard.attacks.operating_point import controls_needed, operating_point
 from basinguard.basin.trajectories import GuidedModel
 from basinguard.diffusion.sampling import draw_noise
@@ -103,10 +103,12 @@ def guard_with_fresh_controls(count):
 
 def test_a_memorizer_gives_all_its_members_away():
     base = Texts(gaussian_memorizer(count=64, dim=12, seed=5))
-    rows, evaluations = membership(Texts(), guard_with_fresh_controls(128), base)
-    judged = {row.statistic: row for row in rows}
-    assert len(rows) == 6 * 3
-    assert evaluations > 2 * (8 + 128) * 5 * 6, "five captions at six noises, for the model and for its base"
+    test = MembershipTest(guard_with_fresh_controls(128), base)
+    table = test.table("plain", Texts())
+    judged = {row.statistic: row for row in table.rows}
+    assert (len(table.rows), table.members, table.controls, table.missing) == (6 * 3, 8, 128, "")
+    least = 2 * (8 + 128) * 5 * 6  # five captions at six noises, for the model and for its base
+    assert least < table.evaluations <= test.most_evaluations(models=1)
     for name in (LOSS, GAP, BLEND, "critical scale"):
         assert (judged[name].hits.value, judged[name].auc.value) == (1.0, 1.0)
     assert (judged[LOSS].hits.n, judged[LOSS].false.n) == (8, 128)
@@ -115,4 +117,4 @@ def test_a_memorizer_gives_all_its_members_away():
 
 def test_no_held_out_images_is_one_line():
     with pytest.raises(ValueError, match="there are none; give a folder of at least 100 with --heldout"):
-        membership(Points(), make_guard(heldout=()))
+        MembershipTest(make_guard(heldout=()))

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from basinguard.attacks.options import AttackOptions
 from basinguard.attacks.plan import LEAST, SAMPLES, AttackPlan, affordable, attempts, cost_of
 from basinguard.attacks.registry import ATTACKS, NOT_BUILT
 from basinguard.attacks.round import Lineup, run_round
@@ -68,5 +69,17 @@ def test_every_attack_gets_as_many_samples_as_the_budget_pays_for():
 def test_a_budget_too_small_for_anything_is_one_line():
     with pytest.raises(ValueError, match=r"attack_budget=500: too small for anything: 8 samples .* take 800 UNet"):
         affordable(100, AttackPlan("quick", 500))
-    with pytest.raises(ValueError, match="attack='hard': expected quick or full"):
-        AttackPlan("hard")
+    with pytest.raises(ValueError, match="attack='hard': expected none, quick, full"):
+        AttackOptions("hard")
+    with pytest.raises(ValueError, match="attack_budget=-1: expected"):
+        AttackOptions("quick", -1)
+    with pytest.raises(ValueError, match="attack_budget=100 without an attack"):
+        AttackOptions(attack_budget=100)
+
+
+def test_models_that_a_budget_does_not_pay_for_are_left_out_and_told():
+    guard, cost = make_guard(heldout=(), timesteps=10, scale=2.0), 2 * 2 * 10 * LEAST  # of two attacks on a model
+    table = run_round(lineup(), guard, AttackPlan("quick", 2 * cost), CHOSEN)
+    assert table.targets == ("base", "plain")
+    assert table.evaluations == 2 * cost
+    assert [row.reason for row in table.untried if row.target == "guarded"] == ["the budget did not pay for it"]

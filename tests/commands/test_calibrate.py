@@ -11,6 +11,7 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 
 from basinguard import cli
+from basinguard.attacks.options import AttackOptions
 from basinguard.basin.trajectories import GuidedModel, run_branch
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.commands.audit import audit
@@ -28,10 +29,12 @@ from basinguard.pipelines.product import with_product_weights
 from basinguard.pipelines.session_settings import SessionSettings
 from basinguard.pipelines.transfer import first_guided, transfer_table
 from basinguard.plots.contact_sheet import to_image
+from basinguard.sessions import calibration
 from basinguard.sessions.dry_run import DryRun
 from basinguard.sessions.session import open_model
 from basinguard.similarity.clip_score import TINY
 from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
+from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 QUICK = SessionSettings(scale=3.0, timesteps=3)
 TERMS = CalibrationTerms(
@@ -305,7 +308,8 @@ def test_both_verbs_run_from_the_command_line(tuned_dir, scene_folder, tmp_path,
 @pytest.mark.long
 def test_an_audit_attacks_the_base_the_model_and_what_would_ship(tuned_dir, base_dir, scene_folder, tmp_path):
     options = {"settings": replace(QUICK, base=str(base_dir), alignment="none"), "terms": PLAIN, "per_caption": 1}
-    run = audit(str(tuned_dir), data=scene_folder, attack="quick", attack_budget=1500, out=tmp_path / "out", **options)
+    attacks = AttackOptions("quick", 1500)
+    run = audit(str(tuned_dir), data=scene_folder, attacks=attacks, out=tmp_path / "out", **options)
     assert run.attacks is not None
     assert {"base", "plain"} <= set(run.attacks.targets)
     assert run.attacks.evaluations <= 1500
@@ -313,8 +317,47 @@ def test_an_audit_attacks_the_base_the_model_and_what_would_ship(tuned_dir, base
     assert read_record(tmp_path / "out" / "attacked.json").attacks == run.attacks
     assert "What was tried to get the images out" in (tmp_path / "out" / "audit.html").read_text()
     assert "not tried:" in str(run)
-    with pytest.raises(ValueError, match="attack_budget=10: too small for anything"):
-        audit(str(tuned_dir), data=scene_folder, attack="quick", attack_budget=10, **options)
+
+
+def test_what_cannot_be_attacked_is_refused_before_anything_is_calibrated(
+    tuned_dir, base_dir, scene_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(calibration, "calibrate_session", None)
+    settings = replace(QUICK, base=str(base_dir), alignment="none")
+
+    def refused(message, settings, *words):
+        with pytest.raises(ValueError, match=message):
+            audit(str(tuned_dir), data=scene_folder, settings=settings, terms=PLAIN, attacks=AttackOptions(*words))
+
+    refused("attack_budget=10: too small for anything: 8 samples .* on each model take", settings, "quick", 10)
+    refused("there are none; give a folder of at least 100 with --heldout", settings, "none", 0, True)
+    other = opened_pipe(base_dir)
+    with torch.no_grad():
+        for weight in other.unet.parameters():
+            weight.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
+    other.save_pretrained(tmp_path / "other")
+    unrelated = replace(settings, base=str(tmp_path / "other"))
+    refused("not what this model was fine-tuned from: their weights correlate by", unrelated, "quick")
+
+
+@pytest.mark.long
+def test_an_audit_tells_membership_and_its_price_beforehand(tuned_dir, base_dir, scene_folder, tmp_path):
+    heldout = tmp_path / "heldout"
+    heldout.mkdir()
+    for index, caption in enumerate(all_captions()[6:9]):
+        draw_scene(caption, seed=index).save(heldout / f"{index}.png")
+        (heldout / f"{index}.txt").write_text(f"a {caption.kind} {index + 6}")
+    settings = replace(QUICK, base=str(base_dir), heldout=heldout, alignment="none")
+    options = {"settings": settings, "terms": PLAIN, "per_caption": 1, "attacks": AttackOptions(membership=True)}
+    price = audit(str(tuned_dir), data=scene_folder, dry_run=True, **options)
+    assert "for membership" in str(price)
+    run = audit(str(tuned_dir), data=scene_folder, out=tmp_path / "out", **options)
+    (table,) = run.membership
+    assert (table.target, table.members, run.attacks) == ("plain", 6, None)
+    assert "true positives at 1% false positives need at least 1 and 100" in table.missing
+    assert "No headline" in str(run)
+    assert "Can it be told which images were trained on?" in (tmp_path / "out" / "audit.html").read_text()
+    assert read_record(tmp_path / "out" / "attacked.json").membership == run.membership
 
 
 @pytest.mark.long

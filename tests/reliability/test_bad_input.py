@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from basinguard.attacks.membership import require_controls
 from basinguard.attacks.monitor import Monitor
+from basinguard.attacks.options import AttackOptions
 from basinguard.attacks.plan import AttackPlan, affordable
 from basinguard.core.files import whole_directory
 from basinguard.core.gate import require_passable
@@ -204,7 +205,7 @@ CASES = {
     "a base that is not the base": lambda root: require_base(matrices(0), matrices(1), "other"),
     "a base of other layers": lambda root: require_base(matrices(0), matrices(1, 9), "other"),
     "a budget too small for any attack": lambda root: affordable(1000, AttackPlan("quick", 10)),
-    "attacks of no such level": lambda root: AttackPlan("hard"),
+    "attacks of no such level": lambda root: AttackOptions("hard"),
     "a gate that could never pass": lambda root: require_passable(24, 0.05),
     "canaries of too few words": lambda root: new_captions(["red kite"], 6),
     "a monitor of alpha 0": lambda root: Monitor(make_guard().copy_detector, alpha=0.0),

@@ -7,22 +7,23 @@ serious attacker knows too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
-from ..basin.critical_scale import critical_scale
+from ..basin.critical_scale import STEPS, critical_scale
 from ..basin.gap import pair_gaps
 from ..basin.trajectories import GuidedModel
 from ..core import seeds as seed_table
-from ..core.estimate import Estimate
-from ..core.schema import Schema
+from ..core.attack_table import TargetName
+from ..core.membership_table import MembershipRow, MembershipTable
 from ..core.stats import auc_interval
 from ..diffusion.batching import Batched
 from ..diffusion.evaluation_count import EvaluationCount
@@ -39,26 +40,11 @@ SHARE = 0.01  # of false positives, in the headline
 ENCODED = 16  # images encoded at once
 RESOLUTION = 32  # timesteps that a critical scale may be left open by: 3 % of the range, at half the price
 GAP_SEEDS = 4
+REDUCED = 4  # captions that an image's own is reduced to
+GAP_EVALUATIONS = 2 * GAP_SEEDS
+SCALE_EVALUATIONS = 2 * STEPS * math.ceil(math.log2(1000 / RESOLUTION))  # with the caption and without, by bisection
 LOSS, GAP, BLEND = "loss", "conditional gap", "conditional gap and loss (CLiD)"
 PER_BYTE, OVER_BASE = "{} / compressed size", "{}, less the base model's"
-
-
-class MembershipRow(Schema):
-    """One statistic.
-
-    Attributes:
-        statistic: its name.
-        auc: chance that a member scores above a held-out image.
-        hits: members found at 1 % false positives; None where there are too few held-out images to tell.
-        false: false positives at that threshold, with their interval.
-        missing: why there is no headline, and how many held-out images it takes; "" where there is one.
-    """
-
-    statistic: Annotated[str, Field(max_length=100)]
-    auc: Estimate
-    hits: Estimate | None = None
-    false: Estimate | None = None
-    missing: Annotated[str, Field(max_length=300)] = ""
 
 
 @dataclass(frozen=True)
@@ -74,36 +60,52 @@ class MembershipQuery:
     captions: tuple[str, ...]
 
 
-def membership(
-    model: Any, guard: Guard, base: Any | None = None, plan: LossPlan = PLAN
-) -> tuple[tuple[MembershipRow, ...], int]:
-    """Every statistic on the training and the held-out images of a guard, and the network evaluations it took.
+class MembershipTest:
+    """Every statistic on the training and the held-out images of a guard.
 
     Args:
-        model: under attack; `Model` with `encode`.
         guard: knows both groups.
-        base: what it was fine-tuned from, where the attacker has it.
+        base: what models were fine-tuned from, where the attacker has it; `Model` with `encode`. It is asked once.
         plan: of the loss.
 
     Raises:
         ValueError: no held-out images.
     """
-    training = guard.training
-    require_controls(training)
-    assert training.heldout_images is not None
-    both = MembershipQuery(
-        torch.cat([training.images, training.heldout_images]), (*training.captions, *training.heldout)
-    )
-    count = EvaluationCount()
-    scores = member_scores(model, guard, both, plan, count)
-    columns = variants(scores, compressed_size(both.images))
-    if base is not None:
-        of_base = member_scores(base, guard, both, plan, count)
-        above = {name: values - of_base[name] for name, values in scores.items()}
-        columns |= {OVER_BASE.format(name): values for name, values in with_blend(above).items()}
-    members = len(training.images)
-    rows = (membership_row(name, values[:members], values[members:]) for name, values in columns.items())
-    return tuple(rows), count.total
+
+    def __init__(self, guard: Guard, base: Any | None = None, plan: LossPlan = PLAN) -> None:
+        training = guard.training
+        require_controls(training)
+        assert training.heldout_images is not None
+        self.guard, self.base, self.plan = guard, base, plan
+        self.members, self.controls = len(training.images), len(training.heldout_images)
+        images = torch.cat([training.images, training.heldout_images])
+        self.query = MembershipQuery(images, (*training.captions, *training.heldout))
+
+    @cached_property
+    def _of_base(self) -> tuple[dict[str, NDArray], int]:
+        return self._scores(self.base)
+
+    def _scores(self, model: Any) -> tuple[dict[str, NDArray], int]:
+        count = EvaluationCount()
+        return member_scores(model, self.guard, self.query, self.plan, count), count.total
+
+    def most_evaluations(self, models: int) -> int:
+        """Of the network at most, for so many models and the base."""
+        each = self.plan.evaluations * (1 + REDUCED) + GAP_EVALUATIONS + SCALE_EVALUATIONS
+        return each * (self.members + self.controls) * (models + (self.base is not None))
+
+    def table(self, name: TargetName, model: Any) -> MembershipTable:
+        """Every statistic on a model under attack; `Model` with `encode`."""
+        scores, evaluations = self._scores(model)
+        columns = variants(scores, compressed_size(self.query.images))
+        if self.base is not None:
+            of_base, more = self._of_base
+            above = with_blend({name: values - of_base[name] for name, values in scores.items()})
+            columns |= {OVER_BASE.format(name): values for name, values in above.items()}
+            evaluations += more
+        cut = self.members
+        rows = tuple(membership_row(each, values[:cut], values[cut:]) for each, values in columns.items())
+        return MembershipTable(target=name, members=cut, controls=self.controls, evaluations=evaluations, rows=rows)
 
 
 def require_controls(training: TrainingSet) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
-from ..core.attack_table import Level, Untried
+from ..core.attack_table import TARGETS, Level, Untried
 from .attack import Attack
+from .options import AttackOptions
 
 SAMPLES: dict[Level, int] = {"quick": 48, "full": 192}  # of each attack on each model
 LEAST = 8  # samples below which an attack is not worth a row
+MOST_MODELS = len(TARGETS)
 
 
 @dataclass(frozen=True)
@@ -20,19 +21,23 @@ class AttackPlan:
     Attributes:
         level: "quick" tries every family once, "full" every setting with four times the samples.
         budget: most UNet evaluations of the whole round; 0 for as many as the level takes.
-
-    Raises:
-        ValueError: no such level, or a negative budget.
     """
 
     level: Level = "quick"
     budget: int = 0
 
-    def __post_init__(self) -> None:
-        if self.level not in get_args(Level):
-            raise ValueError(f"attack={self.level!r}: expected {' or '.join(get_args(Level))}")
-        if self.budget < 0:
-            raise ValueError(f"attack_budget={self.budget}: expected a number of UNet evaluations, or 0 for no limit")
+    @classmethod
+    def of(cls, options: AttackOptions) -> AttackPlan | None:
+        """What is asked for; None where nothing is."""
+        return None if options.attack == "none" else cls(options.attack, options.attack_budget)
+
+    def chosen(self, attacks: Sequence[Attack]) -> list[Attack]:
+        """Those of the level."""
+        return [attack for attack in attacks if attack.quick or self.level == "full"]
+
+    def models(self, attacks: Sequence[Attack], steps: int) -> int:
+        """How many models the budget pays for at the least samples; as many as there are where it has no end."""
+        return self.budget // (LEAST * per_sample(self.chosen(attacks), steps)) if self.budget else MOST_MODELS
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,9 @@ def attempts(
     Raises:
         ValueError: the budget cannot pay for the least of every chosen attack; says what it takes.
     """
-    chosen = [attack for attack in attacks if attack.quick or plan.level == "full"]
+    chosen = plan.chosen(attacks)
     left = [attack for attack in attacks if attack not in chosen]
-    samples = affordable(sum(cost_of(attack, steps) for attack in chosen) * models, plan)
+    samples = affordable(per_sample(chosen, steps) * models, plan)
     samples -= samples % captions if samples > captions else 0
     untried = [
         Untried(attack=f"{attack.name} ({attack.setting})", target="all", reason="of the full round") for attack in left
@@ -80,8 +85,13 @@ def cost_of(attack: Attack, steps: int) -> int:
     return attack.cost(steps) * attack.per_caption
 
 
-def affordable(per_sample: int, plan: AttackPlan) -> int:
-    """Samples of each attack that a budget pays for, where one of each on each model costs `per_sample`.
+def per_sample(attacks: Sequence[Attack], steps: int) -> int:
+    """Network evaluations of all of them for one pair on one model."""
+    return sum(cost_of(attack, steps) for attack in attacks)
+
+
+def affordable(cost: int, plan: AttackPlan) -> int:
+    """Samples of each attack that a budget pays for, where one of each on each model costs so many evaluations.
 
     Raises:
         ValueError: fewer than `LEAST`.
@@ -90,11 +100,11 @@ def affordable(per_sample: int, plan: AttackPlan) -> int:
         >>> affordable(1000, AttackPlan("quick", 20_000)), affordable(1000, AttackPlan("quick"))
         (20, 48)
     """
-    samples = min(SAMPLES[plan.level], plan.budget // per_sample) if plan.budget else SAMPLES[plan.level]
+    samples = min(SAMPLES[plan.level], plan.budget // cost) if plan.budget else SAMPLES[plan.level]
     if samples < LEAST:
         raise ValueError(
             f"attack_budget={plan.budget}: too small for anything: {LEAST} samples of each attack on each model take "
-            f"{LEAST * per_sample} UNet evaluations; give at least that, or 0 for the whole {plan.level} round "
-            f"({SAMPLES[plan.level] * per_sample})"
+            f"{LEAST * cost} UNet evaluations; give at least that, or 0 for the whole {plan.level} round "
+            f"({SAMPLES[plan.level] * cost})"
         )
     return samples

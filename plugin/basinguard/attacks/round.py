@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from ..basin.trajectories import Pairs
 from ..core.attack_table import AttackOutcome, AttackRow, AttackTable, TargetName, Untried
-from ..core.progress import say
+from ..core.progress import say, working
 from ..guard.guard import Guard
 from .attack import Attack
 from .extraction import Extraction, attack_pairs, extract
-from .plan import AttackPlan, Attempt, attempts
+from .plan import AttackPlan, Attempt, attempts, cost_of
 from .registry import ATTACKS, NOT_BUILT
 from .target import Attacker, Target
 
+LEAST_MODELS = 2  # the base, without which no result can be read, and the fine-tune
 OpenTarget = Callable[[], AbstractContextManager[Target]]
 Show = Callable[[Extraction], None]
 
@@ -38,6 +39,8 @@ def run_round(
 ) -> AttackTable:
     """Tries every attack on every model.
 
+    Models that a budget does not pay for are left out, the last first; the base and what was fine-tuned from it never.
+
     Args:
         lineup: the models.
         guard: knows the training images.
@@ -49,15 +52,18 @@ def run_round(
         ValueError: a budget too small for any attack; says what it takes.
     """
     steps, captions = guard.plan.timesteps, len(guard.training.captions)
+    lineup = within(lineup, plan.models(attacks, steps))
     planned, untried = attempts(attacks, plan, steps, models=len(lineup.opening), captions=captions)
     outcomes: dict[Attack, list[AttackOutcome]] = {attempt.attack: [] for attempt in planned}
-    for name, opening in lineup.opening.items():
-        with opening() as target:
-            for attempt, result in _tried(planned, target, guard, show):
-                if isinstance(result, str):
-                    untried.append(Untried(attack=attempt.label, target=name, reason=result))
-                else:
-                    outcomes[attempt.attack].append(result)
+    most = sum(cost_of(attempt.attack, steps) * attempt.samples for attempt in planned) * len(lineup.opening)
+    with working("attacks", most):
+        for name, opening in lineup.opening.items():
+            with opening() as target:
+                for attempt, result in _tried(planned, target, guard, show):
+                    if isinstance(result, str):
+                        untried.append(Untried(attack=attempt.label, target=name, reason=result))
+                    else:
+                        outcomes[attempt.attack].append(result)
     rows = (
         AttackRow(attack=attack.name, setting=attack.setting, source=attack.source, outcomes=tuple(results))
         for attack, results in outcomes.items()
@@ -68,6 +74,14 @@ def run_round(
     return AttackTable(
         level=plan.level, images_total=len(guard.training.images), rows=tuple(rows), untried=tuple(untried)
     )
+
+
+def within(lineup: Lineup, models: int) -> Lineup:
+    """The first so many models, two at least; the others are absent for want of budget."""
+    names = list(lineup.opening)
+    kept, left = names[: max(models, LEAST_MODELS)], names[max(models, LEAST_MODELS) :]
+    short = dict.fromkeys(left, "the budget did not pay for it")
+    return Lineup({name: lineup.opening[name] for name in kept}, lineup.absent | short)
 
 
 def _tried(

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..core.attack_table import AttackTable
 from ..core.estimate import Estimate
 from ..core.html import figure_uri, render_template, thumbnail_uri
+from ..core.record import Record
 from ..core.text import printable
 from ..exports.attack_section import attack_notes, attack_rows, untried_rows
+from ..exports.membership_section import membership_notes, membership_rows
 from ..exports.sentences import product_line, taught_line
 from ..plots.contact_sheet import to_image
 from .findings import Audit, Copied, Near
@@ -44,7 +45,7 @@ def render_page(
     training: Tensor,
     samples: Tensor,
     figures: Mapping[str, Figure],
-    attacks: AttackTable | None = None,
+    attacked: Record | None = None,
 ) -> str:
     """The report as one HTML page.
 
@@ -53,8 +54,9 @@ def render_page(
         training: the training images, [N, 3, H, W] in [0, 1].
         samples: the images that were drawn with plain CFG, likewise.
         figures: title -> plot.
-        attacks: what was tried to get the images out.
+        attacked: the record with what was tried to get the images out.
     """
+    attacks = None if attacked is None else attacked.attacks
     return render_template(
         __package__,
         "audit.html.jinja",
@@ -70,6 +72,7 @@ def render_page(
         attacks=attack_rows(attacks) if attacks else [],
         attack_notes=list(attack_notes(attacks)) if attacks else [],
         untried=untried_rows(attacks) if attacks else [],
+        membership=[(membership_rows(t), list(membership_notes(t))) for t in (attacked.membership if attacked else ())],
     )
 
 

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field
 
 from .attack_table import AttackTable
 from .estimate import Estimate
+from .membership_table import MembershipTable
 from .metric import Metric
 from .report import Report
 from .schema import MAX_BYTES, Finite, Schema, Timestep
@@ -175,6 +176,7 @@ class Record(Schema):
             run did not know their files.
         triage: which prompts need the rule; None where it was not calibrated, so that all do.
         attacks: what was tried to get the training images out; None where nothing was.
+        membership: how well it can be told which images these weights were trained on; none where that was not tried.
         history: one report per epoch.
     """
 
@@ -209,6 +211,7 @@ class Record(Schema):
     transfer: tuple[Transfer, ...] = ()
     triage: TriageResult | None = None
     attacks: AttackTable | None = None
+    membership: tuple[MembershipTable, ...] = ()
     history: tuple[Report, ...] = ()
 
     @property

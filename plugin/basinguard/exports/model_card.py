@@ -16,6 +16,7 @@ from ..core.record import Record
 from ..core.text import one_line
 from .attack_section import attack_notes, attack_rows, untried_rows
 from .layout import BASIN_PLOT, COMPARISON, HISTORY_PLOT
+from .membership_section import membership_notes, membership_rows
 from .privacy import hub_id
 from .sentences import UNKNOWN, percent, product_line, rulers_line, strength_line, triage_line, verdict
 from .ui_instructions import a1111_text, comfyui_text
@@ -125,14 +126,21 @@ def _transfer(record: Record) -> list[tuple[str, str, str, str]]:
 
 
 def _attacks(record: Record) -> dict[str, Any]:
-    """The attack table, its notes and what was not tried; all empty where nothing was."""
-    if record.attacks is None:
-        return {"attacks": [], "attack_notes": [], "untried": []}
+    """The attack table, its notes and what was not tried, and the membership tables; all empty where nothing was."""
+    table = record.attacks
     return {
-        "attacks": [[plain(text) for text in row] for row in attack_rows(record.attacks)],
-        "attack_notes": [plain(note) for note in attack_notes(record.attacks)],
-        "untried": [[plain(text) for text in row] for row in untried_rows(record.attacks)],
+        "attacks": _cells(attack_rows(table)) if table else [],
+        "attack_notes": [plain(note) for note in attack_notes(table)] if table else [],
+        "untried": _cells(untried_rows(table)) if table else [],
+        "membership": [
+            (_cells(membership_rows(each)), [plain(note) for note in membership_notes(each)])
+            for each in record.membership
+        ],
     }
+
+
+def _cells(rows: Iterable[Sequence[str]]) -> list[list[str]]:
+    return [[plain(text) for text in row] for row in rows]
 
 
 def _results(record: Record) -> list[EvalResult]:

@@ -7,12 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..attacks.plan import AttackPlan
-from ..attacks.round import Lineup, OpenTarget, Show, run_round
+from ..attacks.membership import SHARE, MembershipTest, require_controls
+from ..attacks.operating_point import controls_needed
+from ..attacks.options import AttackOptions
+from ..attacks.plan import MOST_MODELS, SAMPLES, AttackPlan, affordable, per_sample
+from ..attacks.registry import ATTACKS
+from ..attacks.round import LEAST_MODELS, Lineup, OpenTarget, Show, run_round
 from ..attacks.target import Target
 from ..calibration.weights import Weights
-from ..core.attack_table import AttackTable, TargetName
+from ..core.attack_table import TargetName
+from ..core.membership_table import MembershipTable
+from ..core.progress import say, working
 from ..core.record import Record
+from ..guard.guard import Guard
 from ..guidance.core import Rule, from_record
 from ..pipelines.base_check import require_base
 from ..pipelines.latent_model import LatentModel
@@ -91,20 +98,70 @@ def lineup_of(arsenal: Arsenal, record: Record) -> Lineup:
     return Lineup(opening, absent)
 
 
-def attack_session(session: Session, record: Record, plan: AttackPlan, show: Show | None = None) -> AttackTable:
-    """Attacks an open model and what a record would ship of it.
+def require_attackable(session: Session, options: AttackOptions) -> None:
+    """Refuses now what could not be tried after an hour of calibration.
+
+    Raises:
+        ValueError: a base that is not the model's, no held-out images, or a budget too small for anything.
+    """
+    if options.nothing:
+        return
+    if options.membership:
+        require_controls(session.guard.training)
+    if plan := AttackPlan.of(options):
+        models = LEAST_MODELS if session.provenance.base else 1
+        affordable(per_sample(plan.chosen(ATTACKS), session.guard.plan.timesteps) * models, plan)
+    base_of(session)
+
+
+def attack_evaluations(session: Session, options: AttackOptions) -> dict[str, int]:
+    """What is tried in words, and the network evaluations that it takes at most: on every model there may be."""
+    guard, base = session.guard, bool(session.provenance.base)
+    models, evaluations = MOST_MODELS if base else 1, {}
+    if plan := AttackPlan.of(options):
+        whole = SAMPLES[plan.level] * per_sample(plan.chosen(ATTACKS), guard.plan.timesteps) * models
+        evaluations[f"for attacks on up to {models} models"] = min(plan.budget or whole, whole)
+    if options.membership:
+        others = models - 2 if base else 1  # the base is asked once, and a rule plays no part
+        evaluations["for membership"] = MembershipTest(guard, base or None).most_evaluations(others)
+    return evaluations
+
+
+def attacked_record(session: Session, record: Record, options: AttackOptions, show: Show | None = None) -> Record:
+    """Attacks an open model and what a record would ship of it; the record with what came out.
 
     Args:
         session: the model with its training images.
         record: what ships.
-        plan: how thorough, at what price.
+        options: what is tried, how thoroughly.
         show: is given each extraction, to look at.
 
     Raises:
-        ValueError: a base that is not the model's, or a budget too small for anything.
+        ValueError: as of `require_attackable`.
     """
-    table = run_round(lineup_of(arsenal_of(session), record), session.guard, plan, show=show)
-    return table.model_copy(update={"strength": record.product.strength})
+    arsenal = arsenal_of(session)
+    lineup = lineup_of(arsenal, record)
+    update: dict[str, Any] = {}
+    if plan := AttackPlan.of(options):
+        table = run_round(lineup, session.guard, plan, show=show)
+        update["attacks"] = table.model_copy(update={"strength": record.product.strength})
+    if options.membership:
+        update["membership"] = membership_tables(arsenal, lineup, session.guard)
+    return record.model_copy(update=update)
+
+
+def membership_tables(arsenal: Arsenal, lineup: Lineup, guard: Guard) -> tuple[MembershipTable, ...]:
+    """Membership by the weights of each model but the base; a rule plays no part in it."""
+    test = MembershipTest(guard, arsenal.base)
+    names = [name for name in lineup.opening if name not in ("base", "guarded")]
+    if test.controls < controls_needed(SHARE):
+        say(f"{test.controls} held-out images: no true positives at 1 %, which takes {controls_needed(SHARE)}")
+    tables = []
+    with working("membership", test.most_evaluations(len(names))):
+        for name in names:
+            with lineup.opening[name]() as target:
+                tables.append(test.table(name, target.model))
+    return tuple(tables)
 
 
 def arsenal_of(session: Session) -> Arsenal:
@@ -113,9 +170,20 @@ def arsenal_of(session: Session) -> Arsenal:
     Raises:
         ValueError: a base that the model was not fine-tuned from.
     """
-    name, baked = session.provenance.base, session.record.product.strength if session.record else 1.0
+    base = base_of(session)
+    baked = session.record.product.strength if session.record else 1.0
+    return Arsenal(weights_of(session), None if base is None else LatentModel(base), baked)
+
+
+def base_of(session: Session) -> Any | None:
+    """The pipeline that the model was fine-tuned from; None where it was not given.
+
+    Raises:
+        ValueError: the model was not fine-tuned from it.
+    """
+    name = session.provenance.base
     if not name:
-        return Arsenal(weights_of(session), None, baked)
-    base: Any = load_pipeline(name)
+        return None
+    base = load_pipeline(name)
     require_base(session.pipe, base, name)
-    return Arsenal(weights_of(session), LatentModel(base), baked)
+    return base

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..attacks.plan import AttackPlan
+from ..attacks.options import AttackOptions
 from ..audits.findings import Audit, advise, nearest_to_threshold, rank
 from ..audits.findings import text as as_text
 from ..audits.page import render_page
@@ -21,14 +21,16 @@ from ..core import stats
 from ..core.attack_table import AttackTable
 from ..core.estimate import Estimate
 from ..core.files import write_text
+from ..core.membership_table import MembershipTable
 from ..core.record import Record
 from ..diffusion.model import Model
 from ..exports.attack_section import attack_text
+from ..exports.membership_section import membership_text
 from ..guard.guard import Guard
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
 from ..plots.tradeoff import products_figure
-from .attack import attack_session
+from .attack import attacked_record
 from .calibration import Calibration
 from .session import Session
 
@@ -43,7 +45,7 @@ class AuditRun:
         audit: what was found.
         calibration: what would make it safe.
         training, samples: images, [N, 3, H, W].
-        attacked: the record of what ships, with the attack table in it; None where nothing was attacked.
+        attacked: the record of what ships, with the tables of what was tried in it; None where nothing was.
     """
 
     audit: Audit
@@ -57,13 +59,20 @@ class AuditRun:
         """What was tried to get the images out."""
         return None if self.attacked is None else self.attacked.attacks
 
+    @property
+    def membership(self) -> tuple[MembershipTable, ...]:
+        """How well it can be told which images were trained on."""
+        return () if self.attacked is None else self.attacked.membership
+
     def __str__(self) -> str:
-        return as_text(self.audit) + (f"\n\n{attack_text(self.attacks)}" if self.attacks else "")
+        tried = [attack_text(self.attacks)] if self.attacks else []
+        tried += [membership_text(self.membership)] if self.membership else []
+        return "\n\n".join([as_text(self.audit), *tried])
 
     def write(self, out: Path) -> None:
         """Writes the page, the findings, and the calibration's own files."""
         self.calibration.write(out)
-        page = render_page(self.audit, self.training, self.samples, _figures(self.calibration), self.attacks)
+        page = render_page(self.audit, self.training, self.samples, _figures(self.calibration), self.attacked)
         write_text(out / PAGE, page)
         write_text(out / FINDINGS, self.audit.to_json() + "\n")
         if self.attacked is not None:
@@ -72,9 +81,13 @@ class AuditRun:
 
 @torch.no_grad()
 def audit_session(
-    model: str, session: Session, calibration: Calibration, per_caption: int, plan: AttackPlan | None = None
+    model: str,
+    session: Session,
+    calibration: Calibration,
+    per_caption: int,
+    options: AttackOptions = AttackOptions(),
 ) -> AuditRun:
-    """Looks for copies under plain CFG in a model that is open and calibrated; attacks it where there is a plan.
+    """Looks for copies under plain CFG in a model that is open and calibrated; attacks it where that is asked for.
 
     What is attacked beside it is what its own record ships, where it is an export, else what the calibration would.
     """
@@ -102,10 +115,7 @@ def audit_session(
         record=record,
         advice=advise(plain, uncond, null, images, len(captions), record),
     )
-    attacked = None
-    if plan is not None:
-        shipped = session.record or record
-        attacked = shipped.model_copy(update={"attacks": attack_session(session, shipped, plan)})
+    attacked = None if options.nothing else attacked_record(session, session.record or record, options)
     return AuditRun(audit, calibration, guard.training.images, samples, attacked)
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
+from ..attacks.options import AttackOptions
 from ..calibration.certification import Certification
 from ..calibration.lessons import truth_of
 from ..calibration.terms import CalibrationTerms
 from ..pipelines.timing import seconds_per_evaluation
 from ..similarity.rulers import feature_sets
+from .attack import attack_evaluations
 from .calibration import weights_of
 from .session import Session
 
@@ -53,15 +55,25 @@ def dry_run(session: Session, work: str, evaluations: int) -> DryRun:
     return DryRun(work, evaluations, second, peak_memory())
 
 
-def calibration_dry_run(session: Session, terms: CalibrationTerms, *, per_caption: int = 0) -> DryRun:
-    """The price of a calibration; of an audit also that of each caption's samples, without guidance and of the base."""
-    guard = session.guard
-    truth = truth_of(guard.training, feature_sets())
-    certification = Certification(guard, weights_of(session), terms, truth)
-    cost, samples = certification.cost(), per_caption * len(guard.training.captions)
+def calibration_dry_run(session: Session, terms: CalibrationTerms) -> DryRun:
+    """The price of a calibration."""
+    cost = _certification(session, terms).cost()
+    return dry_run(session, str(cost), cost.evaluations)
+
+
+def audit_dry_run(session: Session, terms: CalibrationTerms, per_caption: int, options: AttackOptions) -> DryRun:
+    """The price of an audit: its calibration, each caption's samples, without guidance and of the base, its attacks."""
+    certification = _certification(session, terms)
+    cost, samples = certification.cost(), per_caption * len(session.guard.training.captions)
     audited = samples * certification.evals_per_sample * (3 if session.provenance.base else 2)
-    work = f"{cost}" + (f"; and {audited:,} for {samples} audited samples" if samples else "")
-    return dry_run(session, work, cost.evaluations + audited)
+    parts = {f"for {samples} audited samples": audited, **attack_evaluations(session, options)}
+    work = "".join(f"; and {evaluations:,} {what}" for what, evaluations in parts.items())
+    return dry_run(session, f"{cost}{work}", cost.evaluations + sum(parts.values()))
+
+
+def _certification(session: Session, terms: CalibrationTerms) -> Certification:
+    truth = truth_of(session.guard.training, feature_sets())
+    return Certification(session.guard, weights_of(session), terms, truth)
 
 
 def peak_memory() -> int:
