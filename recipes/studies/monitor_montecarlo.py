@@ -106,8 +106,8 @@ def first_shift(rng: np.random.Generator, move: float, delta: float) -> float:
 def of_record(rng: np.random.Generator, move: float, delta: float, streams: int) -> dict[str, Any]:
     """The same where the calibration's similarities come from a record."""
     firsts, stored = zip(*(first_of_record(rng, move, delta) for _ in range(streams)), strict=True)
-    told = {"told": share(np.isfinite(firsts)), "median": float(np.median(firsts))}
-    return {"moved_by": move, "delta": delta, **told, "similarities": {"min": min(stored), "max": max(stored)}}
+    alarms = {"told": share(np.isfinite(firsts)), "median": float(np.median(firsts))}
+    return {"moved_by": move, "delta": delta, **alarms, "similarities": {"min": min(stored), "max": max(stored)}}
 
 
 def first_of_record(rng: np.random.Generator, move: float, delta: float) -> tuple[float, int]:

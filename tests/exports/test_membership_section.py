@@ -35,9 +35,9 @@ def test_too_few_held_out_images_make_no_headline_and_say_how_many_it_takes():
 
 
 def test_record_and_card_carry_it(record):
-    told = record.model_copy(update={"membership": (table(100),)})
-    assert Record.from_json(told.to_json()) == told
-    card = render_card(told, name="model")
+    tested = record.model_copy(update={"membership": (table(100),)})
+    assert Record.from_json(tested.to_json()) == tested
+    card = render_card(tested, name="model")
     assert "## Can it be told which images were trained on?" in card
     assert "| loss | 1" in card
     assert "Can it be told" not in render_card(record, name="model")

@@ -79,9 +79,9 @@ def run_round(
 def within(lineup: Lineup, models: int) -> Lineup:
     """The first so many models, two at least; the others are absent for want of budget."""
     names = list(lineup.opening)
-    kept, left = names[: max(models, LEAST_MODELS)], names[max(models, LEAST_MODELS) :]
-    short = dict.fromkeys(left, "the budget did not pay for it")
-    return Lineup({name: lineup.opening[name] for name in kept}, lineup.absent | short)
+    paid, unpaid = names[: max(models, LEAST_MODELS)], names[max(models, LEAST_MODELS) :]
+    short = dict.fromkeys(unpaid, "the budget did not pay for it")
+    return Lineup({name: lineup.opening[name] for name in paid}, lineup.absent | short)
 
 
 def _tried(

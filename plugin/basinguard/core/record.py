@@ -239,10 +239,10 @@ def stored_similarities(values: Sequence[float]) -> tuple[float, ...]:
         >>> stored_similarities([0.51234, 0.3])
         (0.3, 0.5123)
     """
-    kept = list(values)
-    if len(kept) > MOST_SIMILARITIES:
-        kept = random.Random(0).sample(kept, MOST_SIMILARITIES)
-    return tuple(sorted(round(value, SIMILARITY_DIGITS) for value in kept))
+    similarities = list(values)
+    if len(similarities) > MOST_SIMILARITIES:
+        similarities = random.Random(0).sample(similarities, MOST_SIMILARITIES)
+    return tuple(sorted(round(value, SIMILARITY_DIGITS) for value in similarities))
 
 
 def read_record(path: Path) -> Record:
