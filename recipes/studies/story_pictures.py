@@ -4,9 +4,9 @@
     python recipes/studies/story_pictures.py runs/demo --last runs/last    # also saves the last epoch as a model
 
 Writes to docs/pictures: `story.png` (training images, the last epoch under plain CFG, what ships; then prompts that
-were not trained on), `risk_and_taught.png`, `basin.png`, and drawings of a ComfyUI workflow and of A1111's fields.
-Nothing is chosen: the captions are the first ones of the folders, the seeds count on from 0. Frames mark copies by the
-run's own detector.
+were not trained on), `risk_and_taught.png`, `basin.png`, and a drawing of A1111's fields; `comfyui.png` there is
+ComfyUI's own window and not made here. Nothing is chosen: the captions are the first ones of the folders, the seeds
+count on from 0. Frames mark copies by the run's own detector.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ from basinguard.core.record import Guidance, Record, read_record
 from basinguard.core.report import Report
 from basinguard.diffusion.toy import stable_diffusion_schedule
 from basinguard.exports.a1111 import a1111_prompt
-from basinguard.exports.sampler_grids import steps_before
 from basinguard.guard.status import run_status
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.plots.basin import curve_figure
 from basinguard.plots.contact_sheet import contact_sheet
 from basinguard.plots.run import learning_figure
-from basinguard.plots.style import BLACK, BLUE, GREY
+from basinguard.plots.style import BLACK, BLUE
 from basinguard.similarity.copy_detector import CopyDetector
 from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
 from basinguard.similarity.detector_loading import load_detector
@@ -43,7 +42,7 @@ from basinguard.training.epoch_archive import EpochArchive
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "docs" / "pictures"
 ROWS, SCALE, TIMESTEPS = 5, 3.0, 16
-RULE, STEPS = 590.0, 20  # in the drawings of the clients
+RULE, STEPS = 590.0, 20  # in the drawing of A1111's fields
 
 
 def main() -> None:
@@ -55,19 +54,13 @@ def main() -> None:
     numbers = json.loads((ROOT / "recipes" / "results" / "demo.json").read_text("utf-8"))
     draw_curves([Report.from_json(json.dumps(row)) for row in numbers["history"]])
     draw_story(args.run, numbers["metric"]["threshold"], args.last)
-    draw_clients(read_record(args.run / "record.json"))
+    draw_a1111(read_record(args.run / "record.json"))
 
 
-def draw_clients(record: Record) -> None:
-    """What a rule looks like in ComfyUI and A1111, in the words that the exports write for an example of one."""
+def draw_a1111(record: Record) -> None:
+    """What a rule looks like in A1111, in the words that the exports write for an example of one."""
     rule = Guidance(transition=RULE, sigma=noise_level(RULE), before=0.0, after=7.5)
-    record, switch = record.model_copy(update={"guidance": rule}), steps_before(rule, "simple", STEPS)
-    typed = a1111_prompt(record, "a red circle", steps=STEPS)
-    samplers = [
-        f"KSamplerAdvanced\nsteps 0 to {switch} of {STEPS}\ncfg 0",
-        f"KSamplerAdvanced\nsteps {switch} to {STEPS} of {STEPS}\ncfg 7.5",
-    ]
-    nodes = ["Load checkpoint", "Prompt\nNegative prompt", *samplers, "VAE decode"]
+    typed = a1111_prompt(record.model_copy(update={"guidance": rule}), "a red circle", steps=STEPS)
     fields = [
         f"Prompt\n{typed}",
         "Negative prompt\n(empty)",
@@ -75,9 +68,9 @@ def draw_clients(record: Record) -> None:
         f"Steps\n{STEPS}",
         "CFG scale\n7.5",
     ]
-    title = f"scale 0 above timestep {RULE:g}, then 7.5"
-    draw_boxes(nodes, f"{title}: two samplers in a row", arrows=True).savefig(PICTURES / "comfyui.png", dpi=130)
-    draw_boxes(fields, f"{title}: the prompt comes late", arrows=False).savefig(PICTURES / "a1111.png", dpi=130)
+    draw_boxes(fields, f"scale 0 above timestep {RULE:g}, then 7.5: the prompt comes late").savefig(
+        PICTURES / "a1111.png", dpi=130
+    )
 
 
 def noise_level(timestep: float) -> float:
@@ -85,7 +78,7 @@ def noise_level(timestep: float) -> float:
     return float(stable_diffusion_schedule().sigma(timestep))
 
 
-def draw_boxes(texts: Sequence[str], title: str, *, arrows: bool) -> Figure:
+def draw_boxes(texts: Sequence[str], title: str) -> Figure:
     figure = Figure(figsize=(9, 1.9), layout="constrained")
     axes = figure.subplots()
     axes.set(xlim=(0, len(texts)), ylim=(0, 1))
@@ -94,8 +87,6 @@ def draw_boxes(texts: Sequence[str], title: str, *, arrows: bool) -> Figure:
     for k, text in enumerate(texts):
         axes.text(k + 0.5, 0.5, text, ha="center", va="center", fontsize=8.5, color=BLACK,
                   bbox={"boxstyle": "round,pad=0.6", "facecolor": "white", "edgecolor": BLUE})  # fmt: skip
-        if arrows and k:
-            axes.annotate("", (k + 0.13, 0.5), (k - 0.13, 0.5), arrowprops={"arrowstyle": "->", "color": GREY})
     return figure
 
 
