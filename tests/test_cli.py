@@ -202,3 +202,8 @@ def test_a_warning_is_one_line_of_words_and_said_once(capsys):
             warnings.warn("photos: 2 files\nleft out", UserWarning, stacklevel=1)
             warnings.showwarning("for programmers", DeprecationWarning, "x.py", 1)
     assert capsys.readouterr().err == "basinguard: photos: 2 files left out\n"
+
+
+def test_fit_of_nothing_says_at_once_what_to_type(capsys):
+    assert "basinguard fit --config sd21_lora --data.init_args.directory photos" in refused(capsys, "fit")
+    assert "what is to be trained?" in refused(capsys, "fit", "--dry-run")

@@ -11,16 +11,34 @@ def trainer(**changes):
     return SimpleNamespace(**{**numbers, **quiet, "is_global_zero": True, **changes})
 
 
+def run(*seconds, status=None):
+    return SimpleNamespace(status=status, history=[SimpleNamespace(seconds=each) for each in seconds])
+
+
 def test_a_line_says_epoch_update_what_is_left_and_the_last_verdict():
-    assert training_line(trainer(), 60.0, "safe") == "training: epoch 10 of 40, update 30, about 3 min left; last: safe"
-    endless = trainer(estimated_stepping_batches=float("inf"), max_epochs=-1)
-    assert training_line(endless, 60.0, "") == "training: epoch 10, update 30"
-    assert training_line(trainer(global_step=0), 1.0, "") == "training: epoch 10 of 40, update 0"
+    assert training_line(trainer(), 180, "safe") == "training: epoch 10 of 40, update 30, about 3 min left; last: safe"
+    assert training_line(trainer(max_epochs=-1), None, "") == "training: epoch 10, update 30"
+
+
+def test_what_is_left_is_of_updates_and_of_probes_to_come():
+    monitors = Monitors(trainer(global_step=0), taken_up := run(), lambda epoch, of: (epoch + 1) % 10 == 0)
+    taken_up.history += run(40.0, 80.0).history  # two probes of a minute on average, four to come
+    monitors.trainer = trainer()
+    assert monitors._left(150.0) == (150 - 120) / 30 * 90 + 4 * 60
+    monitors.trainer = trainer(global_step=0)
+    assert monitors._left(150.0) is None
+    monitors.trainer = trainer(estimated_stepping_batches=float("inf"), max_epochs=-1)
+    assert monitors._left(150.0) is None
+
+
+def test_a_run_that_is_taken_up_counts_from_where_it_stopped():
+    monitors = Monitors(trainer(), run(500.0), lambda epoch, of: False)
+    monitors.trainer = trainer(global_step=60)
+    assert monitors._left(30.0) == 30 / 30 * 60
 
 
 def test_it_is_said_every_half_minute(capsys, monkeypatch):
-    run = SimpleNamespace(status=None)
-    monitors = Monitors(trainer(), run)
+    monitors = Monitors(trainer(), run(), lambda epoch, of: False)
     monitors.beat()
     assert capsys.readouterr().err == ""
     monitors._told -= 31

@@ -38,6 +38,7 @@ def fit(arguments: Sequence[str]) -> None:
       --print_config                    the whole configuration
       --help-all                        every option (loads the frameworks, which takes a while)
     """
+    _require_start(arguments)
     from ..training.dry_run import dry_run_summary
     from ..training.fit_cli import fit_cli
     from ..training.shipped_configs import located
@@ -56,6 +57,16 @@ def fit(arguments: Sequence[str]) -> None:
         print(gate.line)
         if not gate.passed:
             raise SystemExit(gate.status)
+
+
+def _require_start(arguments: Sequence[str]) -> None:
+    """Says before the frameworks are loaded, which takes a while, that there is nothing to begin with."""
+    told = ("--config", "-c", "--model", "--print_config", "--data.help", "--trainer.help", "--help-all")
+    if not any(word.startswith(told) for word in arguments):
+        raise ValueError(
+            "fit: what is to be trained? For example: basinguard fit --config sd21_lora --data.init_args.directory "
+            "photos; basinguard fit --help explains it"
+        )
 
 
 def _spelled(arguments: Sequence[str]) -> list[str]:

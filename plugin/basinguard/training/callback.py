@@ -46,7 +46,7 @@ class GuardHooks(RunSettings):
         self._monitors = None
         if self.run is None or trainer.fast_dev_run:
             return
-        self._monitors = Monitors(trainer, self.run)
+        self._monitors = Monitors(trainer, self.run, self.should_probe)
         owed = self.run.begin(trainer.global_step, self._ended_epoch(trainer))
         for note in self.run.notes(pl_module):
             trainer.print(note)

@@ -100,15 +100,14 @@ class ImageSource:
             rows = read_manifest(find_manifest(folder.directory, manifest)) if manifest else None
         except (OSError, ValueError) as error:
             return cls(problems=(f"directory: {error}",))
-        problems = [p for p in folder.problems if not (caption and p.code == "caption-missing")]
-        bad = [str(p) for p in problems if _refused(p)]
-        odd = [str(p) for p in problems if not _refused(p)]
-        every = [(item, item.captions if item.caption else (caption or "",)) for item in folder.items]
-        used = [(item.path, captions, item.repeats) for item, captions in every if captions[0]]
-        if rows is not None:
-            odd += bad  # of images that the manifest has left out; those that it names are looked at here
+        if rows is None:
+            problems = [p for p in folder.problems if not (caption and p.code == "caption-missing")]
+            bad, odd = [str(p) for p in problems if _refused(p)], [str(p) for p in problems if not _refused(p)]
+            every = [(item, item.captions if item.caption else (caption or "",)) for item in folder.items]
+            used = [(item.path, captions, item.repeats) for item, captions in every if captions[0]]
+        else:  # what it leaves out was told when it was written
             used, reasons = _of_manifest(folder, rows, caption or "")
-            bad = [f"{manifest}: {reason}" for reason in reasons]
+            bad, odd = [f"{manifest}: {reason}" for reason in reasons], []
         if not used:
             bad.append(
                 f"{directory}: no captioned image; add images, each named in metadata.jsonl or with a .txt, or give "

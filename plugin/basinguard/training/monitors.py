@@ -19,9 +19,10 @@ EXACT = {"logger": False, "sync_dist": True, "reduce_fx": "max"}  # every proces
 class Monitors:
     """The callbacks of one fit that look at the guard's numbers, and its progress bar."""
 
-    def __init__(self, trainer: Any, run: GuardedRun) -> None:
-        self.trainer, self.run = trainer, run
+    def __init__(self, trainer: Any, run: GuardedRun, should_probe: Callable[[int, int], bool]) -> None:
+        self.trainer, self.run, self.should_probe = trainer, run, should_probe
         self._logged = 0  # reports
+        self._updates, self._reports = trainer.global_step, len(run.history)  # of the run that is taken up
         self._begun = self._told = time.monotonic()
         excuse_monitors(trainer)
         show_on_progress_bar(trainer, lambda: run.status.verdict.state if run.status else "")
@@ -33,7 +34,20 @@ class Monitors:
             return
         self._told = now
         with shown():
-            say(training_line(trainer, now - self._begun, self.run.status.verdict.state if self.run.status else ""))
+            state = self.run.status.verdict.state if self.run.status else ""
+            say(training_line(trainer, self._left(now - self._begun), state))
+
+    def _left(self, seconds: float) -> float | None:
+        """Seconds that updates and probes to come will take, each at its pace in these; None where nobody knows."""
+        trainer = self.trainer
+        done, updates = trainer.global_step - self._updates, trainer.estimated_stepping_batches
+        if done < 1 or updates == float("inf"):
+            return None
+        probes = [report.seconds for report in self.run.history[self._reports :]]
+        training = (seconds - sum(probes)) / done * (updates - trainer.global_step)
+        epochs = range(trainer.current_epoch, max(trainer.max_epochs or 0, trainer.current_epoch))
+        due = sum(self.should_probe(epoch, trainer.max_epochs) for epoch in epochs)
+        return training + (due * sum(probes) / len(probes) if probes else 0)
 
     def update(self, pl_module: Any) -> None:
         """Logs the newest value of everything, which lasts as long as the fit; loggers got what is new already."""
@@ -48,13 +62,12 @@ class Monitors:
             pl_module.log_dict(on_bar, prog_bar=True, **EXACT)
 
 
-def training_line(trainer: Any, seconds: float, state: str) -> str:
-    """Epoch, update and what is left of a fit after so many seconds, with the last verdict."""
-    done, updates = trainer.global_step, trainer.estimated_stepping_batches
+def training_line(trainer: Any, left: float | None, state: str) -> str:
+    """Epoch, update and how many seconds of a fit are left, with the last verdict."""
     of = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
-    left = f", about {duration(seconds / done * (updates - done))} left" if done and updates < float("inf") else ""
+    until = f", about {duration(left)} left" if left is not None else ""
     verdict = f"; last: {state}" if state else ""
-    return f"training: epoch {trainer.current_epoch + 1}{of}, update {done}{left}{verdict}"
+    return f"training: epoch {trainer.current_epoch + 1}{of}, update {trainer.global_step}{until}{verdict}"
 
 
 def excuse_monitors(trainer: Any) -> None:
