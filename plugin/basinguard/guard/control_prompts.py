@@ -75,7 +75,7 @@ def unknowable(images: int, *, stand_in: bool, drawn: bool, samples: int, alpha:
     least = next((n for n in range(1, 10_000) if _upper_of_none(n) <= alpha), 0)
     if samples < least:
         limits.append(
-            f"whether the risk is below {alpha:g} for sure: {samples} samples without a copy leave up to "
+            f"whether the risk is below {alpha:g} for sure, should nothing copy: {samples} samples leave up to "
             f"{_upper_of_none(samples):.2f} open; {least} would settle it"
         )
     if images < 10:

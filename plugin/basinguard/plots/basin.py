@@ -10,15 +10,15 @@ import numpy as np
 from ..core.estimate import Estimate
 from ..core.report import Report
 from ..core.text import epoch_name
-from .style import BLUE, GREEN, GREY, VERMILLION, banded_line, canvas, open_frame
+from .style import BLUE, GREEN, GREY, SIZE, VERMILLION, banded_line, canvas, open_frame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def curve_figure(reports: Sequence[Report]) -> Figure:
+def curve_figure(reports: Sequence[Report], size: tuple[float, float] = SIZE) -> Figure:
     """P(memorized | transition = t), the base in grey, later epochs ever darker, the last with its band."""
-    figure, axes = canvas("guidance switched on at timestep t (999 = from the start)", "share that copies")
+    figure, axes = canvas("guidance on from timestep t (999 = the start)", "share that copies", size)
     reports = [report for report in reports if report.basin.curve]
     if not reports:
         return figure
@@ -38,12 +38,12 @@ def curve_figure(reports: Sequence[Report]) -> Figure:
     return figure
 
 
-def history_figure(reports: Sequence[Report]) -> Figure:
+def history_figure(reports: Sequence[Report], size: tuple[float, float] = SIZE) -> Figure:
     """Risk of plain CFG, basin width and the rise of the gap over the epochs, with intervals.
 
     The gap has an axis of its own: it is what every probe measures, also one whose budget bought no samples.
     """
-    figure, axes = canvas("epochs trained (0 = base model)", "share")
+    figure, axes = canvas("epochs trained (0 = base model)", "share", size)
     banded_line(axes, *_over_epochs(reports, "risk"), VERMILLION, "risk under plain CFG")
     banded_line(axes, *_over_epochs(reports, "width"), BLUE, "basin width")
     banded_line(axes, *_over_epochs(reports, "risk_uncond"), GREEN, "risk of the empty prompt")

@@ -1,4 +1,4 @@
-"""Samples side by side for a person to compare: a row for each caption, a column for each way to sample."""
+"""Samples side by side for a person to compare: captions down and ways to sample across, or the other way round."""
 
 from __future__ import annotations
 
@@ -40,15 +40,42 @@ def contact_sheet(
         x = gap + column * (TILE + gap)
         pen.multiline_text((x, 6), "\n".join(titles[column]), fill="black", font=title_font, spacing=2)
         for row, pixels in enumerate(images):
-            y = head + row * (TILE + foot + gap)
-            sheet.paste(_tile(pixels), (x, y))
-            if title in marks and marks[title][row]:
-                pen.rectangle((x - 3, y - 3, x + TILE + 2, y + TILE + 2), outline=VERMILLION, width=4)
+            _place(sheet, (x, head + row * (TILE + foot + gap)), pixels, title in marks and marks[title][row])
     for row, caption in enumerate(captions):
         pen.text(
             (gap, head + row * (TILE + foot + gap) + TILE + 4), _fit(caption, width, font), fill="#333333", font=font
         )
     return sheet
+
+
+def contact_strip(
+    rows: Mapping[str, Tensor], captions: Sequence[str], marks: Mapping[str, Sequence[bool]]
+) -> Image.Image:
+    """The same with one row a method and one column a caption: a card of TensorBoard is wider than it is high."""
+    font, title_font, gap = ImageFont.load_default(size=17), ImageFont.load_default(size=20), 10
+    titles = {title: title_lines(title, title_font) for title in rows}
+    foots = [title_lines(one_line(caption), font) for caption in captions]
+    left = gap + int(max(title_font.getlength(line) for lines in titles.values() for line in lines)) + gap
+    size = (left + len(captions) * (TILE + gap), gap + len(rows) * (TILE + gap) + 21 * max(map(len, foots), default=0))
+    sheet = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, (title, images) in enumerate(rows.items()):
+        y = gap + row * (TILE + gap)
+        pen.multiline_text((gap, y), "\n".join(titles[title]), fill="black", font=title_font)
+        for column, pixels in enumerate(images):
+            _place(sheet, (left + column * (TILE + gap), y), pixels, title in marks and marks[title][column])
+    for column, lines in enumerate(foots):
+        place = (left + column * (TILE + gap), gap + len(rows) * (TILE + gap))
+        pen.multiline_text(place, "\n".join(lines), fill="#333333", font=font, spacing=2)
+    return sheet
+
+
+def _place(sheet: Image.Image, corner: tuple[int, int], pixels: Tensor, copy: bool) -> None:
+    """A tile, in a thick frame where it is a copy."""
+    sheet.paste(_tile(pixels), corner)
+    if copy:
+        x, y = corner
+        ImageDraw.Draw(sheet).rectangle((x - 3, y - 3, x + TILE + 2, y + TILE + 2), outline=VERMILLION, width=4)
 
 
 def _tile(pixels: Tensor) -> Image.Image:

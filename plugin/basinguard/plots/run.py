@@ -13,7 +13,19 @@ from ..core.report import Report
 from ..core.text import epoch_name
 from ..guard.checkpoint_selection import alignment_of, guarded_risk
 from ..guard.status import RunStatus
-from .style import BLUE, GREEN, GREY, LIMIT, VERMILLION, banded_line, canvas, not_measured, open_frame, whole_epochs
+from .style import (
+    BLUE,
+    GREEN,
+    GREY,
+    LIMIT,
+    SIZE,
+    VERMILLION,
+    banded_line,
+    canvas,
+    not_measured,
+    open_frame,
+    whole_epochs,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,8 +43,8 @@ def dashboard(history: Sequence[Report], status: RunStatus) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.5, 6.4), dpi=110, layout="constrained")
-    axes = figure.subplots(2, 3).flat
+    figure = Figure(figsize=(7.6, 8.2), dpi=120, layout="constrained")  # two abreast: to be read on a phone as well
+    axes = figure.subplots(3, 2).flat
     x = [report.epoch + 1 for report in history]
     panels: list[tuple[str, str, list[Line], float | None]] = [
         ("risk", "share of samples", [
@@ -61,13 +73,13 @@ def dashboard(history: Sequence[Report], status: RunStatus) -> Figure:
     return figure
 
 
-def learning_figure(history: Sequence[Report], status: RunStatus) -> Figure:
+def learning_figure(history: Sequence[Report], status: RunStatus, size: tuple[float, float] = SIZE) -> Figure:
     """Copies and what was taught over the epochs on one chart, each in its interval, and the epochs to ship.
 
     The dotted line is the epoch to ship with plain CFG, the dashed one the epoch to ship guarded; a number beyond the
     picture stays beyond it.
     """
-    figure, axes = canvas("epochs trained (0 = base model)", "share")
+    figure, axes = canvas("epochs trained (0 = base model)", "share", size)
     x = [report.epoch + 1 for report in history]
     for label, colour, read in (
         ("risk: share of samples that copy", VERMILLION, lambda r: r.samples.risk),
@@ -94,7 +106,7 @@ def _panel(
         if any(values):
             banded_line(axes, x, values, colour, label, markersize=3)
             drawn += 1
-    if limit is not None:
+    if drawn and limit is not None:
         axes.axhline(limit, color=GREY, linewidth=0.9, linestyle=LIMIT)
     if not drawn:
         not_measured(axes)
@@ -123,7 +135,7 @@ def _strip(axes: Axes, history: Sequence[Report]) -> None:
             if image.width is not None:
                 widest[image.index] = max(widest.get(image.index, 0.0), image.width)
     rows = sorted(widest, key=lambda index: (-widest[index], index))[:STRIP]
-    axes.set_title("basin width of each sampled image, widest first", fontsize=9)
+    axes.set_title("basin width by image, widest first", fontsize=9)
     if not rows:
         not_measured(axes)
         axes.set_axis_off()

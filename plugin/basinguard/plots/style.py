@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7f7f7f"
 PURPLE, ORANGE, SKY, BLACK = "#CC79A7", "#E69F00", "#56B4E9", "#000000"
 MARKERS = {BLUE: "^", VERMILLION: "o", GREEN: "s", GREY: "D"}  # lines are told apart without their colours as well
+SIZE, CARD = (6.4, 3.8), (4.6, 2.9)  # inches of a figure on a page, and on a card of TensorBoard, 330 pixels wide
 LIMIT = (0, (4, 2))  # dashes of a line that must not be crossed
 
 
-def canvas(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+def canvas(xlabel: str, ylabel: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
     """A figure without pyplot's global state: safe inside someone else's training run."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.8), dpi=120, layout="constrained")
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
     axes = figure.subplots()
     open_frame(axes)
     axes.set(xlabel=xlabel, ylabel=ylabel)

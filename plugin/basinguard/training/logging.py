@@ -16,8 +16,9 @@ from ..guard.status import GuardFile, RunStatus
 from ..guard.verdict import newest_known
 from ..pipelines.latent_model import LatentModel
 from ..plots.basin import curve_figure, history_figure
-from ..plots.contact_sheet import contact_sheet
+from ..plots.contact_sheet import contact_strip
 from ..plots.run import dashboard, learning_figure
+from ..plots.style import CARD
 
 MEASURED = (
     *("risk", "width", "log_width", "exit", "gap", "gap_heldout", "gap_excess", "gap_auc"),
@@ -177,7 +178,7 @@ def _log_pictures(loggers: Sequence[Any], guard: Guard, model: LatentModel, stat
     if (boards or albums) and guard.affords("contact sheet"):
         with guard.charged("contact sheet"):
             searched = last_search(guard.history)
-            sheet = contact_sheet(*guard.show(model, searched.basin.transition if searched else None))
+            sheet = contact_strip(*guard.show(model, searched.basin.transition if searched else None))
             for board in boards:
                 board.add_image("guard/contact_sheet", pil_to_tensor(sheet), train_step)
             for album in albums:
@@ -185,10 +186,10 @@ def _log_pictures(loggers: Sequence[Any], guard: Guard, model: LatentModel, stat
 
 
 def _draw(board: Any, history: Sequence[Report], status: RunStatus | None, train_step: int) -> None:
-    board.add_figure("guard_details/history", history_figure(history), train_step)
-    board.add_figure("guard_details/curve", curve_figure(history), train_step)
+    board.add_figure("guard_details/history", history_figure(history, CARD), train_step)
+    board.add_figure("guard_details/curve", curve_figure(history, CARD), train_step)
     if status is not None:
-        board.add_figure("guard/risk_and_taught", learning_figure(history, status), train_step)
+        board.add_figure("guard/risk_and_taught", learning_figure(history, status, CARD), train_step)
         board.add_figure("guard_details/dashboard", dashboard(history, status), train_step)
         board.add_text("guard/status", str(status), train_step)
     board.add_text("guard_details/report", changes_table(history), train_step)
