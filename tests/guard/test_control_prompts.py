@@ -78,7 +78,7 @@ def test_the_dashboard_says_the_verdict_and_draws_through_gaps():
     assert figure.get_suptitle().startswith("memorizing, confidence")
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[0] == "risk"
-    assert any("each sampled image" in title for title in titles)
+    assert any("by image" in title for title in titles)
     assert figure.axes[5].get_images()[0].get_array().shape == (2, 4)
     assert any(text.get_text() == "not measured" for text in figure.axes[4].texts)
 

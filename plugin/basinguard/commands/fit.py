@@ -61,8 +61,8 @@ def fit(arguments: Sequence[str]) -> None:
 
 def _require_start(arguments: Sequence[str]) -> None:
     """Says before the frameworks are loaded, which takes a while, that there is nothing to begin with."""
-    told = ("--config", "-c", "--model", "--print_config", "--data.help", "--trainer.help", "--help-all")
-    if not any(word.startswith(told) for word in arguments):
+    beginnings = ("--config", "-c", "--model", "--print_config", "--data.help", "--trainer.help", "--help-all")
+    if not any(word.startswith(beginnings) for word in arguments):
         raise ValueError(
             "fit: what is to be trained? For example: basinguard fit --config sd21_lora --data.init_args.directory "
             "photos; basinguard fit --help explains it"
