@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -207,3 +208,12 @@ def test_a_warning_is_one_line_of_words_and_said_once(capsys):
 def test_fit_of_nothing_says_at_once_what_to_type(capsys):
     assert "basinguard fit --config sd21_lora --data.init_args.directory photos" in refused(capsys, "fit")
     assert "what is to be trained?" in refused(capsys, "fit", "--dry-run")
+
+
+def test_completion_knows_what_the_help_of_fit_lists(capsys):
+    from basinguard.commands.completion import options_of_verb
+
+    main(["fit", "--help"])
+    listed = set(re.findall(r"^  (--[\w-]+)(?= )", capsys.readouterr().out, re.MULTILINE))
+    assert listed <= {*options_of_verb("fit")}
+    assert len(listed) > 8

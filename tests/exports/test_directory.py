@@ -82,16 +82,28 @@ def brief(record) -> Record:
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory, exported) -> tuple[dict[str, torch.Tensor], Path]:
-    """What a process without basinguard draws from the export, and the copy that it saved again."""
+    """What code that cannot import basinguard draws from the export, and the copy that it saved again."""
     place = tmp_path_factory.mktemp("elsewhere")
-    script, second, out = place / "child.py", place / "second", place / "latents.safetensors"
+    second, out = place / "second", place / "latents.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "basinguard"]:
+            patch.setitem(sys.modules, name, None)
+        patch.setattr(sys, "argv", ["child.py", str(exported), str(second), str(out)])
+        exec(compile(CHILD, "child.py", "exec"), {"__name__": "__main__"})
+    return load_file(out), second
+
+
+@pytest.mark.long
+def test_a_process_of_its_own_draws_the_same_and_is_told_of_the_rule(elsewhere, exported, tmp_path):
+    script, out = tmp_path / "child.py", tmp_path / "latents.safetensors"
     script.write_text(CHILD)
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "hf")}
-    command = [sys.executable, str(script), str(exported), str(second), str(out)]
-    done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, check=False)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    command = [sys.executable, str(script), str(exported), str(tmp_path / "second"), str(out)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "NOT applied by a plain load" in done.stderr + done.stdout
-    return load_file(out), second
+    latents, _ = elsewhere
+    assert all(torch.equal(drawn, latents[name]) for name, drawn in load_file(out).items())
 
 
 def test_without_basinguard_the_export_samples_as_the_guarded_pipeline_in_memory(elsewhere, record):

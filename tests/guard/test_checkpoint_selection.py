@@ -81,3 +81,8 @@ def test_what_was_kept_on_the_way_is_what_is_chosen_at_the_end(how, measured):
         if choice is not None and choice.epoch == k:
             last_choice = k
     assert last_choice == picked(history, how)
+
+
+def test_an_epoch_that_copies_images_of_other_captions_is_not_kept_by_guidance_from_the_start():
+    copied = report(1, 12, curve=((500.0, near(0.0)), (999.0, near(0.0))))
+    assert picked([base(), report(0), copied], "guarded") == 0

@@ -143,3 +143,12 @@ def test_a_verdict_survives_json_and_takes_milliseconds():
 def test_an_allowed_risk_that_is_no_share_is_refused(allowed):
     with pytest.raises(ValueError, match="expected a share in"):
         verdict_on([base()], allowed)
+
+
+def test_copies_of_images_with_other_captions_are_not_said_to_be_kept_by_a_transition():
+    copied = report(4, 6, transition=999.0, curve=((500.0, near(0.0)), (999.0, near(0.0))))
+    (_, words) = verdict_on([base(), copied], 0.1).evidence
+    assert words == "the copies are of images that have other captions: no transition is looked for against those"
+    later = report(5, 6, transition=None, curve=(), width=None)
+    (_, words) = verdict_on([base(), copied, later], 0.1).evidence
+    assert words == "exits were last looked for at epoch 5, when no transition was needed"

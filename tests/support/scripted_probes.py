@@ -19,7 +19,7 @@ FAILED = pytest.mark.filterwarnings(
 def scripted(monkeypatch, *plan, digests=None):
     """Probes that find what `plan` says of epochs -1, 0, 1, ...; an error in it is a probe that fails."""
 
-    def measure(self, model, *, epoch, train_step, team=None):
+    def measure(self, model, *, epoch, train_step, team=None, early=None):
         outcome = plan[epoch + 1]
         if isinstance(outcome, Exception):
             raise outcome

@@ -26,7 +26,10 @@ BASH = """_basinguard() {{
 }}
 complete -o default -F _basinguard basinguard"""
 ZSH = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"
-FIT = ("--config", "--dry-run", "--anyway", "--ckpt_path", "--embedder", "--threshold", "--print_config", "--help-all")
+FIT = (
+    *("--config", "--dry-run", "--anyway", "--gate", "--canaries", "--ckpt_path", "--embedder", "--threshold"),
+    *("--print_config", "--help-all", "--data.init_args.directory", "--trainer.callbacks+"),
+)
 
 
 def completion(shell: Literal["bash", "zsh", "fish"]) -> str:

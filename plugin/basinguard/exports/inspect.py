@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,8 @@ from .sentences import UNKNOWN, percent, product_line, strength_line, taught_lin
 
 MAX_HEADER = 16 * 2**20
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-SHOWN = 160  # characters of one value
+SHOWN = 160  # characters of one value that somebody else wrote
+COLUMNS = 120  # of a line of ours
 OF_TRAINERS = ("ss_base_model_version", "ss_sd_model_name", "ss_output_name", "modelspec.architecture", "software")
 
 
@@ -129,11 +131,19 @@ def inspection_text(inspection: Inspection) -> str:
         "weights": r.weights_sha256,
         "data set": r.dataset_sha256,
         "epochs": str(len(r.history)),
-        **{one_line(key, SHOWN): text for key, text in sorted(inspection.header.items()) if key != HEADER_RECORD},
     }
-    width = max(map(len, rows))
+    header = {one_line(key, SHOWN): text for key, text in sorted(inspection.header.items()) if key != HEADER_RECORD}
+    width = max(map(len, rows | header))
     lines = [f"{'file':<{width}}  {inspection.path} ({inspection.kind})"]
-    return "\n".join(lines + [f"{key:<{width}}  {one_line(text, SHOWN)}" for key, text in rows.items()])
+    lines += [f"{key:<{width}}  {_in_column(one_line(text, 6 * SHOWN), width + 2)}" for key, text in rows.items()]
+    return "\n".join(lines + [f"{key:<{width}}  {one_line(text, SHOWN)}" for key, text in header.items()])
+
+
+def _in_column(text: str, indent: int) -> str:
+    """A sentence in as many lines as it takes, each under the first."""
+    return textwrap.fill(text, COLUMNS - indent, break_long_words=False, break_on_hyphens=False).replace(
+        "\n", "\n" + " " * indent
+    )
 
 
 def _directory(path: Path) -> Inspection:

@@ -91,11 +91,16 @@ def replaces(
 
 
 def guarded_risk(report: Report) -> Estimate | None:
-    """Risk of the training captions when guidance comes on at the report's transition; None where none is left."""
-    if report.basin.transition is None:
+    """Risk of the training captions when guidance comes on at the report's transition; None where none is left.
+
+    The curve counts copies of a caption's own image; at the first timestep, which is plain CFG, all others count too.
+    """
+    basin, plain = report.basin, report.samples.risk
+    if basin.transition is None:
         return None
-    basin = report.basin
-    return next((risk for timestep, risk in basin.curve if timestep == basin.transition), report.samples.risk)
+    ruled = next((risk for timestep, risk in basin.curve if timestep == basin.transition), plain)
+    first = bool(basin.curve) and basin.transition == basin.curve[-1][0]
+    return plain if first and plain and ruled and plain.value > ruled.value else ruled
 
 
 def alignment_of(report: Report) -> Estimate | None:

@@ -121,8 +121,12 @@ def _still(history: Sequence[Report]) -> tuple[str, ...]:
     searched = last_search(history)
     if searched is None or searched.basin.transition is None:
         return ("exits were not looked for: whether a transition still keeps it is not known",)
-    when = "" if searched is history[-1] else f", as of {epoch_name(searched.epoch)}"
-    return (f"guidance from timestep {searched.basin.transition:g} on still keeps it{when}",)
+    now, epoch, transition = searched is history[-1], epoch_name(searched.epoch), searched.basin.transition
+    if transition < max((timestep for timestep, _ in searched.basin.curve), default=transition + 1):
+        return (f"guidance from timestep {transition:g} on still keeps it{'' if now else f', as of {epoch}'}",)
+    if now:  # of its own caption none came back from the first timestep on
+        return ("the copies are of images that have other captions: no transition is looked for against those",)
+    return (f"exits were last looked for at {epoch}, when no transition was needed",)
 
 
 def newest_known(history: Sequence[Report], alpha: float) -> Verdict | None:

@@ -34,6 +34,7 @@ QUIET = (
     r"(?s).*(JSONARGPARSE_DEPRECATION_WARNINGS|was deprecated in v4\.\d+\.\d+ and will be)",  # by Lightning
     r"LightningCLI's args parameter is intended",  # `basinguard` has its own first word
     r"Found keys that are in the model state dict but not in the checkpoint",  # frozen weights are left out of it
+    r"The dirpath has changed from",  # a run that is taken up writes to a folder of its own
     r"The number of training batches \(\d+\) is smaller than the logging interval",  # small sets are the point
 )
 
