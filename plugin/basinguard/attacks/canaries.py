@@ -32,15 +32,17 @@ class CanaryRow(Schema):
 
     Attributes:
         repeats: how often an epoch showed each.
-        turns: how often all of them were shown in the run, as it was set up.
+        turns: how often all of them were to be shown in the run, as it was set up.
+        steps: optimizer steps that each was in, counted while it ran; of the one that was in fewest.
         came_back: share of them that some sample of their caption reproduces.
         loss, loss_before: mean denoising loss of the trained and the base model.
-        learned: whether they were shown and their loss fell further than the controls'; without that, that none came
-            back says nothing.
+        learned: whether each was in some step and their loss fell further than the controls'; without that, that none
+            came back says nothing.
     """
 
     repeats: Annotated[int, Field(ge=0)]
     turns: Annotated[int, Field(ge=0)]
+    steps: Annotated[int, Field(ge=0)]
     came_back: Estimate
     loss: Finite
     loss_before: Finite
@@ -66,12 +68,15 @@ class CanaryBench:
 
 
 @torch.no_grad()
-def judge_canaries(canaries: Sequence[Canary], turns: Sequence[int], bench: CanaryBench) -> tuple[CanaryRow, ...]:
+def judge_canaries(
+    canaries: Sequence[Canary], turns: Sequence[int], steps: Sequence[int], bench: CanaryBench
+) -> tuple[CanaryRow, ...]:
     """Each number of repeats, the controls first.
 
     Args:
         canaries: planted ones and controls.
-        turns: how often each was shown in the run.
+        turns: how often each was to be shown in the run.
+        steps: optimizer steps that each was in.
         bench: what they are judged with.
     """
     pixels = torch.stack([canary.pixels(bench.resolution) for canary in canaries])
@@ -82,16 +87,18 @@ def judge_canaries(canaries: Sequence[Canary], turns: Sequence[int], bench: Cana
     rows = []
     for repeats in sorted({canary.repeats for canary in canaries}):
         own = torch.tensor([canary.repeats == repeats for canary in canaries])
-        shown = sum(count for count, canary in zip(turns, canaries, strict=True) if canary.repeats == repeats)
+        places = own.nonzero().flatten().tolist()
+        fewest = min(steps[place] for place in places)
         fallen = float((before - after)[own].mean())
         rows.append(
             CanaryRow(
                 repeats=repeats,
-                turns=shown,
+                turns=sum(turns[place] for place in places),
+                steps=fewest,
                 came_back=clopper_pearson(int(back[own].sum()), int(own.sum())),
                 loss=float(after[own].mean()),
                 loss_before=float(before[own].mean()),
-                learned=shown > 0 and fallen > fallen_of_controls,
+                learned=fewest > 0 and fallen > fallen_of_controls,
             )
         )
     return tuple(rows)
@@ -117,11 +124,13 @@ def losses(canaries: Sequence[Canary], pixels: Tensor, model: Any, plan: ProbePl
 
 def canary_text(rows: Sequence[CanaryRow]) -> str:
     """The rows for a terminal, and what they mean."""
-    lines = [f"{'canaries shown':>14}  {'came back':30} {'loss, before':>14}"]
+    lines = [f"{'canaries shown':>14}  {'steps each':>10}  {'came back':30} {'loss, before':>14}"]
     for row in rows:
         name = "never" if row.repeats == 0 else f"{row.repeats}x"
         note = "" if row.repeats == 0 or row.learned else "  NOT LEARNED: that none came back says nothing"
-        lines.append(f"{name:>14}  {row.came_back.percent(0):30} {row.loss:.4f}, {row.loss_before:.4f}{note}")
+        lines.append(
+            f"{name:>14}  {row.steps:>10}  {row.came_back.percent(0):30} {row.loss:.4f}, {row.loss_before:.4f}{note}"
+        )
     least = min((row.repeats for row in rows if row.repeats and row.came_back.value > 0), default=0)
     meaning = f"planted images come back from {least} repeats on" if least else "no planted image came back"
     return "\n".join([*lines, meaning])

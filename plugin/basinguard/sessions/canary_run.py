@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..pipelines.loading import load_pipeline
 from ..similarity.embedder import Embedder
 from ..similarity.structure import Structure
 from ..training.callback import GuardHooks
+from ..training.canary_steps import CanarySteps
 
 FILE = "canaries.json"
 
@@ -25,10 +27,17 @@ def canary_run(trainer: Any, module: Any, images: Any) -> str:
     base = LatentModel(load_pipeline(module.base_id), resolution=images.resolution)
     epochs = max(trainer.current_epoch, 1)
     turns = [count * epochs for count in images.canary_turns]
-    rows = judge_canaries(images.canaries, turns, CanaryBench(model, base, embedder, plan, images.resolution))
+    bench = CanaryBench(model, base, embedder, plan, images.resolution)
+    rows = judge_canaries(images.canaries, turns, _steps(trainer), bench)
     out = Path(trainer.log_dir or trainer.default_root_dir) / FILE
     write_text(out, json.dumps([json.loads(row.to_json()) for row in rows], indent=1) + "\n")
     return f"{canary_text(rows)}\n{embedder.metric.definition}\nwritten to {out}"
+
+
+def _steps(trainer: Any) -> Sequence[int]:
+    """Optimizer steps that each canary was in, as training counted them."""
+    (counter,) = [callback for callback in trainer.callbacks if isinstance(callback, CanarySteps)]
+    return [int(count) for count in counter.steps]
 
 
 def _guarded(trainer: Any) -> tuple[ProbePlan, Embedder]:

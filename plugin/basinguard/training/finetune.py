@@ -19,6 +19,7 @@ from ..pipelines.forward_process import target, training_schedule
 from ..pipelines.loading import load_pipeline
 from ..pipelines.lora import merged_module
 from ..pipelines.prediction_type import require_prediction_type
+from .canary_steps import canary_steps
 from .checkpoints import InterruptCheckpoint, require_same_weights
 from .encoding import EncodingCache, add_noise, encode_captions, encode_images
 from .finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions, as_options, require_ranges
@@ -97,6 +98,7 @@ class FineTune(LightningModule):
         self.frozen = deepcopy(self.unet).requires_grad_(False) if copied else None
         self.cache = EncodingCache() if self.memory_options.cache else None
         self.filter: LossFilter | None = None  # which rows of a batch count; see `Interventions`
+        self.row_weights: Tensor | None = None  # what it said of the last batch
         decay = self.optimizer_options.ema_decay
         self.ema = EMAModel(self.trained().values(), decay=decay) if decay is not None else None
 
@@ -183,9 +185,11 @@ class FineTune(LightningModule):
         weights = None if gamma is None else min_snr_weights(self.forward_process, timesteps, gamma)
         truth = target(self.forward_process, latents, noise, timesteps)
         if self.filter is None or not self.training:
+            self.row_weights = None
             return weighted_mse(prediction, truth, weights)
         errors = row_errors(prediction, truth)
         counts = self.filter(errors.detach(), timesteps, lambda: self._gaps(prediction.detach(), noisy, timesteps))
+        self.row_weights = counts
         return filtered_mean(errors if weights is None else errors * weights, counts)
 
     @torch.no_grad()
@@ -210,8 +214,8 @@ class FineTune(LightningModule):
         return optimizer_and_schedule(self.trained().values(), options, updates)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Whatever stops a fit, a checkpoint stays behind."""
-        return [InterruptCheckpoint()]
+        """Whatever stops a fit, a checkpoint stays behind; canaries are counted where they are trained on."""
+        return [InterruptCheckpoint(), *canary_steps(self.trainer.datamodule)]  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
         """From here on the model's own size is that of its training images: probes, calibration and export use it."""
