@@ -55,6 +55,7 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public
     from .pipelines.protect import protect as protect
     from .pipelines.protect import unprotect as unprotect
     from .pipelines.session_settings import SessionSettings as SessionSettings
+    from .sessions.verification_options import VerificationOptions as VerificationOptions
     from .similarity.copy_detector import CopyDetector as CopyDetector
     from .similarity.copy_detector_settings import CopyDetectorSettings as CopyDetectorSettings
     from .tinyworld.tasks import TASKS as TASKS
@@ -116,6 +117,7 @@ _MODULES = {
     "curation.trainer_settings": ("TrainerSettings",),
     "tinyworld.tasks": ("TASKS",),
     "mitigations.settings": ("ComparisonOptions",),
+    "sessions.verification_options": ("VerificationOptions",),
     "commands.export": ("export", "StoredOptions", "WorkflowOptions"),
     **{f"commands.{verb}": (verb,) for verb in ("curate", "calibrate", "audit", "verify", "compare")},
 }

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from basinguard.cli import main
+from basinguard.commands.compare import compare
 from basinguard.core.estimate import Estimate
 from basinguard.core.stats import rate
 from basinguard.mitigations import costs as costs_module
@@ -74,6 +75,15 @@ def test_table_has_every_point_and_the_reason_of_every_missing_method(done):
         assert point.diversity is not None
         assert "kernel distance to 16 samples of the base model" in point.quality.method
     assert "early-stopped" in comparison_table(result)
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(done, arguments, tmp_path):
+    result, _, options = done
+    price = compare(**arguments, options=replace(options, alignment="none"), out=tmp_path / "out", dry_run=True)
+    assert not (tmp_path / "out").exists()
+    assert f"{len(result.points)} points of at most 68 pictures" in str(price), "4 pairs and 64 held-out ones"
+    per_sample = sum(point.unet_evals for point in result.points)
+    assert per_sample * 68 * 0.5 <= price.evaluations <= per_sample * 68 * 1.5, "by each mitigation's default intensity"
 
 
 def test_json_reads_back(done):

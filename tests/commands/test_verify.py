@@ -28,6 +28,7 @@ from basinguard.pipelines.session_settings import SessionSettings
 from basinguard.plots.contact_sheet import TILE
 from basinguard.sessions.session import open_model
 from basinguard.sessions.verification import GUARDED, HELDOUT, PARAPHRASED
+from basinguard.sessions.verification_options import VerificationOptions
 from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
 from basinguard.similarity.sscd import load_packaged_sscd
 from basinguard.training.epoch_series import EpochSeries
@@ -70,7 +71,13 @@ def test_verification_covers_fresh_seeds_reworded_captions_and_heldout_prompts(e
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a house\n\na kite\n", encoding="utf-8")
     directory = exported(scene_folder)
-    rows = verify(directory, scene_folder, out=tmp_path / "out", per_caption=1, paraphrase=True, prompts=prompts)
+    sampled = VerificationOptions(per_caption=1, paraphrase=True, prompts=prompts)
+    price = verify(directory, scene_folder, sampled, out=tmp_path / "out", dry_run=True)
+    assert not (tmp_path / "out").exists(), "a dry run writes nothing"
+    rows = verify(directory, scene_folder, sampled, out=tmp_path / "out")
+    drawn = {name: row.unet_evals * row.risk.n for name, row in rows.items()}
+    on_sheet = 2 * sum(rows[name].unet_evals for name in ("base", "cfg", GUARDED))
+    assert sum(drawn.values()) + on_sheet <= price.evaluations <= 1.3 * (sum(drawn.values()) + on_sheet)
     assert list(rows) == ["base", "cfg", GUARDED, PARAPHRASED, HELDOUT]
     assert (rows[PARAPHRASED].risk.n, rows[HELDOUT].risk.n) == (6, 2)
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
@@ -99,7 +106,13 @@ def test_an_export_is_verified_under_the_detector_it_names(exported, scene_folde
     verified = read_record(tmp_path / "own" / "record.json")
     assert verified.metric.embedder == "structure-figure-v1"
     assert verified.verified is not None
-    verify(directory, scene_folder, out=tmp_path / "second", per_caption=1, detector=CopyDetectorSettings())
+    verify(
+        directory,
+        scene_folder,
+        VerificationOptions(per_caption=1),
+        out=tmp_path / "second",
+        detector=CopyDetectorSettings(),
+    )
     assert not (tmp_path / "second" / "record.json").exists(), "a second opinion verifies nothing"
 
 
@@ -130,7 +143,7 @@ def test_a_record_of_other_weights_is_refused(exported, scene_folder, tmp_path):
     with pytest.raises(ValueError, match="the record was made for weights ffffffffffff"):
         verify(directory, scene_folder, out=tmp_path)
     with pytest.raises(FileNotFoundError):
-        verify(directory, scene_folder, prompts=tmp_path / "no prompts")
+        verify(directory, scene_folder, VerificationOptions(prompts=tmp_path / "no prompts"))
 
 
 def test_another_resolution_is_warned_about_and_the_calibrated_one_is_not(exported, scene_folder):

@@ -41,10 +41,7 @@ class ComparedPairs:
 
 def pairs_of_comparison(testbed: Testbed, options: ComparisonOptions) -> tuple[ComparedPairs, tuple[str, ...]]:
     """The pairs that every mitigation samples, what quality is measured against, and the prompts."""
-    prompts = _spread(tuple(dict.fromkeys(testbed.guard.training.captions)), options.captions)
-    cluster = tuple(k for k in range(len(prompts)) for _ in range(options.per_caption))
-    seeds = tuple(seed_table.VERIFICATION + i for i in range(len(cluster)))
-    batch = Batch(tuple(prompts[k] for k in cluster), seeds)
+    prompts, cluster, batch = compared_batch(testbed, options)
     apart = seed_table.VERIFICATION + len(cluster)
     if options.heldout is None:
         return ComparedPairs(
@@ -56,6 +53,14 @@ def pairs_of_comparison(testbed: Testbed, options: ComparisonOptions) -> tuple[C
     quality = _to_heldout(testbed, prompts, captions, pixels) or _to_base(testbed, prompts)
     unseen = _spread(tuple(c for c in captions if c not in testbed.guard.training.captions), SAMPLES)
     return ComparedPairs(batch, cluster, held_out(testbed, unseen, pixels, apart), quality), prompts
+
+
+def compared_batch(testbed: Testbed, options: ComparisonOptions) -> tuple[tuple[str, ...], tuple[int, ...], Batch]:
+    """The prompts, the prompt of each pair, and the pairs."""
+    prompts = _spread(tuple(dict.fromkeys(testbed.guard.training.captions)), options.captions)
+    cluster = tuple(k for k in range(len(prompts)) for _ in range(options.per_caption))
+    seeds = tuple(seed_table.VERIFICATION + i for i in range(len(cluster)))
+    return prompts, cluster, Batch(tuple(prompts[k] for k in cluster), seeds)
 
 
 def _to_heldout(

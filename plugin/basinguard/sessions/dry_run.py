@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -12,11 +13,18 @@ from ..attacks.options import AttackOptions
 from ..calibration.certification import Certification
 from ..calibration.lessons import truth_of
 from ..calibration.terms import CalibrationTerms
+from ..mitigations.price import comparison_price
+from ..mitigations.registry import by_name
+from ..mitigations.settings import ComparisonOptions
+from ..mitigations.testbed import load_testbed
 from ..pipelines.timing import seconds_per_evaluation
+from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.rulers import feature_sets
 from .attack import attack_evaluations
 from .calibration import weights_of
 from .session import Session
+from .verification import SHOWN_HELDOUT
+from .verification_options import VerificationOptions
 
 GB = 1e9
 
@@ -42,8 +50,8 @@ class DryRun:
         return (
             f"{self.work}\n"
             f"time: at most {f'{hours} h ' if hours else ''}{max(1, minutes) if not hours else minutes} min "
-            f"({self.seconds:.2g} s an evaluation, from one batch timed here; a factor of two either way)\n"
-            f"memory: {self.memory / GB:.1f} GB with one batch\n"
+            f"({self.seconds:.2g} s an evaluation, timed here; a factor of two either way)\n"
+            f"memory: {self.memory / GB:.1f} GB so far\n"
             "dry run: the model was opened, nothing was measured or written"
         )
 
@@ -69,6 +77,29 @@ def audit_dry_run(session: Session, terms: CalibrationTerms, per_caption: int, o
     parts = {f"for {samples} audited samples": audited, **attack_evaluations(session, options)}
     work = "".join(f"; and {evaluations:,} {what}" for what, evaluations in parts.items())
     return dry_run(session, f"{cost}{work}", cost.evaluations + sum(parts.values()))
+
+
+def verification_dry_run(session: Session, sampled: VerificationOptions, *, rules: int, prompts: int) -> DryRun:
+    """The price of a verification: base, plain CFG and each rule on every caption, and a rule on other prompts.
+
+    Args:
+        session: the export.
+        sampled: what, and how often.
+        rules: how many are compared.
+        prompts: how many there are that were not trained on; a few are also drawn by every way of sampling.
+    """
+    captions, each = len(session.guard.training.captions), sampled.per_caption
+    samples = (2 + rules) * (captions * each + min(prompts, SHOWN_HELDOUT))
+    samples += (captions * sampled.paraphrase + prompts) * each
+    evaluations = 2 * session.guard.plan.timesteps * samples
+    return dry_run(session, f"sampling {samples:,} pictures: {evaluations:,} evaluations of the network", evaluations)
+
+
+def comparison_dry_run(model: str, data: Path, options: ComparisonOptions, detector: CopyDetectorSettings) -> DryRun:
+    """The price of a comparison of mitigations; see `commands.compare`."""
+    testbed, _ = load_testbed(model, data, options, detector)
+    price = comparison_price(testbed, by_name(options.names), options)
+    return DryRun(str(price), price.evaluations, price.seconds, peak_memory())
 
 
 def _certification(session: Session, terms: CalibrationTerms) -> Certification:
