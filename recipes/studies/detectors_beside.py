@@ -1,14 +1,16 @@
-"""Scores one run's samples, from the base model to the last epoch, under every copy detector side by side.
+"""Scores the samples of runs, from the base model to the last epoch, under every copy detector side by side.
 
-Copy this file, do not import it. It takes what `basinguard demo` leaves behind: the training images and the epochs that
-were kept. Nothing is trained; each epoch is sampled with plain CFG, the same captions and seeds for all, and every
-detector sees the same samples. "auto" is what `choose_detector` takes on the training images.
+Copy this file, do not import it. It takes what `basinguard demo` leaves behind: the training images and the epochs
+that were kept; so does `shipped_products.py`. Nothing is trained; each epoch is sampled with plain CFG, the same
+captions and seeds for all, and every detector sees the same samples. "auto" is what `choose_detector` takes on the
+training images, where any of them separates copies from others.
 
-    python recipes/studies/detectors_beside.py runs/demo --sscd sscd.onnx
+    python recipes/studies/detectors_beside.py ink=runs/demo emoji=runs/emoji --sscd sscd.onnx
 
-Expected: detectors_beside.json, .md and .png under recipes/results: the risk of each epoch under each detector, and the
-samples on which they differ, each beside the training image that the detector which calls it a copy found.
-Time: 2 minutes on one core, half of it SSCD. Memory: 1 GB.
+Expected: detectors_beside.json and .md under recipes/results, the risk of each epoch under each detector, and a .png
+for each run: samples on which they differ, each beside the training image that the detector which calls it a copy
+found.
+Time: 2 minutes for each run on one core, half of it SSCD. Memory: 1 GB.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ SHOWN = 8  # samples on the sheet
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="what a demo wrote")
+    parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER", help="what a demo wrote")
     parser.add_argument("--base", default="tinyworld")
     parser.add_argument("--sscd", type=Path, help="weights of SSCD disc_mixup, a state dict or ONNX")
     parser.add_argument("--per-caption", type=int, default=2)
@@ -55,15 +57,29 @@ def main() -> None:
     parser.add_argument("--timesteps", type=int, default=16)
     parser.add_argument("--results", type=Path, default=Path("recipes/results"))
     args = parser.parse_args()
+    args.results.mkdir(parents=True, exist_ok=True)
+    results = {
+        name: compared(Path(folder), name, args) for name, _, folder in (run.partition("=") for run in args.runs)
+    }
+    path = args.results / "detectors_beside.json"
+    path.write_text(json.dumps({"recipe": "detectors_beside", "runs": results}, indent=1) + "\n")
+    parts = ["# Runs under every copy detector\n", *(markdown(name, result) for name, result in results.items())]
+    path.with_suffix(".md").write_text("\n".join(parts))
+
+
+def compared(run: Path, name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """The risk of each epoch of a run under each detector; writes the picture of what they differ on."""
     start, pipe = time.process_time(), load_pipeline(args.base)
-    images = ImageFolder(str(args.run / "data" / "train"), resolution=LatentModel(pipe).resolution)
+    images = ImageFolder(str(run / "data" / "train"), resolution=LatentModel(pipe).resolution)
     images.setup("score")
     pixels, captions = images.all_pixels(), [caption for _, caption in images.items]
+    print(f"{name}: {len(captions)} training images", flush=True)
     detectors = {e.name: CopyDetector(pixels, captions, e) for e in embedders(args.sscd, pixels, pipe)}
-    prompt, seeds = fresh_pairs(len(captions), args.per_caption, seed_table.VERIFICATION)
+    each = args.per_caption
+    prompt, seeds = fresh_pairs(len(captions), each, seed_table.VERIFICATION)
     rows, samples = [], {}
     sampling = SamplingOptions(scale=args.scale, timesteps=args.timesteps)
-    for epoch in epochs_of(args.run, pipe):
+    for epoch in epochs_of(run, pipe):
         texts = [captions[k] for k in prompt]
         drawn = sample_stock(pipe, texts, seeds, None, sampling).images
         matches = {name: detector.matches(drawn) for name, detector in detectors.items()}
@@ -71,17 +87,13 @@ def main() -> None:
         rows.append({"epoch": epoch, "risk": risks})
         samples[epoch] = (drawn, matches)
         print(line(rows[-1]), flush=True)
-    result = {
-        "recipe": "detectors_beside", "n": len(prompt), "images": len(captions), "rows": rows,
+    differing(samples, detectors, pixels).save(args.results / f"detectors_beside_{name}.png")
+    return {
+        "n": len(prompt), "images": len(captions), "rows": rows,
         "metrics": {name: d.embedder.metric.model_dump() for name, d in detectors.items()},
-        "command": f"python recipes/studies/detectors_beside.py RUN --per-caption {args.per_caption} --sscd FILE",
+        "command": f"python recipes/studies/detectors_beside.py {name}=RUN --sscd FILE --per-caption {each}",
         "processor_seconds": round(time.process_time() - start),
     }  # fmt: skip
-    args.results.mkdir(parents=True, exist_ok=True)
-    path = args.results / "detectors_beside.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".md").write_text(markdown(result))
-    differing(samples, detectors, pixels).save(path.with_suffix(".png"))
 
 
 def embedders(sscd: Path | None, pixels: Tensor, pipe: Any) -> list[Embedder]:
@@ -89,7 +101,11 @@ def embedders(sscd: Path | None, pixels: Tensor, pipe: Any) -> list[Embedder]:
     embedders: list[Embedder] = [Structure(), StructureFigure(), Aligned()]
     if sscd is not None:
         embedders.append(load_sscd(sscd, "disc_mixup_288"))
-    chosen = choose_detector(pixels, embedders=embedders, model_edits=model_edits(LatentModel(pipe)))[0]
+    try:
+        chosen = choose_detector(pixels, embedders=embedders, model_edits=model_edits(LatentModel(pipe)))[0]
+    except ValueError as error:  # none of them separates copies of these images from the others
+        print(error, flush=True)
+        return embedders
     return [*embedders, Named(chosen)]
 
 
@@ -121,12 +137,12 @@ def line(row: Mapping[str, Any]) -> str:
     return f"| {name} | {' | '.join(shares)} |"
 
 
-def markdown(result: Mapping[str, Any]) -> str:
+def markdown(name: str, result: Mapping[str, Any]) -> str:
     """One row for each epoch."""
     metrics = result["metrics"]
     heads = [f"{name} (at {metric['threshold']:.3g})" for name, metric in metrics.items()]
     what = f"plain CFG, n = {result['n']} samples of {result['images']} captions"
-    lines = ["# One run under every copy detector", ""]
+    lines = [f"## {name}", ""]
     lines += [f"Share of samples that are called copies, {what}; 95 % intervals, captions drawn with their seeds.", ""]
     lines += [f"| epoch | {' | '.join(heads)} |", "|---|" + "---|" * len(heads), *map(line, result["rows"])]
     return "\n".join(lines) + "\n"
