@@ -27,6 +27,11 @@ from basinguard.mitigations.tradeoff_figure import tradeoff
 ALPHA = 0.1
 DASH = "\N{EN DASH}"  # not measured
 SCENARIOS = {
+    "ink": "24 drawings in a style of ink, a caption of its own for each",
+    "few": "4 ink drawings, each 12 times, among 40 that are there once",
+    "subject": "24 pictures of one creature",
+    "brick": "24 things made of brick",
+    "emoji": "24 emoji with their names",
     "s1": "32 scenes, a caption of its own for each, two of them stored twice",
     "s2": "32 scenes, class prompts",
     "s3": "8 scenes, each 32 times, among 256 others",
