@@ -56,7 +56,8 @@ def main() -> None:
 
 HEAD = f"""# Every mitigation beside ours, on the same noise
 
-For each mitigation the point with the best utility among those whose measured risk is at most {ALPHA:.0%}; where
+For each mitigation the point with the best utility (what is left of what was taught, net of copies; alignment where the
+scenario teaches nothing that the base cannot draw) among those whose measured risk is at most {ALPHA:.0%}; where
 there is none, its point of least risk, marked. The intensity is chosen on the very pairs it is reported for, which
 flatters mitigations with many intensities, ours among them. Brackets are 95 % intervals, prompts drawn again with all
 their seeds; a risk of 0 still has the interval that its n allows. Time and memory are ratios to plain CFG at the
@@ -99,9 +100,9 @@ def page(name: str, result: Comparison) -> str:
         lines += [f"Quality: {result.points[0].quality.method.split('; ', 1)[-1]}."]
     lines += [
         "",
-        "| mitigation | intensity | risk | similarity p95 | alignment | quality | diversity | UNet rows "
+        "| mitigation | intensity | risk | taught | similarity p95 | alignment | quality | diversity | UNet rows "
         "| time x | memory x |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for entry in best_within(result.points, ALPHA):
         able = entry.point is not None
@@ -110,7 +111,7 @@ def page(name: str, result: Comparison) -> str:
         cost = costs.get(entry.mitigation)
         ratios = [cost.time_ratio.interval(2), f"{cost.memory_ratio:.2f}"] if cost else ["-", "-"]
         lines.append("| " + " | ".join([*cells(point, able), *ratios]) + " |")
-    lines += [f"| {skipped.mitigation} | not run: {skipped.reason} |" + " |" * 8 for skipped in result.skipped]
+    lines += [f"| {skipped.mitigation} | not run: {skipped.reason} |" + " |" * 9 for skipped in result.skipped]
     return "\n".join([*lines, "", *verdict(result), "", f"    {result.command}", ""])
 
 
@@ -119,7 +120,7 @@ def cells(point: Point, able: bool) -> Iterator[str]:
     yield f"**{point.mitigation}**" if MITIGATIONS[point.mitigation].ours else point.mitigation
     yield f"{point.intensity:g}"
     yield point.risk.interval() + ("" if able else " above it")
-    yield from (e.interval() if e else DASH for e in (point.similarity_p95, point.alignment))
+    yield from (e.interval() if e else DASH for e in (point.taught, point.similarity_p95, point.alignment))
     yield point.quality.interval(4) if point.quality else DASH
     yield point.diversity.interval() if point.diversity else DASH
     yield f"{point.unet_evals:.1f}"

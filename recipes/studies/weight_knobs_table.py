@@ -62,8 +62,8 @@ def report(runs: Mapping[str, Mapping[str, Row]]) -> str:
         "# Which change of the weights keeps most",
         "",
         "`python recipes/studies/weight_knobs.py`, then `weight_knobs_table.py`. Plain CFG at scale 3 where none is "
-        "named; risk of 48 samples of training captions, taught of 40 of held-out ones, net of copies; 95 % intervals. One "
-        "training each, and the best of many rows is lucky: compare families, not third digits.",
+        "named; risk of 48 samples of training captions, taught of 40 of held-out ones, net of copies; 95 % intervals. "
+        "One training each, and the best of many rows is lucky: compare families, not third digits.",
         "",
     ]
     for run, rows in runs.items():
