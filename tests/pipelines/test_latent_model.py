@@ -16,11 +16,18 @@ from basinguard.basin.trajectories import GuidedModel, pairs_of, run_branch
 from basinguard.diffusion.solvers import SOLVERS
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.schedulers import solver_of
+from basinguard.pipelines.text_conditioning import TextConditioning
+from support.tiny_pipeline import build_tiny_xl
 
 
 @pytest.fixture(scope="module")
 def pipe(tiny_pipeline_dir):
     return StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
+
+
+@pytest.fixture(scope="module")
+def xl():
+    return build_tiny_xl()
 
 
 @pytest.mark.parametrize(
@@ -53,8 +60,10 @@ def test_schedulers_that_cannot_be_branched_are_named(scheduler, message):
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])
-def test_a_probe_equals_the_stock_pipeline(pipe, solver):
+@pytest.mark.parametrize("family", ["pipe", "xl"])
+def test_a_probe_equals_the_stock_pipeline(request, family, solver):
     """Whole trajectories under plain CFG, same noise, against the pipeline's own loop."""
+    pipe = request.getfixturevalue(family)
     model = LatentModel(pipe)
     pairs = pairs_of(2, [1, 2], 1, model.latent_shape)
     prompts = ["a red ball", "a blue box"]
@@ -69,6 +78,21 @@ def test_a_probe_equals_the_stock_pipeline(pipe, solver):
     with torch.no_grad():
         ours = run_branch(probe, probe.path.begin(pairs.noise), pairs.prompt, torch.zeros_like(pairs.prompt))
     torch.testing.assert_close(ours, stock, rtol=2e-3, atol=2e-3)
+
+
+def test_xl_is_told_of_another_empty_prompt_where_its_pipeline_says_so(xl):
+    """Zeros unless `force_zeros_for_empty_prompt` is off: then what its text encoders make of ""."""
+    states = TextConditioning.of(xl, ["a red ball"], 32, torch.float32)
+    assert not states.states[-1].any()
+    assert not states.pooled[-1].any()
+    assert states.sizes.tolist() == [32, 32, 0, 0, 32, 32]
+    xl.register_to_config(force_zeros_for_empty_prompt=False)
+    try:
+        own = TextConditioning.of(xl, ["a red ball"], 32, torch.float32)
+    finally:
+        xl.register_to_config(force_zeros_for_empty_prompt=True)
+    assert own.states[-1].any()
+    assert torch.equal(own.states[0], states.states[0])
 
 
 def test_another_resolution_can_be_measured(pipe):

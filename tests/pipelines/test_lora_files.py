@@ -15,8 +15,10 @@ from basinguard.core.safetensors_header import read_header
 from basinguard.exports.inspect import describe_file
 from basinguard.exports.lora_layout import stored_layers
 from basinguard.exports.merge import merged
+from basinguard.exports.original_layout import unet_name
+from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.lora_files import load_lora, require_lora
-from support.tiny_pipeline import build_tiny_pipeline
+from support.tiny_pipeline import build_tiny_pipeline, build_tiny_xl
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -205,9 +207,9 @@ OTHERS = {
     "norms": {f"{KEY}.w_norm": (32,), f"{KEY}.b_norm": (32,)},
     "differences": {f"{KEY}.diff": (32, 32)},
     "embeddings": {"bundle_emb.sks.clip_l": (1, 32), f"{KEY}.lora_down.weight": (2, 32)},
-    "original": {
-        "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_A.weight": (2, 32),
-        "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_B.weight": (32, 2),
+    "ComfyUI": {
+        "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_A.weight": (2, 32),
+        "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_B.weight": (32, 2),
     },
     "no part of a LoRA": {
         f"{KEY}.lora_down.weight": (2, 32), f"{KEY}.lora_up.weight": (32, 2), "unet.conv_in.weight": (3,)
@@ -218,11 +220,7 @@ OTHERS = {
     "2 adapters": {
         f"unet.x.lora_{half}.{name}.weight": (2, 2) for half in "AB" for name in ("first", "second")
     },
-    "Stable Diffusion XL, which": {
-        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_down.weight": (2, 2048),
-        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_up.weight": (2, 2),
-    },
-    "Stable Diffusion XL": {"lora_te2_text_model_x.lora_down.weight": (2, 2)},
+    "third text encoder": {"lora_te3_text_model_x.lora_down.weight": (2, 2)},
     "transformer": {"transformer.blocks.0.attn.to_q.lora_A.weight": (2, 2)},
     "not a LoRA": {"conv_in.weight": (2, 2)},
 }  # fmt: skip
@@ -237,6 +235,54 @@ def test_what_cannot_be_applied_entirely_is_refused_by_its_header(tmp_path, kind
     assert "\n" not in str(caught.value)
     if kind != "not a LoRA":
         assert "audit         not possible: " in describe_file(path)
+
+
+def original(unet, layers):
+    """kohya's names of Stable Diffusion XL's UNet, and of text encoders by the number of the encoder."""
+    state, per_level = {}, unet.config.layers_per_block
+    for part, own in layers.items():
+        for name, (down, up, alpha) in own.items():
+            inner = unet_name(f"{name}.weight", per_level).removesuffix(".weight") if part == "unet" else name
+            key = f"lora_{part}_{flat(inner)}"
+            state |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
+    return state
+
+
+def test_a_lora_of_xl_acts_as_diffusers_own_reader_has_it(tmp_path):
+    """In kohya's names, which are the original file's for the UNet, and with both text encoders."""
+    pipe, other, path = build_tiny_xl(), build_tiny_xl(), tmp_path / "xl.safetensors"
+    layers = {
+        "unet": layers_of(pipe.unet, (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in")),
+        "te1": layers_of(pipe.text_encoder, TEXT, seed=1), "te2": layers_of(pipe.text_encoder_2, TEXT, seed=2),
+    }  # fmt: skip
+    save_file({k: v.contiguous() for k, v in original(pipe.unet, layers).items()}, path)
+    plain = answer(pipe)
+    require_lora(path, {"cross_attention_dim": 80})
+    load_lora(pipe, path)
+    require_same(deltas(pipe.unet), meant(layers["unet"]))
+    require_same(deltas(pipe.text_encoder_2), meant(layers["te2"]))
+    other.load_lora_weights(path)
+    ours = answer(pipe)
+    torch.testing.assert_close(ours, answer(other), rtol=1e-4, atol=1e-4)
+    assert (ours - plain).abs().max() > 0.1
+    torch.testing.assert_close(answer(merged(pipe)), ours, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="layers for a text_encoder_2, which this base lacks"):
+        load_lora(build_tiny_pipeline(), path)
+
+
+@torch.no_grad()
+def answer(pipe):
+    """What the UNet makes of noise and a caption."""
+    model = LatentModel(pipe)
+    noise = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    return model.denoiser(["a red ball"])(noise, torch.tensor([500]), torch.tensor([0]))
+
+
+def test_a_lora_of_another_generation_is_told_by_its_width(tmp_path):
+    path, key = tmp_path / "xl.safetensors", "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    save_file({f"{key}.lora_down.weight": torch.zeros(2, 2048), f"{key}.lora_up.weight": torch.zeros(2, 2)}, path)
+    with pytest.raises(ValueError, match=r"is for Stable Diffusion XL, the base is Stable Diffusion 2\.x"):
+        require_lora(path, {"cross_attention_dim": 1024})
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 TOKENS = 16
 
@@ -52,3 +58,28 @@ def build_tiny_pipeline(prediction_type: str = "v_prediction") -> StableDiffusio
         ).eval()  # fmt: skip
     scheduler = build_scheduler(prediction_type)
     return StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
+
+
+def build_tiny_xl() -> StableDiffusionXLPipeline:
+    """The same of Stable Diffusion XL: two text encoders of 32 and 48 numbers, a pooled one of 24."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokenizer = build_tokenizer(TOKENS)
+        common = {
+            "vocab_size": len(tokenizer), "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "max_position_embeddings": TOKENS, "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        }  # fmt: skip
+        first = CLIPTextModel(CLIPTextConfig(hidden_size=32, **common)).eval()
+        second = CLIPTextModelWithProjection(CLIPTextConfig(hidden_size=48, projection_dim=24, **common)).eval()
+        unet = UNet2DConditionModel(
+            sample_size=16, block_out_channels=(16, 32), layers_per_block=2, cross_attention_dim=80, norm_num_groups=8,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 2),
+            attention_head_dim=4, use_linear_projection=True, addition_embed_type="text_time",
+            addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 24,
+        ).eval()  # fmt: skip
+        vae = build_vae(32)
+    parts = {"text_encoder": first, "text_encoder_2": second, "tokenizer": tokenizer, "tokenizer_2": tokenizer}
+    scheduler = build_scheduler("epsilon")
+    return StableDiffusionXLPipeline(vae=vae, unet=unet, scheduler=scheduler, **parts, add_watermarker=False)

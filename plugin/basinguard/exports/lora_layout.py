@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.generation import name_of
 from ..core.safetensors_header import Header
 from ..core.text import one_line
 from .lora_formats import ADAPTER_METADATA
@@ -27,15 +26,17 @@ OTHER_KINDS = {
     r"\.[ab][12]\.weight$": "a GLoRA", r"lora_[AB](\.[^.]+)?\.bias$|lora_up\.bias$": "a LoRA with biases",
     r"lora_embedding_": "a LoRA of an embedding", r"vera_lambda": "a VeRA",
     r"\.magnitude$": "a DoRA of ai-toolkit's, which does not say its alpha", r"^lora_transformer|^transformer\.":
-    "a LoRA of a transformer, not of a UNet", r"lora_te[2-9]_|^text_encoder_[2-9]\.": "a LoRA of Stable Diffusion XL",
+    "a LoRA of a transformer, not of a UNet", r"lora_te[3-9]_|^text_encoder_[3-9]\.": "a LoRA of a third text encoder",
 }  # fmt: skip
 ADAPTER = re.compile("|".join(("lora|lokr_|hada_|dora_scale|on_input$", *OTHER_KINDS)))
-ORIGINAL = re.compile(r"(^|[._])(input_blocks|middle_block|output_blocks)[._]|^text_encoders\.")
+COMFY_TEXT = "text_encoders."
 PREFIXES = {  # of dotted names; peft's own says nothing of the part
     "base_model.model.": "", "model.diffusion_model.": "unet", "diffusion_model.": "unet", "unet.": "unet",
-    "text_encoder.": "text_encoder", "lora_te.": "text_encoder",
+    "text_encoder.": "text_encoder", "lora_te.": "text_encoder", "text_encoder_2.": "text_encoder_2",
 }  # fmt: skip
-FLAT = {"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te_": "text_encoder", "lycoris_": "unet"}
+FLAT = {"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te_": "text_encoder", "lora_te2_": "text_encoder_2",
+        "lycoris_": "unet"}  # fmt: skip
+PARTS = ("unet", "text_encoder", "text_encoder_2")
 RANKED = {"up": 1, "hada_w1_b": 0, "lokr_w2_b": 0, "lokr_w1_b": 0}  # the axis that is the rank, by factor
 LONGEST_PATTERN, MOST_QUANTIFIERS = 200, 3  # of a stranger's regular expressions: more could take for ever
 
@@ -45,8 +46,9 @@ class StoredLayer:
     """One layer as it lies in a file; it adds alpha / rank times the product of its factors.
 
     Attributes:
-        part: the component of the pipeline, "unet" or "text_encoder".
-        flat: its path there, with "_" for ".", and for the text encoder without `text_model`.
+        part: the component of the pipeline, "unet", "text_encoder" or "text_encoder_2".
+        flat: its path there, with "_" for ".", and for text encoders without `text_model`; of the UNet as diffusers or
+            as the authors' single files name it.
         factors: names of the tensors, by what they are: see `lora_names`.
         rank: of the factors; None where none is of low rank, and alpha then has no meaning.
         inputs: how many numbers go in; None where the factors alone do not tell it.
@@ -95,7 +97,7 @@ def is_adapter(header: Header) -> bool:
 
 
 def require_known_kind(path: Path, header: Header) -> None:
-    """Refuses other kinds of adapters by their tensors' names, and those of Stable Diffusion XL.
+    """Refuses other kinds of adapters by their tensors' names.
 
     Raises:
         ValueError: which kind it is, and what to do.
@@ -112,7 +114,8 @@ def lora_context_width(layers: Sequence[StoredLayer]) -> int | None:
     """Width of the text states that the base's UNet attends to; None if no layer of the file tells it."""
     to_text, of_text = ("attn2_to_k", "attn2_to_v"), ("self_attn_q_proj", "self_attn_k_proj", "self_attn_v_proj")
     widths = [layer.inputs for layer in layers if layer.part == "unet" and layer.flat.endswith(to_text)]
-    widths += [layer.inputs for layer in layers if layer.part == "text_encoder" and layer.flat.endswith(of_text)]
+    if not any(layer.part == "text_encoder_2" for layer in layers):
+        widths += [layer.inputs for layer in layers if layer.part == "text_encoder" and layer.flat.endswith(of_text)]
     return max(filter(None, widths), default=None)
 
 
@@ -148,8 +151,8 @@ def _stored(
         )
     rank = next((shapes[factor][axis] for factor, axis in RANKED.items() if factor in shapes), None)
     inputs = _inputs(shapes)
-    part, dotted = _place(path, key, inputs)
-    flat = dotted.replace(".", "_").removeprefix("text_model_" if part == "text_encoder" else "")
+    part, dotted = _place(path, key)
+    flat = dotted.replace(".", "_").removeprefix("" if part == "unet" else "text_model_")
     number = alpha if alpha else _alpha(path, part, dotted, rank, config, factors)
     return StoredLayer(part, flat, factors, rank, inputs, number)
 
@@ -163,19 +166,16 @@ def _inputs(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     return math.prod(last) if last else None
 
 
-def _place(path: Path, key: str, inputs: int | None) -> tuple[str, str]:
+def _place(path: Path, key: str) -> tuple[str, str]:
     """Which part of a pipeline a layer belongs to, and its path there.
 
     Raises:
-        ValueError: it is named as in the original single file.
+        ValueError: it is named as ComfyUI names text encoders.
     """
-    if ORIGINAL.search(key):
-        name, xl = one_line(key, 120), name_of(2048)
-        if inputs == 2048 and key.endswith(("attn2_to_k", "attn2.to_k", "attn2_to_v", "attn2.to_v")):
-            raise ValueError(f"LoRA {str(path)!r} is for {xl}, which is not read; give one for {name_of(1024)} or 1.x")
+    if key.startswith(COMFY_TEXT):
         raise ValueError(
-            f"LoRA {str(path)!r} names layers as the original single file does (OneTrainer's ORIGINAL and COMFY, and "
-            f"whatever is for {xl}), such as {name!r}; save it as kohya or diffusers, or merge it into its base"
+            f"LoRA {str(path)!r} names layers of the text encoder as ComfyUI does (OneTrainer's COMFY), such as "
+            f"{one_line(key, 120)!r}; save it as kohya or diffusers, or merge it into its base"
         )
     for prefix, part in FLAT.items():
         if key.startswith(prefix):
@@ -207,7 +207,9 @@ def _alpha(
 ) -> float | None:
     """The alpha that the configuration gives one layer."""
     own = {key.removeprefix(f"{part}."): value for key, value in config.items() if key.startswith(f"{part}.")}
-    own = own or {key: value for key, value in config.items() if not key.startswith(("unet.", "text_encoder."))}
+    own = own or {
+        key: value for key, value in config.items() if not key.startswith(tuple(f"{name}." for name in PARTS))
+    }
     subject = f"LoRA {str(path)!r}"
     if own.get("lora_bias") or (own.get("use_dora") and not factors.keys() & MAGNITUDES):
         raise ValueError(f"{subject} has biases, or is a DoRA without magnitudes; merge it into its base and give that")
@@ -250,10 +252,11 @@ def _is_simple(pattern: str) -> bool:
 
 def layer_rows(layers: Sequence[StoredLayer]) -> Iterator[tuple[str, str]]:
     """Rows for a terminal: how many layers of each part, ranks, and where alpha is said."""
-    for part in ("unet", "text_encoder"):
+    for part in PARTS:
         own = [layer for layer in layers if layer.part == part]
         ranks = sorted({layer.rank for layer in own if layer.rank})
         rank = f", rank {', '.join(map(str, ranks[:6]))}" if ranks else ""
-        yield part, f"{len(own)} layers{rank}" if own else "no layer"
+        if own or part != PARTS[-1]:
+            yield part, f"{len(own)} layers{rank}" if own else "no layer"
     silent = sum(layer.alpha is None and layer.rank is not None for layer in layers)
     yield "alpha", "in the file" if not silent else f"not said for {silent} layers: taken as the rank, as trainers do"

@@ -124,6 +124,7 @@ def load_testbed(
     record, base = Path(model) / "basinguard.json", options.base
     if not base and record.is_file():
         base = read_record(record).base
+    require_stable_diffusion(model)
     for path in options.checkpoints:
         require_stable_diffusion(path)
     pipe = load_pipeline(model, lora=options.lora)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .interpolation import PARTS
+from .text_conditioning import tuned_parts
 
 RELATED = (
     0.8  # correlation of all weights; a fine-tune's is above 0.99, that of two trainings of one architecture near 0
@@ -22,7 +22,7 @@ def weight_correlation(tuned: Any, base: Any) -> float:
         ValueError: the two have other layers.
     """
     product = here = there = 0.0
-    for name in PARTS:
+    for name in tuned_parts(tuned):
         own, other = getattr(tuned, name).state_dict(), getattr(base, name).state_dict()
         for key, weight in own.items():
             if key not in other or other[key].shape != weight.shape:

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from ..calibration.weights import OpenWeights
 from .latent_model import LatentModel
-
-PARTS = ("unet", "text_encoder")
+from .text_conditioning import tuned_parts
 
 
 class Blend:
@@ -29,7 +28,7 @@ class Blend:
         tuned: pipeline without adapters; outside `at` it is exactly as it was given.
         base: what it was fine-tuned from; must stay as it is.
         dtype: precision of the runs.
-        parts: the pipeline's components that are interpolated.
+        parts: the pipeline's components that are interpolated; None for all that a fine-tune may change.
 
     Raises:
         ValueError: the two have other layers, so they cannot be mixed.
@@ -38,11 +37,11 @@ class Blend:
     """
 
     def __init__(
-        self, tuned: Any, base: Any, *, dtype: torch.dtype | None = None, parts: Sequence[str] = PARTS
+        self, tuned: Any, base: Any, *, dtype: torch.dtype | None = None, parts: Sequence[str] | None = None
     ) -> None:
         self.tuned, self.dtype = tuned, dtype
         self._differing: list[tuple[Tensor, Tensor, Tensor]] = []
-        for name in parts:
+        for name in tuned_parts(tuned) if parts is None else parts:
             here, there = getattr(tuned, name).state_dict(), getattr(base, name).state_dict()
             _require_same_layers(name, here, there)
             for key, weight in here.items():

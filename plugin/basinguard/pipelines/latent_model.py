@@ -1,8 +1,8 @@
-"""A `StableDiffusionPipeline` in this package's terms: every parametrisation becomes epsilon here."""
+"""A pipeline of Stable Diffusion or XL in this package's terms: every parametrisation becomes epsilon here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..diffusion.batching import Batched
 from ..diffusion.noise_schedule import NoiseSchedule, to_epsilon
 from ..diffusion.sampling import EMPTY, Denoiser
+from .text_conditioning import TextConditioning
 
 Place = tuple[torch.device, torch.dtype]  # where and in what precision the network computes
 DECODE_PIXELS = 32 * 64 * 64  # decoded at once: 32 images of 64 px, one of 512 px (0.75 GB in float32)
@@ -29,7 +30,8 @@ class LatentModel:
     """What the guard needs of a text-to-image pipeline: schedule, latent shape, denoiser, encoder and decoder.
 
     Args:
-        pipe: the pipeline; its modules are used as they stand, so a model in training is measured as it is now.
+        pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`; its modules are used as they stand, so a model
+            in training is measured as it is now.
         dtype: precision of the measurements; None keeps the modules' own. `torch.bfloat16` halves their time on
             most machines and goes through autocast, so weights are never converted.
         anchor: take the unconditional branch from the base model, with all adapters off (needs a LoRA).
@@ -67,21 +69,13 @@ class LatentModel:
 
     def denoiser(self, prompts: Sequence[str]) -> Denoiser:
         """The denoiser whose prompt k is `prompts[k]`; texts are encoded once, here."""
-        table = self.encode_prompts([*prompts, ""])  # the last row is what EMPTY = -1 indexes
         place = self._device, self.pipe.unet.dtype  # asked once: diffusers looks at every module for either
-        table = table.to(place[1])
+        texts = TextConditioning.of(self.pipe, prompts, self.resolution, place[1])
 
         def denoise(x: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
-            return self._eps(x, timestep, prompt, table, place)
+            return self._eps(x, timestep, prompt, texts, place)
 
         return denoise
-
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Text-encoder states, [P, L, D]."""
-        embeddings = [
-            self.pipe.encode_prompt(text, self._device, 1, do_classifier_free_guidance=False)[0] for text in prompts
-        ]
-        return torch.cat(embeddings)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images in [0, 1], [B, 3, H, W], on the CPU in float32."""
@@ -109,23 +103,23 @@ class LatentModel:
         with torch.autocast(device.type, self.dtype, enabled=True) if enabled else nullcontext():
             yield
 
-    def _eps(self, x: Tensor, timestep: Tensor, prompt: Tensor, table: Tensor, place: Place) -> Tensor:
+    def _eps(self, x: Tensor, timestep: Tensor, prompt: Tensor, texts: TextConditioning, place: Place) -> Tensor:
         cond = prompt != EMPTY
         if not self.anchor or bool(cond.all()):
-            output = self._forward(x, timestep, table[prompt], place)
+            output = self._forward(x, timestep, texts.arguments(prompt), place)
         else:
             output = torch.empty_like(x)
             with _adapters_off(self.pipe.unet):
-                output[~cond] = self._forward(x[~cond], timestep[~cond], table[prompt[~cond]], place)
+                output[~cond] = self._forward(x[~cond], timestep[~cond], texts.arguments(prompt[~cond]), place)
             if bool(cond.any()):
-                output[cond] = self._forward(x[cond], timestep[cond], table[prompt[cond]], place)
+                output[cond] = self._forward(x[cond], timestep[cond], texts.arguments(prompt[cond]), place)
         return to_epsilon(
             self.prediction_type, output, x, self.schedule.signal(timestep), self.schedule.noise(timestep)
         )
 
-    def _forward(self, x: Tensor, timestep: Tensor, states: Tensor, place: Place) -> Tensor:
+    def _forward(self, x: Tensor, timestep: Tensor, text: Mapping[str, Any], place: Place) -> Tensor:
         with self._precision(place[0]):
-            out = self.pipe.unet(x.to(*place), timestep.to(place[0]), states).sample
+            out = self.pipe.unet(x.to(*place), timestep.to(place[0]), **text).sample
         return out.to(x.device, x.dtype)
 
 

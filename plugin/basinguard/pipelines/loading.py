@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
@@ -51,7 +51,7 @@ def load_pipeline(
     lora_strength: float = 1.0,
     prediction_type: str | None = None,
 ) -> StableDiffusionPipeline:
-    """Loads a Stable Diffusion pipeline without its safety checker; safetensors only, never a pickle.
+    """Loads a pipeline of Stable Diffusion 1.x, 2.x or XL without a safety checker; safetensors only, never a pickle.
 
     Args:
         base: a diffusers directory, a `.safetensors` file of Stable Diffusion 2 in the original layout, a hub id such
@@ -64,16 +64,15 @@ def load_pipeline(
 
     Raises:
         FileNotFoundError: no such directory, file or hub id, or no network to fetch it.
-        ValueError: not a `StableDiffusionPipeline`, weights that cannot be read, or a LoRA for another model.
+        ValueError: a pipeline of another kind, weights that cannot be read, or a LoRA for another model.
     """
-    source = locate(base)
-    require_stable_diffusion(base)
+    source, kind = locate(base), pipeline_kind(base)
     if lora is not None:
         require_lora(Path(lora), model_config(base, "unet/config.json"))
     if isinstance(source, Path) and source.is_file():
         pipe = _opened(base, lambda: _single(source, dtype, prediction_type))
     else:
-        pipe = _opened(base, lambda: _pretrained(source, dtype))
+        pipe = _opened(base, lambda: _pretrained(source, dtype, kind))
     pipe.unet.to(memory_format=torch.channels_last)  # a third faster on CPUs, and what tensor cores want
     if lora is not None:
         load_lora(pipe, Path(lora), strength=lora_strength)
@@ -109,19 +108,21 @@ def _opened(base: str | Path, load: Callable[[], StableDiffusionPipeline]) -> St
         ) from error
 
 
-def _pretrained(source: Path | str, dtype: torch.dtype) -> StableDiffusionPipeline:
+def _pretrained(source: Path | str, dtype: torch.dtype, kind: Any) -> StableDiffusionPipeline:
     """From a directory, or fetched from the hub: its usual weights, else its half-precision ones."""
-    options = {"dtype": dtype, "use_safetensors": True, "safety_checker": None, "requires_safety_checker": False}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    if kind is StableDiffusionPipeline:
+        options |= {"safety_checker": None, "requires_safety_checker": False}
+    else:
+        options |= {"add_watermarker": False}  # it would change every image by a little
     if isinstance(source, Path):
-        return StableDiffusionPipeline.from_pretrained(
-            source, variant=_only_variant(source), local_files_only=True, **options
-        )
+        return kind.from_pretrained(source, variant=_only_variant(source), local_files_only=True, **options)
     try:
-        return StableDiffusionPipeline.from_pretrained(source, **options)
+        return kind.from_pretrained(source, **options)
     except OSError as error:
         if "safetensors" not in str(error):
             raise
-        return StableDiffusionPipeline.from_pretrained(source, variant="fp16", **options)
+        return kind.from_pretrained(source, variant="fp16", **options)
 
 
 def _single(path: Path, dtype: torch.dtype, prediction_type: str | None) -> StableDiffusionPipeline:
@@ -169,7 +170,9 @@ def _cached(hub_id: str) -> Path | None:
     if not isinstance(index, str):
         return None
     folder = Path(index).parent
-    whole = all(any((folder / part).glob("*.safetensors")) for part in ("unet", "vae", "text_encoder"))
+    named = json.loads(Path(index).read_text("utf-8"))
+    parts = [part for part in ("unet", "vae", "text_encoder", "text_encoder_2") if part in named]
+    whole = all(any((folder / part).glob("*.safetensors")) for part in parts)
     return folder if whole else None
 
 
@@ -230,16 +233,29 @@ def model_config(base: str | Path, name: str) -> dict[str, Any]:
     return config
 
 
-def require_stable_diffusion(base: str | Path) -> None:
-    """Refuses a model of another kind, by its index alone.
+def pipeline_kind(base: str | Path) -> type[StableDiffusionPipeline | StableDiffusionXLPipeline]:
+    """The class that opens a model, by its index alone.
 
     Raises:
-        FileNotFoundError, ValueError: see `model_config`; a ValueError names its pipeline class.
+        FileNotFoundError, ValueError: see `model_config`; a ValueError names a class that is not read.
     """
-    pipeline = model_config(base, "model_index.json").get("_class_name")
-    if pipeline != "StableDiffusionPipeline":
+    name = model_config(base, "model_index.json").get("_class_name")
+    kinds = {kind.__name__: kind for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
+    if name not in kinds:
+        raise ValueError(f"base {str(base)!r} is a {name}; what can be measured here is one of {', '.join(kinds)}")
+    return kinds[name]
+
+
+def require_stable_diffusion(base: str | Path) -> None:
+    """Refuses what can be measured, but neither fine-tuned nor exported here: Stable Diffusion XL.
+
+    Raises:
+        FileNotFoundError, ValueError: see `pipeline_kind`.
+    """
+    if pipeline_kind(base) is StableDiffusionXLPipeline:
         raise ValueError(
-            f"base {str(base)!r} is a {pipeline}; only a StableDiffusionPipeline (SD 1.x, 2.x) can be fine-tuned here"
+            f"base {str(base)!r} is a StableDiffusionXLPipeline; only a StableDiffusionPipeline (SD 1.x, 2.x) can be "
+            "fine-tuned, compared and exported here (watch and audit read it)"
         )
 
 

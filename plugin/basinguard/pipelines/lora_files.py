@@ -21,13 +21,15 @@ from torch import Tensor, nn
 from ..core.generation import name_of
 from ..core.safetensors_header import Header, read_header
 from ..exports.lora_layout import StoredLayer, lora_context_width, stored_layers
+from ..exports.original_layout import unet_name
 from .lora_products import as_lora
+from .text_conditioning import tuned_parts
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 ADAPTER = "default"
-PARTS = ("unet", "text_encoder")
+XL_WIDTH = 2048  # of its two text encoders' states beside each other: neither alone tells it
 Fitted = dict[str, tuple[Tensor, Tensor, float]]  # path of a module: down, up, alpha
 
 
@@ -43,8 +45,9 @@ def require_lora(path: Path, unet_config: Mapping[str, Any]) -> Header:
     if path.suffix != ".safetensors":
         raise ValueError(f"LoRA {str(path)!r}: expected a .safetensors file; others may run code and are never opened")
     header = read_header(path)
-    width, expected = lora_context_width(stored_layers(path, header)), unet_config.get("cross_attention_dim")
-    if width is not None and width != expected:
+    layers, expected = stored_layers(path, header), unet_config.get("cross_attention_dim")
+    width, text_alone = lora_context_width(layers), not any(layer.part == "unet" for layer in layers)
+    if width is not None and width != expected and not (text_alone and expected == XL_WIDTH):
         raise ValueError(
             f"LoRA {str(path)!r} is for {name_of(width)}, the base is {name_of(expected)}; give its own base"
         )
@@ -52,10 +55,10 @@ def require_lora(path: Path, unet_config: Mapping[str, Any]) -> Header:
 
 
 def load_lora(pipe: StableDiffusionPipeline, path: Path, *, strength: float = 1.0) -> None:
-    """Adds the file's adapter to the pipeline's UNet and text encoder, whole, frozen and active.
+    """Adds the file's adapter to the pipeline's UNet and text encoders, whole, frozen and active.
 
     Args:
-        pipe: a `StableDiffusionPipeline`, changed in place.
+        pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`, changed in place.
         path: a LoRA in any layout that `stored_layers` reads.
         strength: share of it in the weights; 1 is what it was trained to be.
 
@@ -64,7 +67,10 @@ def load_lora(pipe: StableDiffusionPipeline, path: Path, *, strength: float = 1.
             pipeline is then as it was.
     """
     layers = stored_layers(path, read_header(path))
-    fitted = {part: _fitted(path, part, getattr(pipe, part), layers) for part in PARTS}
+    parts = tuned_parts(pipe)
+    if lost := {layer.part for layer in layers} - {*parts}:
+        raise ValueError(f"LoRA {str(path)!r} has layers for a {min(lost)}, which this base lacks; give its own base")
+    fitted = {part: _fitted(path, part, getattr(pipe, part), layers) for part in parts}
     for part, own in fitted.items():
         if own:
             attach(getattr(pipe, part), {name: (down, up, alpha * strength) for name, (down, up, alpha) in own.items()})
@@ -114,7 +120,7 @@ def _fitted(path: Path, part: str, module: Any, layers: Sequence[StoredLayer]) -
     own = [layer for layer in layers if layer.part == part]
     if not own:
         return {}
-    modules = _by_flat_name(module)
+    modules = _by_flat_name(module) | (_by_original_name(module) if part == "unet" else {})
     lost = [layer.name for layer in own if layer.flat not in modules]
     if lost:
         raise ValueError(
@@ -133,6 +139,13 @@ def _by_flat_name(module: nn.Module | None) -> dict[str, str]:
     kinds = (nn.Linear, nn.Conv2d)
     named = [] if module is None else list(module.named_modules())
     return {name.removeprefix("text_model.").replace(".", "_"): name for name, part in named if isinstance(part, kinds)}
+
+
+def _by_original_name(unet: Any) -> dict[str, str]:
+    """The same by the names of the authors' single files, which files for Stable Diffusion XL use."""
+    layers = unet.config.layers_per_block
+    names = {name: unet_name(f"{name}.weight", layers) for name in _by_flat_name(unet).values()}
+    return {original.removesuffix(".weight").replace(".", "_"): name for name, original in names.items()}
 
 
 def _weights(path: Path, layer: StoredLayer, module: Any, name: str, file: Any) -> tuple[Tensor, Tensor, float]:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from ..core.files import whole_file
 from ..exports.lora_names import sort_names
 from ..pipelines.loading import load_pipeline
-from .checkpoints import TEXT, Checkpoint
+from ..pipelines.text_conditioning import tuned_parts
+from .checkpoints import Checkpoint
 from .unet_files import unet_files
 
 
@@ -66,7 +67,9 @@ def opened(checkpoint: Checkpoint, base: str) -> Any:
     if {n: w.shape for n, w in weights.items()} != {n: w.shape for n, w in pipe.unet.state_dict().items()}:
         raise ValueError(f"{path}: its UNet has other layers than that of {base}; give its own base")
     pipe.unet.load_state_dict(weights)
-    if (path / TEXT).is_dir():  # trained with it
-        kind = type(pipe.text_encoder)
-        pipe.text_encoder = kind.from_pretrained(path / TEXT, local_files_only=True, use_safetensors=True).float()
+    for name in tuned_parts(pipe)[1:]:
+        if (path / name).is_dir():  # trained with it
+            kind = type(getattr(pipe, name))
+            text = kind.from_pretrained(path / name, local_files_only=True, use_safetensors=True).float()
+            setattr(pipe, name, text)
     return pipe
