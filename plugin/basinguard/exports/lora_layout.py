@@ -29,10 +29,11 @@ OTHER_KINDS = {
     "a LoRA of a transformer, not of a UNet", r"lora_te[3-9]_|^text_encoder_[3-9]\.": "a LoRA of a third text encoder",
 }  # fmt: skip
 ADAPTER = re.compile("|".join(("lora|lokr_|hada_|dora_scale|on_input$", *OTHER_KINDS)))
-COMFY_TEXT = "text_encoders."
 PREFIXES = {  # of dotted names; peft's own says nothing of the part
     "base_model.model.": "", "model.diffusion_model.": "unet", "diffusion_model.": "unet", "unet.": "unet",
     "text_encoder.": "text_encoder", "lora_te.": "text_encoder", "text_encoder_2.": "text_encoder_2",
+    "text_encoders.clip_l.transformer.": "text_encoder", "text_encoders.clip_h.transformer.": "text_encoder",
+    "text_encoders.clip_g.transformer.": "text_encoder_2",
 }  # fmt: skip
 FLAT = {"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te_": "text_encoder", "lora_te2_": "text_encoder_2",
         "lycoris_": "unet"}  # fmt: skip
@@ -151,7 +152,7 @@ def _stored(
         )
     rank = next((shapes[factor][axis] for factor, axis in RANKED.items() if factor in shapes), None)
     inputs = _inputs(shapes)
-    part, dotted = _place(path, key)
+    part, dotted = _place(key)
     flat = dotted.replace(".", "_").removeprefix("" if part == "unet" else "text_model_")
     number = alpha if alpha else _alpha(path, part, dotted, rank, config, factors)
     return StoredLayer(part, flat, factors, rank, inputs, number)
@@ -166,17 +167,8 @@ def _inputs(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     return math.prod(last) if last else None
 
 
-def _place(path: Path, key: str) -> tuple[str, str]:
-    """Which part of a pipeline a layer belongs to, and its path there.
-
-    Raises:
-        ValueError: it is named as ComfyUI names text encoders.
-    """
-    if key.startswith(COMFY_TEXT):
-        raise ValueError(
-            f"LoRA {str(path)!r} names layers of the text encoder as ComfyUI does (OneTrainer's COMFY), such as "
-            f"{one_line(key, 120)!r}; save it as kohya or diffusers, or merge it into its base"
-        )
+def _place(key: str) -> tuple[str, str]:
+    """Which part of a pipeline a layer belongs to, and its path there."""
     for prefix, part in FLAT.items():
         if key.startswith(prefix):
             return part, key.removeprefix(prefix)

@@ -11,8 +11,8 @@ Source: CompVis/stable-diffusion (`openaimodel.py`, `ldm/modules/diffusionmodule
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -54,21 +54,28 @@ def original_state(pipe: StableDiffusionPipeline, *, second: bool) -> dict[str, 
         pipe: a diffusers `StableDiffusionPipeline` without adapters.
         second: Stable Diffusion 2's names of the text encoder, else Stable Diffusion 1's.
     """
-    layers, levels = pipe.unet.config.layers_per_block, len(pipe.vae.config.block_out_channels)
+    unet, levels = unet_names(pipe.unet), len(pipe.vae.config.block_out_channels)
     text = {k.removeprefix("text_model."): v for k, v in pipe.text_encoder.state_dict().items()}
-    named = {f"{UNET}{unet_name(k, layers)}": v for k, v in pipe.unet.state_dict().items()}
+    named = {f"{UNET}{unet[k]}": v for k, v in pipe.unet.state_dict().items()}
     named |= {f"{VAE}{vae_name(k, levels)}": _convolution(k, v) for k, v in pipe.vae.state_dict().items()}
     if second:
         return named | {f"{OPEN_CLIP}{name}": value for name, value in open_clip_tensors(text)}
     return named | {f"{CLIP}{name}": value for name, value in text.items()}
 
 
-def unet_name(name: str, layers: int) -> str:
+def unet_names(unet: Any) -> dict[str, str]:
+    """The original name of each of a UNet's weights, by diffusers' name."""
+    attends = ["Attn" in kind for kind in unet.config.up_block_types]
+    return {name: unet_name(name, unet.config.layers_per_block, attends) for name in unet.state_dict()}
+
+
+def unet_name(name: str, layers: int, attends: Sequence[bool] = (False, True, True, True)) -> str:
     """A UNet tensor's original name.
 
     Args:
         name: diffusers' name.
         layers: resnets of a level on the way down; there is one more on the way up.
+        attends: whether each level on the way up has attention; Stable Diffusion 1's and 2's by default.
 
     Example:
         >>> unet_name("down_blocks.1.attentions.0.norm.weight", 2)
@@ -81,8 +88,8 @@ def unet_name(name: str, layers: int) -> str:
     per_level = layers + 1
     if kind == "downsamplers":
         return f"input_blocks.{per_level * (level + 1)}.0.op.{rest.removeprefix('conv.')}"
-    if kind == "upsamplers":  # after the attention, where there is one; the first level on the way up has none
-        return f"output_blocks.{per_level * (level + 1) - 1}.{1 if level == 0 else 2}.{rest}"
+    if kind == "upsamplers":  # after the attention, where there is one
+        return f"output_blocks.{per_level * (level + 1) - 1}.{2 if attends[level] else 1}.{rest}"
     down = side == "down"
     block = f"input_blocks.{per_level * level + number + 1}" if down else f"output_blocks.{per_level * level + number}"
     return f"{block}.1.{rest}" if kind == "attentions" else f"{block}.0.{_renamed(rest, RESNET)}"

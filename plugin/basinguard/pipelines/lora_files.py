@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..core.generation import name_of
 from ..core.safetensors_header import Header, read_header
 from ..exports.lora_layout import StoredLayer, lora_context_width, stored_layers
-from ..exports.original_layout import unet_name
+from ..exports.original_layout import unet_names
 from .lora_products import as_lora
 from .text_conditioning import tuned_parts
 
@@ -143,9 +143,9 @@ def _by_flat_name(module: nn.Module | None) -> dict[str, str]:
 
 def _by_original_name(unet: Any) -> dict[str, str]:
     """The same by the names of the authors' single files, which files for Stable Diffusion XL use."""
-    layers = unet.config.layers_per_block
-    names = {name: unet_name(f"{name}.weight", layers) for name in _by_flat_name(unet).values()}
-    return {original.removesuffix(".weight").replace(".", "_"): name for name, original in names.items()}
+    names = unet_names(unet)
+    layers = ((name, names.get(f"{name}.weight")) for name in _by_flat_name(unet).values())
+    return {original.removesuffix(".weight").replace(".", "_"): name for name, original in layers if original}
 
 
 def _weights(path: Path, layer: StoredLayer, module: Any, name: str, file: Any) -> tuple[Tensor, Tensor, float]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from ..core.files import whole_file
 from ..exports.lora_names import sort_names
 from ..pipelines.loading import load_pipeline
+from ..pipelines.original_weights import load_original
 from ..pipelines.text_conditioning import tuned_parts
 from .checkpoints import Checkpoint
 from .unet_files import unet_files
@@ -58,9 +59,12 @@ def opened(checkpoint: Checkpoint, base: str) -> Any:
     """
     if checkpoint.kind.startswith("lora"):
         return _opened_lora(checkpoint, base)
-    if checkpoint.kind != "unet":
+    if checkpoint.kind == "model":
         return load_pipeline(checkpoint.path)
     pipe, path = load_pipeline(base), checkpoint.path
+    if checkpoint.kind == "single-file":
+        load_original(pipe, path)
+        return pipe
     weights = {
         name: w for file in ([path] if path.is_file() else unet_files(path)) for name, w in load_file(file).items()
     }
