@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from basinguard.core.report import Report
+from basinguard.exports.original_layout import original_state
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.status import read_history
 from basinguard.pipelines.loading import load_pipeline
@@ -24,6 +25,7 @@ from basinguard.watching.watcher import event_text
 from support.checkpoint_files import KOHYA, saved
 from support.guarded_runs import picture_folder, untimed
 from support.recipe_runs import run_recipe
+from support.tiny_pipeline import build_tiny_xl
 
 PLAN = ProbePlan(captions=2, timesteps=2)  # as the recipe is asked for
 
@@ -149,6 +151,37 @@ def test_a_unet_in_parts_and_its_text_encoder_are_read_as_they_were_trained(run,
     parts[0].unlink()
     with pytest.raises(ValueError, match=f"{len(parts) - 1} of {len(parts)} parts are there"):
         opened(checkpoint, run.base)
+
+
+def test_a_whole_fine_tune_in_one_file_takes_the_bases_place(run, tmp_path):
+    pipe = load_pipeline(run.base)
+    for part in (pipe.unet, pipe.text_encoder):
+        for parameter in part.parameters():
+            parameter.data += 0.5
+    state = {name: weight.contiguous() for name, weight in original_state(pipe, second=False).items()}
+    saved(tmp_path / "model-step00000005.safetensors", state)
+    (checkpoint,) = scan(tmp_path).checkpoints
+    loaded = opened(checkpoint, run.base)
+    for ours, theirs in ((loaded.unet, pipe.unet), (loaded.text_encoder, pipe.text_encoder)):
+        right = theirs.state_dict()
+        assert all(torch.equal(weight, right[name]) for name, weight in ours.state_dict().items())
+
+
+def test_xl_is_watched(run, tmp_path):
+    """A LoRA of both text encoders and the UNet, as sd-scripts names them."""
+    base, output = tmp_path / "base", tmp_path / "out"
+    build_tiny_xl().save_pretrained(base)
+    te2, unet = (
+        "lora_te2_text_model_encoder_layers_0_mlp_fc1",
+        "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q",
+    )
+    shapes = {f"{te2}.lora_down.weight": (2, 48), f"{te2}.lora_up.weight": (37, 2)}
+    shapes |= {f"{unet}.lora_down.weight": (2, 32), f"{unet}.lora_up.weight": (32, 2)}
+    saved(output / "cat-000001.safetensors", {name: torch.ones(shape) for name, shape in shapes.items()})
+    request = replace(run, output=output, base=str(base))
+    assert measured(request, scan(output).checkpoints) == [
+        ("the base model", "measured", ""), ("cat-000001.safetensors", "measured", "")
+    ]  # fmt: skip
 
 
 def test_another_unet_is_refused_in_one_line(run, tmp_path):
