@@ -99,7 +99,7 @@ def test_recipe_publishes_a_row_for_every_method_with_the_reason_of_the_missing_
     page = (tmp_path / "rivals_table.md").read_text()
     rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")]
     assert [row[0].strip("* ") for row in rows] == ["mitigation", "plain", "stp", "interpolate", "early-stopped"]
-    assert {len(row) for row in rows} == {10}
+    assert {len(row) for row in rows} == {11}
     assert "needs earlier checkpoints" in rows[-1][1]
     published = json.loads((tmp_path / "rivals_s1.json").read_text())
     assert Comparison.model_validate(published["comparison"]) == done[0]

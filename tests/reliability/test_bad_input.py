@@ -82,7 +82,7 @@ def failing_probe(error):
         loop = LoopGuard(make_guard().training, plan=ProbePlan(2, 1))
         loop.run.guard.measure = lambda model, **kwargs: fail(())
         module = torch.nn.Identity()
-        module.config = SimpleNamespace(sample_size=8)
+        module.config = SimpleNamespace(sample_size=8, in_channels=4)
         schedule = SimpleNamespace(config=SimpleNamespace(prediction_type="epsilon"), alphas_cumprod=torch.rand(1000))
         pipe = SimpleNamespace(unet=module, vae=module, text_encoder=module, scheduler=schedule, vae_scale_factor=4)
         loop.measure(pipe, epoch=3)

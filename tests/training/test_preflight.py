@@ -10,6 +10,7 @@ from PIL import Image
 
 from basinguard.pipelines import loading
 from basinguard.pipelines.loading import load_pipeline, locate, require_scheduler
+from basinguard.training.finetune import FineTune
 from basinguard.training.preflight import check_fit
 from support.fine_tunes import image_folder
 
@@ -125,6 +126,11 @@ def test_another_kind_of_pipeline(base):
     edit(base / "model_index.json", _class_name="StableDiffusionXLPipeline")
     assert "is a StableDiffusionXLPipeline; only a StableDiffusionPipeline (SD 1.x, 2.x)" in refusal(base)
     with pytest.raises(ValueError, match="is a StableDiffusionXLPipeline"):
+        FineTune(str(base))
+    edit(base / "model_index.json", _class_name="FluxPipeline")
+    with pytest.raises(
+        ValueError, match="is a FluxPipeline; what can be measured here is one of StableDiffusionPipeline"
+    ):
         load_pipeline(base)
 
 
