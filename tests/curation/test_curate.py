@@ -323,6 +323,6 @@ def test_the_command_says_how_to_train_on_what_stays_and_what_training_will_refu
     write_messy_folder(tmp_path / "my photos", without_captions=(3,), scenes=5)
     main(["curate", str(tmp_path / "my photos"), "--workers", "1"])
     page = capsys.readouterr().out
-    assert "without a caption, which training refuses: 1 that stay, such as IMG_1003.JPEG" in page
+    assert "without a caption, which training refuses, 1 that stay: IMG_1003.JPEG;" in page
     assert f"basinguard curate '{tmp_path}/my photos' --apply" in page
     assert page.rstrip().endswith("--data.init_args.manifest metadata.curated.jsonl")

@@ -100,7 +100,7 @@ def test_loggers_get_the_scalars_and_tensorboard_the_pictures(tiny_pipeline_dir,
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board, table = TensorBoardLogger(tmp_path, "board", "v"), CSVLogger(tmp_path, "table", "v")
-    fit(tiny_pipeline_dir, folder, tmp_path, make_guard(), logger=[board, table])
+    fit(tiny_pipeline_dir, folder, tmp_path, make_guard(), logger=[board, table], epochs=1)
     assert "guard_details/width" in (tmp_path / "table" / "v" / "metrics.csv").read_text().splitlines()[0]
     events = EventAccumulator(str(tmp_path / "board" / "v"))
     events.Reload()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..curation.curate import Outcome
 
 SEVERAL = "source"  # words before the first option, all of them
+NAMED = 5  # files without a caption that a line names
 
 
 def curate(
@@ -72,7 +73,9 @@ def show(outcome: Outcome, arguments: dict[str, Any]) -> None:
     print(outcome)
     bare = [row.file_name for row in outcome.curation.decisions if row.repeats and not any(row.captions)]
     if bare:
-        print(f"\nwithout a caption, which training refuses: {len(bare)} that stay, such as {printable(bare[0])};")
+        more = f" and {len(bare) - NAMED} more" if len(bare) > NAMED else ""
+        names = ", ".join(map(printable, bare[:NAMED]))
+        print(f"\nwithout a caption, which training refuses, {len(bare)} that stay: {names}{more};")
         print("write one into a .txt of the same name, or move them away, and curate again")
     if not arguments["apply"]:
         selected = f" --select {arguments['select']}" if arguments["select"] else ""
