@@ -50,7 +50,8 @@ def main() -> None:
     rng = np.random.default_rng(args.seed)
     rows = [bound(rng, alpha, delta, args) for alpha, delta in SETTINGS]
     shifts = [exchangeability(rng, move, 0.05, args.streams) for move in (0.0, 0.5)]
-    records = [of_record(rng, move, 0.05, args.streams) for move in (0.0, 0.5)]
+    own = np.random.default_rng(args.seed + 1)
+    records = [of_record(own, move, 0.05, args.streams) for move in (0.0, 0.5)]
     command = f"python recipes/studies/monitor_montecarlo.py --streams {args.streams} --length {args.length}"
     result = {
         "bound": rows,
@@ -105,13 +106,23 @@ def first_shift(rng: np.random.Generator, move: float, delta: float) -> float:
 
 def of_record(rng: np.random.Generator, move: float, delta: float, streams: int) -> dict[str, Any]:
     """The same where the calibration's similarities come from a record."""
-    firsts, stored = zip(*(first_of_record(rng, move, delta) for _ in range(streams)), strict=True)
+    drawn, tried = [], 0
+    while len(drawn) < streams:
+        tried += 1
+        drawn += [stream] if (stream := first_of_record(rng, move, delta)) is not None else []
+    firsts, stored = zip(*drawn, strict=True)
     alarms = {"told": share(np.isfinite(firsts)), "median": float(np.median(firsts))}
-    return {"moved_by": move, "delta": delta, **alarms, "similarities": {"min": min(stored), "max": max(stored)}}
+    return {
+        "moved_by": move,
+        "delta": delta,
+        **alarms,
+        "similarities": {"min": min(stored), "max": max(stored)},
+        "proofs": tried,
+    }
 
 
-def first_of_record(rng: np.random.Generator, move: float, delta: float) -> tuple[float, int]:
-    """Sample at which a stream is told from the proof of the product that it comes from, and how many were stored.
+def first_of_record(rng: np.random.Generator, move: float, delta: float) -> tuple[float, int] | None:
+    """Sample at which a stream is told from the proof of its product, and how many were stored; None without a proof.
 
     Products grow bolder, each a quarter of a standard deviation nearer; the last that is proven ships.
     """
@@ -125,6 +136,8 @@ def first_of_record(rng: np.random.Generator, move: float, delta: float) -> tupl
         if design.p_value(int(copied[rows].sum()), len(rows), ALPHA) > delta:
             break
         shipped, bolder = drawn[rows], 0.25 * product
+    if not len(shipped):
+        return None
     monitor = Monitor(DETECTOR, ALPHA, delta, calibration=stored_similarities(shipped.tolist()))
     used = means[rng.integers(CAPTIONS, size=USED)] + bolder + move + rng.normal(size=USED)
     for part in np.array_split(used, USED // LOOK):

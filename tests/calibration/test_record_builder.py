@@ -14,6 +14,7 @@ from basinguard.calibration.candidate import of_phase
 from basinguard.calibration.grids import grid_positions
 from basinguard.calibration.lessons import TaughtTruth
 from basinguard.calibration.record_builder import Certification, certify
+from basinguard.calibration.sample_archive import SampleArchive
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.calibration.weights import FixedWeights, OpenWeights
 from basinguard.core import seeds
@@ -135,6 +136,59 @@ def test_epochs_and_shares_are_searched_and_the_base_is_a_row_of_its_own():
     assert certificate.evaluations <= bound.evaluations
     changes = [a != b for a, b in pairwise(weights.opened)]
     assert sum(changes) < len(searched) + 12, "candidates with the same weights are measured together"
+
+
+class Counting(Shares):
+    """Shares that count what their networks evaluate, and may be stopped by whoever opens them too often."""
+
+    def __init__(self, stop=10**9):
+        super().__init__()
+        self.stop, self.models = stop, []
+
+    @contextmanager
+    def at(self, epoch, strength):
+        if len(self.opened) == self.stop:
+            raise KeyboardInterrupt
+        with super().at(epoch, strength) as opened:
+            self.models.append(opened.model)
+            yield opened
+
+    @property
+    def evaluations(self):
+        return sum(model.evals for model in self.models)
+
+
+def test_a_stopped_calibration_goes_on_without_a_pair_drawn_anew(monkeypatch, tmp_path):
+    monkeypatch.setattr(lessons, "TaughtRuler", Brightness)
+    guard = make_guard()
+    truth = TaughtTruth(guard.training.images, ("point 50", "point 51"), ())
+
+    def calibrated(weights, words="a run"):
+        archive = SampleArchive(tmp_path / "samples", words)
+        return certify(guard, weights, replace(TERMS, before=()), PROVENANCE, truth=truth, archive=archive), archive
+
+    whole, stopped, rest, again, other = Counting(), Counting(stop=9), Counting(), Counting(), Counting()
+    expected = certify(guard, whole, replace(TERMS, before=()), PROVENANCE, truth=truth)
+    with pytest.raises(KeyboardInterrupt):
+        calibrated(stopped)
+    certificate, archive = calibrated(rest)
+    assert certificate.record == expected.record
+    assert certificate.evaluations == expected.evaluations, "what was spent before counts"
+    assert 0 < stopped.evaluations == whole.evaluations - rest.evaluations
+    assert calibrated(again)[0].record == expected.record
+    assert again.evaluations == 0
+    calibrated(other, "other weights")
+    assert other.evaluations == whole.evaluations
+    (tmp_path / "samples" / "of the user").touch()
+    archive.clear()
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["of the user"]
+
+
+def test_a_folder_that_cannot_be_written_stops_no_calibration(tmp_path):
+    (tmp_path / "file").touch()
+    archive = SampleArchive(tmp_path / "file" / "samples", "a run")
+    certificate = certify(make_guard(scale=1.5), FixedWeights(Points(WEAK)), TERMS, PROVENANCE, archive=archive)
+    assert certificate.record.guidance.plain
 
 
 def test_what_was_taught_decides_and_is_told_of_heldout_prompts(monkeypatch):

@@ -18,6 +18,7 @@ from ..guard.measured_model import guided_model
 from .candidate import PairScores, Phase, Product, ProductCandidate
 from .design import Design
 from .lessons import Lessons
+from .sample_archive import SampleArchive
 from .trial import Prefixes, Trial
 from .weights import OpenWeights, Weights
 
@@ -34,6 +35,7 @@ class Bench:
         design: how many of the pairs a product is measured on.
         lessons: of training captions; None where what was taught cannot be measured.
         count: of the network's evaluations, of all phases.
+        archive: of what was drawn.
     """
 
     guard: Guard
@@ -43,6 +45,7 @@ class Bench:
     design: Design
     lessons: Lessons | None = None
     count: EvaluationCount = field(default_factory=EvaluationCount)
+    archive: SampleArchive = field(default_factory=SampleArchive)
     _prefixes: dict[tuple[int | None, float], dict[int, Prefixes]] = field(default_factory=dict, repr=False)
 
     def measure(self, weights: Weights, products: Iterable[Product], delta: float = 1.0) -> Iterator[ProductCandidate]:
@@ -117,7 +120,8 @@ class BenchedModel:
 
     def _round(self, product: Product, rows: Tensor, number: int) -> Round:
         guard, prefixes = self.bench.guard, self.prefixes.setdefault(number, {})
-        latents, evals = replace(self.trial, pairs=self.bench.pairs[rows], prefixes=prefixes).sample(product.guidance)
+        trial = replace(self.trial, pairs=self.bench.pairs[rows], prefixes=prefixes)
+        latents, evals = archived_sample(self.bench.archive, product, trial, guard.training.captions, self.bench.count)
         images = self.model.decode(latents)
         matches = guard.matches(images)
         return Round(images, matches, guard.copy_detector.copied(matches), evals)
@@ -125,6 +129,13 @@ class BenchedModel:
     def _alignment(self, images: Tensor, texts: Sequence[str], prompt: Tensor) -> PairScores | None:
         score = self.bench.guard.score_alignment
         return None if score is None else PairScores(score(images, texts), prompt)
+
+
+def archived_sample(
+    archive: SampleArchive, product: Product, trial: Trial, texts: Sequence[str], count: EvaluationCount
+) -> tuple[Tensor, float]:
+    """A product's samples on the pairs of a trial, as `Trial.sample` gives them; from the archive where it has them."""
+    return archive.sample(repr(product), texts, trial.pairs, count, lambda: trial.sample(product.guidance))
 
 
 def trial_of(opened: OpenWeights, guard: Guard, prompts: Sequence[str], pairs: Pairs, count: EvaluationCount) -> Trial:

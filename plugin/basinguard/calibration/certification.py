@@ -14,13 +14,14 @@ from ..diffusion.evaluation_count import EvaluationCount
 from ..diffusion.model import Model
 from ..guard.guard import Guard
 from ..similarity.taught import Taught
-from .bench import Bench, trial_of
+from .bench import Bench, archived_sample, trial_of
 from .candidate import Phase, Product, ProductCandidate
 from .cost import CalibrationCost, cost, most_products
 from .design import Design
 from .fixed_sequence import climb, fixed_sequence
 from .lessons import HeldoutLessons, LessonPlan, Lessons, TaughtTruth
 from .promise import require_terms
+from .sample_archive import SampleArchive
 from .search import Ladder, explore, plain_cfg, rules_of
 from .terms import CalibrationTerms
 from .trial import Trial, calibration_pairs
@@ -37,12 +38,20 @@ class Certification:
         weights: epochs and strengths to choose from.
         terms: what is to be promised.
         truth: true images of what was taught and the held-out prompts; None where it cannot be measured.
+        archive: of what is drawn; nothing is kept without one.
     """
 
-    def __init__(self, guard: Guard, weights: Weights, terms: CalibrationTerms, truth: TaughtTruth | None) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        weights: Weights,
+        terms: CalibrationTerms,
+        truth: TaughtTruth | None,
+        archive: SampleArchive | None = None,
+    ) -> None:
         require_terms(terms.alpha, terms.delta)
         self.guard, self.weights, self.terms = guard, weights, terms
-        self.count = EvaluationCount()
+        self.count, self.archive = EvaluationCount(), archive or SampleArchive()
         with weights.at(weights.epochs[-1], 1.0) as opened:
             self.shape, self.noise = opened.model.latent_shape, opened.model.schedule
             self.timesteps = opened.model.schedule.grid(guard.plan.timesteps)
@@ -93,7 +102,8 @@ class Certification:
     def _measured(self, product: Product, lessons: HeldoutLessons) -> Taught | None:
         with self.weights.at(product.epoch, product.strength) as opened:
             trial = trial_of(opened, self.guard, lessons.prompts, lessons.pairs, self.count)
-            images = opened.model.decode(trial.sample(product.guidance)[0])
+            latents, _ = archived_sample(self.archive, product, trial, lessons.prompts, self.count)
+            images = opened.model.decode(latents)
         return lessons.measure(images, lessons.texts, self.guard.is_copy(images))
 
     def most_taught_plain(self, searched: Sequence[ProductCandidate]) -> Product:
@@ -121,7 +131,7 @@ class Certification:
     def _bench(self, phase: Phase) -> Bench:
         pairs, terms, lessons = self._pairs(phase), self.terms, self._caption_lessons
         design = self._design if phase == "proof" else Design(len(pairs))
-        return Bench(self.guard, terms.alpha, phase, pairs, design, lessons, self.count)
+        return Bench(self.guard, terms.alpha, phase, pairs, design, lessons, self.count, self.archive)
 
     @property
     def _design(self) -> Design:
@@ -129,7 +139,8 @@ class Certification:
 
     def _lesson_plan(self, truth: TaughtTruth) -> LessonPlan:
         asked = [k for phase in get_args(Phase) for k in self._pairs(phase).prompt.tolist()]
-        return LessonPlan(self.guard, truth, self.terms, [self.guard.training.captions[k] for k in asked])
+        captions = [self.guard.training.captions[k] for k in asked]
+        return LessonPlan(self.guard, truth, self.terms, captions, self.archive)
 
     @cached_property
     def _caption_lessons(self) -> Lessons | None:

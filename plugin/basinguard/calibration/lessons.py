@@ -28,6 +28,7 @@ from ..guard.training_set import TrainingSet
 from ..similarity.feature_sets import FeatureSet
 from ..similarity.taught import Taught, TaughtRuler, measure_shared
 from .cost import TOLD
+from .sample_archive import SampleArchive
 from .terms import CalibrationTerms
 from .trial import calibration_pairs
 
@@ -101,11 +102,20 @@ def truth_of(training: TrainingSet, feature_sets: Sequence[FeatureSet]) -> Taugh
 
 @torch.no_grad()
 def base_samples(
-    guard: Guard, base: Model, prompts: Sequence[str], samples: int, count: EvaluationCount
+    guard: Guard,
+    base: Model,
+    prompts: Sequence[str],
+    samples: int,
+    count: EvaluationCount,
+    archive: SampleArchive,
 ) -> tuple[Tensor, list[str]]:
     """What the base model draws, [samples, 3, H, W], every prompt equally often, and the prompt of each."""
     drawn = calibration_pairs(len(prompts), samples, base.latent_shape, seed_table.TAUGHT_BASE)
-    ends = run_plain(guided_model(base, prompts, guard.plan, count), drawn).ends
+
+    def draw() -> tuple[Tensor, float]:
+        return run_plain(guided_model(base, prompts, guard.plan, count), drawn).ends, 0.0
+
+    ends, _ = archive.sample("base model", prompts, drawn, count, draw)
     return base.decode(ends), [prompts[k] for k in drawn.prompt.tolist()]
 
 
@@ -117,10 +127,18 @@ class LessonPlan:
         truth: what was taught.
         terms: how many samples.
         captions: that are sampled for the risk, in that order; the base is sampled for the first of them alone.
+        archive: of what was drawn.
     """
 
-    def __init__(self, guard: Guard, truth: TaughtTruth, terms: CalibrationTerms, captions: Sequence[str]) -> None:
-        self.guard, self.truth = guard, truth
+    def __init__(
+        self,
+        guard: Guard,
+        truth: TaughtTruth,
+        terms: CalibrationTerms,
+        captions: Sequence[str],
+        archive: SampleArchive | None = None,
+    ) -> None:
+        self.guard, self.truth, self.archive = guard, truth, archive or SampleArchive()
         self.captions = tuple(dict.fromkeys(captions))[: terms.search_pairs]
         self.prompts = tuple(truth.prompts[i] for i in spread(len(truth.prompts), terms.search_pairs))
         self.base_samples = _multiple(terms.search_pairs, len(self.captions))
@@ -140,7 +158,7 @@ class LessonPlan:
 
     def caption_lessons(self, base: Model, count: EvaluationCount) -> Lessons:
         """Lessons of training captions."""
-        images, captions = base_samples(self.guard, base, self.captions, self.base_samples, count)
+        images, captions = base_samples(self.guard, base, self.captions, self.base_samples, count, self.archive)
         ruler = self._ruler(base, self.truth.images, images, captions)
         return Lessons(self.captions, ruler, subjects=dict(self._subjects(base, images, captions)))
 
@@ -158,7 +176,8 @@ class LessonPlan:
 
     def heldout_lessons(self, base: Model, count: EvaluationCount) -> HeldoutLessons:
         """Lessons of held-out prompts, spread over those that there are."""
-        drawn = self._drawn_before or base_samples(self.guard, base, self.prompts, self.heldout_samples, count)
+        samples = self.heldout_samples
+        drawn = self._drawn_before or base_samples(self.guard, base, self.prompts, samples, count, self.archive)
         ruler = self._ruler(base, self.truth.images, *drawn)
         pairs = calibration_pairs(len(self.prompts), self.heldout_samples, base.latent_shape, seed_table.TAUGHT_HELDOUT)
         return HeldoutLessons(self.prompts, ruler, pairs)

@@ -26,6 +26,7 @@ from .certification import Certification
 from .choice import best
 from .lessons import TaughtTruth
 from .promise import no_promise, population, promise
+from .sample_archive import SampleArchive
 from .search import chains
 from .terms import CalibrationTerms
 from .weights import Weights
@@ -84,6 +85,7 @@ def certify(
     provenance: Provenance,
     *,
     truth: TaughtTruth | None = None,
+    archive: SampleArchive | None = None,
 ) -> Certificate:
     """Finds the product to ship and writes down what was promised.
 
@@ -93,12 +95,13 @@ def certify(
         terms: what is to be promised.
         provenance: goes into the record.
         truth: what was taught; without it, or without a base model, alignment decides, without that the boldest.
+        archive: of what is drawn, so that a stopped calibration goes on; nothing is kept without one.
 
     Raises:
         ValueError: alpha or delta out of range, no pairs, an anchor that the model cannot have, or finer steps that
             the sampler cannot take.
     """
-    work = Certification(guard, weights, terms, truth)
+    work = Certification(guard, weights, terms, truth, archive)
     say(str(cost := work.cost()))
     with working("calibration", cost.evaluations):
         searched = work.search()

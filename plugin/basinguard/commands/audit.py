@@ -44,7 +44,8 @@ def audit(
         gate: end with status 3 unless the upper bound of this model's risk under plain CFG is at most alpha, after one
             line of JSON.
         dry_run: open the model, say what it would take on this machine, and measure nothing.
-        out: new folder for audit.html, audit.json and the calibration; in Python nothing is written without it.
+        out: new folder for audit.html, audit.json and the calibration; in Python nothing is written without it. A run
+            that was stopped goes on in it, with the samples of its calibration.
 
     Raises:
         FileExistsError: `out` holds an audit already.
@@ -55,7 +56,7 @@ def audit(
     from ..core.gate import require_passable
     from ..sessions.attack import require_attackable
     from ..sessions.audit import audit_session, require_new
-    from ..sessions.calibration import calibrate_session, require_promisable
+    from ..sessions.calibration import archive_of, calibrate_session, require_promisable
     from ..sessions.dry_run import audit_dry_run
     from ..sessions.session import open_model
 
@@ -69,10 +70,12 @@ def audit(
     require_attackable(session, attacks)
     if dry_run:
         return audit_dry_run(session, terms, per_caption, attacks)
-    calibration = calibrate_session(session, terms)
+    archive = archive_of(session, out)
+    calibration = calibrate_session(session, terms, archive=archive)
     result = audit_session(model, session, calibration, per_caption, attacks)
     if out is not None:
         result.write(out)
+        archive.clear()
     return result
 
 

@@ -38,7 +38,8 @@ def calibrate(
         terms: what is to be promised, and the products that may be chosen.
         transfer: also measure the product under other schedulers and step counts.
         dry_run: open the model, say what it would take on this machine, and measure nothing.
-        out: new folder for record.json, calibration.json and plots; in Python nothing is written without it.
+        out: new folder for record.json, calibration.json and plots; in Python nothing is written without it. A run
+            that was stopped goes on in it: what it drew is kept there until it ends.
 
     Raises:
         FileExistsError: `out` holds a calibration already.
@@ -46,7 +47,7 @@ def calibrate(
         ValueError: a number out of range, held-out images that cannot be used, or too few pairs for any promise; says
             how many it takes.
     """
-    from ..sessions.calibration import calibrate_session, require_promisable
+    from ..sessions.calibration import archive_of, calibrate_session, require_promisable
     from ..sessions.dry_run import calibration_dry_run
     from ..sessions.session import open_model
 
@@ -54,9 +55,11 @@ def calibrate(
     session = open_model(model, data, settings, detector)
     if dry_run:
         return calibration_dry_run(session, terms)
-    calibration = calibrate_session(session, terms, transfer=transfer)
+    archive = archive_of(session, out)
+    calibration = calibrate_session(session, terms, transfer=transfer, archive=archive)
     if out is not None:
         calibration.write(out)
+        archive.clear()
     return calibration
 
 

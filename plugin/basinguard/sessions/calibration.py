@@ -11,6 +11,7 @@ from typing import Any
 from ..calibration.lessons import truth_of
 from ..calibration.promise import require_terms, shortfall
 from ..calibration.record_builder import Certificate, certify
+from ..calibration.sample_archive import SampleArchive
 from ..calibration.terms import CalibrationTerms
 from ..calibration.weights import FixedWeights, Weights
 from ..core.files import write_text
@@ -26,7 +27,7 @@ from ..plots.tradeoff import products_figure, products_text, transfer_text
 from ..similarity.rulers import feature_sets, missing_ruler
 from .session import Session
 
-RECORD, EVERYTHING = "record.json", "calibration.json"
+RECORD, EVERYTHING, SAMPLES = "record.json", "calibration.json", "samples"
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,36 @@ class Calibration:
         products_figure(self.certificate).savefig(out / "products.png", dpi=150)
 
 
-def calibrate_session(session: Session, terms: CalibrationTerms, *, transfer: bool = False) -> Calibration:
-    """Calibrates an open model; nothing is trained. Shares of it, and `taught`, need to know the base."""
+def calibrate_session(
+    session: Session, terms: CalibrationTerms, *, transfer: bool = False, archive: SampleArchive | None = None
+) -> Calibration:
+    """Calibrates an open model; nothing is trained. Shares of it, and `taught`, need to know the base.
+
+    Args:
+        session: the model.
+        terms: what is to be promised.
+        transfer: also measure the product under other schedulers and step counts.
+        archive: of what is drawn, so that a stopped calibration goes on.
+    """
     weights = weights_of(session)
     truth = truth_of(session.guard.training, feature_sets())
     if note := missing_ruler():
         say(note)
-    certificate = certify(session.guard, weights, terms, session.provenance, truth=truth)
+    certificate = certify(session.guard, weights, terms, session.provenance, truth=truth, archive=archive)
     record = _with_fingerprint(session, weights, certificate.record)
     if transfer:
         with weights.at(None, record.product.strength):
             record = record.model_copy(update={"transfer": tuple(transfer_table(session.guard, session.pipe, record))})
     return Calibration(record, certificate)
+
+
+def archive_of(session: Session, out: Path | None) -> SampleArchive:
+    """Where a calibration keeps what it draws while it works: below the folder of its results."""
+    if out is None:
+        return SampleArchive()
+    base, plan = session.provenance.base, session.guard.plan
+    fingerprints = (session.provenance.weights_sha256, weights_sha256(load_pipeline(base)) if base else "")
+    return SampleArchive(out / SAMPLES, run=f"{fingerprints} {plan}")
 
 
 def weights_of(session: Session) -> Weights:
