@@ -21,6 +21,7 @@ from basinguard.core import seeds
 from basinguard.core.estimate import Estimate
 from basinguard.core.provenance import Provenance, versions
 from basinguard.core.record import Record
+from basinguard.core.stats import wilson
 from basinguard.diffusion.toy import gaussian_memorizer
 from basinguard.exports.sentences import verdict
 from basinguard.guard.taught_ledger import TaughtLedger
@@ -264,6 +265,19 @@ def test_too_few_pairs_promise_nothing_and_say_how_many_it_takes():
     record = certify(make_guard(), FixedWeights(Points(WEAK)), terms, PROVENANCE).record
     assert record.promise == ""
     assert "39 more pairs would" in record.population
+
+
+def test_where_nothing_is_proven_plain_cfg_ships_if_it_copies_less(monkeypatch):
+    def copies_more(self, ladders):
+        plain = self.measure(self.whole())
+        return [[replace(plain, product=replace(plain.product, strength=0.5), risk=wilson(70, 80))]]
+
+    monkeypatch.setattr(Certification, "prove", copies_more)
+    certificate = certify(make_guard(scale=1.5), FixedWeights(Points(WEAK)), TERMS, PROVENANCE)
+    assert certificate.record.promise == ""
+    assert certificate.record.product.strength == 1
+    assert certificate.record.risk == certificate.plain.risk
+    assert certificate.plain.risk.value < 70 / 80
 
 
 def test_a_model_as_it_is_has_neither_epochs_nor_shares():

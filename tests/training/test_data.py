@@ -371,6 +371,13 @@ def test_a_file_damaged_after_the_curation_is_refused_and_one_left_out_is_no_mat
     assert item == (str(first), "one")
 
 
+def test_a_folder_that_cannot_be_used_names_the_manifest_that_lies_in_it(curated, scene_folder):
+    second = read_folder(scene_folder).items[1].path
+    second.write_bytes(second.read_bytes()[:99])
+    with pytest.raises(ValueError, match=r"a manifest lies there: with --manifest metadata\.curated\.jsonl"):
+        image_folder(**curated | {"manifest": None}).setup("fit")
+
+
 def test_a_guard_knows_the_files_that_were_trained_on(curated, scene_folder):
     rows = [json.loads(line) for line in (scene_folder / "metadata.curated.jsonl").read_text().splitlines()]
     training = training_set(image_folder(**curated), ControlGroup())

@@ -40,7 +40,7 @@ def shortfall(alpha: float, delta: float, pairs: int) -> str:
 def no_promise(alpha: float, delta: float, pairs: int) -> str:
     """Why nothing that was tried could be proven."""
     few = shortfall(alpha, delta, pairs)
-    return few or f"no promise: even the latest transition tried may leave a risk above {alpha:.0%}"
+    return few or f"no promise: of nothing that was tried could a risk of at most {alpha:.0%} be proven"
 
 
 def population(captions: int, pairs: int) -> str:

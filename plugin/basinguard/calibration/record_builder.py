@@ -107,10 +107,11 @@ def certify(
         searched = work.search()
         ladders = chains(searched, terms)
         tested = [c for ladder in work.prove(ladders) for c in ladder]
-        chosen = best(c for c in tested if c.product.stock) or best(tested) or min(tested, key=lambda c: c.risk.value)
-        safe = best(c for c in tested if c.product.guidance.plain)
         whole = work.whole()
         plain = next((c for c in tested if c.product == whole), None) or work.measure(whole)
+        proven = best(c for c in tested if c.product.stock) or best(tested)
+        chosen = proven or min((plain, *tested), key=lambda c: c.risk.value)
+        safe = best(c for c in tested if c.product.guidance.plain)
         tried = [*searched, *tested, *([plain] if plain not in tested else [])]
         writer = _Writer(work, provenance, chosen, plain, safe, work.most_taught_plain(searched), len(ladders))
         return writer.certificate(tried)

@@ -59,7 +59,7 @@ def rulers_line(record: Record) -> str:
 def verdict(record: Record) -> str:
     """What the numbers come to, the first words being the answer."""
     if not record.promise:
-        return f"Not proven safe: {record.population}"
+        return f"Not proven safe: {record.population}."
     if record.nothing_left:
         return NOTHING_LEFT
     if record.guidance.plain and record.product.strength == 1 and record.scale == record.sampler.scale:

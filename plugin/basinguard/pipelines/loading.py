@@ -81,7 +81,7 @@ def load_pipeline(
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Inside, a pipeline's parts are loaded without a bar for each; what others set is as before afterwards."""
+    """Inside, a pipeline is loaded and saved without a bar for each part; what others set is as before afterwards."""
     bars = [(library, library.is_progress_bar_enabled()) for library in (diffusers_logging, transformers_logging)]
     try:
         for library, _ in bars:

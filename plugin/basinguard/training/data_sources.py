@@ -19,7 +19,7 @@ from ..core.images import load_rgb, to_rgb
 from ..core.text import one_line, printable
 from ..curation.dataset_export import encoded, undecoded
 from ..curation.folder import Folder, Problem, read_folder
-from ..curation.manifest import ManifestRow, check_rows, find_manifest, read_manifest
+from ..curation.manifest import MANIFEST, ManifestRow, check_rows, find_manifest, read_manifest
 from .finetune_options import HubDataset
 from .pixel_checks import require_unit_pixels
 
@@ -112,6 +112,11 @@ class ImageSource:
             bad.append(
                 f"{directory}: no captioned image; add images, each named in metadata.jsonl or with a .txt, or give "
                 "one caption for all"
+            )
+        if bad and not manifest and (folder.directory / MANIFEST).is_file():
+            bad.append(
+                f"a manifest lies there: with --manifest {MANIFEST} (fit: --data.init_args.manifest) only what it names "
+                "is read"
             )
         skips = skip_bad and bool(used)
         return cls(

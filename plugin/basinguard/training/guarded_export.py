@@ -30,7 +30,7 @@ from ..exports.sentences import percent, verdict
 from ..guard.guard import Guard
 from ..guidance.core import from_record
 from ..pipelines.latent_model import LatentModel
-from ..pipelines.loading import locate, model_file
+from ..pipelines.loading import locate, model_file, quiet_loading
 from ..pipelines.stock_sampling import sample_stock
 from ..plots.contact_sheet import contact_sheet, to_image
 from ..similarity.detail import look_at
@@ -111,7 +111,10 @@ def _write(
         if warning:
             say(f"{out}: {warning}; its card says so")
         pictures = CardPictures(samples, prompts, comparison, warning)
-        export_directory(pipe, record, out, overwrite=True, pictures=pictures, origin=origin_of(record.base, settings))
+        with quiet_loading():
+            export_directory(
+                pipe, record, out, overwrite=True, pictures=pictures, origin=origin_of(record.base, settings)
+            )
     return record
 
 
