@@ -115,8 +115,8 @@ class ImageSource:
             )
         if bad and not manifest and (folder.directory / MANIFEST).is_file():
             bad.append(
-                f"a manifest lies there: with --manifest {MANIFEST} (fit: --data.init_args.manifest) only what it names "
-                "is read"
+                f"a manifest lies there: with --manifest {MANIFEST} (fit: --data.init_args.manifest) nothing is read "
+                "that it does not name"
             )
         skips = skip_bad and bool(used)
         return cls(
