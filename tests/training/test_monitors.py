@@ -2,7 +2,9 @@
 
 from types import SimpleNamespace
 
-from basinguard.training.monitors import Monitors, training_line
+from lightning.pytorch.callbacks import RichProgressBar
+
+from basinguard.training.monitors import Monitors, show_on_progress_bar, training_line
 
 
 def trainer(**changes):
@@ -45,3 +47,11 @@ def test_it_is_said_every_half_minute(capsys, monkeypatch):
     monitors.beat()
     monitors.beat()
     assert capsys.readouterr().err.count("training: epoch 10 of 40") == 1
+
+
+def test_the_bar_counts_epochs_as_people_do():
+    bar = RichProgressBar()
+    show_on_progress_bar(trainer(progress_bar_callback=bar, max_epochs=200), lambda: "safe")
+    assert bar._get_train_description(199).strip() == "Epoch 200/200"
+    show_on_progress_bar(trainer(progress_bar_callback=bar, max_epochs=-1), lambda: "safe")
+    assert bar._get_train_description(0).strip() == "Epoch 1"

@@ -95,7 +95,8 @@ def _on_guard(callbacks: Iterable[Any]) -> list[Any]:
 
 
 def show_on_progress_bar(trainer: Any, state: Callable[[], str]) -> None:
-    """Adds the verdict to what the progress bar shows; a text, which Lightning's own `log` does not take."""
+    """Adds the verdict to what the progress bar shows, a text, which Lightning's own `log` does not take; in rich's bar
+    epochs are counted from 1."""
     bar = trainer.progress_bar_callback
     if bar is None or not hasattr(bar, "get_metrics"):
         return
@@ -106,3 +107,10 @@ def show_on_progress_bar(trainer: Any, state: Callable[[], str]) -> None:
         return {**get(bar, *args), **({"guard": verdict} if verdict else {})}
 
     bar.get_metrics = get_metrics
+    if hasattr(bar, "_get_train_description"):  # counts from 0: the last of 200 epochs would be 199/199
+
+        def description(epoch: int) -> str:
+            of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+            return f"Epoch {epoch + 1}{of}".ljust(len(bar.validation_description))
+
+        bar._get_train_description = description
