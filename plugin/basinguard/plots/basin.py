@@ -23,13 +23,15 @@ def curve_figure(reports: Sequence[Report], size: tuple[float, float] = SIZE) ->
     if not reports:
         return figure
     shades = np.linspace(0.25, 1.0, len(reports))
-    for shade, report in zip(shades, reports, strict=True):
-        t, values = zip(*((timestep, estimate.value) for timestep, estimate in report.basin.curve), strict=True)
-        style: dict[str, Any] = (
-            {"color": GREY, "linestyle": "--", "label": "base model"} if report.epoch < 0 else {"color": BLUE}
-        )
-        axes.step(t, values, where="post", alpha=float(shade), **style)
     last = reports[-1]
+    for k, (shade, report) in enumerate(zip(shades, reports, strict=True)):
+        t, values = zip(*((timestep, estimate.value) for timestep, estimate in report.basin.curve), strict=True)
+        style: dict[str, Any] = {"color": BLUE, "alpha": float(shade)}
+        if report.epoch < 0:
+            style = {"color": GREY, "linestyle": "--", "label": "base model"}
+        elif k == len(reports) // 2 and report is not last:
+            style["label"] = "earlier epochs, lighter"
+        axes.step(t, values, where="post", **style)
     t, low, high = zip(*((timestep, e.low, e.high) for timestep, e in last.basin.curve), strict=True)
     band = f"{epoch_name(last.epoch)}, 95% band"
     axes.fill_between(t, low, high, step="post", color=BLUE, alpha=0.15, linewidth=0, label=band)

@@ -90,7 +90,7 @@ def learning_figure(history: Sequence[Report], status: RunStatus, size: tuple[fl
     axes.axhline(0, color=GREY, linewidth=0.8)
     _mark(axes, status)
     axes.set_ylim(-0.5, 1.1)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(framealpha=0.85, edgecolor="none", fontsize=8, loc="upper left")
     axes.set_title(f"{status.verdict.state}\nship: {_ship(status)}", fontsize=9, loc="left")
     whole_epochs(axes)
     return figure
