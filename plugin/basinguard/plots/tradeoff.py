@@ -34,11 +34,14 @@ def products_figure(certificate: Certificate) -> Figure:
     by_taught = any(c.left for c in tried)
     place: Place = (lambda c: c.left) if by_taught else (lambda c: c.alignment)
     goal = "what is left of what was taught (0 = base model, 1 = true images)"
-    figure, axes = canvas(goal if by_taught else "agreement of image and caption", "share of samples that copy")
+    figure, axes = canvas(
+        goal if by_taught else "agreement of image and caption", "share of samples that copy", (6.4, 4.4)
+    )
     _cloud(axes, of_phase(tried, "search"), place)
     labels = Labels([x.value for c in tried if (x := place(c)) is not None])
     for kind, colour in ((True, BLUE), (False, GREEN)):
         chain = [c for c in of_phase(tried, "proof") if c.product.guidance.plain == kind]
+        chain.sort(key=lambda c: c is not certificate.shipped)  # whose label finds room first
         _chain(axes, chain, place, colour, labels, "plain CFG at a strength and scale" if kind else "rules")
     if (plain := place(certificate.plain)) is not None:
         _cross(axes, plain, certificate.plain.risk, VERMILLION, "plain CFG without a guard")
@@ -47,7 +50,7 @@ def products_figure(certificate: Certificate) -> Figure:
                   markeredgecolor=BLACK, label="what ships")  # fmt: skip
     axes.axhline(record.alpha, color=VERMILLION, linestyle=LIMIT, label=f"promised: at most {record.alpha:.0%}")
     axes.set(ylim=(-0.03, 1.03))
-    axes.legend(fontsize=8, loc="best")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2, frameon=False)
     axes.set_title("What each product copies, and what it keeps; filled = proven", loc="left", fontsize=11)
     return figure
 
