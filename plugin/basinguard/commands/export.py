@@ -96,7 +96,7 @@ def export(
     from ..exports.merge import merged
     from ..exports.provenance import read_origin
     from ..exports.single_file import export_single_file
-    from ..pipelines.loading import load_pipeline, require_stable_diffusion
+    from ..pipelines.loading import load_pipeline, quiet_loading, require_stable_diffusion
     from ..pipelines.product import with_product_weights
 
     measured = read_record(record)
@@ -112,7 +112,7 @@ def export(
     if kind == "directory":
         origin = read_origin(Path(model), measured.weights_sha256)
         whole = merged(pipe)
-        with with_product_weights(whole, measured):
+        with with_product_weights(whole, measured), quiet_loading():
             export_directory(whole, measured, out, origin=origin, overwrite=overwrite, share_private=private)
     elif kind == "single-file":
         whole = merged(pipe)
