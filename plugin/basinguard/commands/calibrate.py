@@ -44,8 +44,8 @@ def calibrate(
     Raises:
         FileExistsError: `out` holds a calibration already.
         FileNotFoundError: no such model or folder.
-        ValueError: a number out of range, held-out images that cannot be used, or too few pairs for any promise; says
-            how many it takes.
+        ValueError: a number out of range, held-out images that cannot be used, a base that the model was not fine-tuned
+            from, or too few pairs for any promise; says how many it takes.
     """
     from ..sessions.calibration import archive_of, calibrate_session, require_promisable
     from ..sessions.dry_run import calibration_dry_run

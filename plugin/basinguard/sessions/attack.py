@@ -21,10 +21,8 @@ from ..core.progress import say, working
 from ..core.record import Record
 from ..guard.guard import Guard
 from ..guidance.core import Rule, from_record
-from ..pipelines.base_check import require_base
 from ..pipelines.latent_model import LatentModel
-from ..pipelines.loading import load_pipeline
-from .calibration import weights_of
+from .calibration import base_of, weights_of
 from .session import Session
 
 
@@ -173,17 +171,3 @@ def arsenal_of(session: Session) -> Arsenal:
     base = base_of(session)
     baked = session.record.product.strength if session.record else 1.0
     return Arsenal(weights_of(session), None if base is None else LatentModel(base), baked)
-
-
-def base_of(session: Session) -> Any | None:
-    """The pipeline that the model was fine-tuned from; None where it was not given.
-
-    Raises:
-        ValueError: the model was not fine-tuned from it.
-    """
-    name = session.provenance.base
-    if not name:
-        return None
-    base = load_pipeline(name)
-    require_base(session.pipe, base, name)
-    return base

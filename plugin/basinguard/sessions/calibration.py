@@ -20,6 +20,7 @@ from ..core.record import Record
 from ..core.schema import Schema
 from ..exports.fingerprints import weights_sha256
 from ..exports.sentences import rulers_line, verdict
+from ..pipelines.base_check import require_base
 from ..pipelines.interpolation import Blend, BlendedWeights
 from ..pipelines.loading import load_pipeline
 from ..pipelines.transfer import transfer_table
@@ -101,10 +102,29 @@ def archive_of(session: Session, out: Path | None) -> SampleArchive:
 
 
 def weights_of(session: Session) -> Weights:
-    """The fine-tune with every share of it, or as it is where its base is not known."""
-    if not session.provenance.base:
+    """The fine-tune with every share of it, or as it is where its base is not known.
+
+    Raises:
+        ValueError: a base that the model was not fine-tuned from: a share between the two would mean nothing.
+    """
+    base = base_of(session)
+    if base is None:
         return FixedWeights(session.model, session.anchored)
-    return BlendedWeights(Blend(session.pipe, load_pipeline(session.provenance.base)), session.anchored)
+    return BlendedWeights(Blend(session.pipe, base), session.anchored)
+
+
+def base_of(session: Session) -> Any | None:
+    """The pipeline that the model was fine-tuned from; None where it was not given.
+
+    Raises:
+        ValueError: the model was not fine-tuned from it.
+    """
+    name = session.provenance.base
+    if not name:
+        return None
+    base = load_pipeline(name)
+    require_base(session.pipe, base, name)
+    return base
 
 
 def _with_fingerprint(session: Session, weights: Weights, record: Record) -> Record:
