@@ -21,7 +21,7 @@ ROUNDS = 5
 BAND = 3.0  # pixels; coarser structure is what exposure and tint change
 HUBER = 1.0  # robust standard deviations from which a pixel pulls less
 LARGEST_STEP = 0.03  # of a side, in one round: farther away the linear model means nothing
-SETTLED = 2e-4  # of a side
+SETTLED = 0.04  # pixels of a level, of a step after which the next one is looked at
 FAINT = 0.3  # of the contrast of all, which that of most is at least taken for: a drawing is flat nearly everywhere
 
 Slopes = Sequence[NDArray[np.float32]]  # down and across, [H, W] each
@@ -49,7 +49,7 @@ def refine(whole: Image.Image, part: Image.Image, box: Box) -> Box:
             residual, slopes = _difference(target, whole, here)
             step = _step(residual, slopes, here)
             box = _inside(np.asarray(here) + step)
-            if np.abs(step).max() < SETTLED:
+            if np.abs(step).max() * level < SETTLED:
                 break
     if here != guess and _spread(_difference(target, whole, guess)[0]) <= _spread(residual):
         return guess

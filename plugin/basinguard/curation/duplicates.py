@@ -182,7 +182,8 @@ class _Search:
                 linked.add(one)
                 linked.add(two)
                 (now if linked.merge(one, two) else later).append(fit)
-        return now, later
+        # one picture's after one another, so that its files are opened once
+        return sorted(now, key=lambda fit: linked[self.pictures[fit[0][0]]]), later
 
     def _pair(
         self,

@@ -102,7 +102,8 @@ def _measured(scan: Scan, row: int) -> tuple[int, bool]:
         picture = load_rgb(scan.items[row].path)
     except BadImage:
         return OCTAVES, False
-    return empty_octaves(picture), not is_blocky(picture)
+    middle = _middle(picture)
+    return empty_octaves(middle), not is_blocky(middle)
 
 
 def is_blocky(picture: Image.Image) -> bool:
@@ -122,7 +123,7 @@ def _block_step(steps: NDArray[np.float32]) -> float:
 def _middle(picture: Image.Image) -> Image.Image:
     left, top = (max(0, (length - MIDDLE) // 2) for length in picture.size)
     right, bottom = min(left + MIDDLE, picture.width), min(top + MIDDLE, picture.height)
-    return picture.convert("L").crop((left, top, right, bottom))
+    return picture.crop((left, top, right, bottom)).convert("L")
 
 
 def empty_octaves(picture: Image.Image) -> int:

@@ -54,15 +54,14 @@ class Difference:
 
 def pixel_difference(one: Pixels, two: Pixels) -> Difference:
     """What differs between two aligned pictures, [H, W, 3], whose colours were matched."""
-    originals = one[RIM:-RIM, RIM:-RIM], two[RIM:-RIM, RIM:-RIM]
-    plain = widest(np.abs(originals[0] - originals[1]))
-    if float((plain > SAVED).mean()) <= UNTOUCHED:  # no compression and no shift either, so nothing excuses a letter
-        (one, two), residual = originals, plain
-    else:
-        one, two = _equally_sharp(*originals)
+    originals = one, two = one[RIM:-RIM, RIM:-RIM], two[RIM:-RIM, RIM:-RIM]
+    plain = widest(np.abs(one - two))
+    untouched = float((plain > SAVED).mean()) <= UNTOUCHED  # no compression and no shift, so nothing excuses a letter
+    places = _places(plain if untouched else _residual(one, two), LEAST)
+    if not untouched and places.any():  # what differs as they are may be blur or noise
+        one, two = _equally_sharp(one, two)
         residual = _residual(one, two)
-    least = float(np.clip(NOISES * np.quantile(residual[::2, ::2], USUAL), LEAST, MOST))
-    places = _places(residual, least)
+        places = _places(residual, float(np.clip(NOISES * np.quantile(residual[::2, ::2], USUAL), LEAST, MOST)))
     places |= _other_colours(one, two, places)
     share = float(places.mean())
     if not share:

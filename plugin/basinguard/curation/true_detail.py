@@ -7,8 +7,9 @@ lose when both are shrunk by the factor between them is compared, along each sid
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -25,6 +26,9 @@ TINTED = 4.0  # levels by which the mean colour may differ from that of most cop
 LARGEST = 4.0  # factor by which both are shrunk
 COMPARED = 4  # other copies, the best ones
 SMALLEST = 32  # pixels of the side of what is compared
+
+
+Pictures = Callable[[int], Image.Image | None]  # row -> what lies inside its frame, grey
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,13 @@ def true_details(scan: Scan, qualities: Mapping[int, Quality], places: Mapping[i
         for row, quality in qualities.items()
     }
     checked: set[int] = set()
+    pictures = lru_cache(COMPARED + 1)(partial(_grey, scan))
     while True:
         best = max(marked, key=lambda row: marked[row].rank)
         if best in checked or best not in sights:
             return marked
         checked.add(best)
-        shown = _shown(scan, best, sights, marked)
+        shown = _shown(pictures, best, sights, marked)
         if shown is not None:
             marked[best] = replace(marked[best], shown=shown)
 
@@ -90,7 +95,7 @@ def _sight(scan: Scan, row: int, place: Placement) -> Sight:
     return Sight(left, place.top, right, place.top + place.down, width, height, place.across < 0)
 
 
-def _shown(scan: Scan, best: int, sights: Mapping[int, Sight], qualities: Mapping[int, Quality]) -> int | None:
+def _shown(pictures: Pictures, best: int, sights: Mapping[int, Sight], qualities: Mapping[int, Quality]) -> int | None:
     """Pixels that the best copy truly shows, if it was enlarged or stretched from one of the others."""
     mine = sights[best]
     plain = [row for row in sights if row != best and qualities[row].single and qualities[row].uncovered]
@@ -98,7 +103,7 @@ def _shown(scan: Scan, best: int, sights: Mapping[int, Sight], qualities: Mappin
         factors = [a / b for a, b in zip(mine.density, sights[other].density, strict=True)]
         if max(factors) <= MORE:
             continue
-        empty = _emptier(scan, (best, other), sights, factors)
+        empty = _emptier(pictures, (best, other), sights, factors)
         if any(empty):
             size = zip((mine.width, mine.height), factors, empty, strict=True)
             width, height = (length / factor if is_empty else length for length, factor, is_empty in size)
@@ -106,10 +111,12 @@ def _shown(scan: Scan, best: int, sights: Mapping[int, Sight], qualities: Mappin
     return None
 
 
-def _emptier(scan: Scan, rows: tuple[int, int], sights: Mapping[int, Sight], factors: list[float]) -> tuple[bool, bool]:
+def _emptier(
+    pictures: Pictures, rows: tuple[int, int], sights: Mapping[int, Sight], factors: list[float]
+) -> tuple[bool, bool]:
     """Along each side, whether the first of two copies holds nothing that the second cannot hold."""
     both = _common(*(sights[row] for row in rows))
-    cuts = [_cut(scan, row, sights[row], both) for row in rows]
+    cuts = [_cut(pictures(row), sights[row], both) for row in rows]
     if any(cut is None or min(cut.size) < SMALLEST for cut in cuts):
         return False, False
     one, two = (cut for cut in cuts if cut is not None)
@@ -127,14 +134,21 @@ def _common(one: Sight, two: Sight) -> tuple[float, float, float, float]:
     return left, top, min(one.right, two.right), min(one.bottom, two.bottom)
 
 
-def _cut(scan: Scan, row: int, sight: Sight, both: tuple[float, float, float, float]) -> Image.Image | None:
-    """That part of a copy, or the middle of it, grey."""
+def _grey(scan: Scan, row: int) -> Image.Image | None:
+    """What lies inside the frame of a copy, grey."""
     try:
         picture = load_rgb(scan.items[row].path)
     except BadImage:
         return None
     if float(scan.inside[row]) <= UNFRAMED:
         picture = picture.crop(inside_frame(picture))
+    return picture.convert("L")
+
+
+def _cut(picture: Image.Image | None, sight: Sight, both: tuple[float, float, float, float]) -> Image.Image | None:
+    """The part of a grey copy that both show, or the middle of it."""
+    if picture is None:
+        return None
     picture = ImageOps.mirror(picture) if sight.mirrored else picture
     across, down = picture.width / (sight.right - sight.left), picture.height / (sight.bottom - sight.top)
     edges = [
@@ -145,7 +159,7 @@ def _cut(scan: Scan, row: int, sight: Sight, both: tuple[float, float, float, fl
     ]
     x, y = (edges[0] + edges[2]) / 2, (edges[1] + edges[3]) / 2
     wide, high = min(MIDDLE, edges[2] - edges[0]) / 2, min(MIDDLE, edges[3] - edges[1]) / 2
-    return picture.convert("L").crop((round(x - wide), round(y - high), round(x + wide), round(y + high)))
+    return picture.crop((round(x - wide), round(y - high), round(x + wide), round(y + high)))
 
 
 def _lost(picture: Image.Image, factor: float, axis: int) -> float:
