@@ -15,6 +15,7 @@ from functools import cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.fft import dct
 from torch import Tensor
 
@@ -30,6 +31,8 @@ REST = SIDE - WINDOW
 WHOLE = (0, SIDE)
 SPANS = (WHOLE, (0, WINDOW), (REST // 2, WINDOW), (REST, WINDOW))  # first pixel and length, on either axis
 PLACES = ((0, 0), (1, 1), (1, 3), (3, 1), (3, 3), (2, 2))  # rows and columns of each view, as indices of SPANS
+ROUNDING = 1e-3  # levels; a flat picture's frequencies are rounding errors
+LOOKED_UP_FROM = 4000  # images, from which hashes that share a byte are looked up; fewer are all compared
 LOW = 8  # frequencies of a hash on a side: 64 bits
 COMPARED = 128  # rows of hashes at once: 128 x N distances in memory, 8 bytes each on the way
 BITS = 12  # looser than the usual 10, because a proposal is checked by registration afterwards
@@ -115,14 +118,42 @@ def perceptual_hashes(thumbs: NDArray[np.uint8]) -> NDArray[np.uint64]:
 def _low_frequencies(thumbs: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """The 8 x 8 lowest frequencies of grey, batch by batch: the first row of each, and [B, 8, 8]."""
     side = thumbs.shape[1]
-    down = dct(np.eye(32), axis=0, norm="ortho")[:LOW].repeat(side // 32, axis=1).astype(np.float32) * 32 / side
+    down = _frequencies(side)
     across = (down / 3).repeat(3, axis=1).T  # of grey: a third of each colour
     for start in range(0, len(thumbs), COMPARED):
         part = thumbs[start : start + COMPARED]
         rows = (part.reshape(-1, side * 3).astype(np.float32) @ across).reshape(len(part), side, LOW)
         low = down @ rows
-        low[np.abs(low) < 1e-3] = 0  # a flat picture's frequencies are rounding errors
+        low[np.abs(low) < ROUNDING] = 0
         yield start, low
+
+
+@cache
+def _frequencies(side: int) -> NDArray[np.float32]:
+    """From the pixels of a side, averaged to 32, to the 8 lowest frequencies, [8, side]."""
+    low = dct(np.eye(32), axis=0, norm="ortho")[:LOW].repeat(side // 32, axis=1)
+    return (low * 32 / side).astype(np.float32)
+
+
+def part_hashes(grey: NDArray[np.float32], box: tuple[float, float, float, float]) -> NDArray[np.uint64]:
+    """The hash of a part of each thumbnail, enlarged to a thumbnail, [N].
+
+    Args:
+        grey: thumbnails [N, S, S], S divisible by 32.
+        box: left, top, right and bottom of the part, as shares of the sides.
+    """
+    side = grey.shape[1]
+    down, across = (_frequencies(side) @ _enlarging(side, *span) for span in ((box[1], box[3]), (box[0], box[2])))
+    low = down @ grey @ across.T
+    low[np.abs(low) < ROUNDING] = 0
+    return _signs(low)
+
+
+@cache
+def _enlarging(side: int, start: float, end: float) -> NDArray[np.float32]:
+    """Weights [side, side] that enlarge what lies between two shares of a side to all of it."""
+    each_pixel = Image.fromarray(np.eye(side, dtype=np.float32))
+    return np.asarray(each_pixel.resize((side, side), Image.Resampling.BICUBIC, (0, start * side, side, end * side)))
 
 
 def turned_proposals(thumbs: NDArray[np.uint8], limit: int = TURNED_BITS) -> NDArray[np.int64]:
@@ -149,7 +180,9 @@ def _turned_hashes(thumbs: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def _sharing_a_byte(queries: NDArray[np.uint64], entries: NDArray[np.uint64], limit: int) -> NDArray[np.int64]:
-    near_pairs = [np.empty((0, 2), np.int64)]
+    if len(entries) < LOOKED_UP_FROM:
+        return np.unique(near_pairs(queries, entries, limit=limit, per_row=len(entries)), axis=0)
+    found = [np.empty((0, 2), np.int64)]
     for byte in range(8):
         shift = np.uint64(8 * byte)
         ours, theirs = (values >> shift & np.uint64(255) for values in (queries, entries))
@@ -157,8 +190,8 @@ def _sharing_a_byte(queries: NDArray[np.uint64], entries: NDArray[np.uint64], li
             rows, columns = np.flatnonzero(ours == value), np.flatnonzero(theirs == value)
             near = np.bitwise_count(queries[rows, None] ^ entries[columns][None]) <= limit
             first, second = np.nonzero(near)
-            near_pairs.append(np.stack([rows[first], columns[second]], 1))
-    pairs = np.unique(np.concatenate(near_pairs), axis=0)
+            found.append(np.stack([rows[first], columns[second]], 1))
+    pairs = np.unique(np.concatenate(found), axis=0)
     return pairs[pairs[:, 0] != pairs[:, 1]]
 
 

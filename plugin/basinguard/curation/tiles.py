@@ -9,10 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..similarity.registration import Box
-from .descriptors import perceptual_hashes
+from .descriptors import COMPARED, part_hashes, perceptual_hashes
 
 GRIDS = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2), (3, 3))  # tiles down and across
 SEAM = 1.5  # times the median step from pixel to pixel, which the step at a border of tiles reaches
@@ -25,24 +24,33 @@ def tile_proposals(thumbs: NDArray[np.uint8]) -> list[tuple[int, int, Box]]:
     Args:
         thumbs: uint8 [N, 64, 64, 3].
     """
-    hashes, proposals = perceptual_hashes(thumbs)[:, 0], []
-    for whole, boxes in _grids(thumbs):
-        tiles = np.stack([_cut(thumbs[whole], box) for box in boxes])
-        bits = np.bitwise_count(perceptual_hashes(tiles)[:, :1] ^ hashes)
-        near = [(tile, row) for tile, row in np.argwhere(bits <= LIMIT).tolist() if row != whole]
-        proposals += [(whole, row, boxes[tile]) for tile, row in near]
+    hashes, grey = perceptual_hashes(thumbs)[:, 0], thumbs.astype(np.float32).mean(-1)
+    proposals = []
+    for wholes, boxes in _grids(grey):
+        of_grid = []
+        for tile, box in enumerate(boxes):
+            for place, row in _near(part_hashes(grey[wholes], box), hashes):
+                of_grid += [(int(wholes[place]), tile, row)] if row != wholes[place] else []
+        proposals += [(whole, row, boxes[tile]) for whole, tile, row in sorted(of_grid)]
     return list(dict.fromkeys(proposals))
 
 
-def _grids(thumbs: NDArray[np.uint8]) -> Iterator[tuple[int, list[Box]]]:
-    """Each thumbnail with a seam along all the lines of a grid, and the tiles of that grid."""
-    grey = thumbs.astype(np.float32).mean(-1)
+def _near(tiles: NDArray[np.uint64], hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+    """Which hashes are near which tile's."""
+    for start in range(0, len(tiles), COMPARED):
+        bits = np.bitwise_count(tiles[start : start + COMPARED, None] ^ hashes[None])
+        for tile, row in np.argwhere(bits <= LIMIT).tolist():
+            yield start + tile, row
+
+
+def _grids(grey: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.int64], list[Box]]]:
+    """The thumbnails [N, 64, 64] with a seam along all the lines of a grid, and the tiles of that grid."""
     across, down = (np.abs(np.diff(grey, axis=axis)).mean(3 - axis) for axis in (2, 1))  # steps [N, 63] along each side
     for tall, wide in GRIDS:
         seamed = _all_seams(down, tall) & _all_seams(across, wide)
         boxes = [(x / wide, y / tall, (x + 1) / wide, (y + 1) / tall) for y in range(tall) for x in range(wide)]
-        for whole in np.flatnonzero(seamed).tolist():
-            yield whole, boxes
+        if seamed.any():
+            yield np.flatnonzero(seamed), boxes
 
 
 def _all_seams(steps: NDArray[np.float32], tiles: int) -> NDArray[np.bool_]:
@@ -53,10 +61,3 @@ def _all_seams(steps: NDArray[np.float32], tiles: int) -> NDArray[np.bool_]:
         at = round(border * side / tiles) - 1
         seams &= steps[:, at - 1 : at + 2].max(1) >= SEAM * usual
     return seams
-
-
-def _cut(thumb: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
-    """A tile enlarged to a thumbnail."""
-    side = len(thumb)
-    left, top, right, bottom = (edge * side for edge in box)
-    return np.asarray(Image.fromarray(thumb).resize((side, side), Image.Resampling.BICUBIC, (left, top, right, bottom)))
