@@ -5,7 +5,7 @@
 
 DIR is a checkout of the older version, PYTHON an interpreter with imagededup, PROGRAM the command of immaculate; each
 may be left out. Every run is a process of its own with one worker, on the same images, which hold no picture twice
-unless `--copies` gives the share of the images that are edits, fifteen of a picture. Seconds are of the processor, child
+unless `--copies` gives the share that are edits, fifteen of a picture. Seconds are of the processor, child
 processes included, and without `startup`, which is imports; immaculate's are in. Expect: half a minute of the processor
 for 1,000 images and a round, 1 GB of memory.
 """

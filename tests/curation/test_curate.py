@@ -16,6 +16,7 @@ from basinguard.core.files import write_bytes
 from basinguard.curation import analysis, output_files, scan, thumbnail_cache
 from basinguard.curation.curate import curate_images
 from basinguard.curation.manifest import MANIFEST, Curation
+from basinguard.curation.trainer_settings import TrainerSettings
 from support.messy_folder import write_messy_folder
 
 
@@ -69,6 +70,7 @@ def test_the_manifest_loads_in_datasets(photos, tmp_path):
     after = tree(photos)
     assert set(after) - set(before) == {MANIFEST}
     assert {name: after[name] for name in before} == before
+    (photos / "sub/mirrored {x}.jpg").unlink()  # a copy that was left out; nothing may look for it
     loaded = load_dataset(
         "imagefolder",
         data_dir=str(photos),
@@ -82,14 +84,17 @@ def test_the_manifest_loads_in_datasets(photos, tmp_path):
     assert set(loaded["repeats"]) == {1}
     assert ["a picture, number 0", 'the "first" one'] in list(loaded["captions"])
     rows = map(json.loads, (photos / MANIFEST).read_text().splitlines())
-    sources = [source["file_name"] for row in rows for source in row["captions_from"]]
+    sources = [source["dropped"] for row in rows for source in row["captions_from"]]
     assert sources == ["sub/mirrored {x}.jpg"]
     assert loaded[0]["image"].size == (192, 192)
 
 
 def test_a_leak_into_the_held_out_set_is_named(photos, pictures, folder_of, tmp_path):
     heldout = folder_of({"h.png": (pictures[3].resize((150, 150)), ""), "i.png": (pictures[9], "")}, tmp_path / "held")
-    curation = curate_images(photos, heldout=heldout, workers=1).curation
+    outcome = curate_images(photos, heldout=heldout, trainer=TrainerSettings(repeats=10), workers=1)
+    curation, again = outcome.curation, f"--heldout {heldout} --trainer.repeats 10"
+    assert outcome.command == f"basinguard curate {photos} {again} --apply"
+    assert f"{again} --allow-list allow-list.json --apply" in (outcome.written[-1]).read_text()
     assert [(leak.file_name, leak.heldout) for leak in curation.leaks] == [("03.png", "h.png")]
     assert {d.file_name for d in curation.decisions}.isdisjoint({"h.png", "i.png"})
 

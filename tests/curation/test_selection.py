@@ -73,7 +73,7 @@ def test_a_curation_selects_and_its_page_goes_on_with_it(folder_of, pictures, tm
     curation = curate_images(photos, select=3, workers=1).curation
     assert len(names_of_kept(curation.decisions)) == 3
     assert len(curation.positions) == len(curation.decisions) == 6
-    assert "--select=3 --apply" in (tmp_path / "photos-curation/report.html").read_text()
+    assert "--select 3 --allow-list allow-list.json --apply" in (tmp_path / "photos-curation/report.html").read_text()
     unpicked = next(d for d in curation.decisions if d.reason.startswith("not among"))
     refusal = AllowList(allowed=(Allowed(sha256=unpicked.sha256, action="drop"),))
     (tmp_path / "allow.json").write_text(refusal.to_json())

@@ -333,13 +333,13 @@ def test_a_manifest_that_does_not_fit_is_refused(curated, scene_folder, changed,
 
 def test_captions_of_a_dropped_copy_must_not_have_changed(curated, scene_folder):
     copy = read_folder(scene_folder).items[1]
-    source = {"file_name": copy.file_name, "caption_sha256": manifest_row(copy, ["uno"], 1)["caption_sha256"]}
+    source = {"dropped": copy.file_name, "caption_sha256": manifest_row(copy, ["uno"], 1)["caption_sha256"]}
     rewrite_manifest(scene_folder, captions_from=[source])
     assert len(image_folder(**curated).items) == 2
     rewrite_manifest(scene_folder, captions_from=[source | {"caption_sha256": "0" * 64}])
     with pytest.raises(ValueError, match=f"it has the caption of its copy {copy.file_name}, which was changed after"):
         image_folder(**curated).setup("fit")
-    rewrite_manifest(scene_folder, captions_from=[source | {"file_name": "removed.png", "caption_sha256": "0" * 64}])
+    rewrite_manifest(scene_folder, captions_from=[source | {"dropped": "removed.png", "caption_sha256": "0" * 64}])
     assert len(image_folder(**curated).items) == 2
 
 

@@ -196,6 +196,15 @@ def test_variants_of_sd_scripts_captions_are_lines_of_which_the_first_is_taken(h
     assert (subset.folder, subset.trained("A/1.png", "")) == (here / "A", "a {red} ball")
 
 
+def test_lines_of_a_text_are_captions_where_the_trainer_takes_them_so(here):
+    """sd-scripts takes the first one (`read_caption` in its train_util.py), ai-toolkit joins them."""
+    (here / "a.toml").write_text(SD_SCRIPTS)
+    (here / "a.yaml").write_text(AI_TOOLKIT)
+    for name, lines in (("a.toml", True), ("a.yaml", False)):
+        assert [subset.lines for subset in image_subsets(here / name)] == [lines]
+    assert not image_subsets(here / "A")[0].lines
+
+
 def test_captions_of_simpletuner_in_a_parquet_file(here):
     """Of several for an image the first; names with their endings or without, as its DATALOADER.md has them."""
     columns = {"file": ["1.png", "2"], "words": [["a ball", "a red ball"], ["a box"]]}

@@ -78,9 +78,7 @@ def show(outcome: Outcome, arguments: dict[str, Any]) -> None:
         print(f"\nwithout a caption, which training refuses, {len(bare)} that stay: {names}{more};")
         print("write one into a .txt of the same name, or move them away, and curate again")
     if not arguments["apply"]:
-        selected = f" --select {arguments['select']}" if arguments["select"] else ""
-        command = f"basinguard curate {' '.join(folders)}{selected} --apply"
-        print(f"\nnothing has changed; look at report.html, then: {command}")
+        print(f"\nnothing has changed; look at report.html, then: {outcome.command}")
     if len(folders) == 1 and outcome.ok:
         words = f"--config sd21_lora --data.init_args.directory {folders[0]} --data.init_args.manifest {MANIFEST}"
         print(f"train on what stays: basinguard fit {words}")

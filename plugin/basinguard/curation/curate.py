@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from .decisions import ALLOW_LIST, AllowList, read_allow_list
 from .folder import Folder, Problem, read_folder
 from .manifest import MANIFEST, Curation, find_manifest, read_manifest
 from .output_files import OutputPlaces, write_outputs
-from .report import summarize_curation
+from .report import next_command, summarize_curation
 from .scan import Scan, scan_images
 from .sources import read_folders, source_labels
 from .trainer_settings import TrainerSettings
@@ -32,11 +32,13 @@ class Outcome:
         curation: everything found and proposed, as in curation.json.
         written: files that were written, in order.
         failed: files that could not be written, one line each.
+        command: what applies the proposals; "" for a dataset in memory.
     """
 
     curation: Curation
     written: tuple[Path, ...]
     failed: tuple[Problem, ...]
+    command: str = ""
 
     @property
     def ok(self) -> bool:
@@ -96,9 +98,21 @@ def curate_images(
     curation = analysis.analyse(
         scan, other, repeats=trainer.repeats, allow=allow, scorer=scorer, evidence=evidence, select=select
     )
-    places = OutputPlaces(tuple(directories), out, apply)
+    options = _options(heldout, from_run, select, trainer)
+    places = OutputPlaces(tuple(directories), out, apply, options)
     written, failed = write_outputs(places, curation, folder, scan, allow, resolution=trainer.resolution)
-    return Outcome(curation, tuple(written), tuple(failed))
+    command = next_command(directories, out, *options) if _is_folders(source) else ""
+    return Outcome(curation, tuple(written), tuple(failed), command)
+
+
+def _options(
+    heldout: Path | None, from_run: Path | None, select: int | None, trainer: TrainerSettings
+) -> tuple[str, ...]:
+    """Words of the command line that the next curation needs again, so that it proposes the same."""
+    values = {"--heldout": heldout, "--from-run": from_run, "--select": select}
+    usual = asdict(TrainerSettings())
+    values |= {f"--trainer.{name}": value for name, value in asdict(trainer).items() if value != usual[name]}
+    return tuple(word for name, value in values.items() if value is not None for word in (name, str(value)))
 
 
 def _is_folders(source: Any) -> bool:

@@ -119,7 +119,7 @@ def manifest_lines(decisions: Iterable[Decision], items: Iterable[Item]) -> byte
             "image_sha256": decision.sha256,
             "caption_sha256": captions_sha256(own[decision.file_name]),
             "captions_from": [
-                {"file_name": name, "caption_sha256": captions_sha256(own[name])}
+                {"dropped": name, "caption_sha256": captions_sha256(own[name])}
                 for name in _caption_sources(decision, decisions, own)
             ],
         }
@@ -138,9 +138,12 @@ def _caption_sources(decision: Decision, decisions: Sequence[Decision], own: Map
 
 
 class CaptionSource(Schema):
-    """A dropped copy whose captions another image took over, and what they were, see `captions_sha256`."""
+    """A dropped copy whose captions another image took over, and what they were, see `captions_sha256`.
 
-    file_name: str
+    Its name is no `file_name`, which `datasets` takes for the path of an image to open, wherever it stands.
+    """
+
+    dropped: str
     caption_sha256: Sha256
 
 
@@ -240,10 +243,10 @@ def _why_not(row: ManifestRow, item: Item | None, damage: Problem | None, again:
 def _why_not_its_sources(row: ManifestRow, items: Mapping[str, Item]) -> str:
     """The same for the dropped copies that it has captions of; one that was removed since takes nothing back."""
     for source in row.captions_from:
-        copy = items.get(source.file_name)
+        copy = items.get(source.dropped)
         if copy is not None and captions_sha256(copy.captions) != source.caption_sha256:
             return (
-                f"{printable(row.file_name)}: it has the caption of its copy {printable(source.file_name)}, which was "
+                f"{printable(row.file_name)}: it has the caption of its copy {printable(source.dropped)}, which was "
                 "changed after the manifest was written; curate again"
             )
     return ""

@@ -30,11 +30,13 @@ class OutputPlaces:
         sources: folders of images.
         out: folder for everything that is written.
         apply: the manifest goes into the folders of images, where trainers look for it.
+        options: words of the command line that the next curation needs again.
     """
 
     sources: tuple[Path, ...]
     out: Path
     apply: bool
+    options: tuple[str, ...] = ()
 
 
 def write_outputs(
@@ -63,7 +65,7 @@ def _makers(
 ) -> list[Maker]:
     paths = {item.file_name: item.path for item in scan.items}
     title = ", ".join(source.resolve().name for source in places.sources)
-    command = next_command(places.sources, places.out, apply=places.apply, select=curation.settings.select)
+    command = next_command(places.sources, places.out, *places.options, "--allow-list", ALLOW_LIST)
     points = map_points(curation.decisions, curation.positions, scan.thumbs, scan.aspects)
     page = PageContext(title, command, applied=places.apply, points=tuple(points))
     return [

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..core.html import render_template, thumbnail_uri
 from ..core.images import BadImage, open_image, to_rgb
 from ..core.text import printable
-from .decisions import ALLOW_LIST, CurationAction, Decision
+from .decisions import CurationAction, Decision
 from .embedding_map import Point
 from .folder import Problem
 from .manifest import MANIFEST, AlikeRecord, Curation, GroupRecord
@@ -65,13 +65,12 @@ class PageContext:
     points: tuple[Point, ...] = ()
 
 
-def next_command(sources: Sequence[Path], out: Path, *, apply: bool, select: int | None = None) -> str:
-    """The command that follows once a page was decided on."""
+def next_command(sources: Sequence[Path], out: Path, *options: str) -> str:
+    """The command that applies what was decided; `options` are those of the run before that it needs again."""
     first = sources[0].resolve()
     beside = out.resolve() == first.with_name(first.name + "-curation")
-    words = ["basinguard", "curate", *sources, *(() if beside else ("--out", out)), "--allow-list", ALLOW_LIST]
-    words += [f"--select={select}"] if select else []
-    return shlex.join(map(str, [*words, "--apply"]))
+    words = ["basinguard", "curate", *sources, *(() if beside else ("--out", out)), *options, "--apply"]
+    return shlex.join(map(str, words))
 
 
 @dataclass(frozen=True)

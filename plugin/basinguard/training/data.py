@@ -97,7 +97,11 @@ class ImageFolder(LightningDataModule):
             source = ImageSource.of_dataset(self.dataset)
         else:
             source = ImageSource.of_folder(
-                str(self.directory), skip_bad=skip_bad, manifest=self.manifest, caption=reading.caption
+                str(self.directory),
+                skip_bad=skip_bad,
+                manifest=self.manifest,
+                caption=reading.caption,
+                lines=reading.lines,
             )
         if reading.class_folder is not None:
             others = ImageSource.of_folder(reading.class_folder, skip_bad=skip_bad, caption=reading.class_caption)

@@ -84,7 +84,13 @@ class ImageSource:
 
     @classmethod
     def of_folder(
-        cls, directory: str | Path, *, skip_bad: bool = False, manifest: str | None = None, caption: str | None = None
+        cls,
+        directory: str | Path,
+        *,
+        skip_bad: bool = False,
+        manifest: str | None = None,
+        caption: str | None = None,
+        lines: bool = False,
     ) -> ImageSource:
         """Images of a captioned folder, ordered by file name; see `basinguard.curation.folder`.
 
@@ -94,9 +100,10 @@ class ImageSource:
             manifest: name of a curated manifest in it, or its path: only its rows are used, with its captions and
                 repeats, and only while image and caption are what they were when it was written.
             caption: of every image that has none of its own.
+            lines: see `finetune_options.ReadingOptions`.
         """
         try:
-            folder = read_folder(Path(directory).expanduser())
+            folder = read_folder(Path(directory).expanduser(), lines=lines)
             rows = read_manifest(find_manifest(folder.directory, manifest)) if manifest else None
         except (OSError, ValueError) as error:
             return cls(problems=(f"directory: {error}",))

@@ -134,6 +134,8 @@ class ReadingOptions:
 
     Args:
         caption: of every image in the directory that has none of its own, such as the instance prompt of a DreamBooth.
+        lines: each line of a text beside an image is a caption of its own, as sd-scripts, OneTrainer and SimpleTuner
+            take them; without it they are joined, as wrapped text is.
         keep_in_memory: decode each image once and keep its pixels (3 * resolution^2 bytes each, in every worker).
         skip_bad: leave out images that cannot be used, with a warning, instead of refusing to start.
         long_captions: "refuse" a caption with more tokens than the model takes, or "truncate" it with a warning.
@@ -145,6 +147,7 @@ class ReadingOptions:
     """
 
     caption: str | None = None
+    lines: bool = False
     keep_in_memory: bool = False
     skip_bad: bool = False
     long_captions: Literal["refuse", "truncate"] = "refuse"

@@ -36,6 +36,8 @@ class ImageSubset:
         prefix: stands before every caption.
         trigger: stands for ai-toolkit's "[trigger]", and before captions that lack it.
         captions: from a table, by path; where there is one, other images of the folder are not trained on.
+        lines: each line of a text beside an image is a caption of its own. Only the first one is asked for, which is
+            what sd-scripts trains with unless `enable_wildcard` makes it draw one.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class ImageSubset:
     prefix: str = ""
     trigger: str = ""
     captions: Captions | None = None
+    lines: bool = False
 
     def includes(self, path: str) -> bool:
         """Whether an image of the folder is trained on."""
@@ -139,7 +142,7 @@ def _named(values: Any, file: Path) -> Iterator[ImageSubset]:
     if isinstance(values, list):
         yield from (pair for entry in values if isinstance(entry, Mapping) for pair in _of_entry(entry, file))
     elif isinstance(values, Mapping) and "train_data_dir" in values:
-        yield ImageSubset(Path(values["train_data_dir"]))
+        yield ImageSubset(Path(values["train_data_dir"]), lines=True)
     elif isinstance(values, Mapping) and "datasets" in values:
         general = values.get("general", {})
         yield from (pair for dataset in values["datasets"] for pair in _of_sd_scripts({**general, **dataset}, file))
@@ -167,7 +170,8 @@ def _of_sd_scripts(dataset: Mapping[str, Any], file: Path) -> Iterator[ImageSubs
             )
             yield from _tabled(captions, prefix)
         elif not subset.get("is_reg"):
-            yield ImageSubset(Path(subset.get("image_dir", "")), str(subset.get("class_tokens") or ""), prefix=prefix)
+            folder, tokens = Path(subset.get("image_dir", "")), str(subset.get("class_tokens") or "")
+            yield ImageSubset(folder, tokens, prefix=prefix, lines=True)
 
 
 def _tabled(captions: Captions, prefix: str = "") -> Iterator[ImageSubset]:
@@ -197,14 +201,14 @@ def _of_entry(entry: Mapping[str, Any], file: Path) -> Iterator[ImageSubset]:
         if strategy not in ("filename", "textfile"):
             raise ValueError(f"captions by caption_strategy={strategy!r} are not read; {ASKED}")
         prefix = instance if entry.get("prepend_instance_prompt") else ""
-        yield ImageSubset(folder, named="words" if strategy == "filename" else "", prefix=prefix)
+        yield ImageSubset(folder, named="words" if strategy == "filename" else "", prefix=prefix, lines=True)
 
 
 def _of_concept(folder: Path, text: Mapping[str, Any]) -> ImageSubset:
     """OneTrainer's: a text beside each image, the image's own name, or one text for all (the first of its lines)."""
     source = text.get("prompt_source", "sample")
     if source != "concept":
-        return ImageSubset(folder, named="stem" if source == "filename" else "")
+        return ImageSubset(folder, named="stem" if source == "filename" else "", lines=True)
     path = Path(text.get("prompt_path") or "").expanduser()
     lines = path.read_text("utf-8-sig").split("\n") if path.is_file() else []
     caption = next((line.strip() for line in lines if line.strip()), "")

@@ -21,9 +21,8 @@ def training_of(request: WatchRequest, resolution: int) -> TrainingSet:
     sets, items = [], []
     for subset in image_subsets(request.data, request.caption):
         none = subset.named or None  # anything: another caption takes its place
-        images = ImageFolder(
-            str(subset.folder), resolution=resolution, reading=ReadingOptions(caption=subset.caption or none)
-        )
+        reading = ReadingOptions(caption=subset.caption or none, lines=subset.lines)
+        images = ImageFolder(str(subset.folder), resolution=resolution, reading=reading)
         images.setup("open")
         own = [k for k, (path, _) in enumerate(images.items[: images.secrets]) if subset.includes(path)]
         if len(own) < len(subset.captions or ()):
