@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from empty_packages import EmptyPackages
+from empty_packages import EmptyModule, EmptyPackages
 
 RESULT = Path(__file__).parents[1] / "results" / "curation_configs.json"
 REPEATS, WORDS, BESIDE = 7, "ohwx man", "man"
@@ -99,9 +99,8 @@ def ai_toolkit(source: Path, file: Path) -> tuple[Rows, list[str]]:
 
 
 def sd_scripts(source: Path, file: Path) -> tuple[Rows, list[str]]:
-    import transformers
-
-    transformers.CLIPFeatureExtractor = transformers.CLIPImageProcessor  # its name before transformers 5
+    sampling = "library.lpw_stable_diffusion"  # draws pictures; asks for a name of transformers 4
+    sys.modules[sampling] = EmptyModule(sampling)
     from library.config_util import ConfigSanitizer, load_user_config
 
     given = load_user_config(str(file))

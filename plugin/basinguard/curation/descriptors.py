@@ -144,9 +144,10 @@ def part_hashes(grey: NDArray[np.float32], box: tuple[float, float, float, float
     """
     side = grey.shape[1]
     down, across = (_frequencies(side) @ _enlarging(side, *span) for span in ((box[1], box[3]), (box[0], box[2])))
-    low = down @ grey @ across.T
+    rows = (grey.reshape(-1, side) @ across.T).reshape(-1, side, LOW)  # one product, not one for each thumbnail
+    low = np.tensordot(rows, down, (1, 1)).swapaxes(1, 2)
     low[np.abs(low) < ROUNDING] = 0
-    return _signs(low)
+    return _signs(np.ascontiguousarray(low))
 
 
 @cache

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ..core.files import write_bytes
-from ..core.text import printable
+from ..core.text import one_line, printable
 from .decisions import ALLOW_LIST, AllowList, Decision
 from .embedding_map import map_points
 from .folder import Folder, Item, Problem
@@ -115,4 +115,6 @@ def _write(makers: Sequence[Maker]) -> tuple[list[Path], list[Problem]]:
 
 
 def _not_written(path: Path, error: OSError) -> Problem:
-    return Problem("not-written", printable(str(path)), f"{error.strerror}; free space or change out=")
+    return Problem(
+        "not-written", printable(str(path)), f"{error.strerror or one_line(str(error), 160)}; free space or change out="
+    )
