@@ -99,8 +99,8 @@ def ai_toolkit(source: Path, file: Path) -> tuple[Rows, list[str]]:
 
 
 def sd_scripts(source: Path, file: Path) -> tuple[Rows, list[str]]:
-    sampling = "library.lpw_stable_diffusion"  # draws pictures; asks for a name of transformers 4
-    sys.modules[sampling] = EmptyModule(sampling)
+    for kind in ("lpw", "sdxl_lpw"):  # draws pictures; asks for a name of transformers 4
+        sys.modules[f"library.{kind}_stable_diffusion"] = EmptyModule(kind)
     from library.config_util import ConfigSanitizer, load_user_config
 
     given = load_user_config(str(file))
