@@ -101,6 +101,11 @@ def test_a_word_in_all_compounds_is_fused():
     assert ("kleid", 1.0) in fused_phrases(captions, "zxq")
 
 
+def test_a_preposition_in_all_captions_is_nothing_that_is_learned():
+    things = ("a cloud", "two kites", "my dog", "one hat", "the sea")
+    assert fused_phrases([f"{thing} beside it" for thing in things], "zxq") == []
+
+
 def test_one_character_tells_two_captions_apart():
     assert contradict(["白い背景に赤いシャツ"], ["白い背景に青いシャツ"])
     assert not contradict(["白い背景にシャツ"], ["白い背景にシャツ、正面"])

@@ -119,7 +119,7 @@ def _low_frequencies(thumbs: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[n
     """The 8 x 8 lowest frequencies of grey, batch by batch: the first row of each, and [B, 8, 8]."""
     side = thumbs.shape[1]
     down = _frequencies(side)
-    across = (down / 3).repeat(3, axis=1).T  # of grey: a third of each colour
+    across = (down / np.float32(3)).repeat(3, axis=1).T  # of grey: a third of each colour
     for start in range(0, len(thumbs), COMPARED):
         part = thumbs[start : start + COMPARED]
         rows = (part.reshape(-1, side * 3).astype(np.float32) @ across).reshape(len(part), side, LOW)

@@ -12,7 +12,12 @@ EVERYWHERE = 0.8  # share of captions that hold a phrase before the model cannot
 FRAGMENT = 3  # words
 LONGEST = 12  # words of a fragment that is looked for
 UNSPACED_LONGEST = 40  # characters of one in a script without spaces
-LITTLE = frozenset(words("a an the of in on at to and with is are this that its his her by for from as or it wearing"))
+LITTLE = frozenset(
+    words(
+        "a an the of in on at to and with is are this that its his her by for from as or it wearing beside behind near "
+        "under over above below between among into onto through without against along across inside outside"
+    )
+)  # say how things stand to each other, and nothing of them
 
 
 def phrase_notes(captions: Sequence[Sequence[str]]) -> tuple[str, ...]:
