@@ -183,7 +183,7 @@ def _turned_hashes(thumbs: NDArray[np.uint8]) -> NDArray[np.uint64]:
 def _sharing_a_byte(queries: NDArray[np.uint64], entries: NDArray[np.uint64], limit: int) -> NDArray[np.int64]:
     if len(entries) < LOOKED_UP_FROM:
         return np.unique(near_pairs(queries, entries, limit=limit, per_row=len(entries)), axis=0)
-    found = [np.empty((0, 2), np.int64)]
+    sharing = [np.empty((0, 2), np.int64)]
     for byte in range(8):
         shift = np.uint64(8 * byte)
         ours, theirs = (values >> shift & np.uint64(255) for values in (queries, entries))
@@ -191,8 +191,8 @@ def _sharing_a_byte(queries: NDArray[np.uint64], entries: NDArray[np.uint64], li
             rows, columns = np.flatnonzero(ours == value), np.flatnonzero(theirs == value)
             near = np.bitwise_count(queries[rows, None] ^ entries[columns][None]) <= limit
             first, second = np.nonzero(near)
-            found.append(np.stack([rows[first], columns[second]], 1))
-    pairs = np.unique(np.concatenate(found), axis=0)
+            sharing.append(np.stack([rows[first], columns[second]], 1))
+    pairs = np.unique(np.concatenate(sharing), axis=0)
     return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
