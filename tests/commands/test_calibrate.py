@@ -1,6 +1,7 @@
 """calibrate, audit and what they stand on, through a tiny random pipeline that 'copies' its own samples."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def test_a_dry_run_says_what_it_would_take_and_measures_nothing(tuned_dir, base_
     cli.main([*words, "--alpha", "0.4", "--pairs", "12", "--dry-run", "--out", str(out)])
     text = capsys.readouterr().out
     assert "searching at most" in text
-    assert "time: at most 1 min" in text
+    assert re.search(r"^time: at most \d\S* (s|min|h)\b", text, re.MULTILINE), text  # of however busy a machine
     assert "nothing was measured or written" in text
     assert not out.exists()
 
