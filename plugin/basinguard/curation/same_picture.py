@@ -28,6 +28,7 @@ STILL = 0.012  # of a side, by which what stands on a plain ground may be off: a
 CELLS = 24  # on a side, for colours
 BLOCK = 8  # pixels of a cell whose mean colour compression leaves as it is
 REMEMBERED = 48  # pictures in memory, 3 MB each at most
+DRAWING = "a drawing and its mirror image, or turned, may mean two things"
 TURNS = {0: None, 90: Transpose.ROTATE_90, 180: Transpose.ROTATE_180, 270: Transpose.ROTATE_270}
 
 
@@ -54,6 +55,7 @@ class Judge:
     def __init__(self, scan: Scan) -> None:
         self._scan = scan
         self._picture = lru_cache(REMEMBERED)(self._open)
+        self._is_rich = lru_cache(None)(self._look)
 
     def __call__(self, first: int, second: int, overlay: Overlay, turned: int = 0) -> PictureVerdict:
         """Whether two images show one picture, given where thumbnails saw one in the other.
@@ -68,6 +70,9 @@ class Judge:
             return PictureVerdict(True, "the same bytes")
         if contradict(items[first].captions, items[second].captions):
             return PictureVerdict(False, "their captions say different things")
+        moved = turned or (overlay.mirrored and overlay.share == 1)
+        if moved and not (self._is_rich(first) and self._is_rich(second)):  # before they are laid over each other
+            return PictureVerdict(False, DRAWING)
         opened, other = self._picture(first), self._picture(second)
         if opened is None or other is None:
             return PictureVerdict(False, "one of them cannot be read again")
@@ -75,6 +80,16 @@ class Judge:
         if not turned and _moved(place, other_place, mirrored=overlay.mirrored):
             return PictureVerdict(False, "what they show stands at another place on a plain ground")
         return same_picture(one, _turned(two, turned), overlay, turned=bool(turned))
+
+    def _look(self, row: int) -> bool:
+        """Whether a picture has detail nearly everywhere; one that cannot be read is not said to lack it."""
+        opened = self._picture(row)
+        if opened is None:
+            return True
+        small = opened[0].copy()
+        small.thumbnail((GLANCE, GLANCE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        pixels = np.asarray(small, np.float32)
+        return is_rich(pixels, pixels)
 
     def _open(self, row: int) -> tuple[Image.Image, Box] | None:
         """What lies inside the frame of a picture, and where in the file that is, as shares of the sides."""
@@ -136,7 +151,7 @@ def _compared(under: Image.Image, over: Image.Image, overlay: Overlay, *, moved:
     if difference.share and difference.overlay is None and not undecided:
         return PictureVerdict(False, f"they differ in {max(0.001, difference.share):.1%} of the picture")
     if moved and not rich:
-        return PictureVerdict(False, "a drawing and its mirror image, or turned, may mean two things")
+        return PictureVerdict(False, DRAWING)
     if difference.overlay is None:
         return PictureVerdict(True, "they agree everywhere")
     covered = difference.overlay if not overlay.swapped else 1 - difference.overlay
