@@ -15,32 +15,41 @@ from .descriptors import COMPARED, part_hashes, perceptual_hashes
 
 GRIDS = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2), (3, 3))  # tiles down and across
 SEAM = 1.5  # times the median step from pixel to pixel, which the step at a border of tiles reaches
+FLAT = 3.0  # levels of contrast of a tile that shows nothing
 LIMIT = 12  # bits that the hash of a tile may be off, as those of whole pictures
 
 
 def tile_proposals(thumbs: NDArray[np.uint8]) -> list[tuple[int, int, Box]]:
-    """Collages and what they may hold: row of the collage, row of the other, and the tile as shares of the sides.
+    """Collages and what they may hold: row of the collage, row of the other, and the nearest tile, in shares of sides.
 
     Args:
         thumbs: uint8 [N, 64, 64, 3].
     """
     hashes, grey = perceptual_hashes(thumbs)[:, 0], thumbs.astype(np.float32).mean(-1)
-    proposals = []
+    best: dict[tuple[int, int], tuple[int, Box]] = {}  # bits that the nearest tile is off
     for wholes, boxes in _grids(grey):
-        of_grid = []
-        for tile, box in enumerate(boxes):
-            for place, row in _near(part_hashes(grey[wholes], box), hashes):
-                of_grid += [(int(wholes[place]), tile, row)] if row != wholes[place] else []
-        proposals += [(whole, row, boxes[tile]) for whole, tile, row in sorted(of_grid)]
-    return list(dict.fromkeys(proposals))
+        for box in boxes:
+            detailed = wholes[_contrast(grey[wholes], box) >= FLAT]
+            tiles = part_hashes(grey[detailed], box) if len(detailed) else np.empty(0, np.uint64)
+            for place, row, bits in _near(tiles, hashes):
+                pair = int(detailed[place]), row
+                if pair[0] != row and bits < best.get(pair, (LIMIT + 1, box))[0]:
+                    best[pair] = bits, box
+    return [(whole, row, box) for (whole, row), (_, box) in sorted(best.items())]
 
 
-def _near(tiles: NDArray[np.uint64], hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
-    """Which hashes are near which tile's."""
+def _contrast(grey: NDArray[np.float32], box: Box) -> NDArray[np.float32]:
+    """The standard deviation of a part of each thumbnail, [N]; the hash of a flat one says nothing."""
+    left, top, right, bottom = (round(edge * grey.shape[1]) for edge in box)
+    return grey[:, top:bottom, left:right].std((1, 2))
+
+
+def _near(tiles: NDArray[np.uint64], hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int, int]]:
+    """Which hashes are near which tile's, and by how many bits they differ."""
     for start in range(0, len(tiles), COMPARED):
         bits = np.bitwise_count(tiles[start : start + COMPARED, None] ^ hashes[None])
         for tile, row in np.argwhere(bits <= LIMIT).tolist():
-            yield start + tile, row
+            yield start + tile, row, int(bits[tile, row])
 
 
 def _grids(grey: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.int64], list[Box]]]:
