@@ -83,3 +83,5 @@ def test_models_that_a_budget_does_not_pay_for_are_left_out_and_told():
     assert table.targets == ("base", "plain")
     assert table.evaluations == 2 * cost
     assert [row.reason for row in table.untried if row.target == "guarded"] == ["the budget did not pay for it"]
+    others = {name: opening for name, opening in lineup().opening.items() if name != "base"}
+    assert run_round(Lineup(others, {}), guard, AttackPlan("quick", cost), CHOSEN).targets == ("plain",)

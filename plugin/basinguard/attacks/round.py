@@ -77,9 +77,10 @@ def run_round(
 
 
 def within(lineup: Lineup, models: int) -> Lineup:
-    """The first so many models, two at least; the others are absent for want of budget."""
+    """The first so many models, with the base two at least; the others are absent for want of budget."""
     names = list(lineup.opening)
-    paid, unpaid = names[: max(models, LEAST_MODELS)], names[max(models, LEAST_MODELS) :]
+    most = max(models, LEAST_MODELS if "base" in names else 1)
+    paid, unpaid = names[:most], names[most:]
     short = dict.fromkeys(unpaid, "the budget did not pay for it")
     return Lineup({name: lineup.opening[name] for name in paid}, lineup.absent | short)
 

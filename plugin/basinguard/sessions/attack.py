@@ -115,7 +115,7 @@ def require_attackable(session: Session, options: AttackOptions) -> None:
 def attack_evaluations(session: Session, options: AttackOptions) -> dict[str, int]:
     """What is tried in words, and the network evaluations that it takes at most: on every model there may be."""
     guard, base = session.guard, bool(session.provenance.base)
-    models, evaluations = MOST_MODELS if base else 1, {}
+    models, evaluations = MOST_MODELS if base else 2, {}
     if plan := AttackPlan.of(options):
         whole = SAMPLES[plan.level] * per_sample(plan.chosen(ATTACKS), guard.plan.timesteps) * models
         evaluations[f"for attacks on up to {models} models"] = min(plan.budget or whole, whole)
