@@ -1,9 +1,9 @@
-"""Which change of the weights alone keeps most at which risk: shares, schedules, parts and filters of a fine-tune.
+"""Which change of the weights keeps most at which risk: shares, schedules, parts, filters; and rules beside them.
 
 Copy this file, do not import it. It takes what `basinguard demo` and `shipped_products.py` leave behind: training
 images, held-out images, and the change of the weights at the epochs that were kept (a full fine-tune's). Nothing is
-trained. Every product is sampled with plain CFG, on training captions for the copies, and on held-out captions for what
-was taught; the same captions and noise for all. A study that was stopped goes on.
+trained. Every product is sampled with plain CFG, or by a rule, on training captions for the copies, and on held-out
+captions for what was taught; the same captions and noise for all. A study that was stopped goes on.
 
     python recipes/studies/weight_knobs.py ink=runs/demo emoji=runs/emoji subject=runs/subject brick=runs/brick
 
@@ -12,7 +12,7 @@ channels. Truth of the ruler are the training images, which is what a user has. 
 99th percentile of the held-out images to their nearest training image, and not below its published threshold.
 
 Expected: weight_knobs.json under recipes/results; `weight_knobs_table.py` draws the figure and the table.
-Time: 12 minutes a run on one core. Memory: 2 GB.
+Time: 15 minutes a run on one core. Memory: 2 GB.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from basinguard.calibration.search import plain_cfg
+from basinguard.calibration.search import plain_cfg, rule
+from basinguard.calibration.terms import Setting
 from basinguard.calibration.trial import Trial, calibration_pairs
 from basinguard.core import seeds as seed_table
 from basinguard.core.stats import rate
@@ -51,6 +52,7 @@ from basinguard.training.epoch_archive import EpochArchive
 PLAN = ProbePlan(scale=3.0, timesteps=16, chunk=64)
 COPY_SAMPLES, HELDOUT_SAMPLES, PROMPTS = 48, 40, 20
 SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+RULES = ((0.0, 874.0), (-1.0, 874.0), (-1.0, 811.0), (-1.0, 749.0), (-1.0, 624.0))
 Change = dict[str, Tensor]
 Filter = Callable[[str, Tensor], Tensor]
 
@@ -64,6 +66,7 @@ class Knob:
     high: Filter | None = None  # None: the same at every timestep
     switch: float = 0.0
     scale: float = PLAN.scale
+    rule: tuple[float, float] | None = None  # beside the weights: a guidance scale above a timestep
 
 
 def share(value: float) -> Filter:
@@ -101,12 +104,14 @@ def channels(value: float, name: str, w: Tensor) -> Tensor:
     return w * mask.view(-1, *[1] * (w.dim() - 1))
 
 
-def knobs(last: bool) -> Iterator[Knob]:
-    """Shares of every epoch; the rest of those that copy."""
+def knobs(middle: bool) -> Iterator[Knob]:
+    """Shares and rules at every epoch; the rest at the middle one."""
     for value in SHARES:
         yield Knob(f"share {value:g}", share(value))
     yield Knob("scale 1.5", share(1.0), scale=1.5)
-    if not last:
+    for before, transition in RULES:
+        yield Knob(f"rule {before:g} above {transition:g}", share(1.0), rule=(before, transition))
+    if not middle:
         return
     for switch in (300.0, 700.0):
         for value in (0.0, 0.3, 0.6):
@@ -130,6 +135,9 @@ PARTS: Mapping[str, Callable[[str], bool]] = {
     "the middle": lambda name: ".mid_block." in name,
     "the way up": lambda name: ".up_blocks." in name or ".conv_out." in name,
 }
+
+
+PLAIN = Knob("plain CFG", share(1.0))
 
 
 def main() -> None:
@@ -163,7 +171,7 @@ class Study:
         self.detector = CopyDetector(train[0], self.captions, embedder)
         self.weights = {k: v.clone() for k, v in self.pipe.unet.state_dict().items()}
         self.changes = {e.epoch: e.path for e in EpochArchive(run / "export-epochs", most=100).stored()}
-        images, texts = self.sampled(self.model, self.prompts, HELDOUT_SAMPLES, seed_table.TAUGHT_BASE, PLAN.scale)
+        images, texts = self.sampled(self.model, self.prompts, HELDOUT_SAMPLES, seed_table.TAUGHT_BASE, PLAIN)
         truth = self.model.decode(self.model.encode(train[0]))
         self.ruler = TaughtRuler(truth, images, texts, feature_sets())
 
@@ -171,7 +179,7 @@ class Study:
         """Every product by its name."""
         epochs = sorted(self.changes)
         for epoch in epochs:
-            for knob in knobs(epoch in (epochs[len(epochs) // 2], epochs[-1])):
+            for knob in knobs(epoch == epochs[len(epochs) // 2]):
                 yield f"epoch {epoch + 1}, {knob.name}", partial(self.measure, [epoch], knob)
         yield f"mean of {len(epochs)} epochs", partial(self.measure, epochs, Knob("", share(1.0)))
 
@@ -182,9 +190,9 @@ class Study:
         model = self.changed(low)
         if knob.high is not None:
             model = Switched(model, self.changed({n: knob.high(n, w) for n, w in whole.items()}), knob.switch)
-        images, texts = self.sampled(model, self.captions, COPY_SAMPLES, seed_table.CALIBRATION, knob.scale)
+        images, texts = self.sampled(model, self.captions, COPY_SAMPLES, seed_table.CALIBRATION, knob)
         risk = rate(self.detector.is_copy(images).numpy(), [self.captions.index(t) for t in texts])
-        images, texts = self.sampled(model, self.prompts, HELDOUT_SAMPLES, seed_table.TAUGHT_HELDOUT, knob.scale)
+        images, texts = self.sampled(model, self.prompts, HELDOUT_SAMPLES, seed_table.TAUGHT_HELDOUT, knob)
         taught = self.ruler.measure(images, texts, self.detector.is_copy(images))
         norm = norm_of(low) / norm_of(whole)
         return {
@@ -206,11 +214,13 @@ class Study:
         return LatentModel(pipe)
 
     def sampled(
-        self, model: Any, prompts: tuple[str, ...], count: int, first_seed: int, scale: float
+        self, model: Any, prompts: tuple[str, ...], count: int, first_seed: int, knob: Knob
     ) -> tuple[Tensor, list[str]]:
-        """Pictures [n, 3, H, W] by plain CFG, and the prompt of each; every prompt equally often."""
+        """Pictures [n, 3, H, W], and the prompt of each; every prompt equally often."""
         pairs = calibration_pairs(len(prompts), count, self.model.latent_shape, first_seed)
-        guidance = plain_cfg(scale, self.model.schedule)
+        noise, scale = self.model.schedule, knob.scale
+        ruled = knob.rule and rule(Setting(knob.rule[0]), knob.rule[1], noise, scale)
+        guidance = ruled or plain_cfg(scale, noise)
         latents, _ = Trial(guided_model(model, prompts, PLAN), pairs).sample(guidance)
         return self.model.decode(latents), [prompts[k] for k in pairs.prompt.tolist()]
 

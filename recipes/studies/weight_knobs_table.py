@@ -24,6 +24,7 @@ SAFE = 0.1  # measured share of copies that still counts as safe here; a promise
 FAMILIES = {  # what a row's name has, in this order
     "mean of epochs": (r"^mean of", BLACK, "*"),
     "guidance scale 1.5": (r"scale 1\.5", GREY, "D"),
+    "rule in guidance": (r"rule", "#8B0000", "d"),
     "share of the epoch": (r"share", BLUE, "o"),
     "less above a timestep": (r"above", VERMILLION, "^"),
     "less below a timestep": (r"below", ORANGE, "v"),
@@ -123,12 +124,12 @@ def tradeoff(runs: Mapping[str, Mapping[str, Row]], path: Path) -> None:
 
 
 def parts(runs: Mapping[str, Mapping[str, Row]], path: Path) -> None:
-    """What is copied and kept with one part of the network alone and without it, of each run's last epoch."""
+    """What is copied and kept with one part of the network alone and without it, of each run's middle epoch."""
     figure, panels = plt.subplots(
         2, len(runs), figsize=(4 * len(runs), 6), sharey="row", layout="constrained", squeeze=False
     )
     for column, (run, rows) in zip(panels.T, runs.items(), strict=True):
-        last = max(int(re.match(r"epoch (\d+)", name)[1]) for name in rows if name.startswith("epoch"))
+        last = max(int(re.match(r"epoch (\d+)", name)[1]) for name in rows if "alone" in name)
         own = {n.partition(", ")[2]: r for n, r in rows.items() if n.startswith(f"epoch {last},")}
         names = ["share 1", *(n for n in own if family(n) == "parts of the network")]
         for axes, value, label in zip(
