@@ -15,6 +15,7 @@ from .descriptors import COMPARED, part_hashes, perceptual_hashes
 
 GRIDS = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2), (3, 3))  # tiles down and across
 SEAM = 1.5  # times the median step from pixel to pixel, which the step at a border of tiles reaches
+AT_ONCE = 512  # thumbnails, 25 MB of numbers
 FLAT = 3.0  # levels of contrast of a tile that shows nothing
 LIMIT = 12  # bits that the hash of a tile may be off, as those of whole pictures
 
@@ -25,17 +26,25 @@ def tile_proposals(thumbs: NDArray[np.uint8]) -> list[tuple[int, int, Box]]:
     Args:
         thumbs: uint8 [N, 64, 64, 3].
     """
-    hashes, grey = perceptual_hashes(thumbs)[:, 0], thumbs.astype(np.float32).mean(-1)
+    hashes = perceptual_hashes(thumbs)[:, 0]
     best: dict[tuple[int, int], tuple[int, Box]] = {}  # bits that the nearest tile is off
+    for first in range(0, len(thumbs), AT_ONCE):
+        grey = thumbs[first : first + AT_ONCE].astype(np.float32).mean(-1)
+        for whole, row, bits, box in _near_tiles(grey, hashes):
+            pair = first + whole, row
+            if pair[0] != row and bits < best.get(pair, (LIMIT + 1, box))[0]:
+                best[pair] = bits, box
+    return [(whole, row, box) for (whole, row), (_, box) in sorted(best.items())]
+
+
+def _near_tiles(grey: NDArray[np.float32], hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int, int, Box]]:
+    """Tiles that are near a hash: number of the thumbnail, row of the hash, the bits that it is off, and the tile."""
     for wholes, boxes in _grids(grey):
         for box in boxes:
             detailed = wholes[_contrast(grey[wholes], box) >= FLAT]
             tiles = part_hashes(grey[detailed], box) if len(detailed) else np.empty(0, np.uint64)
             for place, row, bits in _near(tiles, hashes):
-                pair = int(detailed[place]), row
-                if pair[0] != row and bits < best.get(pair, (LIMIT + 1, box))[0]:
-                    best[pair] = bits, box
-    return [(whole, row, box) for (whole, row), (_, box) in sorted(best.items())]
+                yield int(detailed[place]), row, bits, box
 
 
 def _contrast(grey: NDArray[np.float32], box: Box) -> NDArray[np.float32]:
