@@ -33,7 +33,7 @@ PROBES = {
     "every second epoch": {"every_n_epochs": 2},
     "many seeds and steps": {"plan": {"seeds": 3, "timesteps": 5, "captions": 4}},
     "no control group": {"control": ControlGroup()},
-    "no guidance": {"plan": {"scale": 1.0}},
+    "little guidance": {"plan": {"scale": 1.25}},
     "tight budget": {"plan": {"budget": 12}},
     "share of the time": {"plan": {"budget": "50%"}},
     "ships": {"export_to": "shipped", "terms": TERMS},
