@@ -102,7 +102,7 @@ def row_cells(row: Row) -> str:
 def tradeoff(runs: Mapping[str, Mapping[str, Row]], path: Path) -> None:
     """What is kept over what is copied, a panel for each run."""
     figure, panels = plt.subplots(
-        1, len(runs), figsize=(4 * len(runs), 4.2), sharey=True, layout="constrained", squeeze=False
+        1, len(runs), figsize=(max(8, 4 * len(runs)), 4.6), sharey=True, layout="constrained", squeeze=False
     )
     for axes, (run, rows) in zip(panels[0], runs.items(), strict=True):
         open_frame(axes)
@@ -117,16 +117,16 @@ def tradeoff(runs: Mapping[str, Mapping[str, Row]], path: Path) -> None:
                 label=title,
             )
         axes.axvline(SAFE, color=GREY, linestyle=LIMIT, linewidth=1)
-        axes.set(title=run, xlabel="share of samples that copy", xlim=(-0.03, 1))
+        axes.set(title=run, xlabel="share of samples that copy")
     panels[0][0].set_ylabel("taught, net of copies\n(0 base model, 1 true images)")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
 
 
 def parts(runs: Mapping[str, Mapping[str, Row]], path: Path) -> None:
     """What is copied and kept with one part of the network alone and without it, of each run's middle epoch."""
     figure, panels = plt.subplots(
-        2, len(runs), figsize=(4 * len(runs), 6), sharey="row", layout="constrained", squeeze=False
+        2, len(runs), figsize=(max(6, 4 * len(runs)), 6), sharey="row", layout="constrained", squeeze=False
     )
     for column, (run, rows) in zip(panels.T, runs.items(), strict=True):
         last = max(int(re.match(r"epoch (\d+)", name)[1]) for name in rows if "alone" in name)
