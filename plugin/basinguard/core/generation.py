@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-NAMES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+XL = 2048  # of two text encoders' states beside each other: neither alone tells it
+NAMES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", XL: "Stable Diffusion XL"}
 
 
 def name_of(width: int | None) -> str:

@@ -199,9 +199,8 @@ def _alpha(
 ) -> float | None:
     """The alpha that the configuration gives one layer."""
     own = {key.removeprefix(f"{part}."): value for key, value in config.items() if key.startswith(f"{part}.")}
-    own = own or {
-        key: value for key, value in config.items() if not key.startswith(tuple(f"{name}." for name in PARTS))
-    }
+    of_parts = tuple(f"{name}." for name in PARTS)
+    own = own or {key: value for key, value in config.items() if not key.startswith(of_parts)}
     subject = f"LoRA {str(path)!r}"
     if own.get("lora_bias") or (own.get("use_dora") and not factors.keys() & MAGNITUDES):
         raise ValueError(f"{subject} has biases, or is a DoRA without magnitudes; merge it into its base and give that")

@@ -82,8 +82,8 @@ def unet_name(name: str, layers: int, attends: Sequence[bool] = (False, True, Tr
         'input_blocks.4.1.norm.weight'
     """
     if not (match := BLOCK.fullmatch(name)):
-        name = _renamed(name, ENDS)
-        return _renamed(name, RESNET) if name.startswith(("middle_block.0", "middle_block.2")) else name
+        name = renamed(name, ENDS)
+        return renamed(name, RESNET) if name.startswith(("middle_block.0", "middle_block.2")) else name
     side, level, kind, number, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
     per_level = layers + 1
     if kind == "downsamplers":
@@ -92,7 +92,7 @@ def unet_name(name: str, layers: int, attends: Sequence[bool] = (False, True, Tr
         return f"output_blocks.{per_level * (level + 1) - 1}.{2 if attends[level] else 1}.{rest}"
     down = side == "down"
     block = f"input_blocks.{per_level * level + number + 1}" if down else f"output_blocks.{per_level * level + number}"
-    return f"{block}.1.{rest}" if kind == "attentions" else f"{block}.0.{_renamed(rest, RESNET)}"
+    return f"{block}.1.{rest}" if kind == "attentions" else f"{block}.0.{renamed(rest, RESNET)}"
 
 
 def vae_name(name: str, levels: int) -> str:
@@ -106,8 +106,8 @@ def vae_name(name: str, levels: int) -> str:
     name = re.sub(r"encoder\.down_blocks\.(\d+)", r"encoder.down.\1", name)
     name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
     if "mid_block.attentions.0" in name:
-        return _renamed(name.replace("mid_block.attentions.0", "mid.attn_1"), VAE_ATTENTION)
-    return _renamed(name, VAE_PARTS)
+        return renamed(name.replace("mid_block.attentions.0", "mid.attn_1"), VAE_ATTENTION)
+    return renamed(name, VAE_PARTS)
 
 
 def open_clip_tensors(text: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -125,12 +125,13 @@ def open_clip_tensors(text: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]
     for name, value in text.items():
         if match := QUERY.fullmatch(name):
             three = [text[f"{match[1]}.{part}_proj.{match[2]}"] for part in "qkv"]
-            yield f"{_renamed(match[1], TEXT)}.in_proj_{match[2]}", torch.cat(three)
+            yield f"{renamed(match[1], TEXT)}.in_proj_{match[2]}", torch.cat(three)
         elif not re.search(r"\.[kv]_proj\.", name) and "position_ids" not in name:
-            yield _renamed(name, TEXT), value
+            yield renamed(name, TEXT), value
 
 
-def _renamed(name: str, table: Mapping[str, str]) -> str:
+def renamed(name: str, table: Mapping[str, str]) -> str:
+    """A name with each part that a table knows in the words of the table's other side."""
     for new, old in table.items():
         name = name.replace(new, old)
     return name

@@ -20,6 +20,7 @@ from ..pipelines.alignment import alignment_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline, require_stable_diffusion
 from ..pipelines.model_edits import edits_asked_for
+from ..pipelines.text_conditioning import modules_of
 from ..similarity.copy_detector_settings import AUTO, CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector
 from ..training.control_group import heldout_pixels
@@ -72,7 +73,7 @@ class Testbed:
             raise ValueError(f"scale={self.scale}: plain CFG, which every mitigation is compared with, is above 1")
         for pipe in (self.pipe, self.base):
             if pipe is not None:
-                for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+                for module in modules_of(pipe):
                     module.requires_grad_(False)
                 pipe.set_progress_bar_config(disable=True)
 

@@ -18,7 +18,7 @@ from peft import LoraConfig
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..core.generation import name_of
+from ..core.generation import XL, name_of
 from ..core.safetensors_header import Header, read_header
 from ..exports.lora_layout import StoredLayer, lora_context_width, stored_layers
 from ..exports.original_layout import unet_names
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 ADAPTER = "default"
-XL_WIDTH = 2048  # of its two text encoders' states beside each other: neither alone tells it
 Fitted = dict[str, tuple[Tensor, Tensor, float]]  # path of a module: down, up, alpha
 
 
@@ -47,7 +46,7 @@ def require_lora(path: Path, unet_config: Mapping[str, Any]) -> Header:
     header = read_header(path)
     layers, expected = stored_layers(path, header), unet_config.get("cross_attention_dim")
     width, text_alone = lora_context_width(layers), not any(layer.part == "unet" for layer in layers)
-    if width is not None and width != expected and not (text_alone and expected == XL_WIDTH):
+    if width is not None and width != expected and not (text_alone and expected == XL):
         raise ValueError(
             f"LoRA {str(path)!r} is for {name_of(width)}, the base is {name_of(expected)}; give its own base"
         )

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from ..exports.original_layout import CLIP, OPEN_CLIP, QUERY, TEXT, UNET, unet_names
+from ..exports.original_layout import CLIP, OPEN_CLIP, QUERY, TEXT, UNET, renamed, unet_names
 from .text_conditioning import is_xl, tuned_parts
 
 XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
@@ -67,13 +67,7 @@ def _text_weight(name: str, part: str, xl: bool, get: Get, names: set[str]) -> I
         yield name, get(f"{prefix}text_projection").T.contiguous()
         return
     query = QUERY.fullmatch(inner.replace(".k_proj.", ".q_proj.").replace(".v_proj.", ".q_proj."))
-    key = prefix + _renamed(f"{query[1]}.in_proj_{query[2]}" if query else inner)
+    key = prefix + renamed(f"{query[1]}.in_proj_{query[2]}" if query else inner, TEXT)
     if key in names:
         whole = get(key)
         yield name, whole.chunk(3)["qkv".index(name.rsplit(".", 2)[-2][0])] if query else whole
-
-
-def _renamed(name: str) -> str:
-    for ours, theirs in TEXT.items():
-        name = name.replace(ours, theirs)
-    return name

@@ -13,10 +13,10 @@ from torch import Tensor
 from ..calibration.weights import OpenWeights
 from ..pipelines.interpolation import Blend
 from ..pipelines.latent_model import LatentModel
+from ..pipelines.text_conditioning import tuned_parts
 from .isolation import holding
 from .protocols import TrainedModule
 
-PARTS = ("unet", "text_encoder")
 WeightsSource = Callable[[], Mapping[str, Tensor] | None]  # trained parameters by name; None for those the module holds
 
 
@@ -90,7 +90,7 @@ class EpochSeries:
 
 def has_adapter(module: TrainedModule) -> bool:
     """Whether a LoRA is trained, rather than whole weights."""
-    return any(getattr(getattr(module.pipe, part), "peft_config", None) for part in PARTS)
+    return any(getattr(getattr(module.pipe, part), "peft_config", None) for part in tuned_parts(module.pipe))
 
 
 def origin_weights(module: TrainedModule, base: Any) -> dict[str, Tensor] | None:
@@ -102,6 +102,7 @@ def origin_weights(module: TrainedModule, base: Any) -> dict[str, Tensor] | None
     """
     if base is None or has_adapter(module):
         return None
-    places = {id(p): (part, key) for part in PARTS for key, p in getattr(module.pipe, part).named_parameters()}
+    parts = {part: getattr(module.pipe, part) for part in tuned_parts(module.pipe)}
+    places = {id(p): (part, key) for part, own in parts.items() for key, p in own.named_parameters()}
     trained = [(name, places[id(p)]) for name, p in module.named_parameters() if p.requires_grad]
     return {name: getattr(base, part).get_parameter(key).detach().cpu() for name, (part, key) in trained}
