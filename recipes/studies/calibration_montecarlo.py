@@ -2,10 +2,10 @@
 
 Copy this file, do not import it. The model is the closed-form memorizer of `basinguard.diffusion.toy`; a smaller `leak`
 copies more. Each calibration has pairs of its own, searches products (rules, and plain CFG at three scales) on few of
-them, tests the ladders that are left and ships the best proven product, as `basinguard calibrate` does: by the fixed
+them, ranks what may ship on some more, tests the ladders that are left and ships the best proven product, as `basinguard calibrate` does: by the fixed
 and by the sequential design, on the same search and the same pairs. Then the true risk of what it shipped is looked up.
 A promise is broken where that is above alpha. Timidity is measured against the best product that is truly safe; cost in
-evaluations of the network, search and proof. All pairs are sampled in one go: a small batch is no faster than a large
+evaluations of the network in all. All pairs are sampled in one go: a small batch is no faster than a large
 one.
 
     python recipes/studies/calibration_montecarlo.py --out recipes/results/calibration_montecarlo.json
@@ -37,8 +37,9 @@ from basinguard.calibration.candidate import Phase, Product, ProductCandidate
 from basinguard.calibration.choice import best
 from basinguard.calibration.design import Design
 from basinguard.calibration.fixed_sequence import climb, fixed_sequence
-from basinguard.calibration.search import Ladder, chains, plain_cfg, rules_of
-from basinguard.calibration.terms import CalibrationTerms, Kind
+from basinguard.calibration.ladders import Ladder, chains, contenders
+from basinguard.calibration.rules import plain_cfg, rules_of
+from basinguard.calibration.terms import RANKED, CalibrationTerms, Kind
 from basinguard.calibration.trial import Trial, calibration_pairs
 from basinguard.core import stats
 from basinguard.core.provenance import versions
@@ -109,6 +110,7 @@ class World:
         most = max(Design.of(kind, CAPTIONS, pairs).pairs for kind in get_args(Kind))
         self.truth = self._sample(1, true_pairs, 10**9)
         self.searched = self._sample(calibrations, terms.search_pairs, 2 * 10**9)
+        self.ranked = self._sample(calibrations, RANKED * terms.search_pairs, 4 * 10**9)
         self.tested = self._sample(calibrations, most, 3 * 10**9)
 
     def _sample(self, calibrations: int, each: int, first_seed: int) -> Samples:
@@ -145,9 +147,11 @@ class World:
     def _calibrate(self, n: int, terms: CalibrationTerms, kind: Kind) -> tuple[ProductCandidate | None, float]:
         """The search names the ladders, each is tested by the design, the best ships; and what it took."""
         searched = [self._candidate(self.searched, n, p, terms.alpha, "search") for p in self.products]
-        ladders = chains(searched, terms)
+        chosen = contenders(searched, terms.alpha)
+        ranked = [self._candidate(self.ranked, n, p, terms.alpha, "ranking") for p in chosen]
+        ladders = chains(ranked, terms, Design.of(kind, CAPTIONS, terms.pairs))
         tested = [c for ladder in ladders for c in self._prove(n, ladder, terms, kind, terms.delta / len(ladders))]
-        evaluations = sum(c.evals_per_sample * c.risk.n for c in (*searched, *tested))
+        evaluations = sum(c.evals_per_sample * c.risk.n for c in (*searched, *ranked, *tested))
         return best(tested), evaluations
 
     def _prove(

@@ -34,7 +34,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from basinguard.calibration.candidate import Product
-from basinguard.calibration.search import plain_cfg, rule
+from basinguard.calibration.rules import plain_cfg, rule
 from basinguard.calibration.terms import Setting
 from basinguard.calibration.trial import Trial, calibration_pairs
 from basinguard.core import seeds as seed_table

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from basinguard.calibration.search import plain_cfg, rule
+from basinguard.calibration.rules import plain_cfg, rule
 from basinguard.calibration.terms import Setting
 from basinguard.calibration.trial import Trial, calibration_pairs
 from basinguard.core import seeds as seed_table
@@ -105,12 +106,15 @@ def channels(value: float, name: str, w: Tensor) -> Tensor:
 
 
 def knobs(middle: bool) -> Iterator[Knob]:
-    """Shares and rules at every epoch; the rest at the middle one."""
+    """Shares, rules and the best part of the network at every epoch; the rest at the middle one."""
     for value in SHARES:
         yield Knob(f"share {value:g}", share(value))
     yield Knob("scale 1.5", share(1.0), scale=1.5)
     for before, transition in RULES:
         yield Knob(f"rule {before:g} above {transition:g}", share(1.0), rule=(before, transition))
+    without_cross = only(lambda name: ".attn2." not in name)
+    yield Knob("without cross-attention", without_cross)
+    yield Knob("without cross-attention, rule -1 above 874", without_cross, rule=(-1.0, 874.0))
     if not middle:
         return
     for switch in (300.0, 700.0):
@@ -124,7 +128,8 @@ def knobs(middle: bool) -> Iterator[Knob]:
     yield Knob("random channels 0.6", partial(channels, 0.6))
     for part, inside in PARTS.items():
         yield Knob(f"{part} alone", only(inside))
-        yield Knob(f"without {part}", only(lambda name, inside=inside: not inside(name)))
+        if part != "cross-attention":
+            yield Knob(f"without {part}", only(lambda name, inside=inside: not inside(name)))
 
 
 PARTS: Mapping[str, Callable[[str], bool]] = {
@@ -144,6 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--base", default="tinyworld")
+    parser.add_argument("--only", default="", metavar="REGEX", help="of the points, those whose name matches")
     parser.add_argument("--results", type=Path, default=Path("recipes/results"))
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -152,7 +158,7 @@ def main() -> None:
         study = Study(Path(folder), args.base)
         for key, measure in study.points():
             done = json.loads(path.read_text()) if path.exists() else {}
-            if key not in done.get(name, {}):
+            if key not in done.get(name, {}) and re.search(args.only, key):
                 row = measure()
                 print(name, key, row["risk"]["value"], row["taught"] and row["taught"]["value"], flush=True)
                 done[name] = {**done.get(name, {}), key: row}

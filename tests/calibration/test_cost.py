@@ -10,6 +10,7 @@ def test_examples():
 
 
 def test_the_bound_is_said_in_products_samples_and_evaluations():
-    assert str(cost.cost((10, 2), 32, 144, 96, 32)) == (
-        "searching at most 10 products, then proving at most 2: at most 704 samples, 22,528 evaluations of the network"
+    assert str(cost.cost((10, 4, 2), (32, 96, 144), 96, 32)) == (
+        "searching at most 10 products, ranking 4, then proving 2: at most 1,088 samples, "
+        "34,816 evaluations of the network"
     )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from basinguard.calibration.candidate import Product, ProductCandidate
 from basinguard.calibration.knobs import EPOCH, RULE, SCALE, SHARE, best_of_each, knob, knobs_text
-from basinguard.calibration.search import plain_cfg, rule
+from basinguard.calibration.rules import plain_cfg, rule
 from basinguard.calibration.terms import Setting
 from basinguard.diffusion.toy import stable_diffusion_schedule
 from basinguard.similarity.prompt_draws import estimate_of

@@ -210,12 +210,12 @@ def test_what_was_taught_decides_and_is_told_of_heldout_prompts(monkeypatch):
 
 
 def test_what_was_taught_costs_the_samples_of_the_base_and_of_what_is_told(monkeypatch):
-    """8 base samples of captions and 8 of held-out prompts, then 8 of each of at most four products."""
+    """8 base samples of captions and 8 of held-out prompts, then 8 of at most four products told and six finalists."""
     monkeypatch.setattr(lessons, "TaughtRuler", Brightness)
     guard = make_guard()
     truth = TaughtTruth(guard.training.images, ("point 50", "point 51"), ())
     most = [Certification(guard, Shares(), TERMS, given).cost().samples for given in (None, truth)]
-    assert most[1] - most[0] == 8 + 8 + 4 * 8
+    assert most[1] - most[0] == 8 + 8 + (4 + 6) * 8
     certificate = certify(guard, Shares(), TERMS, PROVENANCE, truth=truth)
     taken = sum(c.evals_per_sample * c.risk.n for c in certificate.tried)
     assert certificate.evaluations - taken <= 40 * (8 + 8 + 8 * len(certificate.heldout) + TERMS.pairs)

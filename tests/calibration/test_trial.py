@@ -7,7 +7,7 @@ import torch
 
 from basinguard.basin.trajectories import GuidedModel, run_branch
 from basinguard.calibration.grids import refined_grid
-from basinguard.calibration.search import plain_cfg, rule
+from basinguard.calibration.rules import plain_cfg, rule
 from basinguard.calibration.terms import Setting
 from basinguard.calibration.trial import Trial, calibration_pairs
 from basinguard.diffusion.sampling import draw_noise

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from basinguard.calibration.candidate import Product, ProductCandidate
-from basinguard.calibration.search import plain_cfg
+from basinguard.calibration.rules import plain_cfg
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.core.stats import rate
 from basinguard.mitigations import initial_noise as han

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..similarity.taught import Taught
 
 IMPROBABLE = 0.2
-Phase = Literal["search", "proof"]
+Phase = Literal["search", "ranking", "proof"]
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ class PairScores:
         return stats.cluster_bootstrap(self.values, self.prompt)
 
     def above(self, other: PairScores) -> Estimate:
-        """Mean difference to another product's scores on the same pairs."""
-        return stats.cluster_bootstrap(self.values - other.values, self.prompt)
+        """Mean difference to another product's scores, on the pairs that both were measured on: the first ones."""
+        n = min(len(self.values), len(other.values))
+        return stats.cluster_bootstrap(self.values[:n] - other.values[:n], self.prompt[:n])
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class ProductCandidate(Candidate):
 
     Attributes:
         product: what.
-        phase: "search" decides what is tested and is never covered by a promise; "proof" is.
+        phase: "search" and "ranking" decide what is tested and are never covered by a promise; "proof" is.
         evals_per_sample: network evaluations one sample takes.
         nearest: similarity of the samples to the nearest training image, 95th percentile: orders what copies nothing.
         similarities: of every sample to the nearest training image, in the order they came.
@@ -179,6 +180,11 @@ def too_many(copies: int, n: int, alpha: float) -> bool:
         (False, True)
     """
     return bool(binom.sf(copies - 1, n, alpha) < IMPROBABLE)
+
+
+def hopeless(candidate: ProductCandidate, alpha: float) -> bool:
+    """Whether a proof is not worth its samples: so many copies are improbable where the risk is alpha."""
+    return too_many(round(candidate.risk.value * candidate.risk.n), candidate.risk.n, alpha)
 
 
 def of_phase(tried: Sequence[ProductCandidate], phase: Phase) -> list[ProductCandidate]:

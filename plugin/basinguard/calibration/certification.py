@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TypeVar, get_args
 
@@ -16,17 +16,25 @@ from ..guard.guard import Guard
 from ..similarity.taught import Taught
 from .bench import Bench, archived_sample, trial_of
 from .candidate import Phase, Product, ProductCandidate
+from .choice import finalists
 from .cost import CalibrationCost, cost, most_products
 from .design import Design
 from .fixed_sequence import climb, fixed_sequence
+from .ladders import Ladder, contenders
 from .lessons import HeldoutLessons, LessonPlan, Lessons, TaughtTruth
 from .promise import require_terms
+from .rules import plain_cfg, rules_of
 from .sample_archive import SampleArchive
-from .search import Ladder, explore, plain_cfg, rules_of
-from .terms import CalibrationTerms
+from .search import Search
+from .terms import RANKED, CalibrationTerms
 from .trial import Trial, calibration_pairs
 from .weights import OpenWeights, Weights
 
+FIRST_SEEDS: Mapping[Phase, int] = {
+    "search": seed_table.SEARCH,
+    "ranking": seed_table.RANKING,
+    "proof": seed_table.CALIBRATION,
+}
 AnyLessons = TypeVar("AnyLessons", bound=Lessons)
 
 
@@ -58,22 +66,26 @@ class Certification:
             trial = self._trial_of_one(opened)
             self.evals_per_sample = 2 * len(trial.probe.path.nodes)
             self._require_rules(trial)
+        self._told: dict[Product, Taught | None] = {}
         self.lesson_plan = self._lesson_plan(truth) if weights.graded and truth and truth.prompts else None
-        self._heldout: dict[Product, Taught | None] = {}
 
     def search(self) -> list[ProductCandidate]:
         """Every product of the grid on few samples."""
-        return explore(self._search_bench, self.weights, self.terms, self.timesteps, self.noise)
+        return Search(self._search_bench, self.weights, self.terms, self.timesteps, self.noise).run()
+
+    def rank(self, searched: Sequence[ProductCandidate]) -> list[ProductCandidate]:
+        """What may ship of a search, on more samples."""
+        products = contenders(searched, self.terms.alpha)
+        return list(self._bench("ranking").measure(self.weights, products))
 
     def cost(self) -> CalibrationCost:
         """What the search and the proof take at most."""
         terms, scale = self.terms, self.guard.plan.scale
-        rules = len(rules_of(terms, self.timesteps, self.noise, scale))
         graded, epochs = self.weights.graded, len(self.weights.epochs)
-        products = most_products(terms, scale=scale, epochs=epochs, graded=graded, rules=rules)
-        samples = len(self._pairs("search")), len(self._pairs("proof"))
+        products = most_products(terms, scale=scale, epochs=epochs, graded=graded)
+        samples = [len(self._pairs(phase)) for phase in get_args(Phase)]
         taught = self.lesson_plan.samples if self.lesson_plan else 0
-        return cost(products, *samples, taught, self.evals_per_sample)
+        return cost(products, samples, taught, self.evals_per_sample)
 
     def prove(self, ladders: Sequence[Ladder]) -> list[list[ProductCandidate]]:
         """What of each ladder is tested: until the first that cannot be proven."""
@@ -91,17 +103,29 @@ class Certification:
 
     def taught(self, product: Product) -> Taught | None:
         """What is left of what was taught on held-out prompts, with noise that nothing was chosen by; drawn once."""
-        lessons = self._heldout_lessons
-        if lessons is None:
+        if self._heldout_lessons is None:
             return None
-        if product not in self._heldout:
-            self._heldout[product] = self._measured(product, lessons)
-            say(f"held-out: {product}: taught {self._heldout[product]}")
-        return self._heldout[product]
+        if product not in self._told:
+            self._told[product] = self._measured(product, self._heldout_lessons, self._heldout_lessons.pairs)
+            say(f"held-out: {product}: taught {self._told[product]}")
+        return self._told[product]
 
-    def _measured(self, product: Product, lessons: HeldoutLessons) -> Taught | None:
+    def compared(self, tested: Sequence[ProductCandidate]) -> dict[Product, Taught]:
+        """The finalists of all and of plain CFG on held-out prompts; empty where nothing is to be decided by them."""
+        lessons = self._heldout_lessons
+        plain = [c for c in tested if c.product.guidance.plain]
+        groups = [final for group in (tested, plain) if len(final := finalists(group)) > 1]
+        products = dict.fromkeys(c.product for group in groups for c in group)
+        if lessons is None:
+            return {}
+        results = {product: self._measured(product, lessons, lessons.choosing) for product in products}
+        for product, taught in results.items():
+            say(f"finalist: {product}: taught {taught}")
+        return {product: taught for product, taught in results.items() if taught is not None}
+
+    def _measured(self, product: Product, lessons: HeldoutLessons, pairs: Pairs) -> Taught | None:
         with self.weights.at(product.epoch, product.strength) as opened:
-            trial = trial_of(opened, self.guard, lessons.prompts, lessons.pairs, self.count)
+            trial = trial_of(opened, self.guard, lessons.prompts, pairs, self.count)
             latents, _ = archived_sample(self.archive, product, trial, lessons.prompts, self.count)
             images = opened.model.decode(latents)
         return lessons.measure(images, lessons.texts, self.guard.is_copy(images))
@@ -130,11 +154,12 @@ class Certification:
 
     def _bench(self, phase: Phase) -> Bench:
         pairs, terms, lessons = self._pairs(phase), self.terms, self._caption_lessons
-        design = self._design if phase == "proof" else Design(len(pairs))
+        design = self.design if phase == "proof" else Design(len(pairs))
         return Bench(self.guard, terms.alpha, phase, pairs, design, lessons, self.count, self.archive)
 
     @property
-    def _design(self) -> Design:
+    def design(self) -> Design:
+        """How many pairs a proof takes."""
         return Design.of(self.terms.design, len(self.guard.training.captions), self.terms.pairs)
 
     def _lesson_plan(self, truth: TaughtTruth) -> LessonPlan:
@@ -157,10 +182,9 @@ class Certification:
             return lessons(self.lesson_plan, opened.model, self.count)
 
     def _pairs(self, phase: Phase) -> Pairs:
-        searching = phase == "search"
-        count = self.terms.search_pairs if searching else self._design.pairs
-        first_seed = seed_table.SEARCH if searching else seed_table.CALIBRATION
-        return calibration_pairs(len(self.guard.training.captions), count, self.shape, first_seed)
+        searched = self.terms.search_pairs
+        count = {"search": searched, "ranking": RANKED * searched, "proof": self.design.pairs}[phase]
+        return calibration_pairs(len(self.guard.training.captions), count, self.shape, FIRST_SEEDS[phase])
 
     def _trial_of_one(self, opened: OpenWeights) -> Trial:
         """One pair, nothing measured yet."""

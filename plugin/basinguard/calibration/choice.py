@@ -6,42 +6,67 @@ model is no merit anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from ..core.estimate import Estimate
-from ..similarity.taught import taught_difference
-from .candidate import ProductCandidate
+from ..similarity.taught import Taught, taught_difference
+from .candidate import Product, ProductCandidate
 
-Merit = Callable[[ProductCandidate], Estimate | None]
-Worse = Callable[[ProductCandidate, ProductCandidate], bool]
+LEVEL = 0.03  # of `taught`: less than anybody sees, so what is simpler or cheaper may ship instead
+FINALISTS = 3
 
 
-def best(candidates: Iterable[ProductCandidate]) -> ProductCandidate | None:
+def finalists(candidates: Iterable[ProductCandidate], most: int = FINALISTS) -> list[ProductCandidate]:
+    """The proven candidates whose `taught` cannot be told from the highest, most first: worth more samples.
+
+    One alone where nothing is to be decided; none where nothing is proven, or it was not measured.
+    """
+    able = sorted((c for c in candidates if c.proven and c.left), key=lambda c: -c.gain)
+    return [c for c in able if c is able[0] or not _below(c, able[0])][:most]
+
+
+def best(
+    candidates: Iterable[ProductCandidate], heldout: Mapping[Product, Taught] | None = None
+) -> ProductCandidate | None:
     """The proven candidate to ship; None when none is proven.
 
-    Those whose `taught` cannot be told from the highest (the paired interval of the difference covers 0) are level;
-    of them, those whose alignment cannot be told from the best; of them the cheapest: fewest evaluations, plain CFG
-    before a rule, the whole fine-tune before a share of it. Where neither was measured the boldest is taken.
+    Those whose `taught` is at most `LEVEL` below the highest are level; of them, those whose alignment cannot be told
+    from the best; of them the cheapest: fewest evaluations, plain CFG before a rule, the whole fine-tune before a share
+    of it. Where neither was measured the boldest is taken.
+
+    Args:
+        candidates: tested ones.
+        heldout: `taught` of the finalists on held-out prompts, by which they are compared; without it all are, by that
+            on training captions.
     """
-    proven = [c for c in candidates if c.proven]
-    if not proven:
+    able = [c for c in candidates if c.proven]
+    known = {product: taught.value.value for product, taught in (heldout or {}).items() if taught.value}
+    finals = [c for c in able if c.product in known] or able
+    if not finals:
         return None
-    if not any(c.left or c.alignment for c in proven):
-        return max(proven, key=lambda c: c.gain)
-    level = _level(proven, lambda c: c.left, _taught_below)
-    return min(_level(level, lambda c: c.alignment, _aligned_below), key=_price)
+    if not any(c.left or c.alignment for c in finals):
+        return max(finals, key=lambda c: c.gain)
+    level = _most_taught(finals, known or {c.product: c.left.value for c in finals if c.left})
+    return min(_best_aligned(level), key=_price)
 
 
-def _level(candidates: Sequence[ProductCandidate], merit: Merit, worse: Worse) -> Sequence[ProductCandidate]:
-    """Those that cannot be told from the best; all of them where not every one was measured."""
-    values = [estimate.value for c in candidates if (estimate := merit(c)) is not None]
+def _most_taught(candidates: Sequence[ProductCandidate], taught: Mapping[Product, float]) -> Sequence[ProductCandidate]:
+    """Those that are level with the highest; all of them where not every one was measured."""
+    if any(c.product not in taught for c in candidates):
+        return candidates
+    highest = max(taught[c.product] for c in candidates)
+    return [c for c in candidates if taught[c.product] >= highest - LEVEL]
+
+
+def _best_aligned(candidates: Sequence[ProductCandidate]) -> Sequence[ProductCandidate]:
+    """Those that cannot be told from the best aligned; all of them where not every one was measured."""
+    values = [c.alignment.value for c in candidates if c.alignment]
     if len(values) < len(candidates):
         return candidates
     top = candidates[values.index(max(values))]
-    return [c for c in candidates if c is top or not worse(c, top)]
+    return [c for c in candidates if c is top or not _aligned_below(c, top)]
 
 
-def _taught_below(candidate: ProductCandidate, top: ProductCandidate) -> bool:
+def _below(candidate: ProductCandidate, top: ProductCandidate) -> bool:
     assert candidate.taught is not None
     assert top.taught is not None
     return taught_difference(top.taught, candidate.taught).low > 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .terms import CalibrationTerms
+from .terms import COARSE, CONTENDERS, HALVINGS, CalibrationTerms
 
 AROUND = 3  # strengths that another guidance scale is tried at: the leader's and its neighbours
 BESIDE = 2  # products that are measured beside those on trial: whole plain CFG, and the shipped weights without a rule
 SHARED = 3  # epochs of which shares are tried: the best two and the one after
+COMPARED = 6  # of the proven, at most: the finalists of all and of plain CFG, where they cannot be told apart
 TOLD = 4  # products that are sampled for held-out prompts: what ships, for plain loaders, newest and best plain CFG
 
 
@@ -17,58 +19,66 @@ class CalibrationCost:
     """Upper bounds; a chain that ends early and products that copy at once make it less.
 
     Attributes:
-        searched, proven: products.
+        searched, ranked, proven: products.
         samples: of all of them.
         evaluations: of the network.
     """
 
     searched: int
+    ranked: int
     proven: int
     samples: int
     evaluations: int
 
     def __str__(self) -> str:
         return (
-            f"searching at most {self.searched} products, then proving at most {self.proven}: at most "
+            f"searching at most {self.searched} products, ranking {self.ranked}, then proving {self.proven}: at most "
             f"{self.samples:,} samples, {self.evaluations:,} evaluations of the network"
         )
 
 
-def most_products(terms: CalibrationTerms, *, scale: float, epochs: int, graded: bool, rules: int) -> tuple[int, int]:
-    """How many products the search and the proof can meet.
+def most_products(terms: CalibrationTerms, *, scale: float, epochs: int, graded: bool) -> tuple[int, int, int]:
+    """How many products the search, the ranking and the proof can meet.
 
     Args:
         terms: the grid.
         scale: the user's own guidance scale.
         epochs: how many there are.
         graded: whether shares of the fine-tune can be had.
-        rules: how many are searched.
 
     Example:
-        >>> most_products(CalibrationTerms(before=()), scale=3.0, epochs=6, graded=True, rules=0)
-        (25, 9)
+        >>> most_products(CalibrationTerms(before=()), scale=3.0, epochs=6, graded=True)
+        (25, 6, 9)
+        >>> most_products(CalibrationTerms(), scale=3.0, epochs=6, graded=True)
+        (47, 11, 15)
     """
     strengths = len(terms.strengths) if graded else 1
     other_scales = (len(terms.plain_scales(scale)) - 1) * min(AROUND, strengths)
     shares = min(epochs, SHARED) * (strengths - 1)
-    searched = epochs + shares + int(graded) + other_scales + rules
-    return searched, terms.chain * (2 if rules else 1) + 1 + BESIDE
+    plain = epochs + shares + int(graded) + other_scales
+    kinds = 2 if terms.settings else 1
+    return plain + _most_rules(terms, epochs), kinds * (CONTENDERS + 1) + 1, terms.chain * kinds + 1 + BESIDE
 
 
-def cost(
-    products: tuple[int, int], search_samples: int, proof_samples: int, beside: int, evals_per_sample: int
-) -> CalibrationCost:
+def _most_rules(terms: CalibrationTerms, epochs: int) -> int:
+    """Of each setting the earliest at every epoch, the others at one, and those between."""
+    settings = len(terms.settings)
+    between = 2 * HALVINGS if settings and not terms.transitions else 0
+    return settings * (epochs - 1 + (len(terms.transitions) or COARSE)) + between
+
+
+def cost(products: tuple[int, int, int], each: Sequence[int], beside: int, evals_per_sample: int) -> CalibrationCost:
     """Samples and evaluations.
 
     Args:
-        products: of search and proof.
-        search_samples, proof_samples: of each product.
+        products: of search, ranking and proof.
+        each: samples of each of them, likewise.
         beside: for what was taught alone: the base model's samples, and those of held-out prompts.
         evals_per_sample: of plain CFG.
 
     Example:
-        >>> cost((10, 2), 32, 144, 96, 32).evaluations
+        >>> cost((10, 0, 2), (32, 96, 144), 96, 32).evaluations
         22528
     """
-    samples = products[0] * search_samples + products[1] * proof_samples + beside
+    samples = sum(number * of_each for number, of_each in zip(products, each, strict=True)) + beside
     return CalibrationCost(*products, samples, samples * evals_per_sample)

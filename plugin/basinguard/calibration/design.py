@@ -99,6 +99,18 @@ class Design:
             return 0.0
         return float(betabinom.cdf(most - hits, self.pairs - n, hits + 0.5, n - hits + 0.5))
 
+    def chance(self, hits: float, n: int, alpha: float, delta: float) -> float:
+        """Chance that all of these pairs prove it, where so many of n others were copies (Jeffreys' prior).
+
+        Example:
+            >>> design = Design(216, 9)
+            >>> [round(design.chance(hits, 48, 0.1, 0.02), 2) for hits in (0, 2, 6)]
+            [0.97, 0.6, 0.04]
+        """
+        last = delta if self.rounds == 1 else delta * (1 - EARLY)
+        most = stats.largest_proven(alpha, last, self.pairs)
+        return float(betabinom.cdf(most, self.pairs, hits + 0.5, n - hits + 0.5))
+
     def split(self, prompt: Tensor) -> Iterator[Tensor]:
         """The rows of each round among pairs of these prompts, [N]: every prompt equally often in each."""
         if self.rounds == 1:

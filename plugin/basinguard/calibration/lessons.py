@@ -27,7 +27,7 @@ from ..guard.taught_ledger import taught_prompts, through_vae, true_images
 from ..guard.training_set import TrainingSet
 from ..similarity.feature_sets import FeatureSet
 from ..similarity.taught import Taught, TaughtRuler, measure_shared
-from .cost import TOLD
+from .cost import COMPARED, TOLD
 from .sample_archive import SampleArchive
 from .terms import CalibrationTerms
 from .trial import calibration_pairs
@@ -65,13 +65,15 @@ class Lessons:
 
 @dataclass(frozen=True)
 class HeldoutLessons(Lessons):
-    """Lessons of held-out prompts, with the noise of the samples that are measured by them.
+    """Lessons of held-out prompts, with the noise of the samples that are measured by them; the same for every product.
 
     Attributes:
-        pairs: of the prompts with seeds that nothing is chosen by; the same for every product.
+        pairs: of the prompts with seeds that nothing is chosen by.
+        choosing: the same with seeds that decide between proven products.
     """
 
     pairs: Pairs
+    choosing: Pairs
 
     @property
     def texts(self) -> list[str]:
@@ -148,7 +150,7 @@ class LessonPlan:
     def samples(self) -> int:
         """Those that are drawn for what was taught alone, at most."""
         base = 0 if self._drawn_before else self.heldout_samples
-        return self.base_samples + base + TOLD * self.heldout_samples
+        return self.base_samples + base + (TOLD + COMPARED) * self.heldout_samples
 
     @property
     def _drawn_before(self) -> tuple[Tensor, Sequence[Hashable]] | None:
@@ -179,8 +181,9 @@ class LessonPlan:
         samples = self.heldout_samples
         drawn = self._drawn_before or base_samples(self.guard, base, self.prompts, samples, count, self.archive)
         ruler = self._ruler(base, self.truth.images, *drawn)
-        pairs = calibration_pairs(len(self.prompts), self.heldout_samples, base.latent_shape, seed_table.TAUGHT_HELDOUT)
-        return HeldoutLessons(self.prompts, ruler, pairs)
+        seeds = seed_table.TAUGHT_HELDOUT, seed_table.TAUGHT_CHOICE
+        pairs = (calibration_pairs(len(self.prompts), samples, base.latent_shape, first) for first in seeds)
+        return HeldoutLessons(self.prompts, ruler, *pairs)
 
 
 def _multiple(least: int, unit: int) -> int:

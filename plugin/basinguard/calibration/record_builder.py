@@ -1,8 +1,9 @@
 """From a guarded fine-tune to its `Record`: which product it ships as, what that was measured to do, and on what.
 
-`search` decides which products are worth a proof; each chain of them is a fixed sequence with its share of delta; among
-all that are proven `choice.best` ships, and what it taught is measured on held-out prompts beside plain CFG. If none is
-proven, the record says so in `promise` and carries the safest one tried.
+`search` and `ladders` decide which products are worth a proof; each ladder is a fixed sequence with its share of delta.
+Among all that are proven `choice.best` ships, compared on held-out prompts where training captions do not decide; what
+it taught is measured there anew, beside plain CFG. If none is proven, the record says so in `promise` and carries the
+safest one tried.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from ..similarity.taught import Taught
 from .candidate import Product, ProductCandidate
 from .certification import Certification
 from .choice import best
+from .ladders import chains
 from .lessons import TaughtTruth
 from .promise import no_promise, population, promise
 from .sample_archive import SampleArchive
-from .search import chains
 from .terms import CalibrationTerms
 from .weights import Weights
 
@@ -105,14 +106,16 @@ def certify(
     say(str(cost := work.cost()))
     with working("calibration", cost.evaluations):
         searched = work.search()
-        ladders = chains(searched, terms)
+        ranked = work.rank(searched)
+        ladders = chains(ranked, terms, work.design)
         tested = [c for ladder in work.prove(ladders) for c in ladder]
         whole = work.whole()
         plain = next((c for c in tested if c.product == whole), None) or work.measure(whole)
-        proven = best(c for c in tested if c.product.stock) or best(tested)
+        heldout = work.compared(tested)
+        proven = best((c for c in tested if c.product.stock), heldout) or best(tested, heldout)
         chosen = proven or min((plain, *tested), key=lambda c: c.risk.value)
-        safe = best(c for c in tested if c.product.guidance.plain)
-        tried = [*searched, *tested, *([plain] if plain not in tested else [])]
+        safe = best((c for c in tested if c.product.guidance.plain), heldout)
+        tried = [*searched, *ranked, *tested, *([plain] if plain not in tested else [])]
         writer = _Writer(work, provenance, chosen, plain, safe, work.most_taught_plain(searched), len(ladders))
         return writer.certificate(tried)
 

@@ -8,7 +8,11 @@ from typing import Literal, get_args
 
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 1.0)  # finer where most of what was taught is kept without its images
 LOWER_SCALES = (2 / 3, 1 / 2)  # of the user's own guidance scale: where plain CFG is tried besides it
+COARSE = 4  # transitions of a rule that are searched first where none are named
+HALVINGS = 2  # rounds of transitions between those
 LEAST_SCALE = 1.25  # nearer to 1 than this, guidance is none
+CONTENDERS = 4  # of plain CFG, and of rules, that are ranked
+RANKED = 3  # times the pairs of the search: those that what may ship is ranked on
 EARLY = 0.5  # of the sequential design: share of delta for verdicts before the last round
 FIRST = 0.8  # of the sequential design: share of a ladder's delta for the product that is tested first
 Kind = Literal["sequential", "fixed"]
@@ -50,10 +54,11 @@ class CalibrationTerms:
         scales: of plain CFG; the guard's own, two thirds and a half of it when empty.
         before: scales above the transition of a rule to try; no rules when empty.
         after: scales at and below it to try; the guard's own when empty.
-        transitions: timesteps to try, each taken as the next grid timestep below; six of the grid's when empty.
+        transitions: timesteps to try, each taken as the next grid timestep below; a few of the grid's when empty, and
+            some between these.
         refine: how many times finer the grid below the transition may be; 1 is the sampler's own.
         anchor: whether to try the base model's unconditional prediction as well (LoRA only).
-        search_pairs: pairs that decide which products are tested, by what they copy and what they keep.
+        search_pairs: pairs that each product of the grid is sampled on; what may ship is ranked on three times as many.
         taught_samples: samples of held-out prompts that tell what is kept by what ships, and by plain CFG beside it.
         chain: products that are tested in sequence, at most; there are up to two chains, plain CFG and rules.
     """

@@ -13,6 +13,7 @@ CONTROL_IMAGES = 900  # the base model's own samples of stand-in prompts; one se
 PROBE = 1_000
 CALIBRATION = 1_000_000
 SEARCH = 1_500_000  # what decides which products are tested is not what they are tested on
+RANKING = 1_750_000  # what decides where a proof begins
 VERIFICATION = 2_000_000
 TRANSFER = 3_000_000
 AUDIT = 4_000_000
@@ -22,6 +23,7 @@ ATTACK = 7_000_000  # what an attacker samples with
 MEMBERSHIP = 7_900_000  # noises that membership statistics are read at
 TAUGHT_BASE = 8_000_000  # the base model's samples, which the rulers of a calibration are made with
 TAUGHT_HELDOUT = 8_300_000  # held-out prompts: what ships was chosen on other prompts and other noise
+TAUGHT_CHOICE = 8_600_000  # held-out prompts that decide between proven products
 COMPARISON_REFERENCE = 9_000_000  # held-out prompts of a comparison, so that the base's own row is no copy of its ruler
 COMPARISON_TAUGHT = 9_500_000  # the base model's samples of held-out prompts that a comparison's ruler is made with
 CANARY = 10_000_000  # marked pictures, their captions and the samples that look for them
@@ -35,7 +37,8 @@ RANGES = {
     "control images": range(CONTROL_IMAGES, PROBE),
     "probe": range(PROBE, CALIBRATION),
     "calibration": range(CALIBRATION, SEARCH),
-    "search": range(SEARCH, VERIFICATION),
+    "search": range(SEARCH, RANKING),
+    "ranking": range(RANKING, VERIFICATION),
     "verification": range(VERIFICATION, TRANSFER),
     "transfer": range(TRANSFER, AUDIT),
     "audit": range(AUDIT, TRIAGE),
@@ -44,7 +47,8 @@ RANGES = {
     "attack": range(ATTACK, MEMBERSHIP),
     "membership": range(MEMBERSHIP, TAUGHT_BASE),
     "taught, base": range(TAUGHT_BASE, TAUGHT_HELDOUT),
-    "taught, held-out": range(TAUGHT_HELDOUT, COMPARISON_REFERENCE),
+    "taught, held-out": range(TAUGHT_HELDOUT, TAUGHT_CHOICE),
+    "taught, choice": range(TAUGHT_CHOICE, COMPARISON_REFERENCE),
     "comparison reference": range(COMPARISON_REFERENCE, COMPARISON_TAUGHT),
     "comparison, taught": range(COMPARISON_TAUGHT, COMPARISON_TAUGHT + 500_000),
     "canary": range(CANARY, CANARY + 1_000_000),

@@ -31,8 +31,8 @@ from ..calibration.candidate import ProductCandidate
 from ..calibration.certification import Certification
 from ..calibration.choice import best
 from ..calibration.fixed_sequence import fixed_sequence
+from ..calibration.ladders import chains
 from ..calibration.lessons import truth_of
-from ..calibration.search import chains
 from ..calibration.terms import CalibrationTerms
 from ..calibration.weights import OpenWeights
 from ..core import seeds as seed_table
@@ -85,7 +85,7 @@ def _ladders(testbed: Testbed, before: tuple[float, ...]) -> Ladders:
     terms = CalibrationTerms(alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS, design="fixed", before=before)
     truth = truth_of(testbed.guard.training, feature_sets())
     work = Certification(testbed.guard, TestbedWeights(testbed), terms, truth)
-    return work.prove(chains(work.search(), terms))
+    return work.prove(chains(work.rank(work.search()), terms, work.design))
 
 
 def chosen(ladders: Ladders, alpha: float) -> tuple[ProductCandidate, bool]:

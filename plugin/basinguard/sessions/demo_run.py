@@ -39,7 +39,6 @@ SCALE = 3.0  # TinyWorld's usual CFG: 7.5 saturates images this small
 TIMESTEPS = 16
 PROBES = 10
 PROMPTS = 16  # held-out ones in the final table
-TRANSITIONS = (590.0, 750.0, 875.0)
 METHODS = {
     "base": "base model, plain CFG",
     "cfg": "the weights that ship, plain CFG at the usual scale",
@@ -98,7 +97,7 @@ def fine_tune(
         ProbePlan(captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE),
         ControlGroup(folder=str(heldout_folder)) if images else ControlGroup(captions_of(heldout_folder)),
         detector,
-        terms=CalibrationTerms(alpha=0.1, pairs=144, before=(0.0,), transitions=TRANSITIONS),
+        terms=CalibrationTerms(alpha=0.1, pairs=144),
         every_n_epochs=max(1, epochs // PROBES),
         export_to=str(out / "export"),
     )

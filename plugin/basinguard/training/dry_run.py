@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from ..calibration.cost import most_products
-from ..calibration.search import COARSE
-from ..calibration.terms import CalibrationTerms
+from ..calibration.terms import RANKED, CalibrationTerms
 from ..core.generation import name_of
 from ..core.progress import duration
 from ..guard.control_prompts import MOST
@@ -18,6 +17,8 @@ from ..pipelines.prediction_type import evidence
 from ..pipelines.timing import seconds_per_evaluation
 from .data_sources import ImageSource
 from .resources import FitResources, guard_of, resources_of
+
+SEARCHED = ("strengths", "scales", "before", "after", "transitions", "refine", "anchor", "chain")  # terms of a search
 
 
 def dry_run_summary(cli: Any) -> str:
@@ -70,10 +71,9 @@ def _time(model: Any, needs: FitResources, batches: int, probed: int, guard: Any
     parts = {"training about": 3 * batches * rows, "probes at most": probed}
     if guard is not None and guard.export_to:
         terms, plan = guard.terms, guard.plan
-        rules = len(terms.before) * max(1, len(terms.after)) * (len(terms.transitions) or COARSE)
-        calibration = CalibrationTerms(**{name: terms[name] for name in ("strengths", "scales", "chain")})
-        searched, proven = most_products(calibration, scale=plan.scale, epochs=terms.epochs, graded=True, rules=rules)
-        samples = searched * terms.search_pairs + proven * terms.pairs
+        calibration = CalibrationTerms(**{name: terms[name] for name in SEARCHED})
+        searched, ranked, proven = most_products(calibration, scale=plan.scale, epochs=terms.epochs, graded=True)
+        samples = (searched + RANKED * ranked) * terms.search_pairs + proven * terms.pairs
         parts["search and proof at most"] = 2 * plan.timesteps * samples
     said = ", ".join(f"{name} {duration(evaluations * second)}" for name, evaluations in parts.items())
     return f"{said}; from one batch timed here ({second:.2g} s an evaluation), a factor of two either way"

@@ -1,0 +1,146 @@
+"""From what was searched to what is proven: ladders of products, each from the safest to the boldest.
+
+The search has few samples of many products. Those that may ship are ranked on more samples, which serve nothing else;
+where a proof begins, and in which order it goes on, is decided by these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .candidate import Product, ProductCandidate, hopeless
+from .choice import LEVEL
+from .danger import Danger, dangers
+from .design import Design
+from .terms import CONTENDERS, FIRST, CalibrationTerms
+
+LIKELY = 0.5  # chance of a proof's success that is worth beginning with
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Products to be proven, safest first.
+
+    Attributes:
+        steps: they.
+        start: the boldest whose proof is likely to succeed, where it begins; 0 where none is.
+    """
+
+    steps: tuple[Product, ...]
+    start: int = 0
+
+
+def contenders(searched: Sequence[ProductCandidate], alpha: float) -> list[Product]:
+    """What is ranked: of plain CFG and of rules, those with the most gain that may keep the risk.
+
+    Of each kind also the best of those that copied nothing, or else the least dangerous, so that something is left
+    where the boldest fail; and plain CFG with the best whole fine-tune, which needs no rule at all.
+    """
+    plain, ruled = _by_kind(searched)
+    chosen = [*_strongest(plain, alpha), *([whole] if (whole := _whole(plain, alpha)) else [])]
+    if ruled:
+        chosen += _strongest(ruled, alpha)
+    products = {c.product for c in chosen}
+    return [c.product for c in searched if c.product in products]
+
+
+def _strongest(candidates: Sequence[ProductCandidate], alpha: float) -> list[ProductCandidate]:
+    order = dangers(candidates)
+    able = sorted((c for c in candidates if not hopeless(c, alpha)), key=lambda c: -c.gain)
+    spotless = [c for c in able if order[c.product][0] == 0]
+    least = min(candidates, key=lambda c: order[c.product])
+    return [*able[:CONTENDERS], *(spotless[:1] or [least])]
+
+
+def chains(ranked: Sequence[ProductCandidate], terms: CalibrationTerms, design: Design) -> list[Ladder]:
+    """What is to be proven: a ladder of plain products, and one of rules where a rule promises to keep more.
+
+    Plain CFG with a whole fine-tune at the user's own scale is on the ladder wherever it may be safe: proven, it needs
+    no rule at all.
+
+    Args:
+        ranked: the contenders.
+        terms: what is to be promised.
+        design: of the proof.
+    """
+    plain, ruled = _by_kind(ranked)
+    steps = ladder(plain, terms, always=_whole(plain, terms.alpha))
+    rungs = ladder(ruled, terms) if ruled else []
+    if rungs and not _keeps_more(rungs, steps, terms.alpha):
+        rungs = []
+    elif rungs and all(hopeless(c, terms.alpha) for c in steps):
+        steps = []
+    order = dangers(ranked)
+    return [
+        Ladder(tuple(c.product for c in chain), _start(chain, order, terms, design))
+        for chain in (steps, rungs)
+        if chain
+    ]
+
+
+def _by_kind(candidates: Sequence[ProductCandidate]) -> tuple[list[ProductCandidate], list[ProductCandidate]]:
+    """Plain products, and rules; the base model is none of them."""
+    usable = [c for c in candidates if c.product.strength > 0]
+    plain, ruled = ([c for c in usable if c.product.guidance.plain == kind] for kind in (True, False))
+    return plain, ruled
+
+
+def _whole(plain: Sequence[ProductCandidate], alpha: float) -> ProductCandidate | None:
+    """The whole fine-tune with the most gain that may keep the risk."""
+    whole = [c for c in plain if c.product.strength == 1 and not hopeless(c, alpha)]
+    return max(whole, key=lambda c: c.gain, default=None)
+
+
+def _start(
+    chain: Sequence[ProductCandidate], order: Mapping[Product, Danger], terms: CalibrationTerms, design: Design
+) -> int:
+    """The boldest whose proof is likely to succeed, its neighbours considered; the safest where there is none."""
+
+    def chance(c: ProductCandidate) -> float:
+        return design.chance(order[c.product][0] * c.risk.n, c.risk.n, terms.alpha, FIRST * terms.share)
+
+    return max((k for k, c in enumerate(chain) if chance(c) >= LIKELY), default=0)
+
+
+def ladder(
+    candidates: Sequence[ProductCandidate], terms: CalibrationTerms, always: ProductCandidate | None = None
+) -> list[ProductCandidate]:
+    """The candidates that nothing safer outdoes, safest first: at most `terms.chain` of them, and `always`.
+
+    Left out is what copies too often to be proven, and what keeps nothing of what was taught, unless nothing else is
+    left: then the least dangerous stands alone.
+    """
+    order = dangers(candidates)
+    able = [c for c in candidates if not hopeless(c, terms.alpha)]
+    least = min(candidates, key=lambda c: order[c.product])
+    useful = [c for c in able if c.taught is None or c.gain > 0] or able or [least]
+    front: list[ProductCandidate] = []
+    for candidate in sorted(useful, key=lambda c: order[c.product]):
+        if not front or candidate.gain > front[-1].gain:
+            front.append(candidate)
+    front = _thinned(front, terms.chain)
+    added = [always] if always is not None and always not in front else []
+    return sorted([*front, *added], key=lambda c: order[c.product])
+
+
+def _thinned(front: Sequence[ProductCandidate], most: int) -> list[ProductCandidate]:
+    """At most so many of a ladder; what adds least to what is kept goes, the safest never."""
+    rungs = list(front)
+    while len(rungs) > most:
+        del rungs[min(range(1, len(rungs) - 1), key=lambda k: rungs[k + 1].gain - rungs[k - 1].gain, default=-1)]
+    return rungs
+
+
+def _keeps_more(rungs: Sequence[ProductCandidate], steps: Sequence[ProductCandidate], alpha: float) -> bool:
+    """Whether the best rule seems to keep more than the best plain product, by more than what is level.
+
+    Of both only what copied at most `alpha` counts: the rest is not hopeless, and yet more likely to fail. A second
+    ladder takes half of delta from the first, and a rule is one more thing that people must apply. Samples of training
+    captions, where copies count as nothing, seldom tell the two apart with confidence, and held-out prompts decide
+    later: so what seems better is proven.
+    """
+    rule, step = (max((c.gain for c in each if c.risk.value <= alpha), default=None) for each in (rungs, steps))
+    if step is None:
+        return True
+    return rule is not None and rule > step + (LEVEL if rungs[0].left else 0.0)
