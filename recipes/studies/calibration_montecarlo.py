@@ -2,11 +2,11 @@
 
 Copy this file, do not import it. The model is the closed-form memorizer of `basinguard.diffusion.toy`; a smaller `leak`
 copies more. Each calibration has pairs of its own, searches products (rules, and plain CFG at three scales) on few of
-them, ranks what may ship on some more, tests the ladders that are left and ships the best proven product, as `basinguard calibrate` does: by the fixed
-and by the sequential design, on the same search and the same pairs. Then the true risk of what it shipped is looked up.
-A promise is broken where that is above alpha. Timidity is measured against the best product that is truly safe; cost in
-evaluations of the network in all. All pairs are sampled in one go: a small batch is no faster than a large
-one.
+them, ranks what may ship on some more, tests the ladders that are left and ships the best proven product, as
+`basinguard calibrate` does: by the fixed and by the sequential design, on the same search and the same pairs. Then the
+true risk of what it shipped is looked up. A promise is broken where that is above alpha. Timidity is measured against
+the best product that is truly safe; cost in evaluations of the network, all in all. All pairs are sampled in one go: a
+small batch is no faster than a large one.
 
     python recipes/studies/calibration_montecarlo.py --out recipes/results/calibration_montecarlo.json
     python recipes/studies/calibration_montecarlo.py --calibrations 40 --alphas 0.05 0.1 0.2 0.3 --deltas 0.05 0.1 \

@@ -12,7 +12,7 @@ COARSE = 4  # transitions of a rule that are searched first where none are named
 HALVINGS = 2  # rounds of transitions between those
 LEAST_SCALE = 1.25  # nearer to 1 than this, guidance is none
 CONTENDERS = 4  # of plain CFG, and of rules, that are ranked
-RANKED = 3  # times the pairs of the search: those that what may ship is ranked on
+RANKED = 2  # times the pairs of the search: those that what may ship is ranked on
 EARLY = 0.5  # of the sequential design: share of delta for verdicts before the last round
 FIRST = 0.8  # of the sequential design: share of a ladder's delta for the product that is tested first
 Kind = Literal["sequential", "fixed"]
@@ -58,7 +58,7 @@ class CalibrationTerms:
             some between these.
         refine: how many times finer the grid below the transition may be; 1 is the sampler's own.
         anchor: whether to try the base model's unconditional prediction as well (LoRA only).
-        search_pairs: pairs that each product of the grid is sampled on; what may ship is ranked on three times as many.
+        search_pairs: pairs that each product of the grid is sampled on; what may ship is ranked on twice as many.
         taught_samples: samples of held-out prompts that tell what is kept by what ships, and by plain CFG beside it.
         chain: products that are tested in sequence, at most; there are up to two chains, plain CFG and rules.
     """
