@@ -39,13 +39,13 @@ def best(
             on training captions.
     """
     able = [c for c in candidates if c.proven]
-    known = {product: taught.value.value for product, taught in (heldout or {}).items() if taught.value}
-    finals = [c for c in able if c.product in known] or able
+    measured = {product: taught.value.value for product, taught in (heldout or {}).items() if taught.value}
+    finals = [c for c in able if c.product in measured] or able
     if not finals:
         return None
     if not any(c.left or c.alignment for c in finals):
         return max(finals, key=lambda c: c.gain)
-    level = _most_taught(finals, known or {c.product: c.left.value for c in finals if c.left})
+    level = _most_taught(finals, measured or {c.product: c.left.value for c in finals if c.left})
     return min(_best_aligned(level), key=_price)
 
 
