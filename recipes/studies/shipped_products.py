@@ -1,7 +1,8 @@
 """What the whole product ships on a task: training with the guard, search, promise, export; in numbers and pictures.
 
 Copy this file, do not import it. The same run as `basinguard demo`, on other things to teach: a style, a subject, a
-material, real art. Each run's `export/` is what a user would get. A study that was stopped goes on.
+material, real art. Each run's `export/` is what a user would get. A study that was stopped goes on; a run whose training
+is there is not trained again: its stored epochs are searched, and it is exported anew.
 
     python recipes/studies/shipped_products.py --tasks ink neon subject brick
     python recipes/studies/shipped_products.py --tasks art --art package --images 16 32
@@ -18,17 +19,31 @@ import argparse
 import json
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from basinguard.calibration.lessons import truth_of
+from basinguard.calibration.record_builder import Certificate
+from basinguard.pipelines.loading import load_pipeline
 from basinguard.sessions.calibration import tried_rows
-from basinguard.sessions.demo_run import fine_tune
+from basinguard.sessions.demo_run import PLAN, TERMS, demo_model, fine_tune
 from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
+from basinguard.similarity.rulers import feature_sets
+from basinguard.similarity.taught import Taught
 from basinguard.tinyworld.tasks import TASKS, Task, art
+from basinguard.training.control_group import training_set
+from basinguard.training.data import ImageFolder
+from basinguard.training.epoch_archive import EpochArchive
+from basinguard.training.epoch_series import EpochSeries, origin_weights
+from basinguard.training.guard_assembly import assemble_guard
+from basinguard.training.guard_options import ControlGroup
+from basinguard.training.guarded_export import export_calibrated
 
 UPDATES, BATCH, HELDOUT = 400, 16, 48
+DETECTOR = CopyDetectorSettings(threshold="heldout")
 
 
 def main() -> None:
@@ -59,15 +74,20 @@ def ship(task: Task, images: int, seed: int, run: Path) -> dict[str, Any]:
     """One run, from images to export."""
     begin = time.process_time()
     train, heldout = task.write(run / "data", images, seed, HELDOUT)
-    epochs = UPDATES // -(-images // BATCH)
-    guard = fine_tune(run, train, heldout, epochs, CopyDetectorSettings(threshold="heldout"))
-    certificate = guard.run.certificate if guard.run else None
-    if certificate is None:
-        raise RuntimeError(f"{task.name}: nothing was exported")
+    archive = EpochArchive(run / "export-epochs", TERMS.epochs)
+    if archive.stored():
+        certificate = exported_again(run, train, heldout, archive)
+    else:
+        guard = fine_tune(run, train, heldout, UPDATES // -(-images // BATCH), DETECTOR)
+        assert guard.run is not None
+        assert guard.run.certificate is not None, f"{task.name}: nothing was exported"
+        certificate = guard.run.certificate
     record = certificate.record
     return {
         "product": str(certificate.shipped.product),
         "promise": record.promise,
+        "safe": str(safe.product) if (safe := certificate.safe) else None,
+        "safe_taught": dumped(safe and certificate.heldout.get(safe.product)),
         "risk": record.risk.model_dump(),
         "taught": record.taught.model_dump() if record.taught else None,
         "rulers": {name: value.value for name, value in record.taught_rulers},
@@ -83,16 +103,35 @@ def ship(task: Task, images: int, seed: int, run: Path) -> dict[str, Any]:
     }
 
 
+@torch.no_grad()
+def exported_again(run: Path, train: Path, heldout: Path, archive: EpochArchive) -> Certificate:
+    """The search, the proof and the export of a training that is over, from its stored epochs; without its history."""
+    module, base = demo_model(), load_pipeline("tinyworld")
+    images = ImageFolder(str(train), resolution=64)
+    images.setup("open")
+    training = training_set(images, ControlGroup(folder=str(heldout)))
+    guard = assemble_guard(training, PLAN, DETECTOR, pipe=base)
+    origin = origin_weights(module, base)
+    stored = archive.stored()
+    states = {e.epoch: partial(archive.weights, e.epoch, origin) for e in stored}
+    with EpochSeries(module, states, base, train_steps={e.epoch: e.train_step for e in stored}) as series:
+        truth = truth_of(training, feature_sets())
+        return export_calibrated(guard, series, TERMS, run / "export", truth=truth)
+
+
 def table(results: dict[str, Any]) -> str:
     """The runs as Markdown."""
-    columns = "task | ships | promised | risk | taught | plain CFG, newest epoch: risk, taught | its best | kept"
+    columns = (
+        "task | ships | promised | risk | taught | plain CFG, newest epoch: risk, taught | its best | kept | "
+        "for plain loaders: taught, kept"
+    )
     head = [
         "# What ships, by task",
         "`python recipes/studies/shipped_products.py`. Risk: structure-colour-v1 above the threshold measured on "
         f"{HELDOUT} held-out images; `taught`: the smaller of two rulers, net of copies, on held-out prompts with "
         "noise that nothing was chosen by, the same for all. Plain CFG is the whole fine-tune; its best is the epoch "
         "and scale that the search found to keep most on its few samples, or the newest epoch, whatever they copy.",
-        f"| {columns} |\n|{'---|' * 8}",
+        f"| {columns} |\n|{'---|' * 9}",
     ]
     return "\n\n".join(head) + "\n" + "\n".join(row(key, result) for key, result in results.items()) + "\n"
 
@@ -100,12 +139,26 @@ def table(results: dict[str, Any]) -> str:
 def row(key: str, result: dict[str, Any]) -> str:
     """One run."""
     best, taught = result["best_plain_taught"], result["taught"]
-    remaining = f"{taught['value'] / best['value']:.0%}" if taught and best and best["value"] > 0 else "-"
+    remaining, safe = (share_of(best, own) for own in (taught, result["safe_taught"]))
+    plain = (
+        "the same" if result["safe"] == result["product"] else f"{result['safe']}: {interval(result['safe_taught'])}"
+    )
     return (
         f"| {key} | {result['product']} | {'yes' if result['promise'] else 'no'} | {interval(result['risk'])} "
         f"| {interval(taught)} | {interval(result['plain_risk'])}, {interval(result['plain_taught'])} "
-        f"| {interval(best)} ({result['best_plain']}) | {remaining} |"
+        f"| {interval(best)} ({result['best_plain']}) | {remaining} "
+        f"| {plain}, {safe} |"
     )
+
+
+def share_of(best: dict[str, Any] | None, own: dict[str, Any] | None) -> str:
+    """How much of the best one keeps."""
+    return f"{own['value'] / best['value']:.0%}" if own and best and best["value"] > 0 else "-"
+
+
+def dumped(taught: Taught | None) -> dict[str, Any] | None:
+    """Its value as plain JSON."""
+    return taught.value.model_dump() if taught and taught.value else None
 
 
 def interval(estimate: dict[str, Any] | None) -> str:

@@ -37,6 +37,8 @@ from .verification import GUARDED, HELDOUT, table
 
 SCALE = 3.0  # TinyWorld's usual CFG: 7.5 saturates images this small
 TIMESTEPS = 16
+PLAN = ProbePlan(captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE)
+TERMS = CalibrationTerms(alpha=0.1, pairs=144)
 PROBES = 10
 PROMPTS = 16  # held-out ones in the final table
 METHODS = {
@@ -94,10 +96,10 @@ def fine_tune(
 
     images = detector.threshold == "heldout"  # which needs more than their captions
     guard = MemorizationGuard(
-        ProbePlan(captions=12, seeds=2, timesteps=TIMESTEPS, scale=SCALE),
+        PLAN,
         ControlGroup(folder=str(heldout_folder)) if images else ControlGroup(captions_of(heldout_folder)),
         detector,
-        terms=CalibrationTerms(alpha=0.1, pairs=144),
+        terms=TERMS,
         every_n_epochs=max(1, epochs // PROBES),
         export_to=str(out / "export"),
     )
