@@ -1,8 +1,8 @@
 """What the whole product ships on a task: training with the guard, search, promise, export; in numbers and pictures.
 
 Copy this file, do not import it. The same run as `basinguard demo`, on other things to teach: a style, a subject, a
-material, real art. Each run's `export/` is what a user would get. A study that was stopped goes on; a run whose training
-is there is not trained again: its stored epochs are searched, and it is exported anew.
+material, real art. Each run's `export/` is what a user would get. A study that was stopped goes on; a run whose
+training is there is not trained again: its stored epochs are searched, and it is exported anew.
 
     python recipes/studies/shipped_products.py --tasks ink neon subject brick
     python recipes/studies/shipped_products.py --tasks art --art package --images 16 32
