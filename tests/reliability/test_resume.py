@@ -6,8 +6,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from basinguard.calibration.trial import Trial
 from basinguard.guard.guard import Guard
-from basinguard.training import guarded_run
+from basinguard.training import guarded_export, guarded_run
 from basinguard.training.guard_options import ControlGroup
 from basinguard.training.guarded_run import GuardedRun
 from support.guarded_runs import TERMS, digest, fit, make_guard, picture_folder, untimed
@@ -77,6 +78,30 @@ def test_a_finished_run_is_exported_when_it_is_resumed(tiny_pipeline_dir, folder
     fit(tiny_pipeline_dir, folder, tmp_path, second, epochs=1, ckpt=keep.best_model_path)
     assert (tmp_path / "shipped" / "basinguard.json").is_file()
     assert untimed(second.history) == untimed(first.history)
+
+
+def test_a_calibration_that_was_stopped_at_the_end_of_a_run_goes_on(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
+    """All is drawn, then the directory cannot be written: once more, only the card's three columns are drawn again."""
+    drawn, sample = [], Trial.sample
+
+    def counted(self, rule):
+        drawn.append(len(self.pairs))
+        return sample(self, rule)
+
+    monkeypatch.setattr(Trial, "sample", counted)
+    keep = saver(tmp_path / "kept", every_n_epochs=1)
+    first = make_guard(export_to=str(tmp_path / "shipped"), on_error="warn", terms=TERMS)
+    with monkeypatch.context() as broken:
+        broken.setattr(guarded_export, "export_directory", lambda *args, **kwargs: 1 / 0)
+        with pytest.warns(UserWarning, match="nothing was exported to .*ZeroDivisionError"):
+            fit(tiny_pipeline_dir, folder, tmp_path, first, keep, epochs=1)
+    assert len(drawn) > 3
+    drawn.clear()
+    second = make_guard(export_to=str(tmp_path / "shipped"), terms=TERMS)
+    fit(tiny_pipeline_dir, folder, tmp_path, second, epochs=1, ckpt=keep.best_model_path)
+    assert (tmp_path / "shipped" / "basinguard.json").is_file()
+    assert drawn == [1, 1, 1]
+    assert not (tmp_path / "shipped-samples").exists(), "nothing is left behind"
 
 
 def test_what_can_be_exported_are_averaged_weights_of_every_epoch(tiny_pipeline_dir, folder, tmp_path, monkeypatch):

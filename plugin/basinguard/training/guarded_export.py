@@ -15,6 +15,7 @@ from ..calibration.candidate import Product as Chosen
 from ..calibration.knobs import knobs_text
 from ..calibration.lessons import TaughtTruth, truth_of
 from ..calibration.record_builder import Certificate, certify
+from ..calibration.sample_archive import SampleArchive
 from ..calibration.terms import CalibrationTerms
 from ..calibration.trial import Trial, calibration_pairs
 from ..core import seeds as seed_table
@@ -48,7 +49,8 @@ def export_calibrated(
 ) -> Certificate:
     """Calibrates the epochs of a fine-tune and writes the product that was chosen to `out`.
 
-    Where that has a rule and some product of plain CFG was proven too, that one goes beside it, for plain loaders.
+    Where that has a rule and some product of plain CFG was proven too, that one goes beside it, for plain loaders. What
+    is drawn lies beside it too until all is written, so that a calibration that was stopped goes on with the run.
 
     Args:
         guard: knows the training images.
@@ -60,7 +62,8 @@ def export_calibrated(
     Returns:
         The certificate; its record is the one that was written.
     """
-    certificate = certify(guard, series, terms, provenance_of(guard, series), truth=truth)
+    provenance, archive = provenance_of(guard, series), archive_beside(guard, series, out)
+    certificate = certify(guard, series, terms, provenance, truth=truth, archive=archive)
     say(f"ships: {certificate.shipped}")
     if line := knobs_text(certificate.tried, terms.alpha, guard.plan.scale):
         say(line)
@@ -70,6 +73,7 @@ def export_calibrated(
     say(f"written to {out}: its README.md says what was measured; next: basinguard verify {out} DATA")
     if certificate.safe_record is not None:
         _write(guard, series, terms, certificate.safe_record, plain_directory(out), comparison)
+    archive.clear()
     return replace(certificate, record=record)
 
 
@@ -84,6 +88,14 @@ def provenance_of(guard: Guard, series: EpochSeries) -> Provenance:
             prediction_type=pipe.scheduler.config.prediction_type,
             resolution=LatentModel(pipe).resolution,
         )
+
+
+def archive_beside(guard: Guard, series: EpochSeries, out: Path) -> SampleArchive:
+    """Where a calibration keeps what it draws while it works; known by the newest weights and the epochs before."""
+    with series.at(series.epochs[-1], 1.0) as opened:
+        newest = weights_sha256(pipe_of(opened.model))
+    run = f"{newest} {sorted(series.train_steps.items())} {series.module.base_id} {guard.plan}"
+    return SampleArchive(out.with_name(f"{out.name}-samples"), run)
 
 
 def pipe_of(model: Model) -> Any:
