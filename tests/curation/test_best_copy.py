@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from basinguard.curation.collages import has_seams, tell_collages
 from basinguard.curation.duplicates import find_pairs
 from basinguard.curation.folder import read_folder
 from basinguard.curation.groups import find_alike, find_groups
+from basinguard.curation.picture_quality import picture_qualities, why_best
+from basinguard.curation.placement import Placement
+from basinguard.curation.reconstruction import is_blurred
 from basinguard.curation.scan import scan_images
+from basinguard.curation.true_detail import true_details
 from support.picture_edits import cropped, jpeg
 
 LARGER = {
@@ -93,3 +97,90 @@ def test_colours_that_most_copies_have_stay(pictures, tmp_path):
     images = {"darker": darker, "original": pictures[5], "mirrored": ImageOps.mirror(pictures[5])}
     groups, _, _ = kept(scan_of(tmp_path, images | {"smaller": pictures[5].resize((150, 150))}))
     assert groups == {"original": {"darker", "mirrored", "smaller"}}
+
+
+SMALL_OR_STRETCHED = {
+    "a stretched thumbnail": lambda p: p.resize((120, 80), Image.Resampling.BICUBIC),
+    "a thumbnail": lambda p: p.resize((128, 128), Image.Resampling.LANCZOS),
+    "half of the size": lambda p: p.resize((p.width // 2, p.height // 2), Image.Resampling.BOX),
+    "every second pixel": lambda p: p.resize((p.width // 2, p.height // 2), Image.Resampling.NEAREST),
+    "pixels twice": lambda p: p.resize((2 * p.width, 2 * p.height), Image.Resampling.NEAREST),
+}
+DRAWINGS = {
+    "soft": lambda: drawing(3).filter(ImageFilter.GaussianBlur(5)),
+    "very soft": lambda: drawing(4).filter(ImageFilter.GaussianBlur(20)),
+    "flat": lambda: drawing(5),
+    "gradient": lambda: gradient(500),
+}
+
+
+def drawing(seed, side=500):
+    rng = np.random.default_rng(seed)
+    fine = Image.new("RGB", (2 * side, 2 * side), "beige")
+    pen = ImageDraw.Draw(fine)
+    for _ in range(20):
+        (x, y), r = rng.uniform(0, 2 * side, 2), rng.uniform(0.05, 0.2) * 2 * side
+        shape = pen.ellipse if rng.integers(2) else pen.rectangle
+        fill = tuple(int(value) for value in rng.integers(0, 256, 3))
+        shape((x - r, y - r, x + r, y + r * rng.uniform(0.3, 1)), fill=fill, outline="black", width=side // 60)
+    return fine.resize((side, side), Image.Resampling.BOX)
+
+
+def gradient(side):
+    y, x = np.mgrid[0:side, 0:side] / side
+    waves = [127 + 60 * (x - y) + 50 * np.sin(7 * (a * x + b * y)) for a, b in ((0.7, 0.2), (-0.4, 0.9), (0.5, -0.6))]
+    return Image.fromarray(np.stack(waves, -1).clip(0, 255).astype(np.uint8))
+
+
+def best_of(directory, pictures):
+    """The name of the best of copies that show all of one picture, and why."""
+    scan = scan_of(directory, pictures)
+    rows = range(len(scan.items))
+    qualities = true_details(scan, picture_qualities(scan, rows, (), ()), dict.fromkeys(rows, Placement()))
+    ranked = sorted(rows, key=lambda row: qualities[row].rank, reverse=True)
+    return scan.items[ranked[0]].file_name, why_best([qualities[row] for row in ranked])
+
+
+@pytest.mark.parametrize("kind", DRAWINGS)
+@pytest.mark.parametrize("edit", SMALL_OR_STRETCHED)
+def test_a_drawing_stays_before_its_thumbnail(tmp_path, kind, edit):
+    original = DRAWINGS[kind]()
+    copy = SMALL_OR_STRETCHED[edit](original)
+    assert best_of(tmp_path, {"a copy": copy, "original": original})[0] == "original.png"
+
+
+@pytest.mark.parametrize("blur", [1.0, 2.5])
+def test_a_drawing_stays_before_a_blurred_copy(tmp_path, blur):
+    copies = {"a copy": drawing(6).filter(ImageFilter.GaussianBlur(blur)), "original": drawing(6)}
+    assert best_of(tmp_path, copies)[0] == "original.png"
+
+
+def test_noise_is_no_detail(tmp_path):
+    soft = drawing(7).filter(ImageFilter.GaussianBlur(4))
+    noise = np.random.default_rng(0).normal(0, 4, (soft.height, soft.width, 3))
+    noisy = Image.fromarray((np.asarray(soft) + noise).clip(0, 255).astype(np.uint8))
+    places = ((0.0, 0.0, 500.0, 500.0),) * 2
+    assert not is_blurred(soft.convert("L"), noisy.convert("L"), places)
+    assert is_blurred(soft.convert("L"), drawing(7).convert("L"), places)
+
+
+def test_of_two_shapes_the_usual_one_stays_and_of_two_copies_the_larger(tmp_path):
+    soft = DRAWINGS["very soft"]()
+    copies = {"wide": soft.resize((650, 500)), "original": soft}
+    name, why = best_of(tmp_path, copies)
+    assert (name, why) == ("wide.png", "the most pixels (650 x 500); their proportions differ, look which are right")
+    assert best_of(tmp_path, copies | {"smaller": soft.resize((480, 480))})[0] == "original.png"
+
+
+def test_a_file_without_loss_stays_even_if_it_is_smaller(tmp_path):
+    picture = drawing(8)
+    picture.save(tmp_path / "a copy.jpg", quality=100)
+    name, why = best_of(tmp_path, {"original": picture})
+    assert (tmp_path / "original.png").stat().st_size < (tmp_path / "a copy.jpg").stat().st_size
+    assert (name, why) == ("original.png", "as much detail as any (500 x 500) and a file format without loss")
+
+
+def test_a_soft_drawing_and_its_stretched_thumbnail_in_a_folder(tmp_path):
+    original = drawing(3, 700).filter(ImageFilter.GaussianBlur(5))
+    copies = {"a copy": original.resize((120, 80)), "original": original, "other": drawing(9)}
+    assert kept(scan_of(tmp_path, copies))[0] == {"original": {"a copy"}}

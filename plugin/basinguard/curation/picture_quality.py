@@ -8,16 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 from ..core.images import BadImage, load_rgb
 from .scan import Scan
 
 UNFRAMED = 0.98  # share of a file inside its frame from which there is none
 MIDDLE = 512  # pixels of the middle in which detail is measured, as the file has them
-EMPTY = 0.12  # times the detail one octave lower, below which an octave holds nothing: enlarged, or blurred
-OCTAVES = 3
 CELL = 8  # pixels of the blocks that JPEG compresses
+SHAPE = 0.04  # by which the proportions of two copies that were not stretched may differ
+LOSSLESS = ("PNG", "BMP", "TIFF")
 BLOCKY = 1.15  # times the usual step from pixel to pixel that those between two blocks may be
 
 
@@ -30,10 +29,12 @@ class Quality:
         single: it is no collage.
         unframed: it has no plain frame.
         width, height: pixels.
-        octaves: halvings of the picture that lose nothing, 0 for one with detail up to the last pixel.
-        shown: pixels of the copy that it was enlarged or stretched from, see `true_detail`; None where it was not.
+        shown: pixels of the copy that it was made of, see `true_detail`; None where it was not.
         usual_way: it is not flipped against more than half of the copies.
+        shape: its proportions against those of another copy, as a logarithm.
+        usual_shape: it is not stretched against more than half of them.
         usual_colours: its mean colour is that of most of the copies.
+        lossless: its file format loses nothing.
         smooth: it shows no blocks of a strong compression.
         captioned: it has a caption.
         bytes: size of the file.
@@ -46,7 +47,7 @@ class Quality:
     unframed: bool
     width: int
     height: int
-    octaves: int
+    lossless: bool
     smooth: bool
     captioned: bool
     bytes: int
@@ -54,12 +55,14 @@ class Quality:
     first: int
     shown: int | None = None
     usual_way: bool = True
+    shape: float = 0.0
+    usual_shape: bool = True
     usual_colours: bool = True
 
     @property
     def detail(self) -> int:
-        """Pixels that hold something: those of the smallest picture that loses nothing."""
-        pixels = (self.width * self.height) >> (2 * self.octaves)
+        """Pixels that show something."""
+        pixels = self.width * self.height
         return pixels if self.shown is None else min(pixels, self.shown)
 
     @property
@@ -67,8 +70,10 @@ class Quality:
         """Larger is better."""
         pixels = self.width * self.height
         laid_out = self.single, self.uncovered, self.unframed
-        detail = self.detail, self.shown is None, self.usual_way, self.usual_colours, self.smooth
-        return *laid_out, *detail, self.captioned, pixels, self.bytes, self.words, self.first
+        usual = self.usual_way, self.usual_shape, self.usual_colours
+        compression = self.lossless, self.smooth
+        told = self.captioned, pixels, self.bytes, self.words, self.first
+        return *laid_out, self.detail, self.shown is None, *usual, *compression, *told
 
 
 def picture_qualities(
@@ -80,15 +85,14 @@ def picture_qualities(
 
 def _quality(scan: Scan, row: int, *, uncovered: bool, single: bool) -> Quality:
     item = scan.items[row]
-    octaves, smooth = _measured(scan, row)
     return Quality(
         uncovered=uncovered,
         single=single,
         unframed=float(scan.inside[row]) > UNFRAMED,
         width=item.facts.width,
         height=item.facts.height,
-        octaves=octaves,
-        smooth=smooth,
+        lossless=item.facts.format in LOSSLESS and item.facts.mode != "P",
+        smooth=_is_smooth(scan, row),
         captioned=bool(item.caption),
         bytes=item.facts.bytes,
         words=len(item.caption.split()),
@@ -96,14 +100,13 @@ def _quality(scan: Scan, row: int, *, uncovered: bool, single: bool) -> Quality:
     )
 
 
-def _measured(scan: Scan, row: int) -> tuple[int, bool]:
-    """Octaves without detail, and whether no blocks show."""
+def _is_smooth(scan: Scan, row: int) -> bool:
+    """Whether no blocks show; a file that cannot be read again counts as one where they do."""
     try:
         picture = load_rgb(scan.items[row].path)
     except BadImage:
-        return OCTAVES, False
-    middle = _middle(picture)
-    return empty_octaves(middle), not is_blocky(middle)
+        return False
+    return not is_blocky(picture)
 
 
 def is_blocky(picture: Image.Image) -> bool:
@@ -126,24 +129,6 @@ def _middle(picture: Image.Image) -> Image.Image:
     return picture.crop((left, top, right, bottom)).convert("L")
 
 
-def empty_octaves(picture: Image.Image) -> int:
-    """How often a picture could be halved without losing detail, 0 to 3, judged by its middle.
-
-    A picture without detail at any scale counts as one that cannot be halved.
-    """
-    level, halvings = np.asarray(_middle(picture), np.float32), 0
-    bands = []
-    for _ in range(OCTAVES + 1):
-        blurred = gaussian_filter(level, 1.0)
-        bands.append(float((level - blurred).std()))
-        level = blurred[::2, ::2]
-        if min(level.shape) < 16:
-            break
-    while halvings + 1 < len(bands) and bands[halvings] < EMPTY * bands[halvings + 1]:
-        halvings += 1
-    return halvings
-
-
 def why_best(ranked: Sequence[Quality]) -> str:
     """Why the first of some copies stays, in words that follow "it has"."""
     best, *rest = ranked
@@ -161,9 +146,14 @@ def why_best(ranked: Sequence[Quality]) -> str:
     if all(best.detail > other.detail for other in rest):
         more = all(best.width * best.height > other.width * other.height for other in rest)
         what = f"the most pixels ({size})" if more else f"the most true detail ({size}, not enlarged or blurred)"
-        reasons.append(what)
+        stretched = any(abs(best.shape - other.shape) > SHAPE for other in rest)
+        reasons.append(what + ("; their proportions differ, look which are right" if stretched and more else ""))
     elif best.shown is None and all(best.detail > other.detail or other.shown is not None for other in rest):
         reasons.append(f"the most true detail ({size}, not enlarged or stretched)")
+    elif best.usual_shape and not all(other.usual_shape for other in rest):
+        reasons.append(f"as much detail as any ({size}) and is not stretched")
+    elif best.lossless and not all(other.lossless for other in rest):
+        reasons.append(f"as much detail as any ({size}) and a file format without loss")
     elif best.smooth and not all(other.smooth for other in rest):
         reasons.append(f"as much detail as any ({size}) and no blocks of compression")
     elif best.captioned and not all(other.captioned for other in rest):

@@ -1,13 +1,13 @@
-"""Which copies were enlarged or stretched from another one: they have more pixels than that and show no more.
+"""Which copies were enlarged, stretched or blurred: they have as many pixels as another one and show no more.
 
-A picture that was enlarged holds next to nothing in the finest detail that its pixels could hold. So what two copies
-lose when both are shrunk by the factor between them is compared, along each side on its own.
+Copies are laid over each other as pairs placed them, and what each shows of the common picture is compared, see
+`reconstruction`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -15,17 +15,16 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..core.images import BadImage, load_rgb
-from .picture_quality import MIDDLE, UNFRAMED, Quality
+from .picture_quality import SHAPE, UNFRAMED, Quality
 from .placement import Placement
+from .reconstruction import Edges, compare_detail, is_blurred
 from .scan import Scan, inside_frame
 
-MORE = 1.05  # times the pixels along a side from which they are compared
-EMPTY = 0.6  # times what the other loses, up to which it was enlarged: those lose 0.23 to 0.5, others 0.77 up
-STRETCHED = 0.8  # the same where their proportions differ, so that one of them was stretched or squeezed
+MORE = 1.05  # times the pixels along a side from which they are more
 TINTED = 4.0  # levels by which the mean colour may differ from that of most copies
-LARGEST = 4.0  # factor by which both are shrunk
-COMPARED = 4  # other copies, the best ones
+COMPARED = 8  # other copies, one of each size and two of the same
 SMALLEST = 32  # pixels of the side of what is compared
+RIM = 1.0  # pixels by which a copy that shows all of another may seem not to
 
 
 Pictures = Callable[[int], Image.Image | None]  # row -> what lies inside its frame, grey
@@ -54,9 +53,15 @@ class Sight:
         """Pixels along each side of the common picture."""
         return self.width / (self.right - self.left), self.height / (self.bottom - self.top)
 
+    @property
+    def shape(self) -> float:
+        """Its proportions against those of the common picture, as a logarithm."""
+        across, down = self.density
+        return float(np.log(across / down))
+
 
 def true_details(scan: Scan, qualities: Mapping[int, Quality], places: Mapping[int, Placement]) -> dict[int, Quality]:
-    """Qualities of copies with `shown`, `usual_way` and `usual_colours` set, the former for the best ones.
+    """Qualities of copies with `shown` and the four that say what is usual set, the former for the best ones.
 
     Args:
         scan: what the copies are rows of.
@@ -64,17 +69,7 @@ def true_details(scan: Scan, qualities: Mapping[int, Quality], places: Mapping[i
         places: of those that were laid over each other, see `placement.placements`.
     """
     sights = {row: _sight(scan, row, place) for row, place in places.items() if row in qualities}
-    ways = Counter(sight.mirrored for sight in sights.values())
-    colours = {row: scan.thumbs[row].mean((0, 1)) for row in qualities}
-    usual = np.median(list(colours.values()), axis=0)
-    marked = {
-        row: replace(
-            quality,
-            usual_way=row not in sights or 2 * ways[sights[row].mirrored] >= len(sights),
-            usual_colours=bool(np.abs(colours[row] - usual).max() <= TINTED),
-        )
-        for row, quality in qualities.items()
-    }
+    marked = _with_usual(scan, qualities, sights)
     checked: set[int] = set()
     pictures = lru_cache(COMPARED + 1)(partial(_grey, scan))
     while True:
@@ -87,6 +82,26 @@ def true_details(scan: Scan, qualities: Mapping[int, Quality], places: Mapping[i
             marked[best] = replace(marked[best], shown=shown)
 
 
+def _with_usual(scan: Scan, qualities: Mapping[int, Quality], sights: Mapping[int, Sight]) -> dict[int, Quality]:
+    """Qualities that say whether each copy is as most are: not flipped, not stretched, of the same colours."""
+    ways = Counter(sight.mirrored for sight in sights.values())
+    shapes = np.array([sight.shape for sight in sights.values()])
+    colours = {row: scan.thumbs[row].mean((0, 1)) for row in qualities}
+    usual = np.median(list(colours.values()), axis=0)
+    marked = {}
+    for row, quality in qualities.items():
+        sight = sights.get(row)
+        alike = len(shapes) if sight is None else int((np.abs(shapes - sight.shape) <= SHAPE).sum())
+        marked[row] = replace(
+            quality,
+            usual_way=sight is None or 2 * ways[sight.mirrored] >= len(sights),
+            shape=sight.shape if sight else 0.0,
+            usual_shape=2 * alike >= len(shapes),
+            usual_colours=bool(np.abs(colours[row] - usual).max() <= TINTED),
+        )
+    return marked
+
+
 def _sight(scan: Scan, row: int, place: Placement) -> Sight:
     facts, aspect = scan.items[row].facts, float(scan.aspects[row])
     area = facts.width * facts.height * float(scan.inside[row])
@@ -96,42 +111,81 @@ def _sight(scan: Scan, row: int, place: Placement) -> Sight:
 
 
 def _shown(pictures: Pictures, best: int, sights: Mapping[int, Sight], qualities: Mapping[int, Quality]) -> int | None:
-    """Pixels that the best copy truly shows, if it was enlarged or stretched from one of the others."""
+    """Pixels that the best copy truly shows, if it was made of one of the others, or blurred."""
     mine = sights[best]
-    plain = [row for row in sights if row != best and qualities[row].single and qualities[row].uncovered]
-    for other in sorted(plain, key=lambda row: qualities[row].rank, reverse=True)[:COMPARED]:
+    for other in _rivals(best, sights, qualities):
         factors = [a / b for a, b in zip(mine.density, sights[other].density, strict=True)]
-        if max(factors) <= MORE:
+        if max(factors) * MORE < 1:
             continue
-        empty = _emptier(pictures, (best, other), sights, factors)
-        if any(empty):
-            size = zip((mine.width, mine.height), factors, empty, strict=True)
-            width, height = (length / factor if is_empty else length for length, factor, is_empty in size)
+        cuts = _laid_over(pictures, (best, other), sights)
+        if cuts is None:
+            continue
+        (one, two), places = cuts
+        if max(factors) <= MORE:
+            if min(factors) * MORE >= 1 and is_blurred(one, two, places):
+                return int(mine.width * mine.height) // 2
+            continue
+        stretched = qualities[other].usual_shape and not qualities[best].usual_shape
+        shows = compare_detail(one, two, places, factors)
+        if shows == "less" or (shows == "as much" and stretched):
+            width, height = (
+                length / max(1, factor) for length, factor in zip((mine.width, mine.height), factors, strict=True)
+            )
             return int(width * height)
     return None
 
 
-def _emptier(
-    pictures: Pictures, rows: tuple[int, int], sights: Mapping[int, Sight], factors: list[float]
-) -> tuple[bool, bool]:
-    """Along each side, whether the first of two copies holds nothing that the second cannot hold."""
-    both = _common(*(sights[row] for row in rows))
-    cuts = [_cut(pictures(row), sights[row], both) for row in rows]
-    if any(cut is None or min(cut.size) < SMALLEST for cut in cuts):
-        return False, False
-    one, two = (cut for cut in cuts if cut is not None)
-    empty = STRETCHED if max(factors) > MORE * min(factors) else EMPTY
-    across, down = (
-        factor > MORE and _lost(one, min(factor, LARGEST), axis) < empty * _lost(two, min(factor, LARGEST), axis)
-        for axis, factor in enumerate(factors)
+def _rivals(best: int, sights: Mapping[int, Sight], qualities: Mapping[int, Quality]) -> Iterator[int]:
+    """Other copies that may show more, those with the most pixels first: two of its own size, and one of each other."""
+    plain = [row for row in sights if row != best and qualities[row].single and qualities[row].uncovered]
+    sizes: Counter[tuple[int, int]] = Counter()
+    for row in sorted(plain, key=lambda row: qualities[row].rank, reverse=True):
+        size = qualities[row].width, qualities[row].height
+        sizes[size] += 1
+        if sizes[size] <= 1 + (size == (qualities[best].width, qualities[best].height)):
+            yield row
+        if len(sizes) == COMPARED:
+            return
+
+
+def _laid_over(
+    pictures: Pictures, rows: tuple[int, int], sights: Mapping[int, Sight]
+) -> tuple[tuple[Image.Image, Image.Image], tuple[Edges, Edges]] | None:
+    """Two grey copies the same way up, and where in each lies what both show; None where that is too little."""
+    one, two = (
+        ImageOps.mirror(picture) if picture is not None and sights[row].mirrored else picture
+        for row, picture in ((row, pictures(row)) for row in rows)
     )
-    return across, down
+    if one is None or two is None:
+        return None
+    places = _common((one, two), (sights[rows[0]], sights[rows[1]]))
+    if min(side for place in places for side in (place[2] - place[0], place[3] - place[1])) < SMALLEST:
+        return None
+    return (one, two), places
 
 
-def _common(one: Sight, two: Sight) -> tuple[float, float, float, float]:
-    """What both show."""
-    left, top = max(one.left, two.left), max(one.top, two.top)
-    return left, top, min(one.right, two.right), min(one.bottom, two.bottom)
+def _common(copies: tuple[Image.Image, Image.Image], sights: tuple[Sight, Sight]) -> tuple[Edges, Edges]:
+    """What both show, in pixels of each; a rim that one of them hardly lacks is a rounding of where they lie."""
+    one, two = sights
+    both = [
+        choose(a, b)
+        for choose, a, b in (
+            (max, one.left, two.left),
+            (max, one.top, two.top),
+            (min, one.right, two.right),
+            (min, one.bottom, two.bottom),
+        )
+    ]
+    places = []
+    for copy, sight in zip(copies, sights, strict=True):
+        starts, sizes = (sight.left, sight.top), (sight.right - sight.left, sight.bottom - sight.top)
+        places.append([(both[e] - starts[e % 2]) / sizes[e % 2] * copy.size[e % 2] for e in range(4)])
+    for edge in range(4):
+        ends = [0.0 if edge < 2 else float(copy.size[edge % 2]) for copy in copies]
+        if all(abs(place[edge] - end) < RIM for place, end in zip(places, ends, strict=True)):
+            for place, end in zip(places, ends, strict=True):
+                place[edge] = end
+    return tuple(places[0]), tuple(places[1])
 
 
 def _grey(scan: Scan, row: int) -> Image.Image | None:
@@ -143,29 +197,3 @@ def _grey(scan: Scan, row: int) -> Image.Image | None:
     if float(scan.inside[row]) <= UNFRAMED:
         picture = picture.crop(inside_frame(picture))
     return picture.convert("L")
-
-
-def _cut(picture: Image.Image | None, sight: Sight, both: tuple[float, float, float, float]) -> Image.Image | None:
-    """The part of a grey copy that both show, or the middle of it."""
-    if picture is None:
-        return None
-    picture = ImageOps.mirror(picture) if sight.mirrored else picture
-    across, down = picture.width / (sight.right - sight.left), picture.height / (sight.bottom - sight.top)
-    edges = [
-        (both[0] - sight.left) * across,
-        (both[1] - sight.top) * down,
-        (both[2] - sight.left) * across,
-        (both[3] - sight.top) * down,
-    ]
-    x, y = (edges[0] + edges[2]) / 2, (edges[1] + edges[3]) / 2
-    wide, high = min(MIDDLE, edges[2] - edges[0]) / 2, min(MIDDLE, edges[3] - edges[1]) / 2
-    return picture.crop((round(x - wide), round(y - high), round(x + wide), round(y + high)))
-
-
-def _lost(picture: Image.Image, factor: float, axis: int) -> float:
-    """What a grey picture loses, in units of its contrast, when its width (0) or height (1) is shrunk and enlarged."""
-    size = list(picture.size)
-    size[axis] = max(1, round(size[axis] / factor))
-    again = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC).resize(picture.size, Image.Resampling.BICUBIC)
-    before, after = np.asarray(picture, np.float32), np.asarray(again, np.float32)
-    return float((before - after).std() / max(after.std(), 1e-3))
