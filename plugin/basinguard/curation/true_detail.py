@@ -167,25 +167,26 @@ def _laid_over(
 def _common(copies: tuple[Image.Image, Image.Image], sights: tuple[Sight, Sight]) -> tuple[Edges, Edges]:
     """What both show, in pixels of each; a rim that one of them hardly lacks is a rounding of where they lie."""
     one, two = sights
-    both = [
-        choose(a, b)
-        for choose, a, b in (
-            (max, one.left, two.left),
-            (max, one.top, two.top),
-            (min, one.right, two.right),
-            (min, one.bottom, two.bottom),
-        )
+    left, top = max(one.left, two.left), max(one.top, two.top)
+    both = left, top, min(one.right, two.right), min(one.bottom, two.bottom)
+    places = [_in_pixels(both, sight, copy.size) for sight, copy in zip(sights, copies, strict=True)]
+    ends = [(0.0, 0.0, float(copy.width), float(copy.height)) for copy in copies]
+    whole = [
+        all(abs(place[edge] - end[edge]) < RIM for place, end in zip(places, ends, strict=True)) for edge in range(4)
     ]
-    places = []
-    for copy, sight in zip(copies, sights, strict=True):
-        starts, sizes = (sight.left, sight.top), (sight.right - sight.left, sight.bottom - sight.top)
-        places.append([(both[e] - starts[e % 2]) / sizes[e % 2] * copy.size[e % 2] for e in range(4)])
-    for edge in range(4):
-        ends = [0.0 if edge < 2 else float(copy.size[edge % 2]) for copy in copies]
-        if all(abs(place[edge] - end) < RIM for place, end in zip(places, ends, strict=True)):
-            for place, end in zip(places, ends, strict=True):
-                place[edge] = end
-    return tuple(places[0]), tuple(places[1])
+    return _snapped(places[0], ends[0], whole), _snapped(places[1], ends[1], whole)
+
+
+def _snapped(place: Edges, end: Edges, whole: list[bool]) -> Edges:
+    left, top, right, bottom = (b if is_end else a for a, b, is_end in zip(place, end, whole, strict=True))
+    return left, top, right, bottom
+
+
+def _in_pixels(both: Edges, sight: Sight, size: tuple[int, int]) -> Edges:
+    across, down = size[0] / (sight.right - sight.left), size[1] / (sight.bottom - sight.top)
+    left, right = ((x - sight.left) * across for x in (both[0], both[2]))
+    top, bottom = ((y - sight.top) * down for y in (both[1], both[3]))
+    return left, top, right, bottom
 
 
 def _grey(scan: Scan, row: int) -> Image.Image | None:
