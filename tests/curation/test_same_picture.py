@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from basinguard.curation.colour_match import ColourRule, find_rule
 from basinguard.curation.pooling import block_means, even_edges, highest, lowest, pooled, spread_out
@@ -124,3 +124,18 @@ def test_nothing_is_laid_over_a_drawing():
         grid[18 + leg : 20 + leg, 8:14] = (250, 250, 40)
         figures.append(Image.fromarray(grid.astype(np.uint8)).resize((384, 384), Image.Resampling.NEAREST))
     assert not same_picture(*figures, WHOLE).same
+
+
+def test_a_blur_of_the_whole_picture_is_undone_at_its_rim_too(pictures):
+    blurred = pictures[3].filter(ImageFilter.GaussianBlur(2.6))
+    whole = Overlay(1.0, 1.0, False)
+    assert same_picture(pictures[3], blurred, whole).same
+    assert same_picture(blurred, pictures[3], whole).same
+
+
+def test_the_order_of_two_pictures_decides_nothing(pictures):
+    """Brightened until light colours are clipped: only one way round the change of light is a rule."""
+    clipped = pictures[4].point(lambda value: min(255, int(1.35 * value) + 20))
+    whole = Overlay(1.0, 1.0, False)
+    verdicts = [same_picture(pictures[4], clipped, whole).same, same_picture(clipped, pictures[4], whole).same]
+    assert verdicts[0] == verdicts[1]

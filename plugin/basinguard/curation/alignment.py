@@ -41,9 +41,11 @@ def refine(whole: Image.Image, part: Image.Image, box: Box) -> Box:
     """
     guess = box
     whole, part = whole.convert("L"), part.convert("L")
+    finest = _target(part, LEVELS[-1])
+    if np.abs(_step(*_difference(finest, whole, guess), guess)).max() * LEVELS[-1] < SETTLED:
+        return guess
     for level in LEVELS:
-        size = _size(part.size, level)
-        target = _normalized(part.resize(size, Image.Resampling.BOX if level < max(part.size) else _SMOOTH))
+        target = finest if level == LEVELS[-1] else _target(part, level)
         for _ in range(ROUNDS):
             here = box
             residual, slopes = _difference(target, whole, here)
@@ -54,6 +56,13 @@ def refine(whole: Image.Image, part: Image.Image, box: Box) -> Box:
     if here != guess and _spread(_difference(target, whole, guess)[0]) <= _spread(residual):
         return guess
     return box
+
+
+def _target(part: Image.Image, level: int) -> NDArray[np.float32]:
+    """The detail of a piece, at most so many pixels on the longer side."""
+    return _normalized(
+        part.resize(_size(part.size, level), Image.Resampling.BOX if level < max(part.size) else _SMOOTH)
+    )
 
 
 def _difference(target: NDArray[np.float32], whole: Image.Image, box: Box) -> tuple[NDArray[np.float32], Slopes]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..similarity.overlay_fit import sketch, thumbnails_tensor
 from ..similarity.registration import CERTAIN, Box, Overlay, best_overlays, one_thread_each, whole_overlays
 from .descriptors import describe_thumbnails, near_pairs, perceptual_hashes, turned_proposals
+from .likely_best import likely_best
 from .nearest_neighbours import nearest_views
 from .same_picture import Judge, PictureVerdict
 from .scan import Scan
@@ -107,13 +108,15 @@ class _Search:
         self.thumbs = scan.thumbs if len(unique) == len(scan.thumbs) else scan.thumbs[unique]
         self.aspects, self.unique, self.judge = scan.aspects[unique], unique, judge
         self.pictures = DisjointSet(range(len(unique)))
-        self.promise = [_promise(scan, row) for row in unique.tolist()]
+        self.scan, self.guesses = scan, likely_best(scan, unique.tolist(), [])
 
     def run(self, proposals: Sequence[Proposal], by_hash: set[Proposal]) -> list[Pair]:
         """Pairs that fit, of proposals of which some are by hash."""
         fitting: dict[Proposal, tuple[Overlay, PictureVerdict]] = {}
         overlays = whole_overlays(sketch(self.thumbs), _array(proposals))
         whole = {pair: overlay for pair, overlay in zip(proposals, overlays, strict=True) if overlay.fits}
+        links = [(*pair, overlay.mirrored) for pair, overlay in whole.items()]
+        self.guesses = likely_best(self.scan, self.unique.tolist(), links)
         fitting |= self._judged(list(whole.items()))
         done = {pair for pair, (overlay, verdict) in fitting.items() if verdict.same or overlay.similarity >= CERTAIN}
         for batch in _rounds([pair for pair in proposals if pair not in done]):
@@ -157,9 +160,9 @@ class _Search:
         return pairs
 
     def _judged(self, fits: Sequence[Fit]) -> dict[Proposal, tuple[Overlay, PictureVerdict]]:
-        """The verdict of each pair that is not connected yet when its turn comes, those of the best pictures first."""
+        """The verdict of each pair that is not connected yet when its turn comes, those of the likely best first."""
         rows, judged = self.unique.tolist(), {}
-        waiting = sorted(fits, key=lambda fit: max(self.promise[row] for row in fit[0]), reverse=True)
+        waiting = sorted(fits, key=lambda fit: max(self.guesses[row] for row in fit[0]), reverse=True)
         with one_thread_each() as mapped:
             while waiting:
                 now, later = self._without_circles(waiting)
@@ -209,12 +212,6 @@ class _Search:
             swapped=overlay.swapped,
             box=verdict.box,
         )
-
-
-def _promise(scan: Scan, row: int) -> tuple[float, int, int]:
-    """How likely an image is the copy that stays: those that are compared with it need not be compared again."""
-    facts = scan.items[row].facts
-    return round(float(scan.inside[row]), 1), facts.width * facts.height, facts.bytes
 
 
 def _rounds(pairs: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:

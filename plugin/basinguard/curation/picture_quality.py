@@ -16,6 +16,7 @@ UNFRAMED = 0.98  # share of a file inside its frame from which there is none
 MIDDLE = 512  # pixels of the middle in which detail is measured, as the file has them
 CELL = 8  # pixels of the blocks that JPEG compresses
 SHAPE = 0.04  # by which the proportions of two copies that were not stretched may differ
+TINTED = 4.0  # levels by which the mean colour may differ from that of most copies
 LOSSLESS = ("PNG", "BMP", "TIFF")
 BLOCKY = 1.15  # times the usual step from pixel to pixel that those between two blocks may be
 
@@ -72,8 +73,8 @@ class Quality:
         laid_out = self.single, self.uncovered, self.unframed
         usual = self.usual_way, self.usual_shape, self.usual_colours
         compression = self.lossless, self.smooth
-        told = self.captioned, pixels, self.bytes, self.words, self.first
-        return *laid_out, self.detail, self.shown is None, *usual, *compression, *told
+        ties = self.captioned, pixels, self.bytes, self.words, self.first
+        return *laid_out, self.detail, self.shown is None, *usual, *compression, *ties
 
 
 def picture_qualities(
@@ -151,7 +152,7 @@ def why_best(ranked: Sequence[Quality]) -> str:
     elif best.shown is None and all(best.detail > other.detail or other.shown is not None for other in rest):
         reasons.append(f"the most true detail ({size}, not enlarged or stretched)")
     elif best.usual_shape and not all(other.usual_shape for other in rest):
-        reasons.append(f"as much detail as any ({size}) and is not stretched")
+        reasons.append(f"as much detail as any ({size}) and the proportions of most")
     elif best.lossless and not all(other.lossless for other in rest):
         reasons.append(f"as much detail as any ({size}) and a file format without loss")
     elif best.smooth and not all(other.smooth for other in rest):

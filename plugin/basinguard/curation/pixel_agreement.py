@@ -54,12 +54,13 @@ class Difference:
 
 def pixel_difference(one: Pixels, two: Pixels) -> Difference:
     """What differs between two aligned pictures, [H, W, 3], whose colours were matched."""
-    originals = one, two = one[RIM:-RIM, RIM:-RIM], two[RIM:-RIM, RIM:-RIM]
+    with_rim = one, two
+    originals = one, two = _without_rim(one), _without_rim(two)
     plain = widest(np.abs(one - two))
     untouched = float((plain > SAVED).mean()) <= UNTOUCHED  # no compression and no shift, so nothing excuses a letter
     places = _places(plain if untouched else _residual(one, two), LEAST)
     if not untouched and places.any():  # what differs as they are may be blur or noise
-        one, two = _equally_sharp(one, two)
+        one, two = (_without_rim(each) for each in _equally_sharp(*with_rim))  # a blur takes from the rim
         residual = _residual(one, two)
         places = _places(residual, float(np.clip(NOISES * np.quantile(residual[::2, ::2], USUAL), LEAST, MOST)))
     places |= _other_colours(one, two, places)
@@ -69,6 +70,10 @@ def pixel_difference(one: Pixels, two: Pixels) -> Difference:
     if share > LARGEST_OVERLAY:
         return Difference(share)
     return Difference(share, _overlay(*_smaller(one, two, places), _smaller(*originals, places)[:2]))
+
+
+def _without_rim(picture: Pixels) -> Pixels:
+    return picture[RIM:-RIM, RIM:-RIM]
 
 
 def is_rich(one: Pixels, two: Pixels) -> bool:

@@ -165,11 +165,12 @@ def _matched(under: Image.Image, over: Image.Image) -> tuple[Pixels, Pixels] | N
     if explained(NONE, *blocks) >= MOST:
         return one, two
     small = [_cells(each, CELLS, CELLS) for each in (under, over)]
-    if (rule := find_rule(small[0], small[1])) is not None:
-        return _applied(rule, one), two
-    if (rule := find_rule(small[1], small[0])) is not None:
-        return one, _applied(rule, two)
-    return None
+    ways = [(find_rule(*cells), cells) for cells in (small, small[::-1])]
+    shares = [explained(rule, *cells) if rule is not None else 0.0 for rule, cells in ways]  # one way may have clipped
+    forth, back = (rule for rule, _ in ways)
+    if forth is not None and shares[0] >= shares[1]:
+        return _applied(forth, one), two
+    return None if back is None else (one, _applied(back, two))
 
 
 def _cells(picture: Image.Image, across: int, down: int) -> Pixels:

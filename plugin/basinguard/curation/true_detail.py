@@ -15,13 +15,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..core.images import BadImage, load_rgb
-from .picture_quality import SHAPE, UNFRAMED, Quality
+from .picture_quality import SHAPE, TINTED, UNFRAMED, Quality
 from .placement import Placement
 from .reconstruction import Edges, compare_detail, is_blurred
 from .scan import Scan, inside_frame
 
 MORE = 1.05  # times the pixels along a side from which they are more
-TINTED = 4.0  # levels by which the mean colour may differ from that of most copies
 COMPARED = 8  # other copies, one of each size and two of the same
 SMALLEST = 32  # pixels of the side of what is compared
 RIM = 1.0  # pixels by which a copy that shows all of another may seem not to
