@@ -8,6 +8,8 @@ from basinguard.curation.same_picture import Judge
 from basinguard.curation.scan import scan_images
 from support.picture_edits import EDITS
 
+CROPS = 4  # among the edits: a crop is first found in whichever copy the search comes upon
+
 
 class Counting(Judge):
     """A judge that counts how often it was asked."""
@@ -20,8 +22,9 @@ class Counting(Judge):
 
 
 def scan_of_copies(directory, picture):
-    for name, copy in {"original": picture, **{name: edit(picture) for name, edit in EDITS.items()}}.items():
-        copy.save(directory / f"{name}.png")
+    picture.save(directory / "original.png")
+    for name, edit in EDITS.items():
+        edit(picture).save(directory / f"{name}.jpg", quality=90)
     return scan_images(read_folder(directory, decode=False).items)
 
 
@@ -30,7 +33,7 @@ def test_most_copies_are_compared_once(pictures, tmp_path):
     judge = Counting(scan)
     (group,) = find_groups(scan, find_pairs(scan, judge=judge), judge=judge)
     assert scan.items[group.representative].file_name == "original.png"
-    assert judge.asked < 2 * (len(group.members) - 1)  # a comparison with another copy, and one with what stays
+    assert judge.asked <= len(group.members) + CROPS
 
 
 def test_what_most_copies_are_is_likelier(pictures, tmp_path):

@@ -6,6 +6,7 @@ decided on the files (`same_picture`). Everything else that fits is alike: worth
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -30,6 +31,7 @@ Embed = Callable[[Tensor], Tensor]  # images [B, 3, H, W] in [0, 1] -> unit vect
 NEIGHBOURS = 4  # proposals of the views for an image
 COSINE_FLOOR = 0.3  # below it a proposal is not worth the careful look
 WINDOWED_UP_TO = 20_000  # images; beyond, only whole pictures are searched, and strong crops may be missed
+REFUSALS = 2  # comparisons with copies of one picture, those likely to stay first, after which it is another one
 AT_ONCE = 2  # proposals of an image that are searched before the next ones are considered
 BATCH = 512
 
@@ -108,6 +110,7 @@ class _Search:
         self.thumbs = scan.thumbs if len(unique) == len(scan.thumbs) else scan.thumbs[unique]
         self.aspects, self.unique, self.judge = scan.aspects[unique], unique, judge
         self.pictures = DisjointSet(range(len(unique)))
+        self.refusals: Counter[tuple[int, int]] = Counter()
         self.scan, self.guesses = scan, likely_best(scan, unique.tolist(), [])
 
     def run(self, proposals: Sequence[Proposal], by_hash: set[Proposal]) -> list[Pair]:
@@ -128,7 +131,16 @@ class _Search:
         ]
 
     def _apart(self, pairs: Sequence[Proposal]) -> list[Proposal]:
-        return [pair for pair in pairs if not self.pictures.connected(*pair)]
+        return [pair for pair in pairs if not self._is_settled(pair)]
+
+    def _is_settled(self, pair: Proposal) -> bool:
+        """Whether two show one picture for sure, or enough was seen of both to say that they do not."""
+        one, two = self._roots(pair)
+        return one == two or self.refusals[one, two] >= REFUSALS
+
+    def _roots(self, pair: Proposal) -> Proposal:
+        one, two = sorted(self.pictures[row] for row in pair)
+        return one, two
 
     def turned(self, without: set[Proposal]) -> list[Pair]:
         """Pairs of which one is turned, besides those that are pairs already."""
@@ -171,7 +183,10 @@ class _Search:
                     judged[pair] = overlay, verdict
                     if verdict.same:
                         self.pictures.merge(*pair)
-                waiting = [fit for fit in later if not self.pictures.connected(*fit[0])]
+                self.refusals.update(
+                    self._roots(fit[0]) for fit, verdict in zip(now, verdicts, strict=True) if not verdict.same
+                )
+                waiting = [fit for fit in later if not self._is_settled(fit[0])]
         return judged
 
     def _without_circles(self, fits: Iterable[Fit]) -> tuple[list[Fit], list[Fit]]:

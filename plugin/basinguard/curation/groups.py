@@ -6,6 +6,7 @@ not itself compared with what is kept.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from ..similarity.registration import one_thread_each
 from .collages import partly_known
-from .duplicates import Pair
+from .duplicates import REFUSALS, Pair
 from .picture_quality import picture_qualities, why_best
 from .placement import placements
 from .same_picture import Judge
@@ -81,12 +82,16 @@ def _joined_by_others(scan: Scan, judge: Judge, groups: Sequence[Group], pairs: 
     """Groups with those that only look like a poor copy, once they were compared with the copy that stays."""
     members = [list(group.members) for group in groups]
     group_of = {row: number for number, rows in enumerate(members) for row in rows}
+    tries: Counter[Rows] = Counter()
     for pair in (pair for pair in pairs if not pair.same):
         for single, copy in ((pair.first, pair.second), (pair.second, pair.first)):
             number = group_of.get(copy)
             if number is None or single in group_of or copy == members[number][0]:
                 continue
             best, rows = members[number][0], {*members[number]}
+            tries[best, single] += 1
+            if tries[best, single] > REFUSALS:
+                continue
             links = [link for link in pairs if link.same and link.first in rows and link.second in rows]
             place = placements(best, [*links, replace(pair, same=True)]).get(single)
             guess = place.overlay() if place else None
