@@ -502,3 +502,11 @@ def test_class_pictures_are_trained_on_and_nobody_looks_for_them(instances):
     assert [caption for _, caption in images.items][3:] == ["a photo of a dog"] * 2
     bad = image_folder(str(instances / "dog"), caption="a dog", class_folder=str(instances / "missing"))
     assert bad.source.problems[0].startswith("class pictures: ")
+
+
+def test_the_next_command_is_told_of_folder_and_manifest():
+    assert image_folder("photos").arguments == "photos"
+    assert image_folder("my photos", manifest="curated/manifest.jsonl").arguments == (
+        "'my photos' --manifest curated/manifest.jsonl"
+    )
+    assert image_folder(dataset="user/set").arguments == "DATA"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -83,6 +84,14 @@ class ImageFolder(LightningDataModule):
             sides = f", bucket_step={multiple}, resolutions={list(further)}" if more else ""
             accepted = f"at least 8, 1 and 0{', 8 and 8' if more else ''}"
             raise ValueError(f"ImageFolder: {numbers}{sides}; expected {accepted}")
+
+    @property
+    def arguments(self) -> str:
+        """How the other commands are told of these images, quoted for a shell: the folder, and the manifest if any."""
+        if self.directory is None:
+            return "DATA"
+        named = [self.directory, *(["--manifest", self.manifest] if self.manifest else [])]
+        return shlex.join(map(str, named))
 
     @cached_property
     def source(self) -> ImageSource:

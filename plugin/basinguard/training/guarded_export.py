@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -45,7 +46,13 @@ BLANK = 0.9  # grey of a picture that copies and is not shown
 
 
 def export_calibrated(
-    guard: Guard, series: EpochSeries, terms: CalibrationTerms, out: Path, *, truth: TaughtTruth | None = None
+    guard: Guard,
+    series: EpochSeries,
+    terms: CalibrationTerms,
+    out: Path,
+    *,
+    truth: TaughtTruth | None = None,
+    data: str = "DATA",
 ) -> Certificate:
     """Calibrates the epochs of a fine-tune and writes the product that was chosen to `out`.
 
@@ -58,6 +65,7 @@ def export_calibrated(
         terms: what is to be promised.
         out: directory to write; an earlier export there is replaced only once the new one is complete.
         truth: what was taught.
+        data: how the next command is told of the training images.
 
     Returns:
         The certificate; its record is the one that was written.
@@ -70,7 +78,8 @@ def export_calibrated(
     comparison = compare_in_pictures(guard, series, certificate)
     record = _write(guard, series, terms, certificate.record, out, comparison)
     say(f"{verdict(record)} Risk {percent(record.risk)}.")
-    say(f"written to {out}: its README.md says what was measured; next: basinguard verify {out} DATA")
+    command = f"basinguard verify {shlex.quote(str(out))} {data}"
+    say(f"written to {out}: its README.md says what was measured; next: {command}")
     if certificate.safe_record is not None:
         _write(guard, series, terms, certificate.safe_record, plain_directory(out), comparison)
     archive.clear()

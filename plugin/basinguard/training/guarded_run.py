@@ -204,7 +204,13 @@ class GuardedRun:
             self.complaints.add("there is no verdict on this epoch", error)
 
     def export(
-        self, module: TrainedModule, out: Path, terms: CalibrationTerms, *, device: torch.device | None = None
+        self,
+        module: TrainedModule,
+        out: Path,
+        terms: CalibrationTerms,
+        *,
+        device: torch.device | None = None,
+        data: str = "DATA",
     ) -> Record | None:
         """Calibrates the epochs that were kept and exports the product that was chosen, see `export_calibrated`.
 
@@ -213,6 +219,7 @@ class GuardedRun:
             out: directory for the checkpoint; an earlier export there is replaced.
             terms: what is to be promised.
             device: where the module is moved to first, if anywhere.
+            data: how the next command is told of the training images.
 
         Returns:
             The record, in the first process of a run whose export succeeded.
@@ -223,7 +230,7 @@ class GuardedRun:
         with shown(), self._exporting(out), untouched(*moved(parts_of(module), device)):
             truth = truth_of(self.guard.training, feature_sets())
             with self.epochs.series(module, self.measured[-1], dtype=self.dtype, anchor=terms.anchor) as series:
-                self.certificate = export_calibrated(self.guard, series, terms, out, truth=truth)
+                self.certificate = export_calibrated(self.guard, series, terms, out, truth=truth, data=data)
         return self.record
 
     @property
