@@ -30,6 +30,7 @@ from ..exports.fingerprints import dataset_sha256, weights_sha256
 from ..exports.provenance import Origin
 from ..exports.sentences import percent, verdict
 from ..guard.guard import Guard
+from ..guard.taught_ledger import through_vae
 from ..guidance.core import from_record
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import locate, model_file, quiet_loading
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 SHOWN = 6  # held-out prompts in the card
+LOOKED_AT = 32  # training images beside which samples are looked at
 BLANK = 0.9  # grey of a picture that copies and is not shown
 
 
@@ -128,7 +130,7 @@ def _write(
         record = record.model_copy(update={"product": product, "weights_sha256": weights_sha256(pipe)})
         samples, prompts = guarded_samples(guard, pipe, record)
         settings = {**getattr(series.module, "hparams", {}), "probe": asdict(guard.plan), "terms": asdict(terms)}
-        warning = look_at(torch.stack([*map(to_tensor, samples)]), guard.training.images) if samples else ""
+        warning = _looked_at(opened.model, samples, guard.training.images)
         if warning:
             say(f"{out}: {warning}; its card says so")
         pictures = CardPictures(samples, prompts, comparison, warning)
@@ -137,6 +139,14 @@ def _write(
                 pipe, record, out, overwrite=True, pictures=pictures, origin=origin_of(record.base, settings)
             )
     return record
+
+
+@torch.no_grad()
+def _looked_at(model: Model, samples: Sequence[Image.Image], truth: Tensor) -> str:
+    """What is wrong with samples beside training images that went through the model's own VAE, which blurs both."""
+    if not samples:
+        return ""
+    return look_at(torch.stack([*map(to_tensor, samples)]), through_vae(model, truth[:LOOKED_AT]))
 
 
 def _with_origin(series: EpochSeries, product: RecordedWeights) -> RecordedWeights:
