@@ -138,12 +138,16 @@ class FineTune(LightningModule):
         if "embedding_noise" in batch:  # asked for by the data module's caption augmentation
             embeddings = add_noise(embeddings, float(batch["embedding_noise"][0]))
         noise = torch.randn_like(latents)
-        timesteps = random_timesteps(self.forward_process, len(latents), latents.device)
+        timesteps = self.draw_timesteps(len(latents))
         loss = self.denoising_loss(latents, embeddings, noise, timesteps)
         if weight := self.loss_options.keep_unconditional:
             half = slice(0, -(-len(latents) // 2))
             loss = loss + weight * self.drift(latents[half], noise[half], timesteps[half])
         return loss
+
+    def draw_timesteps(self, count: int) -> Tensor:
+        """Training timesteps of a batch, [count]."""
+        return random_timesteps(self.forward_process, count, self.device, self.loss_options.high_noise)
 
     def drift(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """How far the prediction for the empty prompt is from the base model's, mean square, a scalar.

@@ -54,6 +54,9 @@ class LossOptions:
 
     Args:
         min_snr_gamma: weigh timesteps by Min-SNR with this gamma (5 is usual); uniform when not given.
+        high_noise: how often timesteps from 600 on are trained, beside those below, in (0, 1]; 1 is uniform. There the
+            caption alone decides what is drawn, and there it learns whose image it is; a quarter was enough to learn a
+            style from (`recipes/results/training_variants.md`).
         caption_dropout: share of captions replaced by "", in [0, 1]. On a small set this teaches the unconditional
             branch the images too, and guidance that starts late cannot escape them then.
         keep_unconditional: weight of a second loss that holds the prediction for "" where the base model had it, on
@@ -63,6 +66,7 @@ class LossOptions:
     """
 
     min_snr_gamma: float | None = None
+    high_noise: float = 1.0
     caption_dropout: float = 0.0
     keep_unconditional: float = 0.0
 
@@ -170,6 +174,7 @@ def require_ranges(numbers: Mapping[str, Any]) -> None:
         "weight_decay": (lambda v: v >= 0, "0 or more"),
         "warmup": (lambda v: v >= 0, "0 or more"),
         "min_snr_gamma": (lambda v: v is None or v > 0, "above 0, or null"),
+        "high_noise": (lambda v: 0 < v <= 1, "above 0, at most 1"),
         "caption_dropout": (lambda v: 0 <= v <= 1, "0 to 1"),
         "keep_unconditional": (lambda v: v >= 0, "0 or more"),
         "ema_decay": (lambda v: v is None or 0 < v < 1, "between 0 and 1, or null"),

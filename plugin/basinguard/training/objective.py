@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..guidance.core import epsilon_factor, gap
 
+HIGH_NOISE = 0.6  # of all timesteps: from here on little of an image is left beside the noise
+
 
 def min_snr_weights(schedule: DDPMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
     """Weight of each timestep's loss, [B]: min(SNR, gamma) / SNR for epsilon, min(SNR, gamma) / (SNR + 1) for v.
@@ -48,9 +50,18 @@ def epsilon_gaps(schedule: DDPMScheduler, unconditional: Tensor, conditional: Te
     return gaps * torch.tensor([factor(timestep) for timestep in timesteps.tolist()]).to(gaps)
 
 
-def random_timesteps(schedule: DDPMScheduler, count: int, device: torch.device) -> Tensor:
-    """Uniform training timesteps, [count]."""
-    return torch.randint(0, schedule.config.num_train_timesteps, (count,), device=device)
+def random_timesteps(schedule: DDPMScheduler, count: int, device: torch.device, high_noise: float = 1.0) -> Tensor:
+    """Training timesteps, [count]: uniform, those from `HIGH_NOISE` on `high_noise` times as often as those below.
+
+    Source: the density of timesteps as a knob of memorization, arXiv 2602.17846 and 2601.21348 (they disagree on its
+    form; this one was chosen by `recipes/studies/training_variants.py`).
+    """
+    most = schedule.config.num_train_timesteps
+    if high_noise == 1:
+        return torch.randint(0, most, (count,), device=device)
+    density = torch.ones(most, device=device)
+    density[round(HIGH_NOISE * most) :] = high_noise
+    return torch.multinomial(density, count, replacement=True)
 
 
 def drop_captions(captions: list[str], share: float) -> list[str]:
