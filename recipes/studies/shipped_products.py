@@ -6,6 +6,7 @@ training is there is not trained again: its stored epochs are searched, and it i
 
     python recipes/studies/shipped_products.py --tasks ink neon subject brick
     python recipes/studies/shipped_products.py --tasks art --art package --images 16 32
+    python recipes/studies/shipped_products.py --tasks ink brick --high-noise 0.25
 
 Expected: shipped_products.json and .md under recipes/results, and comparison.png of each export beside it as
 shipped_TASK_IMAGES_SEED.png. Beside the promised product stand plain CFG of the same epoch and scale with the whole
@@ -38,6 +39,7 @@ from basinguard.training.control_group import training_set
 from basinguard.training.data import ImageFolder
 from basinguard.training.epoch_archive import EpochArchive
 from basinguard.training.epoch_series import EpochSeries, origin_weights
+from basinguard.training.finetune_options import LossOptions
 from basinguard.training.guard_assembly import assemble_guard
 from basinguard.training.guard_options import ControlGroup
 from basinguard.training.guarded_export import export_calibrated
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["ink", "subject", "brick"])
     parser.add_argument("--images", nargs="+", type=int, default=[24])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--high-noise", type=float, default=1.0, help="how often high noise is trained; 1 is uniform")
     parser.add_argument("--art", type=Path, help="the unpacked emoji package, for the task art")
     parser.add_argument("--out", type=Path, default=Path("runs/shipped"))
     parser.add_argument("--results", type=Path, default=Path("recipes/results"))
@@ -59,18 +62,21 @@ def main() -> None:
     path = args.results / "shipped_products.json"
     for name, images, seed in [(t, n, s) for s in args.seeds for t in args.tasks for n in args.images]:
         results = json.loads(path.read_text()) if path.exists() else {}
-        key = f"{name}, {images} images, seed {seed}"
+        key = f"{name}, {images} images, seed {seed}" + (
+            "" if args.high_noise == 1 else f", high noise {args.high_noise:g}"
+        )
         if key in results:
             continue
+        suffix = "" if args.high_noise == 1 else "_high_noise"
         run = args.out / key.replace(", ", "-").replace(" ", "-")
-        results[key] = ship(art(args.art) if name == "art" else TASKS[name], images, seed, run)
+        results[key] = ship(art(args.art) if name == "art" else TASKS[name], images, seed, run, args.high_noise)
         path.write_text(json.dumps(results, indent=1))
         path.with_suffix(".md").write_text(table(results), encoding="utf-8")
-        shutil.copy(run / "export" / "comparison.png", args.results / f"shipped_{name}_{images}_{seed}.png")
+        shutil.copy(run / "export" / "comparison.png", args.results / f"shipped_{name}_{images}_{seed}{suffix}.png")
         print(table(results), flush=True)
 
 
-def ship(task: Task, images: int, seed: int, run: Path) -> dict[str, Any]:
+def ship(task: Task, images: int, seed: int, run: Path, high_noise: float) -> dict[str, Any]:
     """One run, from images to export."""
     begin = time.process_time()
     train, heldout = task.write(run / "data", images, seed, HELDOUT)
@@ -78,7 +84,9 @@ def ship(task: Task, images: int, seed: int, run: Path) -> dict[str, Any]:
     if archive.stored():
         certificate = exported_again(run, train, heldout, archive)
     else:
-        guard = fine_tune(run, train, heldout, UPDATES // -(-images // BATCH), DETECTOR)
+        guard = fine_tune(
+            run, train, heldout, UPDATES // -(-images // BATCH), DETECTOR, LossOptions(high_noise=high_noise)
+        )
         assert guard.run is not None
         assert guard.run.certificate is not None, f"{task.name}: nothing was exported"
         certificate = guard.run.certificate

@@ -28,7 +28,7 @@ from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..tinyworld.demo_folder import write_demo_folder
 from ..training.data import ImageFolder
 from ..training.finetune import FineTune
-from ..training.finetune_options import MemoryOptions, OptimizerOptions
+from ..training.finetune_options import LossOptions, MemoryOptions, OptimizerOptions
 from ..training.fit_cli import quiet_lightning
 from ..training.guard_options import ControlGroup
 from ..training.lightning import MemorizationGuard
@@ -88,7 +88,12 @@ def run_demo(out: Path, epochs: int, per_caption: int, detector: CopyDetectorSet
 
 
 def fine_tune(
-    out: Path, train: Path, heldout_folder: Path, epochs: int, detector: CopyDetectorSettings = CopyDetectorSettings()
+    out: Path,
+    train: Path,
+    heldout_folder: Path,
+    epochs: int,
+    detector: CopyDetectorSettings = CopyDetectorSettings(),
+    loss: LossOptions = LossOptions(),
 ) -> MemorizationGuard:
     """Full fine-tuning on ink drawings with the guard watching; it calibrates and exports when training ends."""
     import lightning.pytorch as pl
@@ -113,17 +118,16 @@ def fine_tune(
         log_every_n_steps=1,
     )
     trainer.fit(
-        demo_model(),
+        demo_model(loss),
         datamodule=ImageFolder(str(train), resolution=64, batch_size=16),
     )
     return guard
 
 
-def demo_model() -> FineTune:
+def demo_model(loss: LossOptions = LossOptions()) -> FineTune:
     """The demo's fine-tune: every weight of TinyWorld's UNet."""
-    return FineTune(
-        "tinyworld", "full", optimizer=OptimizerOptions(learning_rate=4e-4), memory=MemoryOptions(cache=True)
-    )
+    optimizer = OptimizerOptions(learning_rate=4e-4)
+    return FineTune("tinyworld", "full", optimizer=optimizer, loss=loss, memory=MemoryOptions(cache=True))
 
 
 def rules_for(record: Record) -> dict[str, Rule]:
