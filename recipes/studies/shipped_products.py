@@ -62,12 +62,10 @@ def main() -> None:
     path = args.results / "shipped_products.json"
     for name, images, seed in [(t, n, s) for s in args.seeds for t in args.tasks for n in args.images]:
         results = json.loads(path.read_text()) if path.exists() else {}
-        key = f"{name}, {images} images, seed {seed}" + (
-            "" if args.high_noise == 1 else f", high noise {args.high_noise:g}"
-        )
+        way, suffix = ("", "") if args.high_noise == 1 else (f", high noise {args.high_noise:g}", "_high_noise")
+        key = f"{name}, {images} images, seed {seed}{way}"
         if key in results:
             continue
-        suffix = "" if args.high_noise == 1 else "_high_noise"
         run = args.out / key.replace(", ", "-").replace(" ", "-")
         results[key] = ship(art(args.art) if name == "art" else TASKS[name], images, seed, run, args.high_noise)
         path.write_text(json.dumps(results, indent=1))
@@ -84,9 +82,8 @@ def ship(task: Task, images: int, seed: int, run: Path, high_noise: float) -> di
     if archive.stored():
         certificate = exported_again(run, train, heldout, archive)
     else:
-        guard = fine_tune(
-            run, train, heldout, UPDATES // -(-images // BATCH), DETECTOR, LossOptions(high_noise=high_noise)
-        )
+        loss = LossOptions(high_noise=high_noise)
+        guard = fine_tune(run, train, heldout, UPDATES // -(-images // BATCH), DETECTOR, loss)
         assert guard.run is not None
         assert guard.run.certificate is not None, f"{task.name}: nothing was exported"
         certificate = guard.run.certificate
