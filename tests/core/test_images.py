@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from basinguard.core import images
 from basinguard.core.images import FORMATS, BadImage, load_rgb, open_image, read_facts, to_rgb, to_tensor
@@ -222,3 +222,15 @@ def test_copies_in_other_containers_are_the_same_picture(tmp_path):
 def test_a_bad_image_survives_a_process_boundary():
     again = pickle.loads(pickle.dumps(BadImage("bomb", "too large")))
     assert (again.code, str(again)) == ("bomb", "too large")
+
+
+@pytest.mark.parametrize(("kind", "fits"), [("sRGB", True), ("LAB", False)])
+def test_a_profile_of_other_pixels_changes_no_colour(tmp_path, kind, fits):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile(kind)).tobytes()
+    wide = profile.replace("sRGB".encode("utf-16-be"), "Wide".encode("utf-16-be"))
+    picture = pattern().convert("RGB")
+    picture.save(tmp_path / "a.png", icc_profile=wide)
+    facts = read_facts(tmp_path / "a.png")
+    assert (bool(facts.profile), facts.profile_fits) == (True, fits)
+    difference = np.abs(np.asarray(load_rgb(tmp_path / "a.png"), int) - np.asarray(picture, int)).max()
+    assert difference <= (2 if fits else 0)  # sRGB to sRGB rounds

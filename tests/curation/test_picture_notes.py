@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from basinguard.curation.curate import curate_images
+from basinguard.curation.findings import about_alike
 
 RAMP = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(np.uint16)  # every value that 12 bits can have
 
@@ -20,3 +21,8 @@ def test_twelve_bits_in_a_file_of_sixteen_are_said_to_train_as_almost_black(tmp_
     dark = {d.file_name: f.message for d in decisions for f in d.findings if f.code == "dark"}
     message = "trains as almost black; its values may be of 12 bits in a 16-bit file: scale them"
     assert dark == ({"scan.png": message} if dark_expected else {})
+
+
+@pytest.mark.parametrize(("count", "said"), [(2, "another"), (3, "2 others")])
+def test_look_alikes_are_counted_in_words(count, said):
+    assert about_alike(4, count).message == f"looks like {said} (set 4 of look-alikes); not the same"

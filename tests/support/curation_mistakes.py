@@ -5,14 +5,20 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sqlite3
+import struct
+import zlib
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from basinguard.commands.metrics import metrics
 from basinguard.core.files import joined_sha256
+from basinguard.curation import thumbnail_cache
 from basinguard.curation.curate import curate_images
 from basinguard.curation.folder import read_folder
 from basinguard.curation.manifest import MANIFEST
@@ -22,6 +28,8 @@ from .curation_records import record_with
 from .guarded_runs import picture_folder
 
 Change = Callable[[Path], object]
+WORDS = ("outside", "reading", "asleep", "running", "by a lake")
+TURNED = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # EXIF: orientation 6
 
 
 def after_manifest(change: Change) -> Change:
@@ -94,7 +102,7 @@ def problem_of(code: str, change: Change) -> Change:
 
     def run(root: Path) -> None:
         photos = picture_folder(root / "photos")
-        (root / "photos-curation").mkdir()
+        (root / "photos-curation").mkdir(exist_ok=True)
         change(photos)
         outcome = curate_images(photos, workers=1)
         problems = (*outcome.curation.problems, *outcome.failed)
@@ -164,6 +172,64 @@ def of_12_bits() -> Image.Image:
     return Image.fromarray(np.tile(np.linspace(0, 4095, 64), (64, 1)).astype(np.uint16))
 
 
+def foreign_profile() -> bytes:
+    """A profile of Lab colours, which no RGB picture has."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+
+
+def wide_profile() -> bytes:
+    """The profile of sRGB under another name, as cameras and screens write theirs."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile.replace("sRGB".encode("utf-16-be"), "Wide".encode("utf-16-be")).replace(b"sRGB", b"Wide")
+
+
+def with_pixels_that_are_no_numbers() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((64, 64), np.nan, np.float32)).save(file, "TIFF")
+    return file.getvalue()
+
+
+def of_pixels(width: int, height: int) -> bytes:
+    """The beginning of a PNG that says to have so many pixels."""
+    said = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    size, check = struct.pack(">I", len(said) - 4), struct.pack(">I", zlib.crc32(said))
+    return as_png(grey("RGB"))[:8] + size + said + check + as_png(grey("RGB"))[33:]
+
+
+def note(captions: list[str], word: str) -> Change:
+    """A folder with these captions: the first note about all of them that holds a word."""
+
+    def run(root: Path) -> None:
+        photos = picture_folder(root / "photos")
+        for number, caption in enumerate(captions):
+            grey("RGB").rotate(10 * number).save(photos / f"{number}.png")
+            (photos / f"{number}.txt").write_text(caption)
+        notes = curate_images(photos, workers=1).curation.notes
+        raise UserWarning(next(each for each in notes if word in each))
+
+    return run
+
+
+def while_locked(root: Path) -> None:
+    """A curation whose cache another run is writing."""
+    (root / "photos-curation").mkdir()
+    with closing(sqlite3.connect(root / "photos-curation/cache.sqlite", isolation_level=None)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        with patch.object(thumbnail_cache, "PATIENCE", 0.01):
+            problem_of("cache-not-used", lambda photos: None)(root)
+
+
+def one_picture_as(name: str, content: bytes) -> Change:
+    """A folder that holds only this."""
+
+    def run(root: Path) -> None:
+        (root / "photos").mkdir()
+        (root / "photos" / name).write_bytes(content)
+        curate_images(root / "photos", workers=1)
+
+    return run
+
+
 CURATION_CASES: dict[str, Change] = {
     "curate: a picture of a type that is not read": problem("type-not-read", "a.psd", b"x"),
     "curate: captions in captions.csv": problem("metadata-name", "captions.csv", b"file_name,text"),
@@ -205,6 +271,32 @@ CURATION_CASES: dict[str, Change] = {
     "curate: a page that cannot be written": problem_of(
         "not-written", lambda photos: (photos.parent / "photos-curation/report.html").mkdir()
     ),
+    "curate: pictures of a phone that are not read": problem("type-not-read", "a.heic", b"x"),
+    "curate: a drawing in PostScript": problem("type-not-read", "a.eps", b"%!PS"),
+    "curate: a film": problem("type-not-read", "a.mp4", b"x"),
+    "curate: a browser's unfinished download": problem("type-not-read", "a.jpg.crdownload", b"x"),
+    "curate: an empty picture": problem("empty", "a.png", b""),
+    "curate: a picture of a billion pixels": problem("bomb", "a.png", of_pixels(40_000, 40_000)),
+    "curate: a TIFF of numbers that are none": problem_of(
+        "unreadable", lambda photos: (photos / "a.tif").write_bytes(with_pixels_that_are_no_numbers())
+    ),
+    "curate: a colour profile": finding("profile", "a.png", grey("RGB"), icc_profile=wide_profile()),
+    "curate: a colour profile of other pixels": finding("profile", "a.png", grey("RGB"), icc_profile=foreign_profile()),
+    "curate: a picture with transparent pixels": finding("alpha", "a.png", grey("RGB").convert("RGBA").rotate(45)),
+    "curate: a picture that EXIF turns": finding("rotated", "a.jpg", grey("RGB"), exif=b"Exif\0\0" + TURNED),
+    "curate: a picture of several frames": finding(
+        "animated", "a.gif", grey("L"), save_all=True, append_images=[grey("L").rotate(90)]
+    ),
+    "curate: a narrow picture": finding("ratio", "a.png", grey("RGB").resize((300, 64))),
+    "curate: no column that names images": problem("row-unusable", "metadata.csv", b"image,caption\n0.png,a\n"),
+    "curate: names of Windows that lead out": problem("row-escapes", "metadata.csv", b"file_name,text\n..\\0.png,a\n"),
+    "curate: a trigger in every caption": note([f"zxq man {word}" for word in WORDS], "trigger"),
+    "curate: what most captions say besides the trigger": note(
+        [f"zxq man {word} in a white shirt" for word in WORDS], "white shirt"
+    ),
+    "curate: a cache that another run holds": while_locked,
+    "curate: a folder of no pictures": one_picture_as("notes.pdf", b"x"),
+    "curate: a folder of one damaged picture": one_picture_as("a.png", b"no picture"),
     "curate: --select 0": lambda root: curate_images(picture_folder(root / "photos"), select=0),
     "curate: no folder": lambda root: curate_images([]),
     "thumbnails of a storage box": beside("@eaDir/0.png"),

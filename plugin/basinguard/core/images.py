@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -84,6 +84,7 @@ class Facts:
         alpha: some pixel may be transparent.
         animated: more than one frame; only the first is used.
         profile: name of its colour profile where that is not sRGB; its colours are converted.
+        profile_fits: that profile is one for such pixels; otherwise their colours are taken as they are.
         exif: what is wrong with its EXIF block, which is ignored as far as it is wrong; "" where nothing is.
     """
 
@@ -96,6 +97,7 @@ class Facts:
     alpha: bool = False
     animated: bool = False
     profile: str = ""
+    profile_fits: bool = True
     exif: str = ""
 
 
@@ -120,8 +122,8 @@ def open_image(source: Path | bytes) -> Iterator[Image.Image]:
                 yield image
     except BadImage:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImage("bomb", f"more than {MAX_PIXELS:,} pixels ({error}); make it smaller") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadImage("bomb", f"more than {MAX_PIXELS:,} pixels; make it smaller") from None
     except Exception as error:  # decoders raise almost anything on damaged bytes
         raise _named(error) from None
 
@@ -188,6 +190,7 @@ def read_facts(path: Path, *, decode: bool = True) -> Facts:
             alpha=image.has_transparency_data,
             animated=bool(getattr(image, "is_animated", False)),
             profile=profile_name(image),
+            profile_fits=_to_srgb(image) is not None or not profile_name(image),
             exif=exif_trouble(image),
         )
         if decode:
@@ -225,18 +228,26 @@ def profile_name(image: Image.Image) -> str:
     return ""
 
 
-def _in_srgb(image: Image.Image) -> Image.Image:
+def _to_srgb(image: Image.Image) -> Any | None:
+    """What turns the colours of a picture into sRGB; None where it has no other profile, or one for other pixels."""
     if not profile_name(image):
-        return image
-    with suppress(Exception):  # a profile for another kind of pixels, for example
+        return None
+    with suppress(Exception):
         from PIL import ImageCms
 
         source = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
-        target = ImageCms.createProfile("sRGB")
         mode = "RGBA" if image.mode == "RGBA" else "RGB"
-        converted = ImageCms.profileToProfile(image, source, target, outputMode=mode)
-        return converted if converted is not None else image
-    return image
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), image.mode, mode)
+    return None
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    transform = _to_srgb(image)
+    if transform is None:
+        return image
+    from PIL import ImageCms
+
+    return ImageCms.applyTransform(image, transform) or image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

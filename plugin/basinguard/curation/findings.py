@@ -49,6 +49,11 @@ def about_file(item: Item, *, smallest: int = 256, longest_ratio: float = 3.0) -
     """What the file itself says: frames, rotation, transparency, mode, size and proportions."""
     facts = item.facts
     ratio = max(facts.width, facts.height) / min(facts.width, facts.height)
+    colours = (
+        "; its colours are converted to sRGB"
+        if facts.profile_fits
+        else f", which is not one for {facts.mode}: its colours are taken as they are"
+    )
     notes = [
         ("animated", facts.animated, "has several frames; only the first is used"),
         ("rotated", facts.rotated, "is rotated by its EXIF header, which some trainers ignore"),
@@ -58,7 +63,7 @@ def about_file(item: Item, *, smallest: int = 256, longest_ratio: float = 3.0) -
             f"has a bad EXIF block, ignored as far as it is bad: {facts.exif}; look whether the picture stands upright",
         ),
         ("alpha", facts.alpha, "has transparent pixels, shown and trained here on white; some trainers take black"),
-        ("profile", bool(facts.profile), f"has the colour profile {facts.profile}; its colours are converted to sRGB"),
+        ("profile", bool(facts.profile), f"has the colour profile {facts.profile}{colours}"),
         ("mode", facts.mode not in ("RGB", "RGBA", "P", "L", "LA"), f"has pixel mode {facts.mode}; convert it to RGB"),
         (
             "small",
@@ -81,7 +86,8 @@ def about_copies(count: int) -> Finding:
 
 def about_alike(number: int, count: int) -> Finding:
     """One of `count` images that look alike and are different pictures: worth a look, no more."""
-    return Finding(code="alike", message=f"looks like {count - 1} others (set {number} of look-alikes); not the same")
+    others = "another" if count == 2 else f"{count - 1} others"
+    return Finding(code="alike", message=f"looks like {others} (set {number} of look-alikes); not the same")
 
 
 def about_blank(alpha: bool) -> Finding:
