@@ -10,13 +10,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "plugin" / "basinguard"
 ORDER = """
-core: progress seeds spread text generation schema exif images folder_files safetensors_header files provenance extras estimate html metric report_parts report stats betting attack_table membership_table gate record option_errors option_docs
+core: progress seeds spread text generation schema exif images folder_files safetensors_header files provenance extras estimate html metric report_parts report stats betting pooled_risk attack_table membership_table gate record option_errors option_docs
 guidance: core triage dynamic schedules serialization
 diffusion: sampling_options noise_schedule solvers sampler_path batching sampling evaluation_count model toy
 basin: trajectories early_decision plain_run ordered_search exit_search curves critical_scale detectors gap heldout_contrast
 similarity: detail diversity cross_correlation overlay_fit registration preprocessing embedder scores kernel_distance energy_distance feature_sets colour_texture prompt_draws feature_space taught clip_score image_files structure matching aligned either sampler_edits distribution_metrics pixel_distances networks structure_figure local_copies copy_detector distance_ratio sscd_canary sscd efficientnet image_pair registry rulers thresholds copy_detector_settings choice_cache detector_choice detector_loading duplicate_groups judgement folder_matches folder_metrics
 curation: descriptors tiles nearest_neighbours thumbnail_cache workers caption_files alignment colour_match pooling pixel_agreement kohya_layout folder sources run_evidence findings scan caption_words captions shared_phrases caption_conflict same_picture picture_quality likely_best duplicates placement reconstruction true_detail collages groups outliers decisions embedding_map selection run_remedies manifest trainer_settings trainer_folders trainer_configs report output_files dataset_export analysis curate
-guard: caption_groups control_prompts checkpoint_selection measures training_set taught_ledger budget verdict changes plan probe_costs coverage critical_scale_stage forecast measured_model probe status guard
+guard: caption_groups control_prompts checkpoint_selection measures training_set taught_ledger budget verdict changes plan probe_costs coverage pooled_report critical_scale_stage forecast measured_model probe status guard
 calibration: prompt_triage terms cost design promise candidate danger fixed_sequence grids rules choice ladders trial weights sample_archive lessons bench search knobs certification record_builder
 plots: style contact_sheet run basin tradeoff
 tinyworld: scenes styles creature materials emoji tasks demo_folder

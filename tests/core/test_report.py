@@ -73,6 +73,7 @@ def test_the_keys_keep_their_order_and_estimates_their_names():
         "taught",
         "taught_rulers",
         "taught_problem",
+        "risk_alone",
     ]
     assert report.estimates["gap_excess"] == report.gaps.excess
     assert report.estimates["risk"] == report.samples.risk

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from basinguard.core.pooled_risk import pooled_risk
 from basinguard.core.report import Basin, Report
 from basinguard.diffusion.noise_schedule import FlowSchedule, to_epsilon
 from basinguard.diffusion.toy import Memorizer
@@ -183,7 +184,7 @@ def test_a_caption_keeps_its_noise_whatever_is_measured_beside_it():
     reports = [guard.measure(Points(), epoch=k, train_step=k) for k in range(-1, 8)]
     base_pairs = {(e.caption, e.seed) for e in reports[0].basin.exits}
     assert all((r.probed[e.caption], e.seed) in base_pairs for r in reports for e in r.basin.exits)
-    assert all(r.precision.endswith("exits within 50 timesteps") for r in reports[1:])
+    assert all("exits within 50 timesteps" in r.precision for r in reports[1:])
     exit_timesteps: dict[int, set] = {}
     for report in reports:
         for pair_exit in report.basin.exits:
@@ -235,7 +236,7 @@ class Others:
 SIXTEEN = tuple(f"point {k}" for k in range(16))
 
 
-@pytest.mark.parametrize(("training", "kind"), [(1.0, "nothing"), (20.0, "gap"), (100.0, "samples"), (600.0, "exits")])
+@pytest.mark.parametrize(("training", "kind"), [(0.5, "nothing"), (15.0, "gap"), (100.0, "samples"), (600.0, "exits")])
 def test_every_probe_stays_within_its_own_share(monkeypatch, training, kind):
     """What 5 % of a short, a usual and a long span pay for, at 100 rows a second; savings are not kept."""
     clock, guard = Clock(monkeypatch), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
@@ -250,6 +251,43 @@ def test_every_probe_stays_within_its_own_share(monkeypatch, training, kind):
     assert [report.samples.risk is not None for report in reports] == [kind != "gap"] * len(probes)
     assert [report.searched for report in reports] == [kind == "exits"] * len(probes)
     assert {i for report in reports for i in report.probed} == (set() if kind == "gap" else set(range(16)))
+
+
+def test_samples_of_a_budget_are_pooled_and_a_breach_is_seen_from_few(monkeypatch):
+    """2.4 seconds a probe pay for the gap and samples alone; one model always copies, the other draws nothing."""
+    clock, guard = Clock(monkeypatch), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
+    harmless = clock.model()
+    harmless.decode = lambda latents: torch.full((len(latents), 3, 2, 2), 9.0)
+    base = guard.measure(harmless, epoch=-1, train_step=0)
+    clock.now += 60.0
+    safe = guard.measure(harmless, epoch=0, train_step=1)
+    clock.now += 60.0
+    copying = guard.measure(clock.model(), epoch=1, train_step=2)
+    assert base.samples.risk_alone is None
+    assert (safe.samples.risk.value < 0.05, safe.samples.risk_alone.value) == (True, 0.0)
+    assert safe.samples.risk.high < 0.7 * safe.samples.risk_alone.high, "the base model's samples count"
+    assert copying.samples.risk.value > 0.5
+    few = len(copying.probed)
+    assert 0 < few < 8
+    assert copying.samples.risk.n == len(safe.probed) + few
+    assert "risk within" in copying.precision.split("; ")[-1]
+    again = pooled_risk([(0, 16), (0, len(safe.probed)), (few, few)])
+    assert copying.samples.risk == again
+
+
+def test_fewer_timesteps_buy_more_samples_where_no_exit_is_searched(monkeypatch):
+    probed = {}
+    for fewer in (None, 10):
+        clock = Clock(monkeypatch)
+        guard = make_guard(SIXTEEN, captions=16, seeds=2, budget="5%", budget_timesteps=fewer)
+        clock.probe(guard, -1)
+        report, seconds = clock.probe(guard, 0, 60.0)
+        assert seconds <= 3.0
+        probed[fewer] = len(report.probed)
+    assert probed[10] == 2 * probed[None] > 0
+    assert "with 10 timesteps" in report.precision
+    with pytest.raises(ValueError, match=r"budget_timesteps=21.*expected None or 1 to 20"):
+        ProbePlan(timesteps=20, budget_timesteps=21)
 
 
 def test_gaps_without_their_control_raise_no_alarm():
@@ -274,7 +312,7 @@ def test_a_probe_that_took_too_long_is_paid_back(monkeypatch):
 
 
 def test_a_busy_machine_does_not_price_samples_out_for_ever(monkeypatch):
-    clock, guard = Clock(monkeypatch, per_row=0.05), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
+    clock, guard = Clock(monkeypatch, per_row=0.08), make_guard(SIXTEEN, captions=16, seeds=2, budget="5%")
     clock.probe(guard, -1)
     busy, _ = clock.probe(guard, 0, 100.0)
     assert busy.samples.risk is None

@@ -125,7 +125,7 @@ def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, fol
 
 def test_a_budget_buys_gaps_first_and_a_report_without_samples_is_read_as_one(tiny_pipeline_dir, folder, tmp_path):
     """Nothing, gaps alone, samples, exits; what only the base measured can be monitored and is not logged again."""
-    nothing, gaps, exits = (make_guard({"budget": evals}) for evals in (2, 12, 200))
+    nothing, gaps, exits = (make_guard({"budget": evals}) for evals in (2, 11, 200))
     stop = EarlyStopping("guard/risk", check_on_train_epoch_end=True, patience=9)
     fit(tiny_pipeline_dir, folder, tmp_path / "nothing", nothing, stop, epochs=3)
     assert [report.epoch for report in nothing.history] == [-1]
@@ -149,10 +149,10 @@ def test_a_budget_buys_gaps_first_and_a_report_without_samples_is_read_as_one(ti
 
 def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     """Gaps, exits, gaps, as spans and prices would have it: all of it stays monitored, loggers get what is new."""
-    guard, measure = make_guard({"budget": 12}), Guard.measure
+    guard, measure = make_guard({"budget": 11}), Guard.measure
 
     def in_turns(self, model, *, epoch, **options):
-        self.spending.budget = Budget(evals=200 if epoch == 1 else 12)
+        self.spending.budget = Budget(evals=200 if epoch == 1 else 11)
         return measure(self, model, epoch=epoch, **options)
 
     monkeypatch.setattr(Guard, "measure", in_turns)

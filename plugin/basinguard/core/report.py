@@ -28,7 +28,7 @@ JSON_ORDER = (
     *("similarity_heldout", "risk_uncond", "alignment", "curve", "exits", "unet_evals", "seconds", "problem"),
     *("log_width", "gap_since_base", "gap_excess", "gap_auc", "sigma_c", "sigma_c_uncond", "sigma_c_since_base"),
     *("sigma_c_excess", "caption_gap", "groups", "images", "probed", "precision", "note", "alignment_heldout"),
-    *("taught", "taught_rulers", "taught_problem"),
+    *("taught", "taught_rulers", "taught_problem", "risk_alone"),
 )
 
 

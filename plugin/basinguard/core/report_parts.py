@@ -97,7 +97,9 @@ class Samples(Part):
     """What plain CFG drew for the training captions.
 
     Attributes:
-        risk: share of samples that reproduce a training image.
+        risk: share of samples that reproduce a training image; within a budget pooled with those of earlier probes
+            (`core.pooled_risk`).
+        risk_alone: of this probe's samples alone, where others were pooled with them.
         similarity_p95: to the nearest training image, 95th percentile.
         alignment: agreement of the samples with their captions.
     """
@@ -105,6 +107,7 @@ class Samples(Part):
     risk: Estimate | None = None
     similarity_p95: Estimate | None = None
     alignment: Estimate | None = None
+    risk_alone: Estimate | None = None
 
 
 class Basin(Part):

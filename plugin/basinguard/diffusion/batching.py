@@ -59,14 +59,20 @@ class Batched:
         return None
 
     def size(self, count: int) -> int:
-        """The size a batch of `count` rows is padded to: an eighth of the chunk or a multiple of it.
+        """The size a batch of `count` rows is padded to, at most the chunk: see `padded_size`."""
+        return min(padded_size(count, max(1, self.chunk // 8)), self.chunk)
 
-        Example:
-            >>> [Batched(abs, 64).size(n) for n in (1, 8, 9, 64)]
-            [8, 8, 16, 64]
-        """
-        unit = max(1, self.chunk // 8)
-        return min(-(-count // unit) * unit, self.chunk)
+
+def padded_size(count: int, unit: int) -> int:
+    """A power of two below the unit, from there on a multiple of it: few sizes, and few rows for nothing.
+
+    Example:
+        >>> [padded_size(n, 8) for n in (0, 1, 3, 8, 9, 64)]
+        [0, 1, 4, 8, 16, 64]
+    """
+    if count < unit:
+        return min(unit, 1 << (count - 1).bit_length()) if count else 0
+    return -(-count // unit) * unit
 
 
 def _padded(tensor: Tensor, size: int) -> Tensor:

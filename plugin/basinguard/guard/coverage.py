@@ -30,6 +30,7 @@ class Coverage:
         gaps: training images whose captions' gap is measured.
         seeds: samples of each sampled caption.
         resolution: grid positions an exit may be left open by; 0 looks for no exits.
+        timesteps: that training captions are sampled with; as the plan has it when 0.
         heldout: also measure the gap of held-out prompts.
         critical_scales: also measure the critical scales that the plan asks for.
         sample_heldout: also sample held-out captions, whatever it costs.
@@ -41,6 +42,7 @@ class Coverage:
     gaps: tuple[int, ...]
     seeds: int
     resolution: int = 1
+    timesteps: int = 0
     heldout: bool = True
     critical_scales: bool = True
     sample_heldout: bool = True
@@ -95,7 +97,8 @@ class Spending:
 
     def costs(self, model: Model, training: TrainingSet, taught: int = 0) -> ProbeCosts:
         """What a probe of this model may consist of; `taught` samples of held-out prompts beside the others."""
-        path = path_of(model.schedule, model.schedule.grid(self.plan.timesteps), self.plan.solver)
+        schedule, alone = model.schedule, self.plan.budget_timesteps or self.plan.timesteps
+        path, fewer = (path_of(schedule, schedule.grid(n), self.plan.solver) for n in (self.plan.timesteps, alone))
         images = min(self.plan.critical_scales, len(training.captions))
         held = 0 if training.heldout_images is None else min(self.plan.critical_scales, len(training.heldout))
         timed = self.budget is not None and self.budget.share is not None
@@ -104,6 +107,7 @@ class Spending:
             len(training.captions),
             self.plan.seeds,
             evaluations=len(path.nodes),
+            evaluations_alone=len(fewer.nodes),
             heldout=len(training.heldout),
             noises=min(NOISES, 1 + max(training.rank_of)),
             critical_scales=images + held,
@@ -125,11 +129,12 @@ class Spending:
             everything if bought.gaps == len(everything) else self._next("gaps", bought.gaps, costs.gap_captions),
             bought.seeds,
             bought.resolution,
+            timesteps=0 if bought.resolution else self.plan.budget_timesteps or 0,
             heldout=bought.heldout,
             critical_scales=bought.critical_scales > 0,
             sample_heldout=False,
             taught=bought.taught,
-            precision=bought.precision(self.plan.timesteps, len(everything)),
+            precision=bought.precision(self.plan.timesteps, len(everything), self.plan.budget_timesteps or 0),
         )
 
     def _means(self, now: float, agree: Agree) -> tuple[float, Mapping[str, float]]:
@@ -154,7 +159,7 @@ class Spending:
         searched = evaluated.get("exits", 0) - costs.evaluations * pairs
         rows = {
             "gap": costs.gap(len(coverage.gaps), coverage.heldout),
-            "samples": costs.samples(pairs),
+            "samples": costs.samples_alone(pairs) if coverage.timesteps else costs.samples(pairs),
             "exits": costs.trunk(pairs) + max(0, searched),
             "critical_scales": evaluated.get("critical_scales", 0),
             "taught": costs.samples(costs.taught) if "taught" in seconds else 0,

@@ -32,6 +32,7 @@ from .coverage import Agree, Spending
 from .measured_model import Instruments, ScoreAlignment, guided_model
 from .measures import Measures
 from .plan import ProbePlan
+from .pooled_report import pooled_report
 from .probe import Early, Probe
 from .taught_ledger import TaughtLedger, refuse_copied_truth, taught_prompts, taught_samples
 from .training_set import TrainingSet
@@ -168,11 +169,15 @@ class Guard:
         if coverage is not None:
             instruments = Instruments(self.copy_detector, self.training, self.plan, self.score_alignment, self.ledger)
             probe = Probe(instruments, model, coverage, None if epoch < 0 else self.base)
-            report = probe.report(epoch, train_step, start, early)
+            report = self._pooled(probe.report(epoch, train_step, start, early and (lambda r: early(self._pooled(r)))))
             self.base, self.latest = probe.base, probe.now
             self.spending.learn(costs, coverage, probe.seconds, probe.count.rows)
         self.spending.pay(time.monotonic() - start, epoch)
         return report
+
+    def _pooled(self, report: Report) -> Report:
+        """Within a budget samples are few, and those of earlier probes count too."""
+        return pooled_report(report, self.history) if self.spending.budget and report.epoch >= 0 else report
 
     def charged(self, name: str) -> AbstractContextManager[None]:
         """Inside, time is the probe's and not training's; what it took is remembered as the price of `name`."""

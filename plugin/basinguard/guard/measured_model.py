@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -104,9 +104,10 @@ class MeasuredModel:
     def __init__(self, instruments: Instruments, model: Model, count: EvaluationCount) -> None:
         self.instruments, self.model, self.count = instruments, model, count
 
-    def guided(self, prompts: Sequence[str]) -> GuidedModel:
-        """The model with these prompts."""
-        return guided_model(self.model, prompts, self.instruments.plan, self.count)
+    def guided(self, prompts: Sequence[str], timesteps: int = 0) -> GuidedModel:
+        """The model with these prompts, on a grid of so many timesteps; the plan's when 0."""
+        plan = self.instruments.plan
+        return guided_model(self.model, prompts, replace(plan, timesteps=timesteps or plan.timesteps), self.count)
 
     def draw(self, captions: Sequence[str], model: GuidedModel, pairs: Pairs, anchors: Anchors | None = None) -> Drawn:
         """Plain CFG of these pairs, decoded and matched."""

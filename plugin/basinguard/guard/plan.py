@@ -26,6 +26,9 @@ class ProbePlan(SamplingOptions):
         chunk: most rows at once.
         budget: what every probe may cost: a share of the time trained since the one before ("5%") or a number of UNet
             evaluations; no limit when None. The base model's probe is not counted.
+        budget_timesteps: sampling timesteps where a budget pays for samples without exits; `timesteps` when None. Fewer
+            buy more samples, and the risk is then that of so many timesteps: take fewer only where both were seen to
+            find the same copies (`recipes/studies/probe_timesteps.py`).
         solver: the sampler, one of `solvers.SOLVERS`.
         critical_scales: how many training (and held-out) images get theirs measured, up to 320 evaluations each;
             where a budget cannot pay for them after all else, they are left out.
@@ -41,6 +44,7 @@ class ProbePlan(SamplingOptions):
     alpha: float = 0.1
     chunk: int = 64
     budget: str | int | None = None
+    budget_timesteps: int | None = None
     solver: str = "ddim"
     critical_scales: int = 0
     order_checks: int = 0
@@ -55,6 +59,10 @@ class ProbePlan(SamplingOptions):
         for name in ("critical_scales", "order_checks"):
             if getattr(self, name) < 0:
                 raise ValueError(f"ProbePlan({name}={getattr(self, name)}): expected 0 or more")
+        if self.budget_timesteps is not None and not 1 <= self.budget_timesteps <= self.timesteps:
+            raise ValueError(
+                f"ProbePlan(budget_timesteps={self.budget_timesteps}): expected None or 1 to {self.timesteps}"
+            )
         if not 0 < self.alpha < 1:
             raise ValueError(f"ProbePlan(alpha={self.alpha}): expected a share in (0, 1)")
         if self.solver not in SOLVERS:

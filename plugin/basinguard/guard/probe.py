@@ -123,7 +123,8 @@ class Probe:
 
     def _draw_training(self) -> Drawn:
         captions = [self.training.captions[i] for i in self.coverage.sampled]
-        model, anchors = self.measured.guided(captions), self.measured.anchors(captions)
+        anchors = self.measured.anchors(captions) if self.coverage.resolution else None
+        model = self.measured.guided(captions, self.coverage.timesteps)
         shape, own = self.model.latent_shape, self.plan.seeds
         pairs = pairs_of(self.coverage.sampled, self.seeds, self.coverage.seeds, shape, stride=own)
         return self.measured.draw(captions, model, pairs, anchors)

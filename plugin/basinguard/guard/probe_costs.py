@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ..core.stats import wilson
+from ..diffusion.batching import padded_size
 from .budget import STAGES
 from .plan import ProbePlan
 from .training_set import TrainingSet
 
-LEAST_PAIRS = 2  # below this samples say nothing
+LEAST_PAIRS = 1  # pooled with those of earlier probes, one sample says something
 TAUGHT_SHARE = 1 / 3  # of what the gap leaves, at most, for samples that show what was taught
 LEAST_SEARCHED = 4  # and below this exits
 SCALE_EVALS = 320  # most evaluations that one critical scale takes: 10 halvings of 16, with the caption and without
@@ -29,10 +30,11 @@ class ProbeCosts:
         gap_captions: captions of the training set.
         seeds: most samples of each caption.
         evaluations: of one row from noise to image.
+        evaluations_alone: the same of samples whose exits are not searched for; as many when 0.
         heldout: held-out prompts, whose gap is the control.
         critical_scales: images whose critical scale is asked for.
         taught: samples of held-out prompts that show what was taught.
-        unit: rows come in multiples of this; 1 counts evaluations instead of time.
+        unit: rows come in multiples of this, or in a power of two below it; 1 counts evaluations instead of time.
         noises: on which gaps are measured: one, or more where captions say the same.
     """
 
@@ -40,6 +42,7 @@ class ProbeCosts:
     gap_captions: int
     seeds: int
     evaluations: int
+    evaluations_alone: int = 0
     heldout: int = 0
     critical_scales: int = 0
     taught: int = 0
@@ -55,6 +58,10 @@ class ProbeCosts:
         """Rows for plain CFG of so many pairs."""
         return self.evaluations * self._full(2 * pairs)
 
+    def samples_alone(self, pairs: int) -> int:
+        """The same of pairs whose exits are not searched for."""
+        return (self.evaluations_alone or self.evaluations) * self._full(2 * pairs)
+
     def trunk(self, pairs: int) -> int:
         """Rows for the unguided trajectories of so many pairs."""
         return self.evaluations * self._full(pairs)
@@ -65,7 +72,7 @@ class ProbeCosts:
         return self.trunk(pairs) + math.ceil(self.samples(pairs) * tries / 2)
 
     def _full(self, rows: int) -> int:
-        return -(-rows // self.unit) * self.unit
+        return padded_size(rows, self.unit)
 
 
 @dataclass(frozen=True)
@@ -97,18 +104,21 @@ class AffordableProbe:
         """(caption, seed) pairs that are sampled."""
         return self.captions * self.seeds
 
-    def precision(self, timesteps: int, total: int) -> str:
+    def precision(self, timesteps: int, total: int, alone: int = 0) -> str:
         """What that is good for, in words.
 
         Args:
             timesteps: of the sampler's grid.
             total: captions of the training set.
+            alone: timesteps of samples without exits, where those are fewer.
 
         Example:
             >>> AffordableProbe(30, 8, 2, 2).precision(timesteps=20, total=30)
             'gap of 30 of 30 captions; 16 samples of 8 captions: risk within 0.22, exits within 100 timesteps'
             >>> AffordableProbe(30, missing=2.5).precision(timesteps=20, total=30)
             'gap of 30 of 30 captions; no samples; exits take 2.5 times this budget: raise it, or probe less often'
+            >>> AffordableProbe(30, 4, 1).precision(timesteps=20, total=30, alone=10)
+            'gap of 30 of 30 captions; 4 samples of 4 captions with 10 timesteps: risk within 0.35'
         """
         parts = [f"gap of {self.gaps} of {total} captions" + ("" if self.heldout else ", of no held-out prompts")]
         if not self.pairs:
@@ -116,9 +126,9 @@ class AffordableProbe:
         else:
             half = wilson(self.pairs // 2, self.pairs)
             exits = f", exits within {round(self.resolution * 1000 / timesteps)} timesteps" if self.resolution else ""
-            parts.append(
-                f"{self.pairs} samples of {self.captions} captions: risk within {(half.high - half.low) / 2:.2f}{exits}"
-            )
+            fewer = f" with {alone} timesteps" if alone and not self.resolution else ""
+            drawn = f"{self.pairs} samples of {self.captions} captions{fewer}"
+            parts.append(f"{drawn}: risk within {(half.high - half.low) / 2:.2f}{exits}")
         if self.critical_scales:
             parts.append(f"critical scale of {self.critical_scales} images")
         if self.taught:
@@ -133,25 +143,27 @@ def affordable_probe(
 ) -> AffordableProbe | None:
     """The best measurement for an allowance; None when it cannot pay for the gap of two captions.
 
-    The gap comes first, because it warns earliest and costs one evaluation a caption; held-out prompts, its control,
-    are left out where nothing would remain for captions. Then samples with their exits, more captions before more
-    seeds and a finer search last; where exits are too dear, samples alone, which tell the risk. What is left goes to
-    critical scales, where the plan asks for them. Samples that show what was taught come right after the gap, where
-    they take no more than a third of what it leaves.
+    The gap comes first, because it warns earliest and costs one evaluation a caption: of all captions where that leaves
+    a sample, else of as many as do; held-out prompts, its control, are left out where nothing would remain for
+    captions. Then samples with their exits, more captions before more seeds and a finer search last; where exits are
+    too dear, samples alone, which tell the risk. What is left goes to critical scales, where the plan asks for them.
+    Samples that show what was taught come right after the gap, where they take no more than a third of what it leaves
+    and leave a sample of the training captions.
 
     Args:
         allowance: what may be spent, in seconds or evaluations.
         costs: what there is.
         prices: of a row of each stage, in the same currency.
     """
-    least = min(2, costs.gap_captions)
-    heldout = costs.gap(least) * prices["gap"] <= allowance
-    gaps = _most(costs.gap_captions, lambda n: costs.gap(n, heldout) * prices["gap"], allowance)
-    if gaps < least:
+    sample = costs.samples_alone(LEAST_PAIRS) * prices["samples"]
+    gaps, heldout = _affordable_gaps(allowance - sample if sample <= allowance / 2 else allowance, costs, prices)
+    if not gaps:
+        gaps, heldout = _affordable_gaps(allowance, costs, prices)
+    if not gaps:
         return None
     left = allowance - costs.gap(gaps, heldout) * prices["gap"]
     taught = costs.samples(costs.taught) * prices["taught"] if costs.taught else 0.0
-    taught = taught if taught <= TAUGHT_SHARE * left else 0.0
+    taught = taught if taught <= min(TAUGHT_SHARE * left, left - sample) else 0.0
     left -= taught
     most, searched = costs.captions * costs.seeds, min(LEAST_SEARCHED, costs.captions * costs.seeds)
 
@@ -165,9 +177,8 @@ def affordable_probe(
             break
     spent, missing = with_exits(resolution)(pairs), 0.0
     if pairs < searched:
-        alone = _most(most, lambda n: costs.samples(n) * prices["samples"], left)
-        pairs, resolution = alone if alone >= min(LEAST_PAIRS, most) else 0, 0
-        spent = costs.samples(pairs) * prices["samples"]
+        pairs, resolution = _most(most, lambda n: costs.samples_alone(n) * prices["samples"], left), 0
+        spent = costs.samples_alone(pairs) * prices["samples"]
         missing = (costs.gap(gaps, heldout) * prices["gap"] + taught + with_exits(8)(searched)) / allowance
     captions = min(costs.captions, pairs)
     critical_scales = (
@@ -175,6 +186,14 @@ def affordable_probe(
     )
     seeds = pairs // captions if captions else 0
     return AffordableProbe(gaps, captions, seeds, resolution, critical_scales, heldout, taught > 0, missing)
+
+
+def _affordable_gaps(allowance: float, costs: ProbeCosts, prices: Mapping[str, float]) -> tuple[int, bool]:
+    """Captions whose gap an allowance pays for, 0 where fewer than two; and whether held-out prompts' as well."""
+    least = min(2, costs.gap_captions)
+    heldout = costs.gap(least) * prices["gap"] <= allowance
+    gaps = _most(costs.gap_captions, lambda n: costs.gap(n, heldout) * prices["gap"], allowance)
+    return (gaps, heldout) if gaps >= least else (0, False)
 
 
 def _most(count: int, cost: Callable[[int], float], allowance: float) -> int:
