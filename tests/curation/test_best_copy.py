@@ -184,3 +184,13 @@ def test_a_soft_drawing_and_its_stretched_thumbnail_in_a_folder(tmp_path):
     original = drawing(3, 700).filter(ImageFilter.GaussianBlur(5))
     copies = {"a copy": original.resize((120, 80)), "original": original, "other": drawing(9)}
     assert kept(scan_of(tmp_path, copies))[0] == {"original": {"a copy"}}
+
+
+def test_what_is_turned_against_an_enlarged_copy_is_laid_over_the_original_too(pictures, tmp_path):
+    images = {
+        "original": pictures[7],
+        "enlarged": pictures[7].resize((384, 384)),
+        "made taller": pictures[7].resize((192, 250)),
+        "turned": jpeg(pictures[7].rotate(90), 80),
+    }
+    assert kept(scan_of(tmp_path, images))[0] == {"original": {"enlarged", "made taller", "turned"}}

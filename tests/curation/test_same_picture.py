@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFilter, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+from basinguard.curation import pixel_agreement
 from basinguard.curation.colour_match import ColourRule, find_rule
 from basinguard.curation.pooling import block_means, even_edges, highest, lowest, pooled, spread_out
 from basinguard.curation.same_picture import same_picture
@@ -139,3 +140,30 @@ def test_the_order_of_two_pictures_decides_nothing(pictures):
     whole = Overlay(1.0, 1.0, False)
     verdicts = [same_picture(pictures[4], clipped, whole).same, same_picture(clipped, pictures[4], whole).same]
     assert verdicts[0] == verdicts[1]
+
+
+def test_letters_on_a_gradient_are_a_drawing():
+    """A gradient has contrast in every block and no detail, so its mirror image may mean another thing."""
+    y, x = np.mgrid[0:256, 0:256] / 256
+    waves = np.stack([127 + 60 * (x - y) + 50 * np.sin(7 * (a * x + y)) for a in (0.7, -0.4, 0.5)], -1)
+    poster = Image.fromarray(waves.clip(0, 255).astype(np.uint8))
+    ImageDraw.Draw(poster).text((128, 128), "STOP", "white", ImageFont.load_default(60), anchor="mm")
+    verdict = same_picture(poster, ImageOps.mirror(poster), Overlay(1.0, 1.0, True))
+    assert not verdict.same
+    assert "a drawing" in verdict.reason
+
+
+@pytest.mark.parametrize(("radius", "same"), [(6, False), (30, True)])
+def test_a_spot_is_no_logo(pictures, radius, same):
+    """A mole, a bird, a button: what is flat and small may be in the scene."""
+    spotted = pictures[6].copy()
+    ImageDraw.Draw(spotted).ellipse((96 - radius, 96 - radius, 96 + radius, 96 + radius), fill="red")
+    assert same_picture(pictures[6], spotted, Overlay(1.0, 1.0, False)).same == same
+
+
+def test_off_a_plane_is_what_least_squares_leave():
+    y, x = np.mgrid[0:16, 0:16]
+    block = np.random.default_rng(0).normal(2 * x + 3 * y, 5).astype(np.float32)
+    plane = np.stack([np.ones(256), x.ravel(), y.ravel()], 1)
+    rest = block.ravel() - plane @ np.linalg.lstsq(plane, block.ravel(), rcond=None)[0]
+    assert pixel_agreement._off_plane(block[None, :, None, :]) == pytest.approx(rest.std(), abs=1e-4)

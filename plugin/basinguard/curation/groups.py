@@ -7,20 +7,21 @@ not itself compared with what is kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from scipy.cluster.hierarchy import DisjointSet
 
-from ..similarity.registration import one_thread_each
+from ..similarity.registration import WHOLE, Overlay, one_thread_each
 from .collages import partly_known
 from .duplicates import REFUSALS, Pair
 from .picture_quality import picture_qualities, why_best
-from .placement import placements
+from .placement import Placement, placements
 from .same_picture import Judge
 from .scan import Scan
 from .true_detail import true_details
 
+TURNED_WHOLE = 0.97  # of a picture, which another must show if what is turned against that one is laid over it
 Rows = tuple[int, int]
 
 
@@ -108,10 +109,23 @@ def _copies(scan: Scan, judge: Judge, best: int, rest: Sequence[int], pairs: Seq
     copies = {row for row in rest if row in direct or scan.sha256[row] == scan.sha256[best]}
     places = placements(best, pairs)
     guesses = [(row, places[row].overlay()) for row in rest if row in places and row not in copies]
-    placed = [(row, guess) for row, guess in guesses if guess is not None]
+    placed = [(row, guess, 0) for row, guess in guesses if guess is not None]
+    placed += [each for each in _turned(pairs, places) if each[0] in rest and each[0] not in copies]
     with one_thread_each() as mapped:
         verdicts = list(mapped(lambda guess: judge(best, *guess), placed))
-    return copies | {row for (row, _), verdict in zip(placed, verdicts, strict=True) if verdict.same}
+    return copies | {row for (row, *_), verdict in zip(placed, verdicts, strict=True) if verdict.same}
+
+
+def _turned(pairs: Sequence[Pair], places: Mapping[int, Placement]) -> list[tuple[int, Overlay, int]]:
+    """Rows that a turn lays over one of the placed ones which shows all of the best, with the guess and that turn."""
+    guesses = []
+    for pair in pairs:
+        ends = ((pair.first, pair.second, pair.turned), (pair.second, pair.first, 360 - pair.turned))
+        for here, there, turn in ends if pair.turned else ():
+            overlay = places[here].overlay() if here in places and there not in places else None
+            if overlay is not None and overlay.share >= TURNED_WHOLE and not overlay.mirrored:
+                guesses.append((there, replace(overlay, box=WHOLE, share=1.0, mirrored=pair.mirrored), turn))
+    return guesses
 
 
 def find_alike(pairs: Sequence[Pair], groups: Sequence[Group]) -> list[tuple[int, ...]]:

@@ -29,12 +29,12 @@ CELL, SMALLEST_CELL = 24, 16  # cells on the longer side for colours; pixels of 
 VIEW_SIDE = 256  # pixels of the longer side at which an overlay is judged
 BLURS = (0.5, 0.8, 1.2, 1.6, 2.0, 2.6, 3.2)  # pixels
 SHARPER = 1.15  # times the fine detail from which one picture is blurred to the other
-LARGEST_OVERLAY = 0.3  # of the area
+SMALLEST_OVERLAY, LARGEST_OVERLAY = 0.01, 0.3  # of the area; what is smaller may be a bird, a button, a mole
 JOINED = 0.015  # of the side; letters nearer to each other are one overlay
 RICH = 0.5  # share of the blocks outside an overlay that must have detail
 BLOCK = 16  # pixels
 DRAWN, TONES = 0.75, 8  # share of a picture in so many of its colours from which it is drawn, not photographed
-DETAIL = 2.5  # levels of contrast in a block that is not flat
+DETAIL = 1.5  # levels off a slope in a block that is neither flat nor a gradient
 ONE_SIDED = 2.0  # times as much contrast along its border as the other picture has there
 FLAT, LEVELS = 0.85, 5.0  # share of an overlay in its two commonest colours, which vary by a few levels
 
@@ -183,7 +183,7 @@ def _overlay(one: Pixels, two: Pixels, places: NDArray[np.bool_], originals: tup
     reach = max(1, round(JOINED * max(places.shape)))
     padded = np.pad(places, reach)
     joined = binary_fill_holes(binary_closing(padded, iterations=reach))[reach:-reach, reach:-reach] | places
-    if joined.mean() > LARGEST_OVERLAY or not _rich(one, two, joined):
+    if not SMALLEST_OVERLAY <= joined.mean() <= LARGEST_OVERLAY or not _rich(one, two, joined):
         return None
     labels, count = label(joined)
     side = _side(one, two, labels == 1)
@@ -202,10 +202,20 @@ def _rich(one: Pixels, two: Pixels, places: NDArray[np.bool_]) -> bool:
         return values[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
 
     outside = ~blocks(places).any((1, 3))
-    contrast = np.minimum(blocks(one @ LUMA).std((1, 3)), blocks(two @ LUMA).std((1, 3)))
+    contrast = np.minimum(*(_off_plane(blocks(each @ LUMA)) for each in (one, two)))
     detailed = outside.any() and float((contrast[outside] > DETAIL).mean()) >= RICH
     sampled = np.flatnonzero(~places)[::4]
     return bool(detailed) and not any(_drawn(each.reshape(-1, 3)[sampled]) for each in (one, two))
+
+
+def _off_plane(blocks: Pixels) -> Pixels:
+    """How far blocks [H, 16, W, 16] are from slopes, [H, W], as a standard deviation: a gradient is no detail."""
+    centred = blocks - blocks.mean((1, 3), keepdims=True)
+    along = np.linspace(-1, 1, BLOCK, dtype=np.float32)
+    square = BLOCK * float((along * along).sum())
+    down, across = (np.tensordot(centred, along, (axis, 0)).sum(-1 if axis == 1 else 1) for axis in (1, 3))
+    explained = (down**2 + across**2) / square / BLOCK**2
+    return np.sqrt(np.maximum(0, np.square(centred).mean((1, 3)) - explained))
 
 
 def _drawn(pixels: Pixels) -> bool:

@@ -111,26 +111,30 @@ def _sight(scan: Scan, row: int, place: Placement) -> Sight:
 
 def _shown(pictures: Pictures, best: int, sights: Mapping[int, Sight], qualities: Mapping[int, Quality]) -> int | None:
     """Pixels that the best copy truly shows, if it was made of one of the others, or blurred."""
-    mine = sights[best]
-    for other in _rivals(best, sights, qualities):
-        factors = [a / b for a, b in zip(mine.density, sights[other].density, strict=True)]
-        if max(factors) * MORE < 1:
-            continue
-        cuts = _laid_over(pictures, (best, other), sights)
-        if cuts is None:
-            continue
-        (one, two), places = cuts
-        if max(factors) <= MORE:
-            if min(factors) * MORE >= 1 and is_blurred(one, two, places):
-                return int(mine.width * mine.height) // 2
-            continue
-        stretched = qualities[other].usual_shape and not qualities[best].usual_shape
-        shows = compare_detail(one, two, places, factors)
-        if shows == "less" or (shows == "as much" and stretched):
-            width, height = (
-                length / max(1, factor) for length, factor in zip((mine.width, mine.height), factors, strict=True)
-            )
-            return int(width * height)
+    rivals = _rivals(best, sights, qualities)
+    return min(
+        (shown for other in rivals if (shown := _shown_beside(pictures, (best, other), sights, qualities)) is not None),
+        default=None,
+    )
+
+
+def _shown_beside(
+    pictures: Pictures, rows: tuple[int, int], sights: Mapping[int, Sight], qualities: Mapping[int, Quality]
+) -> int | None:
+    """The same, if it was made of this other one."""
+    mine, other = (sights[row] for row in rows)
+    factors = [a / b for a, b in zip(mine.density, other.density, strict=True)]
+    cuts = _laid_over(pictures, rows, sights) if max(factors) * MORE >= 1 else None
+    if cuts is None:
+        return None
+    (one, two), places = cuts
+    if max(factors) <= MORE:
+        blurred = min(factors) * MORE >= 1 and is_blurred(one, two, places)
+        return int(mine.width * mine.height) // 2 if blurred else None
+    stretched = qualities[rows[1]].usual_shape and not qualities[rows[0]].usual_shape
+    shows = compare_detail(one, two, places, factors)
+    if shows == "less" or (shows == "as much" and stretched):
+        return int(mine.width / max(1.0, factors[0]) * (mine.height / max(1.0, factors[1])))
     return None
 
 
