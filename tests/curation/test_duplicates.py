@@ -47,10 +47,15 @@ def pairs(scanned):
     return find_pairs(scanned)
 
 
+@pytest.fixture(scope="module")
+def found(scanned, pairs):
+    return find_groups(scanned, pairs)
+
+
 @pytest.mark.parametrize("edit", EDITS)
-def test_an_edited_copy_is_found(scanned, pairs, edit):
+def test_an_edited_copy_is_found(scanned, found, edit):
     names = [item.file_name for item in scanned.items]
-    (group,) = find_groups(scanned, pairs)
+    (group,) = found
     assert names.index(f"e {edit}.png") in group.members
 
 

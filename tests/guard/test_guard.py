@@ -10,8 +10,10 @@ from basinguard.core.report import Basin, Report
 from basinguard.diffusion.noise_schedule import FlowSchedule, to_epsilon
 from basinguard.diffusion.toy import Memorizer
 from basinguard.guard import guard as guard_module
+from basinguard.guard.checkpoint_selection import choose_checkpoint
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet
+from basinguard.guard.verdict import LEVELS, verdict_on
 from support.toy_guard import STRONG, WEAK, Points, make_guard
 
 
@@ -273,6 +275,10 @@ def test_samples_of_a_budget_are_pooled_and_a_breach_is_seen_from_few(monkeypatc
     assert "risk within" in copying.precision.split("; ")[-1]
     again = pooled_risk([(0, 16), (0, len(safe.probed)), (few, few)])
     assert copying.samples.risk == again
+    assert safe.samples.risk.high <= 0.3 < safe.samples.risk_alone.high
+    assert not choose_checkpoint([base, safe], 0.3, "plain").proven, "by the model of pooling alone"
+    assert verdict_on([base, safe], 0.1).state == "safe", "a pooled value above 0 is no copy"
+    assert verdict_on([base, safe, copying], 0.1).level == LEVELS["memorizing"]
 
 
 def test_fewer_timesteps_buy_more_samples_where_no_exit_is_searched(monkeypatch):

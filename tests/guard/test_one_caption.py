@@ -38,7 +38,7 @@ def test_no_two_pairs_share_noise_and_a_caption_keeps_its_own():
     assert torch.equal(pairs_of([2], pool, 2, (1,), stride=EACH).seed, together.seed[2 * EACH : 2 * EACH + 2])
 
 
-def proven_share(pairs, *, captions=1, risk=0.2, alpha=0.1, runs=300):
+def proven_share(pairs, *, captions=1, risk=0.2, alpha=0.1, runs=150):
     """Share of runs in which "at most alpha" is proven; a seed is a copy or not, whichever caption samples it."""
     random, proven = torch.Generator().manual_seed(0), 0
     for _ in range(runs):

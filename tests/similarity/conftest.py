@@ -1,7 +1,6 @@
 import json
 from pathlib import Path
 
-import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,6 +11,8 @@ from transformers import PreTrainedTokenizerFast
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory) -> Path:
     """An open_clip folder with random weights and ten words."""
+    import open_clip  # seconds, which a process that runs none of its tests need not spend
+
     folder = tmp_path_factory.mktemp("clip")
     words = ["<pad>", "<unk>", "<start>", "a", "red", "blue", "ball", "box", "with", "<end>"]
     core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))

@@ -1,4 +1,3 @@
-import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +15,8 @@ CAPTIONS = ["a red ball", "a blue box", "a red box"]
 
 
 def test_equals_open_clips_own_calls(tiny_clip, images):
+    import open_clip
+
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tiny_clip}")
     model.eval()
     tokens = open_clip.get_tokenizer(f"local-dir:{tiny_clip}")(CAPTIONS)
@@ -58,6 +59,8 @@ def test_refuses_what_is_no_model(tmp_path, tiny_clip):
 
 
 def test_weights_that_cannot_be_had_are_named(monkeypatch):
+    import open_clip
+
     def offline(*_, **__):
         raise RuntimeError("Failed to download weights")
 

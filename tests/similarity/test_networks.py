@@ -3,7 +3,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -169,6 +168,8 @@ def test_timm_refuses_an_unknown_model_and_a_file_of_another(timm_file, tmp_path
 
 @pytest.mark.parametrize("mode", ["squash", "shortest"])
 def test_clip_preprocessing_equals_open_clips_own(mode):
+    import open_clip
+
     rows, columns = np.mgrid[:90, :120]
     colours = np.stack([rows * 2, columns * 2, rows + columns], -1).astype(np.uint8)
     config = {"size": 48, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25), "resize_mode": mode}

@@ -109,6 +109,11 @@ class Samples(Part):
     alignment: Estimate | None = None
     risk_alone: Estimate | None = None
 
+    @property
+    def own_risk(self) -> Estimate | None:
+        """Of this probe's samples, nothing pooled: what a proof or "samples already copy" rests on."""
+        return self.risk_alone or self.risk
+
 
 class Basin(Part):
     """What the search for exits found.

@@ -119,7 +119,12 @@ def _keeps(report: Report, alpha: float, how: SamplingMode) -> int:
     uncond = report.basin.risk_uncond
     if how == "guarded" and uncond is not None and uncond.value > alpha:
         return NOT  # what is unguided above the transition copies by itself
-    return PROVEN if risk.high <= alpha else MEASURED
+    return PROVEN if _unpooled(report, risk).high <= alpha else MEASURED
+
+
+def _unpooled(report: Report, risk: Estimate) -> Estimate:
+    """The same of one probe alone: an interval that rests on how risk moves proves nothing."""
+    return (report.samples.own_risk or risk) if risk == report.samples.risk else risk
 
 
 def _reaches(alignment: Estimate | None, best: float) -> bool:
@@ -132,7 +137,8 @@ def _choice(report: Report, alpha: float, how: SamplingMode) -> EpochChoice:
     where = "" if how == "plain" else f" with guidance from timestep {report.basin.transition:g} on"
     reasons = [f"risk {risk}{where} {'proves' if proven else 'measures'} at most {alpha:g}"]
     if not proven:
-        reasons.append(f"the interval reaches {risk.high:.2f}: more captions or seeds would tell")
+        high = _unpooled(report, risk).high
+        reasons.append(f"the interval reaches {high:.2f}: more captions or seeds would tell")
     alignment, taught = alignment_of(report), report.heldout.taught
     if taught is not None:
         reasons.append(f"taught {taught}")

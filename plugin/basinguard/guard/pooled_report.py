@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..core.estimate import Estimate
 from ..core.pooled_risk import pooled_risk
 from ..core.report import Report
 
@@ -28,7 +27,7 @@ def pooled_report(report: Report, history: Sequence[Report]) -> Report:
 
 def _count(report: Report) -> tuple[float, float]:
     """Copies and samples of one probe alone; several samples of one caption count as one, as if they were equal."""
-    own: Estimate | None = report.samples.risk_alone or report.samples.risk
+    own = report.samples.own_risk
     assert own is not None
     samples = min(own.n, len(report.probed) or own.n)
     return own.value * samples, samples

@@ -166,7 +166,7 @@ def early_alarms(report: Report, base: Report) -> dict[str, float]:
     width, width_before = report.basin.width, base.basin.width
     if width is not None and width_before is not None and width.low > width_before.high:
         alarms[f"basin width {width}"] = sureness(width, width_before.high)
-    risk, risk_before = report.samples.risk, base.samples.risk
+    risk, risk_before = report.samples.own_risk, base.samples.risk
     if risk is not None and risk_before is not None and risk.value > risk_before.value:
         alarms[f"samples already copy: {_share(risk)}"] = sureness(risk, risk_before.value)
     return alarms
@@ -205,7 +205,7 @@ def _flat(reports: Sequence[Report]) -> str:
 
 
 def _value(report: Report, name: str) -> float | None:
-    estimate = report.estimates.get(name)
+    estimate = report.samples.own_risk if name == "risk" else report.estimates.get(name)
     return None if estimate is None else estimate.value
 
 

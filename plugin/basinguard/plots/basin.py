@@ -76,7 +76,7 @@ def warning_figure(reports: Sequence[Report]) -> Figure:
         "gap: rise beyond held-out captions": ("gap_excess", GREEN),
         "log critical scale: rise beyond held-out images": ("sigma_c_excess", BLUE),
     }
-    copied = (r.train_step for r in reports if r.samples.risk is not None and r.samples.risk.value > 0)
+    copied = (r.train_step for r in reports if r.samples.own_risk is not None and r.samples.own_risk.value > 0)
     first = next(copied, None)
     for axes, (title, (name, colour)) in zip(figure.subplots(2, 2, sharex=True).flat, panels.items(), strict=True):
         measured = [(r.train_step, r.estimates[name]) for r in reports if name in r.estimates]
