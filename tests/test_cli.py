@@ -73,9 +73,9 @@ def ask(words):
 def helped():
     """Every page of help with the frameworks that were loaded by then, and what all of them took: one process."""
     asked = "\n".join(f"ask({words!r})" for words in EVERY_HELP)
-    told = "import json, resource\nused = resource.getrusage(resource.RUSAGE_SELF)\n"
-    told += "print(json.dumps([pages, used.ru_utime + used.ru_stime]))"
-    source = f"FRAMEWORKS = {FRAMEWORKS!r}\n{HELP}\n{asked}\n{told}"
+    answer = "import json, resource\nused = resource.getrusage(resource.RUSAGE_SELF)\n"
+    answer += "print(json.dumps([pages, used.ru_utime + used.ru_stime]))"
+    source = f"FRAMEWORKS = {FRAMEWORKS!r}\n{HELP}\n{asked}\n{answer}"
     return json.loads(subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout)
 
 

@@ -48,14 +48,14 @@ def pairs(scanned):
 
 
 @pytest.fixture(scope="module")
-def found(scanned, pairs):
+def groups(scanned, pairs):
     return find_groups(scanned, pairs)
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_an_edited_copy_is_found(scanned, found, edit):
+def test_an_edited_copy_is_found(scanned, groups, edit):
     names = [item.file_name for item in scanned.items]
-    (group,) = found
+    (group,) = groups
     assert names.index(f"e {edit}.png") in group.members
 
 
