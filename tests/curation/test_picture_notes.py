@@ -26,3 +26,11 @@ def test_twelve_bits_in_a_file_of_sixteen_are_said_to_train_as_almost_black(tmp_
 @pytest.mark.parametrize(("count", "said"), [(2, "another"), (3, "2 others")])
 def test_look_alikes_are_counted_in_words(count, said):
     assert about_alike(4, count).message == f"looks like {said} (set 4 of look-alikes); not the same"
+
+
+def test_the_summary_counts_one_as_one(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(RAMP).save(tmp_path / "photos/a.png")
+    first_line = str(curate_images(tmp_path / "photos", workers=1)).splitlines()[0]
+    assert first_line.startswith("1 image, 0 pictures shown more than once, 0 sets of look-alikes, 0 leaks")
+    assert first_line.endswith("1 problem")

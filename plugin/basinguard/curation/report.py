@@ -207,9 +207,9 @@ def summarize_curation(curation: Curation) -> str:
     counts = Counter(decision.action for decision in curation.decisions)
     done = ", ".join(f"{counts[action]} {action}" for action in sorted(counts)) or "nothing"
     lines = [
-        f"{len(curation.decisions)} images, {len(curation.groups)} pictures shown more than once, "
-        f"{len(curation.alike)} sets of look-alikes, "
-        f"{len(curation.leaks)} leaks into the held-out set, {len(curation.problems)} problems",
+        f"{_several(curation.decisions, 'image')}, {_several(curation.groups, 'picture')} shown more than once, "
+        f"{_several(curation.alike, 'set')} of look-alikes, "
+        f"{_several(curation.leaks, 'leak')} into the held-out set, {_several(curation.problems, 'problem')}",
         f"proposed: {done}",
     ]
     codes = Counter(finding.code for decision in curation.decisions for finding in decision.findings)
@@ -235,6 +235,10 @@ def summarize_curation(curation: Curation) -> str:
 
 def _line(risk: float, action: str, name: str, reason: str) -> str:
     return f"{risk:4.2f}  {action:14} {printable(name, 34)}  {printable(reason, 70)}"
+
+
+def _several(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _problem_lines(problems: Sequence[Problem]) -> list[str]:
