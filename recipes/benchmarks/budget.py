@@ -3,14 +3,15 @@
     OMP_NUM_THREADS=1 python recipes/benchmarks/budget.py --out recipes/results/bench_budget.json
 
 Fine-tunes TinyWorld as `basinguard demo` does, 400 updates with a probe every 40 epochs (80 updates), under
-`ProbePlan(budget="5%")`. The share is everything the callback does at the end of an epoch, pictures and logging
-included, over the time trained since the probe before: over the run, and of the span whose share is largest. The base
-model's probe is not charged and is told apart. Then, each in a process of its own, the peak resident memory of 20
-updates, and of a probe of 8 and of 32 captions.
+`ProbePlan(budget="5%", budget_timesteps=8)`. The share is everything the callback does at the end of an epoch, pictures
+and logging included, over the time trained since the probe before: over the run, and of the span whose share is
+largest. The base model's probe is not charged and is told apart. Then, each in a process of its own, the peak resident
+memory of 20 updates, and of a probe of 8 and of 32 captions.
 
-Expected (`results/bench_budget.json`, a machine with other work on it): 2.5 % over the run and at most 3.1 % of one
-span; the gap of all 32 captions at every probe, samples at none, because the base model was measured at the busiest
-moment and its prices stood; a probe's memory below training's (1.20 GB of 8 captions, 1.30 of 32, against 1.36).
+Expected (`results/bench_budget.json`, a machine with other work on it, before a probe kept room for samples): 2.5 %
+over the run and at most 3.1 % of one span; the gap of all 32 captions at every probe, samples at none. At the spans and
+prices of that file a probe now buys 4, 4, 4, 2, 2 samples (with all 16 timesteps 2, 2, 2, 1, 1) for at most 3.5 % of
+its span: a sum, not yet a run. A probe's memory below training's (1.20 GB of 8 captions, 1.30 of 32, against 1.36).
 Time: about 6 minutes on one core; 2 GB.
 """
 
