@@ -41,6 +41,7 @@ from basinguard.guard.plan import ProbePlan
 from basinguard.pipelines.forward_process import target
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
+from basinguard.pipelines.lora import merged_module
 from basinguard.similarity.copy_detector import CopyDetector
 from basinguard.similarity.rulers import feature_sets
 from basinguard.similarity.structure import Structure
@@ -49,11 +50,13 @@ from basinguard.similarity.thresholds import calibrated
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import LossOptions, MemoryOptions, OptimizerOptions
+from basinguard.training.trained_weights import Method
 
 PLAN = ProbePlan(scale=3.0, timesteps=16, chunk=64)
 UPDATES = (80, 120, 160, 200, 280, 400)
 COPY_SAMPLES, HELDOUT_SAMPLES, PROMPTS = 96, 40, 20
 AMBIENT_FROM = 700
+RATES: Mapping[Method, float] = {"full": 4e-4, "lora": 2e-3}
 Density = tuple[int, int, float]  # from, to, how often beside the rest
 
 
@@ -131,13 +134,15 @@ class Snapshots(pl.Callback):
         """Takes them."""
         step = trainer.global_step
         if step in UPDATES and step not in self.states:
-            self.states[step] = {name: w.detach().clone() for name, w in module.unet.state_dict().items()}
+            unet = merged_module(module.unet) if module.hparams["method"] == "lora" else module.unet
+            self.states[step] = {name: w.detach().clone() for name, w in unet.state_dict().items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--method", choices=("full", "lora"), default="full", help="a LoRA has rank 16")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--results", type=Path, default=Path("recipes/results"))
     args = parser.parse_args()
@@ -147,9 +152,9 @@ def main() -> None:
         study = Study(Path(folder) / "data")
         for variant, seed in ((v, s) for v in args.variants for s in args.seeds):
             results = json.loads(path.read_text()) if path.exists() else {}
-            key = f"{name}, {variant}, seed {seed}"
+            key = f"{name}{', LoRA' if args.method == 'lora' else ''}, {variant}, seed {seed}"
             if key not in results:
-                results[key] = dict(study.rows(variant, seed))
+                results[key] = dict(study.rows(variant, args.method, seed))
                 path.write_text(json.dumps(results, indent=1))
                 path.with_suffix(".md").write_text(table(results), encoding="utf-8")
 
@@ -169,12 +174,12 @@ class Study:
             truth = self.model.decode(self.model.encode(train[0]))
         self.ruler = TaughtRuler(truth, images, texts, feature_sets())
 
-    def rows(self, variant: str, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    def rows(self, variant: str, method: Method, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
         """One training: what its weights do at each of `UPDATES`."""
         snapshots = Snapshots()
         module = VARIANTS[variant](
-            base="tinyworld", method="full", seed=seed,
-            optimizer=OptimizerOptions(learning_rate=4e-4), memory=MemoryOptions(cache=True),
+            base="tinyworld", method=method, seed=seed,
+            optimizer=OptimizerOptions(learning_rate=RATES[method]), memory=MemoryOptions(cache=True),
         )  # fmt: skip
         trainer = pl.Trainer(
             max_steps=max(UPDATES), accelerator="cpu", logger=False, callbacks=[snapshots],

@@ -208,6 +208,9 @@ def test_advice_names_what_this_run_can_no_longer_change():
     )
     assert advice({"method": "lora", "lora": {"rank": 4, "dropout": 0.1}}) == ""
     assert "LoRA of low rank" in advice({"method": "full"})
+    rarely, uniform = ({"method": "full", "loss": {"high_noise": share}} for share in (0.25, 1.0))
+    assert "high_noise" not in advice(rarely)
+    assert advice(uniform).startswith("next time: loss.high_noise could be 0.25 and a LoRA")
 
 
 def test_an_alarm_that_is_up_is_no_reason_to_act(tiny_pipeline_dir, tmp_path, monkeypatch):

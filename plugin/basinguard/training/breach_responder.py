@@ -185,14 +185,17 @@ def advice(settings: Mapping[str, Any]) -> str:
     """What could be changed in the next run, for settings as `FineTune` names them; "" where nothing is known.
 
     Rank and dropout of a running adapter cannot be changed. Lower rank memorizes later: MemControl, Dutt et al.,
-    arXiv 2405.19458; how much it does here is in `recipes/results/acting_study.md`.
+    arXiv 2405.19458; how much it does here is in `recipes/results/acting_study.md`, and how much rarer high noise does
+    in `recipes/results/training_variants.md`.
     """
-    if settings.get("method") != "lora":
-        return "next time: a LoRA of low rank has less room to memorize than every weight of the UNet"
     lora, changes = settings.get("lora", {}), []
-    if lora.get("rank", 0) > 4:
+    if settings.get("loss", {}).get("high_noise") == 1:
+        changes.append("loss.high_noise could be 0.25")
+    if settings.get("method") != "lora":
+        changes.append("a LoRA of low rank has less room to memorize than every weight of the UNet")
+    elif lora.get("rank", 0) > 4:
         changes.append(f"rank {lora['rank']} could be 4")
-    if not lora.get("dropout"):
+    if settings.get("method") == "lora" and not lora.get("dropout"):
         changes.append("dropout could be 0.1")
     return f"next time: {' and '.join(changes)}" if changes else ""
 
