@@ -6,6 +6,7 @@ trained. Every product is sampled with plain CFG, or by a rule, on training capt
 captions for what was taught; the same captions and noise for all. A study that was stopped goes on.
 
     python recipes/studies/weight_knobs.py ink=runs/demo emoji=runs/emoji subject=runs/subject brick=runs/brick
+    python recipes/studies/weight_knobs.py ink=runs/demo --copies 192 --only "epoch 100, share 1$" --results again
 
 Controls: a share of the whole change at the norm that a filter leaves (every row names its norm), and random output
 channels. Truth of the ruler are the training images, which is what a user has. A copy is structure-colour-v1 above the
@@ -149,13 +150,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--base", default="tinyworld")
+    parser.add_argument("--copies", type=int, default=COPY_SAMPLES, help="samples for the risk")
     parser.add_argument("--only", default="", metavar="REGEX", help="of the points, those whose name matches")
     parser.add_argument("--results", type=Path, default=Path("recipes/results"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = args.results / "weight_knobs.json"
     for name, _, folder in (run.partition("=") for run in args.runs):
-        study = Study(Path(folder), args.base)
+        study = Study(Path(folder), args.base, args.copies)
         for key, measure in study.points():
             done = json.loads(path.read_text()) if path.exists() else {}
             if key not in done.get(name, {}) and re.search(args.only, key):
@@ -168,8 +170,8 @@ def main() -> None:
 class Study:
     """One run: what it was trained on, what its weights became, and the samples of the base model."""
 
-    def __init__(self, run: Path, base: str) -> None:
-        self.pipe = load_pipeline(base)
+    def __init__(self, run: Path, base: str, copies: int) -> None:
+        self.pipe, self.copies = load_pipeline(base), copies
         self.model = LatentModel(self.pipe)
         train, heldout = (folder(run / "data" / name, self.model.resolution) for name in ("train", "heldout"))
         self.captions, self.prompts = train[1], tuple(dict.fromkeys(heldout[1]))[:PROMPTS]
@@ -196,7 +198,7 @@ class Study:
         model = self.changed(low)
         if knob.high is not None:
             model = Switched(model, self.changed({n: knob.high(n, w) for n, w in whole.items()}), knob.switch)
-        images, texts = self.sampled(model, self.captions, COPY_SAMPLES, seed_table.CALIBRATION, knob)
+        images, texts = self.sampled(model, self.captions, self.copies, seed_table.CALIBRATION, knob)
         risk = rate(self.detector.is_copy(images).numpy(), [self.captions.index(t) for t in texts])
         images, texts = self.sampled(model, self.prompts, HELDOUT_SAMPLES, seed_table.TAUGHT_HELDOUT, knob)
         taught = self.ruler.measure(images, texts, self.detector.is_copy(images))
