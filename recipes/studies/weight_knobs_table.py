@@ -125,6 +125,7 @@ def tradeoff(runs: Mapping[str, Mapping[str, Row]], path: Path) -> None:
 
 def parts(runs: Mapping[str, Mapping[str, Row]], path: Path) -> None:
     """What is copied and kept with one part of the network alone and without it, of each run's middle epoch."""
+    runs = {run: rows for run, rows in runs.items() if any("alone" in name for name in rows)}
     figure, panels = plt.subplots(
         2, len(runs), figsize=(max(6, 4 * len(runs)), 6), sharey="row", layout="constrained", squeeze=False
     )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from basinguard.basin.trajectories import GuidedModel, run_branch
+from basinguard.basin.trajectories import GuidedModel, run_branch, run_prefix, run_trunk
 from basinguard.calibration.grids import refined_grid
 from basinguard.calibration.rules import plain_cfg, rule
 from basinguard.calibration.terms import Setting
@@ -53,6 +53,20 @@ def test_sharing_what_comes_before_the_transition_changes_nothing():
     ends, _ = shared.sample(at(6))
     assert shared.probe.count.total - count == 8 * 2 * 6, "only what comes after the transition is evaluated"
     assert torch.equal(ends, alone.sample(at(6))[0])
+
+
+@pytest.mark.parametrize("before", [0.0, -1.0])
+@pytest.mark.parametrize("solver", ["ddim", "heun", "dpm++2m", "pndm"])
+def test_a_prefix_is_the_trunk_as_far_as_it_is_asked_for(solver, before):
+    probe, pairs = replace(PROBE, solver=solver), calibration_pairs(4, 8, (8,), 0)
+    whole = run_trunk(probe, pairs, before).pair_states
+    count = probe.count.total
+    three = run_prefix(probe, pairs, before, [], 3)
+    each = int(probe.path.first[3]) * (1 if before == 0 else 2)
+    assert probe.count.total - count == 8 * each, "no step more"
+    five = run_prefix(probe, pairs, before, three, 5)
+    assert len(five) == 6
+    torch.testing.assert_close(torch.stack(five), whole[:6])
 
 
 @pytest.mark.parametrize("solver", ["heun", "dpm++2m", "pndm"])

@@ -150,6 +150,32 @@ def run_trunk(model: GuidedModel, pairs: Pairs, before: float = 0.0) -> Trunk:
     return Trunk(torch.stack(states), torch.stack(eps), row)
 
 
+def run_prefix(
+    model: GuidedModel, pairs: Pairs, before: float, states: Sequence[Tensor], position: int
+) -> list[Tensor]:
+    """The trajectories of all pairs at constant scale `before`, no further than a grid position.
+
+    Args:
+        model: what is sampled.
+        pairs: with their noise.
+        before: the scale.
+        states: at grid positions 0, 1, ..., as far as they are known; empty at first.
+        position: that is asked for.
+
+    Returns:
+        States [N, ...] at every position up to this one, those that were given included.
+    """
+    path, reached = model.path, list(states) or [model.path.begin(pairs.noise)]
+    while len(reached) <= position:
+        state = reached[-1]
+        for node in range(int(path.first[len(reached) - 1]), int(path.first[len(reached)])):
+            timesteps = path.nodes[node].expand(len(pairs))
+            guided, _ = predict(model.evaluate, path.latents(state), timesteps, pairs.prompt, Constant(before), None)
+            state = path.advance(state, guided.eps, torch.full_like(pairs.prompt, node))
+        reached.append(state)
+    return reached
+
+
 def _unique(seed: Tensor) -> tuple[Tensor, Tensor]:
     """First row of every distinct seed, and for every row which of them it equals."""
     _, inverse = seed.unique(return_inverse=True)

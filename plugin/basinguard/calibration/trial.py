@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..basin.trajectories import GuidedModel, Pairs, run_branch, run_trunk
+from ..basin.trajectories import GuidedModel, Pairs, run_branch, run_prefix
 from ..core.record import Guidance
 from ..diffusion.sampling import Denoiser, draw_noise
 from .grids import refined_grid
 
-Prefixes = dict[tuple[float, bool], Tensor]  # by scale before guidance comes on, and anchor: states, [T, N, ...]
+Prefixes = dict[tuple[float, bool], list[Tensor]]  # by scale before guidance, and anchor: states [N, ...] by position
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Trial:
         probe: the model with the pairs' prompts.
         pairs: from `calibration_pairs`.
         anchored: the denoiser whose unconditional branch is the base model's; None where that is not possible.
-        prefixes: states before guidance comes on, at every grid position, as far as they were sampled.
+        prefixes: states before guidance comes on, by grid position, as far as they were sampled.
     """
 
     probe: GuidedModel
@@ -44,7 +44,7 @@ class Trial:
             ends = run_branch(probe, probe.path.begin(self.pairs.noise), self.pairs.prompt, begin)
             return ends, (count.total - before) / len(self.pairs)
         position = int((probe.timesteps > rule.transition).sum())
-        start, before = self._prefix(probe, rule)[position], count.total
+        start, before = self._prefix(probe, rule, position), count.total
         ends = self._finish(probe, rule, position, start)
         each_before = 1 if rule.before in (0.0, 1.0) else 2
         return ends, int(probe.path.first[position]) * each_before + (count.total - before) / len(self.pairs)
@@ -65,12 +65,11 @@ class Trial:
         denoise = self.anchored if rule.anchor and self.anchored else self.probe.denoise
         return replace(self.probe, denoise=denoise, scale=self.probe.scale if rule.after is None else rule.after)
 
-    def _prefix(self, probe: GuidedModel, rule: Guidance) -> Tensor:
-        """States before guidance comes on, at every grid position."""
+    def _prefix(self, probe: GuidedModel, rule: Guidance, position: int) -> Tensor:
+        """States before guidance comes on at a grid position; what others asked for is gone on from."""
         key = (rule.before, rule.anchor)
-        if key not in self.prefixes:
-            self.prefixes[key] = run_trunk(probe, self.pairs, rule.before).pair_states
-        return self.prefixes[key]
+        self.prefixes[key] = run_prefix(probe, self.pairs, rule.before, self.prefixes.get(key, []), position)
+        return self.prefixes[key][position]
 
     def _finish(self, probe: GuidedModel, rule: Guidance, position: int, x: Tensor) -> Tensor:
         """Plain CFG from `position` to the end: clean latents."""
