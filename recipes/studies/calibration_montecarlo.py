@@ -147,7 +147,7 @@ class World:
     def _calibrate(self, n: int, terms: CalibrationTerms, kind: Kind) -> tuple[ProductCandidate | None, float]:
         """The search names the ladders, each is tested by the design, the best ships; and what it took."""
         searched = [self._candidate(self.searched, n, p, terms.alpha, "search") for p in self.products]
-        chosen = contenders(searched, terms.alpha)
+        chosen = contenders(searched, terms)
         ranked = [self._candidate(self.ranked, n, p, terms.alpha, "ranking") for p in chosen]
         ladders = chains(ranked, terms, Design.of(kind, CAPTIONS, terms.pairs))
         tested = [c for ladder in ladders for c in self._prove(n, ladder, terms, kind, terms.delta / len(ladders))]

@@ -111,15 +111,27 @@ def test_a_proof_begins_at_the_boldest_that_will_likely_be_proven():
 
 
 def test_what_may_ship_is_ranked_on_more_samples():
-    """The four with the most gain of each kind, the best spotless one, and the best whole fine-tune; no other."""
+    """Of each kind the three with the most gain and three steps from the safest on, and the best whole fine-tune."""
     shares = [candidate(s / 10, taught_value=s / 10, nearest=s, copies=1 + s // 8) for s in range(3, 9)]
     spotless, copying = candidate(0.2, taught_value=0.1), candidate(1.0, taught_value=0.9, copies=10)
     base, ruled = candidate(0.0, taught_value=0.0), candidate(taught_value=0.3, guidance=prefix())
     whole = candidate(1.0, taught_value=0.2, guidance=plain_cfg(2.0, NOISE), copies=1)
     tried = [base, spotless, *shares, copying, whole, ruled]
-    chosen = [spotless, *shares[-4:], whole, ruled]
-    assert contenders(tried, 0.1) == [c.product for c in tried if c in chosen]
-    assert contenders([base, copying], 0.1) == [copying.product], "something has to be tried"
+    chosen = [spotless, *shares[-3:], whole, ruled]
+    assert contenders(tried, TERMS) == [c.product for c in tried if c in chosen]
+    assert contenders([base, copying], TERMS) == [copying.product], "something has to be tried"
+
+
+def test_where_nothing_copied_in_the_search_something_safer_than_the_best_is_ranked_too():
+    """Late epochs that copy one in twelve look spotless in 16 samples; the early one must not be lost for it."""
+    early, *late = (
+        replace(candidate(taught_value=0.3 + epoch / 1000, nearest=epoch / 1000), product=product)
+        for epoch in (40, 100, 160, 180, 200)
+        for product in [Product(plain_cfg(3.0, NOISE), 1.0, epoch)]
+    )
+    ranked = contenders([early, *late], TERMS)
+    assert early.product in ranked
+    assert late[-1].product in ranked
 
 
 def test_plain_cfg_of_the_whole_fine_tune_is_proven_wherever_it_may_be_safe():

@@ -75,7 +75,7 @@ class Certification:
 
     def rank(self, searched: Sequence[ProductCandidate]) -> list[ProductCandidate]:
         """What may ship of a search, on more samples."""
-        products = contenders(searched, self.terms.alpha)
+        products = contenders(searched, self.terms)
         return list(self._bench("ranking").measure(self.weights, products))
 
     def cost(self) -> CalibrationCost:

@@ -48,16 +48,16 @@ def most_products(terms: CalibrationTerms, *, scale: float, epochs: int, graded:
 
     Example:
         >>> most_products(CalibrationTerms(before=()), scale=3.0, epochs=6, graded=True)
-        (25, 6, 9)
+        (25, 7, 9)
         >>> most_products(CalibrationTerms(), scale=3.0, epochs=6, graded=True)
-        (47, 11, 15)
+        (47, 13, 15)
     """
     strengths = len(terms.strengths) if graded else 1
     other_scales = (len(terms.plain_scales(scale)) - 1) * min(AROUND, strengths)
     shares = min(epochs, SHARED) * (strengths - 1)
     plain = epochs + shares + int(graded) + other_scales
     kinds = 2 if terms.settings else 1
-    return plain + _most_rules(terms, epochs), kinds * (CONTENDERS + 1) + 1, terms.chain * kinds + 1 + BESIDE
+    return plain + _most_rules(terms, epochs), kinds * 2 * CONTENDERS + 1, terms.chain * kinds + 1 + BESIDE
 
 
 def _most_rules(terms: CalibrationTerms, epochs: int) -> int:

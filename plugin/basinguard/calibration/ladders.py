@@ -7,7 +7,7 @@ where a proof begins, and in which order it goes on, is decided by these.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .candidate import Product, ProductCandidate, hopeless
 from .choice import LEVEL
@@ -31,26 +31,23 @@ class Ladder:
     start: int = 0
 
 
-def contenders(searched: Sequence[ProductCandidate], alpha: float) -> list[Product]:
+def contenders(searched: Sequence[ProductCandidate], terms: CalibrationTerms) -> list[Product]:
     """What is ranked: of plain CFG and of rules, those with the most gain that may keep the risk.
 
-    Of each kind also the best of those that copied nothing, or else the least dangerous, so that something is left
-    where the boldest fail; and plain CFG with the best whole fine-tune, which needs no rule at all.
+    Of each kind also a ladder of few steps from the safest on, so that something is left where the boldest fail, which
+    few samples do not tell; and plain CFG with the best whole fine-tune, which needs no rule at all.
     """
     plain, ruled = _by_kind(searched)
-    chosen = [*_strongest(plain, alpha), *([whole] if (whole := _whole(plain, alpha)) else [])]
-    if ruled:
-        chosen += _strongest(ruled, alpha)
+    whole, short = _whole(plain, terms.alpha), replace(terms, chain=CONTENDERS)
+    chosen = [c for kind in (plain, ruled) if kind for c in (*_strongest(kind, terms.alpha), *ladder(kind, short))]
+    chosen += [whole] if whole else []
     products = {c.product for c in chosen}
     return [c.product for c in searched if c.product in products]
 
 
 def _strongest(candidates: Sequence[ProductCandidate], alpha: float) -> list[ProductCandidate]:
-    order = dangers(candidates)
-    able = sorted((c for c in candidates if not hopeless(c, alpha)), key=lambda c: -c.gain)
-    spotless = [c for c in able if order[c.product][0] == 0]
-    least = min(candidates, key=lambda c: order[c.product])
-    return [*able[:CONTENDERS], *(spotless[:1] or [least])]
+    """Those with the most gain that may keep the risk."""
+    return sorted((c for c in candidates if not hopeless(c, alpha)), key=lambda c: -c.gain)[:CONTENDERS]
 
 
 def chains(ranked: Sequence[ProductCandidate], terms: CalibrationTerms, design: Design) -> list[Ladder]:
