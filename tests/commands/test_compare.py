@@ -55,7 +55,7 @@ def done(arguments, tmp_path_factory):
     options = ComparisonOptions(mitigations=TRIED, base=base, captions=2, per_caption=2, timesteps=STEPS, scale=3.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "alignment_for", lambda base, model: lambda images, texts: images.mean((1, 2, 3)))
-        patch.setattr(costs_module, "ROUNDS", 1)
+        patch.setattr(costs_module, "ROUNDS", 2)
         result = run_comparison(**arguments, options=options, out=out, command="basinguard compare x")
     return result, out, options
 
