@@ -44,7 +44,7 @@ def test_its_record_is_read_and_written_again_in_the_words_of_today():
     form["metric"] |= {"recalls": {}}  # what was not measured then is empty
     for each in form["history"]:
         assert each.pop("fidelity") is None  # `taught` says it now
-        each |= {"taught": None, "taught_rulers": [], "taught_problem": ""}
+        each |= {"taught": None, "taught_rulers": [], "taught_problem": "", "risk_alone": None}
     assert {key: again[key] for key in form.keys() - dropped} == {k: v for k, v in form.items() if k not in dropped}
     assert (record.schema_version, record.taught, record.product.strength) == (2, None, 1.0)
     (report,) = record.history

@@ -1,4 +1,4 @@
-"""Of the products that are proven, the one to ship: most taught, then best aligned, then cheapest.
+"""Of the products that are proven, the one to ship: most taught, then best aligned, then without a rule, then cheapest.
 
 Choosing among proven candidates needs no correction: the promise covers all of them at once. Nearness to the base
 model is no merit anywhere.
@@ -7,6 +7,7 @@ model is no merit anywhere.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from ..similarity.taught import Taught, taught_difference
 from .candidate import Product, ProductCandidate
@@ -30,8 +31,9 @@ def best(
     """The proven candidate to ship; None when none is proven.
 
     Those whose `taught` is at most `LEVEL` below the highest are level; of them, those whose alignment cannot be told
-    from the best; of them the cheapest: fewest evaluations, plain CFG before a rule, the whole fine-tune before a share
-    of it. Where neither was measured the boldest is taken.
+    from the best; of them plain CFG before a rule, which people would have to apply, then what takes the fewest
+    evaluations, then the whole fine-tune before a share of it. A rule has to keep clearly more than plain CFG (the
+    paired interval excludes 0). Where neither was measured the boldest is taken.
 
     Args:
         candidates: tested ones.
@@ -39,22 +41,29 @@ def best(
             on training captions.
     """
     able = [c for c in candidates if c.proven]
-    measured = {product: taught.value.value for product, taught in (heldout or {}).items() if taught.value}
-    finals = [c for c in able if c.product in measured] or able
+    measured = {product: taught for product, taught in (heldout or {}).items() if taught.resolved}
+    finals = [replace(c, taught=measured[c.product]) for c in able if c.product in measured] or able
     if not finals:
         return None
     if not any(c.left or c.alignment for c in finals):
-        return max(finals, key=lambda c: c.gain)
-    level = _most_taught(finals, measured or {c.product: c.left.value for c in finals if c.left})
-    return min(_best_aligned(level), key=_price)
+        return max(finals, key=_gain)
+    chosen = min(_best_aligned(_most_taught(finals)), key=_price)
+    return next(c for c in able if c.product == chosen.product)
 
 
-def _most_taught(candidates: Sequence[ProductCandidate], taught: Mapping[Product, float]) -> Sequence[ProductCandidate]:
+def _most_taught(candidates: Sequence[ProductCandidate]) -> Sequence[ProductCandidate]:
     """Those that are level with the highest; all of them where not every one was measured."""
-    if any(c.product not in taught for c in candidates):
+    if not all(c.left for c in candidates):
         return candidates
-    highest = max(taught[c.product] for c in candidates)
-    return [c for c in candidates if taught[c.product] >= highest - LEVEL]
+    plain, ruled = ([c for c in candidates if c.product.guidance.plain == kind] for kind in (True, False))
+    if plain and ruled and not _below(max(plain, key=_gain), max(ruled, key=_gain)):
+        candidates = plain
+    highest = max(c.gain for c in candidates)
+    return [c for c in candidates if c.gain >= highest - LEVEL]
+
+
+def _gain(candidate: ProductCandidate) -> float:
+    return candidate.gain
 
 
 def _best_aligned(candidates: Sequence[ProductCandidate]) -> Sequence[ProductCandidate]:
@@ -78,6 +87,6 @@ def _aligned_below(candidate: ProductCandidate, top: ProductCandidate) -> bool:
     return top.pair_alignment.above(candidate.pair_alignment).low > 0
 
 
-def _price(candidate: ProductCandidate) -> tuple[float, bool, float, float]:
+def _price(candidate: ProductCandidate) -> tuple[bool, float, float, float]:
     product = candidate.product
-    return round(candidate.evals_per_sample, 6), not product.guidance.plain, -product.strength, -candidate.gain
+    return not product.guidance.plain, round(candidate.evals_per_sample, 6), -product.strength, -candidate.gain
