@@ -365,6 +365,7 @@ def test_an_audit_tells_membership_and_its_price_beforehand(tuned_dir, base_dir,
 def test_an_audits_gate_has_a_status_of_its_own(tuned_dir, scene_folder, tmp_path, capsys):
     few = ["--alpha", "0.4", "--delta", "0.2", "--pairs", "12", "--timesteps", "3", "--scale", "3", "--gate"]
     few += ["--search_pairs", "4", "--strengths", "[1.0]", "--scales", "[3.0]", "--before", "[]"]
+    few += ["--out", str(tmp_path / "audit")]
     with pytest.raises(SystemExit) as ended:
         cli.main(
             ["audit", str(tuned_dir), "--data", str(scene_folder), *few, "--per_caption", "1", "--threshold", "0.01"]

@@ -65,17 +65,24 @@ def test_checkpoints_load_without_pickle_and_hold_kept_weights_once(whole):
     assert all(part[how]["weights"] for part in states for how in part), "weights older than the checkpoint's own"
 
 
+def fit_without_export(base, folder, root, monkeypatch, owner, broken_step):
+    """An epoch whose export ends at a step of its own; its guard, and the checkpoint to go on from."""
+    keep = saver(root / "kept", every_n_epochs=1)
+    guard = make_guard(export_to=str(root / "shipped"), on_error="warn", terms=TERMS)
+    with monkeypatch.context() as broken:
+        broken.setattr(owner, broken_step, lambda *args, **kwargs: 1 / 0)
+        with pytest.warns(UserWarning, match="nothing was exported to .*ZeroDivisionError"):
+            fit(base, folder, root, guard, keep, epochs=1)
+    return guard, keep.best_model_path
+
+
 @pytest.mark.long
 def test_a_finished_run_is_exported_when_it_is_resumed(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
-    keep = saver(tmp_path / "kept", every_n_epochs=1)
-    first = make_guard(export_to=str(tmp_path / "shipped"), on_error="warn", terms=TERMS)
-    with monkeypatch.context() as broken:
-        broken.setattr(guarded_run, "export_calibrated", lambda *args, **kwargs: 1 / 0)
-        with pytest.warns(UserWarning, match="nothing was exported to .*ZeroDivisionError"):
-            fit(tiny_pipeline_dir, folder, tmp_path, first, keep, epochs=1)
+    step = guarded_run, "export_calibrated"
+    first, checkpoint = fit_without_export(tiny_pipeline_dir, folder, tmp_path, monkeypatch, *step)
     assert not (tmp_path / "shipped").exists()
     second = make_guard(export_to=str(tmp_path / "shipped"), terms=TERMS)
-    fit(tiny_pipeline_dir, folder, tmp_path, second, epochs=1, ckpt=keep.best_model_path)
+    fit(tiny_pipeline_dir, folder, tmp_path, second, epochs=1, ckpt=checkpoint)
     assert (tmp_path / "shipped" / "basinguard.json").is_file()
     assert untimed(second.history) == untimed(first.history)
 
@@ -89,16 +96,12 @@ def test_a_calibration_that_was_stopped_at_the_end_of_a_run_goes_on(tiny_pipelin
         return sample(self, rule)
 
     monkeypatch.setattr(Trial, "sample", counted)
-    keep = saver(tmp_path / "kept", every_n_epochs=1)
-    first = make_guard(export_to=str(tmp_path / "shipped"), on_error="warn", terms=TERMS)
-    with monkeypatch.context() as broken:
-        broken.setattr(guarded_export, "export_directory", lambda *args, **kwargs: 1 / 0)
-        with pytest.warns(UserWarning, match="nothing was exported to .*ZeroDivisionError"):
-            fit(tiny_pipeline_dir, folder, tmp_path, first, keep, epochs=1)
+    step = guarded_export, "export_directory"
+    _, checkpoint = fit_without_export(tiny_pipeline_dir, folder, tmp_path, monkeypatch, *step)
     assert len(drawn) > 3
     drawn.clear()
     second = make_guard(export_to=str(tmp_path / "shipped"), terms=TERMS)
-    fit(tiny_pipeline_dir, folder, tmp_path, second, epochs=1, ckpt=keep.best_model_path)
+    fit(tiny_pipeline_dir, folder, tmp_path, second, epochs=1, ckpt=checkpoint)
     assert (tmp_path / "shipped" / "basinguard.json").is_file()
     assert drawn == [1, 1, 1]
     assert not (tmp_path / "shipped-samples").exists(), "nothing is left behind"

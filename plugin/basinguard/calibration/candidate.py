@@ -187,6 +187,17 @@ def hopeless(candidate: ProductCandidate, alpha: float) -> bool:
     return too_many(round(candidate.risk.value * candidate.risk.n), candidate.risk.n, alpha)
 
 
+def strongest(candidates: Sequence[ProductCandidate], alpha: float, most: int) -> list[ProductCandidate]:
+    """Those with the most gain that may keep the risk."""
+    return sorted((c for c in candidates if not hopeless(c, alpha)), key=lambda c: -c.gain)[:most]
+
+
+def by_kind(candidates: Sequence[ProductCandidate]) -> tuple[list[ProductCandidate], list[ProductCandidate]]:
+    """Products of plain CFG, and those with a rule."""
+    plain, ruled = ([c for c in candidates if c.product.guidance.plain == kind] for kind in (True, False))
+    return plain, ruled
+
+
 def of_phase(tried: Sequence[ProductCandidate], phase: Phase) -> list[ProductCandidate]:
     """Those of a phase."""
     return [candidate for candidate in tried if candidate.phase == phase]

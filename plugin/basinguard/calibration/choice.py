@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ..similarity.taught import Taught, taught_difference
-from .candidate import Product, ProductCandidate
+from .candidate import Product, ProductCandidate, by_kind
 
 LEVEL = 0.03  # of `taught`: less than anybody sees, so what is simpler or cheaper may ship instead
 FINALISTS = 3
@@ -55,7 +55,7 @@ def _most_taught(candidates: Sequence[ProductCandidate]) -> Sequence[ProductCand
     """Those that are level with the highest; all of them where not every one was measured."""
     if not all(c.left for c in candidates):
         return candidates
-    plain, ruled = ([c for c in candidates if c.product.guidance.plain == kind] for kind in (True, False))
+    plain, ruled = by_kind(candidates)
     if plain and ruled and not _below(max(plain, key=_gain), max(ruled, key=_gain)):
         candidates = plain
     highest = max(c.gain for c in candidates)

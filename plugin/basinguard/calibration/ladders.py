@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .candidate import Product, ProductCandidate, hopeless
+from .candidate import Product, ProductCandidate, by_kind, hopeless, strongest
 from .choice import LEVEL
 from .danger import Danger, dangers
 from .design import Design
@@ -37,17 +37,13 @@ def contenders(searched: Sequence[ProductCandidate], terms: CalibrationTerms) ->
     Of each kind also a ladder of few steps from the safest on, so that something is left where the boldest fail, which
     few samples do not tell; and plain CFG with the best whole fine-tune, which needs no rule at all.
     """
-    plain, ruled = _by_kind(searched)
+    plain, ruled = by_kind([c for c in searched if c.product.strength > 0])
     whole, short = _whole(plain, terms.alpha), replace(terms, chain=CONTENDERS)
-    chosen = [c for kind in (plain, ruled) if kind for c in (*_strongest(kind, terms.alpha), *ladder(kind, short))]
+    kinds = [kind for kind in (plain, ruled) if kind]
+    chosen = [c for kind in kinds for c in (*strongest(kind, terms.alpha, CONTENDERS), *ladder(kind, short))]
     chosen += [whole] if whole else []
     products = {c.product for c in chosen}
     return [c.product for c in searched if c.product in products]
-
-
-def _strongest(candidates: Sequence[ProductCandidate], alpha: float) -> list[ProductCandidate]:
-    """Those with the most gain that may keep the risk."""
-    return sorted((c for c in candidates if not hopeless(c, alpha)), key=lambda c: -c.gain)[:CONTENDERS]
 
 
 def chains(ranked: Sequence[ProductCandidate], terms: CalibrationTerms, design: Design) -> list[Ladder]:
@@ -61,7 +57,7 @@ def chains(ranked: Sequence[ProductCandidate], terms: CalibrationTerms, design: 
         terms: what is to be promised.
         design: of the proof.
     """
-    plain, ruled = _by_kind(ranked)
+    plain, ruled = by_kind(ranked)
     steps = ladder(plain, terms, always=_whole(plain, terms.alpha))
     rungs = ladder(ruled, terms) if ruled else []
     if rungs and not _keeps_more(rungs, steps, terms.alpha):
@@ -74,13 +70,6 @@ def chains(ranked: Sequence[ProductCandidate], terms: CalibrationTerms, design: 
         for chain in (steps, rungs)
         if chain
     ]
-
-
-def _by_kind(candidates: Sequence[ProductCandidate]) -> tuple[list[ProductCandidate], list[ProductCandidate]]:
-    """Plain products, and rules; the base model is none of them."""
-    usable = [c for c in candidates if c.product.strength > 0]
-    plain, ruled = ([c for c in usable if c.product.guidance.plain == kind] for kind in (True, False))
-    return plain, ruled
 
 
 def _whole(plain: Sequence[ProductCandidate], alpha: float) -> ProductCandidate | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..diffusion.noise_schedule import NoiseSchedule
 from .bench import Bench
-from .candidate import Product, ProductCandidate, hopeless
+from .candidate import Product, ProductCandidate, strongest
 from .danger import dangers
 from .rules import between, earliest, plain_cfg, rules_of
 from .terms import HALVINGS, CalibrationTerms
@@ -107,9 +107,8 @@ class Search:
 
 def leaders(tried: Sequence[ProductCandidate], alpha: float) -> list[ProductCandidate]:
     """Those with the most gain that may keep the risk, at most `LEADERS`; the least dangerous where none may."""
-    able = [c for c in tried if not hopeless(c, alpha)]
     order = dangers(tried)
-    return sorted(able, key=lambda c: -c.gain)[:LEADERS] or [min(tried, key=lambda c: order[c.product])]
+    return strongest(tried, alpha, LEADERS) or [min(tried, key=lambda c: order[c.product])]
 
 
 def _neighbours(chosen: Iterable[ProductCandidate], grid: Sequence[Product]) -> list[Product]:

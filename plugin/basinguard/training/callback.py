@@ -94,8 +94,8 @@ class GuardHooks(RunSettings):
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Calibrates and exports: everything of the user's is saved by now, and a run killed here comes here again."""
         if self.export_to and self.run is not None and self.run.measured:
-            device, data = trainer.strategy.root_device, getattr(trainer.datamodule, "arguments", "DATA")
-            self.run.export(pl_module, Path(self.export_to), self.terms, device=device, data=data)
+            self.run.data = getattr(trainer.datamodule, "arguments", self.run.data)
+            self.run.export(pl_module, Path(self.export_to), self.terms, device=trainer.strategy.root_device)
 
     def state_dict(self) -> dict[str, Any]:
         """The history and what was done, so that a resumed run goes on where it stopped."""

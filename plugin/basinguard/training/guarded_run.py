@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 HISTORY_FILE = "guard.json"  # in the run's log directory
+RETRY = "resume the last checkpoint, or call export again, to retry"
 
 
 class GuardedRun:
@@ -68,6 +69,7 @@ class GuardedRun:
         epochs: those that the search at the end chooses among.
         certificate: of the newest export: its record, and everything that was tried.
         other_data: resumed with another training set: what was known is about other images.
+        data: how other commands are told of the training images.
 
     Example:
         >>> run = GuardedRun(Guard(training, Structure()))                                 # doctest: +SKIP
@@ -90,7 +92,7 @@ class GuardedRun:
         self.status: RunStatus | None = None
         self.epochs = RunEpochs(self.best_weights)
         self.certificate: Certificate | None = None
-        self.other_data = False
+        self.other_data, self.data = False, "DATA"
         self.early: Early | None = None
         self.complaints = Complaints(on_error, silent=self.team.rank > 0)
 
@@ -204,13 +206,7 @@ class GuardedRun:
             self.complaints.add("there is no verdict on this epoch", error)
 
     def export(
-        self,
-        module: TrainedModule,
-        out: Path,
-        terms: CalibrationTerms,
-        *,
-        device: torch.device | None = None,
-        data: str = "DATA",
+        self, module: TrainedModule, out: Path, terms: CalibrationTerms, *, device: torch.device | None = None
     ) -> Record | None:
         """Calibrates the epochs that were kept and exports the product that was chosen, see `export_calibrated`.
 
@@ -219,7 +215,6 @@ class GuardedRun:
             out: directory for the checkpoint; an earlier export there is replaced.
             terms: what is to be promised.
             device: where the module is moved to first, if anywhere.
-            data: how the next command is told of the training images.
 
         Returns:
             The record, in the first process of a run whose export succeeded.
@@ -227,10 +222,11 @@ class GuardedRun:
         if self.team.rank:
             return None
         self.certificate = None
-        with shown(), self._exporting(out), untouched(*moved(parts_of(module), device)):
+        harmless = self.complaints.harmless(f"nothing was exported to {out}; {RETRY}")
+        with shown(), harmless, untouched(*moved(parts_of(module), device)):
             truth = truth_of(self.guard.training, feature_sets())
             with self.epochs.series(module, self.measured[-1], dtype=self.dtype, anchor=terms.anchor) as series:
-                self.certificate = export_calibrated(self.guard, series, terms, out, truth=truth, data=data)
+                self.certificate = export_calibrated(self.guard, series, terms, out, truth=truth, data=self.data)
         return self.record
 
     @property
@@ -243,10 +239,6 @@ class GuardedRun:
         """Inside, the module holds the weights of the epoch to ship for a way of sampling; in the first process."""
         with holding(module, self.best_weights.weights(how)):
             yield
-
-    def _exporting(self, out: Path) -> AbstractContextManager[None]:
-        retry = "resume the last checkpoint, or call export again, to retry"
-        return self.complaints.harmless(f"nothing was exported to {out}; {retry}")
 
     def _write(self, folder: Path | None) -> None:
         if folder is None or self.status is None:
