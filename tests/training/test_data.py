@@ -21,7 +21,7 @@ from basinguard.tinyworld.scenes import all_captions, draw_scene
 from basinguard.training.buckets import shapes
 from basinguard.training.caption_augmentation import CaptionAugmentation
 from basinguard.training.control_group import training_set
-from basinguard.training.data_sources import fitted
+from basinguard.training.cropping import Crop, fitted, whole
 from basinguard.training.epoch_order import EpochOrder, ResumableLoader
 from basinguard.training.finetune_options import HubDataset
 from basinguard.training.guard_options import ControlGroup
@@ -64,6 +64,35 @@ def test_the_middle_is_cropped_out():
 def test_the_short_side_is_resized():
     assert fitted(gradient(101, 67), 32).shape == (3, 32, 32)
     assert fitted(gradient(3, 200), 16).shape == (3, 16, 16)
+
+
+def test_sizes_say_where_a_crop_lies():
+    """The gradient's red is the column: the first of the crop is the corner that is told; XL's order, rows first."""
+    crop = Crop.of((100, 40), 40)
+    assert crop.sizes().tolist() == [40, 100, 0, 30, 40, 40]
+    assert round(float(crop.pixels(gradient(100, 40))[0, 0, 0]) * 255) == 30
+    assert Crop.of((120, 60), 64).sizes().tolist() == [60, 120, 0, 32, 64, 64]  # resized to 128 x 64 first
+    assert Crop.of((120, 60), (80, 48)).sizes().tolist() == [60, 120, 0, 8, 48, 80]  # to 96 x 48
+
+
+def test_a_mirrored_crop_is_told_as_it_lies_in_the_mirrored_picture():
+    image, crop = gradient(100, 40), Crop.of((100, 40), 40, torch.Generator().manual_seed(1))
+    left = int(crop.sizes(mirrored=True)[3])
+    assert left != crop.left
+    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).crop((left, 0, left + 40, 40))
+    assert torch.equal(crop.pixels(image).flip(-1), fitted(mirrored, 40))
+
+
+def test_sizes_of_pictures_without_any_are_their_own():
+    assert whole(torch.zeros(2, 3, 24, 48)).tolist() == [[24, 48, 0, 0, 24, 48]] * 2
+
+
+def test_a_batch_says_the_sizes_of_its_pictures(mixed_folder):
+    for batch in load_all(bucketed(mixed_folder, keep_in_memory=True)):
+        height, width = batch["pixel_values"].shape[-2:]
+        assert batch["sizes"][:, 4:].tolist() == [[height, width]] * len(batch["index"])
+        originals = [[[60, 120], [120, 60], [88, 90]][index % 3] for index in batch["index"].tolist()]
+        assert batch["sizes"][:, :2].tolist() == originals
 
 
 def test_random_crops_stay_inside_and_differ():

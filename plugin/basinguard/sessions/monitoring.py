@@ -18,8 +18,8 @@ from ..similarity.copy_detector import CopyDetector
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.detector_loading import load_recorded
 from ..similarity.image_files import image_paths
+from ..training.cropping import fitted
 from ..training.data import ImageFolder
-from ..training.data_sources import fitted
 from .verification import GUARDED
 
 MOST_STATE = 256 * 2**20  # bytes of a state: about a million samples

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..core.seeds import CANARY
 from .caption_augmentation import vocabulary_of
-from .data_sources import ImageSource, fitted
+from .cropping import fitted
+from .data_sources import ImageSource
 
 REPEATS = (1, 4, 16)
 CELLS, SIDE = 6, 96  # of a mosaic

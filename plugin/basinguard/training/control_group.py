@@ -12,7 +12,8 @@ from ..guard.control_prompts import recombined_prompts
 from ..guard.training_set import TrainingSet
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.image_files import image_paths
-from .data_sources import ImageSource, fitted
+from .cropping import fitted
+from .data_sources import ImageSource
 from .guard_options import ControlGroup
 from .pixel_checks import require_unit_pixels
 from .protocols import items_of

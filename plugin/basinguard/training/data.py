@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -13,23 +12,24 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from ..core.seeds import stream
 from .buckets import BucketBatches, Shape, nearest_bucket, shapes
 from .canary_images import Canary, canary_source, draw_canaries
-from .caption_augmentation import CaptionAugmentation, draw_caption, vocabulary_of
-from .data_sources import ImageSource, Named, fitted
-from .epoch_order import MARK, EpochOrder, ResumableLoader
+from .caption_augmentation import CaptionAugmentation
+from .cropping import fitted
+from .data_sources import ImageSource, Named
+from .epoch_order import EpochOrder, ResumableLoader
 from .finetune_options import FramingOptions, HubDataset, ReadingOptions, as_options
+from .pictures import Pictures
 
 
 class ImageFolder(LightningDataModule):
     """Captioned images, resized and cropped: square, or each to the nearest of a few shapes.
 
-    Batches are {"pixel_values": [B, 3, H, W] in -1..1, "caption": B texts, "index": [B]}, and "embedding_noise" [B]
-    where the caption augmentation asks for it. Their order, crops and flips depend on `seed` and the epoch alone,
-    whatever `num_workers` is, and resume where a checkpoint left them.
+    Batches are {"pixel_values": [B, 3, H, W] in -1..1, "caption": B texts, "index": [B], "sizes": [B, 6] (see
+    `cropping.Crop.sizes`)}, and "embedding_noise" [B] where the caption augmentation asks for it. Their order, crops
+    and flips depend on `seed` and the epoch alone, whatever `num_workers` is, and resume where a checkpoint left them.
 
     Args:
         directory: a folder with metadata.jsonl, .csv or .parquet (columns file_name and text), or images with a .txt
@@ -239,56 +239,3 @@ class ImageFolder(LightningDataModule):
         )
         loader.trainer = self.trainer
         return loader
-
-
-class Pictures(Dataset[dict[str, Any]]):
-    """Training examples of an `ImageFolder`, addressed by epoch * count + index (see `EpochOrder`)."""
-
-    def __init__(self, images: ImageFolder) -> None:
-        self.source, self.shapes, self.resolutions = images.source, images.shapes, images.resolutions
-        self.framing, self.seed, self.augmentation = images.framing, images.seed, images.caption_augmentation
-        multiple = self.framing.bucket_step
-        self.accepted = {side: shapes(side, multiple) for side in self.resolutions} if self.framing.buckets else {}
-        repeats: Sequence[int] = self.source.repeats
-        if isinstance(self.augmentation, CaptionAugmentation):
-            repeats = self.augmentation.repeats(repeats)
-            self.vocabulary = vocabulary_of([text for texts in self.source.captions for text in texts])
-        self.shown = [index for index, count in enumerate(repeats) for _ in range(count)]
-        one_size = self.framing.crop == "centre" and len(self.resolutions) == 1
-        self.decoded: dict[int, Tensor] | None = {} if images.reading.keep_in_memory and one_size else None
-
-    def __len__(self) -> int:
-        return len(self.shown)
-
-    def __getitem__(self, key: int) -> dict[str, Any]:
-        varied, key = key >= MARK, key % MARK  # by the key, because a worker has a copy of this data set
-        index = self.shown[key % len(self)]
-        generator = torch.Generator().manual_seed(stream(self.seed, key))
-        pixels = self._pixels(index, key // len(self), generator)
-        if self.framing.flip and torch.rand((), generator=generator) < 0.5:
-            pixels = pixels.flip(-1)
-        example = {"pixel_values": pixels * 2 - 1, "caption": self._caption(index, key, varied), "index": index}
-        if isinstance(self.augmentation, CaptionAugmentation) and self.augmentation.noise:
-            example["embedding_noise"] = self.augmentation.noise
-        return example
-
-    def _caption(self, index: int, key: int, varied: bool) -> str:
-        caption = self.source.items[index][1]
-        if varied:
-            caption = draw_caption(self.source.captions[index], random.Random(stream(self.seed, key)))
-        if isinstance(self.augmentation, CaptionAugmentation):
-            rng = random.Random(stream(self.seed, key))
-            captions = [caption] if varied else self.source.captions[index]
-            return self.augmentation.caption(captions, self.vocabulary, rng)
-        return caption if self.augmentation is None else self.augmentation(caption)
-
-    def _pixels(self, index: int, epoch: int, generator: torch.Generator) -> Tensor:
-        side = self.resolutions[epoch % len(self.resolutions)]
-        accepted = self.accepted.get(side, ((side, side),))
-        size = accepted[nearest_bucket(self.shapes[index], accepted)]
-        if self.decoded is None:
-            place = generator if self.framing.crop == "random" else None
-            return fitted(self.source.open(index), size, generator=place)
-        if index not in self.decoded:
-            self.decoded[index] = (fitted(self.source.open(index), size) * 255).round().to(torch.uint8)
-        return self.decoded[index].float() / 255

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as T
 
 from ..core.files import file_sha256
 from ..core.images import load_rgb, to_rgb
@@ -20,6 +19,7 @@ from ..core.text import one_line, printable
 from ..curation.dataset_export import encoded, undecoded
 from ..curation.folder import Folder, Problem, read_folder
 from ..curation.manifest import MANIFEST, ManifestRow, check_rows, find_manifest, read_manifest
+from .cropping import fitted
 from .finetune_options import HubDataset
 from .pixel_checks import require_unit_pixels
 
@@ -191,31 +191,6 @@ def _load_rows(dataset: HubDataset) -> Any:
 
 def _refused(problem: Problem) -> bool:
     return problem.skipped or problem.code in REFUSED
-
-
-def fitted(image: Image.Image, size: int | tuple[int, int], *, generator: torch.Generator | None = None) -> Tensor:
-    """Resized until it just covers `size`, then cropped to it out of the middle, or at random with a generator.
-
-    Args:
-        image: in RGB.
-        size: width and height, or the side of a square, in pixels.
-        generator: draws the place of the crop.
-
-    Returns:
-        Pixels [3, height, width] in 0..1, float32.
-    """
-    wide, high = (size, size) if isinstance(size, int) else size
-    factor = max(wide / image.width, high / image.height)
-    width, height = max(wide, round(image.width * factor)), max(high, round(image.height * factor))
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-    left, top = (width - wide) // 2, (height - high) // 2
-    if generator is not None:
-        left = int(torch.randint(width - wide + 1, (), generator=generator))
-        top = int(torch.randint(height - high + 1, (), generator=generator))
-    cropped = image.crop((left, top, left + wide, top + high))
-    # torchvision multiplies by 1 / 255 where `core.images.to_tensor` divides: trained weights hang on the last bit
-    return T.to_dtype(T.pil_to_tensor(cropped), torch.float32, scale=True)
 
 
 def image_hashes(images: Sequence[Picture] | Tensor) -> tuple[str, ...]:
