@@ -1,12 +1,11 @@
 """A base is told from the weights of another model by how their weights correlate."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
 
 from basinguard.pipelines.base_check import require_base, weight_correlation
+from support.fake_pipelines import StableDiffusionPipeline
 
 
 def pipeline(seed, near=None):
@@ -18,7 +17,7 @@ def pipeline(seed, near=None):
             if near is not None:
                 layer.weight.mul_(0.1).add_(getattr(near, name).weight)
         parts[name] = layer
-    return SimpleNamespace(**parts)
+    return StableDiffusionPipeline(**parts)
 
 
 def test_the_correlation_is_a_cosine_over_all_matrices_and_kernels():
@@ -35,4 +34,4 @@ def test_a_base_that_is_not_the_base_is_found_and_said():
     with pytest.raises(ValueError, match=r"base 'other': not what this model was fine-tuned from: .* by -?0\.0"):
         require_base(pipeline(2, near=base), pipeline(1), "other")
     with pytest.raises(ValueError, match="unet: 'weight' is not the same layer"):
-        require_base(base, SimpleNamespace(unet=nn.Linear(2, 2), text_encoder=base.text_encoder), "other")
+        require_base(base, StableDiffusionPipeline(unet=nn.Linear(2, 2), text_encoder=base.text_encoder), "other")

@@ -14,9 +14,9 @@ from diffusers import (
 
 from basinguard.basin.trajectories import GuidedModel, pairs_of, run_branch
 from basinguard.diffusion.solvers import SOLVERS
+from basinguard.pipelines.families.registry import family_of
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.schedulers import solver_of
-from basinguard.pipelines.text_conditioning import TextConditioning
 from support.tiny_pipeline import build_tiny_xl
 
 
@@ -82,13 +82,13 @@ def test_a_probe_equals_the_stock_pipeline(request, family, solver):
 
 def test_xl_is_told_of_another_empty_prompt_where_its_pipeline_says_so(xl):
     """Zeros unless `force_zeros_for_empty_prompt` is off: then what its text encoders make of ""."""
-    states = TextConditioning.of(xl, ["a red ball"], 32, torch.float32)
+    states = family_of(xl).condition(xl, ["a red ball"], 32, torch.float32)
     assert not states.states[-1].any()
     assert not states.pooled[-1].any()
     assert states.sizes.tolist() == [32, 32, 0, 0, 32, 32]
     xl.register_to_config(force_zeros_for_empty_prompt=False)
     try:
-        own = TextConditioning.of(xl, ["a red ball"], 32, torch.float32)
+        own = family_of(xl).condition(xl, ["a red ball"], 32, torch.float32)
     finally:
         xl.register_to_config(force_zeros_for_empty_prompt=True)
     assert own.states[-1].any()

@@ -34,7 +34,7 @@ from basinguard.guard.plan import ProbePlan
 from basinguard.guard.status import read_history
 from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.base_check import require_base
-from basinguard.pipelines.loading import load_pipeline, require_stable_diffusion
+from basinguard.pipelines.loading import load_pipeline, require_capability
 from basinguard.sessions.verification import read_rules
 from basinguard.similarity.structure import Structure
 from basinguard.training.accelerate import LoopGuard
@@ -45,6 +45,7 @@ from basinguard.training.guarded_run import GuardedRun
 from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.requirements import require_parts, require_whole_weights
 from support.curation_mistakes import CURATION_CASES
+from support.fake_pipelines import StableDiffusionPipeline
 from support.guarded_runs import picture_folder
 
 TABLE = Path(__file__).with_name("bad_input.md")
@@ -84,7 +85,9 @@ def failing_probe(error):
         module = torch.nn.Identity()
         module.config = SimpleNamespace(sample_size=8, in_channels=4)
         schedule = SimpleNamespace(config=SimpleNamespace(prediction_type="epsilon"), alphas_cumprod=torch.rand(1000))
-        pipe = SimpleNamespace(unet=module, vae=module, text_encoder=module, scheduler=schedule, vae_scale_factor=4)
+        pipe = StableDiffusionPipeline(
+            unet=module, vae=module, text_encoder=module, scheduler=schedule, vae_scale_factor=4
+        )
         loop.measure(pipe, epoch=3)
 
     return run
@@ -135,7 +138,7 @@ def matrices(seed, side=8):
     generator = torch.Generator().manual_seed(seed)
     layer = torch.nn.Linear(8, side).requires_grad_(False)
     layer.weight.copy_(torch.randn(side, 8, generator=generator))
-    return SimpleNamespace(unet=layer, text_encoder=torch.nn.Identity())
+    return StableDiffusionPipeline(unet=layer, text_encoder=torch.nn.Identity())
 
 
 def lora_without_record(root):
@@ -190,9 +193,9 @@ CASES = {
     "an allow-list that is no JSON": lambda root: read_allow_list(write(root, "allow.json", "no")),
     "an allow-list with a bad hash": lambda root: read_allow_list(write(root, "allow.json", '{"allowed": [{"sha256": "x", "action": "drop"}]}')),
     "a model with pickled weights": pickled,
-    "a model of another kind": lambda root: require_stable_diffusion(write(root, "m/model_index.json", '{"_class_name": "FluxPipeline"}').parent),
-    "a model_index.json that is no JSON": lambda root: require_stable_diffusion(write(root, "m/model_index.json", "\xff").parent),
-    "an empty single-file model": lambda root: require_stable_diffusion(write(root, "m.safetensors", "")),
+    "a model of another kind": lambda root: require_capability(write(root, "m/model_index.json", '{"_class_name": "FluxPipeline"}').parent, "trainable"),
+    "a model_index.json that is no JSON": lambda root: require_capability(write(root, "m/model_index.json", "\xff").parent, "trainable"),
+    "an empty single-file model": lambda root: require_capability(write(root, "m.safetensors", ""), "trainable"),
     "an empty picture": images("bad.png", b""),
     "a picture that is none": images("bad.png", b"GIF89a, or so it says"),
     "a caption that is not UTF-8": images("0.txt", b"caf\xe9"),

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import tokenizers
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from tokenizers import models, pre_tokenizers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
 
 TOKENS = 16
 
@@ -22,11 +35,11 @@ def build_tokenizer(length: int) -> CLIPTokenizer:
     return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=length)
 
 
-def build_vae(side: int) -> AutoencoderKL:
+def build_vae(side: int, **changes) -> AutoencoderKL:
     """Random weights; a latent is 2 px wide."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8), latent_channels=4, sample_size=side, norm_num_groups=4,
+        block_out_channels=(8, 8), latent_channels=4, sample_size=side, norm_num_groups=4, **changes,
     ).eval()  # fmt: skip
 
 
@@ -83,3 +96,45 @@ def build_tiny_xl() -> StableDiffusionXLPipeline:
     parts = {"text_encoder": first, "text_encoder_2": second, "tokenizer": tokenizer, "tokenizer_2": tokenizer}
     scheduler = build_scheduler("epsilon")
     return StableDiffusionXLPipeline(vae=vae, unet=unet, scheduler=scheduler, **parts, add_watermarker=False)
+
+
+def build_tiny_sd3(*, t5: bool = False, **scheduler) -> StableDiffusion3Pipeline:
+    """Stable Diffusion 3 with 16 x 16 latents in patches of 2 x 2.
+
+    Args:
+        t5: with a third text encoder; most people leave it out for its size.
+        scheduler: settings of the flow matcher, shift 3 unless they say otherwise.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokenizer = build_tokenizer(TOKENS)
+        common = {
+            "vocab_size": len(tokenizer), "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "max_position_embeddings": TOKENS, "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        }  # fmt: skip
+        first = CLIPTextModelWithProjection(CLIPTextConfig(hidden_size=32, projection_dim=16, **common)).eval()
+        second = CLIPTextModelWithProjection(CLIPTextConfig(hidden_size=48, projection_dim=24, **common)).eval()
+        third = T5EncoderModel(T5Config(vocab_size=128, d_model=96, d_kv=8, d_ff=32, num_layers=1, num_heads=2)).eval()
+        transformer = SD3Transformer2DModel(
+            sample_size=16, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
+            num_attention_heads=4, joint_attention_dim=96, caption_projection_dim=32, pooled_projection_dim=40,
+            pos_embed_max_size=16,
+        ).eval()  # fmt: skip
+        vae = build_vae(32, scaling_factor=1.5, shift_factor=0.06)
+    parts = {"text_encoder": first, "text_encoder_2": second, "tokenizer": tokenizer, "tokenizer_2": tokenizer}
+    parts |= {"text_encoder_3": third if t5 else None, "tokenizer_3": build_letters() if t5 else None}
+    flow = FlowMatchEulerDiscreteScheduler(**{"shift": 3.0} | scheduler)
+    pipe = StableDiffusion3Pipeline(vae=vae, transformer=transformer, scheduler=flow, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def build_letters() -> PreTrainedTokenizerFast:
+    """One token a letter, for encoders that are not CLIP's."""
+    letters = ["<pad>", "</s>", "<unk>", *(chr(code) for code in range(33, 127))]
+    model = tokenizers.Tokenizer(models.WordLevel({letter: i for i, letter in enumerate(letters)}, unk_token="<unk>"))
+    model.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning
@@ -19,6 +18,7 @@ from basinguard.training import guarded_run
 from basinguard.training.accelerate import LoopGuard
 from basinguard.training.data import ImageFolder
 from basinguard.training.pytorch_lightning import MemorizationGuard
+from support.fake_pipelines import StableDiffusionPipeline
 from support.guarded_runs import CONTROL, PLAN, digest, picture_folder, untimed
 from support.recipe_runs import run_recipe
 
@@ -103,7 +103,7 @@ def test_any_loop_measures_with_one_call_and_state_is_safe_to_load(tiny_pipeline
 def test_a_loop_that_fails_goes_on(tiny_pipeline_dir, pictures, tmp_path):
     guard = make_loop_guard(pictures)
     with pytest.warns(UserWarning, match="probe of epoch 4 failed and is missing; training goes on"):
-        assert guard.measure(SimpleNamespace(unet=torch.nn.Identity()), epoch=3).samples.risk is None
+        assert guard.measure(StableDiffusionPipeline(unet=torch.nn.Identity()), epoch=3).samples.risk is None
     with pytest.warns(UserWarning, match="nothing was exported"):
         assert guard.export(load_pipeline(tiny_pipeline_dir), tmp_path / "out", None, base="tiny") is None
 

@@ -96,7 +96,7 @@ def export(
     from ..exports.merge import merged
     from ..exports.provenance import read_origin
     from ..exports.single_file import export_single_file
-    from ..pipelines.loading import load_pipeline, quiet_loading, require_stable_diffusion
+    from ..pipelines.loading import load_pipeline, quiet_loading, require_capability
     from ..pipelines.product import with_product_weights
 
     measured = read_record(record)
@@ -106,7 +106,7 @@ def export(
             form = comfyui_workflow(measured, files=files, **asdict(workflow))
             partial.write_text(json.dumps(form, indent=2), "utf-8")
         return Exported(out, note=f"it loads {files.places()}, below ComfyUI")
-    require_stable_diffusion(model)
+    require_capability(model, "exportable")
     pipe = load_pipeline(model, lora=lora)
     private, strength, precision = share_private, stored.strength, stored.precision
     if kind == "directory":

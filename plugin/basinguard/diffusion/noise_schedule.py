@@ -53,11 +53,15 @@ class NoiseSchedule:
         return torch.where(t < 0, torch.ones_like(squared), squared)
 
 
+NOISIEST = 1 - 1e-6  # sigma of a flow's first state: at 1 an epsilon prediction would say nothing about the image
+
+
 @dataclass(frozen=True)
 class FlowSchedule(NoiseSchedule):
     """A rectified flow: x_t = (1 - sigma) * x_0 + sigma * eps with sigma = t / 1000.
 
-    The noisiest state is sigma = 0.999 instead of 1: at 1 an epsilon prediction says nothing about the image.
+    At timestep 1000, where pipelines begin, sigma is a millionth below 1, which in float64 changes nothing that a
+    pipeline's float32 could tell; this grid begins at 999, which is all that a rule can tell apart.
 
     Attributes:
         shift: bends the grid towards high noise, sigma' = shift * sigma / (1 + (shift - 1) * sigma).
@@ -73,8 +77,8 @@ class FlowSchedule(NoiseSchedule):
         return 1 - self.noise(timestep)
 
     def noise(self, timestep: Tensor) -> Tensor:
-        """sigma, from 0 (clean, also below timestep 0) to 0.999."""
-        return (torch.as_tensor(timestep).double() / 1000).clamp(0, 0.999)
+        """sigma, from 0 (clean, also below timestep 0) to just below 1."""
+        return (torch.as_tensor(timestep).double() / 1000).clamp(0, NOISIEST)
 
     def grid(self, count: int) -> Tensor:
         """`count` timesteps from 999 downwards, evenly spaced before the shift, [count], float64."""

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from .solvers import SCALED_START, SOLVERS
 
+FAINT = 1e-3  # a signal below this is lost in float32 sums
+
 
 @dataclass(frozen=True)
 class SamplerPath:
@@ -36,8 +38,12 @@ class SamplerPath:
         return self.update.shape[1]
 
     def begin(self, noise: Tensor) -> Tensor:
-        """The first state [B, S * C, ...] from unit noise [B, C, ...]; the memory is empty."""
+        """The first state [B, S * C, ...] from unit noise [B, C, ...]; the memory is empty.
+
+        In float64 where the path begins with next to no signal, as pipelines of flows do.
+        """
         x = noise if self.start == 1 else noise * self.start
+        x = x.double() if self.signal[0] < FAINT else x
         return torch.cat([x, *[torch.zeros_like(x)] * (self.slots - 1)], 1)
 
     def latents(self, state: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
 from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import alignment_for
+from ..pipelines.families.registry import networks_of
 from ..pipelines.latent_model import LatentModel
-from ..pipelines.loading import load_pipeline, require_stable_diffusion
+from ..pipelines.loading import load_pipeline, require_capability
 from ..pipelines.model_edits import edits_asked_for
-from ..pipelines.text_conditioning import modules_of
 from ..similarity.copy_detector_settings import AUTO, CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector
 from ..training.control_group import heldout_pixels
@@ -73,7 +73,7 @@ class Testbed:
             raise ValueError(f"scale={self.scale}: plain CFG, which every mitigation is compared with, is above 1")
         for pipe in (self.pipe, self.base):
             if pipe is not None:
-                for module in modules_of(pipe):
+                for module in networks_of(pipe):
                     module.requires_grad_(False)
                 pipe.set_progress_bar_config(disable=True)
 
@@ -125,13 +125,13 @@ def load_testbed(
     record, base = Path(model) / "basinguard.json", options.base
     if not base and record.is_file():
         base = read_record(record).base
-    require_stable_diffusion(model)
+    require_capability(model, "comparable")
     for path in options.checkpoints:
-        require_stable_diffusion(path)
+        require_capability(path, "comparable")
     pipe = load_pipeline(model, lora=options.lora)
     if options.lora is not None:
         pipe, base = merged(pipe), base or model
-    resolution = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    resolution = LatentModel(pipe).resolution
     images = ImageFolder(str(data), resolution=resolution, reading=ReadingOptions(caption=options.caption or None))
     images.setup("compare")
     training = TrainingSet(images.all_pixels(), tuple(caption for _, caption in images.items))

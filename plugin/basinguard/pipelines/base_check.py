@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .text_conditioning import tuned_parts
+from .families.registry import tuned_parts
 
 RELATED = (
     0.8  # correlation of all weights; a fine-tune's is above 0.99, that of two trainings of one architecture near 0

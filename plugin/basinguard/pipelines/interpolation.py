@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..calibration.weights import OpenWeights
+from .families.registry import tuned_parts
 from .latent_model import LatentModel
-from .text_conditioning import tuned_parts
 
 
 class Blend:

@@ -1,4 +1,4 @@
-"""Opens a `StableDiffusionPipeline`: directory, single file, hub id, or the built-in "tinyworld". Offline if it can be.
+"""Opens a pipeline of a family that is read: directory, single file, hub id, or "tinyworld". Offline if it can be.
 
 Every failure is one line that names what was given and says what to do.
 """
@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DiffusionPipeline
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
@@ -29,6 +30,8 @@ from basinguard.tinyworld import model_directory
 
 from ..core.text import one_line
 from .architecture import SAMPLE_SIZES, SD21
+from .families.family import Family
+from .families.registry import FAMILIES, family_named
 from .lora_files import load_lora, require_lora
 from .prediction_type import evidence
 from .single_file import load_single_file, prediction_type_of, require_single_file, set_prediction_type
@@ -37,6 +40,13 @@ TINYWORLD = "tinyworld"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 WEIGHT_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 SCHEDULERS = tuple(kind.name for kind in KarrasDiffusionSchedulers)
+PARTS = {"vae"}.union(*({family.denoiser_name, *family.encoder_names} for family in FAMILIES))  # that have weights
+VERBS = {
+    "trainable": "fine-tuned",
+    "comparable": "compared with other mitigations",
+    "exportable": "exported",
+    "lora": "given a LoRA",
+}
 
 
 class ModelError(ValueError):
@@ -50,8 +60,8 @@ def load_pipeline(
     lora: str | Path | None = None,
     lora_strength: float = 1.0,
     prediction_type: str | None = None,
-) -> StableDiffusionPipeline:
-    """Loads a pipeline of Stable Diffusion 1.x, 2.x or XL without a safety checker; safetensors only, never a pickle.
+) -> Any:
+    """Loads a pipeline of one of `FAMILIES` without a safety checker; safetensors only, never a pickle.
 
     Args:
         base: a diffusers directory, a `.safetensors` file of Stable Diffusion 2 in the original layout, a hub id such
@@ -66,14 +76,16 @@ def load_pipeline(
         FileNotFoundError: no such directory, file or hub id, or no network to fetch it.
         ValueError: a pipeline of another kind, weights that cannot be read, or a LoRA for another model.
     """
-    source, kind = locate(base), pipeline_kind(base)
+    source, family = locate(base), family_at(base)
     if lora is not None:
-        require_lora(Path(lora), model_config(base, "unet/config.json"))
+        require_capability(base, "lora")
+        require_lora(Path(lora), model_config(base, f"{family.denoiser_name}/config.json"))
     if isinstance(source, Path) and source.is_file():
         pipe = _opened(base, lambda: _single(source, dtype, prediction_type))
     else:
-        pipe = _opened(base, lambda: _pretrained(source, dtype, kind))
-    pipe.unet.to(memory_format=torch.channels_last)  # a third faster on CPUs, and what tensor cores want
+        pipe = _opened(base, lambda: _pretrained(source, dtype, family))
+    if family.denoiser_name == "unet":
+        pipe.unet.to(memory_format=torch.channels_last)  # a third faster on CPUs, and what tensor cores want
     if lora is not None:
         load_lora(pipe, Path(lora), strength=lora_strength)
     return pipe
@@ -93,7 +105,7 @@ def quiet_loading() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def _opened(base: str | Path, load: Callable[[], StableDiffusionPipeline]) -> StableDiffusionPipeline:
+def _opened(base: str | Path, load: Callable[[], DiffusionPipeline]) -> Any:
     """What `load` returns; whatever it raises becomes one line that names the model."""
     try:
         with quiet_loading():
@@ -108,15 +120,14 @@ def _opened(base: str | Path, load: Callable[[], StableDiffusionPipeline]) -> St
         ) from error
 
 
-def _pretrained(source: Path | str, dtype: torch.dtype, kind: Any) -> StableDiffusionPipeline:
+def _pretrained(source: Path | str, dtype: torch.dtype, family: Family) -> DiffusionPipeline:
     """From a directory, or fetched from the hub: its usual weights, else its half-precision ones."""
+    kind = getattr(diffusers, family.class_name)
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
-    if kind is StableDiffusionPipeline:
-        options |= {"safety_checker": None, "requires_safety_checker": False}
-    else:
-        options |= {"add_watermarker": False}  # it would change every image by a little
+    options |= family.loading_options | absent_parts(source)
     if isinstance(source, Path):
-        return kind.from_pretrained(source, variant=_only_variant(source), local_files_only=True, **options)
+        variant = _only_variant(source / family.denoiser_name)
+        return kind.from_pretrained(source, variant=variant, local_files_only=True, **options)
     try:
         return kind.from_pretrained(source, **options)
     except OSError as error:
@@ -125,7 +136,13 @@ def _pretrained(source: Path | str, dtype: torch.dtype, kind: Any) -> StableDiff
         return kind.from_pretrained(source, variant="fp16", **options)
 
 
-def _single(path: Path, dtype: torch.dtype, prediction_type: str | None) -> StableDiffusionPipeline:
+def absent_parts(source: Path | str) -> dict[str, None]:
+    """The components that a model's index says it has none of: some classes open without them only if told so."""
+    index = model_config(source, "model_index.json")
+    return {name: None for name, entry in index.items() if isinstance(entry, list) and entry[:1] == [None]}
+
+
+def _single(path: Path, dtype: torch.dtype, prediction_type: str | None) -> Any:
     """A single file; its prediction type is given, read from its metadata, or measured."""
     prediction_type = prediction_type or prediction_type_of(require_single_file(path))
     pipe = load_single_file(path, prediction_type or "v_prediction", dtype=dtype, config=SD21)
@@ -171,7 +188,7 @@ def _cached(hub_id: str) -> Path | None:
         return None
     folder = Path(index).parent
     named = json.loads(Path(index).read_text("utf-8"))
-    parts = [part for part in ("unet", "vae", "text_encoder", "text_encoder_2") if part in named]
+    parts = [part for part in PARTS if isinstance(named.get(part), list) and named[part][0] is not None]
     whole = all(any((folder / part).glob("*.safetensors")) for part in parts)
     return folder if whole else None
 
@@ -233,29 +250,36 @@ def model_config(base: str | Path, name: str) -> dict[str, Any]:
     return config
 
 
-def pipeline_kind(base: str | Path) -> type[StableDiffusionPipeline | StableDiffusionXLPipeline]:
-    """The class that opens a model, by its index alone.
+def family_at(base: str | Path) -> Family:
+    """The family of a model, by its index alone.
 
     Raises:
         FileNotFoundError, ValueError: see `model_config`; a ValueError names a class that is not read.
     """
-    name = model_config(base, "model_index.json").get("_class_name")
-    kinds = {kind.__name__: kind for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
-    if name not in kinds:
-        raise ValueError(f"base {str(base)!r} is a {name}; what can be measured here is one of {', '.join(kinds)}")
-    return kinds[name]
+    name = str(model_config(base, "model_index.json").get("_class_name"))
+    try:
+        return family_named(name)
+    except ValueError:
+        read = ", ".join(family.class_name for family in FAMILIES)
+        raise ValueError(f"base {str(base)!r} is a {name}; what can be measured here is one of {read}") from None
 
 
-def require_stable_diffusion(base: str | Path) -> None:
-    """Refuses what can be measured, but neither fine-tuned nor exported here: Stable Diffusion XL.
+def require_capability(base: str | Path, capability: str) -> None:
+    """Refuses a model of a family that can be measured, but with which this cannot be done.
+
+    Args:
+        base: as of `load_pipeline`.
+        capability: a field of `Capabilities`, one of `VERBS`.
 
     Raises:
-        FileNotFoundError, ValueError: see `pipeline_kind`.
+        FileNotFoundError, ValueError: see `family_at`; a ValueError lists the families with which it can.
     """
-    if pipeline_kind(base) is StableDiffusionXLPipeline:
+    own = family_at(base)
+    if not getattr(own.capabilities, capability):
+        able = [f"a {f.class_name} ({f.models})" for f in FAMILIES if getattr(f.capabilities, capability)]
         raise ValueError(
-            f"base {str(base)!r} is a StableDiffusionXLPipeline; only a StableDiffusionPipeline (SD 1.x, 2.x) can be "
-            "fine-tuned, compared and exported here (watch and audit read it)"
+            f"base {str(base)!r} is a {own.class_name}; only {' or '.join(able)} can be {VERBS[capability]} here "
+            "(watch and audit read it)"
         )
 
 
@@ -274,11 +298,9 @@ def require_scheduler(name: str) -> str:
     return name
 
 
-def _only_variant(source: Path | str) -> str | None:
-    """ "fp16" or "bf16" when a directory holds only that variant of the weights."""
-    if isinstance(source, str):
-        return None
-    names = {path.name for path in (source / "unet").glob("*.safetensors")}
+def _only_variant(folder: Path) -> str | None:
+    """ "fp16" or "bf16" when a part's folder holds only that variant of the weights."""
+    names = {path.name for path in folder.glob("*.safetensors")}
     default = any(re.fullmatch(r"diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors", name) for name in names)
     variants = [kind for kind in ("fp16", "bf16") if any(f".{kind}" in name for name in names)]
     return variants[0] if variants and not default else None

@@ -22,8 +22,8 @@ from ..core.generation import XL, name_of
 from ..core.safetensors_header import Header, read_header
 from ..exports.lora_layout import StoredLayer, lora_context_width, stored_layers
 from ..exports.original_layout import unet_names
+from .families.registry import tuned_parts
 from .lora_products import as_lora
-from .text_conditioning import tuned_parts
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..exports.original_layout import CLIP, OPEN_CLIP, QUERY, TEXT, UNET, renamed, unet_names
-from .text_conditioning import is_xl, tuned_parts
+from .families.registry import tuned_parts
 
 XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
 PROJECTION = "text_projection.weight"
@@ -53,7 +53,7 @@ def _weights(pipe: Any, part: str, get: Get, names: set[str]) -> Iterator[tuple[
         yield from ((name, get(key)) for name, key in originals.items() if key in names)
         return
     for name in getattr(pipe, part).state_dict():
-        yield from _text_weight(name, part, is_xl(pipe), get, names)
+        yield from _text_weight(name, part, "text_encoder_2" in tuned_parts(pipe), get, names)
 
 
 def _text_weight(name: str, part: str, xl: bool, get: Get, names: set[str]) -> Iterator[tuple[str, Tensor]]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..calibration.weights import OpenWeights
+from ..pipelines.families.registry import tuned_parts
 from ..pipelines.interpolation import Blend
 from ..pipelines.latent_model import LatentModel
-from ..pipelines.text_conditioning import tuned_parts
 from .isolation import holding
 from .protocols import TrainedModule
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..pipelines.architecture import Architecture
 from ..pipelines.forward_process import target, training_schedule
-from ..pipelines.loading import load_pipeline, require_stable_diffusion
+from ..pipelines.loading import load_pipeline, require_capability
 from ..pipelines.lora import merged_module
 from ..pipelines.prediction_type import require_prediction_type
 from .canary_steps import canary_steps
@@ -89,7 +89,7 @@ class FineTune(LightningModule):
         )
         self.strict_loading = False  # checkpoints leave out frozen weights; `on_load_checkpoint` checks the rest
         dtype = DTYPES[self.memory_options.weights]
-        require_stable_diffusion(base)
+        require_capability(base, "trainable")
         self.pipe: StableDiffusionPipeline = load_pipeline(base, dtype=dtype, prediction_type=prediction_type)
         require_prediction_type(self.pipe, base)
         self.unet, self.vae, self.text_encoder = self.pipe.unet, self.pipe.vae, self.pipe.text_encoder

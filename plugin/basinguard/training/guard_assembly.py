@@ -8,8 +8,8 @@ from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
 from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import clip_for
+from ..pipelines.families.registry import networks_of
 from ..pipelines.model_edits import edits_asked_for
-from ..pipelines.text_conditioning import modules_of
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector
 from ..similarity.embedder import Embedder
@@ -45,7 +45,7 @@ def assemble_guard(
         ValueError: the plan does not fit the images; held-out images that are copies of training images.
         FileNotFoundError: an embedder's weights are missing.
     """
-    with untouched(*(() if pipe is None else modules_of(pipe))):
+    with untouched(*(() if pipe is None else networks_of(pipe))):
         edits = None if pipe is None else edits_asked_for(detector, pipe, training.images)
         loaded = embedder or load_detector(detector)
         fitted = fitted_embedder(detector, loaded, training.images, training.heldout_images, edits)

@@ -29,8 +29,8 @@ from ..guard.guard import Guard
 from ..guard.probe import Early
 from ..guard.probe_costs import probe_limit
 from ..guard.status import RunStatus, run_status, telling
+from ..pipelines.families.registry import networks_of
 from ..pipelines.latent_model import LatentModel, smaller_side
-from ..pipelines.text_conditioning import modules_of
 from ..similarity.rulers import feature_sets, missing_ruler
 from .best_weights import BestWeights
 from .breach_responder import BreachResponder
@@ -175,7 +175,7 @@ class GuardedRun:
         try:
             limit = probe_limit(self.guard.plan, self.guard.training)
             speaking = telling(self.history, self.status, epoch, limit=limit, silent=self.team.rank > 0)
-            with speaking, untouched(*modules_of(pipe)):
+            with speaking, untouched(*networks_of(pipe)):
                 side = smaller_side(pipe, self.guard.training.images)
                 model = LatentModel(pipe, dtype=self.dtype, resolution=side)
                 place = {"epoch": epoch, "train_step": train_step}

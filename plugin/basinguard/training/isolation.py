@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..pipelines.text_conditioning import modules_of
+from ..pipelines.families.registry import networks_of
 from .protocols import TrainedModule
 
 
@@ -44,7 +44,7 @@ def same_streams() -> Iterator[None]:
 
 def parts_of(module: TrainedModule) -> list[nn.Module]:
     """Everything whose mode a probe or an export changes: the pipeline's modules, and the module around them."""
-    parts = modules_of(module.pipe)
+    parts = networks_of(module.pipe)
     return [module, *parts] if isinstance(module, nn.Module) else parts
 
 

@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 from ..core.safetensors_header import read_header
 from ..pipelines.architecture import Architecture, misfit, sd21_tokenizer, wrong_architecture
 from ..pipelines.forward_process import PREDICTION_TYPES
-from ..pipelines.loading import locate, model_config, model_file, require_scheduler, require_stable_diffusion
+from ..pipelines.loading import locate, model_config, model_file, require_capability, require_scheduler
 from ..pipelines.single_file import prediction_type_of
 from .data import ImageFolder
 
@@ -66,7 +66,7 @@ def base_problems(
     base: str | Path, architecture: Architecture = "any", prediction_type: str | None = None
 ) -> Iterator[str]:
     """What is wrong with a model, as far as its configuration files and the headers of its weights tell."""
-    other_kind = _error_of(require_stable_diffusion, base)
+    other_kind = _error_of(require_capability, base, "trainable")
     if other_kind:
         yield from other_kind
         return

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from ..core.files import whole_file
 from ..exports.lora_names import sort_names
+from ..pipelines.families.registry import tuned_parts
 from ..pipelines.loading import load_pipeline
 from ..pipelines.original_weights import load_original
-from ..pipelines.text_conditioning import tuned_parts
 from .checkpoints import Checkpoint
 from .unet_files import unet_files
 

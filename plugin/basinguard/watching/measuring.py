@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from ..core.report import Report
 from ..core.text import one_line
 from ..guard.status import RunStatus
+from ..pipelines.families.registry import networks_of
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
-from ..pipelines.text_conditioning import modules_of
 from ..training.guard_assembly import assemble_guard
 from ..training.guarded_run import GuardedRun
 from ..training.protocols import PipelineInTraining
@@ -138,7 +138,7 @@ class CheckpointProbes:
 
     def _probe(self, pipe: Any, name: str, epoch: int, train_step: int, **more: str) -> None:
         pipe.unet.to(memory_format=torch.contiguous_format)  # as trainers have it: the same reports, to the digit
-        for part in modules_of(pipe):
+        for part in networks_of(pipe):
             part.requires_grad_(False)  # nothing is trained here, and so nothing is kept for an export
         module = PipelineInTraining(pipe, self.request.base)
         self.run.early = partial(self._tell_breach, name)

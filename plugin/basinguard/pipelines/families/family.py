@@ -1,0 +1,150 @@
+"""What the guard needs to know of a family of pipelines; everything else is the same for all of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ...diffusion.noise_schedule import NoiseSchedule
+
+Guidance = Literal["batched", "guider"]
+
+
+class Conditioning(Protocol):
+    """What a denoiser is told of several prompts, the empty one last: `diffusion.sampling.EMPTY` indexes it."""
+
+    def arguments(self, rows: Tensor) -> dict[str, Any]:
+        """The denoiser's keyword arguments for rows of these prompts, indices [B]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What can be done with a family here, beside measuring it; each is true only where a test or recipe runs it.
+
+    Attributes:
+        guidance: how a rule is delivered: to a stock pipeline that evaluates both branches in one call ("batched",
+            by `protect`), or by `RuleGuider` in the modular pipeline of the family ("guider").
+        trainable: by `FineTune`.
+        comparable: with the mitigations of others, by `compare`.
+        exportable: as a guarded directory.
+        lora: a LoRA file can be put on top.
+    """
+
+    guidance: Guidance = "batched"
+    trainable: bool = False
+    comparable: bool = False
+    exportable: bool = False
+    lora: bool = False
+
+
+class Family(ABC):
+    """A family of pipelines; it holds nothing of a pipeline, so there is one object of each.
+
+    Attributes:
+        class_name: of the pipeline, in diffusers.
+        models: the released models of this class, as a user calls them.
+        denoiser_name: of the component that denoises, "unet" or "transformer".
+        encoder_names: of the text encoders, in their order; a pipeline may lack some.
+        capabilities: see there.
+        loading_options: that `from_pretrained` of this class takes beside the usual ones.
+    """
+
+    class_name: ClassVar[str]
+    models: ClassVar[str]
+    denoiser_name: ClassVar[str]
+    encoder_names: ClassVar[tuple[str, ...]]
+    capabilities: ClassVar[Capabilities]
+    loading_options: ClassVar[dict[str, Any]] = {}
+
+    def denoiser(self, pipe: Any) -> Any:
+        """The network that denoises."""
+        return getattr(pipe, self.denoiser_name)
+
+    def text_encoders(self, pipe: Any) -> dict[str, nn.Module]:
+        """The text encoders that the pipeline has, by component name."""
+        named = {name: getattr(pipe, name, None) for name in self.encoder_names}
+        return {name: module for name, module in named.items() if module is not None}
+
+    def tuned_parts(self, pipe: Any) -> tuple[str, ...]:
+        """The components that a fine-tune may change."""
+        return (self.denoiser_name, *self.text_encoders(pipe))
+
+    def networks(self, pipe: Any) -> list[Any]:
+        """Every network of the pipeline that a measurement runs."""
+        return [pipe.vae, self.denoiser(pipe), *self.text_encoders(pipe).values()]
+
+    def pixels_per_latent(self, pipe: Any) -> int:
+        """How many pixels wide one position of the latents is; sides must be multiples of it."""
+        return int(pipe.vae_scale_factor)
+
+    @abstractmethod
+    def native_side(self, pipe: Any) -> int:
+        """Side of the images that the pipeline draws unless asked otherwise, in pixels."""
+
+    @abstractmethod
+    def prediction_type(self, pipe: Any) -> str:
+        """ "epsilon", "v_prediction" or "flow_prediction" (velocity eps - x_0).
+
+        Raises:
+            ValueError: the scheduler says something else.
+        """
+
+    @abstractmethod
+    def schedule(self, pipe: Any, side: int) -> NoiseSchedule:
+        """The noise schedule of images of `side` pixels; a flow's grid is the pipeline's own.
+
+        Raises:
+            ValueError: the scheduler's timesteps cannot be followed.
+        """
+
+    def latent_shape(self, pipe: Any, side: int) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of one image of `side` pixels, as the sampler carries them."""
+        latent_side = side // self.pixels_per_latent(pipe)
+        return int(self.denoiser(pipe).config.in_channels), latent_side, latent_side
+
+    def encode(self, pipe: Any, images: Tensor) -> Tensor:
+        """Latents [B, C, h, w] in float32 of images [B, 3, H, W] in [0, 1]: the mean of the encoder's distribution."""
+        x = (images * 2 - 1).to(self.denoiser(pipe).device, pipe.vae.dtype)
+        return self.to_sampler(pipe, pipe.vae.encode(x).latent_dist.mean.float())
+
+    def decode(self, pipe: Any, latents: Tensor) -> Tensor:
+        """Images [B, 3, H, W], where -1 is black and 1 is white, in the VAE's precision."""
+        place = self.denoiser(pipe).device, pipe.vae.dtype
+        decoded: Tensor = pipe.vae.decode(self.to_vae(pipe, latents).to(*place)).sample
+        return decoded
+
+    def to_sampler(self, pipe: Any, latents: Tensor) -> Tensor:
+        """Latents of the VAE's encoder as the sampler carries them: of unit scale, and packed where it packs them."""
+        return latents * pipe.vae.config.scaling_factor
+
+    def to_vae(self, pipe: Any, latents: Tensor) -> Tensor:
+        """The inverse of `to_sampler`."""
+        return latents / pipe.vae.config.scaling_factor
+
+    @abstractmethod
+    def condition(self, pipe: Any, prompts: Sequence[str], side: int, dtype: torch.dtype) -> Conditioning:
+        """Encodes prompts, and the empty one after them.
+
+        Args:
+            pipe: of this family.
+            prompts: texts.
+            side: of the images to draw, in pixels.
+            dtype: of the denoiser.
+        """
+
+    @abstractmethod
+    def forward(self, pipe: Any, x: Tensor, timestep: Tensor, arguments: dict[str, Any]) -> Tensor:
+        """The denoiser's prediction in `prediction_type`, [B, C, h, w].
+
+        Args:
+            pipe: of this family.
+            x: latents in the denoiser's precision and on its device, [B, C, h, w].
+            timestep: of each row, in 0..1000 (high = noisy), [B], on the same device.
+            arguments: of `Conditioning.arguments`.
+        """

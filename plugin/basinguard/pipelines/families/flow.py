@@ -1,0 +1,78 @@
+"""What the families that were trained as rectified flows share: their noise schedule, on the pipeline's own grid."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from ...diffusion.noise_schedule import FlowSchedule
+from .family import Family
+
+SCHEDULER = "FlowMatchEulerDiscreteScheduler"
+FOLLOWED = {"num_train_timesteps": 1000, "stochastic_sampling": False, "invert_sigmas": False}
+
+
+@dataclass(frozen=True)
+class PipelineFlow(FlowSchedule):
+    """A rectified flow whose grid is a pipeline's own, shifted as that shifts it.
+
+    Attributes:
+        timesteps: of a number of sampling steps: descending, [N].
+    """
+
+    timesteps: Callable[[int], Tensor] | None = None
+
+    def grid(self, count: int) -> Tensor:
+        """`count` timesteps from the noisiest downwards, [count], float64.
+
+        Raises:
+            ValueError: see `NoiseSchedule.grid`.
+        """
+        bent = super().grid(count)
+        return bent if self.timesteps is None else self.timesteps(count).double().cpu()
+
+
+class FlowFamily(Family):
+    """A family of rectified flows."""
+
+    denoiser_name = "transformer"
+
+    def prediction_type(self, pipe: Any) -> str:
+        """The velocity; what else a scheduler may say of itself is refused by `schedule`."""
+        return "flow_prediction"
+
+    def schedule(self, pipe: Any, side: int) -> FlowSchedule:
+        """See `Family`; a flow's grid depends on the size of the image where the scheduler shifts dynamically."""
+        require_euler(pipe.scheduler)
+        return PipelineFlow(timesteps=partial(self.timesteps, pipe, side))
+
+    def timesteps(self, pipe: Any, side: int, count: int) -> Tensor:
+        """The timesteps of a call of the pipeline, [count]."""
+        scheduler = deepcopy(pipe.scheduler)  # the pipeline's own may be in the middle of a call
+        scheduler.set_timesteps(count, **self.spacing(pipe, side, count))
+        timesteps: Tensor = scheduler.timesteps
+        return timesteps
+
+    @abstractmethod
+    def spacing(self, pipe: Any, side: int, count: int) -> dict[str, Any]:
+        """What the pipeline tells `set_timesteps` beside the number of steps: its `sigmas` and `mu`, where it does."""
+
+
+def require_euler(scheduler: Any) -> None:
+    """Refuses a scheduler whose sampler is not Euler's method on a flow of 1000 timesteps.
+
+    Raises:
+        ValueError: names it, or its settings.
+    """
+    kind = type(scheduler).__name__
+    if kind != SCHEDULER:
+        raise ValueError(f"{kind} cannot be followed in a flow model; expected {SCHEDULER}")
+    other = {k: scheduler.config.get(k, v) for k, v in FOLLOWED.items() if scheduler.config.get(k, v) != v}
+    if other:
+        raise ValueError(f"{SCHEDULER} with {other} cannot be followed; expected {FOLLOWED}")

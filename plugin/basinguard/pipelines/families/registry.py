@@ -1,0 +1,49 @@
+"""The families, found by the class of a pipeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .family import Family
+from .stable_diffusion import StableDiffusion
+from .stable_diffusion_3 import StableDiffusion3
+from .stable_diffusion_xl import StableDiffusionXL
+
+FAMILIES: tuple[Family, ...] = (StableDiffusion(), StableDiffusionXL(), StableDiffusion3())
+
+
+def family_named(class_name: str) -> Family:
+    """The family of a pipeline class.
+
+    Raises:
+        ValueError: none; lists those that are read.
+
+    Example:
+        >>> family_named("StableDiffusionXLPipeline").models
+        'SDXL'
+    """
+    families = {family.class_name: family for family in FAMILIES}
+    if class_name not in families:
+        raise ValueError(f"{class_name} is not read; what can be measured here is one of {', '.join(families)}")
+    return families[class_name]
+
+
+def family_of(pipe: Any) -> Family:
+    """The family of a loaded pipeline, or of a class derived from one.
+
+    Raises:
+        ValueError: see `family_named`.
+    """
+    named = {family.class_name: family for family in FAMILIES}
+    names = [kind.__name__ for kind in type(pipe).__mro__]
+    return next((named[name] for name in names if name in named), None) or family_named(names[0])
+
+
+def tuned_parts(pipe: Any) -> tuple[str, ...]:
+    """The components of a pipeline that a fine-tune may change."""
+    return family_of(pipe).tuned_parts(pipe)
+
+
+def networks_of(pipe: Any) -> list[Any]:
+    """Every network of a pipeline that a measurement runs."""
+    return family_of(pipe).networks(pipe)

@@ -1,0 +1,61 @@
+"""Stable Diffusion 1.x and 2.x: one text encoder, a UNet that predicts epsilon or v."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...diffusion.noise_schedule import NoiseSchedule
+from .family import Capabilities, Conditioning, Family
+
+
+@dataclass(frozen=True)
+class TokenStates:
+    """The states of every token, [P, L, D]."""
+
+    states: Tensor
+
+    def arguments(self, rows: Tensor) -> dict[str, Any]:
+        """See `Conditioning`."""
+        return {"encoder_hidden_states": self.states[rows]}
+
+
+class StableDiffusion(Family):
+    """See the module."""
+
+    class_name = "StableDiffusionPipeline"
+    models = "SD 1.x, 2.x"
+    denoiser_name = "unet"
+    encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    capabilities = Capabilities(trainable=True, comparable=True, exportable=True, lora=True)
+    loading_options: ClassVar[dict[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
+
+    def native_side(self, pipe: Any) -> int:
+        """As the UNet's configuration says."""
+        return int(pipe.unet.config.sample_size * pipe.vae_scale_factor)
+
+    def prediction_type(self, pipe: Any) -> str:
+        """As the scheduler says."""
+        kind = pipe.scheduler.config.prediction_type
+        if kind not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction_type {kind!r} is not supported; expected 'epsilon' or 'v_prediction'")
+        return str(kind)
+
+    def schedule(self, pipe: Any, side: int) -> NoiseSchedule:
+        """The same at every size."""
+        return NoiseSchedule(pipe.scheduler.alphas_cumprod.double().cpu())
+
+    def condition(self, pipe: Any, prompts: Sequence[str], side: int, dtype: torch.dtype) -> Conditioning:
+        """The states of the text encoder."""
+        device, texts = pipe.unet.device, (*prompts, "")
+        each = [pipe.encode_prompt(text, device, 1, do_classifier_free_guidance=False)[0] for text in texts]
+        return TokenStates(torch.cat(each).to(dtype))
+
+    def forward(self, pipe: Any, x: Tensor, timestep: Tensor, arguments: dict[str, Any]) -> Tensor:
+        """What the UNet returns."""
+        output: Tensor = pipe.unet(x, timestep, **arguments).sample
+        return output

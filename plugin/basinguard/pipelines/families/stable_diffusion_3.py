@@ -1,0 +1,98 @@
+"""Stable Diffusion 3 and 3.5: up to three text encoders, and a transformer that predicts the velocity.
+
+Source: Esser et al., arXiv 2403.03206; `StableDiffusion3Pipeline.__call__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .family import Capabilities, Conditioning
+from .flow import FlowFamily
+
+
+@dataclass(frozen=True)
+class JointStates:
+    """What the transformer is told.
+
+    Attributes:
+        states: of every token of all encoders, [P, L, D].
+        pooled: of the whole prompt, by the first two, [P, E].
+    """
+
+    states: Tensor
+    pooled: Tensor
+
+    def arguments(self, rows: Tensor) -> dict[str, Any]:
+        """See `Conditioning`."""
+        return {"encoder_hidden_states": self.states[rows], "pooled_projections": self.pooled[rows]}
+
+
+class StableDiffusion3(FlowFamily):
+    """See the module."""
+
+    class_name = "StableDiffusion3Pipeline"
+    models = "SD 3, 3.5"
+    encoder_names = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    capabilities = Capabilities()
+
+    def tuned_parts(self, pipe: Any) -> tuple[str, ...]:
+        """Not the third encoder (T5): no trainer of this family changes it, nor does its LoRA loader."""
+        return tuple(name for name in super().tuned_parts(pipe) if name != "text_encoder_3")
+
+    def native_side(self, pipe: Any) -> int:
+        """As the transformer's configuration says."""
+        return int(pipe.transformer.config.sample_size * pipe.vae_scale_factor)
+
+    def spacing(self, pipe: Any, side: int, count: int) -> dict[str, Any]:
+        """A shift that grows with the number of patches, where the scheduler shifts dynamically.
+
+        Source: `calculate_shift` and `__call__` of the pipeline.
+        """
+        config = pipe.scheduler.config
+        if not config.get("use_dynamic_shifting"):
+            return {}
+        patches = (side // pipe.vae_scale_factor // pipe.transformer.config.patch_size) ** 2
+        return {"mu": dynamic_shift(config, patches, max_shift=1.16)}
+
+    def to_sampler(self, pipe: Any, latents: Tensor) -> Tensor:
+        """Shifted and scaled."""
+        return (latents - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
+
+    def to_vae(self, pipe: Any, latents: Tensor) -> Tensor:
+        """The inverse."""
+        return latents / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
+
+    def condition(self, pipe: Any, prompts: Sequence[str], side: int, dtype: torch.dtype) -> Conditioning:
+        """The states of all text encoders, and the pooled vector."""
+        device, both = pipe.transformer.device, []
+        for text in (*prompts, ""):
+            states, _, pooled, _ = pipe.encode_prompt(text, None, None, device, do_classifier_free_guidance=False)
+            both.append((states, pooled))
+        return JointStates(*(torch.cat(each).to(dtype) for each in zip(*both, strict=True)))
+
+    def forward(self, pipe: Any, x: Tensor, timestep: Tensor, arguments: dict[str, Any]) -> Tensor:
+        """What the transformer returns."""
+        output: Tensor = pipe.transformer(hidden_states=x, timestep=timestep, **arguments).sample
+        return output
+
+
+def dynamic_shift(config: Any, patches: int, *, max_shift: float = 1.15) -> float:
+    """mu of the dynamic shift, linear in the number of patches.
+
+    Args:
+        config: of the scheduler.
+        patches: positions that the transformer attends to.
+        max_shift: the pipeline's own, for a scheduler that says none.
+
+    Source: `calculate_shift` in diffusers.
+    """
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", max_shift)
+    slope = (high - low) / (many - few)
+    return float(patches * slope + low - slope * few)

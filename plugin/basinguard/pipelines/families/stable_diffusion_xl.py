@@ -1,0 +1,58 @@
+"""Stable Diffusion XL: two text encoders, and a UNet that is also given a pooled vector of the caption and sizes.
+
+The sizes are those that an image had and has, which here are those of the picture to draw, uncropped. The empty prompt
+is a row of zeros where the pipeline says so, as when it samples.
+
+Source: Podell et al., arXiv 2307.01952, section 2.2; `StableDiffusionXLPipeline.encode_prompt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .family import Capabilities, Conditioning
+from .stable_diffusion import StableDiffusion
+
+
+@dataclass(frozen=True)
+class PooledStates:
+    """What XL's UNet is told.
+
+    Attributes:
+        states: of every token, [P, L, D].
+        pooled: of the whole prompt, [P, E].
+        sizes: original height and width, top and left of the crop, target height and width, [6], in pixels.
+    """
+
+    states: Tensor
+    pooled: Tensor
+    sizes: Tensor
+
+    def arguments(self, rows: Tensor) -> dict[str, Any]:
+        """See `Conditioning`."""
+        more = {"text_embeds": self.pooled[rows], "time_ids": self.sizes.expand(len(rows), -1)}
+        return {"encoder_hidden_states": self.states[rows], "added_cond_kwargs": more}
+
+
+class StableDiffusionXL(StableDiffusion):
+    """See the module."""
+
+    class_name = "StableDiffusionXLPipeline"
+    models = "SDXL"
+    encoder_names = ("text_encoder", "text_encoder_2")
+    capabilities = Capabilities(lora=True)
+    loading_options: ClassVar[dict[str, Any]] = {"add_watermarker": False}  # it would change every image by a little
+
+    def condition(self, pipe: Any, prompts: Sequence[str], side: int, dtype: torch.dtype) -> Conditioning:
+        """The states of both text encoders and the second one's pooled vector."""
+        device, texts = pipe.unet.device, (*prompts, "")
+        both = [pipe.encode_prompt(text, device=device, do_classifier_free_guidance=False)[::2] for text in texts]
+        states, pooled = (torch.cat(each).to(dtype) for each in zip(*both, strict=True))
+        if pipe.config.force_zeros_for_empty_prompt:
+            states[-1], pooled[-1] = 0, 0
+        return PooledStates(states, pooled, torch.tensor([side, side, 0, 0, side, side], dtype=dtype, device=device))

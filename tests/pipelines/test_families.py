@@ -1,0 +1,87 @@
+"""Each family of pipelines as the guard sees it, against the pipeline's own call."""
+
+import pytest
+import torch
+
+from basinguard.diffusion.sampling import draw_noise, final, sample_trajectory
+from basinguard.guidance.core import Constant
+from basinguard.pipelines.families.registry import FAMILIES, family_named, family_of
+from basinguard.pipelines.latent_model import LatentModel
+from basinguard.pipelines.loading import load_pipeline
+from support.tiny_pipeline import build_tiny_sd3
+
+DYNAMIC = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
+PROMPTS = ["a red ball", "a blue box"]
+BUILT = {
+    "sd3": build_tiny_sd3,
+    "sd3, dynamic": lambda: build_tiny_sd3(**DYNAMIC),
+    "sd3, t5": lambda: build_tiny_sd3(t5=True),
+}
+
+
+@pytest.fixture(scope="module", params=BUILT, ids=str)
+def pipe(request):
+    return BUILT[request.param]()
+
+
+@torch.no_grad()
+def own_latents(pipe, noise, scale, count):
+    """What the pipeline's own call returns."""
+    side = family_of(pipe).native_side(pipe)
+    arguments = {"guidance_scale": scale, "num_inference_steps": count, "height": side, "width": side}
+    return pipe(PROMPTS, latents=noise, output_type="latent", **arguments).images
+
+
+@torch.no_grad()
+def our_latents(model, noise, scale, count):
+    """The same of this package's sampler, by the same line on every flow: Euler's method."""
+    denoise, prompt = model.denoiser(PROMPTS), torch.arange(len(PROMPTS))
+    grid = model.schedule.grid(count)
+    return final(sample_trajectory(denoise, noise, prompt, model.schedule, grid, Constant(scale)))
+
+
+def test_plain_cfg_is_the_pipelines_own(pipe):
+    model = LatentModel(pipe)
+    noise = draw_noise([1, 2], model.latent_shape)
+    ours, own = our_latents(model, noise, 4.0, 6), own_latents(pipe, noise, 4.0, 6)
+    torch.testing.assert_close(ours.float(), own, rtol=1e-5, atol=1e-5)
+    assert (ours - noise).abs().amax() > 0.5, "nothing was denoised"
+
+
+@pytest.mark.parametrize("count", [1, 4, 28])
+def test_a_flows_grid_is_the_pipelines_own(pipe, count):
+    grid = LatentModel(pipe).schedule.grid(count)
+    own_latents(pipe, draw_noise([1, 2], LatentModel(pipe).latent_shape), 1.0, count)
+    assert grid.tolist() == pipe.scheduler.timesteps.tolist()
+
+
+def test_a_picture_returns_from_its_latents(pipe):
+    """To the VAE's latents and back is the identity, whatever is packed, shifted and scaled between."""
+    model = LatentModel(pipe)
+    latents = draw_noise([3], model.latent_shape)
+    family = family_of(pipe)
+    torch.testing.assert_close(family.to_sampler(pipe, family.to_vae(pipe, latents)), latents)
+    images = torch.rand(1, 3, model.resolution, model.resolution, generator=torch.Generator().manual_seed(0))
+    assert model.encode(images).shape == (1, *model.latent_shape)
+    assert model.decode(latents).shape == images.shape
+
+
+def test_what_was_saved_is_opened_by_its_class(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    opened = load_pipeline(tmp_path)
+    assert type(opened) is type(pipe)
+    assert family_of(opened) is family_of(pipe)
+    model = LatentModel(opened)
+    noise = draw_noise([1, 2], model.latent_shape)
+    assert torch.equal(our_latents(model, noise, 2.0, 2), our_latents(LatentModel(pipe), noise, 2.0, 2))
+
+
+def test_an_unknown_class_lists_those_that_are_read():
+    with pytest.raises(ValueError, match=f"FluxPipeline is not read.*{', '.join(f.class_name for f in FAMILIES)}"):
+        family_named("FluxPipeline")
+
+
+@pytest.mark.parametrize("setting", [{"stochastic_sampling": True}, {"invert_sigmas": True}])
+def test_a_flow_matcher_that_is_not_eulers_is_named(setting):
+    with pytest.raises(ValueError, match=rf"{next(iter(setting))}.*cannot be followed"):
+        LatentModel(build_tiny_sd3(**setting))
