@@ -9,19 +9,25 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from ..similarity.registration import Box
+from ..similarity.overlay_fit import sketch
+from ..similarity.registration import Box, whole_overlays
 from .descriptors import COMPARED, part_hashes, perceptual_hashes
 
 GRIDS = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2), (3, 3))  # tiles down and across
 SEAM = 1.5  # times the median step from pixel to pixel, which the step at a border of tiles reaches
-AT_ONCE = 512  # thumbnails, 25 MB of numbers
+AT_ONCE = 128  # thumbnails; fresh memory for more of them costs more than the work
 FLAT = 3.0  # levels of contrast of a tile that shows nothing
 LIMIT = 12  # bits that the hash of a tile may be off, as those of whole pictures
 
+Proposal = tuple[int, int, Box]
 
-def tile_proposals(thumbs: NDArray[np.uint8]) -> list[tuple[int, int, Box]]:
+
+def tile_proposals(thumbs: NDArray[np.uint8]) -> list[Proposal]:
     """Collages and what they may hold: row of the collage, row of the other, and the nearest tile, in shares of sides.
+
+    A hash so far off is near to one in thousands by chance: the tile, enlarged, must also fit the other's thumbnail.
 
     Args:
         thumbs: uint8 [N, 64, 64, 3].
@@ -29,12 +35,34 @@ def tile_proposals(thumbs: NDArray[np.uint8]) -> list[tuple[int, int, Box]]:
     hashes = perceptual_hashes(thumbs)[:, 0]
     best: dict[tuple[int, int], tuple[int, Box]] = {}  # bits that the nearest tile is off
     for first in range(0, len(thumbs), AT_ONCE):
-        grey = thumbs[first : first + AT_ONCE].astype(np.float32).mean(-1)
+        grey = _grey(thumbs[first : first + AT_ONCE])
         for whole, row, bits, box in _near_tiles(grey, hashes):
             pair = first + whole, row
             if pair[0] != row and bits < best.get(pair, (LIMIT + 1, box))[0]:
                 best[pair] = bits, box
-    return [(whole, row, box) for (whole, row), (_, box) in sorted(best.items())]
+    near = [(whole, row, box) for (whole, row), (_, box) in sorted(best.items())]
+    batches = (near[first : first + AT_ONCE] for first in range(0, len(near), AT_ONCE))
+    return [proposal for batch in batches for proposal in _fitting(thumbs, batch)]
+
+
+def _fitting(thumbs: NDArray[np.uint8], proposals: list[Proposal]) -> list[Proposal]:
+    """Those whose tile and other picture fit when laid over each other whole, as thumbnails."""
+    both = [picture for whole, row, box in proposals for picture in (_enlarged(thumbs[whole], box), thumbs[row])]
+    overlays = whole_overlays(sketch(np.stack(both)), np.arange(len(both)).reshape(-1, 2))
+    return [each for each, overlay in zip(proposals, overlays, strict=True) if overlay.fits and not overlay.mirrored]
+
+
+def _enlarged(thumb: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+    """A part of a thumbnail [64, 64, 3] as one."""
+    side = len(thumb)
+    edges = box[0] * side, box[1] * side, box[2] * side, box[3] * side
+    return np.asarray(Image.fromarray(thumb).resize((side, side), Image.Resampling.BICUBIC, edges))
+
+
+def _grey(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Mean of the three colours, [N, 64, 64]; numpy's own mean over an axis of three takes seven times as long."""
+    red, green, blue = (thumbs[..., channel].astype(np.float32) for channel in range(3))
+    return (red + green + blue) / np.float32(3)
 
 
 def _near_tiles(grey: NDArray[np.float32], hashes: NDArray[np.uint64]) -> Iterator[tuple[int, int, int, Box]]:
@@ -57,7 +85,8 @@ def _near(tiles: NDArray[np.uint64], hashes: NDArray[np.uint64]) -> Iterator[tup
     """Which hashes are near which tile's, and by how many bits they differ."""
     for start in range(0, len(tiles), COMPARED):
         bits = np.bitwise_count(tiles[start : start + COMPARED, None] ^ hashes[None])
-        for tile, row in np.argwhere(bits <= LIMIT).tolist():
+        for place in np.flatnonzero(bits <= LIMIT).tolist():
+            tile, row = divmod(place, len(hashes))
             yield start + tile, row, int(bits[tile, row])
 
 

@@ -7,6 +7,7 @@ under the piece. Only the few places where a piece lies inside the picture are t
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -14,6 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAST = 0.02  # mean square of detail that is reckoned with at least, so that a flat piece fits nowhere
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Pieces of one size, ready to be searched for.
+
+    Attributes:
+        size: height and width, in pixels.
+        spectra: conjugate half spectra on the canvas, [U, S, S / 2 + 1].
+        length: inverse root of each one's energy, [U].
+    """
+
+    size: tuple[int, int]
+    spectra: Tensor
+    length: Tensor
 
 
 class Canvas:
@@ -25,23 +41,27 @@ class Canvas:
         self.sums = F.pad((pictures**2).cumsum(2).cumsum(3), (1, 0, 1, 0))
         self.scales: dict[tuple[int, int], Tensor] = {}
 
-    def correlate(self, whole: Tensor, pieces: Tensor, part: Tensor) -> Tensor:
-        """Normalized cross-correlation of pieces [U, H, W] with pictures, at every place that fits.
+    def correlate(self, whole: Tensor, pieces: Pieces, part: Tensor) -> Tensor:
+        """Normalized cross-correlation of pieces with pictures, at every place that fits.
 
         Args:
             whole: which picture, [P].
-            pieces: to be found.
+            pieces: to be found, U of H x W.
             part: which piece, [P].
 
         Returns:
             Correlations [P, V, S - H + 1, S - W + 1].
         """
-        height, width = pieces.shape[1:]
-        spectra = torch.fft.rfft2(pieces, s=(self.side, self.side)).conj()
-        length = _inverse_root(pieces.pow(2).sum((1, 2)), height * width)
-        products = self.spectra[whole] * spectra[part][:, None]
+        height, width = pieces.size
+        products = self.spectra[whole] * pieces.spectra[part][:, None]
         values = back(products, self.side - height + 1, self.side - width + 1)
-        return values.mul_(self._scale(height, width)[whole]).mul_(length[part][:, None, None, None])
+        return values.mul_(self._scale(height, width)[whole]).mul_(pieces.length[part][:, None, None, None])
+
+    def pieces(self, images: Tensor) -> Pieces:
+        """What a search for pieces [U, H, W] needs of them."""
+        height, width = images.shape[1:]
+        spectra = torch.fft.rfft2(images, s=(self.side, self.side)).conj()
+        return Pieces((height, width), spectra, _inverse_root(images.pow(2).sum((1, 2)), height * width))
 
     def _scale(self, height: int, width: int) -> Tensor:
         if (height, width) not in self.scales:

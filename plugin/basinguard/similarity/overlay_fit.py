@@ -27,7 +27,7 @@ VOTERS = 6  # blocks that must have a say
 COARSE = 5  # cells on a side of the grid on which light and colour are compared
 GREY = 3.0  # levels of colour contrast below which there is no colour to compare
 STEPS = 127  # levels of detail kept for a fit of whole pictures: a quarter of the memory, for an error of about 0.01
-BATCH = 512
+BATCH = 128  # fresh memory for more of them costs more than the work
 ACROSS = SIDE // BLOCK
 
 

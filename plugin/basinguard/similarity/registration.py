@@ -9,7 +9,7 @@ resolution first, and only a promising peak is looked at closely.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .cross_correlation import Canvas
+from .cross_correlation import Canvas, Pieces
 from .overlay_fit import (
     BLOCK,
     BLUR,
@@ -43,6 +43,7 @@ NEAR = (-2, -1, 0, 1, 2)  # pixels of height around a promising size that are lo
 PROMISING = 0.36  # peak at half resolution: of 645 right pairs of generated pictures all had more, of wrong ones 1 in 4
 CERTAIN = 0.9  # a whole fit this good needs no search
 BATCH = 256
+CLOSELY = 64  # pairs that are looked at at full resolution at once
 ASPECT_STEP = 0.05  # pairs whose log aspect ratios differ by this much are laid over each other in one batch
 
 
@@ -99,8 +100,10 @@ def best_overlays(thumbs: NDArray[np.uint8], aspects: NDArray, pairs: NDArray[np
     best: list[Overlay] = [Overlay(0.0, 1.0, False)] * len(pairs)
     batches = list(_batches(aspects, pairs))
     with one_thread_each() as mapped:
-        results = mapped(lambda batch: _lay_over(thumbs, pairs[batch[0]], batch[1]), batches)
-        for (rows, _), overlays in zip(batches, results, strict=True):
+        options = mapped(lambda batch: _promising(thumbs, pairs[batch[0]], batch[1]), batches)
+        groups = _by_option((rows, each) for (rows, _), each in zip(batches, options, strict=True))
+        results = mapped(lambda group: _laid_over(thumbs, pairs[group[1]], group[0]), groups)
+        for (_, rows), overlays in zip(groups, results, strict=True):
             for row, overlay in zip(rows, overlays, strict=True):
                 best[row] = overlay
     return best
@@ -137,24 +140,43 @@ class _Option:
 
 
 @torch.no_grad()
-def _lay_over(thumbs: NDArray[np.uint8], pairs: NDArray[np.int64], skew: float) -> list[Overlay]:
+def _promising(thumbs: NDArray[np.uint8], pairs: NDArray[np.int64], skew: float) -> list[_Option | None]:
+    """The option whose peak at half resolution is the highest, of each pair; None where it is low."""
     used, places = np.unique(pairs, return_inverse=True)
-    images = thumbnails_tensor(thumbs[used])
-    ends = torch.from_numpy(places.reshape(-1, 2))
-    options, peaks = _peaks(F.avg_pool2d(images.mean(1), 2), ends, skew)
+    small = F.avg_pool2d(thumbnails_tensor(thumbs[used]).mean(1), 2)
+    options, peaks = _peaks(small, torch.from_numpy(places.reshape(-1, 2)), skew)
     best, chosen = peaks.max(0)
-    chosen[best < PROMISING] = -1
-    overlays: list[Overlay] = [Overlay(0.0, 1.0, False)] * len(pairs)
-    for number in chosen[chosen >= 0].unique().tolist():
-        option, rows = options[number], torch.nonzero(chosen == number)[:, 0]
-        whole, part = (images[ends[rows, side]] for side in ((1, 0) if option.swap else (0, 1)))
-        similarity, boxes = _full_similarity(whole, part.flip(-1) if option.mirrored else part, option.size)
-        share = option.size[0] * option.size[1] / SIDE**2
-        for row, value, (left, top, right, bottom) in zip(
-            rows.tolist(), similarity.tolist(), boxes.tolist(), strict=True
-        ):
-            overlays[row] = Overlay(value, share, option.mirrored, option.swap, (left, top, right, bottom))
-    return overlays
+    return [
+        options[number] if peak >= PROMISING else None
+        for peak, number in zip(best.tolist(), chosen.tolist(), strict=True)
+    ]
+
+
+def _by_option(options: Iterable[tuple[NDArray, list[_Option | None]]]) -> list[tuple[_Option, list[int]]]:
+    """Rows of the pairs that share an option, few enough to be looked at at once."""
+    rows_of: dict[_Option, list[int]] = {}
+    for rows, chosen in options:
+        for row, option in zip(rows.tolist(), chosen, strict=True):
+            if option is not None:
+                rows_of.setdefault(option, []).append(row)
+    return [
+        (option, rows[start : start + CLOSELY])
+        for option, rows in rows_of.items()
+        for start in range(0, len(rows), CLOSELY)
+    ]
+
+
+@torch.no_grad()
+def _laid_over(thumbs: NDArray[np.uint8], pairs: NDArray[np.int64], option: _Option) -> list[Overlay]:
+    """The overlay of each pair under one option, at full resolution."""
+    sides = pairs[:, ::-1] if option.swap else pairs
+    whole, part = (thumbnails_tensor(thumbs[side]) for side in sides.T)
+    similarity, boxes = _full_similarity(whole, part.flip(-1) if option.mirrored else part, option.size)
+    share = option.size[0] * option.size[1] / SIDE**2
+    return [
+        Overlay(value, share, option.mirrored, option.swap, (left, top, right, bottom))
+        for value, (left, top, right, bottom) in zip(similarity.tolist(), boxes.tolist(), strict=True)
+    ]
 
 
 def _peaks(small: Tensor, ends: Tensor, skew: float) -> tuple[list[_Option], Tensor]:
@@ -164,7 +186,7 @@ def _peaks(small: Tensor, ends: Tensor, skew: float) -> tuple[list[_Option], Ten
     """
     canvas = detail(small, BLUR / 2)
     pictures = Canvas(torch.stack([canvas, canvas.flip(-1)], 1))
-    pieces: dict[tuple[int, int], Tensor] = {}
+    pieces: dict[tuple[int, int], Pieces] = {}
     options: list[_Option] = []
     peaks: list[Tensor] = []
     for swap in (False, True):
@@ -172,7 +194,7 @@ def _peaks(small: Tensor, ends: Tensor, skew: float) -> tuple[list[_Option], Ten
         for size in _sizes(1 / skew if swap else skew):
             half = size[0] // 2, size[1] // 2
             if half not in pieces:
-                pieces[half] = detail(_resize(small, half), BLUR / 2)
+                pieces[half] = pictures.pieces(detail(_resize(small, half), BLUR / 2))
             values = pictures.correlate(whole, pieces[half], part)
             options += [_Option(swap, size, mirrored) for mirrored in (False, True)]
             peaks += values.flatten(2).amax(2).unbind(1)
@@ -198,7 +220,7 @@ def _full_similarity(whole: Tensor, part: Tensor, size: tuple[int, int]) -> tupl
     for step in NEAR:
         near = min(SIDE, size[0] + step), min(SIDE, round(size[1] * (size[0] + step) / size[0]))
         piece = detail(_resize(grey, near), BLUR)
-        place = pictures.correlate(every, piece, every).flatten(1).argmax(1)
+        place = pictures.correlate(every, pictures.pieces(piece), every).flatten(1).argmax(1)
         at = _window(place, near)
         agreed = median_vote(_blocks(canvas[at]), _blocks(piece))
         patterns_under = coarse(colours[at].permute(0, 3, 1, 2))
