@@ -8,6 +8,7 @@ from basinguard.basin.curves import mean_width, median_exit
 from basinguard.basin.exit_search import ExitSearch
 from basinguard.basin.trajectories import GuidedModel, Pairs, run_trunk
 from basinguard.core import stats
+from basinguard.diffusion.noise_schedule import FlowSchedule
 from basinguard.diffusion.sampling import draw_noise
 from basinguard.diffusion.toy import exact_exits, gaussian_memorizer, two_points
 
@@ -140,3 +141,55 @@ def test_the_formula_of_many_points_says_where_half_of_them_leave():
 def test_exact_exits_need_two_points():
     with pytest.raises(ValueError, match="has 64"):
         exact_exits(gaussian_memorizer(), torch.zeros(1, 32), 5.0)
+
+
+def flow_errors(rng, settings):
+    """Of one flow: median distance in grid steps of the exits inside, by setting, and whether both say which side.
+
+    An exit inside is neither never nor always: its pair needs guidance, and guidance from late enough is too late.
+    """
+    steps, scale, dim = int(rng.integers(20, 51)), float(rng.uniform(2, 10)), int(rng.integers(2, 9))
+    schedule = FlowSchedule(shift=float(rng.uniform(1, 6)))
+    drawn = [(float(rng.uniform(2, 12)), float(10 ** rng.uniform(-5, -1))) for _ in range(settings)]
+    toys = [two_points(*each, dim, int(rng.integers(10**6)), schedule) for each in drawn]
+    stacked, prompt = Stacked(toys), torch.arange(settings).repeat_interleave(SEEDS)
+    seed = torch.arange(len(prompt)) + int(rng.integers(10**6))
+    noise, grid = draw_noise(seed.tolist(), (dim,)), schedule.grid(steps)
+    probe = GuidedModel(stacked, schedule, grid, scale, chunk=4096)
+    exits = ExitSearch(probe, Pairs(prompt, seed, stacked.noise(prompt, noise)), stacked.nearest_own).exits()
+    exact = np.array([s for k, toy in enumerate(toys) for s in exact_exits(toy, noise[prompt == k], scale).tolist()])
+    sides = np.where(np.isinf(exact), "never", np.where(exact == 0, "always", ""))
+    agree = sides == [e.censored for e in exits]
+    inside = np.flatnonzero(agree & (sides == ""))
+    true = np.interp(1000 * exact[inside] / (1 + exact[inside]), grid.flip(0), range(steps))
+    measured = np.interp([exits[i].timestep for i in inside], grid.flip(0), range(steps)) - 0.5  # between two steps
+    errors, own = np.abs(measured - true), prompt.numpy()[inside]
+    return [float(np.median(errors[own == k])) for k in np.unique(own)], agree
+
+
+def compare_flows(groups, settings, seed):
+    rng, errors, agree = np.random.default_rng(seed), [], []
+    for _ in range(groups):
+        medians, same = flow_errors(rng, settings)
+        errors, agree = errors + medians, [*agree, *same]
+    return np.array(errors), np.mean(agree)
+
+
+def test_exits_of_a_flow_are_the_exact_ones_within_a_grid_step():
+    errors, agree = compare_flows(groups=1, settings=3, seed=3)
+    assert np.median(errors) <= 1
+    assert agree >= 0.98
+
+
+@pytest.mark.long
+def test_exits_of_a_flow_over_200_random_settings(capsys):
+    errors, agree = compare_flows(groups=10, settings=24, seed=4)
+    with capsys.disabled():
+        print(
+            f"\nflows: error in grid steps: median {np.median(errors):.2f}, 0.9 quantile "
+            f"{np.quantile(errors, 0.9):.2f}, largest {errors.max():.2f}, n={len(errors)}; "
+            f"never and always agree: {agree:.4f}"
+        )
+    assert len(errors) >= 200
+    assert np.quantile(errors, 0.9) <= 1
+    assert agree >= 0.98

@@ -8,7 +8,7 @@ from basinguard.guidance.core import Constant
 from basinguard.pipelines.families.registry import FAMILIES, family_named, family_of
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
-from support.tiny_pipeline import build_tiny_sd3
+from support.tiny_pipeline import build_tiny_flux2, build_tiny_sd3, build_tiny_z_image
 
 DYNAMIC = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
 PROMPTS = ["a red ball", "a blue box"]
@@ -16,6 +16,9 @@ BUILT = {
     "sd3": build_tiny_sd3,
     "sd3, dynamic": lambda: build_tiny_sd3(**DYNAMIC),
     "sd3, t5": lambda: build_tiny_sd3(t5=True),
+    "flux2": build_tiny_flux2,
+    "z": build_tiny_z_image,
+    "z, dynamic": lambda: build_tiny_z_image(**DYNAMIC),
 }
 
 
@@ -26,10 +29,12 @@ def pipe(request):
 
 @torch.no_grad()
 def own_latents(pipe, noise, scale, count):
-    """What the pipeline's own call returns."""
-    side = family_of(pipe).native_side(pipe)
-    arguments = {"guidance_scale": scale, "num_inference_steps": count, "height": side, "width": side}
-    return pipe(PROMPTS, latents=noise, output_type="latent", **arguments).images
+    """What the pipeline's own call returns, as the sampler carries it."""
+    family, named = family_of(pipe), type(pipe).__name__
+    side, weight = family.native_side(pipe), scale - 1 if named == "ZImagePipeline" else scale
+    arguments = {"guidance_scale": weight, "num_inference_steps": count, "height": side, "width": side}
+    latents = pipe(prompt=list(PROMPTS), latents=noise, output_type="latent", **arguments).images
+    return family.to_sampler(pipe, latents) if named == "Flux2KleinPipeline" else latents
 
 
 @torch.no_grad()

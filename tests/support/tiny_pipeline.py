@@ -6,13 +6,18 @@ import tokenizers
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from tokenizers import models, pre_tokenizers
 from transformers import (
@@ -21,6 +26,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
 )
@@ -138,3 +145,58 @@ def build_letters() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=model, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
     )
+
+
+def build_language_model(layers: int) -> Qwen3ForCausalLM:
+    """A Qwen 3 of 16 numbers a token."""
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=128, hidden_size=16, intermediate_size=16, num_hidden_layers=layers, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=8, max_position_embeddings=512, tie_word_embeddings=True,
+        )
+    ).eval()  # fmt: skip
+
+
+def build_chat_letters() -> PreTrainedTokenizerFast:
+    """One token a letter, of a prompt that is wrapped as a message."""
+    letters = build_letters()
+    letters.chat_template = "{% for message in messages %}<{{ message['content'] }}>{% endfor %}"
+    return letters
+
+
+def build_tiny_flux2(**index) -> Flux2KleinPipeline:
+    """Flux.2 klein of 32 px images, in patches of 4 px with 16 channels; `index` as the pipeline takes it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = Flux2Transformer2DModel(
+            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+        ).eval()  # fmt: skip
+        vae = AutoencoderKLFlux2(
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(8, 8), latent_channels=4, sample_size=32, norm_num_groups=4, layers_per_block=1,
+        ).eval()  # fmt: skip
+        vae.bn.running_mean.normal_()
+        vae.bn.running_var.uniform_(0.5, 2)
+        text = build_language_model(27)  # it reads the states of layers 9, 18 and 27
+    parts = {"vae": vae, "text_encoder": text, "tokenizer": build_chat_letters(), "transformer": transformer}
+    flow = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    pipe = Flux2KleinPipeline(scheduler=flow, **parts, **index)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def build_tiny_z_image(**scheduler) -> ZImagePipeline:
+    """Z-Image of 32 px images and 16 x 16 latents; shift 6, as the base model has it, unless `scheduler` says other."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = ZImageTransformer2DModel(
+            in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
+            axes_dims=[4, 6, 6], axes_lens=[512, 64, 64],
+        ).eval()  # fmt: skip
+        vae = build_vae(32, scaling_factor=0.4, shift_factor=0.1)
+        text = build_language_model(2)
+    parts = {"vae": vae, "text_encoder": text, "tokenizer": build_chat_letters(), "transformer": transformer}
+    pipe = ZImagePipeline(scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 6.0} | scheduler), **parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

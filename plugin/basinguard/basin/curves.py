@@ -10,6 +10,7 @@ from torch import Tensor
 from ..core import stats
 from ..core.estimate import Estimate
 from ..core.report_parts import Exit
+from ..diffusion.noise_schedule import rule_timesteps
 
 
 def risk_curve(
@@ -19,7 +20,7 @@ def risk_curve(
 
     Exits that the search left open by more than one grid step count from the timestep that was seen to reproduce.
     """
-    grid = sorted(float(t) for t in timesteps)
+    grid = sorted(float(t) for t in rule_timesteps(timesteps))
     hits = [[e.reproduced_from(t) for t in grid] for e in exits]
     return list(zip(grid, stats.simultaneous_rates(hits, _captions(exits, clusters)), strict=True))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.report_parts import Exit
+from ..diffusion.noise_schedule import rule_timesteps
 from .early_decision import Anchors, ExitDecider, Limits, learn
 from .ordered_search import last_position
 from .plain_run import PlainRun, run_plain
@@ -180,7 +181,7 @@ class ExitSearch:
         pair: dict[str, Any] = {"caption": int(self.pairs.prompt[row]), "seed": int(self.pairs.seed[row])}
         if index < 0:
             return Exit(**pair, timestep=None, sigma=None, lower=None, **order)
-        grid, below = self.model.timesteps, index + resolution
+        grid, below = rule_timesteps(self.model.timesteps), index + resolution
         lower = None if bool(self.unguided[row]) else float(grid[below]) if below < self.positions else 0.0
         sigma = float(self.model.schedule.sigma(float(grid[index])))
         return Exit(**pair, timestep=float(grid[index]), sigma=sigma, lower=lower, **order)
@@ -190,7 +191,7 @@ class ExitSearch:
         hits = outcomes.nonzero().squeeze(1).tolist()
         falls = torch.cat([outcomes, self.unguided[row : row + 1]]).int().diff()
         monotone = not bool((falls > 0).any())
-        reproduces = () if monotone else tuple(float(self.model.timesteps[i]) for i in hits)
+        reproduces = () if monotone else tuple(float(rule_timesteps(self.model.timesteps)[i]) for i in hits)
         return self._exit(row, hits[-1] if hits else -1, monotone=monotone, reproduces=reproduces)
 
 

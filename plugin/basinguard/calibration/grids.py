@@ -36,4 +36,5 @@ def refined_grid(timesteps: Tensor, position: int, refine: int) -> Tensor:
         return own
     ends = torch.cat([own[1:], own.new_tensor([-1])])
     share = torch.arange(refine, dtype=torch.float64) / refine
-    return (own[:, None] + share * (ends - own)[:, None]).round().flatten().to(own.dtype)
+    finer = (own[:, None] + share * (ends - own)[:, None]).flatten()
+    return finer if own.is_floating_point() else finer.round().to(own.dtype)

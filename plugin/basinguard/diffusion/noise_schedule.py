@@ -87,6 +87,16 @@ class FlowSchedule(NoiseSchedule):
         return (1000 * self.shift * sigma / (1 + (self.shift - 1) * sigma)).clamp(max=999)
 
 
+def rule_timesteps(timesteps: Tensor) -> Tensor:
+    """Grid timesteps as rules, exits and records count them: at most 999, also where a flow begins at 1000.
+
+    Example:
+        >>> rule_timesteps(torch.tensor([1000.0, 750.0])).tolist()
+        [999.0, 750.0]
+    """
+    return timesteps.clamp(max=999)
+
+
 def to_epsilon(kind: str, output: Tensor, x: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
     """The epsilon prediction in what a network of another parametrisation returned, [B, ...].
 

@@ -74,11 +74,13 @@ class Memorizer:
         return (near - self.points[prompt]).norm(dim=1) / math.sqrt(2 * odds)
 
 
-def two_points(distance: float, leak: float, dim: int = 4, seed: int = 0) -> Memorizer:
+def two_points(
+    distance: float, leak: float, dim: int = 4, seed: int = 0, schedule: NoiseSchedule | None = None
+) -> Memorizer:
     """A memorizer of two points: the one whose exits are known exactly, see `exact_exits`."""
     direction = torch.randn(dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     half = direction / direction.norm() * distance / 2
-    return Memorizer(torch.stack([half, -half]), leak, stable_diffusion_schedule())
+    return Memorizer(torch.stack([half, -half]), leak, schedule or stable_diffusion_schedule())
 
 
 def exact_exits(toy: Memorizer, noise: Tensor, scale: float, steps: int = 300) -> Tensor:
@@ -87,7 +89,8 @@ def exact_exits(toy: Memorizer, noise: Tensor, scale: float, steps: int = 300) -
     Between two points only the position q along the line that joins them matters (0 at the other point, 1 at the
     prompt's). With delta = |x_0 - x_1| / sigma the log-odds are l = delta^2 (q - 1/2), plus log((1 - leak) / leak) with
     the prompt, the guided prediction is g = p_u + scale (p_c - p_u), p = 1 / (1 + exp(-l)), and dq / d(-log sigma) =
-    g - q. This integrates that line for guidance from every noise level on.
+    g - q. This integrates that line for guidance from every noise level on. It knows of x / signal and of sigma alone,
+    so it is the same for a flow, whose sigma is t / (1000 - t); that of its timestep 0 is 0, so it ends at 1.
 
     Returns:
         The lowest noise level from which guidance ends at the prompt's point; infinite where even guidance from the
@@ -98,7 +101,8 @@ def exact_exits(toy: Memorizer, noise: Tensor, scale: float, steps: int = 300) -
     if len(toy.points) != 2:
         raise ValueError(f"exact_exits is for two points, the memorizer has {len(toy.points)}")
     span = toy.points[0] - toy.points[1]
-    far, ends = float(span.norm()), toy.schedule.sigma(torch.tensor([999, 0]))
+    levels = toy.schedule.sigma(torch.tensor([999, 1, 0]))
+    far, ends = float(span.norm()), levels[levels > 0][[0, -1]]
     levels = torch.linspace(float(ends[0].log()), float(ends[1].log()), steps + 1, dtype=torch.float64)
     top = torch.tensor(999)
     y = noise.double() * toy.schedule.noise(top) / toy.schedule.signal(top)

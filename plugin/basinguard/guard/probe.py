@@ -21,6 +21,7 @@ from ..core.report import Report
 from ..core.report_parts import Basin, CaptionGroup, Exit, Gaps, Heldout, ImageResult, Samples
 from ..diffusion.evaluation_count import EvaluationCount
 from ..diffusion.model import Model
+from ..diffusion.noise_schedule import rule_timesteps
 from .coverage import NOISES, Coverage
 from .critical_scale_stage import CriticalScalesStage, measure_critical_scales
 from .measured_model import Drawn, Instruments, MeasuredModel, uncond_warning
@@ -152,7 +153,7 @@ class Probe:
         timesteps, clusters = drawn.model.timesteps, drawn.clusters
         return Basin(
             width=mean_width(exits, clusters),
-            log_width=mean_log_width(exits, float(drawn.model.schedule.sigma(timesteps[0])), clusters),
+            log_width=mean_log_width(exits, float(drawn.model.schedule.sigma(rule_timesteps(timesteps)[0])), clusters),
             exit=median_exit(exits, clusters),
             transition=static_transition(exits, timesteps, self.plan.alpha),
             risk_uncond=self.measured.risk_uncond(search),

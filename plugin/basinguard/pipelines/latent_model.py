@@ -23,7 +23,7 @@ def smaller_side(pipe: Any, images: Tensor) -> int | None:
     """The side that a model is measured at that trains on smaller images, [N, 3, H, W], than it draws; else None."""
     height, width = images.shape[-2:]
     family = family_of(pipe)
-    fits = width % family.pixels_per_latent(pipe) == 0
+    fits = width % family.side_unit(pipe) == 0
     return width if height == width < family.native_side(pipe) and fits else None
 
 
@@ -48,7 +48,7 @@ class LatentModel:
         resolution: int | None = None,
     ) -> None:
         family = family_of(pipe)
-        kind, unit = family.prediction_type(pipe), family.pixels_per_latent(pipe)
+        kind, unit = family.prediction_type(pipe), family.side_unit(pipe)
         if resolution is not None and (resolution < 1 or resolution % unit):
             raise ValueError(f"resolution={resolution}: expected a multiple of {unit} pixels")
         if anchor and not _has_adapter(family.denoiser(pipe)):

@@ -80,8 +80,16 @@ class Family(ABC):
         return [pipe.vae, self.denoiser(pipe), *self.text_encoders(pipe).values()]
 
     def pixels_per_latent(self, pipe: Any) -> int:
-        """How many pixels wide one position of the latents is; sides must be multiples of it."""
+        """How many pixels wide one position of the latents is."""
         return int(pipe.vae_scale_factor)
+
+    def side_unit(self, pipe: Any) -> int:
+        """What the side of an image must be a multiple of, in pixels."""
+        return self.pixels_per_latent(pipe)
+
+    def distilled(self, pipe: Any) -> bool:
+        """Whether guidance was distilled into the weights, so that there is no unconditional branch to guide by."""
+        return False
 
     @abstractmethod
     def native_side(self, pipe: Any) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...diffusion.noise_schedule import FlowSchedule
@@ -59,6 +60,14 @@ class FlowFamily(Family):
         timesteps: Tensor = scheduler.timesteps
         return timesteps
 
+    def to_sampler(self, pipe: Any, latents: Tensor) -> Tensor:
+        """Shifted and scaled."""
+        return (latents - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
+
+    def to_vae(self, pipe: Any, latents: Tensor) -> Tensor:
+        """The inverse."""
+        return latents / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
+
     @abstractmethod
     def spacing(self, pipe: Any, side: int, count: int) -> dict[str, Any]:
         """What the pipeline tells `set_timesteps` beside the number of steps: its `sigmas` and `mu`, where it does."""
@@ -76,3 +85,24 @@ def require_euler(scheduler: Any) -> None:
     other = {k: scheduler.config.get(k, v) for k, v in FOLLOWED.items() if scheduler.config.get(k, v) != v}
     if other:
         raise ValueError(f"{SCHEDULER} with {other} cannot be followed; expected {FOLLOWED}")
+
+
+def descending(count: int) -> list[float]:
+    """Evenly spaced sigmas from 1 to 1 / count, before any shift, as most pipelines of flows ask for."""
+    return [float(sigma) for sigma in torch.linspace(1.0, 1 / count, count)]
+
+
+def dynamic_shift(config: Any, patches: int, *, max_shift: float = 1.15) -> float:
+    """mu of the dynamic shift, linear in the number of patches.
+
+    Args:
+        config: of the scheduler.
+        patches: positions that the transformer attends to.
+        max_shift: the pipeline's own, for a scheduler that says none.
+
+    Source: `calculate_shift` in diffusers.
+    """
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", max_shift)
+    slope = (high - low) / (many - few)
+    return float(patches * slope + low - slope * few)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from .family import Family
+from .flux2_klein import Flux2Klein
 from .stable_diffusion import StableDiffusion
 from .stable_diffusion_3 import StableDiffusion3
 from .stable_diffusion_xl import StableDiffusionXL
+from .z_image import ZImage
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(), StableDiffusionXL(), StableDiffusion3())
+FAMILIES: tuple[Family, ...] = (StableDiffusion(), StableDiffusionXL(), StableDiffusion3(), Flux2Klein(), ZImage())
 
 
 def family_named(class_name: str) -> Family:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .family import Capabilities, Conditioning
-from .flow import FlowFamily
+from .flow import FlowFamily, dynamic_shift
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,9 @@ class StableDiffusion3(FlowFamily):
         patches = (side // pipe.vae_scale_factor // pipe.transformer.config.patch_size) ** 2
         return {"mu": dynamic_shift(config, patches, max_shift=1.16)}
 
-    def to_sampler(self, pipe: Any, latents: Tensor) -> Tensor:
-        """Shifted and scaled."""
-        return (latents - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
-
-    def to_vae(self, pipe: Any, latents: Tensor) -> Tensor:
-        """The inverse."""
-        return latents / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
+    def side_unit(self, pipe: Any) -> int:
+        """Whole patches."""
+        return int(pipe.vae_scale_factor * pipe.transformer.config.patch_size)
 
     def condition(self, pipe: Any, prompts: Sequence[str], side: int, dtype: torch.dtype) -> Conditioning:
         """The states of all text encoders, and the pooled vector."""
@@ -80,19 +76,3 @@ class StableDiffusion3(FlowFamily):
         """What the transformer returns."""
         output: Tensor = pipe.transformer(hidden_states=x, timestep=timestep, **arguments).sample
         return output
-
-
-def dynamic_shift(config: Any, patches: int, *, max_shift: float = 1.15) -> float:
-    """mu of the dynamic shift, linear in the number of patches.
-
-    Args:
-        config: of the scheduler.
-        patches: positions that the transformer attends to.
-        max_shift: the pipeline's own, for a scheduler that says none.
-
-    Source: `calculate_shift` in diffusers.
-    """
-    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    low, high = config.get("base_shift", 0.5), config.get("max_shift", max_shift)
-    slope = (high - low) / (many - few)
-    return float(patches * slope + low - slope * few)
