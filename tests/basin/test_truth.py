@@ -191,5 +191,5 @@ def test_exits_of_a_flow_over_200_random_settings(capsys):
             f"never and always agree: {agree:.4f}"
         )
     assert len(errors) >= 200
-    assert np.quantile(errors, 0.9) <= 1
+    assert errors.max() <= 1
     assert agree >= 0.98
