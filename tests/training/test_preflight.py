@@ -173,6 +173,6 @@ def test_all_problems_come_at_once(scene_folder):
 
 
 def test_tinyworld_is_the_packaged_model(monkeypatch, tiny_pipeline_dir):
-    monkeypatch.setattr(loading, "model_directory", lambda: tiny_pipeline_dir)
+    monkeypatch.setattr(loading, "model_directory", lambda name: tiny_pipeline_dir)
     assert locate("tinyworld") == tiny_pipeline_dir
     assert load_pipeline("tinyworld").unet.config.sample_size == 16

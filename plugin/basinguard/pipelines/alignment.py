@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from ..similarity.clip_score import ClipScore
+from ..tinyworld import MODELS
 from ..tinyworld.scenes import KINDS, TEXTURES
-from .loading import TINYWORLD
 
 
 def clip_for(base: str, model: str = "auto", captions: Sequence[str] = ()) -> ClipScore | None:
@@ -20,7 +20,7 @@ def clip_for(base: str, model: str = "auto", captions: Sequence[str] = ()) -> Cl
             because any other would have to be downloaded; "none" for none.
         captions: that it is to score: TinyWorld's own knows no others than those of its scenes.
     """
-    strange = base != TINYWORLD or not all(map(names_a_scene, captions))
+    strange = base not in MODELS or not all(map(names_a_scene, captions))
     if model == "none" or (model == "auto" and strange):
         return None
     return ClipScore.load() if model == "auto" else ClipScore.load(model)

