@@ -35,7 +35,7 @@ from basinguard.tinyworld.scenes import all_captions, draw_scene
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import MemoryOptions, ReadingOptions
-from basinguard.training.memory_footprint import empty_parts
+from basinguard.training.memory_footprint import configs_of, empty_parts
 
 
 def write_images(folder: Path, count: int, side: int, kind: str) -> Path:
@@ -83,7 +83,7 @@ def cache(asked: argparse.Namespace, folder: Path) -> dict:
 
 def computed(rows: int = 4, side: int = 512) -> dict:
     """Share of the encoders in a LoRA update of Stable Diffusion 2.1, in floating-point operations."""
-    model = empty_parts({name: sd21_config(f"{name}/config.json") for name in ("unet", "vae", "text_encoder")})
+    model = empty_parts(configs_of(sd21_config))
     for part in model.values():
         part.requires_grad_(False)
     add_lora(model["unet"], rank=16, alpha=16, dropout=0, targets=UNET_TARGETS)

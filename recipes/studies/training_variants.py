@@ -38,7 +38,6 @@ from basinguard.core import seeds as seed_table
 from basinguard.core.stats import rate
 from basinguard.guard.measured_model import guided_model
 from basinguard.guard.plan import ProbePlan
-from basinguard.pipelines.forward_process import target
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.lora import merged_module
@@ -48,6 +47,7 @@ from basinguard.similarity.structure import Structure
 from basinguard.similarity.taught import TaughtRuler
 from basinguard.similarity.thresholds import calibrated
 from basinguard.training.data import ImageFolder
+from basinguard.training.encoding import CaptionStates
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import LossOptions, MemoryOptions, OptimizerOptions
 from basinguard.training.trained_weights import Method
@@ -76,9 +76,9 @@ class Denser(FineTune):
 class Ambient(FineTune):
     """Above a noise level the images are known only with that much noise on them, always the same for an image."""
 
-    def denoising_loss(self, latents: Tensor, embeddings: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    def denoising_loss(self, latents: Tensor, states: CaptionStates, noise: Tensor, timesteps: Tensor) -> Tensor:
         """As of `FineTune`; rows above the level are held against the noisy image, in units of the usual target."""
-        bars = self.forward_process.alphas_cumprod
+        bars = self.forward_process.schedule.alphas_cumprod
         signal, spread = bars.sqrt()[timesteps].view(-1, 1, 1, 1), (1 - bars).sqrt()[timesteps].view(-1, 1, 1, 1)
         own_signal, own_spread = bars.sqrt()[AMBIENT_FROM], (1 - bars).sqrt()[AMBIENT_FROM]
         noisy_image = own_signal * latents + own_spread * torch.stack([fixed_noise(x) for x in latents])
@@ -86,12 +86,12 @@ class Ambient(FineTune):
         added = (spread**2 - (ratio * own_spread) ** 2).clamp(min=0).sqrt()
         high = (timesteps > AMBIENT_FROM).view(-1, 1, 1, 1)
         noisy = torch.where(high, ratio * noisy_image + added * noise, signal * latents + spread * noise)
-        predicted = self.unet(noisy, timesteps, embeddings, return_dict=False)[0]
+        predicted = self.unet(noisy, timesteps, **states.texts, return_dict=False)[0]
         clean = signal * noisy - spread * predicted  # the base predicts v
         gain = ratio * own_spread**2 / spread**2
         mean = own_signal * clean + gain * (noisy - signal * clean)
         unit = ((own_signal - gain * signal) * spread).clamp(min=1e-3)
-        usual = predicted - target(self.forward_process, latents, noise, timesteps)
+        usual = predicted - self.forward_process.target(latents, noise, timesteps)
         errors = torch.where(high, ((mean - noisy_image) / unit).square().clamp(max=100), usual.square())
         return errors.mean()
 

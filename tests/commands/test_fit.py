@@ -23,7 +23,7 @@ from basinguard.training.data import ImageFolder
 from basinguard.training.dry_run import dry_run_summary
 from basinguard.training.fit_cli import FineTuneCLI, fit_cli
 from basinguard.training.lightning import MemorizationGuard
-from basinguard.training.memory_footprint import footprint
+from basinguard.training.memory_footprint import configs_of, footprint
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 # differ from sd21_lora in base and resolution alone, or from tinyworld_full and sd21_lora in what these have both
@@ -123,7 +123,7 @@ def test_the_header_says_the_memory_and_disk_of_the_real_model(path, monkeypatch
     """Stable Diffusion's from the packaged configuration, as no weights are at hand."""
     config = parse(monkeypatch, path, "--data.init_args.directory", "photos")
     if path.stem.startswith("sd21"):
-        configs = {name: sd21_config(f"{name}/config.json") for name in ("unet", "vae", "text_encoder")}
+        configs = configs_of(sd21_config)
         monkeypatch.setattr(
             resources, "footprint_of", lambda base, workload: footprint(configs, replace(workload, gpu=True))
         )

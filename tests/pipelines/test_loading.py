@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -81,9 +82,10 @@ class NoisePredictor(torch.nn.Module):
         self.unet, self.signal = pipe.unet, pipe.scheduler.alphas_cumprod
         self.dtype, self.device = pipe.unet.dtype, pipe.unet.device
 
-    def forward(self, x, timestep, embeddings, return_dict):
+    def forward(self, x, timestep, **arguments):
         signal = self.signal[timestep].reshape(-1, 1, 1, 1)
-        return (signal.sqrt() * self.unet(x, timestep, embeddings, return_dict=False)[0] + (1 - signal).sqrt() * x,)
+        velocity = self.unet(x, timestep, **arguments).sample
+        return SimpleNamespace(sample=signal.sqrt() * velocity + (1 - signal).sqrt() * x)
 
 
 def test_a_network_tells_what_it_predicts():

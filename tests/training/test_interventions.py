@@ -113,14 +113,14 @@ def test_the_gap_of_a_row_is_that_of_the_two_branches_in_epsilon(tiny_pipeline_d
 
         generator = torch.Generator().manual_seed(0)
         latents, noise = (torch.randn(2, 4, 16, 16, generator=generator) for _ in range(2))
-        times, schedule = torch.tensor([100, 700]), model.forward_process
+        times, schedule = torch.tensor([100, 700]), model.forward_process.schedule
         text_states = model.encode_captions(["a ball", "a box"])
         plain = model.denoising_loss(latents, text_states, noise, times)
         model.filter = Note(1.0)
         assert torch.allclose(model.denoising_loss(latents, text_states, noise, times), plain, rtol=1e-5)
         noisy = schedule.add_noise(latents, noise, times)
         branches = [
-            model.unet(noisy, times, model.encode_captions(texts), return_dict=False)[0].detach()
+            model.unet(noisy, times, **model.encode_captions(texts).texts, return_dict=False)[0].detach()
             for texts in (["a ball", "a box"], ["", ""])
         ]
         signal_power = schedule.alphas_cumprod[times].reshape(-1, 1, 1, 1)

@@ -122,10 +122,27 @@ def test_neither_a_directory_nor_a_hub_id():
     assert "base './nowhere': no such directory or file, and not a hub id" in refusal("./nowhere")
 
 
-def test_another_kind_of_pipeline(base):
+def test_a_configuration_for_another_architecture_names_both(base):
+    edit(base / "unet" / "config.json", cross_attention_dim=1024)
+    message = refusal(base, architecture="sdxl")
+    assert (
+        f"base '{base}' is Stable Diffusion 2.x, this configuration is for Stable Diffusion XL; give such a" in message
+    )
+    edit(base / "unet" / "config.json", cross_attention_dim=2048)
     edit(base / "model_index.json", _class_name="StableDiffusionXLPipeline")
-    assert "is a StableDiffusionXLPipeline; only a StableDiffusionPipeline (SD 1.x, 2.x)" in refusal(base)
-    with pytest.raises(ValueError, match="is a StableDiffusionXLPipeline"):
+    message = refusal(base, architecture="sd2")
+    assert (
+        f"base '{base}' is Stable Diffusion XL, this configuration is for Stable Diffusion 2.x; give such a" in message
+    )
+    assert "this configuration is for" not in refusal(base, architecture="sdxl"), "but its weights are not those of XL"
+    assert "this configuration is for Stable Diffusion 3;" in refusal(base, architecture="sd3")
+
+
+def test_another_kind_of_pipeline(base):
+    edit(base / "model_index.json", _class_name="StableDiffusion3Pipeline")
+    able = "only a StableDiffusionPipeline (SD 1.x, 2.x) or a StableDiffusionXLPipeline (SDXL) can be fine-tuned"
+    assert f"is a StableDiffusion3Pipeline; {able}" in refusal(base)
+    with pytest.raises(ValueError, match="is a StableDiffusion3Pipeline"):
         FineTune(str(base))
     edit(base / "model_index.json", _class_name="FluxPipeline")
     with pytest.raises(

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 M = TypeVar("M")
+OPTIONS = ("requires_safety_checker", "force_zeros_for_empty_prompt")  # of a pipeline's class, beside its parts
 
 
 def merged(pipe: DiffusionPipeline) -> Any:
@@ -17,12 +18,14 @@ def merged(pipe: DiffusionPipeline) -> Any:
     Parts without adapters are shared, not copied.
 
     Args:
-        pipe: a diffusers pipeline whose UNet or text encoder may carry peft adapters.
+        pipe: a diffusers pipeline whose UNet or text encoders may carry peft adapters.
     """
     parts = {
         name: folded(part) if getattr(part, "peft_config", None) else part for name, part in pipe.components.items()
     }
-    options = {key: value for key, value in pipe.config.items() if key == "requires_safety_checker"}
+    options = {key: value for key, value in pipe.config.items() if key in OPTIONS}
+    if hasattr(pipe, "watermark"):  # XL's
+        options["add_watermarker"] = pipe.watermark is not None
     return type(pipe)(**parts, **options)
 
 

@@ -1,6 +1,6 @@
 """Which Stable Diffusion is this? Configurations, tensor names and shapes say it, before weights are loaded.
 
-The true configurations of Stable Diffusion 2.1 lie in `assets/sd21`, so that a single file can be opened, a
+The true configurations of Stable Diffusion 2.1 and XL lie in `assets`, so that a single file can be opened, a
 fine-tune costed and a full-size model built without the hub.
 """
 
@@ -15,12 +15,14 @@ from typing import Any, Literal
 
 from transformers import CLIPTokenizer
 
-from ..core.generation import name_of
+from ..core.generation import XL, name_of
 from ..core.safetensors_header import Header
 
-Architecture = Literal["any", "sd1", "sd2"]
+Architecture = Literal["any", "sd1", "sd2", "sdxl", "sd3"]
 SD21 = Path(__file__).parent / "assets" / "sd21"
-WIDTHS = {"sd1": 768, "sd2": 1024}
+SDXL = Path(__file__).parent / "assets" / "sdxl"
+WIDTHS = {"sd1": 768, "sd2": 1024, "sdxl": XL}
+SD3_CLASS = "StableDiffusion3Pipeline"
 SAMPLE_SIZES = {"v_prediction": 96, "epsilon": 64}  # latents of 2.1 (768 px) and 2.1-base (512 px)
 CONTEXT = (  # the layer that reads the text states, as each layout names it
     "attn2.to_k.weight",
@@ -35,6 +37,11 @@ VOCABULARY, BYTES, MARKS = 49_408, 256, 2  # CLIP's tokens: bytes, bytes that en
 def sd21_config(name: str) -> dict[str, Any]:
     """One of the packaged configurations of Stable Diffusion 2.1, such as "unet/config.json"."""
     return json.loads((SD21 / name).read_text(encoding="utf-8"))
+
+
+def sdxl_config(name: str) -> dict[str, Any]:
+    """One of the packaged configurations of Stable Diffusion XL 1.0, such as "unet/config.json"."""
+    return json.loads((SDXL / name).read_text(encoding="utf-8"))
 
 
 def sd21_tokenizer() -> CLIPTokenizer:
@@ -79,17 +86,31 @@ def _of_unet(name: str) -> bool:
     return not name.startswith(("cond_stage_model.", "conditioner.", "first_stage_model."))
 
 
-def wrong_architecture(base: str, unet_config: Mapping[str, Any], accepted: Architecture) -> Iterator[str]:
-    """One line if the UNet is not of the architecture that is accepted, or not for text to image."""
-    width = unet_config.get("cross_attention_dim")
-    if accepted != "any" and width != WIDTHS[accepted]:
+def wrong_architecture(
+    base: str, class_name: str, denoiser_config: Mapping[str, Any], accepted: Architecture
+) -> Iterator[str]:
+    """One line if the denoiser is not of the architecture that is accepted, or not for text to image.
+
+    Args:
+        base: how the model was named.
+        class_name: of its pipeline.
+        denoiser_config: of its UNet or transformer.
+        accepted: by the configuration of the training.
+    """
+    width = denoiser_config.get("cross_attention_dim")
+    own = "sd3" if class_name == SD3_CLASS else next((key for key, each in WIDTHS.items() if each == width), "")
+    if accepted not in ("any", own):
         yield (
-            f"base {base!r} is {name_of(width)}, this configuration is for {name_of(WIDTHS[accepted])}; "
+            f"base {base!r} is {_name(own) or name_of(width)}, this configuration is for {_name(accepted)}; "
             "give such a base, or set model.init_args.architecture to any"
         )
-    channels = unet_config.get("in_channels", 4)
-    if channels != unet_config.get("out_channels", 4):
+    channels = denoiser_config.get("in_channels", 4)
+    if channels != (denoiser_config.get("out_channels") or channels):
         yield f"base {base!r}: its UNet takes {channels} channels (inpainting, depth?), only text to image works here"
+
+
+def _name(architecture: str) -> str:
+    return "Stable Diffusion 3" if architecture == "sd3" else name_of(WIDTHS.get(architecture)) if architecture else ""
 
 
 def misfit(header: Header, unet_config: Mapping[str, Any]) -> str | None:

@@ -49,10 +49,16 @@ def dry_run_summary(cli: Any) -> str:
 def _model(model: Any) -> str:
     every = sum(p.numel() for p in model.parameters())
     opened = sum(p.numel() for p in model.trained().values())
-    predicts, measured = model.pipe.scheduler.config.prediction_type, evidence(model.pipe).prediction_type
-    sure = "confirmed by its output" if measured else "its output does not tell (untrained?)"
-    architecture = name_of(model.unet.config.cross_attention_dim)
-    return f"{architecture}, predicts {predicts} ({sure}); trains {opened:,} of {every:,} parameters"
+    predicts, width = model.family.prediction_type(model.pipe), model.denoiser.config.get("cross_attention_dim")
+    architecture = model.family.models if width is None else name_of(width)
+    return f"{architecture}, predicts {predicts} ({_sure(model)}); trains {opened:,} of {every:,} parameters"
+
+
+def _sure(model: Any) -> str:
+    if model.family.denoiser_name != "unet":
+        return "as all of its family do"
+    measured = evidence(model.pipe).prediction_type
+    return "confirmed by its output" if measured else "its output does not tell (untrained?)"
 
 
 def _disk(needs: FitResources) -> str:

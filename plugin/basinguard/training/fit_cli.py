@@ -21,6 +21,7 @@ from ..core.option_errors import option_error, options_of
 from ..similarity.copy_detector_settings import CopyDetectorSettings, Null
 from .data import ImageFolder
 from .finetune import FineTune
+from .finetune_options import LossOptions
 from .lightning import MemorizationGuard
 from .preflight import check_fit
 from .resources import guard_of, resources_of
@@ -89,6 +90,7 @@ class FineTuneCLI(LightningCLI):
             probe_images=guard.plan.captions if guard else 0,
             architecture=model.architecture,
             prediction_type=model.prediction_type,
+            loss=LossOptions(**model.loss.as_dict()),
         )
         short = [] if self.anyway else list(resources_of(config).problems())
         if short:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from ..guard.control_prompts import recombined_prompts
 from ..guard.plan import ProbePlan
 from ..guard.training_set import TrainingSet
+from ..pipelines.families.registry import family_of
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from .data_sources import Picture, image_hashes, pixels_of
 from .guard_assembly import assemble_guard
@@ -82,7 +83,8 @@ class LoopSettings:
         """The guard of a training script that holds modules instead of a pipeline; `guard.pipe` is made of them.
 
         Args:
-            unet, vae, text_encoder, tokenizer: as the script loaded them, prepared by accelerate or not.
+            unet, vae, text_encoder, tokenizer: as the script loaded them, prepared by accelerate or not; of SDXL both
+                text encoders and both tokenizers, each in a list.
             noise_scheduler: what adds noise while training; its noise schedule and prediction type are the model's.
             images: of the training set: paths, PIL images, pixels [N, 3, H, W] in 0..1, RGB, or the script's own
                 DataLoader (see `LoaderImages`), which has the captions too.
@@ -93,12 +95,14 @@ class LoopSettings:
             ValueError: pixels outside 0..1, or another number of captions than of images.
         """
         unwrapped = accelerator.unwrap_model if accelerator is not None else lambda module: module
-        vae, text_encoder, unet = (unwrapped(module) for module in (vae, text_encoder, unet))
+        vae, unet = unwrapped(vae), unwrapped(unet)
+        pair = isinstance(text_encoder, Sequence)
+        text_encoder = [*map(unwrapped, text_encoder)] if pair else unwrapped(text_encoder)
         pipe = pipeline_around(unet, vae, text_encoder, tokenizer, noise_scheduler)
         if isinstance(images, DataLoader):
-            own = LoaderImages(images, tokenizer)
+            own = LoaderImages(images, tokenizer[0] if pair else tokenizer)
             images, captions = own.all_pixels(), [caption for _, caption in own.items]
-        pixels = pixels_of(images, pipe.unet.config.sample_size * pipe.vae_scale_factor)
+        pixels = pixels_of(images, family_of(pipe).native_side(pipe))
         prompts, hashes = recombined_prompts(captions), image_hashes(images)
         training = TrainingSet(pixels, tuple(captions), prompts, stand_in=True, image_sha256=hashes)
         return cls(training, accelerator, plan=plan, detector=detector, pipe=pipe)

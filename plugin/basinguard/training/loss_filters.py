@@ -54,7 +54,7 @@ class LowLoss(LossFilter):
 
     def __call__(self, errors: Tensor, timesteps: Tensor, gaps: Callable[[], Tensor]) -> Tensor:
         """Weights [B], see `LossFilter`."""
-        rows = (timesteps.cpu() * BINS // 1000).clamp(0, BINS - 1)
+        rows = (timesteps.cpu() * BINS // 1000).long().clamp(0, BINS - 1)
         losses = errors.detach().float().cpu()
         weights = (losses * self.ratio >= self.means[rows]).float()
         for row, error in zip(rows.tolist(), losses.tolist(), strict=True):

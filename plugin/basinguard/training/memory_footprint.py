@@ -8,25 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
+import transformers
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
 
+from ..pipelines.families.family import Family
+from ..pipelines.families.registry import family_named
 from ..pipelines.latent_model import DECODE_PIXELS
 from ..pipelines.loading import model_config
 from .finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions, Precision
 from .peak_memory import checkpointing, peak_bytes
-from .trained_weights import Method, unfreeze
+from .trained_weights import Method, trained_layers, unfreeze
 
 EIGHT_BIT = 2  # bytes of both moments of a parameter; otherwise each is as large as the parameter
 RUNTIME = 1.0e9  # torch and its libraries in main memory, measured by recipes/studies/fullsize_proof.py; on a GPU too
-PARTS = ("unet", "vae", "text_encoder")
-Configs = Mapping[str, Mapping[str, Any]]
+LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
+INDEX = "model_index"
+Configs = Mapping[str, Mapping[str, Any]]  # of every network by component name, and the index of them
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class ProbeLoad:
     """What the guard holds.
 
     Attributes:
-        rows: (caption, seed) pairs that are sampled at once; each is two rows of the UNet. 0: no guard.
+        rows: (caption, seed) pairs that are sampled at once; each is two rows of the denoiser. 0: no guard.
         precision: of its evaluations.
         export: it writes a pipeline at the end, from a copy of the model.
     """
@@ -107,62 +112,80 @@ class MemoryFootprint:
 
 def footprint_of(base: str | Path, workload: Workload) -> MemoryFootprint:
     """Memory of a fine-tune of `base`; reads its configuration files, no weights. Takes a few seconds at full size."""
-    return footprint({name: model_config(base, f"{name}/config.json") for name in PARTS}, workload)
+    return footprint(configs_of(partial(model_config, base)), workload)
+
+
+def configs_of(read: Callable[[str], dict[str, Any]]) -> Configs:
+    """What `footprint` needs of a model.
+
+    Args:
+        read: gives a JSON file of the model by its name, such as "unet/config.json".
+    """
+    index = read(f"{INDEX}.json")
+    family = family_named(index["_class_name"])
+    names = [name for name in (family.denoiser_name, "vae", *family.encoder_names) if index.get(name, [None])[0]]
+    return {INDEX: index, **{name: read(f"{name}/config.json") for name in names}}
 
 
 def footprint(configs: Configs, workload: Workload) -> MemoryFootprint:
-    """Memory of a fine-tune of the model that these configurations, of "unet", "vae" and "text_encoder", describe."""
-    parts, options = _parts_in_training(configs, workload), workload.optimizer
+    """Memory of a fine-tune of the model that these configurations describe, see `configs_of`."""
+    family, options = family_named(configs[INDEX]["_class_name"]), workload.optimizer
+    parts = _parts_in_training(family, configs, workload)
+    denoiser = parts[family.denoiser_name]
     trained = [p for part in parts.values() for p in part.parameters() if p.requires_grad]
     count, size = sum(p.numel() for p in trained), _bytes(trained)
     full_moments = options.name == "adamw"
     moments = 2 * size if full_moments else EIGHT_BIT * count
     holds_copy = workload.loss.keep_unconditional > 0 and workload.method == "full"
-    copies = _bytes(parts["unet"].parameters()) if holds_copy else 0
+    copies = _bytes(denoiser.parameters()) if holds_copy else 0
     weights = sum(_bytes(part.parameters()) for part in parts.values()) + copies
-    update = _update(parts["unet"], configs, workload)
+    predict = partial(_prediction, family, denoiser, configs, workload.resolution)
+    update = _update(denoiser, predict, workload)
     return MemoryFootprint(
         weights=weights,
         optimizer=moments + (size if options.ema_decay is not None else 0),
         update=max(update, size + (size if workload.gpu and full_moments else 0)),
         encode=_encode(parts["vae"], workload),
-        probe=_probe(parts, configs, workload),
+        probe=_probe(denoiser, parts["vae"], predict, workload),
         copied=weights - copies if workload.probe.export else 0,
         parked=moments if workload.memory.offload_in_probes else 0,
         trained=count,
     )
 
 
-def _parts_in_training(configs: Configs, workload: Workload) -> dict[str, Any]:
+def _parts_in_training(family: Family, configs: Configs, workload: Workload) -> dict[str, Any]:
     """The model without numbers, with its adapters, as `FineTune` has it."""
     parts, dtype = empty_parts(configs), getattr(torch, workload.memory.weights)
     for part in parts.values():
         nn.Module.to(part, dtype)  # diffusers' own warns of modules that it would keep in float32: there are none
         part.eval()
-    unfreeze(parts, workload.method, workload.lora, train_text_encoder=workload.train_text_encoder, seed=0)
+    layers = trained_layers(family, parts, workload.lora, train_text_encoder=workload.train_text_encoder)
+    unfreeze(parts, layers, workload.method, workload.lora, seed=0)
     return parts
 
 
 def empty_parts(configs: Configs) -> dict[str, Any]:
-    """UNet, VAE and text encoder without numbers, on torch's meta device."""
-    text = {key: value for key, value in configs["text_encoder"].items() if key != "architectures"}
+    """Denoiser, VAE and text encoders without numbers, by component name, on torch's meta device."""
     with torch.device("meta"):
-        return {
-            "unet": UNet2DConditionModel.from_config(dict(configs["unet"])),
-            "vae": AutoencoderKL.from_config(dict(configs["vae"])),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**text)),
-        }
+        return {name: _empty(configs[INDEX][name], config) for name, config in configs.items() if name != INDEX}
 
 
-def _update(unet: Any, configs: Configs, workload: Workload) -> int:
-    unet.train()
+def _empty(entry: tuple[str, str], config: Mapping[str, Any]) -> Any:
+    library, class_name = entry
+    kind: Any = getattr(LIBRARIES[library], class_name)
+    if library == "diffusers":
+        return kind.from_config(dict(config))
+    return kind(kind.config_class(**{key: value for key, value in config.items() if key != "architectures"}))
+
+
+def _update(denoiser: Any, predict: Callable[[int], Tensor], workload: Workload) -> int:
+    denoiser.train()
     autocast = _autocast(workload.precision)
     if workload.memory.gradient_checkpointing:
-        unet.enable_gradient_checkpointing(gradient_checkpointing_func=checkpointing(autocast))
-    predict = _prediction(unet, configs, workload.resolution, workload.batch_size)
+        denoiser.enable_gradient_checkpointing(gradient_checkpointing_func=checkpointing(autocast))
 
     def loss() -> Tensor:
-        out = predict().float()
+        out = predict(workload.batch_size).float()
         return F.mse_loss(out, torch.empty_like(out))
 
     return peak_bytes(loss, backward=True, autocast=autocast)
@@ -176,16 +199,16 @@ def _encode(vae: Any, workload: Workload) -> int:
         return peak_bytes(lambda: vae.encode(pixels).latent_dist.parameters, autocast=autocast)
 
 
-def _probe(parts: Mapping[str, Any], configs: Configs, workload: Workload) -> int:
+def _probe(denoiser: Any, vae: Any, predict: Callable[[int], Tensor], workload: Workload) -> int:
     if workload.probe.rows == 0:
         return 0
-    unet, vae, autocast = parts["unet"].eval(), parts["vae"], _autocast(workload.probe.precision)
-    side, dtype = workload.resolution // _factor(configs), next(vae.parameters()).dtype
+    denoiser.eval()
+    autocast, channels = _autocast(workload.probe.precision), vae.config.latent_channels
+    side, dtype = workload.resolution // _factor(vae), next(vae.parameters()).dtype
     rows = max(1, DECODE_PIXELS // workload.resolution**2)
-    latents = torch.empty(rows, configs["vae"]["latent_channels"], side, side, device="meta", dtype=dtype)
-    predict = _prediction(unet, configs, workload.resolution, 2 * workload.probe.rows)
+    latents = torch.empty(rows, channels, side, side, device="meta", dtype=dtype)
     with torch.no_grad():
-        sampling = peak_bytes(predict, autocast=autocast)
+        sampling = peak_bytes(lambda: predict(2 * workload.probe.rows), autocast=autocast)
         return max(sampling, peak_bytes(lambda: vae.decode(latents).sample, autocast=autocast))
 
 
@@ -193,17 +216,19 @@ def _autocast(precision: Precision) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bfloat16" else None
 
 
-def _prediction(unet: Any, configs: Configs, resolution: int, rows: int) -> Callable[[], Tensor]:
-    """One evaluation of the UNet at this size."""
-    side, like = resolution // _factor(configs), {"device": "meta", "dtype": unet.conv_in.weight.dtype}
-    tokens, config = configs["text_encoder"]["max_position_embeddings"], configs["unet"]
-    x = torch.empty(rows, config["in_channels"], side, side, **like)
-    embeddings = torch.empty(rows, tokens, config["cross_attention_dim"], **like)
-    return lambda: unet(x, torch.empty(rows, device="meta", dtype=torch.int64), embeddings, return_dict=False)[0]
+def _prediction(family: Family, denoiser: Any, configs: Configs, resolution: int, rows: int) -> Tensor:
+    """One evaluation of the denoiser at this size."""
+    like: dict[str, Any] = {"device": "meta", "dtype": next(denoiser.parameters()).dtype}
+    side = resolution // 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
+    x = torch.empty(rows, denoiser.config.in_channels, side, side, **like)
+    states = {name: torch.empty(rows, *shape, **like) for name, shape in family.state_shapes(configs).items()}
+    arguments = family.arguments(states, torch.empty(rows, 6, device="meta", dtype=torch.int64))
+    pipe = SimpleNamespace(**{family.denoiser_name: denoiser})
+    return family.forward(pipe, x, torch.empty(rows, device="meta", dtype=torch.int64), arguments)
 
 
-def _factor(configs: Configs) -> int:
-    return 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
+def _factor(vae: Any) -> int:
+    return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def _bytes(parameters: Iterable[Tensor]) -> int:

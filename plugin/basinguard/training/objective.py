@@ -1,4 +1,4 @@
-"""The training loss: what a denoiser is trained to predict, and how much each timestep and caption counts."""
+"""The training loss: how much each timestep, row and caption counts."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,14 @@ from transformers import CLIPTokenizer
 
 from ..core.safetensors_header import read_header
 from ..pipelines.architecture import Architecture, misfit, sd21_tokenizer, wrong_architecture
+from ..pipelines.families.family import Family
+from ..pipelines.families.flow import SCHEDULER, FlowFamily
 from ..pipelines.forward_process import PREDICTION_TYPES
-from ..pipelines.loading import locate, model_config, model_file, require_capability, require_scheduler
+from ..pipelines.loading import family_at, locate, model_config, model_file, require_capability, require_scheduler
 from ..pipelines.single_file import prediction_type_of
 from .data import ImageFolder
+from .finetune_options import LossOptions
+from .forward_processes import require_flow_loss
 
 
 def check_fit(
@@ -25,6 +29,7 @@ def check_fit(
     scheduler: str | None = None,
     architecture: Architecture = "any",
     prediction_type: str | None = None,
+    loss: LossOptions = LossOptions(),
 ) -> None:
     """Checks everything a fit needs without loading weights; warns of oddities.
 
@@ -35,11 +40,14 @@ def check_fit(
         scheduler: the sampler asked for, by diffusers' class name; None: the model's own.
         architecture: what the configuration is written for.
         prediction_type: what the configuration is written for; None: whatever the base predicts.
+        loss: what counts in the loss.
 
     Raises:
         ValueError: one line for each problem, naming the file or value and what to do.
     """
-    problems = list(base_problems(base, architecture, prediction_type))
+    problems = [*base_problems(base, architecture, prediction_type)]
+    if not problems and isinstance(family_at(base), FlowFamily):
+        problems += _error_of(require_flow_loss, loss)
     if scheduler is not None:
         problems += _error_of(require_scheduler, scheduler)
     if images is not None:
@@ -70,31 +78,42 @@ def base_problems(
     if other_kind:
         yield from other_kind
         return
-    names = ("scheduler/scheduler_config.json", "unet/config.json", "vae/config.json", "text_encoder/config.json")
+    family, parts = family_at(base), _parts(base)
+    names = ["scheduler/scheduler_config.json", *(f"{part}/config.json" for part in parts)]
     unreadable = [line for name in names for line in _error_of(model_config, base, name)]
     yield from unreadable
     if unreadable:
         return
-    source, unet = locate(base), model_config(base, names[1])
-    yield from wrong_architecture(str(base), unet, architecture)
+    source, denoiser = locate(base), model_config(base, names[1])
+    yield from wrong_architecture(str(base), family.class_name, denoiser, architecture)
     if isinstance(source, Path) and source.is_file():
         predicts = prediction_type_of(read_header(source))  # None: measured when it is loaded
     else:
         scheduler = model_config(base, names[0])
-        yield from _scheduler_problems(base, scheduler)
-        predicts = scheduler.get("prediction_type", "epsilon")
+        yield from _scheduler_problems(base, scheduler, family)
+        flow = isinstance(family, FlowFamily)
+        predicts = "flow_prediction" if flow else scheduler.get("prediction_type", "epsilon")
     if prediction_type and predicts and predicts != prediction_type:
         yield (
             f"base {str(base)!r} predicts {predicts}, this configuration is for {prediction_type}; give such a base, "
             f"or set model.init_args.prediction_type to {predicts}"
         )
     if isinstance(source, Path) and source.is_dir():
-        yield from _weight_problems(base, source, unet)
+        yield from _weight_problems(base, source, parts, denoiser)
 
 
-def _weight_problems(base: str | Path, folder: Path, unet_config: dict[str, Any]) -> Iterator[str]:
+def _parts(base: str | Path) -> list[str]:
+    """Every network of a model by component name, the denoiser first."""
+    family, index = family_at(base), model_config(base, "model_index.json")
+    encoders = [name for name in family.encoder_names if (index.get(name) or [None])[0] is not None]
+    return [family.denoiser_name, "vae", *encoders]
+
+
+def _weight_problems(
+    base: str | Path, folder: Path, parts: Sequence[str], unet_config: dict[str, Any]
+) -> Iterator[str]:
     """Weights that end too early, or that belong to another configuration."""
-    for part in ("unet", "vae", "text_encoder"):
+    for part in parts:
         for path in sorted((folder / part).glob("*.safetensors")):
             damaged = _error_of(read_header, path)
             yield from (f"base {str(base)!r}: {line}" for line in damaged)
@@ -102,7 +121,11 @@ def _weight_problems(base: str | Path, folder: Path, unet_config: dict[str, Any]
                 yield f"base {str(base)!r}: {path.name} does not fit: {why}; download or copy it again"
 
 
-def _scheduler_problems(base: str | Path, config: dict[str, Any]) -> Iterator[str]:
+def _scheduler_problems(base: str | Path, config: dict[str, Any], family: Family) -> Iterator[str]:
+    if isinstance(family, FlowFamily):
+        if (name := config.get("_class_name")) != SCHEDULER:
+            yield f"base {str(base)!r}: scheduler {name!r} of a flow model; expected {SCHEDULER}"
+        return
     for line in _error_of(require_scheduler, str(config.get("_class_name"))):
         yield f"base {str(base)!r}: {line}"
     kind = config.get("prediction_type", "epsilon")
@@ -113,6 +136,7 @@ def _scheduler_problems(base: str | Path, config: dict[str, Any]) -> Iterator[st
 def _fit_between(base: str | Path, images: ImageFolder) -> tuple[list[str], list[str]]:
     """What is wrong, and what is odd, between a model and a training set."""
     factor = 2 ** (len(model_config(base, "vae/config.json").get("block_out_channels", [0])) - 1)
+    factor *= model_config(base, f"{family_at(base).denoiser_name}/config.json").get("patch_size", 1)
     sides = [("resolution", side) for side in images.resolutions]
     sides += [("bucket_step", images.framing.bucket_step)] if images.buckets else []
     refused = [

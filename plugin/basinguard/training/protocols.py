@@ -11,6 +11,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
 from ..exports.merge import merged
+from ..pipelines.families.registry import tuned_parts
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -60,15 +61,15 @@ def items_of(data: CaptionedImages) -> Sequence[tuple[str, str]]:
 
 @dataclass
 class PipelineInTraining:
-    """A pipeline whose UNet and text encoder are trained by a loop: a `TrainedModule`."""
+    """A pipeline whose denoiser and text encoders are trained by a loop: a `TrainedModule`."""
 
     pipe: StableDiffusionPipeline
     base_id: str = ""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Those of the UNet and the text encoder."""
-        yield from self.pipe.unet.named_parameters("unet")
-        yield from self.pipe.text_encoder.named_parameters("text_encoder")
+        """Those of every part that a fine-tune may change."""
+        for part in tuned_parts(self.pipe):
+            yield from getattr(self.pipe, part).named_parameters(part)
 
     def export_pipeline(self) -> Any:
         """The pipeline with its adapters merged, and with a sampler where it holds the scheduler that adds noise."""
@@ -76,9 +77,14 @@ class PipelineInTraining:
 
 
 def pipeline_around(unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any) -> Any:
-    """A `StableDiffusionPipeline` around the modules that a training script holds."""
-    from diffusers import StableDiffusionPipeline
+    """A pipeline around the modules that a training script holds: SDXL's where it holds two text encoders."""
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
+    if isinstance(text_encoder, Sequence):
+        parts = {"vae": vae, "unet": unet, "scheduler": scheduler}
+        for name, pair in (("text_encoder", text_encoder), ("tokenizer", tokenizer)):
+            parts |= dict(zip((name, f"{name}_2"), pair, strict=True))
+        return StableDiffusionXLPipeline(**parts, add_watermarker=False)
     return StableDiffusionPipeline(
         vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
     )
@@ -92,6 +98,11 @@ def with_sampler(pipe: StableDiffusionPipeline) -> Any:
     if type(pipe.scheduler) is not DDPMScheduler:
         return pipe
     options = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}  # as Stable Diffusion has them
+    return with_parts(pipe, scheduler=DDIMScheduler.from_config(pipe.scheduler.config, **options))
+
+
+def with_parts(pipe: Any, **parts: Any) -> Any:
+    """A pipeline like `pipe` with other components; `pipe` itself is left alone."""
     pipe = copy(pipe)
-    pipe.register_modules(scheduler=DDIMScheduler.from_config(pipe.scheduler.config, **options))
+    pipe.register_modules(**parts)
     return pipe

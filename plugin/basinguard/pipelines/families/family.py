@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -53,6 +53,7 @@ class Family(ABC):
         encoder_names: of the text encoders, in their order; a pipeline may lack some.
         capabilities: see there.
         loading_options: that `from_pretrained` of this class takes beside the usual ones.
+        lora_targets: layers of the denoiser that get an adapter: its attention's projections.
     """
 
     class_name: ClassVar[str]
@@ -61,6 +62,7 @@ class Family(ABC):
     encoder_names: ClassVar[tuple[str, ...]]
     capabilities: ClassVar[Capabilities]
     loading_options: ClassVar[dict[str, Any]] = {}
+    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
 
     def denoiser(self, pipe: Any) -> Any:
         """The network that denoises."""
@@ -145,6 +147,34 @@ class Family(ABC):
             side: of the images to draw, in pixels.
             dtype: of the denoiser.
         """
+
+    def text_states(self, pipe: Any, texts: list[str]) -> dict[str, Tensor]:
+        """What the text encoders say of texts, by name, a row each, as the pipeline asks them; gradients flow.
+
+        The empty text is the unconditional branch's, whatever the pipeline has for that.
+
+        Raises:
+            NotImplementedError: the family is not trained here.
+        """
+        raise NotImplementedError(f"{self.class_name} is not trained here")
+
+    def state_shapes(self, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, ...]]:
+        """Shape of a row of each of `text_states`, by configuration files alone.
+
+        Args:
+            configs: of the parts, by component name.
+        """
+        raise NotImplementedError(f"{self.class_name} is not trained here")
+
+    def arguments(self, states: dict[str, Tensor], sizes: Tensor) -> dict[str, Any]:
+        """The denoiser's keyword arguments for rows of `text_states`.
+
+        Args:
+            states: by name, [B, ...].
+            sizes: of each picture and of its crop, [B, 6], see `training.cropping.Crop.sizes`; used where the denoiser
+                is told of them.
+        """
+        return dict(states)
 
     @abstractmethod
     def forward(self, pipe: Any, x: Tensor, timestep: Tensor, arguments: dict[str, Any]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -54,6 +54,15 @@ class StableDiffusion(Family):
         device, texts = pipe.unet.device, (*prompts, "")
         each = [pipe.encode_prompt(text, device, 1, do_classifier_free_guidance=False)[0] for text in texts]
         return TokenStates(torch.cat(each).to(dtype))
+
+    def text_states(self, pipe: Any, texts: list[str]) -> dict[str, Tensor]:
+        """The states of every token, [B, L, D]."""
+        return {"encoder_hidden_states": pipe.encode_prompt(texts, pipe.unet.device, 1, False)[0]}
+
+    def state_shapes(self, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, ...]]:
+        """Tokens, and what the UNet attends to."""
+        tokens = configs["text_encoder"]["max_position_embeddings"]
+        return {"encoder_hidden_states": (tokens, configs["unet"]["cross_attention_dim"])}
 
     def forward(self, pipe: Any, x: Tensor, timestep: Tensor, arguments: dict[str, Any]) -> Tensor:
         """What the UNet returns."""

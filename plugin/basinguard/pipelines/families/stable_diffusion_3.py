@@ -5,15 +5,17 @@ Source: Esser et al., arXiv 2403.03206; `StableDiffusion3Pipeline.__call__`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from .family import Capabilities, Conditioning
 from .flow import FlowFamily, dynamic_shift
+
+T5_TOKENS = 256  # of the third encoder, in a call of the pipeline
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class StableDiffusion3(FlowFamily):
     models = "SD 3, 3.5"
     encoder_names = ("text_encoder", "text_encoder_2", "text_encoder_3")
     capabilities = Capabilities()
+    lora_targets: ClassVar[tuple[str, ...]] = (
+        *FlowFamily.lora_targets, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
+    )  # fmt: skip
 
     def tuned_parts(self, pipe: Any) -> tuple[str, ...]:
         """Not the third encoder (T5): no trainer of this family changes it, nor does its LoRA loader."""
@@ -71,6 +76,18 @@ class StableDiffusion3(FlowFamily):
             states, _, pooled, _ = pipe.encode_prompt(text, None, None, device, do_classifier_free_guidance=False)
             both.append((states, pooled))
         return JointStates(*(torch.cat(each).to(dtype) for each in zip(*both, strict=True)))
+
+    def text_states(self, pipe: Any, texts: list[str]) -> dict[str, Tensor]:
+        """The states of every token of all encoders, [B, L, D], and the pooled vector, [B, E]."""
+        device = pipe.transformer.device
+        states, _, pooled, _ = pipe.encode_prompt(texts, None, None, device, do_classifier_free_guidance=False)
+        return {"encoder_hidden_states": states, "pooled_projections": pooled}
+
+    def state_shapes(self, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, ...]]:
+        """CLIP's tokens and those of the third encoder, which are there as zeros where it is not."""
+        config, tokens = configs["transformer"], configs["text_encoder"]["max_position_embeddings"]
+        states = (tokens + T5_TOKENS, config["joint_attention_dim"])
+        return {"encoder_hidden_states": states, "pooled_projections": (config["pooled_projection_dim"],)}
 
     def forward(self, pipe: Any, x: Tensor, timestep: Tensor, arguments: dict[str, Any]) -> Tensor:
         """What the transformer returns."""

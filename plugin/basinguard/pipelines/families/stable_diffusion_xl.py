@@ -8,7 +8,7 @@ Source: Podell et al., arXiv 2307.01952, section 2.2; `StableDiffusionXLPipeline
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -45,7 +45,7 @@ class StableDiffusionXL(StableDiffusion):
     class_name = "StableDiffusionXLPipeline"
     models = "SDXL"
     encoder_names = ("text_encoder", "text_encoder_2")
-    capabilities = Capabilities(lora=True)
+    capabilities = Capabilities(trainable=True, lora=True)
     loading_options: ClassVar[dict[str, Any]] = {"add_watermarker": False}  # it would change every image by a little
 
     def condition(self, pipe: Any, prompts: Sequence[str], side: int, dtype: torch.dtype) -> Conditioning:
@@ -56,3 +56,21 @@ class StableDiffusionXL(StableDiffusion):
         if pipe.config.force_zeros_for_empty_prompt:
             states[-1], pooled[-1] = 0, 0
         return PooledStates(states, pooled, torch.tensor([side, side, 0, 0, side, side], dtype=dtype, device=device))
+
+    def text_states(self, pipe: Any, texts: list[str]) -> dict[str, Tensor]:
+        """The states of every token by both encoders, [B, L, D], and the pooled vector, [B, E]."""
+        states, _, pooled, _ = pipe.encode_prompt(texts, device=pipe.unet.device, do_classifier_free_guidance=False)
+        if pipe.config.force_zeros_for_empty_prompt:
+            worded = torch.tensor([text != "" for text in texts], dtype=states.dtype, device=states.device)
+            states, pooled = states * worded[:, None, None], pooled * worded[:, None]
+        return {"encoder_hidden_states": states, "text_embeds": pooled}
+
+    def state_shapes(self, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, ...]]:
+        """Of both encoders beside each other; the second one's projection."""
+        pooled = (configs["text_encoder_2"]["projection_dim"],)
+        return {**super().state_shapes(configs), "text_embeds": pooled}
+
+    def arguments(self, states: dict[str, Tensor], sizes: Tensor) -> dict[str, Any]:
+        """Each row with the sizes of its own picture."""
+        more = {"text_embeds": states["text_embeds"], "time_ids": sizes}
+        return {"encoder_hidden_states": states["encoder_hidden_states"], "added_cond_kwargs": more}
