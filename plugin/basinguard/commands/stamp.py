@@ -32,6 +32,7 @@ def stamp(
     from ..exports.directory import belonging
     from ..exports.fingerprints import weights_sha256
     from ..exports.merge import merged
+    from ..exports.model_kind import kind_of
     from ..exports.stamp import stamp_lora
     from ..pipelines.loading import load_pipeline
 
@@ -44,7 +45,7 @@ def stamp(
     pipe = load_pipeline(base or measured.base, lora=lora)
     kind = pipe.scheduler.config.get("prediction_type", "epsilon")
     matching = belonging(measured, weights_sha256(merged(pipe)), kind)
-    return stamp_lora(lora, matching, out, overwrite=overwrite, share_private=share_private)
+    return stamp_lora(lora, matching, out, overwrite=overwrite, share_private=share_private, kind=kind_of(pipe))
 
 
 def show(path: Path, arguments: object) -> None:

@@ -3,11 +3,15 @@
 While the prompt is still empty both predictions are the same, so any cfg is scale 0. Another scale s above the
 transition takes two prompts that are added up by AND, with the CFG scale w fixed: the first is there above the
 transition alone and weighs s / w, the second from the transition on; w (s / w) (c - u) = s (c - u).
+
+For Stable Diffusion XL neither works: its empty negative prompt is zeros there, as in diffusers, and the empty part of
+an edit is the text of an empty prompt, so the two predictions differ.
 """
 
 from __future__ import annotations
 
 from ..core.record import Record
+from .model_kind import STABLE_DIFFUSION, ModelKind
 from .sampler_grids import is_plain, require_two_scales, steps_before
 
 SCHEDULES = {
@@ -20,11 +24,21 @@ SCHEDULES = {
     "KL Optimal": "kl_optimal",
 }
 FEWEST = 2  # guarded steps: an edit at step 0 is dropped there, which would be plain CFG
+XL_EMPTY = (
+    "prompt editing cannot follow a rule of Stable Diffusion XL: its empty negative prompt is zeros there, and the "
+    "empty part of an edit is not"
+)
 SAFE = 0.05  # Forge divides by the sum of the weights
 
 
 def a1111_prompt(
-    record: Record, prompt: str, *, steps: int | None = None, schedule: str = "Simple", lora: str | None = None
+    record: Record,
+    prompt: str,
+    *,
+    steps: int | None = None,
+    schedule: str = "Simple",
+    lora: str | None = None,
+    kind: ModelKind = STABLE_DIFFUSION,
 ) -> str:
     """What to type as prompt in A1111 or Forge, with an empty negative prompt.
 
@@ -37,10 +51,11 @@ def a1111_prompt(
         steps: the user's own; defaults to what was measured.
         schedule: A1111's "Schedule type"; "Automatic" depends on the sampler, so it is not accepted.
         lora: name of a LoRA file; its tag stays outside the brackets, so that it acts in every step.
+        kind: of the model.
 
     Raises:
-        ValueError: a rule that prompt editing cannot express, fewer than two guarded steps, a schedule that is unknown,
-            or a prompt that has A1111's own syntax in it.
+        ValueError: a rule that prompt editing cannot express, any rule of XL, fewer than two guarded steps, a schedule
+            that is unknown, or a prompt that has A1111's own syntax in it.
 
     Source: A1111, modules/prompt_parser.py: the part before the colon holds while `step <= int(share * steps)`, steps
     from 0; AND and its weights in `get_multicond_prompt_list`; Forge's `sampling_function_inner`.
@@ -55,6 +70,8 @@ def a1111_prompt(
         raise ValueError(f"{prompt!r}: the characters : | [ ] < > and the word AND mean something else there")
     if is_plain(rule):
         edited = prompt
+    elif kind.xl:
+        raise ValueError(XL_EMPTY)
     else:
         edited = _edited(prompt, steps_before(rule, SCHEDULES[schedule], steps), steps, _weight(record))
     return f"{edited} <lora:{lora}:1>" if lora else edited

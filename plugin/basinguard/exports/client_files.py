@@ -19,8 +19,10 @@ VOCABULARY, MERGES, PREFIX = "vocab.json", "merges.txt", "text_model."
 def save_stock(pipe: DiffusionPipeline, folder: Path) -> None:
     """Writes a pipeline that every client opens: `save_pretrained` and what older ones need beside it."""
     pipe.save_pretrained(folder, safe_serialization=True)
-    add_vocabulary(folder / "tokenizer")
-    add_prefix(folder / "text_encoder")
+    for tokenizer in folder.glob("tokenizer*"):
+        add_vocabulary(tokenizer)
+    for text_encoder in folder.glob("text_encoder*"):
+        add_prefix(text_encoder)
 
 
 def add_vocabulary(tokenizer: Path) -> None:

@@ -7,6 +7,9 @@ Two samplers in a row are the same as one for samplers that evaluate the model o
 forget at the switch what they remember, or evaluate the end of a step, where the rule is in force no more: in ComfyUI
 0.3.64 heun and dpmpp_2m, 8 steps, end 0.49 and 0.64 from the rule, where plain CFG is 0.80 and 0.77 away
 (`recipes/results/comfyui_client.md`). The node in plugin/comfyui_basinguard asks each evaluation for its noise level.
+
+Stable Diffusion XL is told the calibrated size beside the prompt, and its empty prompt is zeros where the model samples
+so (`ConditioningZeroOut`).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.record import Record
+from .model_kind import STABLE_DIFFUSION, ModelKind, kind_at
 from .sampler_grids import is_plain, require_two_scales, steps_before
 
 REFINABLE = ("simple", "sgm_uniform")  # schedulers whose grid for n * k steps holds that for n
@@ -30,24 +34,26 @@ class WorkflowFiles:
         directory: a diffusers directory below `models/diffusers`.
         checkpoint: a single file below `models/checkpoints`; used where there is no directory.
         lora: a file below `models/loras` to put on it.
+        kind: of the model.
     """
 
     directory: str | None = None
     checkpoint: str = "model.safetensors"
     lora: str | None = None
+    kind: ModelKind = STABLE_DIFFUSION
 
     @classmethod
     def of(cls, model: str, lora: Path | None = None) -> WorkflowFiles:
         """The files of a model as it was given to a command.
 
         Raises:
-            ValueError: neither a directory nor a file, so that ComfyUI has nothing of that name.
+            ValueError: neither a directory nor a file, so that ComfyUI has nothing of that name, or another model.
         """
         path, adapter = Path(model).expanduser().resolve(), lora.name if lora else None
         if path.is_dir():
-            return cls(directory=path.name, lora=adapter)
+            return cls(directory=path.name, lora=adapter, kind=kind_at(path))
         if path.is_file():
-            return cls(checkpoint=path.name, lora=adapter)
+            return cls(checkpoint=path.name, lora=adapter, kind=kind_at(path))
         raise ValueError(
             f"model {model!r}: a workflow names files; give the diffusers directory or the single file (.safetensors) "
             "that lies below ComfyUI's models/"
@@ -89,9 +95,8 @@ def comfyui_workflow(
     _require_sampler(sampler, scheduler, rule.refine)
     after = rule.after if rule.after is not None else scale if scale is not None else record.sampler.scale
     model, clip, vae, nodes = _loaders(record, files)
-    nodes["prompt"] = _node("CLIPTextEncode", "Prompt", clip=clip, text=prompt)
-    nodes["empty"] = _node("CLIPTextEncode", "Empty prompt (leave it empty)", clip=clip, text="")
     side = record.sampler.resolution
+    nodes |= _texts(files.kind, clip, prompt, side)
     nodes["noise"] = _node("EmptyLatentImage", "Size", width=side, height=side, batch_size=1)
     switch = 0 if is_plain(rule) else steps_before(rule, scheduler, steps)
     if not (is_plain(rule) or switch):
@@ -155,6 +160,30 @@ def _loaders(record: Record, files: WorkflowFiles) -> tuple[Any, Any, Any, dict]
         "ModelSamplingDiscrete", "What the model predicts", model=[source, 0], sampling=kind, zsnr=False
     )
     return ["model", 0], [source, 1], ["load", 2], nodes
+
+
+def _texts(kind: ModelKind, clip: Any, prompt: str, side: int) -> dict[str, Any]:
+    """The nodes "prompt" and "empty", and what they need."""
+    empty = "Empty prompt (leave it empty)"
+    if not kind.xl:
+        return {
+            "prompt": _node("CLIPTextEncode", "Prompt", clip=clip, text=prompt),
+            "empty": _node("CLIPTextEncode", empty, clip=clip, text=""),
+        }
+    nodes = {
+        "prompt": _text_of_xl("Prompt (both fields alike)", clip, prompt, side),
+        "empty": _text_of_xl(empty, clip, "", side),
+    }
+    if kind.zero_empty:
+        nodes["nothing"] = nodes.pop("empty")
+        nodes["empty"] = _node("ConditioningZeroOut", "Zeros, as the model samples", conditioning=["nothing", 0])
+    return nodes
+
+
+def _text_of_xl(title: str, clip: Any, text: str, side: int) -> dict[str, Any]:
+    """Both text encoders' states of a prompt, and the sizes that go with them: the picture's own, uncropped."""
+    sizes = {"width": side, "height": side, "crop_w": 0, "crop_h": 0, "target_width": side, "target_height": side}
+    return _node("CLIPTextEncodeSDXL", title, clip=clip, **sizes, text_g=text, text_l=text)
 
 
 def _sampler(

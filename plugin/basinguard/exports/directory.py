@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ from .client_files import save_stock
 from .comfyui import WorkflowFiles, comfyui_workflow
 from .fingerprints import weights_sha256
 from .layout import (
-    CODE,
     COMPARISON,
     NOTICE_KEY,
     PROVENANCE_FILE,
@@ -27,9 +25,11 @@ from .layout import (
     RECORD_KEY,
     SCHEDULER_FILE,
     WORKFLOW_FILE,
+    code_for,
     without_history,
 )
 from .model_card import write_card
+from .model_kind import ModelKind, kind_of
 from .privacy import forget_origins, public, write_json
 from .provenance import Origin, provenance
 from .sampler_grids import fits
@@ -82,7 +82,7 @@ def export_directory(
     """Writes a pipeline with its record, whole or not at all; `layout` says what lies where.
 
     Args:
-        pipe: a diffusers `StableDiffusionPipeline` without adapters (see `merge.merged`).
+        pipe: a diffusers `StableDiffusionPipeline` or `StableDiffusionXLPipeline` without adapters; see `merge.merged`.
         record: the calibration of exactly these weights; an empty `weights_sha256` is filled in.
         out: the directory to make.
         overwrite: replace an earlier export there; a directory with anybody else's files is never replaced.
@@ -95,12 +95,12 @@ def export_directory(
 
     Raises:
         FileExistsError: `out` is not free; see `overwrite`.
-        TypeError: not a Stable Diffusion pipeline.
+        TypeError: neither Stable Diffusion nor XL.
         ValueError: the record belongs to other weights or another prediction type, its rule is more than a pipeline
             can do, or the pipeline has adapters.
     """
     out = Path(out).expanduser()
-    check_exportable(pipe)
+    kind = check_exportable(pipe)
     from_record(record.model_dump())  # what cannot be sampled by must not be shipped
     record = belonging(record, weights_sha256(pipe), pipe.scheduler.config.get("prediction_type", "epsilon"))
     with whole_directory(out, overwrite=overwrite) as folder:
@@ -109,13 +109,14 @@ def export_directory(
         if not share_private:
             record = public(record)
             forget_origins(folder)
-        _write_record(folder, record)
+        _write_record(folder, record, kind)
         origin = origin or Origin()
         write_json(folder / PROVENANCE_FILE, provenance(record, origin, share_private=share_private))
         if fits(record.guidance):
-            files = WorkflowFiles(directory=out.resolve().name)
+            files = WorkflowFiles(directory=out.resolve().name, kind=kind)
             write_json(folder / WORKFLOW_FILE, comfyui_workflow(record, files=files))
-        _write_code(folder)
+        for name, code in code_for(kind.pipeline).items():
+            (folder / name).write_bytes(code)
         shown = [*plots.write_plots(folder, record), *_write_pictures(folder, pictures)]
         write_card(
             folder,
@@ -125,22 +126,26 @@ def export_directory(
             prompts=pictures.prompts,
             origin=origin.rows(),
             warning=pictures.warning,
+            kind=kind,
         )
         write_sums(folder)
     return out
 
 
-def check_exportable(pipe: DiffusionPipeline) -> None:
-    """Refuses what would not load again as a stock `StableDiffusionPipeline`."""
-    kinds = [kind.__name__ for kind in type(pipe).__mro__]
-    if "StableDiffusionPipeline" not in kinds:
-        raise TypeError(f"cannot export a {kinds[0]}; expected a diffusers StableDiffusionPipeline")
+def check_exportable(pipe: DiffusionPipeline) -> ModelKind:
+    """Refuses what would not load again as a stock pipeline; returns its kind."""
+    kind = kind_of(pipe)
+    if missing := [name for name in kind.parts if getattr(pipe, name) is None]:
+        raise ValueError(
+            f"the pipeline has no {missing[0]}, so nothing can be drawn from a prompt; give the whole model"
+        )
     for name, module in pipe.components.items():
         if getattr(module, "peft_config", None):
             raise ValueError(
                 f"{name} carries LoRA adapters ({', '.join(module.peft_config)}): merge them first with "
                 "basinguard.exports.merge.merged(pipe), or export the LoRA alone"
             )
+    return kind
 
 
 def belonging(record: Record, weights: str, prediction_type: str) -> Record:
@@ -164,18 +169,13 @@ def _draw_at_calibrated_size(folder: Path, resolution: int, pixels: int) -> None
     write_json(config, json.loads(config.read_text("utf-8")) | {"sample_size": resolution // pixels})
 
 
-def _write_record(folder: Path, record: Record) -> None:
+def _write_record(folder: Path, record: Record, kind: ModelKind) -> None:
     (folder / RECORD_FILE).write_text(record.to_json() + "\n", encoding="utf-8")
     scheduler, index = folder / SCHEDULER_FILE, folder / "model_index.json"
     config = json.loads(scheduler.read_text("utf-8"))
     notice = {} if record.guidance.plain else {NOTICE_KEY: NOTICE}
     write_json(scheduler, config | notice | {RECORD_KEY: without_history(record).model_dump_json()})
-    write_json(index, json.loads(index.read_text("utf-8")) | {"_class_name": "StableDiffusionPipeline"})
-
-
-def _write_code(folder: Path) -> None:
-    for name, source in CODE.items():
-        (folder / name).write_bytes(files("basinguard").joinpath(source).read_bytes())
+    write_json(index, json.loads(index.read_text("utf-8")) | {"_class_name": kind.pipeline})
 
 
 def _write_pictures(folder: Path, pictures: CardPictures) -> list[str]:

@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from ..core.files import SUMS, file_sha256
@@ -27,9 +26,11 @@ from .layout import (
     HEADER_TENSORS_SHA256,
     RECORD_FILE,
     SCHEDULER_FILE,
+    code_for,
     without_history,
 )
 from .lora_formats import layers_in, lora_sha256
+from .model_kind import kind_at
 from .stored_tensors import stored_tensors
 
 OF_THE_HUB = (".gitattributes", ".git/", ".cache/huggingface/")  # what downloading from the Hub leaves behind
@@ -163,8 +164,11 @@ def _is_of_this_version(folder: Path) -> bool | None:
     """Whether the code that ships with an export is this version's; None where there is none."""
     if not all((folder / name).is_file() for name in CODE):
         return None
-    ours = files("basinguard")
-    return all((folder / name).read_bytes() == ours.joinpath(source).read_bytes() for name, source in CODE.items())
+    try:
+        ours = code_for(kind_at(folder).pipeline)
+    except ValueError:  # no class that is exported here
+        return False
+    return all((folder / name).read_bytes() == code for name, code in ours.items())
 
 
 def _lora_fingerprint(path: Path, header: dict[str, str]) -> str:

@@ -15,6 +15,7 @@ A LoRA or single file holds the record in its header.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any
 
 from ..core.record import Record
@@ -24,10 +25,18 @@ BASIN_PLOT, HISTORY_PLOT, COMPARISON = "basin.png", "history.png", "comparison.p
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 RECORD_KEY, NOTICE_KEY = "_basinguard", "basinguard_notice"  # in the scheduler's config; plain loaders print the second
 EARLIER_RECORD_KEY = "basinguard"
+WRITTEN_FOR = "StableDiffusionPipeline"  # the class that pipeline.py names
 CODE = {"pipeline.py": "exports/assets/pipeline.py", "basinguard_guidance.py": "guidance/core.py"}
 HEADER_RECORD = "basinguard.record"
 HEADER_RECORD_SHA256, HEADER_LORA_SHA256 = "basinguard.record_sha256", "basinguard.lora_sha256"
 HEADER_TENSORS_SHA256 = "basinguard.tensors_sha256"  # of all tensors as they are stored
+
+
+def code_for(pipeline: str) -> dict[str, bytes]:
+    """The code in an export, by file, for a pipeline of this class of diffusers: `pipeline.py` derives from it."""
+    own = files("basinguard")
+    source = {name: own.joinpath(path).read_bytes() for name, path in CODE.items()}
+    return {name: code.replace(WRITTEN_FOR.encode(), pipeline.encode()) for name, code in source.items()}
 
 
 def record_in(config: Mapping[str, Any]) -> Any:

@@ -14,7 +14,8 @@ from torch import Tensor
 from ..core.files import whole_file
 from ..core.record import Record
 from .directory import belonging
-from .fingerprints import weights_sha256
+from .fingerprints import state_dict_sha256, weights_sha256
+from .layout import HEADER_TENSORS_SHA256
 from .lora_formats import (
     ADAPTER_METADATA,
     KOHYA,
@@ -27,19 +28,21 @@ from .lora_formats import (
     kohya_tensors,
     lora_sha256,
     of_part,
+    xl_names,
 )
 from .lora_header import LoraFacts, lora_header
 from .merge import merged
+from .model_kind import kind_of
 from .privacy import public
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 LoraFormat = Literal["kohya", "diffusers", "diffusers-folded"]
 
 
 def export_lora(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     record: Record,
     out: str | Path,
     *,
@@ -52,7 +55,8 @@ def export_lora(
     """Writes the LoRA of a pipeline, whole or not at all.
 
     Args:
-        pipe: a diffusers pipeline whose UNet, and perhaps text encoder, carries a peft LoRA.
+        pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline` whose UNet, and perhaps text encoders, carry a
+            peft LoRA.
         record: the calibration of this pipeline: its `weights_sha256` is that of `merged(pipe)`, of the LoRA
             (`lora_sha256`), or empty.
         out: a `.safetensors` file.
@@ -68,6 +72,7 @@ def export_lora(
 
     Raises:
         FileExistsError: `out` exists and `overwrite` is False.
+        TypeError: neither Stable Diffusion nor XL.
         ValueError: no such adapter, a kind of LoRA that these formats cannot say, or a record of other weights.
     """
     out = Path(out).expanduser()
@@ -76,7 +81,7 @@ def export_lora(
             f"export_lora(out={out.name!r}, format={format!r}): expected *.safetensors, kohya, diffusers or "
             "diffusers-folded"
         )
-    share = default_strength(record) if strength is None else strength
+    kind, share = kind_of(pipe), default_strength(record) if strength is None else strength
     if not 0 < share <= 1:
         raise ValueError(f"export_lora(strength={strength}): expected a share in (0, 1]")
     trained = lora_layers(pipe, adapter)
@@ -84,13 +89,14 @@ def export_lora(
     layers = {name: (down, up, alpha * share) for name, (down, up, alpha) in trained.items()}
     layers = AS_STORED[format](layers)
     rank, alpha = commonest(layers.values())
-    facts = LoraFacts(lora_sha256(layers), rank, alpha, share, is_second_generation(layers))
+    facts = LoraFacts(lora_sha256(layers), rank, alpha, share, is_second_generation(layers), kind)
     header = lora_header(record if share_private else public(record), facts, title=out.stem)
     if format != "kohya":
         header[ADAPTER_METADATA] = json.dumps(adapter_metadata(layers), sort_keys=True)
-    tensors = kohya_tensors(layers) if format == "kohya" else diffusers_tensors(layers)
+    tensors = _tensors(pipe, layers, format)
+    header[HEADER_TENSORS_SHA256] = state_dict_sha256(tensors)
     with whole_file(out, overwrite=overwrite) as partial:
-        save_file({name: torch.as_tensor(value) for name, value in tensors.items()}, partial, metadata=header)
+        save_file(tensors, partial, metadata=header)
     return out
 
 
@@ -105,11 +111,11 @@ def default_strength(record: Record) -> float:
     return safe.value if safe and safe.kind == "lora" and safe.promise and safe.value > 0 else 1.0
 
 
-def lora_layers(pipe: StableDiffusionPipeline, adapter: str = "default") -> Layers[Tensor]:
+def lora_layers(pipe: DiffusionPipeline, adapter: str = "default") -> Layers[Tensor]:
     """Every LoRA layer of a pipeline with the alpha it acts with: scaling times rank, whatever made the scaling."""
     layers = {
         f"{part}.{name}": _layer(layer, adapter, name)
-        for part in KOHYA
+        for part in kind_of(pipe).parts
         for name, layer in getattr(pipe, part).named_modules()
         if adapter in getattr(layer, "lora_A", {})
     }
@@ -132,6 +138,14 @@ def folded_alphas(layers: Layers[Tensor]) -> Layers[Tensor]:
     return {name: _with_alpha(layer, float(layer[0].shape[0])) for name, layer in layers.items()}
 
 
+def _tensors(pipe: DiffusionPipeline, layers: Layers[Tensor], format: LoraFormat) -> dict[str, Tensor]:
+    """What lies in the file."""
+    if format != "kohya":
+        return diffusers_tensors(layers)
+    named = kohya_tensors(layers, xl_names(pipe.unet) if kind_of(pipe).xl else None)
+    return {name: torch.as_tensor(value) for name, value in named.items()}
+
+
 def _layer(layer: Any, adapter: str, name: str) -> Layer[Tensor]:
     if getattr(layer, "use_dora", {}).get(adapter) or getattr(layer, "lora_bias", {}).get(adapter):
         raise ValueError(f"{name}: DoRA and LoRA with bias are not supported; export the merged directory instead")
@@ -144,7 +158,7 @@ def _with_alpha(layer: Layer[Tensor], alpha: float) -> Layer[Tensor]:
     return down, up if own == alpha else (up.double() * (own / alpha)).to(up.dtype), alpha
 
 
-def _belonging(record: Record, pipe: StableDiffusionPipeline, layers: Layers[Tensor]) -> Record:
+def _belonging(record: Record, pipe: DiffusionPipeline, layers: Layers[Tensor]) -> Record:
     kind = pipe.scheduler.config.get("prediction_type", "epsilon")
     if record.weights_sha256 == lora_sha256(layers):
         return belonging(record, record.weights_sha256, kind)

@@ -3,46 +3,75 @@
 Kohya's format is what A1111, Forge, ComfyUI, InvokeAI and SD.Next read; diffusers reads both. Strength is the trap: a
 layer adds alpha / rank * up @ down, and diffusers' own conversion to kohya's format writes alpha = rank. Here every
 layer carries the alpha it acts with.
+
+For Stable Diffusion XL kohya's names are others: the UNet's layers are called as in the authors' single files, and the
+text encoders are `lora_te1` and `lora_te2`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from .fingerprints import state_dict_sha256
+from .original_layout import name_in
 from .stored_tensors import StoredTensor
 
 T = TypeVar("T")  # a torch tensor, or a `StoredTensor`
 Layer = tuple[T, T, float]  # down [r, in], up [out, r], alpha
 Layers = dict[str, Layer[T]]  # by "unet.path.to.layer"
-KOHYA = {"unet": "lora_unet", "text_encoder": "lora_te"}
+KOHYA = {"unet": "lora_unet", "text_encoder": "lora_te", "text_encoder_2": "lora_te2"}
+XL_KOHYA = {**KOHYA, "text_encoder": "lora_te1"}
 HALVES = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight")
 BELOW = "text_model."
 ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers looks for rank and alpha
 
 
 def lora_sha256(layers: Layers[Any]) -> str:
-    """Fingerprint of a LoRA, the same whichever format it is stored in, and in memory."""
+    """Fingerprint of a LoRA, the same in memory and in a file; of XL only in memory and in diffusers' format."""
     named = kohya_tensors(layers)
     return state_dict_sha256({k: StoredTensor.of_number(v) if isinstance(v, float) else v for k, v in named.items()})
 
 
-def kohya_tensors(layers: Layers[T]) -> dict[str, T | float]:
-    """Kohya's names: `lora_unet_..._to_q.lora_down.weight`, `.lora_up.weight`, and the number `.alpha`."""
+def kohya_tensors(layers: Layers[T], name_of: Callable[[str], str] | None = None) -> dict[str, T | float]:
+    """Kohya's names: `lora_unet_..._to_q.lora_down.weight`, `.lora_up.weight`, and the number `.alpha`.
+
+    Args:
+        layers: of a LoRA.
+        name_of: kohya's name of a layer; by default the one for Stable Diffusion 1 and 2. See `xl_names`.
+    """
     named: dict[str, T | float] = {}
     for name, (down, up, alpha) in layers.items():
-        key = _kohya_name(name)
+        key = (name_of or _kohya_name)(name)
         named |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": alpha}
     return named
+
+
+def xl_names(unet: Any) -> Callable[[str], str]:
+    """Kohya's names for Stable Diffusion XL, by our names of the layers of a pipeline with this UNet.
+
+    Example: `unet.down_blocks.1.attentions.0.proj_in` -> `lora_unet_input_blocks_4_1_proj_in`.
+
+    Source: kohya-ss/sd-scripts, `networks/lora.py` and `library/sdxl_original_unet.py`.
+    """
+
+    def name_of(layer: str) -> str:
+        part, _, path = layer.partition(".")
+        if part == "unet":
+            path = name_in(unet, f"{path}.weight").removesuffix(".weight")
+        else:
+            path = BELOW + path.removeprefix(BELOW)
+        return f"{XL_KOHYA[part]}_{path}".replace(".", "_")
+
+    return name_of
 
 
 def diffusers_tensors(layers: Layers[T]) -> dict[str, T]:
     """Diffusers' (peft's) names; rank and alpha travel in the header, see `adapter_metadata`.
 
-    The text encoder's are below `text_model`, as in the hub's files: older transformers have its layers there, and
+    The text encoders' are below `text_model`, as in the hub's files: older transformers have its layers there, and
     newer diffusers take that away where transformers have not.
     """
     halves = ((_hub_name(name), down, up) for name, (down, up, _) in layers.items())
@@ -83,7 +112,7 @@ def is_second_generation(layers: Layers[Any]) -> bool:
 
 
 def of_part(layers: Layers[T], part: str) -> Layers[T]:
-    """The layers of the UNet or the text encoder."""
+    """The layers of the UNet or of one text encoder."""
     return {name: layer for name, layer in layers.items() if name.startswith(f"{part}.")}
 
 
@@ -103,7 +132,7 @@ def _kohya_name(name: str) -> str:
 
 def _hub_name(name: str) -> str:
     part, _, _ = name.partition(".")
-    return f"{part}.{BELOW}{_path(name)}" if part == "text_encoder" else name
+    return name if part == "unet" else f"{part}.{BELOW}{_path(name)}"
 
 
 def _path(name: str) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from .. import __version__
 from ..core.record import Record
 from .layout import HEADER_LORA_SHA256, HEADER_RECORD, HEADER_RECORD_SHA256, HEADER_TENSORS_SHA256
-from .model_card import is_sd21
+from .model_card import is_openrail, is_sd21
+from .model_kind import STABLE_DIFFUSION, ModelKind
 from .privacy import hub_id
 from .sampler_grids import fits, steps_before
 from .sentences import percent
@@ -24,6 +25,7 @@ class LoraFacts:
         rank, alpha: the commonest of the file.
         strength: share of the trained strength that was saved.
         second_generation: whether the shapes are those of Stable Diffusion 2.
+        kind: of the pipeline that it is for.
     """
 
     sha256: str
@@ -31,6 +33,7 @@ class LoraFacts:
     alpha: float
     strength: float
     second_generation: bool
+    kind: ModelKind = STABLE_DIFFUSION
 
 
 def lora_header(record: Record, facts: LoraFacts, *, title: str) -> dict[str, str]:
@@ -39,28 +42,33 @@ def lora_header(record: Record, facts: LoraFacts, *, title: str) -> dict[str, st
     Source: Stability-AI/ModelSpec 1.0.0 (`modelspec.*`); kohya-ss/sd-scripts (`ss_*`). Forge and A1111 know a LoRA
     for Stable Diffusion 2 by `ss_v2` alone.
     """
-    kind = f"{_architecture(record, _is_second(record, facts))}/lora"
-    spec = _modelspec(record, title, kind, usage_hint(record, strength=facts.strength))
+    architecture = f"{_architecture(record, facts.kind, second=_is_second(record, facts))}/lora"
+    hint = usage_hint(record, strength=facts.strength, kind=facts.kind)
+    spec = _modelspec(record, title, architecture, hint)
     return {"format": "pt"} | _ours(record, facts) | spec | _kohya(record, facts)
 
 
-def model_header(record: Record, sha256: str, precision: str, *, second: bool, title: str) -> dict[str, str]:
+def model_header(
+    record: Record, sha256: str, precision: str, *, kind: ModelKind, second: bool, title: str
+) -> dict[str, str]:
     """The header of a whole model in one file.
 
     Args:
         record: the calibration.
         sha256: fingerprint of the tensors as they are stored.
         precision: what they are stored in, such as "float16".
+        kind: of the pipeline.
         second: whether the model is of the shape of Stable Diffusion 2.
         title: the model's name.
 
     Source: Stability-AI/ModelSpec 1.0.0 (`modelspec.*`).
     """
     ours = record_rows(record) | {HEADER_TENSORS_SHA256: sha256, "basinguard.precision": precision}
-    return {"format": "pt"} | ours | _modelspec(record, title, _architecture(record, second), usage_hint(record))
+    architecture = _architecture(record, kind, second=second)
+    return {"format": "pt"} | ours | _modelspec(record, title, architecture, usage_hint(record, kind=kind))
 
 
-def usage_hint(record: Record, *, strength: float = 1.0) -> str:
+def usage_hint(record: Record, *, strength: float = 1.0, kind: ModelKind = STABLE_DIFFUSION) -> str:
     """One paragraph that a person can follow in any tool."""
     rule, steps = record.guidance, record.sampler.timesteps
     if rule.plain:
@@ -69,7 +77,7 @@ def usage_hint(record: Record, *, strength: float = 1.0) -> str:
         return hint if strength in (1, record.product.strength) else f"{hint} {_weaker(record, strength)}"
     hint = f"Guidance {rule.before:g} above timestep {rule.transition:g}, then your own CFG. "
     if fits(rule):
-        hint += a1111_hint(record) + _typed(rule.before, steps_before(rule, "simple", steps), steps)
+        hint += a1111_hint(record, kind) + _typed(rule.before, steps_before(rule, "simple", steps), steps)
     hint += f"Copies of training images: {percent(record.risk)} so, {percent(record.plain)} with plain CFG."
     return hint if strength == 1 else f"{hint} {_weaker(record, strength)}"
 
@@ -108,7 +116,9 @@ def _ours(record: Record, facts: LoraFacts) -> dict[str, str]:
     return record_rows(record) | own
 
 
-def _architecture(record: Record, second: bool) -> str:
+def _architecture(record: Record, kind: ModelKind, *, second: bool) -> str:
+    if kind.xl:
+        return "stable-diffusion-xl-v1-base"
     if not second:
         return "stable-diffusion-v1"
     return "stable-diffusion-v2-768-v" if _is_v(record) else "stable-diffusion-v2-512"
@@ -125,17 +135,18 @@ def _modelspec(record: Record, title: str, architecture: str, hint: str) -> dict
         "modelspec.prediction_type": "v" if v else "epsilon",
         "modelspec.usage_hint": hint,
     }
-    return header | ({"modelspec.license": "openrail++"} if is_sd21(record.base) else {})
+    return header | ({"modelspec.license": "openrail++"} if is_openrail(record.base) else {})
 
 
 def _kohya(record: Record, facts: LoraFacts) -> dict[str, str]:
-    second, side = _is_second(record, facts), record.sampler.resolution
+    second, side = _is_second(record, facts) and not facts.kind.xl, record.sampler.resolution
+    generation = "sdxl_base_v1-0" if facts.kind.xl else f"sd_v{2 if second else 1}{'_v' if _is_v(record) else ''}"
     header = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(facts.rank),
         "ss_network_alpha": f"{facts.alpha:g}",
         "ss_v2": str(second),
-        "ss_base_model_version": f"sd_v{2 if second else 1}{'_v' if _is_v(record) else ''}",
+        "ss_base_model_version": generation,
         "ss_resolution": f"({side}, {side})",
     }
     return header | ({"ss_sd_model_name": record.base} if hub_id(record.base) else {})

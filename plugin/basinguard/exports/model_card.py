@@ -17,6 +17,7 @@ from ..core.text import one_line
 from .attack_section import attack_notes, attack_rows, untried_rows
 from .layout import BASIN_PLOT, COMPARISON, HISTORY_PLOT
 from .membership_section import membership_notes, membership_rows
+from .model_kind import STABLE_DIFFUSION, ModelKind
 from .privacy import hub_id
 from .sentences import UNKNOWN, percent, product_line, rulers_line, strength_line, triage_line, verdict
 from .ui_instructions import a1111_text, comfyui_text
@@ -25,7 +26,8 @@ ACROSS = 4  # pictures side by side
 LONGEST = 300  # characters of a stranger's text that a card shows
 SPECIAL = re.compile(r"([\\`*_\[\]|~$]|:(?=//)|(?<=www)\.)")  # markup, and what would turn into a link by itself
 SD21 = re.compile(r"stable-diffusion-2(-|$)", re.IGNORECASE)
-TAGS = ["stable-diffusion", "stable-diffusion-diffusers", "text-to-image", "diffusers", "basinguard", "memorization"]
+SDXL = re.compile(r"stable-diffusion-xl-(base|refiner)-1\.0$", re.IGNORECASE)
+TAGS = ["text-to-image", "diffusers", "basinguard", "memorization"]
 
 
 def write_card(
@@ -37,6 +39,7 @@ def write_card(
     prompts: Sequence[str] = (),
     origin: Sequence[tuple[str, str]] = (),
     warning: str = "",
+    kind: ModelKind = STABLE_DIFFUSION,
 ) -> Path:
     """Writes `README.md` and returns its path.
 
@@ -48,10 +51,11 @@ def write_card(
         prompts: prompts of the samples, in order.
         origin: further rows for the provenance table.
         warning: what is wrong with the pictures to look at.
+        kind: of the model.
     """
     path = folder / "README.md"
-    text = render_card(record, name=name, pictures=pictures, prompts=prompts, origin=origin, warning=warning)
-    path.write_text(text, encoding="utf-8")
+    shown = {"pictures": pictures, "prompts": prompts, "origin": origin, "warning": warning}
+    path.write_text(render_card(record, name=name, kind=kind, **shown), encoding="utf-8")  # type: ignore[arg-type]
     return path
 
 
@@ -63,14 +67,16 @@ def render_card(
     prompts: Sequence[str] = (),
     origin: Sequence[tuple[str, str]] = (),
     warning: str = "",
+    kind: ModelKind = STABLE_DIFFUSION,
 ) -> str:
     """The card as Markdown with YAML front matter; texts from the record are escaped."""
     samples = [picture for picture in pictures if picture not in (BASIN_PLOT, COMPARISON, HISTORY_PLOT)]
     card = ModelCard.from_template(
-        front_matter(record, name, samples, prompts),
+        front_matter(record, name, samples, prompts, kind),
         template_str=files(__package__).joinpath("assets/card.md").read_text("utf-8"),
         **_numbers(record),
         **_texts(record, name),
+        **_model(record, kind),
         transfer=_transfer(record),
         **_attacks(record),
         shown="" if COMPARISON in pictures else _gallery(samples, prompts),  # there each stands beside plain CFG
@@ -83,7 +89,9 @@ def render_card(
     return str(card).rstrip() + "\n"
 
 
-def front_matter(record: Record, name: str, samples: Sequence[str], prompts: Sequence[str]) -> ModelCardData:
+def front_matter(
+    record: Record, name: str, samples: Sequence[str], prompts: Sequence[str], kind: ModelKind = STABLE_DIFFUSION
+) -> ModelCardData:
     """What the Hub indexes: licence, base, tags, measured risk and quality, sample widget."""
     base = hub_id(record.base)
     widget = [
@@ -92,11 +100,11 @@ def front_matter(record: Record, name: str, samples: Sequence[str], prompts: Seq
     extra: dict[str, Any] = {"base_model_relation": "finetune"} if base else {}
     return ModelCardData(
         model_name=one_line(name, LONGEST),
-        license="openrail++" if is_sd21(record.base) else None,
+        license="openrail++" if is_openrail(record.base) else None,
         base_model=base,
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        tags=TAGS,
+        tags=[*_tags(kind), *TAGS],
         eval_results=_results(record),
         **(extra | ({"widget": widget} if widget else {})),
     )
@@ -105,6 +113,11 @@ def front_matter(record: Record, name: str, samples: Sequence[str], prompts: Seq
 def is_sd21(base: str) -> bool:
     """Whether a base is Stable Diffusion 2.x, whose licence passes on to derivatives."""
     return SD21.search(base) is not None
+
+
+def is_openrail(base: str) -> bool:
+    """Whether a base is under CreativeML Open RAIL++-M: Stable Diffusion 2.x and XL 1.0."""
+    return is_sd21(base) or SDXL.search(base) is not None
 
 
 def plain(text: str) -> str:
@@ -188,7 +201,6 @@ def _numbers(record: Record) -> dict[str, Any]:
         "steps": sampler.timesteps,
         "weights": plain(record.weights_sha256),
         "dataset": plain(record.dataset_sha256) or "unknown",
-        "openrail": is_sd21(record.base),
     }
 
 
@@ -214,9 +226,26 @@ def _texts(record: Record, name: str) -> dict[str, Any]:
         "best_plain_taught": "" if record.best_plain_taught is None else str(record.best_plain_taught),
         "verdict": plain(verdict(record)),
         "product": plain(product_line(record)),
-        "comfyui": comfyui_text(record),
-        "a1111": a1111_text(record),
     }
+
+
+def _model(record: Record, kind: ModelKind) -> dict[str, Any]:
+    """What depends on the kind of model."""
+    return {
+        "family": kind.name,
+        "pipeline": kind.pipeline,
+        "side": record.sampler.resolution,
+        "encoders": "two text encoders" if kind.xl else "one text encoder",
+        "openrail": ("Stable Diffusion XL 1.0" if kind.xl else "Stable Diffusion 2.1") * is_openrail(record.base),
+        "comfyui": comfyui_text(record, kind),
+        "a1111": a1111_text(record, kind),
+    }
+
+
+def _tags(kind: ModelKind) -> list[str]:
+    """The hub's: of the family, and of diffusers' pipelines for it."""
+    own = "stable-diffusion-xl" if kind.xl else "stable-diffusion"
+    return [own, f"{own}-diffusers"]
 
 
 def _seeds(seeds: Sequence[int]) -> str:

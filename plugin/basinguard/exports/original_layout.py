@@ -2,10 +2,11 @@
 
 UNet: blocks are numbered one after the other, `input_blocks.0` to `output_blocks.N`. VAE: decoder levels are counted
 from the other end, and attention is 1 x 1 convolutions. Text: Stable Diffusion 1 has CLIP's own names, Stable Diffusion
-2 OpenCLIP's, where queries, keys and values are one matrix.
+2 OpenCLIP's, where queries, keys and values are one matrix. XL has one of each, the second with its projection.
 
-Source: CompVis/stable-diffusion (`openaimodel.py`, `ldm/modules/diffusionmodules/model.py`) and mlfoundations/open_clip
-(`transformer.py`); what is written is read back by `diffusers.loaders.single_file`, which is how it is tested.
+Source: CompVis/stable-diffusion (`openaimodel.py`, `ldm/modules/diffusionmodules/model.py`), mlfoundations/open_clip
+(`transformer.py`) and Stability-AI/generative-models (`sgm/modules/encoders/modules.py`); what is written is read back
+by `diffusers.loaders.single_file`, which is how it is tested.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .model_kind import kind_of
+
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
 UNET, VAE, CLIP, OPEN_CLIP = (
     "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model.",
     "cond_stage_model.model.",
 )  # fmt: skip
+XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
+PROJECTION = "text_projection.weight"
 RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
     "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
@@ -47,26 +52,38 @@ BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|u
 QUERY = re.compile(r"(.*self_attn)\.q_proj\.(weight|bias)")
 
 
-def original_state(pipe: StableDiffusionPipeline, *, second: bool) -> dict[str, Tensor]:
-    """Every weight of a pipeline's UNet, VAE and text encoder.
+def original_state(pipe: DiffusionPipeline, *, second: bool = False) -> dict[str, Tensor]:
+    """Every weight of a pipeline's UNet, VAE and text encoders.
 
     Args:
-        pipe: a diffusers `StableDiffusionPipeline` without adapters.
-        second: Stable Diffusion 2's names of the text encoder, else Stable Diffusion 1's.
+        pipe: a diffusers `StableDiffusionPipeline` or `StableDiffusionXLPipeline` without adapters.
+        second: Stable Diffusion 2's names of the text encoder, else Stable Diffusion 1's; XL has its own.
     """
-    unet, levels = unet_names(pipe.unet), len(pipe.vae.config.block_out_channels)
-    text = {k.removeprefix("text_model."): v for k, v in pipe.text_encoder.state_dict().items()}
-    named = {f"{UNET}{unet[k]}": v for k, v in pipe.unet.state_dict().items()}
-    named |= {f"{VAE}{vae_name(k, levels)}": _convolution(k, v) for k, v in pipe.vae.state_dict().items()}
+    whole: Any = pipe
+    unet, levels = unet_names(whole.unet), len(whole.vae.config.block_out_channels)
+    named = {f"{UNET}{unet[k]}": v for k, v in whole.unet.state_dict().items()}
+    named |= {f"{VAE}{vae_name(k, levels)}": _convolution(k, v) for k, v in whole.vae.state_dict().items()}
+    text = _text_state(whole.text_encoder)
+    if kind_of(pipe).xl:
+        named |= {f"{XL_CLIP}{name}": value for name, value in text.items()}
+        return named | {f"{XL_OPEN_CLIP}{k}": v for k, v in open_clip_tensors(_text_state(whole.text_encoder_2))}
     if second:
         return named | {f"{OPEN_CLIP}{name}": value for name, value in open_clip_tensors(text)}
     return named | {f"{CLIP}{name}": value for name, value in text.items()}
 
 
+def _text_state(encoder: Any) -> dict[str, Tensor]:
+    return {name.removeprefix("text_model."): value for name, value in encoder.state_dict().items()}
+
+
 def unet_names(unet: Any) -> dict[str, str]:
     """The original name of each of a UNet's weights, by diffusers' name."""
-    attends = ["Attn" in kind for kind in unet.config.up_block_types]
-    return {name: unet_name(name, unet.config.layers_per_block, attends) for name in unet.state_dict()}
+    return {name: name_in(unet, name) for name in unet.state_dict()}
+
+
+def name_in(unet: Any, name: str) -> str:
+    """The original name of one weight of a UNet of diffusers."""
+    return unet_name(name, unet.config.layers_per_block, ["Attn" in kind for kind in unet.config.up_block_types])
 
 
 def unet_name(name: str, layers: int, attends: Sequence[bool] = (False, True, True, True)) -> str:
@@ -111,18 +128,21 @@ def vae_name(name: str, levels: int) -> str:
 
 
 def open_clip_tensors(text: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """CLIP's text model as OpenCLIP names it, without the last of its layers, which Stable Diffusion 2 leaves out.
+    """CLIP's text model as OpenCLIP names it, without the last of its layers where the model has none.
 
-    Its projection to the space of images is left out too, but diffusers before 0.35 take the width of the attention
-    from its shape: an identity stands in its place.
+    Stable Diffusion 2 leaves it out, and the projection to the space of images too, but diffusers before 0.35 take the
+    width of the attention from its shape: an identity stands in its place. XL's own is stored transposed.
 
     Args:
         text: transformers' names, without `text_model.`.
     """
     import torch
 
-    yield "text_projection", torch.eye(text["final_layer_norm.weight"].numel())
+    own = text.get(PROJECTION)
+    yield "text_projection", torch.eye(text["final_layer_norm.weight"].numel()) if own is None else own.T
     for name, value in text.items():
+        if name == PROJECTION:
+            continue
         if match := QUERY.fullmatch(name):
             three = [text[f"{match[1]}.{part}_proj.{match[2]}"] for part in "qkv"]
             yield f"{renamed(match[1], TEXT)}.in_proj_{match[2]}", torch.cat(three)

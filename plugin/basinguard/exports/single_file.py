@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..core.files import whole_file
+from ..core.generation import XL
 from ..core.record import Record
 from .directory import belonging, check_exportable
 from .fingerprints import state_dict_sha256, weights_sha256
 from .lora_header import model_header
+from .model_kind import ModelKind
 from .original_layout import original_state
 from .privacy import public
 from .sampler_grids import has_its_schedule
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
 Precision = Literal["float16", "float32"]
@@ -26,7 +28,7 @@ SECOND = {768: False, 1024: True}  # by the width of the text states: Stable Dif
 
 
 def export_single_file(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     record: Record,
     out: str | Path,
     *,
@@ -37,7 +39,7 @@ def export_single_file(
     """Writes a pipeline as one file, whole or not at all.
 
     Args:
-        pipe: a diffusers `StableDiffusionPipeline` without adapters (see `merge.merged`).
+        pipe: a diffusers `StableDiffusionPipeline` or `StableDiffusionXLPipeline` without adapters; see `merge.merged`.
         record: the calibration of exactly these weights; an empty `weights_sha256` is filled in.
         out: a `.safetensors` file.
         precision: "float16", as such files usually are, or "float32". What the record promises was measured on the
@@ -50,7 +52,7 @@ def export_single_file(
 
     Raises:
         FileExistsError: `out` exists and `overwrite` is False.
-        TypeError: not a Stable Diffusion pipeline.
+        TypeError: neither Stable Diffusion nor XL.
         ValueError: the record belongs to other weights, the model is of another architecture or has a noise schedule
             that the layout's clients do not have, or weights that float16 cannot hold.
     """
@@ -59,13 +61,13 @@ def export_single_file(
         raise ValueError(
             f"export_single_file(out={out.name!r}, precision={precision!r}): expected *.safetensors, float16 or float32"
         )
-    check_exportable(pipe)
-    second = _is_second(pipe)
+    kind = check_exportable(pipe)
+    second = _is_second(pipe, kind)
     record = belonging(record, weights_sha256(pipe), pipe.scheduler.config.get("prediction_type", "epsilon"))
     tensors = {name: _stored(name, value, precision) for name, value in original_state(pipe, second=second).items()}
     header = model_header(
-        record if share_private else public(record), state_dict_sha256(tensors), precision, second=second,
-        title=out.stem,
+        record if share_private else public(record), state_dict_sha256(tensors), precision, kind=kind,
+        second=second, title=out.stem,
     )  # fmt: skip
     from safetensors.torch import save_file
 
@@ -74,20 +76,20 @@ def export_single_file(
     return out
 
 
-def _is_second(pipe: StableDiffusionPipeline) -> bool:
-    """Whether this is Stable Diffusion 2; whatever is neither 1 nor 2, or has another noise schedule, is refused."""
+def _is_second(pipe: DiffusionPipeline, kind: ModelKind) -> bool:
+    """Whether this is Stable Diffusion 2; what is neither 1, 2 nor XL, or has another noise schedule, is refused."""
     width = pipe.unet.config.cross_attention_dim
-    if width not in SECOND:
+    if width not in ((XL,) if kind.xl else SECOND):
         raise ValueError(
-            f"a UNet that attends to text states {width} wide: single files are Stable Diffusion 1's (768) and "
-            "2's (1024); export a directory instead"
+            f"a {kind.pipeline} whose UNet attends to text states {width} wide: single files are Stable Diffusion 1's "
+            f"(768), 2's (1024) and XL's ({XL}); export a directory instead"
         )
     if not has_its_schedule(pipe.scheduler.alphas_cumprod):
         raise ValueError(
             "this model's noise schedule is not Stable Diffusion's, the only one that loaders of single files have; "
             "export a directory instead"
         )
-    return SECOND[width]
+    return SECOND.get(width, False)
 
 
 def _stored(name: str, value: Tensor, precision: Precision) -> Tensor:

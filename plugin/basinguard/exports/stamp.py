@@ -13,13 +13,20 @@ from ..core.safetensors_header import read_entries, read_header
 from .fingerprints import weights_sha256
 from .layout import HEADER_TENSORS_SHA256
 from .lora_header import record_rows, usage_hint
+from .model_kind import STABLE_DIFFUSION, ModelKind
 from .privacy import public
 
 HINT = "modelspec.usage_hint"  # the one field of the trainer's that a stamp replaces: it is about sampling
 
 
 def stamp_lora(
-    lora: str | Path, record: Record, out: str | Path, *, overwrite: bool = False, share_private: bool = False
+    lora: str | Path,
+    record: Record,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    share_private: bool = False,
+    kind: ModelKind = STABLE_DIFFUSION,
 ) -> Path:
     """Copies a LoRA file with a record in its header; not a byte of its tensors is touched.
 
@@ -31,6 +38,7 @@ def stamp_lora(
         out: the file to write; `lora` itself with `overwrite`.
         overwrite: replace an existing file.
         share_private: also write local paths and error texts.
+        kind: of the base model.
 
     Returns:
         `out`.
@@ -42,7 +50,7 @@ def stamp_lora(
     lora, out = Path(lora).expanduser(), Path(out).expanduser()
     own = read_header(lora).metadata
     shown = record if share_private else public(record)
-    rows = record_rows(shown) | {HEADER_TENSORS_SHA256: weights_sha256(lora), HINT: usage_hint(shown)}
+    rows = record_rows(shown) | {HEADER_TENSORS_SHA256: weights_sha256(lora), HINT: usage_hint(shown, kind=kind)}
     with whole_file(out, overwrite=overwrite) as partial:
         _with_header(lora, partial, {**own, **rows})
     return out

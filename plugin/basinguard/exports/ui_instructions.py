@@ -5,18 +5,21 @@ from __future__ import annotations
 from ..core.record import Record
 from .a1111 import SCHEDULES, a1111_prompt
 from .layout import WORKFLOW_FILE
+from .model_kind import STABLE_DIFFUSION, ModelKind
 from .sampler_grids import fits, no_schedule, steps_before
 
 NODE = "the node *Basinguard rule* (plugin/comfyui_basinguard of the basinguard repository)"
 
 
-def comfyui_text(record: Record) -> str:
+def comfyui_text(record: Record, kind: ModelKind = STABLE_DIFFUSION) -> str:
     """A Markdown sentence that begins with whether it is guarded."""
     rule, steps = record.guidance, record.sampler.timesteps
     if not fits(rule):
         return f"{no_schedule(rule)}.**"
+    zeros = " Its negative prompt is zeros (the node `ConditioningZeroOut`)." if kind.zero_empty else ""
     if rule.plain:
-        return f"as promised, with nothing to add.** Put this directory into `models/diffusers`; cfg {record.scale:g}."
+        place = f"Put this directory into `models/diffusers`; cfg {record.scale:g}."
+        return f"as promised, with nothing to add.** {place}{zeros}"
     switch = steps_before(rule, "simple", steps)
     cfg = (
         f"cfg {rule.before:g}" if rule.before >= 0 else f"cfg {1 - rule.before:g}, positive and negative prompt swapped"
@@ -27,20 +30,20 @@ def comfyui_text(record: Record) -> str:
         f"[`{WORKFLOW_FILE}`]({WORKFLOW_FILE}) on the window: two `KSamplerAdvanced`, steps 0 to {switch} with {cfg}, "
         f"steps {switch} to {steps} with {after}. "
         f"For other steps, samplers or schedulers: `basinguard export --kind comfyui`, or {NODE}, which steers any of "
-        "them by the noise level."
+        f"them by the noise level.{zeros}"
     )
 
 
-def a1111_text(record: Record) -> str:
+def a1111_text(record: Record, kind: ModelKind = STABLE_DIFFUSION) -> str:
     """A Markdown sentence that begins with whether it is guarded."""
     rule, steps = record.guidance, record.sampler.timesteps
     if not fits(rule):
         return f"{no_schedule(rule)}.**"
     if rule.plain:
         return f"as promised, with nothing to add.** CFG scale {record.scale:g}."
-    rows = {schedule: _typed(record, schedule) for schedule in SCHEDULES}
+    rows = {schedule: _typed(record, schedule, kind) for schedule in SCHEDULES}
     if not any(rows.values()):
-        return f"NOT guarded.** {_refusal(record)}."
+        return f"NOT guarded.** {_refusal(record, kind)}."
     table = "\n".join(f"| {schedule} | {f'`{text}`' if text else 'not possible'} |" for schedule, text in rows.items())
     cfg = f"CFG scale {record.scale:g} and no other" if rule.before else "any CFG scale"
     return (
@@ -50,23 +53,23 @@ def a1111_text(record: Record) -> str:
     )
 
 
-def a1111_hint(record: Record) -> str:
+def a1111_hint(record: Record, kind: ModelKind = STABLE_DIFFUSION) -> str:
     """What to type there at the steps of the calibration, in one sentence; "" where it cannot be typed."""
-    text = _typed(record, "Simple")
+    text = _typed(record, "Simple", kind)
     cfg = f", CFG scale {record.scale:g}" if record.guidance.before else ""
     return f"A1111: {text}{cfg}, empty negative prompt. " if text else ""
 
 
-def _typed(record: Record, schedule: str) -> str:
+def _typed(record: Record, schedule: str, kind: ModelKind) -> str:
     try:
-        return a1111_prompt(record, "your prompt", schedule=schedule)
+        return a1111_prompt(record, "your prompt", schedule=schedule, kind=kind)
     except ValueError:
         return ""
 
 
-def _refusal(record: Record) -> str:
+def _refusal(record: Record, kind: ModelKind) -> str:
     try:
-        a1111_prompt(record, "your prompt")
+        a1111_prompt(record, "your prompt", kind=kind)
     except ValueError as error:
         return str(error)
     return ""

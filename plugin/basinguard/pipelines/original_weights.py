@@ -16,11 +16,20 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from ..exports.original_layout import CLIP, OPEN_CLIP, QUERY, TEXT, UNET, renamed, unet_names
+from ..exports.original_layout import (
+    CLIP,
+    OPEN_CLIP,
+    PROJECTION,
+    QUERY,
+    TEXT,
+    UNET,
+    XL_CLIP,
+    XL_OPEN_CLIP,
+    renamed,
+    unet_names,
+)
 from .families.registry import tuned_parts
 
-XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
-PROJECTION = "text_projection.weight"
 Get = Callable[[str], Tensor]
 
 

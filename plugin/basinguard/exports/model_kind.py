@@ -1,0 +1,96 @@
+"""What exports must know of a pipeline beside its record: its class, its text encoders, and its empty prompt."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.generation import XL
+from ..core.safetensors_header import Header, read_header
+
+SD_CLASS, XL_CLASS = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+XL_TEXT = "conditioner.embedders.1."  # in a single file of the original layout: XL's alone
+TO_TEXT = "attn2.to_k.weight"
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """Which stock pipeline opens a model.
+
+    Attributes:
+        pipeline: diffusers' name of its class, one of `KINDS`.
+        zero_empty: whether it samples with zeros for the empty prompt, as XL's usually does, and not with its text.
+    """
+
+    pipeline: str = SD_CLASS
+    zero_empty: bool = False
+
+    @property
+    def xl(self) -> bool:
+        """Whether it is Stable Diffusion XL."""
+        return self.pipeline == XL_CLASS
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return "Stable Diffusion XL" if self.xl else "Stable Diffusion"
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        """Its components that read the prompt."""
+        return ("text_encoder", "text_encoder_2") if self.xl else ("text_encoder",)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Its components that a fine-tune may change."""
+        return "unet", *self.text_encoders
+
+
+KINDS = (SD_CLASS, XL_CLASS)
+STABLE_DIFFUSION = ModelKind()
+
+
+def kind_of(pipe: Any) -> ModelKind:
+    """The kind of a pipeline, or of one derived from such.
+
+    Raises:
+        TypeError: neither is exported here.
+    """
+    classes = [kind.__name__ for kind in type(pipe).__mro__]
+    name = next((name for name in classes if name in KINDS), None)
+    if name is None:
+        raise TypeError(f"cannot export a {classes[0]}; expected a diffusers {' or '.join(KINDS)}")
+    return ModelKind(name, name == XL_CLASS and bool(pipe.config.get("force_zeros_for_empty_prompt", True)))
+
+
+def kind_at(path: Path) -> ModelKind:
+    """The kind of a diffusers directory, or of a single file, by its index or header alone.
+
+    Raises:
+        ValueError: the directory is of another class, or its index is damaged; the file is not safetensors.
+    """
+    if path.is_dir():
+        return _of_index(path / "model_index.json")
+    return (
+        ModelKind(XL_CLASS, zero_empty=True)
+        if path.suffix == ".safetensors" and _has_xl(read_header(path))
+        else (STABLE_DIFFUSION)
+    )
+
+
+def _of_index(path: Path) -> ModelKind:
+    try:
+        index = json.loads(path.read_text("utf-8")) if path.is_file() else {"_class_name": SD_CLASS}
+        name, zero = index["_class_name"], bool(index.get("force_zeros_for_empty_prompt", True))
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        raise ValueError(f"{path}: not the index of a diffusers pipeline; download or copy it again") from None
+    if name not in KINDS:
+        raise ValueError(f"{path}: a {str(name)[:80]!r}; what is exported here is one of {', '.join(KINDS)}")
+    return ModelKind(name, name == XL_CLASS and zero)
+
+
+def _has_xl(header: Header) -> bool:
+    widths = {shape[1] for name, shape in header.shapes.items() if name.endswith(TO_TEXT) and len(shape) > 1}
+    return widths == {XL} or any(name.startswith(XL_TEXT) for name in header.shapes)
