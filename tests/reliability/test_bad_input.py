@@ -28,7 +28,11 @@ from basinguard.core.images import read_facts
 from basinguard.core.record import read_record
 from basinguard.core.schema import MAX_BYTES
 from basinguard.curation.decisions import read_allow_list
+from basinguard.exports.a1111 import a1111_prompt
+from basinguard.exports.comfyui import WorkflowFiles
+from basinguard.exports.directory import check_exportable
 from basinguard.exports.inspect import inspect_file
+from basinguard.exports.model_kind import XL_CLASS, ModelKind
 from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.status import read_history
@@ -47,6 +51,7 @@ from basinguard.training.requirements import require_parts, require_whole_weight
 from support.curation_mistakes import CURATION_CASES
 from support.fake_pipelines import StableDiffusionPipeline
 from support.guarded_runs import picture_folder
+from support.tiny_pipelines import make_record
 
 TABLE = Path(__file__).with_name("bad_input.md")
 HEAD = """# Bad input, and what the user sees
@@ -63,6 +68,12 @@ def write(root: Path, name: str, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+def half_xl():
+    """A pipeline of XL that lacks a text encoder."""
+    parts = {"unet": object(), "text_encoder": object(), "text_encoder_2": None}
+    return type(XL_CLASS, (), {**parts, "components": {}, "config": {}})()
 
 
 def make_guard(plan=None, captions=("a ball", "a box"), heldout=("a kite",)):
@@ -194,6 +205,9 @@ CASES = {
     "an allow-list with a bad hash": lambda root: read_allow_list(write(root, "allow.json", '{"allowed": [{"sha256": "x", "action": "drop"}]}')),
     "a model with pickled weights": pickled,
     "a model of another kind": lambda root: require_capability(write(root, "m/model_index.json", '{"_class_name": "FluxPipeline"}').parent, "trainable"),
+    "a workflow of a model that is not exported": lambda root: WorkflowFiles.of(str(write(root, "m/model_index.json", '{"_class_name": "FluxPipeline"}').parent)),
+    "a prompt for A1111 by a rule of XL": lambda root: a1111_prompt(make_record(), "a cat", kind=ModelKind(XL_CLASS, zero_empty=True)),
+    "an export of XL without its second text encoder": lambda root: check_exportable(half_xl()),
     "a model_index.json that is no JSON": lambda root: require_capability(write(root, "m/model_index.json", "\xff").parent, "trainable"),
     "an empty single-file model": lambda root: require_capability(write(root, "m.safetensors", ""), "trainable"),
     "an empty picture": images("bad.png", b""),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from peft import LoraConfig
@@ -50,12 +52,12 @@ def xl_record(pipe: StableDiffusionXLPipeline, **options: float) -> Record:
     )
 
 
-def xl_with_lora(pipe: StableDiffusionXLPipeline | None = None) -> StableDiffusionXLPipeline:
+def xl_with_lora(layers: Sequence[str] = LAYERS) -> StableDiffusionXLPipeline:
     """A random LoRA on many kinds of layers of all three parts; alpha and rank differ by part and layer."""
-    pipe = pipe or build_xl()
+    pipe = build_xl()
     configs = {
         "unet": LoraConfig(
-            r=2, lora_alpha=8.0, target_modules=LAYERS, rank_pattern={"to_k": 3}, alpha_pattern={"to_v": 3.0}
+            r=2, lora_alpha=8.0, target_modules=[*layers], rank_pattern={"to_k": 3}, alpha_pattern={"to_v": 3.0}
         ),
         "text_encoder": LoraConfig(r=3, lora_alpha=1.5, target_modules=TEXT),
         "text_encoder_2": LoraConfig(r=4, lora_alpha=6.0, target_modules=TEXT),
