@@ -26,7 +26,7 @@ def files(tmp_path_factory):
     """A base, a LoRA of it whose header says nothing, as trainers leave it, and the record of both together."""
     folder = tmp_path_factory.mktemp("xl")
     build_xl().save_pretrained(folder / "base")
-    tuned = xl_with_lora(["attn2.to_k", "conv_in"])
+    tuned = xl_with_lora(["attn2.to_k", "attn1.to_v", "conv_in"])
     record = xl_record(merged(tuned), before=0.0)
     sampler = record.sampler.model_copy(update={"timesteps": 2})
     record = record.model_copy(update={"base": str(folder / "base"), "metric": METRIC, "sampler": sampler})
