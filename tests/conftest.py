@@ -65,6 +65,16 @@ def tiny_epsilon_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def tiny_xl_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved `StableDiffusionXLPipeline`, epsilon, fp32, random weights."""
+    from support.tiny_pipeline import build_tiny_xl
+
+    directory = tmp_path_factory.mktemp("tiny") / "xl"
+    build_tiny_xl().save_pretrained(directory)
+    return directory
+
+
 @pytest.fixture
 def scene_folder(tmp_path: Path) -> Path:
     """Six captioned scenes, 64 x 64 px, with metadata.jsonl; short captions that fit the tiny tokenizer."""

@@ -13,7 +13,7 @@ from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.probe_costs import probe_evals, probe_limit
 from basinguard.guard.training_set import TrainingSet
-from basinguard.pipelines.architecture import sd21_config
+from basinguard.pipelines.architecture import sd21_config, sdxl_config
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.similarity.structure import Structure
@@ -27,7 +27,7 @@ from basinguard.training.memory_footprint import configs_of, footprint
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 # differ from sd21_lora in base and resolution alone, or from tinyworld_full and sd21_lora in what these have both
-SIBLINGS = ("sd21_768_lora", "sd21_base_lora", "sd21_full", "tinyworld_lora")
+SIBLINGS = ("sd21_768_lora", "sd21_base_lora", "sd21_full", "sdxl_full", "tinyworld_lora")
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def parse(monkeypatch, config, *more):
 
 def test_all_configs_are_there():
     expected = {"tinyworld_lora", "tinyworld_full", "sd21_lora", "sd21_full", "sd21_base_lora", "sd21_768_lora"}
-    assert expected <= {path.stem for path in CONFIGS}
+    assert expected | {"sdxl_lora", "sdxl_full"} <= {path.stem for path in CONFIGS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -68,7 +68,7 @@ def test_a_config_parses_and_its_header_is_true(path, monkeypatch):
     assert not (config.model.init_args.memory.cache and images.augments)
 
 
-SMALL = {"architecture": "any", "prediction_type": None}  # the tiny pipeline is no Stable Diffusion 2
+SMALL = {"architecture": "any", "prediction_type": None}  # the tiny pipelines are no Stable Diffusion 2, and no XL
 SIZES = ["--data.init_args.resolution=32", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 
 
@@ -95,14 +95,15 @@ def for_six_images(path, tmp_path, plan=None, **guard):
     "path",
     [pytest.param(p, id=p.stem, marks=pytest.mark.long if p.stem in SIBLINGS else ()) for p in CONFIGS],
 )
-def test_a_config_is_dry_run(path, tiny_pipeline_dir, scene_folder, tmp_path):
-    cli = fit_cli(["--dry-run", *on_small_model(for_six_images(path, tmp_path), tiny_pipeline_dir, scene_folder)])
+def test_a_config_is_dry_run(path, request, scene_folder, tmp_path):
+    base = request.getfixturevalue("tiny_xl_dir" if path.stem.startswith("sdxl") else "tiny_pipeline_dir")
+    cli = fit_cli(["--dry-run", *on_small_model(for_six_images(path, tmp_path), base, scene_folder)])
     output = dry_run_summary(cli)
     assert cli.trainer.global_step == 0
     assert output.startswith("model:  "), "the configuration is asked for by --print_config"
     assert len(output.splitlines()) <= 12
     config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
-    assert config["model"]["init_args"]["base"] == str(tiny_pipeline_dir)
+    assert config["model"]["init_args"]["base"] == str(base)
     assert config["trainer"]["callbacks"][-1]["class_path"].endswith("MemorizationGuard")
     updates = -(-6 // config["data"]["init_args"]["batch_size"])
     assert f"6 images, batches of {config['data']['init_args']['batch_size']}: " in output
@@ -113,7 +114,8 @@ def test_a_config_is_dry_run(path, tiny_pipeline_dir, scene_folder, tmp_path):
     assert "nothing was trained" in output.splitlines()[-1]
 
 
-SLOW = {"sd21_full", "sd21_768_lora", "sd21_base_lora", "tinyworld_full"}
+SLOW = {"sd21_full", "sd21_768_lora", "sd21_base_lora", "sdxl_lora", "sdxl_full", "tinyworld_full"}
+REAL = {"sd21": sd21_config, "sdxl": sdxl_config}
 
 
 @pytest.mark.parametrize(
@@ -122,14 +124,14 @@ SLOW = {"sd21_full", "sd21_768_lora", "sd21_base_lora", "tinyworld_full"}
 def test_the_header_says_the_memory_and_disk_of_the_real_model(path, monkeypatch):
     """Stable Diffusion's from the packaged configuration, as no weights are at hand."""
     config = parse(monkeypatch, path, "--data.init_args.directory", "photos")
-    if path.stem.startswith("sd21"):
-        configs = configs_of(sd21_config)
+    if read := REAL.get(path.stem.split("_")[0]):
+        configs = configs_of(read)
         monkeypatch.setattr(
             resources, "footprint_of", lambda base, workload: footprint(configs, replace(workload, gpu=True))
         )
     needs, text = resources.resources_of(config), path.read_text(encoding="utf-8")
     assert re.search(r"Memory: +([\d.]+) GB", text)[1] == f"{needs.footprint.peak / 1e9:.1f}"
-    if path.stem.startswith("sd21"):
+    if read:
         sizes = f"{needs.checkpoints} checkpoints of {needs.checkpoint_size / 1e9:.2f} GB"
         assert f"{sizes}, export {needs.footprint.weights / 1e9:.1f} GB." in text
 

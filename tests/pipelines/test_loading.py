@@ -6,16 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from huggingface_hub import constants, file_download
 from safetensors.torch import load_file, save_file
 
 from basinguard.core.generation import name_of
 from basinguard.core.safetensors_header import read_header
 from basinguard.pipelines import loading
-from basinguard.pipelines.architecture import SD21, context_width, sd21_config, sd21_tokenizer
+from basinguard.pipelines.architecture import SD21, SDXL, context_width, sd21_config, sd21_tokenizer, sdxl_config
 from basinguard.pipelines.loading import load_pipeline, locate, model_config
 from basinguard.pipelines.prediction_type import evidence, require_prediction_type
+from basinguard.training.memory_footprint import configs_of, empty_parts
 from basinguard.training.preflight import base_problems
 from support.original_layout import build_small_sd2, save_original
 
@@ -205,6 +206,15 @@ def test_the_packaged_configuration_is_stable_diffusion_2_1():
     counts = [sum(p.numel() for p in part.parameters()) for part in (unet, text, vae)]
     assert counts == [865_910_724, 340_387_840, 83_653_863]
     assert DDIMScheduler.from_pretrained(SD21 / "scheduler").config.prediction_type == "v_prediction"
+
+
+def test_the_packaged_configuration_is_stable_diffusion_xl():
+    parts = empty_parts(configs_of(sdxl_config))
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    assert counts == {
+        "unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840,
+    }  # fmt: skip
+    assert EulerDiscreteScheduler.from_pretrained(SDXL / "scheduler").config.prediction_type == "epsilon"
 
 
 def test_the_tokenizer_is_clips():

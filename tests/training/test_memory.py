@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from basinguard.training.memory_footprint import ProbeLoad, Workload, footprint_of
+from basinguard.training.memory_footprint import RUNTIME, MemoryFootprint, ProbeLoad, Workload, footprint_of
 from basinguard.training.optimizer import moments_of, optimizer_class, parked
 from basinguard.training.peak_memory import checkpointing, peak_bytes
 from support.fine_tunes import MODEL, fine_tune, grouped
+from support.tiny_pipeline import build_tiny_sd3
 
 
 def test_living_tensors_are_counted_and_dead_ones_are_not():
@@ -79,6 +80,30 @@ def test_weights_and_moments_are_those_of_the_model(tiny_pipeline_dir):
         assert sizes.weights == sum(p.numel() * p.element_size() for p in model.parameters())
         assert sizes.trained == sum(p.numel() for p in model.trained().values())
         assert sizes.optimizer == 8 * sizes.trained
+
+
+def test_both_text_encoders_of_xl_are_counted(tiny_xl_dir):
+    options = {"method": "lora", "rank": 4, "train_text_encoder": True}
+    model, sizes = fine_tune(tiny_xl_dir, **options), size(tiny_xl_dir, rows=1, **options)
+    assert sizes.weights == sum(p.numel() * p.element_size() for p in model.parameters())
+    assert sizes.trained == sum(p.numel() for p in model.trained().values())
+    assert sizes.probe > 0
+
+
+def test_the_transformer_of_a_flow_is_counted(tmp_path):
+    build_tiny_sd3().save_pretrained(tmp_path)
+    model, sizes = fine_tune(tmp_path, rank=4), size(tmp_path, method="lora", rank=4)
+    assert sizes.weights == sum(p.numel() * p.element_size() for p in model.parameters())
+    assert sizes.trained == sum(p.numel() for p in model.trained().values())
+    assert sizes.update > 0
+
+
+def test_a_card_is_large_enough_with_a_twentieth_left():
+    empty = MemoryFootprint(*[0] * 8)
+    needs = replace(empty, weights=int(11.4e9 - RUNTIME))  # 0.95 * 12 GB
+    assert needs.fits(12)
+    assert not replace(needs, weights=needs.weights + 1).fits(12)
+    assert needs.lines()[1] == "cards of 12 GB: fits, 16 GB: fits, 24 GB: fits, 48 GB: fits, 80 GB: fits"
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ class FineTuneCLI(LightningCLI):
             architecture=model.architecture,
             prediction_type=model.prediction_type,
             loss=LossOptions(**model.loss.as_dict()),
+            exported=bool(guard and guard.export_to),
         )
         short = [] if self.anyway else list(resources_of(config).problems())
         if short:

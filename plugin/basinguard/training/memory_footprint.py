@@ -27,6 +27,8 @@ from .finetune_options import LoraOptions, LossOptions, MemoryOptions, Optimizer
 from .peak_memory import checkpointing, peak_bytes
 from .trained_weights import Method, trained_layers, unfreeze
 
+CARDS = (12, 16, 24, 48, 80)  # GB, taken as 1e9 bytes
+USABLE = 0.95  # of a card; the rest is left to the driver and to fragmentation
 EIGHT_BIT = 2  # bytes of both moments of a parameter; otherwise each is as large as the parameter
 RUNTIME = 1.0e9  # torch and its libraries in main memory, measured by recipes/studies/fullsize_proof.py; on a GPU too
 LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
@@ -107,7 +109,13 @@ class MemoryFootprint:
         """The parts in GB (1e9 bytes), for people."""
         parts = {name: getattr(self, name) for name in ("weights", "optimizer", "update", "encode", "probe", "copied")}
         sizes = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items())
-        return [f"{self.peak / 1e9:.1f} GB at most ({sizes}, runtime {RUNTIME / 1e9:.1f}); computed, not measured"]
+        total = f"{self.peak / 1e9:.1f} GB at most ({sizes}, runtime {RUNTIME / 1e9:.1f}); computed, not measured"
+        fitting = [f"{card} GB: {'fits' if self.fits(card) else 'too small'}" for card in CARDS]
+        return [total, f"cards of {', '.join(fitting)}"]
+
+    def fits(self, card: float) -> bool:
+        """Whether a card of so many GB is large enough."""
+        return self.peak <= card * 1e9 * USABLE
 
 
 def footprint_of(base: str | Path, workload: Workload) -> MemoryFootprint:

@@ -30,6 +30,7 @@ def check_fit(
     architecture: Architecture = "any",
     prediction_type: str | None = None,
     loss: LossOptions = LossOptions(),
+    exported: bool = False,
 ) -> None:
     """Checks everything a fit needs without loading weights; warns of oddities.
 
@@ -41,6 +42,7 @@ def check_fit(
         architecture: what the configuration is written for.
         prediction_type: what the configuration is written for; None: whatever the base predicts.
         loss: what counts in the loss.
+        exported: the guard is to write a guarded directory.
 
     Raises:
         ValueError: one line for each problem, naming the file or value and what to do.
@@ -48,6 +50,8 @@ def check_fit(
     problems = [*base_problems(base, architecture, prediction_type)]
     if not problems and isinstance(family_at(base), FlowFamily):
         problems += _error_of(require_flow_loss, loss)
+    if exported:
+        problems += _error_of(require_capability, base, "exportable")
     if scheduler is not None:
         problems += _error_of(require_scheduler, scheduler)
     if images is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from ..pipelines.families.registry import family_of
 from .isolation import same_streams
 from .loader_images import LoaderImages
 
@@ -56,6 +57,20 @@ def captioned_images(trainer: Any, module: Any) -> Any:
         loader = source.dataloader()
     tokenizer = getattr(getattr(module, "pipe", None), "tokenizer", None)
     return LoaderImages(loader, tokenizer) if isinstance(loader, DataLoader) else data
+
+
+def require_exportable(pipe: Any) -> None:
+    """Refuses a guarded export of a family that has none, before anything is trained.
+
+    Raises:
+        ValueError: names its class, and what to do.
+    """
+    name, capabilities = family_of(pipe).class_name, family_of(pipe).capabilities
+    if not capabilities.exportable:
+        raise ValueError(
+            f"export_to: a {name} is trained and probed, but no guarded directory of one can be written; set export_to "
+            "to null, and save what FineTune.export_pipeline() returns"
+        )
 
 
 def require_parts(datamodule: Any, module: Any, *, exported: bool = False) -> None:

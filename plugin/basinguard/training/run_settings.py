@@ -21,7 +21,7 @@ from .guarded_run import GuardedRun
 from .isolation import same_streams
 from .pixel_checks import warn_if_reversed
 from .protocols import CaptionedImages, TrainedModule
-from .requirements import require_parts
+from .requirements import require_exportable, require_parts
 
 
 class RunSettings:
@@ -99,6 +99,8 @@ class RunSettings:
             ValueError: something is wrong with the images, or the settings do not fit them.
         """
         require_parts(data, module, exported=self.export_to is not None)
+        if self.export_to:
+            require_exportable(module.pipe)
         responder = BreachResponder(self.response, module, data)
         with same_streams():
             training = training_set(data, self.control)
