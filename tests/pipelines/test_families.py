@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from basinguard.diffusion.sampling import draw_noise, final, sample_trajectory
-from basinguard.guidance.core import Constant
+from basinguard.diffusion.sampling_options import SamplingOptions
+from basinguard.guidance.core import Constant, SwitchAt
 from basinguard.pipelines.families.registry import FAMILIES, family_named, family_of
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
+from basinguard.pipelines.protect import protect
+from basinguard.pipelines.stock_sampling import sample_batch
 from support.tiny_pipeline import build_tiny_flux2, build_tiny_sd3, build_tiny_z_image
 
 DYNAMIC = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
@@ -38,19 +41,62 @@ def own_latents(pipe, noise, scale, count):
 
 
 @torch.no_grad()
-def our_latents(model, noise, scale, count):
+def our_latents(model, noise, rule, count):
     """The same of this package's sampler, by the same line on every flow: Euler's method."""
     denoise, prompt = model.denoiser(PROMPTS), torch.arange(len(PROMPTS))
     grid = model.schedule.grid(count)
-    return final(sample_trajectory(denoise, noise, prompt, model.schedule, grid, Constant(scale)))
+    return final(sample_trajectory(denoise, noise, prompt, model.schedule, grid, rule))
 
 
 def test_plain_cfg_is_the_pipelines_own(pipe):
     model = LatentModel(pipe)
     noise = draw_noise([1, 2], model.latent_shape)
-    ours, own = our_latents(model, noise, 4.0, 6), own_latents(pipe, noise, 4.0, 6)
+    ours, own = our_latents(model, noise, Constant(4.0), 6), own_latents(pipe, noise, 4.0, 6)
     torch.testing.assert_close(ours.float(), own, rtol=1e-5, atol=1e-5)
     assert (ours - noise).abs().amax() > 0.5, "nothing was denoised"
+
+
+RULES = {
+    "none first": SwitchAt(900, before=0.0, after=4.0),
+    "opposite first": SwitchAt(900, before=-2.0, after=4.0),
+    "conditional first": SwitchAt(900, before=1.0, after=None),
+    "a transition for each": SwitchAt((950.0, 800.0), before=0.0, after=4.0),
+}
+
+
+@pytest.mark.parametrize("family", ["sd3", "z"])
+@pytest.mark.parametrize("rule", RULES)
+def test_protect_delivers_what_our_sampler_samples(family, rule):
+    """The rule inside the pipeline's own call, one evaluation less where a branch is not needed."""
+    pipe = BUILT[family]()
+    model, shipped = LatentModel(pipe), RULES[rule]
+    noise, sampling = draw_noise([1, 2], model.latent_shape), SamplingOptions(timesteps=6, scale=4.0)
+    ours = our_latents(model, noise, shipped if shipped.after else SwitchAt(900, 1.0, 4.0), 6)
+    own = sample_batch(pipe, PROMPTS, [1, 2], shipped, sampling, latents=noise, output_type="latent")
+    torch.testing.assert_close(own.images, ours.float(), rtol=1e-5, atol=1e-5)
+    grid, points = model.schedule.grid(6), torch.as_tensor(shipped.transition).reshape(-1)
+    lone = int((grid > points.max()).sum()) if shipped.before >= 0 else 0
+    assert own.unet_evals == 2 * (2 * 6 - lone)
+    plain = sample_batch(pipe, PROMPTS, [1, 2], None, sampling, latents=noise, output_type="latent").images
+    assert (plain - own.images).abs().amax() > 1e-3, "the rule changes nothing"
+
+
+def test_a_pipeline_that_calls_twice_is_pointed_to_the_guider():
+    with pytest.raises(
+        TypeError, match="Flux2KleinPipeline does not evaluate both.*give its modular pipeline a RuleGu"
+    ):
+        protect(build_tiny_flux2(), SwitchAt(600))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: build_tiny_flux2(is_distilled=True), lambda: build_tiny_z_image(shift=3.0)],
+    ids=["klein", "turbo"],
+)
+def test_a_distilled_model_takes_no_rule(build):
+    with pytest.raises(ValueError, match="Pipeline is guidance-distilled: it has no unconditional branch") as caught:
+        protect(build(), SwitchAt(600))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("count", [1, 4, 28])
@@ -78,7 +124,9 @@ def test_what_was_saved_is_opened_by_its_class(pipe, tmp_path):
     assert family_of(opened) is family_of(pipe)
     model = LatentModel(opened)
     noise = draw_noise([1, 2], model.latent_shape)
-    assert torch.equal(our_latents(model, noise, 2.0, 2), our_latents(LatentModel(pipe), noise, 2.0, 2))
+    assert torch.equal(
+        our_latents(model, noise, Constant(2.0), 2), our_latents(LatentModel(pipe), noise, Constant(2.0), 2)
+    )
 
 
 def test_an_unknown_class_lists_those_that_are_read():

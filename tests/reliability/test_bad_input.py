@@ -50,6 +50,7 @@ from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.requirements import require_parts, require_whole_weights
 from support.curation_mistakes import CURATION_CASES
 from support.fake_pipelines import StableDiffusionPipeline
+from support.family_mistakes import FAMILY_CASES
 from support.guarded_runs import picture_folder
 from support.tiny_pipelines import make_record
 
@@ -226,6 +227,7 @@ CASES = {
     "a gate that could never pass": lambda root: require_passable(24, 0.05),
     "canaries of too few words": lambda root: new_captions(["red kite"], 6),
     "a monitor of alpha 0": lambda root: Monitor(make_guard().copy_detector, alpha=0.0),
+    **FAMILY_CASES,
     **CURATION_CASES,
 }  # fmt: skip
 

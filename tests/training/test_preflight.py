@@ -10,7 +10,8 @@ from huggingface_hub import constants
 from PIL import Image
 
 from basinguard.pipelines import loading
-from basinguard.pipelines.loading import load_pipeline, locate, require_scheduler
+from basinguard.pipelines.loading import load_pipeline, locate
+from basinguard.pipelines.schedulers import require_scheduler
 from basinguard.training.finetune import FineTune
 from basinguard.training.preflight import check_fit
 from support.fine_tunes import image_folder

@@ -32,6 +32,8 @@ from .sample_archive import SampleArchive
 from .terms import CalibrationTerms
 from .weights import Weights
 
+FLOW, FLOW_GRID = "flow_prediction", "Euler, the pipeline's own timesteps"
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -175,7 +177,7 @@ class _Writer:
             population=self._population(),
             metric=guard.embedder.metric,
             sampler=Sampler(
-                scheduler=f"{guard.plan.solver}, trailing",
+                scheduler=FLOW_GRID if provenance.prediction_type == FLOW else f"{guard.plan.solver}, trailing",
                 timesteps=guard.plan.timesteps,
                 prediction_type=provenance.prediction_type,
                 resolution=provenance.resolution,

@@ -68,6 +68,9 @@ def show(calibration: Calibration | DryRun, arguments: dict[str, Any]) -> None:
     if arguments.get("dry_run"):
         print(calibration)
         return
+    if getattr(calibration, "note", ""):  # no export ships it
+        print(f"{calibration}\n\nwritten to {arguments['out']}")
+        return
     model, out, lora = arguments["model"], arguments["out"], arguments["settings"].lora
     words = [model, out / "record.json", out / ("guarded" if lora is None else f"{lora.stem}_guarded.safetensors")]
     words += [] if lora is None else ["--kind", "kohya", "--lora", lora]

@@ -43,7 +43,8 @@ class Guidance(Schema):
 
     Attributes:
         transition: timestep at and below which plain CFG is on.
-        sigma: noise level at `transition`; what transfers between schedulers.
+        sigma: noise level at `transition`, noise / signal; what transfers between schedulers. A flow, x = (1 - s) x_0 +
+            s eps with s = t / 1000, has s / (1 - s).
         before: scale above the transition: 0 unconditional, negative opposite, 1 conditional.
         after: scale at and below it; None = whatever the caller asks for.
         refine: how many times finer than the sampler's own grid the steps at and below the transition are.
@@ -81,7 +82,15 @@ class RecordedWeights(Schema):
 
 
 class Sampler(Schema):
-    """How samples were drawn when something was measured."""
+    """How samples were drawn when something was measured.
+
+    Attributes:
+        scheduler: solver and grid.
+        timesteps: sampling steps.
+        prediction_type: of the network, "epsilon", "v_prediction" or "flow_prediction" (velocity eps - x_0).
+        resolution: side of the images, in pixels.
+        scale: guidance scale w in `eps_uncond + w * (eps_cond - eps_uncond)`, whatever a pipeline calls it.
+    """
 
     scheduler: str
     timesteps: Annotated[int, Field(ge=1)]

@@ -25,19 +25,20 @@ OTHER_KINDS = {
     r"^bundle_emb|^emb_params|string_to_param": "a LoRA with bundled embeddings (textual inversion)",
     r"\.[ab][12]\.weight$": "a GLoRA", r"lora_[AB](\.[^.]+)?\.bias$|lora_up\.bias$": "a LoRA with biases",
     r"lora_embedding_": "a LoRA of an embedding", r"vera_lambda": "a VeRA",
-    r"\.magnitude$": "a DoRA of ai-toolkit's, which does not say its alpha", r"^lora_transformer|^transformer\.":
-    "a LoRA of a transformer, not of a UNet", r"lora_te[3-9]_|^text_encoder_[3-9]\.": "a LoRA of a third text encoder",
+    r"\.magnitude$": "a DoRA of ai-toolkit's, which does not say its alpha",
+    r"lora_te[3-9]_|^text_encoder_[3-9]\.": "a LoRA of a third text encoder",
 }  # fmt: skip
 ADAPTER = re.compile("|".join(("lora|lokr_|hada_|dora_scale|on_input$", *OTHER_KINDS)))
 PREFIXES = {  # of dotted names; peft's own says nothing of the part
     "base_model.model.": "", "model.diffusion_model.": "unet", "diffusion_model.": "unet", "unet.": "unet",
+    "transformer.": "transformer",
     "text_encoder.": "text_encoder", "lora_te.": "text_encoder", "text_encoder_2.": "text_encoder_2",
     "text_encoders.clip_l.transformer.": "text_encoder", "text_encoders.clip_h.transformer.": "text_encoder",
     "text_encoders.clip_g.transformer.": "text_encoder_2",
 }  # fmt: skip
 FLAT = {"lora_unet_": "unet", "lora_te1_": "text_encoder", "lora_te_": "text_encoder", "lora_te2_": "text_encoder_2",
-        "lycoris_": "unet"}  # fmt: skip
-PARTS = ("unet", "text_encoder", "text_encoder_2")
+        "lora_transformer_": "transformer", "lycoris_": "unet"}  # fmt: skip
+PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 RANKED = {"up": 1, "hada_w1_b": 0, "lokr_w2_b": 0, "lokr_w1_b": 0}  # the axis that is the rank, by factor
 LONGEST_PATTERN, MOST_QUANTIFIERS = 200, 3  # of a stranger's regular expressions: more could take for ever
 
@@ -47,7 +48,7 @@ class StoredLayer:
     """One layer as it lies in a file; it adds alpha / rank times the product of its factors.
 
     Attributes:
-        part: the component of the pipeline, "unet", "text_encoder" or "text_encoder_2".
+        part: the component of the pipeline, one of `PARTS`.
         flat: its path there, with "_" for ".", and for text encoders without `text_model`; of the UNet as diffusers or
             as the authors' single files name it.
         factors: names of the tensors, by what they are: see `lora_names`.
@@ -243,11 +244,12 @@ def _is_simple(pattern: str) -> bool:
 
 def layer_rows(layers: Sequence[StoredLayer]) -> Iterator[tuple[str, str]]:
     """Rows for a terminal: how many layers of each part, ranks, and where alpha is said."""
+    usual = ("unet", "text_encoder") if all(layer.part != "transformer" for layer in layers) else ("transformer",)
     for part in PARTS:
         own = [layer for layer in layers if layer.part == part]
         ranks = sorted({layer.rank for layer in own if layer.rank})
         rank = f", rank {', '.join(map(str, ranks[:6]))}" if ranks else ""
-        if own or part != PARTS[-1]:
+        if own or part in usual:
             yield part, f"{len(own)} layers{rank}" if own else "no layer"
     silent = sum(layer.alpha is None and layer.rank is not None for layer in layers)
     yield "alpha", "in the file" if not silent else f"not said for {silent} layers: taken as the rank, as trainers do"

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 M = TypeVar("M")
-OPTIONS = ("requires_safety_checker", "force_zeros_for_empty_prompt")  # of a pipeline's class, beside its parts
+OPTIONS = ("requires_safety_checker", "force_zeros_for_empty_prompt", "is_distilled")  # of a pipeline's class, beside its parts
 
 
 def merged(pipe: DiffusionPipeline) -> Any:
@@ -26,7 +26,10 @@ def merged(pipe: DiffusionPipeline) -> Any:
     options = {key: value for key, value in pipe.config.items() if key in OPTIONS}
     if hasattr(pipe, "watermark"):  # XL's
         options["add_watermarker"] = pipe.watermark is not None
-    return type(pipe)(**parts, **options)
+    whole = type(pipe)(**parts, **options)
+    if name := pipe.config.get("_name_or_path"):  # says of some models what they are
+        whole.register_to_config(_name_or_path=name)
+    return whole
 
 
 def folded(module: M) -> M:

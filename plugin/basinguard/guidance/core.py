@@ -283,16 +283,16 @@ def _hook(undo: ExitStack, module: Any, before: Callable, after: Callable) -> No
 
 @contextmanager
 def steer(
-    denoiser: Module, rule: Rule, *, pipeline_scale: Callable[[], float], factor: Factor, helper: Module | None = None
+    denoiser: Module, rule: Any, *, pipeline_scale: Callable[[], float], factor: Factor, helper: Module | None = None
 ) -> Iterator[Steering]:
-    """Inside, every call of `denoiser` is steered by `rule`, one trajectory long; afterwards it is as before.
+    """Inside, every call of `denoiser` is steered by a rule, or a ready `Steering`, for one trajectory; then as before.
 
     Args:
         denoiser: a UNet or transformer that a sampler calls with the batch [uncond, cond] doubled.
         pipeline_scale: the guidance scale that the sampler itself will apply, read at every call; must be above 1.
         helper: a ControlNet that is called before it with the same batch, and can skip the same half.
     """
-    steering = Steering(rule, pipeline_scale, factor)
+    steering = rule if isinstance(rule, Steering) else Steering(rule, pipeline_scale, factor)
     with ExitStack() as undo:
         _hook(undo, denoiser, steering.before, steering.after)
         if helper is not None:

@@ -13,8 +13,11 @@ from typing import Any
 
 from ..core.record import Record
 from ..guidance.core import Observation, Rule, SwitchAt, epsilon_factor, from_record, steer
+from .list_steering import ListSteering
 from .resolution import watched
 
+FLOW = "flow_prediction"  # of a scheduler that does not say what is predicted
+IN_LISTS = frozenset({"ZImagePipeline"})
 RULE = "_basinguard"  # a protected pipeline's attribute
 
 
@@ -92,12 +95,15 @@ def _steered(pipe: Any, attached: Attached, bar: Callable[..., Any], iterable: A
     if attached.record is not None:
         fitting(pipe, attached.record)  # the scheduler may have been swapped since
     trace: list[Any] = []
-    attached.trace = trace
+    attached.trace, factor = trace, epsilon_factor(pipe.scheduler)
+    rule: Any = attached.rule
+    if any(kind.__name__ in IN_LISTS for kind in type(pipe).__mro__):
+        rule = ListSteering(rule, lambda: pipe.guidance_scale + 1, factor, scheduler=pipe.scheduler)
     with steer(
         denoiser(pipe),
-        attached.rule,
+        rule,
         pipeline_scale=lambda: pipe.guidance_scale,
-        factor=epsilon_factor(pipe.scheduler),
+        factor=factor,
         helper=getattr(pipe, "controlnet", None),
     ) as at_work:
         at_work.trace = trace
@@ -127,7 +133,7 @@ def fitting(pipe: Any, record: Record) -> SwitchAt:
     Raises:
         ValueError: it was not.
     """
-    has, needs = pipe.scheduler.config.get("prediction_type", "flow"), record.sampler.prediction_type
+    has, needs = pipe.scheduler.config.get("prediction_type", FLOW), record.sampler.prediction_type
     if has != needs:
         raise ValueError(f"the record was made for a model that predicts {needs!r}, this pipeline's predicts {has!r}")
     squared = getattr(pipe.scheduler, "alphas_cumprod", None)

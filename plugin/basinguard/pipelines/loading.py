@@ -15,7 +15,6 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -38,14 +37,8 @@ from .single_file import load_single_file, prediction_type_of, require_single_fi
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 WEIGHT_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-SCHEDULERS = tuple(kind.name for kind in KarrasDiffusionSchedulers)
 PARTS = {"vae"}.union(*({family.denoiser_name, *family.encoder_names} for family in FAMILIES))  # that have weights
-VERBS = {
-    "trainable": "fine-tuned",
-    "comparable": "compared with other mitigations",
-    "exportable": "exported",
-    "lora": "given a LoRA",
-}
+VERBS = {"trainable": "fine-tuned", "comparable": "compared with others", "exportable": "exported"}
 
 
 class ModelError(ValueError):
@@ -78,8 +71,7 @@ def load_pipeline(
     """
     source, family = locate(base), family_at(base)
     if lora is not None:
-        require_capability(base, "lora")
-        require_lora(Path(lora), model_config(base, f"{family.denoiser_name}/config.json"))
+        require_lora(Path(lora), model_config(base, f"{family.denoiser_name}/config.json"), family)
     if isinstance(source, Path) and source.is_file():
         pipe = _opened(base, lambda: _single(source, dtype, prediction_type))
     else:
@@ -281,21 +273,6 @@ def require_capability(base: str | Path, capability: str) -> None:
             f"base {str(base)!r} is a {own.class_name}; only {' or '.join(able)} can be {VERBS[capability]} here "
             "(watch and audit read it)"
         )
-
-
-def require_scheduler(name: str) -> str:
-    """Refuses a scheduler that Stable Diffusion cannot be sampled with; returns the name.
-
-    Raises:
-        ValueError: the name is unknown; the accepted ones are listed.
-
-    Example:
-        >>> require_scheduler("DDIMScheduler")
-        'DDIMScheduler'
-    """
-    if name not in SCHEDULERS:
-        raise ValueError(f"unknown scheduler {name!r}; accepted: {', '.join(SCHEDULERS)}")
-    return name
 
 
 def _only_variant(folder: Path) -> str | None:

@@ -22,18 +22,25 @@ from ..core.generation import XL, name_of
 from ..core.safetensors_header import Header, read_header
 from ..exports.lora_layout import StoredLayer, lora_context_width, stored_layers
 from ..exports.original_layout import unet_names
-from .families.registry import tuned_parts
+from .families.family import Family
+from .families.registry import family_named, family_of, tuned_parts
 from .lora_products import as_lora
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 ADAPTER = "default"
+DENOISERS = {"unet": "UNet (SD 1.x to XL)", "transformer": "transformer (SD 3, Flux, Z-Image and such)"}
 Fitted = dict[str, tuple[Tensor, Tensor, float]]  # path of a module: down, up, alpha
 
 
-def require_lora(path: Path, unet_config: Mapping[str, Any]) -> Header:
-    """Refuses a file that is not a LoRA for this UNet, by its header alone; returns that.
+def require_lora(path: Path, config: Mapping[str, Any], family: Family | None = None) -> Header:
+    """Refuses a file that is not a LoRA for this denoiser, by its header alone; returns that.
+
+    Args:
+        path: of the file.
+        config: of the base's denoiser.
+        family: of the base; Stable Diffusion when not given.
 
     Raises:
         FileNotFoundError: no such file.
@@ -44,9 +51,10 @@ def require_lora(path: Path, unet_config: Mapping[str, Any]) -> Header:
     if path.suffix != ".safetensors":
         raise ValueError(f"LoRA {str(path)!r}: expected a .safetensors file; others may run code and are never opened")
     header = read_header(path)
-    layers, expected = stored_layers(path, header), unet_config.get("cross_attention_dim")
+    layers, expected = stored_layers(path, header), config.get("cross_attention_dim")
+    _require_denoiser(path, layers, family or family_named("StableDiffusionPipeline"))
     width, text_alone = lora_context_width(layers), not any(layer.part == "unet" for layer in layers)
-    if width is not None and width != expected and not (text_alone and expected == XL):
+    if expected is not None and width is not None and width != expected and not (text_alone and expected == XL):
         raise ValueError(
             f"LoRA {str(path)!r} is for {name_of(width)}, the base is {name_of(expected)}; give its own base"
         )
@@ -57,7 +65,7 @@ def load_lora(pipe: StableDiffusionPipeline, path: Path, *, strength: float = 1.
     """Adds the file's adapter to the pipeline's UNet and text encoders, whole, frozen and active.
 
     Args:
-        pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`, changed in place.
+        pipe: of a family that is read, changed in place.
         path: a LoRA in any layout that `stored_layers` reads.
         strength: share of it in the weights; 1 is what it was trained to be.
 
@@ -67,6 +75,7 @@ def load_lora(pipe: StableDiffusionPipeline, path: Path, *, strength: float = 1.
     """
     layers = stored_layers(path, read_header(path))
     parts = tuned_parts(pipe)
+    _require_denoiser(path, layers, family_of(pipe))
     if lost := {layer.part for layer in layers} - {*parts}:
         raise ValueError(f"LoRA {str(path)!r} has layers for a {min(lost)}, which this base lacks; give its own base")
     fitted = {part: _fitted(path, part, getattr(pipe, part), layers) for part in parts}
@@ -75,6 +84,16 @@ def load_lora(pipe: StableDiffusionPipeline, path: Path, *, strength: float = 1.
             attach(getattr(pipe, part), {name: (down, up, alpha * strength) for name, (down, up, alpha) in own.items()})
         if getattr(pipe, part) is not None:
             getattr(pipe, part).requires_grad_(False)
+
+
+def _require_denoiser(path: Path, layers: Sequence[StoredLayer], family: Family) -> None:
+    """Refuses a LoRA of a UNet on a transformer, and the other way round."""
+    others = {layer.part for layer in layers} & {"unet", "transformer"} - {family.denoiser_name}
+    if others:
+        raise ValueError(
+            f"LoRA {str(path)!r} is for a {DENOISERS[min(others)]}, the base is a {family.class_name} "
+            f"({family.models}), which has a {DENOISERS[family.denoiser_name]}; give its own base"
+        )
 
 
 def attach(module: Any, layers: Fitted, adapter: str = ADAPTER) -> None:

@@ -23,10 +23,11 @@ from ..core.text import one_line
 from ..exports.layout import NOTICE_KEY, RECORD_FILE, RECORD_KEY, record_in
 from ..guidance.core import Observation, Rule
 from ..guidance.triage import Triage
-from .attachment import RULE, Attached, denoiser, fitting, steering
-from .loading import locate
+from .attachment import IN_LISTS, RULE, Attached, denoiser, fitting, steering
+from .families.registry import FAMILIES, why_no_rule
+from .loading import absent_parts, locate
 
-BATCHED = frozenset(
+BATCHED = IN_LISTS.union(
     f"StableDiffusion{kind}Pipeline"
     for kind in (
         *("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint", "3"),
@@ -38,7 +39,8 @@ BATCHED = frozenset(
 def protect(pipe: DiffusionPipeline, rule: Rule | Record, *, triage: bool = False) -> Any:
     """Makes `pipe` sample by `rule`; returns the same object, changed in place. Protecting again replaces the rule.
 
-    Call the pipeline as before, with a `guidance_scale` above 1: it is what `after=None` stands for.
+    Call the pipeline as before, with a `guidance_scale` above 1 (Z-Image's above 0, which counts one less): it is what
+    `after=None` stands for.
 
     Args:
         pipe: a diffusers pipeline whose class (or a base of it) is in `BATCHED`.
@@ -140,7 +142,7 @@ def load(source: str | Path, *, triage: bool = False, **options: Any) -> Any:
     place = locate(source)
     try:
         with _without_notice():
-            pipe = DiffusionPipeline.from_pretrained(place, **options)
+            pipe = DiffusionPipeline.from_pretrained(place, **(absent_parts(place) | options))
     except Exception as error:  # a loader meets every kind of damage, a hub every kind of refusal
         cause = f"{type(error).__name__}: {one_line(str(error), 300)}"
         raise ValueError(
@@ -167,10 +169,15 @@ def _without_notice() -> Iterator[None]:
 
 def _check(pipe: DiffusionPipeline) -> None:
     kinds = {kind.__name__ for kind in type(pipe).__mro__}
+    own = next((family for family in FAMILIES if family.class_name in kinds), None)
+    if own is not None and own.distilled(pipe):
+        raise ValueError(why_no_rule(pipe))
     if not kinds & BATCHED:
+        guided = own is not None and own.capabilities.guidance == "guider"
         raise TypeError(
             f"{type(pipe).__name__} does not evaluate both branches of its guidance in one batch, so a rule has "
-            f"nothing to act on; pipelines that do: {', '.join(sorted(BATCHED))}"
+            f"nothing to act on; {'give its modular pipeline a RuleGuider; ' if guided else ''}"
+            f"pipelines that do: {', '.join(sorted(BATCHED))}"
         )
     if hasattr(type(pipe), "basinguard_rule"):
         raise TypeError(f"{type(pipe).__name__} already steers itself by its own record; load it without pipeline.py")

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
@@ -29,7 +31,9 @@ def watched(pipe: DiffusionPipeline, denoiser: Any, resolution: int | None) -> I
     def check(module: Any, args: tuple, kwargs: dict) -> None:
         handle.remove()
         latents = next((kwargs[name] for name in ("sample", "hidden_states") if name in kwargs), None)
-        height, width = (side * factor for side in (args[0] if latents is None else latents).shape[-2:])
+        latents = args[0] if latents is None else latents
+        first = latents if isinstance(latents, Tensor) else latents[0]
+        height, width = (side * factor for side in first.shape[-2:])
         if (height, width) != (resolution, resolution):
             warnings.warn(
                 f"the rule was calibrated on {resolution} x {resolution} images, this one is {width} x {height}: its "

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers.schedulers import KarrasDiffusionSchedulers
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+DIFFUSION = tuple(kind.name for kind in KarrasDiffusionSchedulers)
 # class -> our solver, and the settings that would make it another sampler; the solvers are in `diffusion.solvers`
 PROBED: dict[str, tuple[str, dict[str, Any]]] = {
     "DDIMScheduler": ("ddim", {}),
@@ -35,6 +37,21 @@ SCHEDULERS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
         {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
     ),
 }
+
+
+def require_scheduler(name: str) -> str:
+    """Refuses a scheduler that Stable Diffusion cannot be sampled with; returns the name.
+
+    Raises:
+        ValueError: the name is unknown; the accepted ones are listed.
+
+    Example:
+        >>> require_scheduler("DDIMScheduler")
+        'DDIMScheduler'
+    """
+    if name not in DIFFUSION:
+        raise ValueError(f"unknown scheduler {name!r}; accepted: {', '.join(DIFFUSION)}")
+    return name
 
 
 def solver_of(scheduler: Any) -> str:

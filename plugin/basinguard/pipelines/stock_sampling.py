@@ -17,6 +17,7 @@ from ..core.progress import advance
 from ..core.record import Record
 from ..diffusion.sampling_options import SamplingOptions
 from ..guidance.core import Observation, Rule
+from .families.registry import family_of
 from .protect import last_trace, protected
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def sample_batch(
         "prompt": list(prompts),
         "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
         "num_inference_steps": sampling.timesteps,
-        "guidance_scale": sampling.scale,
         "output_type": "pt",
+        **family_of(pipe).call_options(pipe, sampling.scale),
     }
     with protected(pipe, rule):
         images = pipe(**arguments | options).images.float().cpu()

@@ -21,22 +21,30 @@ from ..core.schema import Schema
 from ..exports.fingerprints import weights_sha256
 from ..exports.sentences import rulers_line, verdict
 from ..pipelines.base_check import require_base
+from ..pipelines.families.registry import family_of, why_no_rule
 from ..pipelines.interpolation import Blend, BlendedWeights
 from ..pipelines.loading import load_pipeline
 from ..pipelines.transfer import transfer_table
 from ..plots.tradeoff import products_figure, products_text, transfer_text
 from ..similarity.rulers import feature_sets, missing_ruler
+from .distillation import fitting_terms
 from .session import Session
 
+FLOW = "flow_prediction"
 RECORD, EVERYTHING, SAMPLES = "record.json", "calibration.json", "samples"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A certificate, and the record with the fingerprint of the weights that it is about."""
+    """A certificate, and the record with the fingerprint of the weights that it is about.
+
+    Attributes:
+        note: how a rule reaches this family's pipeline where `export` does not ship it, or why it has none.
+    """
 
     record: Record
     certificate: Certificate
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: the record, and everything that was tried."""
@@ -44,6 +52,7 @@ class Calibration:
             "record": json.loads(self.record.to_json()),
             "tried": tried_rows(self.certificate),
             "evaluations": self.certificate.evaluations,
+            "note": self.note,
         }
 
     def __str__(self) -> str:
@@ -53,6 +62,7 @@ class Calibration:
             f"\n{verdict(record)}",
             f"population: {record.population}",
             f"promise: {record.promise or 'none'}",
+            *([self.note] if self.note else []),
             record.metric.definition,
         ]
         if record.taught is not None:
@@ -79,7 +89,13 @@ def calibrate_session(
         terms: what is to be promised.
         transfer: also measure the product under other schedulers and step counts.
         archive: of what is drawn, so that a stopped calibration goes on.
+
+    Raises:
+        ValueError: a rule of a guidance-distilled model, or `transfer` of a flow.
     """
+    if transfer and session.model.prediction_type == FLOW:
+        raise ValueError(f"transfer: the schedulers it measures under are not for a flow, as {_class(session)} is one")
+    terms = fitting_terms(session.pipe, terms)
     weights = weights_of(session)
     truth = truth_of(session.guard.training, feature_sets())
     if note := missing_ruler():
@@ -89,7 +105,23 @@ def calibrate_session(
     if transfer:
         with weights.at(None, record.product.strength):
             record = record.model_copy(update={"transfer": tuple(transfer_table(session.guard, session.pipe, record))})
-    return Calibration(record, certificate)
+    return Calibration(record, certificate, delivery(session))
+
+
+def delivery(session: Session) -> str:
+    """How a rule reaches a pipeline that `export` does not ship, or why none does; "" where `export` does."""
+    family = family_of(session.pipe)
+    if family.distilled(session.pipe):
+        return why_no_rule(session.pipe)
+    if family.capabilities.exportable:
+        return ""
+    guider = "its modular pipeline by RuleGuider.for_scheduler(from_record(record.model_dump()), pipe.scheduler)"
+    how = {"batched": f"{_class(session)} by protect(pipe, read_record({RECORD!r}))", "guider": guider}
+    return f"a rule is given to {how[family.capabilities.guidance]}"
+
+
+def _class(session: Session) -> str:
+    return type(session.pipe).__name__
 
 
 def archive_of(session: Session, out: Path | None) -> SampleArchive:

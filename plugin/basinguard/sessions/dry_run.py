@@ -17,11 +17,13 @@ from ..mitigations.price import comparison_price
 from ..mitigations.registry import by_name
 from ..mitigations.settings import ComparisonOptions
 from ..mitigations.testbed import load_testbed
+from ..pipelines.families.registry import family_of
 from ..pipelines.timing import seconds_per_evaluation
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.rulers import feature_sets
 from .attack import attack_evaluations
 from .calibration import weights_of
+from .distillation import fitting_terms
 from .session import Session
 from .verification import SHOWN_HELDOUT
 from .verification_options import VerificationOptions
@@ -59,7 +61,7 @@ class DryRun:
 def dry_run(session: Session, work: str, evaluations: int) -> DryRun:
     """The price of so many evaluations with an open model."""
     pipe, rows, side = session.pipe, session.guard.plan.chunk, session.model.resolution
-    second = seconds_per_evaluation(pipe, rows=rows, resolution=side, device=pipe.unet.device)
+    second = seconds_per_evaluation(pipe, rows=rows, resolution=side, device=family_of(pipe).denoiser(pipe).device)
     return DryRun(work, evaluations, second, peak_memory())
 
 
@@ -104,7 +106,7 @@ def comparison_dry_run(model: str, data: Path, options: ComparisonOptions, detec
 
 def _certification(session: Session, terms: CalibrationTerms) -> Certification:
     truth = truth_of(session.guard.training, feature_sets())
-    return Certification(session.guard, weights_of(session), terms, truth)
+    return Certification(session.guard, weights_of(session), fitting_terms(session.pipe, terms), truth)
 
 
 def peak_memory() -> int:

@@ -16,7 +16,6 @@ from ..exports.fingerprints import dataset_sha256, weights_sha256
 from ..exports.layout import RECORD_FILE
 from ..exports.merge import merged
 from ..guard.guard import Guard
-from ..guard.plan import ProbePlan
 from ..pipelines.alignment import clip_for
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
@@ -29,9 +28,10 @@ from ..training.control_group import training_set
 from ..training.data import ImageFolder
 from ..training.finetune_options import ReadingOptions
 from ..training.guard_options import ControlGroup
+from .distillation import fitting_plan
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Session:
         record: what an exported directory says of itself; None for any other model.
     """
 
-    pipe: StableDiffusionPipeline
+    pipe: DiffusionPipeline
     model: LatentModel
     guard: Guard
     provenance: Provenance
@@ -96,8 +96,7 @@ def open_model(
     captions = tuple(caption for _, caption in images.items)
     training = training_set(images, ControlGroup(folder=str(settings.heldout) if settings.heldout else None))
     clip = clip_for(base, settings.alignment, captions)
-    sampling = sampling_of(settings, record)
-    plan = ProbePlan(captions=1, timesteps=sampling.timesteps, scale=sampling.scale)
+    plan = fitting_plan(pipe, sampling_of(settings, record))
     edits = edits_asked_for(detector, pipe, training.images)
     embedder = fitted_embedder(detector, embedder, training.images, training.heldout_images, edits)
     guard = Guard(training, embedder, plan, clip.score if clip else None)

@@ -14,7 +14,8 @@ from ..pipelines.architecture import Architecture, misfit, sd21_tokenizer, wrong
 from ..pipelines.families.family import Family
 from ..pipelines.families.flow import SCHEDULER, FlowFamily
 from ..pipelines.forward_process import PREDICTION_TYPES
-from ..pipelines.loading import family_at, locate, model_config, model_file, require_capability, require_scheduler
+from ..pipelines.loading import family_at, locate, model_config, model_file, require_capability
+from ..pipelines.schedulers import require_scheduler
 from ..pipelines.single_file import prediction_type_of
 from .data import ImageFolder
 from .finetune_options import LossOptions

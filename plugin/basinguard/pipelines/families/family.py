@@ -33,14 +33,12 @@ class Capabilities:
         trainable: by `FineTune`.
         comparable: with the mitigations of others, by `compare`.
         exportable: as a guarded directory.
-        lora: a LoRA file can be put on top.
     """
 
     guidance: Guidance = "batched"
     trainable: bool = False
     comparable: bool = False
     exportable: bool = False
-    lora: bool = False
 
 
 class Family(ABC):
@@ -92,6 +90,10 @@ class Family(ABC):
     def distilled(self, pipe: Any) -> bool:
         """Whether guidance was distilled into the weights, so that there is no unconditional branch to guide by."""
         return False
+
+    def call_options(self, pipe: Any, scale: float) -> dict[str, Any]:
+        """What a call of the pipeline is given so that it draws at its native side by plain CFG of a scale."""
+        return {"guidance_scale": scale}
 
     @abstractmethod
     def native_side(self, pipe: Any) -> int:

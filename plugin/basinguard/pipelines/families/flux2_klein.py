@@ -60,7 +60,12 @@ class Flux2Klein(FlowFamily):
 
     def distilled(self, pipe: Any) -> bool:
         """As the pipeline's index says; the base models are not."""
-        return bool(pipe.config.is_distilled or pipe.transformer.config.guidance_embeds)
+        return super().distilled(pipe) or bool(pipe.config.is_distilled or pipe.transformer.config.guidance_embeds)
+
+    def call_options(self, pipe: Any, scale: float) -> dict[str, Any]:
+        """Its size is what its code says."""
+        side = self.native_side(pipe)
+        return {"guidance_scale": scale, "height": side, "width": side}
 
     def spacing(self, pipe: Any, side: int, count: int) -> dict[str, Any]:
         """A shift that depends on the number of patches and of steps."""

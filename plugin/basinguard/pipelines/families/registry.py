@@ -41,6 +41,14 @@ def family_of(pipe: Any) -> Family:
     return next((named[name] for name in names if name in named), None) or family_named(names[0])
 
 
+def why_no_rule(pipe: Any) -> str:
+    """One line about a guidance-distilled model."""
+    return (
+        f"this {type(pipe).__name__} is guidance-distilled: it has no unconditional branch, so no rule can act on it; "
+        "what can be chosen is the strength of the fine-tune and the epoch"
+    )
+
+
 def tuned_parts(pipe: Any) -> tuple[str, ...]:
     """The components of a pipeline that a fine-tune may change."""
     return family_of(pipe).tuned_parts(pipe)

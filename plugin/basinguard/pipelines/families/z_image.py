@@ -54,8 +54,12 @@ class ZImage(FlowFamily):
 
     def distilled(self, pipe: Any) -> bool:
         """Whether it is Z-Image Turbo, by its scheduler or by the name that it was loaded from: no file says it."""
-        name = str(pipe.config.get("_name_or_path") or "").lower()
-        return "turbo" in name or all(pipe.scheduler.config.get(key) == value for key, value in TURBO.items())
+        return super().distilled(pipe) or all(pipe.scheduler.config.get(key) == value for key, value in TURBO.items())
+
+    def call_options(self, pipe: Any, scale: float) -> dict[str, Any]:
+        """Its own scale is g, and its size what its code says."""
+        side = self.native_side(pipe)
+        return {"guidance_scale": scale - 1, "height": side, "width": side}
 
     def spacing(self, pipe: Any, side: int, count: int) -> dict[str, Any]:
         """A shift that grows with the number of patches, where the scheduler shifts dynamically."""
