@@ -137,7 +137,7 @@ def test_a_distilled_model_gets_strength_and_a_reason(tmp_path):
     assert {c.product.guidance.plain for c in calibration.certificate.tried} == {True}
     assert calibration.record.sampler.scale == calibration.record.scale == 1.0
     assert "this ZImagePipeline is guidance-distilled: it has no unconditional branch" in str(calibration)
-    with pytest.raises(ValueError, match="no rule can act on it.*leave out before, scales"):
+    with pytest.raises(ValueError, match=r"no rule can act on it.*leave out before, scales"):
         calibrate(str(base), data=data, settings=QUICK, terms=replace(terms, before=(-2.0,), scales=(3.0,)))
 
 

@@ -83,7 +83,7 @@ def test_protect_delivers_what_our_sampler_samples(family, rule):
 
 def test_a_pipeline_that_calls_twice_is_pointed_to_the_guider():
     with pytest.raises(
-        TypeError, match="Flux2KleinPipeline does not evaluate both.*give its modular pipeline a RuleGu"
+        TypeError, match=r"Flux2KleinPipeline does not evaluate both.*give its modular pipeline a RuleGu"
     ):
         protect(build_tiny_flux2(), SwitchAt(600))
 

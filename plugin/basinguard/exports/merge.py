@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 M = TypeVar("M")
-OPTIONS = ("requires_safety_checker", "force_zeros_for_empty_prompt", "is_distilled")  # of a pipeline's class, beside its parts
+OPTIONS = ("requires_safety_checker", "force_zeros_for_empty_prompt", "is_distilled")  # of a class, beside its parts
 
 
 def merged(pipe: DiffusionPipeline) -> Any:
