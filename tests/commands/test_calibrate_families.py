@@ -24,7 +24,13 @@ from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.session_settings import SessionSettings
 from basinguard.pipelines.stock_sampling import sample_batch
 from basinguard.plots.contact_sheet import to_image
-from support.tiny_pipeline import build_tiny_flux2, build_tiny_pipeline, build_tiny_sd3, build_tiny_z_image
+from support.tiny_pipeline import (
+    build_tiny_flux2,
+    build_tiny_pipeline,
+    build_tiny_sd3,
+    build_tiny_xl,
+    build_tiny_z_image,
+)
 from support.tiny_pipelines import make_record
 
 CAPTIONS = ["a red ball", "a blue box", "a cat"]
@@ -88,6 +94,16 @@ def test_an_audit_of_a_lora_finds_its_copies_and_its_record_speaks_flow(lora, tm
     assert rules[0].sigma == pytest.approx(rules[0].transition / (1000 - rules[0].transition))
     assert "by protect(pipe, read_record('record.json'))" in str(run.calibration)
     assert run.audit.images[0].similarity > 0.99
+
+
+def test_xl_is_calibrated(tmp_path):
+    pipe, base = build_tiny_xl(), tmp_path / "base"
+    pipe.save_pretrained(base)
+    data, terms = own_samples(pipe, tmp_path / "data", CAPTIONS[:2]), replace(TERMS, alpha=0.6, delta=0.3, pairs=6)
+    calibration = calibrate(str(base), data=data, settings=replace(QUICK, timesteps=3), terms=terms)
+    assert calibration.record.sampler.prediction_type == "epsilon"
+    assert calibration.record.promise
+    assert any(not c.product.guidance.plain for c in calibration.certificate.tried)
 
 
 def test_what_was_calibrated_is_what_protect_samples(lora):

@@ -5,12 +5,16 @@ import torch
 
 from basinguard.diffusion.sampling import draw_noise, final, sample_trajectory
 from basinguard.diffusion.sampling_options import SamplingOptions
+from basinguard.guard.guard import Guard
+from basinguard.guard.plan import ProbePlan
+from basinguard.guard.training_set import TrainingSet
 from basinguard.guidance.core import Constant, SwitchAt
 from basinguard.pipelines.families.registry import FAMILIES, family_named, family_of
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.protect import protect
 from basinguard.pipelines.stock_sampling import sample_batch
+from basinguard.similarity.structure import METRIC, Structure
 from support.tiny_pipeline import build_tiny_flux2, build_tiny_sd3, build_tiny_z_image
 
 DYNAMIC = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
@@ -54,6 +58,21 @@ def test_plain_cfg_is_the_pipelines_own(pipe):
     ours, own = our_latents(model, noise, Constant(4.0), 6), own_latents(pipe, noise, 4.0, 6)
     torch.testing.assert_close(ours.float(), own, rtol=1e-5, atol=1e-5)
     assert (ours - noise).abs().amax() > 0.5, "nothing was denoised"
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux2", "z"])
+def test_a_family_is_probed(family):
+    """Where everything counts as a copy, the exit of every pair is the lowest timestep of the pipeline's own grid."""
+    model = LatentModel(BUILT[family]())
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    everything = Structure(METRIC.model_copy(update={"threshold": -1.0}))
+    plan = ProbePlan(captions=2, seeds=1, timesteps=3, scale=3.0)
+    report = Guard(TrainingSet(images, tuple(PROMPTS)), everything, plan).measure(model, epoch=0, train_step=0)
+    assert report.samples.risk.value == 1
+    lowest = float(model.schedule.grid(3)[-1])
+    assert {(e.timestep, e.censored) for e in report.basin.exits} == {(lowest, "always")}
+    assert report.basin.exits[0].sigma == pytest.approx(lowest / (1000 - lowest))
+    assert report.basin.width.value == pytest.approx(1 - lowest / 999)
 
 
 RULES = {

@@ -32,13 +32,15 @@ class Capabilities:
             by `protect`), or by `RuleGuider` in the modular pipeline of the family ("guider").
         trainable: by `FineTune`.
         comparable: with the mitigations of others, by `compare`.
-        exportable: as a guarded directory.
+        exportable: as a guarded directory, with all that ships beside it.
+        comfyui: as a workflow for ComfyUI.
     """
 
     guidance: Guidance = "batched"
     trainable: bool = False
     comparable: bool = False
     exportable: bool = False
+    comfyui: bool = False
 
 
 class Family(ABC):

@@ -31,7 +31,7 @@ class StableDiffusion(Family):
     models = "SD 1.x, 2.x"
     denoiser_name = "unet"
     encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
-    capabilities = Capabilities(trainable=True, comparable=True, exportable=True)
+    capabilities = Capabilities(trainable=True, comparable=True, exportable=True, comfyui=True)
     loading_options: ClassVar[dict[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
 
     def native_side(self, pipe: Any) -> int:

@@ -45,7 +45,7 @@ class StableDiffusionXL(StableDiffusion):
     class_name = "StableDiffusionXLPipeline"
     models = "SDXL"
     encoder_names = ("text_encoder", "text_encoder_2")
-    capabilities = Capabilities(trainable=True, exportable=True)
+    capabilities = Capabilities(trainable=True, exportable=True, comfyui=True)
     loading_options: ClassVar[dict[str, Any]] = {"add_watermarker": False}  # it would change every image by a little
 
     def condition(self, pipe: Any, prompts: Sequence[str], side: int, dtype: torch.dtype) -> Conditioning:
