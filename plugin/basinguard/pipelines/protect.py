@@ -140,9 +140,10 @@ def load(source: str | Path, *, triage: bool = False, **options: Any) -> Any:
     if not options.setdefault("use_safetensors", True):
         raise ValueError("basinguard.load opens no pickle, which may run code: leave out use_safetensors")
     place = locate(source)
+    absent = absent_parts(place) if isinstance(place, Path) else {}
     try:
         with _without_notice():
-            pipe = DiffusionPipeline.from_pretrained(place, **(absent_parts(place) | options))
+            pipe = DiffusionPipeline.from_pretrained(place, **(absent | options))
     except Exception as error:  # a loader meets every kind of damage, a hub every kind of refusal
         cause = f"{type(error).__name__}: {one_line(str(error), 300)}"
         raise ValueError(
