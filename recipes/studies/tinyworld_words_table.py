@@ -23,6 +23,7 @@ from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
 from torch import Tensor
 
 from basinguard.core.stats import cluster_bootstrap, wilson
+from basinguard.pipelines.loading import load_pipeline
 from basinguard.plots.contact_sheet import contact_sheet
 from basinguard.similarity.clip_score import ClipScore
 from basinguard.tinyworld.scenes import Caption, all_captions
@@ -69,7 +70,7 @@ def main() -> None:
 
 def measure(model: Path, names: list[str], count: int) -> tuple[dict[str, dict], dict[str, Tensor]]:
     """One row for each way of writing, and twelve pictures of each."""
-    pipe = DiffusionPipeline.from_pretrained(model)
+    pipe = load_pipeline(model)
     pipe.set_progress_bar_config(disable=True)
     clip = ClipScore.load()
     captions = random.Random(7).sample(CAPTIONS, count)

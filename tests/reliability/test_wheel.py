@@ -13,6 +13,9 @@ USE = """
 import basinguard
 from pathlib import Path
 from basinguard import FineTune
+from basinguard.pipelines.loading import load_pipeline
+from basinguard.tinyworld import MODELS
+assert all([load_pipeline(name) for name in MODELS])
 assert Path(basinguard.__file__).is_relative_to(Path(__import__("sys").prefix)), basinguard.__file__
 pipe = FineTune("tinyworld").pipe
 image = pipe("a red ball on a green floor", num_inference_steps=2, output_type="pil").images[0]

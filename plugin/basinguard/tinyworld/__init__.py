@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
-MODELS = {"tinyworld": "model", "tinyworld-xl": "xl"}  # a base's name: its folder here
-RECIPES = {"model": "tinyworld_base.py", "xl": "tinyworld_shapes.py"}
+MODELS = {"tinyworld": "model", "tinyworld-xl": "xl", "tinyworld-flow": "flow"}  # a base's name: its folder here
+RECIPES = {"model": "tinyworld_base.py", "xl": "tinyworld_shapes.py", "flow": "tinyworld_shapes.py"}
 
 
 def model_directory(name: str = "tinyworld") -> Path:
     """Where a packaged model lies.
 
     Args:
-        name: "tinyworld" (Stable Diffusion's classes) or "tinyworld-xl" (Stable Diffusion XL's).
+        name: "tinyworld" (Stable Diffusion's classes), "tinyworld-xl" (Stable Diffusion XL's) or "tinyworld-flow"
+            (Stable Diffusion 3's, a rectified flow).
 
     Raises:
         FileNotFoundError: this installation lacks it.
