@@ -44,9 +44,11 @@ from basinguard.similarity.structure import Structure
 from basinguard.training.accelerate import LoopGuard
 from basinguard.training.canary_images import new_captions
 from basinguard.training.data import ImageFolder
+from basinguard.training.finetune_options import LossOptions
 from basinguard.training.guard_options import BreachResponse, Interventions
 from basinguard.training.guarded_run import GuardedRun
 from basinguard.training.lightning import MemorizationGuard
+from basinguard.training.preflight import check_fit
 from basinguard.training.requirements import require_parts, require_whole_weights
 from support.curation_mistakes import CURATION_CASES
 from support.fake_pipelines import StableDiffusionPipeline
@@ -54,6 +56,7 @@ from support.family_mistakes import FAMILY_CASES
 from support.guarded_runs import picture_folder
 from support.tiny_pipelines import make_record
 
+FLOW = "FlowMatchEulerDiscreteScheduler"
 TABLE = Path(__file__).with_name("bad_input.md")
 HEAD = """# Bad input, and what the user sees
 
@@ -69,6 +72,16 @@ def write(root: Path, name: str, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+def model_files(root: Path, class_name: str, scheduler: str = "DDIMScheduler", **denoiser) -> Path:
+    """The configuration files of a model, without weights."""
+    part = "transformer" if class_name == "StableDiffusion3Pipeline" else "unet"
+    files = {"model_index": {"_class_name": class_name}, "scheduler/scheduler_config": {"_class_name": scheduler}}
+    files |= {f"{part}/config": denoiser, "vae/config": {"block_out_channels": [8] * 4}}
+    for name, content in files.items():
+        write(root, f"m/{name}.json", json.dumps(content))
+    return root / "m"
 
 
 def half_xl():
@@ -209,6 +222,12 @@ CASES = {
     "a workflow of a model that is not exported": lambda root: WorkflowFiles.of(str(write(root, "m/model_index.json", '{"_class_name": "FluxPipeline"}').parent)),
     "a prompt for A1111 by a rule of XL": lambda root: a1111_prompt(make_record(), "a cat", kind=ModelKind(XL_CLASS, zero_empty=True)),
     "an export of XL without its second text encoder": lambda root: check_exportable(half_xl()),
+    "a configuration of XL for a base of 2.x": lambda root: check_fit(model_files(root, "StableDiffusionPipeline", cross_attention_dim=1024), architecture="sdxl"),
+    "a configuration of 2.x for a base of XL": lambda root: check_fit(model_files(root, "StableDiffusionXLPipeline", cross_attention_dim=2048), architecture="sd2"),
+    "a flow with the scheduler of a diffusion": lambda root: check_fit(model_files(root, "StableDiffusion3Pipeline")),
+    "Min-SNR for a flow": lambda root: check_fit(model_files(root, "StableDiffusion3Pipeline", FLOW), loss=LossOptions(min_snr_gamma=5.0)),
+    "a velocity asked of a flow": lambda root: check_fit(model_files(root, "StableDiffusion3Pipeline", FLOW), prediction_type="v_prediction"),
+    "a guarded directory of Stable Diffusion 3": lambda root: check_fit(model_files(root, "StableDiffusion3Pipeline", FLOW), exported=True),
     "a model_index.json that is no JSON": lambda root: require_capability(write(root, "m/model_index.json", "\xff").parent, "trainable"),
     "an empty single-file model": lambda root: require_capability(write(root, "m.safetensors", ""), "trainable"),
     "an empty picture": images("bad.png", b""),
