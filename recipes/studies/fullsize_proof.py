@@ -146,9 +146,11 @@ def write_images(folder: Path) -> None:
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def fitted(asked: argparse.Namespace, updates: int, **options: object) -> tuple[FineTune, ImageFolder]:
+def fitted(
+    asked: argparse.Namespace, updates: int, *, base: str = "base", **options: object
+) -> tuple[FineTune, ImageFolder]:
     """Trains as `basinguard fit` does, for a few updates of one image."""
-    model = FineTune(str(asked.out / "base"), memory=SAVING, **options)
+    model = FineTune(str(asked.out / base), memory=SAVING, **options)
     images = ImageFolder(str(asked.out / "images"), resolution=PX, batch_size=1)
     trainer = Trainer(
         accelerator="cpu", max_steps=updates, logger=False, enable_checkpointing=False, enable_progress_bar=False,
