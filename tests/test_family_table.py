@@ -40,8 +40,7 @@ RAN = {  # class and column: the test that runs it
     ("Flux2KleinPipeline", "probe"): f"{FAMILY_TESTS}::test_a_family_is_probed",
     ("Flux2KleinPipeline", "calibrate"): f"{CALIBRATIONS}::"
     "test_the_command_line_calibrates_flux_and_says_how_a_rule_is_delivered",
-    ("Flux2KleinPipeline", "rule"): "pipelines/test_modular_guider.py::"
-    "test_constant_equals_the_stock_guider_to_the_bit",
+    ("Flux2KleinPipeline", "rule"): f"{FAMILY_TESTS}::test_the_guider_delivers_what_our_sampler_samples",
     ("ZImagePipeline", "probe"): f"{FAMILY_TESTS}::test_a_family_is_probed",
     ("ZImagePipeline", "calibrate"): f"{CALIBRATIONS}::"
     "test_an_audit_of_a_lora_finds_its_copies_and_its_record_speaks_flow",

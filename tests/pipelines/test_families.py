@@ -1,7 +1,11 @@
 """Each family of pipelines as the guard sees it, against the pipeline's own call."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from diffusers.modular_pipelines.flux2.denoise import Flux2KleinBaseLoopDenoiser
+from diffusers.modular_pipelines.modular_pipeline import BlockState
 
 from basinguard.diffusion.sampling import draw_noise, final, sample_trajectory
 from basinguard.diffusion.sampling_options import SamplingOptions
@@ -12,6 +16,7 @@ from basinguard.guidance.core import Constant, SwitchAt
 from basinguard.pipelines.families.registry import FAMILIES, family_named, family_of
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
+from basinguard.pipelines.modular_guider import RuleGuider
 from basinguard.pipelines.protect import protect
 from basinguard.pipelines.stock_sampling import sample_batch
 from basinguard.similarity.structure import METRIC, Structure
@@ -98,6 +103,29 @@ def test_protect_delivers_what_our_sampler_samples(family, rule):
     assert own.unet_evals == 2 * (2 * 6 - lone)
     plain = sample_batch(pipe, PROMPTS, [1, 2], None, sampling, latents=noise, output_type="latent").images
     assert (plain - own.images).abs().amax() > 1e-3, "the rule changes nothing"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rule", ["none first", "opposite first", "a transition for each"])
+def test_the_guider_delivers_what_our_sampler_samples(rule):
+    """The same rule in the denoising block of Flux.2 klein's modular pipeline, on its packed latents."""
+    pipe, shipped = build_tiny_flux2(), RULES[rule]
+    model = LatentModel(pipe)
+    noise = draw_noise([1, 2], model.latent_shape)
+    texts = model.family.condition(pipe, PROMPTS, model.resolution, torch.float32)
+    uncond = texts.states[-1:].expand(2, -1, -1)
+    places = {"txt_ids": texts.places, "negative_txt_ids": texts.places, "latent_ids": pipe._prepare_latent_ids(noise)}
+    words = {"prompt_embeds": texts.states[:2], "negative_prompt_embeds": uncond, "joint_attention_kwargs": None}
+    parts = SimpleNamespace(guider=RuleGuider.for_scheduler(shipped, pipe.scheduler), transformer=pipe.transformer)
+    pipe.scheduler.set_timesteps(6, **model.family.spacing(pipe, model.resolution, 6))
+    latents, block = noise.flatten(2).transpose(1, 2), Flux2KleinBaseLoopDenoiser()
+    for index, timestep in enumerate(pipe.scheduler.timesteps):
+        state = BlockState(**words, **places, num_inference_steps=6, latents=latents, latent_model_input=latents)
+        state.timestep = timestep.expand(2)
+        block(parts, state, index, timestep)
+        latents = pipe.scheduler.step(state.noise_pred, timestep, latents).prev_sample
+    ours = our_latents(model, noise, shipped, 6).float()
+    torch.testing.assert_close(latents.transpose(1, 2).reshape(ours.shape), ours, rtol=1e-5, atol=1e-5)
 
 
 def test_a_pipeline_that_calls_twice_is_pointed_to_the_guider():

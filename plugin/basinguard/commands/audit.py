@@ -34,7 +34,7 @@ def audit(
     """Does this model copy these images, which ones, and what would make it safe? Trains nothing.
 
     Args:
-        model: a directory or hub id of a Stable Diffusion pipeline.
+        model: a directory or hub id of a pipeline of a family that is read (see the README's table).
         data: folder of the captioned images it was trained on.
         settings: how the model is opened, sampled and scored.
         detector: what decides that a sample is a copy.

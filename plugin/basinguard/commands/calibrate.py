@@ -31,7 +31,7 @@ def calibrate(
     """Finds the strength, guidance scale and rule that keep a promise and most of what was taught; trains nothing.
 
     Args:
-        model: a directory or hub id of a Stable Diffusion pipeline.
+        model: a directory or hub id of a pipeline of a family that is read (see the README's table).
         data: folder of the captioned images it was trained on.
         settings: how the model is opened, sampled and scored.
         detector: what decides that a sample is a copy.
