@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 ADAPTER = "default"
+EITHER = ("diffusion_model.", "model.diffusion_model.")
 DENOISERS = {"unet": "UNet (SD 1.x to XL)", "transformer": "transformer (SD 3, Flux, Z-Image and such)"}
 Fitted = dict[str, tuple[Tensor, Tensor, float]]  # path of a module: down, up, alpha
 
@@ -51,8 +53,8 @@ def require_lora(path: Path, config: Mapping[str, Any], family: Family | None = 
     if path.suffix != ".safetensors":
         raise ValueError(f"LoRA {str(path)!r}: expected a .safetensors file; others may run code and are never opened")
     header = read_header(path)
-    layers, expected = stored_layers(path, header), config.get("cross_attention_dim")
-    _require_denoiser(path, layers, family or family_named("StableDiffusionPipeline"))
+    layers = _layers(path, header, family or family_named("StableDiffusionPipeline"))
+    expected = config.get("cross_attention_dim")
     width, text_alone = lora_context_width(layers), not any(layer.part == "unet" for layer in layers)
     if expected is not None and width is not None and width != expected and not (text_alone and expected == XL):
         raise ValueError(
@@ -73,9 +75,7 @@ def load_lora(pipe: StableDiffusionPipeline, path: Path, *, strength: float = 1.
         ValueError: a layer that the pipeline lacks or that has another shape, or weights that are not finite; the
             pipeline is then as it was.
     """
-    layers = stored_layers(path, read_header(path))
-    parts = tuned_parts(pipe)
-    _require_denoiser(path, layers, family_of(pipe))
+    layers, parts = _layers(path, read_header(path), family_of(pipe)), tuned_parts(pipe)
     if lost := {layer.part for layer in layers} - {*parts}:
         raise ValueError(f"LoRA {str(path)!r} has layers for a {min(lost)}, which this base lacks; give its own base")
     fitted = {part: _fitted(path, part, getattr(pipe, part), layers) for part in parts}
@@ -86,14 +86,22 @@ def load_lora(pipe: StableDiffusionPipeline, path: Path, *, strength: float = 1.
             getattr(pipe, part).requires_grad_(False)
 
 
-def _require_denoiser(path: Path, layers: Sequence[StoredLayer], family: Family) -> None:
-    """Refuses a LoRA of a UNet on a transformer, and the other way round."""
+def _layers(path: Path, header: Header, family: Family) -> tuple[StoredLayer, ...]:
+    """The layers of a file for a family; refuses those of a UNet for a transformer, and the other way round."""
+    layers = tuple(_placed(layer, family) for layer in stored_layers(path, header))
     others = {layer.part for layer in layers} & {"unet", "transformer"} - {family.denoiser_name}
     if others:
         raise ValueError(
             f"LoRA {str(path)!r} is for a {DENOISERS[min(others)]}, the base is a {family.class_name} "
             f"({family.models}), which has a {DENOISERS[family.denoiser_name]}; give its own base"
         )
+    return layers
+
+
+def _placed(layer: StoredLayer, family: Family) -> StoredLayer:
+    """ComfyUI and trainers that follow it say `diffusion_model` for whatever denoises."""
+    either = all(name.startswith(EITHER) for name in layer.factors.values())
+    return replace(layer, part=family.denoiser_name) if either and layer.part == "unet" else layer
 
 
 def attach(module: Any, layers: Fitted, adapter: str = ADAPTER) -> None:
