@@ -27,7 +27,7 @@ from .attachment import IN_LISTS, RULE, Attached, denoiser, fitting, steering
 from .families.registry import FAMILIES, why_no_rule
 from .loading import absent_parts, locate
 
-BATCHED = IN_LISTS.union(
+BATCHED = frozenset(
     f"StableDiffusion{kind}Pipeline"
     for kind in (
         *("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint", "3"),
@@ -43,7 +43,7 @@ def protect(pipe: DiffusionPipeline, rule: Rule | Record, *, triage: bool = Fals
     `after=None` stands for.
 
     Args:
-        pipe: a diffusers pipeline whose class (or a base of it) is in `BATCHED`.
+        pipe: a diffusers pipeline whose class (or a base of it) is in `BATCHED`, or Z-Image's.
         rule: a rule, or the record of a calibration made on this model.
         triage: prompts that the record's triage takes for harmless keep plain CFG; the share of pulling ones among
             them, its miss rate, comes on top of the risk that the record promises.
@@ -173,12 +173,12 @@ def _check(pipe: DiffusionPipeline) -> None:
     own = next((family for family in FAMILIES if family.class_name in kinds), None)
     if own is not None and own.distilled(pipe):
         raise ValueError(why_no_rule(pipe))
-    if not kinds & BATCHED:
+    if not kinds & (BATCHED | IN_LISTS):
         guided = own is not None and own.capabilities.guidance == "guider"
         raise TypeError(
             f"{type(pipe).__name__} does not evaluate both branches of its guidance in one batch, so a rule has "
             f"nothing to act on; {'give its modular pipeline a RuleGuider; ' if guided else ''}"
-            f"pipelines that do: {', '.join(sorted(BATCHED))}"
+            f"pipelines that do: {', '.join(sorted(BATCHED | IN_LISTS))}"
         )
     if hasattr(type(pipe), "basinguard_rule"):
         raise TypeError(f"{type(pipe).__name__} already steers itself by its own record; load it without pipeline.py")
