@@ -18,13 +18,14 @@ from PIL import Image, ImageCms
 
 from basinguard.commands.metrics import metrics
 from basinguard.core.files import joined_sha256
-from basinguard.curation import thumbnail_cache
+from basinguard.curation import scan, thumbnail_cache
 from basinguard.curation.curate import curate_images
 from basinguard.curation.folder import read_folder
 from basinguard.curation.manifest import MANIFEST
 from basinguard.training.data import ImageFolder
 
 from .curation_records import record_with
+from .ending_reads import shrink_or_end
 from .guarded_runs import picture_folder
 
 Change = Callable[[Path], object]
@@ -219,6 +220,15 @@ def while_locked(root: Path) -> None:
             problem_of("cache-not-used", lambda photos: None)(root)
 
 
+def while_one_ends_its_process(root: Path) -> None:
+    """A scan in two processes, one of whose images ends the process that reads it."""
+    photos = picture_folder(root / "photos")
+    (photos / "0.png").rename(photos / "ends.png")
+    with patch.object(scan, "_shrink_file", shrink_or_end):
+        problems = scan.scan_images(read_folder(photos, decode=False).items, workers=2).problems
+    raise UserWarning(next(str(each) for each in problems if each.code == "ends-process"))
+
+
 def one_picture_as(name: str, content: bytes) -> Change:
     """A folder that holds only this."""
 
@@ -295,6 +305,7 @@ CURATION_CASES: dict[str, Change] = {
         [f"zxq man {word} in a white shirt" for word in WORDS], "white shirt"
     ),
     "curate: a cache that another run holds": while_locked,
+    "curate: an image that ends the process reading it": while_one_ends_its_process,
     "curate: a folder of no pictures": one_picture_as("notes.pdf", b"x"),
     "curate: a folder of one damaged picture": one_picture_as("a.png", b"no picture"),
     "curate: --select 0": lambda root: curate_images(picture_folder(root / "photos"), select=0),
