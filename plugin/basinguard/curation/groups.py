@@ -15,13 +15,14 @@ from scipy.cluster.hierarchy import DisjointSet
 from ..similarity.registration import WHOLE, Overlay, one_thread_each
 from .collages import partly_known
 from .duplicates import REFUSALS, Pair
-from .picture_quality import picture_qualities, why_best
+from .picture_quality import Quality, picture_qualities, why_best
 from .placement import Placement, placements
 from .same_picture import Judge
 from .scan import Scan
 from .true_detail import true_details
 
 TURNED_WHOLE = 0.97  # of a picture, which another must show if what is turned against that one is laid over it
+TRIED = 3  # copies that are as good as each other, of which one may be the same as more of the rest
 Rows = tuple[int, int]
 
 
@@ -63,18 +64,11 @@ def find_groups(scan: Scan, pairs: Sequence[Pair], *, judge: Judge | None = None
         whole = [row for row in component if row not in never_dropped]
         ranked = sorted(whole, key=lambda row: quality[row].rank, reverse=True)
         while len(ranked) > 1:
-            best, *rest = ranked
-            copies = _copies(scan, judge, best, rest, within)
-            largest = max(ranked, key=lambda row: plain[row].rank)
-            if len(copies) < len(rest) and largest != best:  # detail is not worth copies that would be left in
-                others = [row for row in ranked if row != largest]
-                of_largest = _copies(scan, judge, largest, others, within)
-                if len(of_largest) > len(copies):
-                    best, rest, copies = largest, others, of_largest
+            best, copies = _representative(scan, judge, ranked, _may_stay(ranked, quality, plain), within)
             if copies:
                 members = (best, *sorted(copies))
                 groups.append(Group(members, why_best([quality[row] for row in members])))
-            ranked = [row for row in rest if row not in copies]
+            ranked = [row for row in ranked if row != best and row not in copies]
     groups = _joined_by_others(scan, judge, groups, pairs)
     return sorted(groups, key=lambda group: min(group.members))
 
@@ -101,6 +95,31 @@ def _joined_by_others(scan: Scan, judge: Judge, groups: Sequence[Group], pairs: 
                 members[number].append(single)
                 group_of[single] = number
     return [replace(group, members=(rows[0], *sorted(rows[1:]))) for group, rows in zip(groups, members, strict=True)]
+
+
+def _may_stay(ranked: Sequence[int], quality: Mapping[int, Quality], plain: Mapping[int, Quality]) -> list[int]:
+    """The best of some copies, those that are as good, and the largest that is not stretched."""
+    equals = [row for row in ranked if quality[row].merit == quality[ranked[0]].merit]
+    unstretched = [row for row in ranked if quality[row].usual_shape] or equals
+    return [*equals[:TRIED], max(unstretched, key=lambda row: plain[row].rank)]
+
+
+def _representative(
+    scan: Scan, judge: Judge, ranked: Sequence[int], may_stay: Sequence[int], pairs: Sequence[Pair]
+) -> tuple[int, set[int]]:
+    """Which of some copies stays, and those that are the same picture.
+
+    Where the first that may stay is not the same as all others for sure, another one may be: what one has more of is
+    not worth copies that would be left in.
+    """
+    copies_of: dict[int, set[int]] = {}
+    for row in dict.fromkeys(may_stay):
+        rest = [other for other in ranked if other != row]
+        copies_of[row] = _copies(scan, judge, row, rest, pairs)
+        if len(copies_of[row]) == len(rest):
+            break
+    best = max(copies_of, key=lambda row: len(copies_of[row]))  # the first of equals
+    return best, copies_of[best]
 
 
 def _copies(scan: Scan, judge: Judge, best: int, rest: Sequence[int], pairs: Sequence[Pair]) -> set[int]:

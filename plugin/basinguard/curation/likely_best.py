@@ -9,10 +9,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 
-from .picture_quality import SHAPE, TINTED
+from .picture_quality import SHAPE, TINTED, most_alike
 from .scan import Scan
 
 Guess = tuple[float, ...]  # larger is likelier
@@ -38,8 +37,8 @@ def likely_best(scan: Scan, rows: Sequence[int], fits: Iterable[tuple[int, int, 
         numbers = sorted(members)
         of_scan = [rows[number] for number in numbers]
         usual[numbers, 0] = _usual_ways(numbers, links)
-        usual[numbers, 1] = _most_alike(np.log(scan.aspects[of_scan])[:, None], SHAPE)
-        usual[numbers, 2] = _near_median(scan.thumbs[of_scan].mean((1, 2)))
+        usual[numbers, 1] = most_alike(np.log(scan.aspects[of_scan])[:, None], SHAPE)
+        usual[numbers, 2] = most_alike(scan.thumbs[of_scan].mean((1, 2)), TINTED)
     return [_guess(scan, row, of_row) for row, of_row in zip(rows, usual.tolist(), strict=True)]
 
 
@@ -59,14 +58,3 @@ def _usual_ways(numbers: Sequence[int], links: dict[int, list[tuple[int, bool]]]
                 waiting.append(there)
     many = 2 * sum(flipped.values())
     return [many >= len(numbers) if flipped[number] else many <= len(numbers) for number in numbers]
-
-
-def _most_alike(values: NDArray[np.float32], tolerance: float) -> NDArray[np.bool_]:
-    """Which of N values [N, 1] are near as many of the others as any is."""
-    near = (np.abs(values - values.T) <= tolerance).sum(1)
-    return near == near.max()
-
-
-def _near_median(colours: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which mean colours [N, 3] are the usual one."""
-    return np.abs(colours - np.median(colours, axis=0)).max(1) <= TINTED

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from ..core.images import BadImage, load_rgb
 from .scan import Scan
@@ -16,7 +17,7 @@ UNFRAMED = 0.98  # share of a file inside its frame from which there is none
 MIDDLE = 512  # pixels of the middle in which detail is measured, as the file has them
 CELL = 8  # pixels of the blocks that JPEG compresses
 SHAPE = 0.04  # by which the proportions of two copies that were not stretched may differ
-TINTED = 4.0  # levels by which the mean colour may differ from that of most copies
+TINTED = 4.0  # levels by which the mean colours of copies that were not tinted may differ
 LOSSLESS = ("PNG", "BMP", "TIFF")
 BLOCKY = 1.15  # times the usual step from pixel to pixel that those between two blocks may be
 
@@ -34,7 +35,7 @@ class Quality:
         usual_way: it is not flipped against more than half of the copies.
         shape: its proportions against those of another copy, as a logarithm.
         usual_shape: it is not stretched against more than half of them.
-        usual_colours: its mean colour is that of most of the copies.
+        usual_colours: its mean colour is that of as many other copies as any one's is.
         lossless: its file format loses nothing.
         smooth: it shows no blocks of a strong compression.
         captioned: it has a caption.
@@ -67,14 +68,17 @@ class Quality:
         return pixels if self.shown is None else min(pixels, self.shown)
 
     @property
-    def rank(self) -> tuple[int, ...]:
-        """Larger is better."""
-        pixels = self.width * self.height
+    def merit(self) -> tuple[int, ...]:
+        """What makes it better, the most important first; larger is better."""
         laid_out = self.single, self.uncovered, self.unframed
         usual = self.usual_way, self.usual_shape, self.usual_colours
-        compression = self.lossless, self.smooth
-        ties = self.captioned, pixels, self.bytes, self.words, self.first
-        return *laid_out, self.detail, self.shown is None, *usual, *compression, *ties
+        return *laid_out, self.detail, self.shown is None, *usual, self.lossless, self.smooth
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """The same, with what decides between equals."""
+        ties = self.captioned, self.width * self.height, self.bytes, self.words, self.first
+        return *self.merit, *ties
 
 
 def picture_qualities(
@@ -108,6 +112,20 @@ def _is_smooth(scan: Scan, row: int) -> bool:
     except BadImage:
         return False
     return not is_blocky(picture)
+
+
+def most_alike(values: NDArray[np.floating], tolerance: float) -> NDArray[np.bool_]:
+    """Which of N values [N, D] are near one that is near as many of the others as any is, in each of their parts.
+
+    Not which are near the median: half of the copies of a picture may be crops, each of which shifts it.
+
+    Example:
+        >>> most_alike(np.array([[0.0], [1.5], [3.0], [9.0]]), 2.0).tolist()
+        [True, True, True, False]
+    """
+    near = cKDTree(values).query_ball_point(values, tolerance, p=np.inf, return_length=True)
+    distances, _ = cKDTree(values[near == near.max()]).query(values, p=np.inf)
+    return np.asarray(distances <= tolerance)
 
 
 def is_blocky(picture: Image.Image) -> bool:

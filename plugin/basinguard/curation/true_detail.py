@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..core.images import BadImage, load_rgb
-from .picture_quality import SHAPE, TINTED, UNFRAMED, Quality
+from .picture_quality import SHAPE, TINTED, UNFRAMED, Quality, most_alike
 from .placement import Placement
 from .reconstruction import Edges, compare_detail, is_blurred
 from .scan import Scan, inside_frame
@@ -85,10 +85,9 @@ def _with_usual(scan: Scan, qualities: Mapping[int, Quality], sights: Mapping[in
     """Qualities that say whether each copy is as most are: not flipped, not stretched, of the same colours."""
     ways = Counter(sight.mirrored for sight in sights.values())
     shapes = np.array([sight.shape for sight in sights.values()])
-    colours = {row: scan.thumbs[row].mean((0, 1)) for row in qualities}
-    usual = np.median(list(colours.values()), axis=0)
+    colours = np.stack([scan.thumbs[row].mean((0, 1)) for row in qualities])
     marked = {}
-    for row, quality in qualities.items():
+    for (row, quality), usual_colours in zip(qualities.items(), most_alike(colours, TINTED).tolist(), strict=True):
         sight = sights.get(row)
         alike = len(shapes) if sight is None else int((np.abs(shapes - sight.shape) <= SHAPE).sum())
         marked[row] = replace(
@@ -96,7 +95,7 @@ def _with_usual(scan: Scan, qualities: Mapping[int, Quality], sights: Mapping[in
             usual_way=sight is None or 2 * ways[sight.mirrored] >= len(sights),
             shape=sight.shape if sight else 0.0,
             usual_shape=2 * alike >= len(shapes),
-            usual_colours=bool(np.abs(colours[row] - usual).max() <= TINTED),
+            usual_colours=usual_colours,
         )
     return marked
 
@@ -129,7 +128,8 @@ def _shown_beside(
         return None
     (one, two), places = cuts
     if max(factors) <= MORE:
-        blurred = min(factors) * MORE >= 1 and is_blurred(one, two, places)
+        clean = qualities[rows[1]].smooth or not qualities[rows[0]].smooth  # blocks of compression are no detail
+        blurred = clean and min(factors) * MORE >= 1 and is_blurred(one, two, places)
         return int(mine.width * mine.height) // 2 if blurred else None
     stretched = qualities[rows[1]].usual_shape and not qualities[rows[0]].usual_shape
     shows = compare_detail(one, two, places, factors)
