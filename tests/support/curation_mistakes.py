@@ -18,14 +18,15 @@ from PIL import Image, ImageCms
 
 from basinguard.commands.metrics import metrics
 from basinguard.core.files import joined_sha256
-from basinguard.curation import scan, thumbnail_cache
+from basinguard.curation import thumbnail_cache
 from basinguard.curation.curate import curate_images
-from basinguard.curation.folder import read_folder
+from basinguard.curation.folder import Problem, read_folder
 from basinguard.curation.manifest import MANIFEST
+from basinguard.curation.workers import worker_pool
 from basinguard.training.data import ImageFolder
 
 from .curation_records import record_with
-from .ending_reads import shrink_or_end
+from .ending_reads import read_or_end
 from .guarded_runs import picture_folder
 
 Change = Callable[[Path], object]
@@ -221,12 +222,10 @@ def while_locked(root: Path) -> None:
 
 
 def while_one_ends_its_process(root: Path) -> None:
-    """A scan in two processes, one of whose images ends the process that reads it."""
-    photos = picture_folder(root / "photos")
-    (photos / "0.png").rename(photos / "ends.png")
-    with patch.object(scan, "_shrink_file", shrink_or_end):
-        problems = scan.scan_images(read_folder(photos, decode=False).items, workers=2).problems
-    raise UserWarning(next(str(each) for each in problems if each.code == "ends-process"))
+    """Two images read by two processes, one of which ends the process that reads it."""
+    with worker_pool(2) as mapped:
+        error = next(mapped(read_or_end, ["ends.png", "0.png"]))
+    raise UserWarning(str(Problem(error.code, "ends.png", str(error), True)))
 
 
 def one_picture_as(name: str, content: bytes) -> Change:
