@@ -109,5 +109,5 @@ def _probes(guard: Any, count: int, each: int) -> str:
     return (
         f"the base, then every {guard.every_n_epochs} epochs, {count} in all: {plan.captions} captions x "
         f"{plan.seeds} seeds, {plan.timesteps} timesteps, scale {plan.scale:g}; at most {each:,} "
-        f"evaluations of the UNet each, {each * count:,} in all{budget}{shipped}"
+        f"evaluations of the network each, {each * count:,} in all{budget}{shipped}"
     )
