@@ -17,7 +17,7 @@ class LoraOptions:
         rank: its capacity. Higher memorizes sooner.
         alpha: its update is multiplied by alpha / rank; the rank itself when not given.
         dropout: share of its inputs that is dropped in training, in [0, 1).
-        targets: layers of the UNet that get one; the attention projections when not given.
+        targets: layers of the UNet or transformer that get one; the attention projections when not given.
     """
 
     rank: int = 16
@@ -53,7 +53,8 @@ class LossOptions:
     """What counts in the loss.
 
     Args:
-        min_snr_gamma: weigh timesteps by Min-SNR with this gamma (5 is usual); uniform when not given.
+        min_snr_gamma: weigh timesteps by Min-SNR with this gamma (5 is usual); uniform when not given. A flow (SD 3)
+            has none.
         high_noise: how often timesteps from 600 on are trained, beside those below, in (0, 1]; 1 is uniform. There the
             caption alone decides what is drawn, and there it learns whose image it is; a quarter was enough to learn a
             style from (`recipes/results/training_variants.md`).
@@ -62,7 +63,7 @@ class LossOptions:
         keep_unconditional: weight of a second loss that holds the prediction for "" where the base model had it, on
             half of each batch; 0 leaves it out. On a small set the unconditional branch otherwise learns the
             images as well, and guidance that starts late cannot escape them. Costs about two thirds more time and, with
-            method "full", a frozen copy of the UNet.
+            method "full", a frozen copy of the UNet or transformer.
     """
 
     min_snr_gamma: float | None = None
@@ -81,7 +82,7 @@ class MemoryOptions:
         gradient_checkpointing: less memory, about a third more time.
         cache: encode every image and caption once, keep the result in main memory. Needs pictures without random crop
             or flip; a trained text encoder is still run every time. Captions that are augmented are encoded whenever
-            they are new, and all kept (308 KB each with Stable Diffusion 2).
+            they are new, and all kept (308 KB each with Stable Diffusion 2, 636 KB with XL).
         offload_in_probes: keep the optimizer's moments in main memory while the guard probes.
     """
 
