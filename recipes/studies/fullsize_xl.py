@@ -7,8 +7,8 @@ UNet (2.57 billion parameters), both text encoders (0.82) and VAE (0.08) are bui
 (`plugin/basinguard/pipelines/assets/sdxl`) in bfloat16, with a random LoRA on the UNet. Each group of stages has a
 process of its own: the LoRA as a file of kohya's names, and all of it merged as a guarded directory; that directory
 loaded and sampled at 256 px for three steps by its rule; one LoRA update on it as `basinguard fit` makes it. Time and
-peak resident memory of each stage go to `fullsize_xl.json` as the groups end, beside what `fit --dry-run` computes for
-graphics cards. The record is made up: random weights copy nothing, and a calibration takes hundreds of evaluations.
+peak resident memory of each stage go to `fullsize_xl.json` as the groups end. The record is made up: random weights
+copy nothing, and a calibration takes hundreds of evaluations. `docs/settings.md` says what fits on which card.
 
 Time: 3 minutes on one idle core. Memory: about 10 GB, disk 8 GB. `--size small`: a minute, 1 GB.
 """
@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from fullsize_proof import PX, SAVING, SMALL, fitted, measured, surroundings, write_images
+from fullsize_proof import PX, SMALL, fitted, measured, surroundings, write_images
 from peft import LoraConfig
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -41,7 +41,6 @@ from basinguard.pipelines.architecture import sd21_tokenizer, sdxl_config
 from basinguard.pipelines.protect import last_trace
 from basinguard.training.finetune_options import LoraOptions
 from basinguard.training.fit_cli import quiet_lightning
-from basinguard.training.memory_footprint import ProbeLoad, Workload, footprint_of
 
 TRANSITION, TIMESTEPS, SCALE = 500, 3, 5.0
 SMALL_XL = {
@@ -62,20 +61,22 @@ def main() -> None:
     parser.add_argument("--stage", choices=STAGES, help="run one group of stages in this process (used by the recipe)")
     asked = parser.parse_args()
     if asked.stage:
-        print(json.dumps({"ship": ship, "reload": reload, "lora": lora}[asked.stage](asked)))
+        run(asked)
         return
-    asked.out.mkdir(parents=True, exist_ok=True)
-    stages: dict[str, Any] = {}
-    computed: dict[str, float] = {}
     for group in STAGES:
         command = [sys.executable, __file__, "--out", str(asked.out), "--size", asked.size, "--stage", group]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        stages |= json.loads(done.stdout.splitlines()[-1])
-        computed = computed or computed_gb(asked)
-        result = {"size": asked.size, "resolution": PX, "stages": stages, "computed_gb_on_a_card": computed}
-        result |= surroundings(asked) | {"command": f"python recipes/studies/fullsize_xl.py --size {asked.size}"}
-        (asked.out / "fullsize_xl.json").write_text(json.dumps(result, indent=2) + "\n")
-        print(group, done.stdout.splitlines()[-1], flush=True)
+        subprocess.run(command, check=True)
+
+
+def run(asked: argparse.Namespace) -> None:
+    """One group of stages; what it measured goes beside that of the groups before."""
+    asked.out.mkdir(parents=True, exist_ok=True)
+    path = asked.out / "fullsize_xl.json"
+    result = json.loads(path.read_text()) if path.is_file() else {"size": asked.size, "resolution": PX, "stages": {}}
+    result["stages"] |= {"ship": ship, "reload": reload, "lora": lora}[asked.stage](asked)
+    result |= surroundings(asked) | {"command": f"python recipes/studies/fullsize_xl.py --size {asked.size}"}
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(asked.stage, "done", flush=True)
 
 
 def config(name: str, size: str) -> dict[str, Any]:
@@ -179,22 +180,6 @@ def reload(asked: argparse.Namespace) -> dict[str, Any]:
         note["unet_evals"] = sum(entry.unet_evals for entry in last_trace(pipe))
         note["image"] = list(made.images[0].size)
     return stages
-
-
-def computed_gb(asked: argparse.Namespace) -> dict[str, float]:
-    """The most memory of a graphics card that a training with probes takes, as `fit --dry-run` computes it, in GB."""
-    ways: dict[str, dict[str, Any]] = {
-        "LoRA of rank 16": {"lora": LoraOptions(rank=16)},
-        "every weight of the UNet": {"method": "full"},
-    }
-    needed = {}
-    for name, options in ways.items():
-        for side in (512, 1024):
-            workload = Workload(
-                memory=SAVING, precision="bfloat16", resolution=side, batch_size=1, probe=ProbeLoad(rows=2), **options
-            )
-            needed[f"{name}, {side} px"] = round(footprint_of(asked.out / "export", workload).peak / 1e9, 1)
-    return needed
 
 
 if __name__ == "__main__":

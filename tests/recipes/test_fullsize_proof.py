@@ -38,15 +38,13 @@ def test_a_model_of_random_numbers_goes_all_the_way(tmp_path, size, parameters):
 def test_what_ships_of_an_xl_goes_all_the_way(tmp_path):
     command = [sys.executable, RECIPES / "studies" / "fullsize_xl.py", "--size", "small", "--out", tmp_path]
     subprocess.run(command, check=True, timeout=1800)
-    result = json.loads((tmp_path / "fullsize_xl.json").read_text())
-    stages = result["stages"]
+    stages = json.loads((tmp_path / "fullsize_xl.json").read_text())["stages"]
     assert stages["LoRA file of kohya's names"]["check"]
     sampled = stages["guarded sampling, 3 steps"]
     assert (sampled["scales"][0], sampled["scales"][-1]) == (0.0, 5.0)
     assert sampled["unet_evals"] == 3 + sampled["scales"].count(5.0)
     assert sampled["image"] == [256, 256]
     assert stages["one LoRA update"]["trained"] > 0
-    assert len(result["computed_gb_on_a_card"]) == 4
 
 
 @pytest.mark.long
