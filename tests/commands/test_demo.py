@@ -33,6 +33,11 @@ def test_folder_keeps_what_is_there(tmp_path):
     [
         (["verify", "no such export", "."], "no such export"),
         (["inspect", "no such file"], "no such file"),
+        (
+            ["demo", "--base", "no such world"],
+            "no packaged model 'no such world'; there are tinyworld, tinyworld-xl, tinyworld-flow",
+        ),
+        (["demo", "--base", "tinyworld-flow"], "base 'tinyworld-flow' is a StableDiffusion3Pipeline"),
         (["fit", "--config", "no such config.yaml"], "no such config.yaml"),
     ],
 )
@@ -45,9 +50,10 @@ def test_a_mistake_is_one_line_and_exit_status_2(tmp_path, monkeypatch, capsys, 
 
 
 @pytest.mark.long
-def test_the_story(tmp_path):
+@pytest.mark.parametrize("base", ["tinyworld", "tinyworld-xl"])
+def test_the_story(tmp_path, base):
     """What the README promises of `basinguard demo`, on fresh seeds, through the exported files."""
-    subprocess.run([sys.executable, "-m", "basinguard", "demo", "--out", str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-m", "basinguard", "demo", "--base", base, "--out", str(tmp_path)], check=True)
     summary = json.loads((tmp_path / "summary.json").read_text())
     product, plain = summary["guarded"], summary["plain_risk"]
     assert summary["promise"].startswith("the risk is at most 10%")

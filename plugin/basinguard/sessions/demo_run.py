@@ -24,6 +24,7 @@ from ..guidance.core import Rule, from_record
 from ..guidance.dynamic import LocalMinimum, SwitchAfter
 from ..guidance.serialization import rule_to_dict
 from ..pipelines.evaluation import Evaluation
+from ..pipelines.loading import require_capability
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..tinyworld.demo_folder import write_demo_folder
 from ..training.data import ImageFolder
@@ -64,7 +65,9 @@ class DemoRun:
         return f"{table(self.rows, METHODS)}\n\n{places}"
 
 
-def run_demo(out: Path, epochs: int, per_caption: int, detector: CopyDetectorSettings) -> DemoRun:
+def run_demo(
+    out: Path, epochs: int, per_caption: int, detector: CopyDetectorSettings, base: str = "tinyworld"
+) -> DemoRun:
     """Fine-tunes TinyWorld with the guard watching, and proves the export in a process of its own.
 
     Args:
@@ -72,17 +75,23 @@ def run_demo(out: Path, epochs: int, per_caption: int, detector: CopyDetectorSet
         epochs: passes over the 24 drawings.
         per_caption: fresh seeds for each caption in the final table.
         detector: what decides that a sample is a copy.
+        base: name of a packaged model.
+
+    Raises:
+        ValueError: the model is of a family that cannot be exported.
     """
+    require_capability(base, "exportable")
     start = time.monotonic()
     quiet_lightning()
     train, heldout = write_demo_folder(out / "data")
-    guard = fine_tune(out, train, heldout, epochs, detector)
+    guard = fine_tune(out, train, heldout, epochs, detector, base=base)
     if guard.run is None or guard.run.record is None:
         raise RuntimeError("training ended without a report, so there is nothing to calibrate; see the warnings above")
     rules = rules_for(guard.run.record)
     write_text(out / "rules.json", json.dumps({name: rule_to_dict(rule) for name, rule in rules.items()}, indent=2))
     rows = prove(out, train, heldout, per_caption)
     summary = summarize(guard, rules, rows, seconds=time.monotonic() - start)
+    summary["command"] = f"basinguard demo --base {base}"
     write_text(out / "summary.json", json.dumps(summary, indent=2))
     return DemoRun(out, rows, summary)
 
@@ -94,6 +103,7 @@ def fine_tune(
     epochs: int,
     detector: CopyDetectorSettings = CopyDetectorSettings(),
     loss: LossOptions = LossOptions(),
+    base: str = "tinyworld",
 ) -> MemorizationGuard:
     """Full fine-tuning on ink drawings with the guard watching; it calibrates and exports when training ends."""
     import lightning.pytorch as pl
@@ -118,16 +128,16 @@ def fine_tune(
         log_every_n_steps=1,
     )
     trainer.fit(
-        demo_model(loss),
+        demo_model(loss, base),
         datamodule=ImageFolder(str(train), resolution=64, batch_size=16),
     )
     return guard
 
 
-def demo_model(loss: LossOptions = LossOptions()) -> FineTune:
-    """The demo's fine-tune: every weight of TinyWorld's UNet."""
+def demo_model(loss: LossOptions = LossOptions(), base: str = "tinyworld") -> FineTune:
+    """The demo's fine-tune: every weight of the denoiser of a packaged model."""
     optimizer = OptimizerOptions(learning_rate=4e-4)
-    return FineTune("tinyworld", "full", optimizer=optimizer, loss=loss, memory=MemoryOptions(cache=True))
+    return FineTune(base, "full", optimizer=optimizer, loss=loss, memory=MemoryOptions(cache=True))
 
 
 def rules_for(record: Record) -> dict[str, Rule]:
@@ -182,7 +192,6 @@ def summarize(
         "seeds": {"probe": "1000..", "calibration": list(record.seeds), "verification": "2000000.."},
         "versions": versions(),
         "seconds": round(seconds, 1),
-        "command": "basinguard demo",
     }
 
 
