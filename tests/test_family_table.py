@@ -36,6 +36,8 @@ RAN = {  # class and column: the test that runs it
     ("StableDiffusion3Pipeline", "probe"): f"{FAMILY_TESTS}::test_a_family_is_probed",
     ("StableDiffusion3Pipeline", "calibrate"): f"{CALIBRATIONS}::"
     "test_an_audit_of_a_lora_finds_its_copies_and_its_record_speaks_flow",
+    ("StableDiffusion3Pipeline", "export"): "exports/test_sd3_directory.py::"
+    "test_with_and_without_basinguard_it_draws_what_the_pipeline_in_memory_draws",
     ("StableDiffusion3Pipeline", "rule"): f"{CALIBRATIONS}::test_what_was_calibrated_is_what_protect_samples",
     ("Flux2KleinPipeline", "probe"): f"{FAMILY_TESTS}::test_a_family_is_probed",
     ("Flux2KleinPipeline", "calibrate"): f"{CALIBRATIONS}::"

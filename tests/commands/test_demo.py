@@ -37,7 +37,6 @@ def test_folder_keeps_what_is_there(tmp_path):
             ["demo", "--base", "no such world"],
             "no packaged model 'no such world'; there are tinyworld, tinyworld-xl, tinyworld-flow",
         ),
-        (["demo", "--base", "tinyworld-flow"], "base 'tinyworld-flow' is a StableDiffusion3Pipeline"),
         (["fit", "--config", "no such config.yaml"], "no such config.yaml"),
     ],
 )

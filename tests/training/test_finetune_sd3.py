@@ -8,16 +8,20 @@ import torch.nn.functional as F
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from diffusers.training_utils import compute_density_for_timestep_sampling
 
+from basinguard.exports.integrity import check_export
+from basinguard.guidance.core import from_record
 from basinguard.pipelines.loading import load_pipeline
+from basinguard.pipelines.protect import is_protected, load, rule_of
 from basinguard.training.data import ImageFolder
 from basinguard.training.finetune import FineTune
 from basinguard.training.finetune_options import LossOptions
 from basinguard.training.forward_processes import RectifiedFlow
 from basinguard.training.loss_filters import Both, LargeGap, LowLoss
 from basinguard.training.preflight import check_fit
+from basinguard.training.requirements import require_exportable
 from support.fine_tunes import fine_tune
-from support.guarded_runs import fit, make_guard, picture_folder
-from support.tiny_pipeline import build_tiny_sd3
+from support.guarded_runs import TERMS, fit, make_guard, picture_folder
+from support.tiny_pipeline import build_tiny_sd3, build_tiny_z_image
 
 CAPTIONS = ["a ball", "a box"]
 CPU = torch.device("cpu")
@@ -112,6 +116,18 @@ def test_a_guarded_fine_tune_teaches_adapters_and_exports(base, tmp_path):
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_a_run_ends_in_a_guarded_directory(base, tmp_path):
+    folder, out = picture_folder(tmp_path / "pictures", count=2), tmp_path / "guarded"
+    guard = make_guard(every_n_epochs=2, export_to=str(out), terms=TERMS)
+    fit(base, folder, tmp_path, guard)
+    check = check_export(out)
+    assert check.ok, str(check)
+    record = guard.run.record
+    assert record.sampler.prediction_type == "flow_prediction"
+    assert is_protected(load(out))
+    assert rule_of(load(out)) == from_record(record.model_dump())
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_the_unconditional_branch_is_held_where_the_base_had_it(base, method):
     model = fine_tune(base, method=method, rank=2, keep_unconditional=1.0)
@@ -146,11 +162,11 @@ def test_loss_filters_see_the_gap_in_epsilon(base):
     torch.testing.assert_close(note.gaps, velocity * torch.tensor([0.9, 0.3]), rtol=1e-4, atol=1e-7)
 
 
-def test_a_guarded_directory_is_refused_before_training(base, tmp_path):
-    message = "export_to: a StableDiffusion3Pipeline is trained and probed, but no guarded directory of one"
+def test_a_guarded_directory_of_a_family_that_has_none_is_refused_before_training(base):
+    assert check_fit(base, exported=True) is None
+    message = "export_to: a ZImagePipeline is trained and probed, but no guarded directory of one"
     with pytest.raises(ValueError, match=message):
-        fit(base, picture_folder(tmp_path / "pictures", 2), tmp_path, make_guard(export_to=str(tmp_path / "out")))
-    assert "is a StableDiffusion3Pipeline; only a StableDiffusionPipeline" in refusal(base, exported=True)
+        require_exportable(build_tiny_z_image())
 
 
 def refusal(base, **options):

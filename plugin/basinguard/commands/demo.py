@@ -28,7 +28,8 @@ def demo(
         detector: what decides that a sample is a copy. Ink drawings are more alike than most pictures: of 240 fresh
             drawings of the training captions 5 % lie above the published threshold, so the threshold is measured on
             the 48 held-out drawings.
-        base: which packaged model learns to draw: "tinyworld" (Stable Diffusion's classes) or "tinyworld-xl" (SDXL's).
+        base: which packaged model learns to draw: "tinyworld" (Stable Diffusion's classes), "tinyworld-xl" (SDXL's) or
+            "tinyworld-flow" (SD 3's, which takes many times as long: its pipeline reads 256 empty tokens of T5's).
 
     Raises:
         ValueError: no such packaged model.

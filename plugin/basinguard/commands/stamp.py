@@ -32,7 +32,7 @@ def stamp(
     from ..exports.directory import belonging
     from ..exports.fingerprints import weights_sha256
     from ..exports.merge import merged
-    from ..exports.model_kind import kind_of
+    from ..exports.model_kind import kind_of, require_files
     from ..exports.stamp import stamp_lora
     from ..pipelines.loading import load_pipeline
 
@@ -43,9 +43,9 @@ def stamp(
             "1: use `basinguard export --kind kohya`"
         )
     pipe = load_pipeline(base or measured.base, lora=lora)
-    kind = pipe.scheduler.config.get("prediction_type", "epsilon")
-    matching = belonging(measured, weights_sha256(merged(pipe)), kind)
-    return stamp_lora(lora, matching, out, overwrite=overwrite, share_private=share_private, kind=kind_of(pipe))
+    kind = require_files(kind_of(pipe))
+    matching = belonging(measured, weights_sha256(merged(pipe)), kind.prediction_type(pipe.scheduler))
+    return stamp_lora(lora, matching, out, overwrite=overwrite, share_private=share_private, kind=kind)
 
 
 def show(path: Path, arguments: object) -> None:

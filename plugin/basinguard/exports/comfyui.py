@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.record import Record
-from .model_kind import STABLE_DIFFUSION, ModelKind, kind_at
+from .model_kind import STABLE_DIFFUSION, ModelKind, kind_at, require_files
 from .sampler_grids import is_plain, require_two_scales, steps_before
 
 REFINABLE = ("simple", "sgm_uniform")  # schedulers whose grid for n * k steps holds that for n
@@ -51,7 +51,7 @@ class WorkflowFiles:
         """
         path, adapter = Path(model).expanduser().resolve(), lora.name if lora else None
         if path.is_dir():
-            return cls(directory=path.name, lora=adapter, kind=kind_at(path))
+            return cls(directory=path.name, lora=adapter, kind=require_files(kind_at(path)))
         if path.is_file():
             return cls(checkpoint=path.name, lora=adapter, kind=kind_at(path))
         raise ValueError(

@@ -82,7 +82,7 @@ def export_directory(
     """Writes a pipeline with its record, whole or not at all; `layout` says what lies where.
 
     Args:
-        pipe: a diffusers `StableDiffusionPipeline` or `StableDiffusionXLPipeline` without adapters; see `merge.merged`.
+        pipe: a diffusers pipeline of a class in `model_kind.KINDS`, without adapters; see `merge.merged`.
         record: the calibration of exactly these weights; an empty `weights_sha256` is filled in.
         out: the directory to make.
         overwrite: replace an earlier export there; a directory with anybody else's files is never replaced.
@@ -95,24 +95,24 @@ def export_directory(
 
     Raises:
         FileExistsError: `out` is not free; see `overwrite`.
-        TypeError: neither Stable Diffusion nor XL.
+        TypeError: a pipeline of another class.
         ValueError: the record belongs to other weights or another prediction type, its rule is more than a pipeline
             can do, or the pipeline has adapters.
     """
     out = Path(out).expanduser()
     kind = check_exportable(pipe)
     from_record(record.model_dump())  # what cannot be sampled by must not be shipped
-    record = belonging(record, weights_sha256(pipe), pipe.scheduler.config.get("prediction_type", "epsilon"))
+    record = belonging(record, weights_sha256(pipe), kind.prediction_type(pipe.scheduler))
     with whole_directory(out, overwrite=overwrite) as folder:
         save_stock(pipe, folder)
-        _draw_at_calibrated_size(folder, record.sampler.resolution, pipe.vae_scale_factor)
+        _draw_at_calibrated_size(folder / kind.denoiser, record.sampler.resolution, pipe.vae_scale_factor)
         if not share_private:
             record = public(record)
             forget_origins(folder)
         _write_record(folder, record, kind)
         origin = origin or Origin()
         write_json(folder / PROVENANCE_FILE, provenance(record, origin, share_private=share_private))
-        if fits(record.guidance):
+        if fits(record.guidance) and not kind.flow:
             files = WorkflowFiles(directory=out.resolve().name, kind=kind)
             write_json(folder / WORKFLOW_FILE, comfyui_workflow(record, files=files))
         for name, code in code_for(kind.pipeline).items():
@@ -164,8 +164,8 @@ def belonging(record: Record, weights: str, prediction_type: str) -> Record:
 
 
 def _draw_at_calibrated_size(folder: Path, resolution: int, pixels: int) -> None:
-    """A pipeline draws at its UNet's own size unless told: now that of the record, whatever the base's was."""
-    config = folder / "unet" / "config.json"
+    """A pipeline draws at its denoiser's own size unless told: now that of the record, whatever the base's was."""
+    config = folder / "config.json"
     write_json(config, json.loads(config.read_text("utf-8")) | {"sample_size": resolution // pixels})
 
 

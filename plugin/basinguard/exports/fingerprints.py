@@ -114,7 +114,9 @@ def _of_pipeline(pipe: DiffusionPipeline) -> Iterator[tuple[str, Tensor]]:
 
     for component, module in sorted(pipe.components.items()):
         if isinstance(module, nn.Module):
-            yield from ((f"{component}.{name}", tensor) for name, tensor in module.state_dict().items())
+            twice = getattr(module, "all_tied_weights_keys", None) or {}  # files hold such a tensor once
+            names = ((name, tensor) for name, tensor in module.state_dict().items() if name not in twice)
+            yield from ((f"{component}.{name}", tensor) for name, tensor in names)
 
 
 def _stored(path: Path) -> Iterator[tuple[str, StoredTensor]]:

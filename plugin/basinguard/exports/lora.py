@@ -32,7 +32,7 @@ from .lora_formats import (
 )
 from .lora_header import LoraFacts, lora_header
 from .merge import merged
-from .model_kind import kind_of
+from .model_kind import kind_of, require_files
 from .privacy import public
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def export_lora(
             f"export_lora(out={out.name!r}, format={format!r}): expected *.safetensors, kohya, diffusers or "
             "diffusers-folded"
         )
-    kind, share = kind_of(pipe), default_strength(record) if strength is None else strength
+    kind, share = require_files(kind_of(pipe)), default_strength(record) if strength is None else strength
     if not 0 < share <= 1:
         raise ValueError(f"export_lora(strength={strength}): expected a share in (0, 1]")
     trained = lora_layers(pipe, adapter)

@@ -234,8 +234,9 @@ def _model(record: Record, kind: ModelKind) -> dict[str, Any]:
     return {
         "family": kind.name,
         "pipeline": kind.pipeline,
+        "absent": "".join(f", {part}=None" for part in kind.absent),
         "side": record.sampler.resolution,
-        "encoders": "two text encoders" if kind.xl else "one text encoder",
+        "encoders": "two text encoders" if len(kind.text_encoders) > 1 else "one text encoder",
         "openrail": ("Stable Diffusion XL 1.0" if kind.xl else "Stable Diffusion 2.1") * is_openrail(record.base),
         "comfyui": comfyui_text(record, kind),
         "a1111": a1111_text(record, kind),
@@ -244,7 +245,7 @@ def _model(record: Record, kind: ModelKind) -> dict[str, Any]:
 
 def _tags(kind: ModelKind) -> list[str]:
     """The hub's: of the family, and of diffusers' pipelines for it."""
-    own = "stable-diffusion-xl" if kind.xl else "stable-diffusion"
+    own = kind.name.lower().replace(" ", "-")
     return [own, f"{own}-diffusers"]
 
 

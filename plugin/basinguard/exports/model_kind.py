@@ -11,6 +11,9 @@ from ..core.generation import XL
 from ..core.safetensors_header import Header, read_header
 
 SD_CLASS, XL_CLASS = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+SD3_CLASS = "StableDiffusion3Pipeline"
+NAMES = {SD_CLASS: "Stable Diffusion", XL_CLASS: "Stable Diffusion XL", SD3_CLASS: "Stable Diffusion 3"}
+THIRD = ("text_encoder_3", "tokenizer_3")  # of Stable Diffusion 3
 XL_TEXT = "conditioner.embedders.1."  # in a single file of the original layout: XL's alone
 TO_TEXT = "attn2.to_k.weight"
 
@@ -22,10 +25,13 @@ class ModelKind:
     Attributes:
         pipeline: diffusers' name of its class, one of `KINDS`.
         zero_empty: whether it samples with zeros for the empty prompt, as XL's usually does, and not with its text.
+        absent: components that it was made without and that diffusers must be told of, as most Stable Diffusion 3's
+            third text encoder, which is larger than all the rest.
     """
 
     pipeline: str = SD_CLASS
     zero_empty: bool = False
+    absent: tuple[str, ...] = ()
 
     @property
     def xl(self) -> bool:
@@ -35,20 +41,34 @@ class ModelKind:
     @property
     def name(self) -> str:
         """What people call it."""
-        return "Stable Diffusion XL" if self.xl else "Stable Diffusion"
+        return NAMES[self.pipeline]
+
+    @property
+    def flow(self) -> bool:
+        """Whether it is a flow: it denoises by a transformer, and only diffusers opens what is exported of it."""
+        return self.pipeline == SD3_CLASS
+
+    @property
+    def denoiser(self) -> str:
+        """Its component that denoises."""
+        return "transformer" if self.flow else "unet"
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
-        """Its components that read the prompt."""
-        return ("text_encoder", "text_encoder_2") if self.xl else ("text_encoder",)
+        """Its components that read the prompt; the third of Stable Diffusion 3 may be left out, and is never tuned."""
+        return ("text_encoder",) if self.pipeline == SD_CLASS else ("text_encoder", "text_encoder_2")
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Its components that a fine-tune may change."""
-        return "unet", *self.text_encoders
+        return self.denoiser, *self.text_encoders
+
+    def prediction_type(self, scheduler: Any) -> str:
+        """What it predicts, as records say it."""
+        return "flow_prediction" if self.flow else str(scheduler.config.get("prediction_type", "epsilon"))
 
 
-KINDS = (SD_CLASS, XL_CLASS)
+KINDS = tuple(NAMES)
 STABLE_DIFFUSION = ModelKind()
 
 
@@ -62,7 +82,22 @@ def kind_of(pipe: Any) -> ModelKind:
     name = next((name for name in classes if name in KINDS), None)
     if name is None:
         raise TypeError(f"cannot export a {classes[0]}; expected a diffusers {' or '.join(KINDS)}")
-    return ModelKind(name, name == XL_CLASS and bool(pipe.config.get("force_zeros_for_empty_prompt", True)))
+    zero = name == XL_CLASS and bool(pipe.config.get("force_zeros_for_empty_prompt", True))
+    return ModelKind(name, zero, tuple(part for part in THIRD if name == SD3_CLASS and getattr(pipe, part) is None))
+
+
+def require_files(kind: ModelKind) -> ModelKind:
+    """Refuses what is exported as a directory only, where a file or a workflow is asked for.
+
+    Raises:
+        ValueError: of a flow.
+    """
+    if kind.flow:
+        raise ValueError(
+            f"a {kind.pipeline} is exported as a directory; LoRA files, single files and workflows of {kind.name} are "
+            "not written here"
+        )
+    return kind
 
 
 def kind_at(path: Path) -> ModelKind:
@@ -88,7 +123,8 @@ def _of_index(path: Path) -> ModelKind:
         raise ValueError(f"{path}: not the index of a diffusers pipeline; download or copy it again") from None
     if name not in KINDS:
         raise ValueError(f"{path}: a {str(name)[:80]!r}; what is exported here is one of {', '.join(KINDS)}")
-    return ModelKind(name, name == XL_CLASS and zero)
+    absent = (part for part in THIRD if name == SD3_CLASS and index.get(part, [None])[0] is None)
+    return ModelKind(name, name == XL_CLASS and zero, tuple(absent))
 
 
 def _has_xl(header: Header) -> bool:

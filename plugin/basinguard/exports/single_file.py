@@ -14,7 +14,7 @@ from ..core.record import Record
 from .directory import belonging, check_exportable
 from .fingerprints import state_dict_sha256, weights_sha256
 from .lora_header import model_header
-from .model_kind import ModelKind
+from .model_kind import ModelKind, require_files
 from .original_layout import original_state
 from .privacy import public
 from .sampler_grids import has_its_schedule
@@ -61,7 +61,7 @@ def export_single_file(
         raise ValueError(
             f"export_single_file(out={out.name!r}, precision={precision!r}): expected *.safetensors, float16 or float32"
         )
-    kind = check_exportable(pipe)
+    kind = require_files(check_exportable(pipe))
     second = _is_second(pipe, kind)
     record = belonging(record, weights_sha256(pipe), pipe.scheduler.config.get("prediction_type", "epsilon"))
     tensors = {name: _stored(name, value, precision) for name, value in original_state(pipe, second=second).items()}

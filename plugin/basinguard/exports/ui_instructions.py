@@ -14,6 +14,8 @@ NODE = "the node *Basinguard rule* (plugin/comfyui_basinguard of the basinguard 
 def comfyui_text(record: Record, kind: ModelKind = STABLE_DIFFUSION) -> str:
     """A Markdown sentence that begins with whether it is guarded."""
     rule, steps = record.guidance, record.sampler.timesteps
+    if kind.flow:
+        return _unread(kind, plain=rule.plain)
     if not fits(rule):
         return f"{no_schedule(rule)}.**"
     zeros = " Its negative prompt is zeros (the node `ConditioningZeroOut`)." if kind.zero_empty else ""
@@ -37,6 +39,8 @@ def comfyui_text(record: Record, kind: ModelKind = STABLE_DIFFUSION) -> str:
 def a1111_text(record: Record, kind: ModelKind = STABLE_DIFFUSION) -> str:
     """A Markdown sentence that begins with whether it is guarded."""
     rule, steps = record.guidance, record.sampler.timesteps
+    if kind.flow:
+        return _unread(kind, plain=rule.plain)
     if not fits(rule):
         return f"{no_schedule(rule)}.**"
     if rule.plain:
@@ -51,6 +55,12 @@ def a1111_text(record: Record, kind: ModelKind = STABLE_DIFFUSION) -> str:
         "the brackets. The share depends on the steps and on the schedule type, not on the sampler's order:\n\n"
         f"| schedule type | prompt at {steps} steps |\n|---|---|\n{table}"
     )
+
+
+def _unread(kind: ModelKind, *, plain: bool) -> str:
+    """Of a client for which nothing is written of this kind."""
+    lead = "as promised with the scale above, untried" if plain else "NOT guarded"
+    return f"{lead}.** Nothing is written for it of {kind.name}; sample with diffusers."
 
 
 def a1111_hint(record: Record, kind: ModelKind = STABLE_DIFFUSION) -> str:

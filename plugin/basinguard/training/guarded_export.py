@@ -92,12 +92,13 @@ def provenance_of(guard: Guard, series: EpochSeries) -> Provenance:
     """What is known of the model before a product is chosen; its own fingerprint comes with the weights."""
     with series.at(series.epochs[-1], 1.0) as opened:
         pipe = pipe_of(opened.model)
+        model = LatentModel(pipe)
         return Provenance(
             base=str(series.module.base_id),
             weights_sha256="",
             dataset_sha256=dataset_sha256(guard.training.images, guard.training.captions),
-            prediction_type=pipe.scheduler.config.prediction_type,
-            resolution=LatentModel(pipe).resolution,
+            prediction_type=model.prediction_type,
+            resolution=model.resolution,
         )
 
 

@@ -31,10 +31,11 @@ class BasinguardPipeline(StableDiffusionPipeline):
 
     @contextmanager
     def progress_bar(self, iterable: Any = None, total: int | None = None) -> Iterator[Any]:
-        """The stock progress bar; the UNet is steered while it is open, which is the denoising loop."""
+        """The stock progress bar; the denoiser is steered while it is open, which is the denoising loop."""
+        network = self.transformer if getattr(self, "unet", None) is None else self.unet
         factor = epsilon_factor(self.scheduler)
         with (
-            steer(self.unet, self.basinguard_rule, pipeline_scale=lambda: self.guidance_scale, factor=factor),
+            steer(network, self.basinguard_rule, pipeline_scale=lambda: self.guidance_scale, factor=factor),
             super().progress_bar(iterable=iterable, total=total) as bar,
         ):
             yield bar

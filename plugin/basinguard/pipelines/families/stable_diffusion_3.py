@@ -41,7 +41,7 @@ class StableDiffusion3(FlowFamily):
     class_name = "StableDiffusion3Pipeline"
     models = "SD 3, 3.5"
     encoder_names = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    capabilities = Capabilities(trainable=True)
+    capabilities = Capabilities(trainable=True, exportable=True)
     lora_targets: ClassVar[tuple[str, ...]] = (
         *FlowFamily.lora_targets, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
     )  # fmt: skip
