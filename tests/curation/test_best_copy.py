@@ -53,6 +53,30 @@ def test_a_copy_made_smaller_does_not_stay(pictures, tmp_path, method):
     assert kept(scan)[0] == {"original": {"a copy"}}
 
 
+def figure(item):
+    """A pixel figure on a plain ground, with or without something in the air above its arm."""
+    grid = np.full((24, 24, 3), (150, 240, 210), np.uint8)
+    half = np.where(np.random.default_rng(3).random((8, 4, 1)) < 0.7, (240, 20, 90), (120, 130, 250))
+    grid[6:14, 11:15], grid[6:14, 15:19] = half, half[:, ::-1]
+    grid[8:10, 8:11] = grid[11:12, 19:22] = (90, 210, 180)
+    grid[14:19, 12:15] = (90, 90, 0)
+    if item:
+        grid[4:6, 18:20] = (90, 210, 180)
+    return Image.fromarray(grid).resize((384, 384), Image.Resampling.NEAREST)
+
+
+def test_what_stands_beside_a_figure_on_a_plain_ground_counts(tmp_path):
+    groups, alike, _ = kept(scan_of(tmp_path, {"with": figure(True), "without": figure(False)}))
+    assert not groups
+    assert alike == [{"with", "without"}]
+
+
+def test_a_crop_of_a_framed_picture_is_a_copy(pictures, tmp_path):
+    framed = ImageOps.expand(pictures[2], 40, "white")
+    groups, _, _ = kept(scan_of(tmp_path, {"framed": framed, "a crop": cropped(pictures[2], 0.1, 0.05, 1.0, 0.9)}))
+    assert [len(members) for members in groups.values()] == [1]
+
+
 def collage(pictures, gap=0):
     side = pictures[0].width
     sheet = Image.new("RGB", (2 * side + gap, 2 * side + gap), "white")

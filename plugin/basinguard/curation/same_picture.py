@@ -25,6 +25,7 @@ GLANCE = 192  # pixels of the side of a first comparison
 LONGEST = 1024  # pixels of the side on which pictures are compared; finer detail than that decides nothing
 SMALLEST = 24  # pixels of the common picture; with less there is no detail to agree on
 STILL = 0.012  # of a side, by which what stands on a plain ground may be off: a few pixels, as frames are found
+NEXT = 0.02  # of a side, that a place found on thumbnails may be off
 CELLS = 24  # on a side, for colours
 BLOCK = 8  # pixels of a cell whose mean colour compression leaves as it is
 REMEMBERED = 48  # pictures in memory, 3 MB each at most
@@ -79,6 +80,8 @@ class Judge:
         (one, place), (two, other_place) = opened, other
         if not turned and _moved(place, other_place, mirrored=overlay.mirrored):
             return PictureVerdict(False, "what they show stands at another place on a plain ground")
+        if not turned and _lacks(place if overlay.swapped else other_place, overlay):
+            return PictureVerdict(False, "one has more on a plain ground that the other shows empty")
         return same_picture(one, _turned(two, turned), overlay, turned=bool(turned))
 
     def _look(self, row: int) -> bool:
@@ -109,10 +112,34 @@ class Judge:
 def _moved(one: Box, two: Box, *, mirrored: bool) -> bool:
     """Whether what two files show is as large and stands elsewhere, as a figure in motion and no frame does."""
     if mirrored:
-        two = 1 - two[2], two[1], 1 - two[0], two[3]
+        two = _flipped(two)
     sizes = [(place[2] - place[0], place[3] - place[1]) for place in (one, two)]
     as_large = max(abs(a - b) for a, b in zip(*sizes, strict=True)) <= STILL
     return as_large and max(abs(a - b) for a, b in zip(one, two, strict=True)) > STILL
+
+
+def _lacks(part: Box, overlay: Overlay) -> bool:
+    """Whether the smaller of two is no crop: beyond its content the larger has more, and its own ground goes as far.
+
+    Args:
+        part: where the content of the smaller lies in its file.
+        overlay: where that lies in the content of the larger.
+    """
+    left, top, right, bottom = _flipped(part) if overlay.mirrored else part
+    width, height = (
+        (b - a) / (d - c) for a, b, c, d in ((left, right, *overlay.box[::2]), (top, bottom, *overlay.box[1::2]))
+    )
+    beyond = (
+        (overlay.box[0] * width, left),
+        (overlay.box[1] * height, top),
+        ((1 - overlay.box[2]) * width, 1 - right),
+        ((1 - overlay.box[3]) * height, 1 - bottom),
+    )
+    return any(ground > NEXT and NEXT < more <= ground + NEXT for more, ground in beyond)
+
+
+def _flipped(box: Box) -> Box:
+    return 1 - box[2], box[1], 1 - box[0], box[3]
 
 
 def same_picture(one: Image.Image, two: Image.Image, overlay: Overlay, *, turned: bool = False) -> PictureVerdict:
