@@ -15,7 +15,7 @@ captions and seeds, not trainings.
 
 Writes `basin_families.json`, a model at a time, and `basin_families.png`; `docs/families.md` says what they show. No
 more than 2 of 24 samples copy from timestep 374 (XL) and 267 (flow) down without guidance, from 687 and 600 down with
-opposite guidance, from 499 and 401 down when the base leads. Time: about 5 minutes a model on one core. Memory: 2 GB.
+opposite guidance, from 499 and 401 down when the base leads. Time: about 10 minutes a model on one core. Memory: 2 GB.
 """
 
 from __future__ import annotations
@@ -118,10 +118,6 @@ def study(name: str, args: argparse.Namespace) -> dict[str, Any]:
         ).stdout.strip(),
         "seconds": round(time.time() - begin),
     }
-
-
-def commit() -> str:
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
 
 
 def fine_tune(pipe: Any, images: Tensor, captions: tuple[str, ...], updates: int, rate: float) -> list[float]:

@@ -244,6 +244,9 @@ def test_nothing_left_is_no_success():
     assert empty.nothing_left
     assert verdict(empty).startswith("Safe, and nothing of what was taught is left")
     assert "earlier or a later epoch" in verdict(empty)
+    unknown = record.model_copy(update={"taught": left.model_copy(update={"high": 0.6})})
+    assert unknown.nothing_left
+    assert verdict(unknown).startswith("Safe, and it could not be shown that anything of what was taught is left (0.02")
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpm++2m"])

@@ -23,7 +23,13 @@ from basinguard.pipelines.modular_guider import RuleGuider
 from basinguard.pipelines.protect import protect
 from basinguard.pipelines.stock_sampling import sample_batch
 from basinguard.similarity.structure import METRIC, Structure
-from support.tiny_pipeline import build_tiny_flux2, build_tiny_sd3, build_tiny_z_image
+from support.tiny_pipeline import (
+    build_tiny_flux2,
+    build_tiny_pipeline,
+    build_tiny_sd3,
+    build_tiny_xl,
+    build_tiny_z_image,
+)
 
 DYNAMIC = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
 PROMPTS = ["a red ball", "a blue box"]
@@ -138,14 +144,36 @@ def test_a_pipeline_that_calls_twice_is_pointed_to_the_guider():
         protect(build_tiny_flux2(), SwitchAt(600))
 
 
+def loaded_from(pipe, place):
+    pipe.register_to_config(_name_or_path=place)
+    return pipe
+
+
+def consistent(pipe):
+    """A latent consistency model, which is told the guidance scale."""
+    pipe.unet.register_to_config(time_cond_proj_dim=16)
+    return pipe
+
+
+CACHED = "hub/models--stabilityai--sdxl-turbo/snapshots/aaaa"
+
+
 @pytest.mark.parametrize(
     "build",
-    [lambda: build_tiny_flux2(is_distilled=True), lambda: build_tiny_z_image(shift=3.0)],
-    ids=["klein", "turbo"],
+    [
+        lambda: build_tiny_flux2(is_distilled=True),
+        lambda: build_tiny_z_image(shift=3.0),
+        lambda: loaded_from(build_tiny_sd3(), "models/sd35-large-turbo"),
+        lambda: loaded_from(build_tiny_xl(), CACHED),
+        lambda: consistent(build_tiny_pipeline()),
+    ],
+    ids=["klein", "turbo", "by folder", "in the hub's cache", "consistency"],
 )
 def test_a_distilled_model_takes_no_rule(build):
+    pipe = build()
+    assert family_of(pipe).distilled(pipe)
     with pytest.raises(ValueError, match="Pipeline is guidance-distilled: it has no unconditional branch") as caught:
-        protect(build(), SwitchAt(600))
+        protect(pipe, SwitchAt(600))
     assert "\n" not in str(caught.value)
 
 

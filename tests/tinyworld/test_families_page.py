@@ -26,6 +26,9 @@ def test_exits_and_the_dynamic_rule_are_as_measured(name):
     share = {key: 100 * never[key] for key in ("value", "low", "high")}
     assert said(model["exit"]["median timestep"], 0) in PAGE
     assert said(share, 0).replace(" [", " % [") in PAGE
+    early = {key: 100 * model["detectors"]["local minimum"]["early"][key] for key in ("value", "low", "high")}
+    assert said(early, 0).replace(" [", " % [") in PAGE
+    assert said(model["detectors"]["local minimum"]["distance"], 0) in PAGE
     assert model["exit"]["memorized"] == model["exit"]["pairs"] == 24
 
 

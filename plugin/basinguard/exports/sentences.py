@@ -7,10 +7,13 @@ from ..core.record import Record
 from ..core.text import epoch_name
 
 UNKNOWN = "not measured"
-NOTHING_LEFT = (
-    "Safe, and nothing of what was taught is left: its samples cannot be told from the base model's. What may help: an "
-    "earlier or a later epoch, another strength (the option `strengths`), a larger alpha, or more images."
+HELP = (
+    "What may help: an earlier or a later epoch, another strength (the option `strengths`), a larger alpha, or more "
+    "images."
 )
+NOTHING_LEFT = f"Safe, and nothing of what was taught is left: its samples cannot be told from the base model's. {HELP}"
+NOT_SHOWN = "Safe, and it could not be shown that anything of what was taught is left"
+LITTLE = 0.2  # of what was taught, below which the whole interval must lie for "nothing is left"
 BEST_PLAIN = "at its best epoch and scale, safe or not,"
 
 
@@ -56,12 +59,19 @@ def rulers_line(record: Record) -> str:
     return f"the smallest of {', '.join(values)}" if values else ""
 
 
+def _nothing_left(record: Record) -> str:
+    """Of a product whose `taught` is not above the base model's: that nothing is left, or that too little was seen."""
+    taught = record.taught
+    assert taught is not None
+    return NOTHING_LEFT if taught.high < LITTLE else f"{NOT_SHOWN} ({taught}). {HELP}"
+
+
 def verdict(record: Record) -> str:
     """What the numbers come to, the first words being the answer."""
     if not record.promise:
         return f"Not proven safe: {record.population}."
     if record.nothing_left:
-        return NOTHING_LEFT
+        return _nothing_left(record)
     if record.guidance.plain and record.product.strength == 1 and record.scale == record.sampler.scale:
         epoch = f" of {epoch_name(record.product.epoch)}" if _earlier(record) else ""
         cost = price(record) if epoch else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -90,8 +91,17 @@ class Family(ABC):
         return self.pixels_per_latent(pipe)
 
     def distilled(self, pipe: Any) -> bool:
-        """Whether guidance was distilled into the weights, so that there is no unconditional branch to guide by."""
-        return False
+        """Whether guidance was distilled into the weights, so that there is no unconditional branch to guide by.
+
+        The denoiser says so, or the folder or hub id that the pipeline was loaded from says turbo, as those of
+        distilled releases do; in the hub's cache the id is a folder above.
+        """
+        config = self.denoiser(pipe).config
+        by_config = config.get("time_cond_proj_dim") is not None or bool(config.get("guidance_embeds"))
+        *above, last = PurePath(str(pipe.config.get("_name_or_path") or "")).parts or ("",)
+        return by_config or any(
+            "turbo" in name.lower() for name in (last, *(n for n in above if n.startswith("models--")))
+        )
 
     def call_options(self, pipe: Any, scale: float) -> dict[str, Any]:
         """What a call of the pipeline is given so that it draws at its native side by plain CFG of a scale."""

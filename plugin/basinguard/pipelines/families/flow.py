@@ -7,7 +7,6 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -53,10 +52,6 @@ class FlowFamily(Family):
         """See `Family`; a flow's grid depends on the size of the image where the scheduler shifts dynamically."""
         require_euler(pipe.scheduler)
         return PipelineFlow(timesteps=partial(self.timesteps, pipe, side))
-
-    def distilled(self, pipe: Any) -> bool:
-        """Whether the folder or hub id that it was loaded from says turbo, as those of distilled releases do."""
-        return "turbo" in PurePath(str(pipe.config.get("_name_or_path") or "")).name.lower()
 
     def timesteps(self, pipe: Any, side: int, count: int) -> Tensor:
         """The timesteps of a call of the pipeline, [count]."""

@@ -60,7 +60,7 @@ class Flux2Klein(FlowFamily):
 
     def distilled(self, pipe: Any) -> bool:
         """As the pipeline's index says; the base models are not."""
-        return super().distilled(pipe) or bool(pipe.config.is_distilled or pipe.transformer.config.guidance_embeds)
+        return super().distilled(pipe) or bool(pipe.config.is_distilled)
 
     def call_options(self, pipe: Any, scale: float) -> dict[str, Any]:
         """Its size is what its code says."""
