@@ -227,7 +227,7 @@ CASES = {
     "a flow with the scheduler of a diffusion": lambda root: check_fit(model_files(root, "StableDiffusion3Pipeline")),
     "Min-SNR for a flow": lambda root: check_fit(model_files(root, "StableDiffusion3Pipeline", FLOW), loss=LossOptions(min_snr_gamma=5.0)),
     "a velocity asked of a flow": lambda root: check_fit(model_files(root, "StableDiffusion3Pipeline", FLOW), prediction_type="v_prediction"),
-    "a guarded directory of Stable Diffusion 3": lambda root: check_fit(model_files(root, "StableDiffusion3Pipeline", FLOW), exported=True),
+    "a workflow of Stable Diffusion 3": lambda root: WorkflowFiles.of(str(write(root, "m/model_index.json", '{"_class_name": "StableDiffusion3Pipeline"}').parent)),
     "a model_index.json that is no JSON": lambda root: require_capability(write(root, "m/model_index.json", "\xff").parent, "trainable"),
     "an empty single-file model": lambda root: require_capability(write(root, "m.safetensors", ""), "trainable"),
     "an empty picture": images("bad.png", b""),

@@ -68,10 +68,14 @@ def show(calibration: Calibration | DryRun, arguments: dict[str, Any]) -> None:
     if arguments.get("dry_run"):
         print(calibration)
         return
+    from ..pipelines.loading import family_at
+
     if getattr(calibration, "note", ""):  # no export ships it
         print(f"{calibration}\n\nwritten to {arguments['out']}")
         return
     model, out, lora = arguments["model"], arguments["out"], arguments["settings"].lora
-    words = [model, out / "record.json", out / ("guarded" if lora is None else f"{lora.stem}_guarded.safetensors")]
-    words += [] if lora is None else ["--kind", "kohya", "--lora", lora]
+    as_file = lora is not None and family_at(model).capabilities.comfyui  # else only diffusers opens what is exported
+    words = [model, out / "record.json", out / (f"{lora.stem}_guarded.safetensors" if as_file else "guarded")]
+    words += ["--kind", "kohya"] if as_file else []
+    words += [] if lora is None else ["--lora", lora]
     print(f"{calibration}\n\nwritten to {out}; ship it:\nbasinguard export {shlex.join(map(str, words))}")
