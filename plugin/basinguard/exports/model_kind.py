@@ -108,11 +108,8 @@ def kind_at(path: Path) -> ModelKind:
     """
     if path.is_dir():
         return _of_index(path / "model_index.json")
-    return (
-        ModelKind(XL_CLASS, zero_empty=True)
-        if path.suffix == ".safetensors" and _has_xl(read_header(path))
-        else (STABLE_DIFFUSION)
-    )
+    xl = path.suffix == ".safetensors" and _has_xl(read_header(path))
+    return ModelKind(XL_CLASS, zero_empty=True) if xl else STABLE_DIFFUSION
 
 
 def _of_index(path: Path) -> ModelKind:

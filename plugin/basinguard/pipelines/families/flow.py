@@ -16,6 +16,7 @@ from ...diffusion.noise_schedule import FlowSchedule
 from .family import Family
 
 SCHEDULER = "FlowMatchEulerDiscreteScheduler"
+PATCH = 2  # of latents along a side, that a token of those led by a language model holds
 FOLLOWED = {"num_train_timesteps": 1000, "stochastic_sampling": False, "invert_sigmas": False}
 
 
@@ -71,6 +72,20 @@ class FlowFamily(Family):
     @abstractmethod
     def spacing(self, pipe: Any, side: int, count: int) -> dict[str, Any]:
         """What the pipeline tells `set_timesteps` beside the number of steps: its `sigmas` and `mu`, where it does."""
+
+
+class LanguageModelFlow(FlowFamily):
+    """A flow whose text encoder is a language model, which is never fine-tuned with it; its patches are 2 x 2."""
+
+    encoder_names = ("text_encoder",)
+
+    def tuned_parts(self, pipe: Any) -> tuple[str, ...]:
+        """The transformer alone."""
+        return (self.denoiser_name,)
+
+    def native_side(self, pipe: Any) -> int:
+        """As the VAE's configuration says: such pipelines have the same 1024 in their code."""
+        return int(pipe.vae.config.sample_size)
 
 
 def require_euler(scheduler: Any) -> None:

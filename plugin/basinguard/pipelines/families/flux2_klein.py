@@ -16,9 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from .family import Capabilities, Conditioning
-from .flow import FlowFamily, descending
-
-PATCH = 2
+from .flow import PATCH, LanguageModelFlow, descending
 
 
 @dataclass(frozen=True)
@@ -38,21 +36,12 @@ class PlacedStates:
         return {"encoder_hidden_states": self.states[rows], "txt_ids": self.places}
 
 
-class Flux2Klein(FlowFamily):
+class Flux2Klein(LanguageModelFlow):
     """See the module."""
 
     class_name = "Flux2KleinPipeline"
     models = "Flux.2 klein"
-    encoder_names = ("text_encoder",)
     capabilities = Capabilities(guidance="guider")
-
-    def tuned_parts(self, pipe: Any) -> tuple[str, ...]:
-        """The language model is never fine-tuned with it."""
-        return (self.denoiser_name,)
-
-    def native_side(self, pipe: Any) -> int:
-        """As the VAE's configuration says: the pipeline has the same 1024 in its code."""
-        return int(pipe.vae.config.sample_size)
 
     def pixels_per_latent(self, pipe: Any) -> int:
         """Of a patch."""

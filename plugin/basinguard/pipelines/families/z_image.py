@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from .family import Capabilities, Conditioning
-from .flow import FlowFamily, descending, dynamic_shift
+from .flow import PATCH, LanguageModelFlow, descending, dynamic_shift
 
-PATCH = 2
 TURBO = {"shift": 3.0}  # of the scheduler that the distilled release comes with; the base model's has 6
 
 
@@ -32,21 +31,12 @@ class ListedStates:
         return {"cap_feats": [self.states[row] for row in rows.tolist()]}
 
 
-class ZImage(FlowFamily):
+class ZImage(LanguageModelFlow):
     """See the module."""
 
     class_name = "ZImagePipeline"
     models = "Z-Image"
-    encoder_names = ("text_encoder",)
     capabilities = Capabilities()
-
-    def tuned_parts(self, pipe: Any) -> tuple[str, ...]:
-        """The language model is never fine-tuned with it."""
-        return (self.denoiser_name,)
-
-    def native_side(self, pipe: Any) -> int:
-        """As the VAE's configuration says: the pipeline has the same 1024 in its code."""
-        return int(pipe.vae.config.sample_size)
 
     def side_unit(self, pipe: Any) -> int:
         """Whole patches."""
