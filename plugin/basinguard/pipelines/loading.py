@@ -30,7 +30,7 @@ from basinguard.tinyworld import MODELS, model_directory
 from ..core.text import one_line
 from .architecture import SAMPLE_SIZES, SD21
 from .families.family import Family
-from .families.registry import FAMILIES, family_named
+from .families.registry import BY_CLASS, FAMILIES
 from .lora_files import load_lora, require_lora
 from .prediction_type import evidence
 from .single_file import load_single_file, prediction_type_of, require_single_file, set_prediction_type
@@ -249,11 +249,9 @@ def family_at(base: str | Path) -> Family:
         FileNotFoundError, ValueError: see `model_config`; a ValueError names a class that is not read.
     """
     name = str(model_config(base, "model_index.json").get("_class_name"))
-    try:
-        return family_named(name)
-    except ValueError:
-        read = ", ".join(family.class_name for family in FAMILIES)
-        raise ValueError(f"base {str(base)!r} is a {name}; what can be measured here is one of {read}") from None
+    if name not in BY_CLASS:
+        raise ValueError(f"base {str(base)!r} is a {name}; what can be measured here is one of {', '.join(BY_CLASS)}")
+    return BY_CLASS[name]
 
 
 def require_capability(base: str | Path, capability: str) -> None:

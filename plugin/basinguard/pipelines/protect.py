@@ -24,7 +24,7 @@ from ..exports.layout import NOTICE_KEY, RECORD_FILE, RECORD_KEY, record_in
 from ..guidance.core import Observation, Rule
 from ..guidance.triage import Triage
 from .attachment import IN_LISTS, RULE, Attached, denoiser, fitting, steering
-from .families.registry import FAMILIES, why_no_rule
+from .families.registry import family_or_none, why_no_rule
 from .loading import absent_parts, locate
 
 BATCHED = frozenset(
@@ -170,7 +170,7 @@ def _without_notice() -> Iterator[None]:
 
 def _check(pipe: DiffusionPipeline) -> None:
     kinds = {kind.__name__ for kind in type(pipe).__mro__}
-    own = next((family for family in FAMILIES if family.class_name in kinds), None)
+    own = family_or_none(pipe)
     if own is not None and own.distilled(pipe):
         raise ValueError(why_no_rule(pipe))
     if not kinds & (BATCHED | IN_LISTS):

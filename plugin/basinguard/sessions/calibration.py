@@ -20,6 +20,7 @@ from ..core.record import Record
 from ..core.schema import Schema
 from ..exports.fingerprints import weights_sha256
 from ..exports.sentences import rulers_line, verdict
+from ..pipelines.attachment import FLOW
 from ..pipelines.base_check import require_base
 from ..pipelines.families.registry import family_of, why_no_rule
 from ..pipelines.interpolation import Blend, BlendedWeights
@@ -30,7 +31,6 @@ from ..similarity.rulers import feature_sets, missing_ruler
 from .distillation import fitting_terms
 from .session import Session
 
-FLOW = "flow_prediction"
 RECORD, EVERYTHING, SAMPLES = "record.json", "calibration.json", "samples"
 
 

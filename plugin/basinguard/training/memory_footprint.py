@@ -6,7 +6,7 @@ weightless copies of the model (see `footprint`), with the attention kernels and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -130,8 +130,7 @@ def configs_of(read: Callable[[str], dict[str, Any]]) -> Configs:
         read: gives a JSON file of the model by its name, such as "unet/config.json".
     """
     index = read(f"{INDEX}.json")
-    family = family_named(index["_class_name"])
-    names = [name for name in (family.denoiser_name, "vae", *family.encoder_names) if index.get(name, [None])[0]]
+    names = family_named(index["_class_name"]).network_names(index)
     return {INDEX: index, **{name: read(f"{name}/config.json") for name in names}}
 
 
@@ -212,7 +211,7 @@ def _probe(denoiser: Any, vae: Any, predict: Callable[[int], Tensor], workload: 
         return 0
     denoiser.eval()
     autocast, channels = _autocast(workload.probe.precision), vae.config.latent_channels
-    side, dtype = workload.resolution // _factor(vae), next(vae.parameters()).dtype
+    side, dtype = workload.resolution // _factor(vae.config.block_out_channels), next(vae.parameters()).dtype
     rows = max(1, DECODE_PIXELS // workload.resolution**2)
     latents = torch.empty(rows, channels, side, side, device="meta", dtype=dtype)
     with torch.no_grad():
@@ -227,7 +226,7 @@ def _autocast(precision: Precision) -> torch.dtype | None:
 def _prediction(family: Family, denoiser: Any, configs: Configs, resolution: int, rows: int) -> Tensor:
     """One evaluation of the denoiser at this size."""
     like: dict[str, Any] = {"device": "meta", "dtype": next(denoiser.parameters()).dtype}
-    side = resolution // 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
+    side = resolution // _factor(configs["vae"]["block_out_channels"])
     x = torch.empty(rows, denoiser.config.in_channels, side, side, **like)
     states = {name: torch.empty(rows, *shape, **like) for name, shape in family.state_shapes(configs).items()}
     arguments = family.arguments(states, torch.empty(rows, 6, device="meta", dtype=torch.int64))
@@ -235,8 +234,9 @@ def _prediction(family: Family, denoiser: Any, configs: Configs, resolution: int
     return family.forward(pipe, x, torch.empty(rows, device="meta", dtype=torch.int64), arguments)
 
 
-def _factor(vae: Any) -> int:
-    return 2 ** (len(vae.config.block_out_channels) - 1)
+def _factor(widths: Sequence[int]) -> int:
+    """Pixels along a side that a VAE whose blocks have these widths makes one latent of."""
+    return 2 ** (len(widths) - 1)
 
 
 def _bytes(parameters: Iterable[Tensor]) -> int:

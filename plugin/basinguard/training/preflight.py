@@ -83,7 +83,8 @@ def base_problems(
     if other_kind:
         yield from other_kind
         return
-    family, parts = family_at(base), _parts(base)
+    family = family_at(base)
+    parts = family.network_names(model_config(base, "model_index.json"))
     names = ["scheduler/scheduler_config.json", *(f"{part}/config.json" for part in parts)]
     unreadable = [line for name in names for line in _error_of(model_config, base, name)]
     yield from unreadable
@@ -105,13 +106,6 @@ def base_problems(
         )
     if isinstance(source, Path) and source.is_dir():
         yield from _weight_problems(base, source, parts, denoiser)
-
-
-def _parts(base: str | Path) -> list[str]:
-    """Every network of a model by component name, the denoiser first."""
-    family, index = family_at(base), model_config(base, "model_index.json")
-    encoders = [name for name in family.encoder_names if (index.get(name) or [None])[0] is not None]
-    return [family.denoiser_name, "vae", *encoders]
 
 
 def _weight_problems(

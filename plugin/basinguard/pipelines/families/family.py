@@ -74,6 +74,11 @@ class Family(ABC):
         named = {name: getattr(pipe, name, None) for name in self.encoder_names}
         return {name: module for name, module in named.items() if module is not None}
 
+    def network_names(self, index: Mapping[str, Any]) -> list[str]:
+        """The components with weights of a model, the denoiser first, by its `model_index.json`: encoders may lack."""
+        encoders = [name for name in self.encoder_names if (index.get(name) or [None])[0] is not None]
+        return [self.denoiser_name, "vae", *encoders]
+
     def tuned_parts(self, pipe: Any) -> tuple[str, ...]:
         """The components that a fine-tune may change."""
         return (self.denoiser_name, *self.text_encoders(pipe))

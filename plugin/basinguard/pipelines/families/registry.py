@@ -12,6 +12,7 @@ from .stable_diffusion_xl import StableDiffusionXL
 from .z_image import ZImage
 
 FAMILIES: tuple[Family, ...] = (StableDiffusion(), StableDiffusionXL(), StableDiffusion3(), Flux2Klein(), ZImage())
+BY_CLASS = {family.class_name: family for family in FAMILIES}
 
 
 def family_named(class_name: str) -> Family:
@@ -24,21 +25,24 @@ def family_named(class_name: str) -> Family:
         >>> family_named("StableDiffusionXLPipeline").models
         'SDXL'
     """
-    families = {family.class_name: family for family in FAMILIES}
-    if class_name not in families:
-        raise ValueError(f"{class_name} is not read; what can be measured here is one of {', '.join(families)}")
-    return families[class_name]
+    if class_name not in BY_CLASS:
+        raise ValueError(f"{class_name} is not read; what can be measured here is one of {', '.join(BY_CLASS)}")
+    return BY_CLASS[class_name]
+
+
+def family_or_none(pipe: Any) -> Family | None:
+    """The family of a loaded pipeline, or of a class derived from one; None for a class that is not read."""
+    names = (kind.__name__ for kind in type(pipe).__mro__)
+    return next((BY_CLASS[name] for name in names if name in BY_CLASS), None)
 
 
 def family_of(pipe: Any) -> Family:
-    """The family of a loaded pipeline, or of a class derived from one.
+    """The same.
 
     Raises:
-        ValueError: see `family_named`.
+        ValueError: a class that is not read; see `family_named`.
     """
-    named = {family.class_name: family for family in FAMILIES}
-    names = [kind.__name__ for kind in type(pipe).__mro__]
-    return next((named[name] for name in names if name in named), None) or family_named(names[0])
+    return family_or_none(pipe) or family_named(type(pipe).__name__)
 
 
 def why_no_rule(pipe: Any) -> str:
