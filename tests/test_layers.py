@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "plugin" / "basinguard"
 ORDER = """
-core: progress seeds spread text generation schema exif images folder_files safetensors_header files provenance extras estimate html metric report_parts report stats betting pooled_risk attack_table membership_table gate record option_errors option_docs
-guidance: core triage dynamic schedules serialization
+core: progress seeds spread text generation schema exif images folder_files safetensors_header files provenance extras estimate html metric report_parts report stats betting pooled_risk attack_table membership_table gate recorded_weights record option_errors option_docs
+guidance: core strength triage dynamic schedules serialization
 diffusion: sampling_options noise_schedule solvers sampler_path batching sampling evaluation_count model toy
 basin: trajectories early_decision plain_run ordered_search exit_search curves critical_scale detectors gap heldout_contrast
 similarity: detail diversity cross_correlation overlay_fit registration preprocessing embedder scores kernel_distance energy_distance feature_sets colour_texture prompt_draws feature_space taught clip_score image_files structure matching aligned either sampler_edits distribution_metrics pixel_distances networks structure_figure local_copies copy_detector distance_ratio sscd_canary sscd efficientnet image_pair registry rulers thresholds copy_detector_settings choice_cache detector_choice detector_loading duplicate_groups judgement folder_matches folder_metrics
@@ -101,8 +101,9 @@ def test_frameworks_only_from_pipelines_on(module):
     assert not used or PLACES[module] >= first, f"{module} imports {used}; only {FRAMEWORKS_FROM} and below may"
 
 
-def test_the_guidance_file_needs_torch_alone():
-    used = {name.split(".")[0] for name in imports(source_of("guidance.core"), "guidance.core")}
+@pytest.mark.parametrize("module", ["guidance.core", "guidance.strength"])
+def test_files_that_ship_need_torch_alone(module):
+    used = {name.split(".")[0] for name in imports(source_of(module), module)}
     assert used <= {"torch", *sys.stdlib_module_names}
 
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public
     from .guidance.dynamic import Drop as Drop
     from .guidance.dynamic import LocalMinimum as LocalMinimum
     from .guidance.dynamic import SwitchAfter as SwitchAfter
+    from .guidance.strength import StrengthSchedule as StrengthSchedule
     from .mitigations.settings import ComparisonOptions as ComparisonOptions
     from .pipelines.latent_model import LatentModel as LatentModel
     from .pipelines.protect import load as load
@@ -81,6 +82,7 @@ _MODULES = {
     "pipelines.protect": ("protect", "unprotect", "load"),
     "guidance.core": ("Constant", "SwitchAt"),
     "guidance.dynamic": ("SwitchAfter", "LocalMinimum", "Drop"),
+    "guidance.strength": ("StrengthSchedule",),
     "training.lightning": ("MemorizationGuard",),
     "training.accelerate": ("LoopGuard",),
     "training.finetune": ("FineTune",),

@@ -105,3 +105,42 @@ def test_a_record_that_is_too_large_is_refused():
 def test_numbers_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="finite"):
         Match(index=0, similarity=float("nan"))
+
+
+def with_schedule(**changes):
+    schedule = {"transitions": [700.0, 300.0], "strengths": [0.0, 0.6, 1.0]} | changes
+    return json.loads(make_record().to_json()) | {"product": {"kind": "lora", "strength_schedule": schedule}}
+
+
+def test_a_strength_schedule_comes_back_as_it_was():
+    record = Record.from_json(json.dumps(with_schedule()))
+    assert Record.from_json(record.to_json()) == record
+    assert str(record.product.strength_schedule) == "0 at high noise, 0.6 from 700 down, 1 from 300 down"
+
+
+def test_a_record_from_before_strength_schedules_reads_as_it_did():
+    form = json.loads(make_record().to_json())
+    del form["product"]["strength_schedule"]
+    assert Record.from_json(json.dumps(form)) == make_record()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"strengths": [0.5, 1.0]}, "product.strength_schedule: .*2 strengths for 2 transitions: expected one"),
+        ({"transitions": [300.0, 700.0]}, "strictly falling"),
+        ({"transitions": [1200.0, 300.0]}, "strength_schedule.transitions.0"),
+        ({"strengths": [0.0, 2.0, 1.0]}, "strength_schedule.strengths.1"),
+    ],
+)
+def test_a_wrong_strength_schedule_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        Record.from_json(json.dumps(with_schedule(**change)))
+
+
+@pytest.mark.parametrize("product", [{"kind": "interpolation"}, {"kind": "lora", "strength": 0.5}])
+def test_a_strength_schedule_is_of_a_whole_lora(product):
+    form = with_schedule()
+    form["product"] |= product
+    with pytest.raises(ValueError, match="it is of a LoRA of strength 1"):
+        Record.from_json(json.dumps(form))

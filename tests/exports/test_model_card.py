@@ -10,7 +10,8 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from basinguard.core.record import Guidance, RecordedWeights, Strength, Transfer, TriageResult
+from basinguard.core.record import Guidance, Strength, Transfer, TriageResult
+from basinguard.core.recorded_weights import RecordedWeights
 from basinguard.core.text import one_line
 from basinguard.exports.card_plots import write_plots
 from basinguard.exports.directory import CardPictures, export_directory

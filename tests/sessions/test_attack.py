@@ -3,7 +3,8 @@
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-from basinguard.core.record import Guidance, RecordedWeights, Strength
+from basinguard.core.record import Guidance, Strength
+from basinguard.core.recorded_weights import RecordedWeights
 from basinguard.core.stats import wilson
 from basinguard.sessions.attack import Arsenal, lineup_of
 from support.export_fixtures import pipe, record

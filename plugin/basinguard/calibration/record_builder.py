@@ -19,7 +19,8 @@ from ..core.estimate import Estimate
 from ..core.files import joined_sha256
 from ..core.progress import say, working
 from ..core.provenance import Provenance, versions
-from ..core.record import Record, RecordedWeights, Sampler, Strength, stored_similarities
+from ..core.record import Record, Sampler, Strength, stored_similarities
+from ..core.recorded_weights import RecordedWeights
 from ..guard.guard import Guard
 from ..similarity.taught import Taught
 from .candidate import Product, ProductCandidate

@@ -18,6 +18,7 @@ from .attack_table import AttackTable
 from .estimate import Estimate
 from .membership_table import MembershipTable
 from .metric import Metric
+from .recorded_weights import RecordedWeights
 from .report import Report
 from .schema import MAX_BYTES, Finite, Schema, Timestep
 from .text import one_line
@@ -62,23 +63,6 @@ class Guidance(Schema):
     def plain(self) -> bool:
         """Whether this is plain CFG of one scale from the first timestep on: nothing that a loader must apply."""
         return not self.anchor and self.refine == 1 and (self.transition >= ALWAYS_ON or self.before == self.after)
-
-
-class RecordedWeights(Schema):
-    """Which weights a record is about.
-
-    Attributes:
-        epoch, train_step: of the run they come from; None for a model that was given as it is.
-        strength: share of the fine-tune in them, in [0, 1]; they are base + strength * (tuned - base).
-        kind: what carries the share: a "lora" scaled by it, or an "interpolation" of whole weights.
-        tuned_sha256: fingerprint of the whole fine-tune of that epoch; "" where these weights are that.
-    """
-
-    epoch: int | None = None
-    train_step: int | None = None
-    strength: Annotated[float, Field(ge=0, le=1)] = 1.0
-    kind: Literal["lora", "interpolation"] = "interpolation"
-    tuned_sha256: str = ""
 
 
 class Sampler(Schema):

@@ -23,7 +23,8 @@ from ..core import seeds as seed_table
 from ..core.images import to_tensor
 from ..core.progress import say
 from ..core.provenance import Provenance
-from ..core.record import Record, RecordedWeights
+from ..core.record import Record
+from ..core.recorded_weights import RecordedWeights
 from ..diffusion.model import Model
 from ..exports.directory import CardPictures, export_directory
 from ..exports.fingerprints import dataset_sha256, weights_sha256

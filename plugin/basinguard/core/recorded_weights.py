@@ -1,0 +1,68 @@
+"""Which weights a record is about: an epoch, and how much of its fine-tune, perhaps by timestep."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from .schema import Schema, Timestep
+
+MOST_TRANSITIONS = 100  # far more than a sampler has steps to tell apart
+
+
+class RecordedSchedule(Schema):
+    """Shares of a fine-tune by timestep: a staircase from high noise to low; `guidance.strength` applies it.
+
+    Attributes:
+        transitions: training timesteps in [0, 999], strictly falling.
+        strengths: in [0, 1], one more than transitions: the first above the first transition, the next at and below it.
+    """
+
+    transitions: Annotated[tuple[Timestep, ...], Field(max_length=MOST_TRANSITIONS)]
+    strengths: tuple[Annotated[float, Field(ge=0, le=1)], ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.strengths) != len(self.transitions) + 1:
+            raise ValueError(
+                f"{len(self.strengths)} strengths for {len(self.transitions)} transitions: expected one strength more"
+            )
+        if any(high <= low for high, low in pairwise(self.transitions)):
+            raise ValueError(f"transitions {self.transitions}: expected strictly falling timesteps")
+        return self
+
+    def __str__(self) -> str:
+        first, *rest = self.strengths
+        falls = (f", {share:g} from {at:g} down" for at, share in zip(self.transitions, rest, strict=True))
+        return f"{first:g} at high noise{''.join(falls)}"
+
+
+class RecordedWeights(Schema):
+    """Which weights a record is about.
+
+    Attributes:
+        epoch, train_step: of the run they come from; None for a model that was given as it is.
+        strength: share of the fine-tune in them, in [0, 1]; they are base + strength * (tuned - base).
+        kind: what carries the share: a "lora" scaled by it, or an "interpolation" of whole weights.
+        tuned_sha256: fingerprint of the whole fine-tune of that epoch; "" where these weights are that.
+        strength_schedule: the share by timestep of the denoiser's part of a LoRA, whose `strength` is then 1; None
+            where it is the same everywhere.
+    """
+
+    epoch: int | None = None
+    train_step: int | None = None
+    strength: Annotated[float, Field(ge=0, le=1)] = 1.0
+    kind: Literal["lora", "interpolation"] = "interpolation"
+    tuned_sha256: str = ""
+    strength_schedule: RecordedSchedule | None = None
+
+    @model_validator(mode="after")
+    def _one_strength(self) -> Self:
+        if self.strength_schedule is not None and (self.strength, self.kind) != (1, "lora"):
+            raise ValueError(
+                f"a strength_schedule with strength {self.strength:g} of kind {self.kind!r}: "
+                "it is of a LoRA of strength 1"
+            )
+        return self
