@@ -29,7 +29,7 @@ def demo(
             drawings of the training captions 5 % lie above the published threshold, so the threshold is measured on
             the 48 held-out drawings.
         base: which packaged model learns to draw: "tinyworld" (Stable Diffusion's classes), "tinyworld-xl" (SDXL's) or
-            "tinyworld-flow" (SD 3's, which takes many times as long: its pipeline reads 256 empty tokens of T5's).
+            "tinyworld-flow" (SD 3's).
 
     Raises:
         ValueError: no such packaged model.

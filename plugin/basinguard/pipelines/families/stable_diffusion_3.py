@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .family import Capabilities, Conditioning
 from .flow import FlowFamily, dynamic_shift
+from .repeated_token import RepeatedToken, equal_at_end
 
 T5_TOKENS = 256  # of the third encoder, in a call of the pipeline
 
@@ -90,6 +91,27 @@ class StableDiffusion3(FlowFamily):
         return {"encoder_hidden_states": states, "pooled_projections": (config["pooled_projection_dim"],)}
 
     def forward(self, pipe: Any, x: Tensor, timestep: Tensor, arguments: dict[str, Any]) -> Tensor:
-        """What the transformer returns."""
-        output: Tensor = pipe.transformer(hidden_states=x, timestep=timestep, **arguments).sample
-        return output
+        """What the transformer returns; without a third encoder, its tokens are one that counts as often.
+
+        An adapter's dropout then drops the same of all of them.
+        """
+        states = arguments["encoder_hidden_states"]
+        if not self._empty_third(pipe, states):
+            return _output(pipe, x, timestep, arguments)
+        states = states[:, : 1 - T5_TOKENS]
+        patches = x.shape[-2] * x.shape[-1] // pipe.transformer.config.patch_size**2
+        with RepeatedToken(patches + states.shape[1], T5_TOKENS):
+            return _output(pipe, x, timestep, arguments | {"encoder_hidden_states": states})
+
+    def _empty_third(self, pipe: Any, states: Tensor) -> bool:
+        """Whether the third encoder is not there and its tokens are equal, which noise on them ends.
+
+        Checkpointed activations are computed again in the backward pass, where no token is repeated.
+        """
+        again = torch.is_grad_enabled() and pipe.transformer.gradient_checkpointing
+        return pipe.text_encoder_3 is None and not again and equal_at_end(states, T5_TOKENS)
+
+
+def _output(pipe: Any, x: Tensor, timestep: Tensor, arguments: dict[str, Any]) -> Tensor:
+    output: Tensor = pipe.transformer(hidden_states=x, timestep=timestep, **arguments).sample
+    return output
