@@ -4,11 +4,21 @@ import hashlib
 import json
 
 import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig
 
 from basinguard.calibration.lessons import truth_of
+from basinguard.core.recorded_weights import RecordedSchedule, RecordedWeights
 from basinguard.curation.folder import read_folder
+from basinguard.exports.directory import export_directory
+from basinguard.exports.merge import merged
+from basinguard.guidance.core import from_record
+from basinguard.pipelines.evaluation import evaluate
 from basinguard.pipelines.session_settings import SessionSettings
-from basinguard.sessions.session import open_model, require_same, sampling_of
+from basinguard.sessions.session import open_export, open_model, require_same, sampling_of
+from basinguard.sessions.verification import GUARDED, verify_session
+from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
 from basinguard.tinyworld.scenes import all_captions, draw_scene
 from support.exports import build_pipe, build_record
 
@@ -65,3 +75,27 @@ def test_an_export_is_sampled_as_its_record_says_unless_told_otherwise():
     assert (taken.timesteps, taken.scale) == (record.sampler.timesteps, record.sampler.scale)
     assert sampling_of(asked, record) is asked
     assert sampling_of(usual, None) is usual
+
+
+def test_a_strength_by_timestep_is_verified_as_it_ships_and_opened_no_other_way(
+    tiny_pipeline_dir, scene_folder, tmp_path
+):
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir)
+    torch.manual_seed(0)
+    pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=64, target_modules=["to_v", "conv1"], init_lora_weights=False))
+    record = build_record(merged(pipe))
+    schedule = RecordedSchedule(transitions=(300.0,), strengths=(0.0, 1.0))
+    changes = {
+        "product": RecordedWeights(kind="lora", strength_schedule=schedule),
+        "base": str(tiny_pipeline_dir),
+        "sampler": record.sampler.model_copy(update={"resolution": 32, "timesteps": 2}),
+        "history": (),
+    }
+    out = export_directory(pipe, record.model_copy(update=changes), tmp_path / "model", share_private=True)
+    with pytest.raises(ValueError, match="strength of its LoRA depends on the timestep"):
+        open_model(str(out), scene_folder)
+    exported, session = open_export(out, scene_folder, CopyDetectorSettings())
+    rows = verify_session(exported, session, per_caption=1).rows
+    as_shipped, _ = evaluate(pipe, session.guard, exported, per_caption=1)
+    by_rule_alone, _ = evaluate(pipe, session.guard, from_record(exported.model_dump()), per_caption=1)
+    assert rows[GUARDED].similarities == as_shipped.similarities != by_rule_alone.similarities

@@ -75,7 +75,8 @@ def export(
         kind: `directory`, `single-file` (a whole model in the layout of ComfyUI, A1111 and Forge), `kohya` or
             `diffusers` (a LoRA in that format), `diffusers-folded` (the same for diffusers that read no alpha),
             `comfyui` (a workflow that loads model and LoRA by their names).
-        lora: a LoRA file to put on the model first; it is merged into a directory or single file.
+        lora: a LoRA file to put on the model first; it is merged into a directory or single file, but lies apart in the
+            directory where the record's strength depends on the timestep.
         stored: what a file holds.
         workflow: what a ComfyUI workflow samples with.
         overwrite: replace an earlier export.
@@ -111,7 +112,7 @@ def export(
     private, strength, precision = share_private, stored.strength, stored.precision
     if kind == "directory":
         origin = read_origin(Path(model), measured.weights_sha256)
-        whole = merged(pipe)
+        whole = merged(pipe) if measured.product.strength_schedule is None else pipe
         with with_product_weights(whole, measured), quiet_loading():
             export_directory(whole, measured, out, origin=origin, overwrite=overwrite, share_private=private)
     elif kind == "single-file":

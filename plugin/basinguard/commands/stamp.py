@@ -29,8 +29,7 @@ def stamp(
         ValueError: the record belongs to another LoRA, or to a share of this one.
     """
     from ..core.record import read_record
-    from ..exports.directory import belonging
-    from ..exports.fingerprints import weights_sha256
+    from ..exports.fingerprints import belonging, weights_sha256
     from ..exports.merge import merged
     from ..exports.model_kind import kind_of, require_files
     from ..exports.stamp import stamp_lora

@@ -213,6 +213,11 @@ class Record(Schema):
         return bool(self.promise)
 
     @property
+    def needs_nothing(self) -> bool:
+        """Whether the weights with plain CFG are what was measured: nothing that a loader must apply."""
+        return self.guidance.plain and self.product.strength_schedule is None
+
+    @property
     def scale(self) -> float:
         """The guidance scale to sample with: the rule's own, else that of the calibration."""
         return self.sampler.scale if self.guidance.after is None else self.guidance.after

@@ -13,12 +13,14 @@ from PIL import Image
 from ..core.files import SUMS, file_sha256, whole_directory
 from ..core.record import Record
 from ..guidance.core import from_record
+from ..guidance.strength import scalable_layers
 from . import card_plots as plots
 from .client_files import save_stock
 from .comfyui import WorkflowFiles, comfyui_workflow
-from .fingerprints import weights_sha256
+from .fingerprints import belonging, weights_sha256
 from .layout import (
     COMPARISON,
+    LORA_FILE,
     NOTICE_KEY,
     PROVENANCE_FILE,
     RECORD_FILE,
@@ -28,8 +30,11 @@ from .layout import (
     code_for,
     without_history,
 )
+from .lora import export_lora, lora_layers, of_lora
+from .lora_formats import lora_sha256
+from .merge import without_adapters
 from .model_card import write_card
-from .model_kind import ModelKind, kind_of
+from .model_kind import ModelKind, kind_of, require_files
 from .privacy import forget_origins, public, write_json
 from .provenance import Origin, provenance
 from .sampler_grids import fits
@@ -82,7 +87,8 @@ def export_directory(
     """Writes a pipeline with its record, whole or not at all; `layout` says what lies where.
 
     Args:
-        pipe: a diffusers pipeline of a class in `model_kind.KINDS`, without adapters; see `merge.merged`.
+        pipe: a diffusers pipeline of a class in `model_kind.KINDS`, without adapters; see `merge.merged`. Where the
+            record has a `strength_schedule`, with its LoRA unmerged: base and LoRA then lie apart in the directory.
         record: the calibration of exactly these weights; an empty `weights_sha256` is filled in.
         out: the directory to make.
         overwrite: replace an earlier export there; a directory with anybody else's files is never replaced.
@@ -100,22 +106,29 @@ def export_directory(
             can do, or the pipeline has adapters.
     """
     out = Path(out).expanduser()
-    kind = check_exportable(pipe)
+    schedule = record.product.strength_schedule
+    kind = check_exportable(pipe, unmerged=schedule is not None)
     from_record(record.model_dump())  # what cannot be sampled by must not be shipped
-    record = belonging(record, weights_sha256(pipe), kind.prediction_type(pipe.scheduler))
+    if schedule is None:
+        record = belonging(record, weights_sha256(pipe), kind.prediction_type(pipe.scheduler))
+    else:
+        record = _of_schedulable_lora(record, pipe, kind)
     with whole_directory(out, overwrite=overwrite) as folder:
-        save_stock(pipe, folder)
+        save_stock(pipe if schedule is None else without_adapters(pipe), folder)
         _draw_at_calibrated_size(folder / kind.denoiser, record.sampler.resolution, pipe.vae_scale_factor)
         if not share_private:
             record = public(record)
             forget_origins(folder)
         _write_record(folder, record, kind)
+        if schedule is not None:
+            whole, private = 1.0, share_private
+            export_lora(pipe, record, folder / LORA_FILE, format="diffusers", strength=whole, share_private=private)
         origin = origin or Origin()
         write_json(folder / PROVENANCE_FILE, provenance(record, origin, share_private=share_private))
-        if fits(record.guidance) and not kind.flow:
+        if fits(record.guidance) and not kind.flow and schedule is None:
             files = WorkflowFiles(directory=out.resolve().name, kind=kind)
             write_json(folder / WORKFLOW_FILE, comfyui_workflow(record, files=files))
-        for name, code in code_for(kind.pipeline).items():
+        for name, code in code_for(kind.pipeline, scheduled=schedule is not None).items():
             (folder / name).write_bytes(code)
         shown = [*plots.write_plots(folder, record), *_write_pictures(folder, pictures)]
         write_card(
@@ -132,15 +145,15 @@ def export_directory(
     return out
 
 
-def check_exportable(pipe: DiffusionPipeline) -> ModelKind:
-    """Refuses what would not load again as a stock pipeline; returns its kind."""
+def check_exportable(pipe: DiffusionPipeline, *, unmerged: bool = False) -> ModelKind:
+    """Refuses what would not load again as a stock pipeline, adapters too unless asked for; returns its kind."""
     kind = kind_of(pipe)
     if missing := [name for name in kind.parts if getattr(pipe, name) is None]:
         raise ValueError(
             f"the pipeline has no {missing[0]}, so nothing can be drawn from a prompt; give the whole model"
         )
     for name, module in pipe.components.items():
-        if getattr(module, "peft_config", None):
+        if getattr(module, "peft_config", None) and not unmerged:
             raise ValueError(
                 f"{name} carries LoRA adapters ({', '.join(module.peft_config)}): merge them first with "
                 "basinguard.exports.merge.merged(pipe), or export the LoRA alone"
@@ -148,19 +161,12 @@ def check_exportable(pipe: DiffusionPipeline) -> ModelKind:
     return kind
 
 
-def belonging(record: Record, weights: str, prediction_type: str) -> Record:
-    """The record with its weights' fingerprint, or an error if it was made for others."""
-    if record.weights_sha256 not in ("", weights):
-        raise ValueError(
-            f"the record was made for weights {record.weights_sha256[:12]}..., these are {weights[:12]}...: "
-            "calibrate this model, or export the one that was calibrated"
-        )
-    if record.sampler.prediction_type != prediction_type:
-        raise ValueError(
-            f"the record was made for a model that predicts {record.sampler.prediction_type!r}, "
-            f"this pipeline's scheduler says {prediction_type!r}"
-        )
-    return record.model_copy(update={"weights_sha256": weights})
+def _of_schedulable_lora(record: Record, pipe: DiffusionPipeline, kind: ModelKind) -> Record:
+    """The record with the fingerprint of its LoRA, whose strength can follow the timestep; refused where it cannot."""
+    scalable_layers(getattr(pipe, require_files(kind).denoiser))
+    layers = lora_layers(pipe)
+    of_lora(record, pipe, layers)
+    return record.model_copy(update={"weights_sha256": lora_sha256(layers)})
 
 
 def _draw_at_calibrated_size(folder: Path, resolution: int, pixels: int) -> None:
@@ -173,7 +179,7 @@ def _write_record(folder: Path, record: Record, kind: ModelKind) -> None:
     (folder / RECORD_FILE).write_text(record.to_json() + "\n", encoding="utf-8")
     scheduler, index = folder / SCHEDULER_FILE, folder / "model_index.json"
     config = json.loads(scheduler.read_text("utf-8"))
-    notice = {} if record.guidance.plain else {NOTICE_KEY: NOTICE}
+    notice = {} if record.needs_nothing else {NOTICE_KEY: NOTICE}
     write_json(scheduler, config | notice | {RECORD_KEY: without_history(record).model_dump_json()})
     write_json(index, json.loads(index.read_text("utf-8")) | {"_class_name": kind.pipeline})
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
+from ..core.record import Record
 from .stored_tensors import StoredTensor, stored_tensors
 
 if TYPE_CHECKING:
@@ -61,6 +62,21 @@ def weights_sha256(source: Any) -> str:
     if hasattr(source, "state_dict"):
         return state_dict_sha256(source.state_dict())
     raise TypeError(f"weights_sha256({type(source).__name__}): expected a pipeline, a module, a state dict or a path")
+
+
+def belonging(record: Record, weights: str, prediction_type: str) -> Record:
+    """The record with its weights' fingerprint, or an error if it was made for others."""
+    if record.weights_sha256 not in ("", weights):
+        raise ValueError(
+            f"the record was made for weights {record.weights_sha256[:12]}..., these are {weights[:12]}...: "
+            "calibrate this model, or export the one that was calibrated"
+        )
+    if record.sampler.prediction_type != prediction_type:
+        raise ValueError(
+            f"the record was made for a model that predicts {record.sampler.prediction_type!r}, "
+            f"this pipeline's scheduler says {prediction_type!r}"
+        )
+    return record.model_copy(update={"weights_sha256": weights})
 
 
 def dataset_sha256(images: Iterable[Any], captions: Iterable[str]) -> str:

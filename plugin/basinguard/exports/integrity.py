@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..core.files import SUMS, file_sha256
 from ..core.record import Record
+from ..core.safetensors_header import read_header
 from ..core.text import one_line, printable
 from .fingerprints import weights_sha256
 from .inspect import SHOWN, inspect_file
@@ -24,6 +25,7 @@ from .layout import (
     HEADER_RECORD,
     HEADER_RECORD_SHA256,
     HEADER_TENSORS_SHA256,
+    LORA_FILE,
     RECORD_FILE,
     SCHEDULER_FILE,
     code_for,
@@ -78,7 +80,7 @@ def check_directory(folder: Path) -> Check:
         ValueError: the record cannot be read.
     """
     record = inspect_file(folder).record
-    code = _is_of_this_version(folder)
+    code = _is_of_this_version(folder, scheduled=record.product.strength_schedule is not None)
     rows = [*_files(folder), _weights(folder, record), _copies_of_record(folder, record)]
     rows += [(True, "its code is that of this version of basinguard")] if code else []
     notes = [f"{' and '.join(CODE)} are not those of this version of basinguard: read them before you run them"]
@@ -122,7 +124,8 @@ def _files(folder: Path) -> list[CheckedRow]:
 
 
 def _weights(folder: Path, record: Record) -> CheckedRow:
-    actual, recorded = weights_sha256(folder), record.weights_sha256
+    scheduled, recorded = record.product.strength_schedule is not None, record.weights_sha256
+    actual = lora_file_sha256(folder / LORA_FILE) if scheduled else weights_sha256(folder)
     if actual == recorded:
         return True, "the record belongs to these weights"
     return False, f"the weights are {actual[:12]}..., the record was made for {printable(recorded[:12])}..."
@@ -160,15 +163,23 @@ def _copies_of_record(folder: Path, record: Record) -> CheckedRow:
     return True, f"{RECORD_FILE} and {SCHEDULER_FILE} tell the same record"
 
 
-def _is_of_this_version(folder: Path) -> bool | None:
+def _is_of_this_version(folder: Path, *, scheduled: bool) -> bool | None:
     """Whether the code that ships with an export is this version's; None where there is none."""
     if not all((folder / name).is_file() for name in CODE):
         return None
     try:
-        ours = code_for(kind_at(folder).pipeline)
+        ours = code_for(kind_at(folder).pipeline, scheduled=scheduled)
     except ValueError:  # no class that is exported here
         return False
-    return all((folder / name).read_bytes() == code for name, code in ours.items())
+    return all((folder / name).is_file() and (folder / name).read_bytes() == code for name, code in ours.items())
+
+
+def lora_file_sha256(path: Path) -> str:
+    """The fingerprint of a LoRA file, `lora_formats.lora_sha256`, or in words why it has none."""
+    try:
+        return _lora_fingerprint(path, read_header(path).metadata)
+    except (FileNotFoundError, ValueError) as error:
+        return one_line(str(error), SHOWN)
 
 
 def _lora_fingerprint(path: Path, header: dict[str, str]) -> str:

@@ -9,6 +9,9 @@ README.md, *.png, samples/           the model card
 comfyui_workflow.json                the rule for ComfyUI, where ComfyUI has the model's noise schedule
 SHA256SUMS                           of every other file, as `sha256sum --check` reads them
 
+Where the strength of the fine-tune depends on the timestep, base and LoRA lie apart: the pipeline is the base model,
+pytorch_lora_weights.safetensors and basinguard_strength.py lie beside the files above, and there is no workflow.
+
 A LoRA or single file holds the record in its header.
 """
 
@@ -22,20 +25,30 @@ from ..core.record import Record
 
 RECORD_FILE, PROVENANCE_FILE, WORKFLOW_FILE = "basinguard.json", "provenance.json", "comfyui_workflow.json"
 BASIN_PLOT, HISTORY_PLOT, COMPARISON = "basin.png", "history.png", "comparison.png"
+LORA_FILE = "pytorch_lora_weights.safetensors"  # where diffusers' load_lora_weights looks for it
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 RECORD_KEY, NOTICE_KEY = "_basinguard", "basinguard_notice"  # in the scheduler's config; plain loaders print the second
 EARLIER_RECORD_KEY = "basinguard"
 WRITTEN_FOR = "StableDiffusionPipeline"  # the class that pipeline.py names
 CODE = {"pipeline.py": "exports/assets/pipeline.py", "basinguard_guidance.py": "guidance/core.py"}
+SCHEDULED_CODE = CODE | {
+    "pipeline.py": "exports/assets/scheduled_pipeline.py",
+    "basinguard_strength.py": "guidance/strength.py",
+}
 HEADER_RECORD = "basinguard.record"
 HEADER_RECORD_SHA256, HEADER_LORA_SHA256 = "basinguard.record_sha256", "basinguard.lora_sha256"
 HEADER_TENSORS_SHA256 = "basinguard.tensors_sha256"  # of all tensors as they are stored
 
 
-def code_for(pipeline: str) -> dict[str, bytes]:
-    """The code in an export, by file, for a pipeline of this class of diffusers: `pipeline.py` derives from it."""
+def code_for(pipeline: str, *, scheduled: bool = False) -> dict[str, bytes]:
+    """The code in an export, by file, for a pipeline of this class of diffusers: `pipeline.py` derives from it.
+
+    Args:
+        pipeline: diffusers' name of the class.
+        scheduled: of a LoRA whose strength depends on the timestep.
+    """
     own = files("basinguard")
-    source = {name: own.joinpath(path).read_bytes() for name, path in CODE.items()}
+    source = {name: own.joinpath(path).read_bytes() for name, path in (SCHEDULED_CODE if scheduled else CODE).items()}
     return {name: code.replace(WRITTEN_FOR.encode(), pipeline.encode()) for name, code in source.items()}
 
 

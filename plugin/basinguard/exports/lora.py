@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ..core.files import whole_file
 from ..core.record import Record
-from .directory import belonging
-from .fingerprints import state_dict_sha256, weights_sha256
+from .fingerprints import belonging, state_dict_sha256, weights_sha256
 from .layout import HEADER_TENSORS_SHA256
 from .lora_formats import (
     ADAPTER_METADATA,
@@ -85,7 +84,7 @@ def export_lora(
     if not 0 < share <= 1:
         raise ValueError(f"export_lora(strength={strength}): expected a share in (0, 1]")
     trained = lora_layers(pipe, adapter)
-    record = _belonging(record, pipe, trained)
+    record = of_lora(record, pipe, trained)
     layers = {name: (down, up, alpha * share) for name, (down, up, alpha) in trained.items()}
     layers = AS_STORED[format](layers)
     rank, alpha = commonest(layers.values())
@@ -103,8 +102,11 @@ def export_lora(
 def default_strength(record: Record) -> float:
     """The share of a LoRA that ships: the product's own where that is plain CFG, else one that plain CFG can take.
 
-    It is 1 where no such promise was made; 0 would be the base model, so it is no strength to save a LoRA at.
+    It is 1 where no such promise was made, and for a strength by timestep, which is of the whole LoRA; 0 would be the
+    base model, so it is no strength to save a LoRA at.
     """
+    if record.product.strength_schedule is not None:
+        return 1.0
     if record.guidance.plain and record.product.strength > 0:
         return record.product.strength
     safe = record.strength
@@ -158,7 +160,8 @@ def _with_alpha(layer: Layer[Tensor], alpha: float) -> Layer[Tensor]:
     return down, up if own == alpha else (up.double() * (own / alpha)).to(up.dtype), alpha
 
 
-def _belonging(record: Record, pipe: DiffusionPipeline, layers: Layers[Tensor]) -> Record:
+def of_lora(record: Record, pipe: DiffusionPipeline, layers: Layers[Tensor]) -> Record:
+    """The record, if it is of this LoRA, or of what it makes of the pipeline; a ValueError where it is of another."""
     kind = pipe.scheduler.config.get("prediction_type", "epsilon")
     if record.weights_sha256 == lora_sha256(layers):
         return belonging(record, record.weights_sha256, kind)

@@ -20,8 +20,18 @@ def merged(pipe: DiffusionPipeline) -> Any:
     Args:
         pipe: a diffusers pipeline whose UNet or text encoders may carry peft adapters.
     """
+    return _remade(pipe, merge=True)
+
+
+def without_adapters(pipe: DiffusionPipeline) -> Any:
+    """A pipeline like `pipe` with all adapters left out: the base model; `pipe` itself is left alone."""
+    return _remade(pipe, merge=False)
+
+
+def _remade(pipe: DiffusionPipeline, *, merge: bool) -> Any:
     parts = {
-        name: folded(part) if getattr(part, "peft_config", None) else part for name, part in pipe.components.items()
+        name: folded(part, merge=merge) if getattr(part, "peft_config", None) else part
+        for name, part in pipe.components.items()
     }
     options = {key: value for key, value in pipe.config.items() if key in OPTIONS}
     if hasattr(pipe, "watermark"):  # XL's
@@ -32,8 +42,8 @@ def merged(pipe: DiffusionPipeline) -> Any:
     return whole
 
 
-def folded(module: M) -> M:
-    """A copy of a module without adapter layers: each is replaced by its base layer after merging.
+def folded(module: M, *, merge: bool = True) -> M:
+    """A copy of a module without adapter layers: each is replaced by its base layer, after merging unless told not to.
 
     Raises:
         ValueError: an adapter's weights are not finite; peft says which.
@@ -41,7 +51,8 @@ def folded(module: M) -> M:
     plain: Any = copy.deepcopy(module)
     layers = [(name, part) for name, part in plain.named_modules() if hasattr(part, "get_base_layer")]
     for name, layer in layers:
-        layer.merge(safe_merge=True)
+        if merge:
+            layer.merge(safe_merge=True)
         parent, _, last = name.rpartition(".")
         setattr(plain.get_submodule(parent), last, layer.get_base_layer())
     if hasattr(plain, "peft_config"):

@@ -39,6 +39,8 @@ def product_line(record: Record) -> str:
     product = record.product
     epoch = "" if product.epoch is None else f"{epoch_name(product.epoch)}, "
     share = "the whole fine-tune" if product.strength == 1 else f"{product.strength:g} of the fine-tune"
+    if product.strength_schedule is not None:
+        share = f"the fine-tune as a LoRA whose strength follows the timestep ({product.strength_schedule})"
     return f"{epoch}{share}, {rule_line(record)}"
 
 
@@ -72,6 +74,9 @@ def verdict(record: Record) -> str:
         return f"Not proven safe: {record.population}."
     if record.nothing_left:
         return _nothing_left(record)
+    if record.product.strength_schedule is not None:
+        what = "its strengths by timestep" if record.guidance.plain else "its rule and its strengths by timestep"
+        return f"Safe by {what}." + price(record)
     if record.guidance.plain and record.product.strength == 1 and record.scale == record.sampler.scale:
         epoch = f" of {epoch_name(record.product.epoch)}" if _earlier(record) else ""
         cost = price(record) if epoch else ""

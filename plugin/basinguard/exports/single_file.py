@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from ..core.files import whole_file
 from ..core.generation import XL
 from ..core.record import Record
-from .directory import belonging, check_exportable
-from .fingerprints import state_dict_sha256, weights_sha256
+from .directory import check_exportable
+from .fingerprints import belonging, state_dict_sha256, weights_sha256
 from .lora_header import model_header
 from .model_kind import ModelKind, require_files
 from .original_layout import original_state
@@ -54,12 +54,16 @@ def export_single_file(
         FileExistsError: `out` exists and `overwrite` is False.
         TypeError: neither Stable Diffusion nor XL.
         ValueError: the record belongs to other weights, the model is of another architecture or has a noise schedule
-            that the layout's clients do not have, or weights that float16 cannot hold.
+            that the layout's clients do not have, a strength by timestep, or weights that float16 cannot hold.
     """
     out = Path(out).expanduser()
     if out.suffix != ".safetensors" or precision not in ("float16", "float32"):
         raise ValueError(
             f"export_single_file(out={out.name!r}, precision={precision!r}): expected *.safetensors, float16 or float32"
+        )
+    if record.product.strength_schedule is not None:
+        raise ValueError(
+            "one file cannot hold a strength by timestep, which needs the LoRA apart: export the directory or the LoRA"
         )
     kind = require_files(check_exportable(pipe))
     second = _is_second(pipe, kind)

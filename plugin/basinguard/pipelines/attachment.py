@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -13,6 +13,7 @@ from typing import Any
 
 from ..core.record import Record
 from ..guidance.core import Observation, Rule, SwitchAt, epsilon_factor, from_record, steer
+from ..guidance.strength import StrengthSchedule, scheduled
 from .list_steering import ListSteering
 from .resolution import watched
 
@@ -107,10 +108,22 @@ def _steered(pipe: Any, attached: Attached, bar: Callable[..., Any], iterable: A
         helper=getattr(pipe, "controlnet", None),
     ) as at_work:
         at_work.trace = trace
-        with watched(pipe, denoiser(pipe), resolution), bar(iterable=iterable, total=total) as shown:
+        strengths = _strengths(pipe, attached.record)
+        with strengths, watched(pipe, denoiser(pipe), resolution), bar(iterable=iterable, total=total) as shown:
             yield shown
     if any(kind in type(pipe).__name__ for kind in ("Img2Img", "Inpaint")):
         _say_if_too_late(attached)
+
+
+def schedule_of(record: Record | None) -> StrengthSchedule | None:
+    """The strengths by timestep that a record asks for; None where it asks for one."""
+    numbers = record.product.strength_schedule if record else None
+    return None if numbers is None else StrengthSchedule(numbers.transitions, numbers.strengths)
+
+
+def _strengths(pipe: Any, record: Record | None) -> AbstractContextManager[None]:
+    schedule = schedule_of(record)
+    return nullcontext() if schedule is None else scheduled(denoiser(pipe), schedule)
 
 
 def _say_if_too_late(attached: Attached) -> None:

@@ -14,6 +14,7 @@ from ..core import seeds as seed_table
 from ..core import stats
 from ..core.estimate import Estimate
 from ..core.metric import Metric
+from ..core.record import Record
 from ..core.schema import Finite, Schema
 from ..guard.guard import Guard
 from ..guidance.core import Rule
@@ -49,7 +50,7 @@ class Evaluation(Schema):
 def evaluate(
     pipe: DiffusionPipeline,
     guard: Guard,
-    rule: Rule | None,
+    rule: Rule | Record | None,
     *,
     per_caption: int = 4,
     prompts: Sequence[str] = (),
@@ -59,7 +60,7 @@ def evaluate(
     Args:
         pipe: a stock pipeline.
         guard: knows the training images, the embedder and how to sample.
-        rule: to protect the pipeline with; None samples with the pipeline's own CFG.
+        rule: to protect the pipeline with, or a record; None samples with the pipeline's own CFG.
         per_caption: seeds for each caption.
         prompts: to sample instead of the training captions.
 

@@ -20,12 +20,14 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from ..core.record import Record, parse_record, read_record
 from ..core.text import one_line
-from ..exports.layout import NOTICE_KEY, RECORD_FILE, RECORD_KEY, record_in
+from ..exports.layout import LORA_FILE, NOTICE_KEY, RECORD_FILE, RECORD_KEY, record_in
 from ..guidance.core import Observation, Rule
+from ..guidance.strength import scalable_layers
 from ..guidance.triage import Triage
-from .attachment import IN_LISTS, RULE, Attached, denoiser, fitting, steering
+from .attachment import IN_LISTS, RULE, Attached, denoiser, fitting, schedule_of, steering
 from .families.registry import family_or_none, why_no_rule
 from .loading import absent_parts, locate
+from .lora_files import load_lora
 
 BATCHED = frozenset(
     f"StableDiffusion{kind}Pipeline"
@@ -44,20 +46,22 @@ def protect(pipe: DiffusionPipeline, rule: Rule | Record, *, triage: bool = Fals
 
     Args:
         pipe: a diffusers pipeline whose class (or a base of it) is in `BATCHED`, or Z-Image's.
-        rule: a rule, or the record of a calibration made on this model.
+        rule: a rule, or the record of a calibration made on this model. With a `strength_schedule` that is the base
+            model with its LoRA unmerged, whose strength then follows the timestep.
         triage: prompts that the record's triage takes for harmless keep plain CFG; the share of pulling ones among
             them, its miss rate, comes on top of the risk that the record promises.
 
     Raises:
         TypeError: not a pipeline that evaluates both branches of its guidance in one batch.
-        ValueError: a guidance-distilled model, a record made for another prediction type or noise schedule, or
-            `triage` without a record that has it.
+        ValueError: a guidance-distilled model, a record made for another prediction type or noise schedule, strengths
+            by timestep for a model whose LoRA is merged or cannot be scaled, or `triage` without a record that has it.
 
     Example:
         `protect(pipe, SwitchAt(600, before=-2.0, after=None))("a red circle", guidance_scale=7.5)`
     """
     _check(pipe)
     record = rule if isinstance(rule, Record) else None
+    _require_schedulable(pipe, record)
     if triage:
         rule = _triaged(pipe, rule)
     elif isinstance(rule, Record):
@@ -150,7 +154,10 @@ def load(source: str | Path, *, triage: bool = False, **options: Any) -> Any:
             f"{source}: cannot be loaded as a diffusers pipeline ({cause}); "
             "download or copy it again, or check the hub id and the network"
         ) from error
-    return protect(pipe, _find_record(place, pipe, options), triage=triage)
+    record = _find_record(place, pipe, options)
+    if schedule_of(record) is not None and (lora := _stored(place, LORA_FILE, options)) is not None:
+        load_lora(pipe, lora)
+    return protect(pipe, record, triage=triage)
 
 
 @contextmanager
@@ -187,6 +194,15 @@ def _check(pipe: DiffusionPipeline) -> None:
         raise ValueError("this model is guidance-distilled: it has no unconditional branch, so no rule can act on it")
 
 
+def _require_schedulable(pipe: DiffusionPipeline, record: Record | None) -> None:
+    """Refuses strengths by timestep where there is no LoRA to scale, or the timesteps cannot be followed."""
+    if schedule_of(record) is None:
+        return
+    if any(kind.__name__ in IN_LISTS for kind in type(pipe).__mro__):
+        raise ValueError(f"a strength_schedule cannot follow the timesteps of a {type(pipe).__name__}")
+    scalable_layers(denoiser(pipe))
+
+
 def _triaged(pipe: DiffusionPipeline, record: Any) -> Triage:
     triage = record.triage if isinstance(record, Record) else None
     if triage is None:
@@ -198,17 +214,8 @@ def _triaged(pipe: DiffusionPipeline, record: Any) -> Triage:
 
 
 def _find_record(source: str | Path, pipe: DiffusionPipeline, options: Mapping[str, Any]) -> Record:
-    if isinstance(source, Path):
-        if (source / RECORD_FILE).is_file():
-            return read_record(source / RECORD_FILE)
-    else:
-        names = ("revision", "token", "cache_dir", "local_files_only")
-        try:
-            return read_record(
-                Path(hf_hub_download(source, RECORD_FILE, **{k: options[k] for k in names if k in options}))
-            )
-        except EntryNotFoundError:
-            pass
+    if (path := _stored(source, RECORD_FILE, options)) is not None:
+        return read_record(path)
     inside = record_in(pipe.scheduler.config)
     if inside is None:
         raise FileNotFoundError(
@@ -216,3 +223,14 @@ def _find_record(source: str | Path, pipe: DiffusionPipeline, options: Mapping[s
             "rule to protect it by; calibrate it first, or protect(pipe, rule) with a rule of your own"
         )
     return parse_record(str(inside), f"{source}: the {RECORD_KEY!r} entry in the scheduler's config")
+
+
+def _stored(source: str | Path, name: str, options: Mapping[str, Any]) -> Path | None:
+    """A file of a directory or hub id beside the pipeline's own; None where there is none."""
+    if isinstance(source, Path):
+        return source / name if (source / name).is_file() else None
+    of_the_hub = ("revision", "token", "cache_dir", "local_files_only")
+    try:
+        return Path(hf_hub_download(source, name, **{key: options[key] for key in of_the_hub if key in options}))
+    except EntryNotFoundError:
+        return None

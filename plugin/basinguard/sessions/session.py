@@ -13,7 +13,8 @@ from ..core.provenance import Provenance
 from ..core.record import Record, read_record
 from ..diffusion.sampling_options import SamplingOptions
 from ..exports.fingerprints import dataset_sha256, weights_sha256
-from ..exports.layout import RECORD_FILE
+from ..exports.integrity import lora_file_sha256
+from ..exports.layout import LORA_FILE, RECORD_FILE
 from ..exports.merge import merged
 from ..guard.guard import Guard
 from ..pipelines.alignment import clip_for
@@ -66,6 +67,7 @@ def open_model(
     detector: CopyDetectorSettings = CopyDetectorSettings(),
     *,
     dtype: torch.dtype | None = None,
+    by_record: bool = False,
 ) -> Session:
     """Loads a fine-tune and the images it was trained on.
 
@@ -75,15 +77,24 @@ def open_model(
         settings: see there; without a base, an exported directory has the one that its record names.
         detector: what decides that a sample is a copy; an exported directory also has the "recorded" one.
         dtype: precision of the runs.
+        by_record: it is sampled as its record says, so an export whose strength depends on the timestep is opened with
+            its LoRA unmerged.
 
     Raises:
         FileNotFoundError: no such model or folder, or no weights of the copy detector.
         ImportError: the copy detector's package is not installed.
-        ValueError: a model of another kind, or images that cannot be used.
+        ValueError: a model of another kind, images that cannot be used, or an export whose strength depends on the
+            timestep where shares of it are asked for.
     """
     record = _record_of(model)
+    unmerged = _unmerged_lora(model, record, settings)
+    if unmerged is not None and not by_record:
+        raise ValueError(
+            f"{model}: the strength of its LoRA depends on the timestep, so this directory is the base model and "
+            f"{LORA_FILE} lies in it; `verify` measures both together, and --settings.lora {unmerged} the whole LoRA"
+        )
     embedder = load_recorded(detector, record.metric) if record else load_detector(detector)
-    pipe = load_pipeline(model, lora=settings.lora)
+    pipe = load_pipeline(model, lora=unmerged or settings.lora)
     anchored, base = None, settings.base
     if settings.lora is not None:
         anchored, base, pipe = LatentModel(pipe, dtype=dtype, anchor=True), base or model, merged(pipe)
@@ -102,7 +113,7 @@ def open_model(
     guard = Guard(training, embedder, plan, clip.score if clip else None)
     provenance = Provenance(
         base=base,
-        weights_sha256=weights_sha256(pipe),
+        weights_sha256=lora_file_sha256(unmerged) if unmerged else weights_sha256(pipe),
         dataset_sha256=dataset_sha256(training.images, captions),
         prediction_type=latent_model.prediction_type,
         resolution=latent_model.resolution,
@@ -147,9 +158,15 @@ def open_export(
     settings = SessionSettings(
         record.base, manifest=manifest, scale=sampler.scale, timesteps=sampler.timesteps, alignment=alignment
     )
-    session = open_model(str(export), data, settings, detector)
+    session = open_model(str(export), data, settings, detector, by_record=True)
     require_same(record, session)
     return record, session
+
+
+def _unmerged_lora(model: str, record: Record | None, settings: SessionSettings) -> Path | None:
+    """The LoRA of an export whose strength depends on the timestep; None where there is none, or one is given."""
+    scheduled = record is not None and record.product.strength_schedule is not None
+    return Path(model).expanduser() / LORA_FILE if scheduled and settings.lora is None else None
 
 
 def _record_of(model: str) -> Record | None:

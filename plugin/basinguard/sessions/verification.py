@@ -79,13 +79,16 @@ def verify_session(
         paraphrase: also sample reworded captions.
         prompts: that were not trained on; also sampled, and on the sheet for every way of sampling.
     """
-    own, guard, pipe = from_record(record.model_dump()), session.guard, session.pipe
+    scheduled = record.product.strength_schedule is not None
+    own: Rule | Record = record if scheduled else from_record(record.model_dump())
+    guard, pipe = session.guard, session.pipe
     training = guard.training
     texts, shown, unseen = list(training.captions), _shown(training), list(prompts[:SHOWN_HELDOUT])
     blank = torch.ones(len(unseen), *training.images.shape[1:])
     rows, marks, images = {}, {}, {"training image": torch.cat([training.images[shown], blank])}
+    ways: Mapping[str, Rule | Record] = rules or {GUARDED: own}
     runs = [("base", _quiet(load_pipeline(record.base)), None), ("cfg", pipe, None)]
-    for name, run_pipe, rule in [*runs, *((name, pipe, rule) for name, rule in (rules or {GUARDED: own}).items())]:
+    for name, run_pipe, rule in [*runs, *((name, pipe, rule) for name, rule in ways.items())]:
         with working(f"sampling {name}", _evaluations(guard, len(texts) * per_caption)):
             rows[name], samples = evaluate(run_pipe, guard, rule, per_caption=per_caption)
         say(f"{name}: {rows[name].risk} of the samples copy")
