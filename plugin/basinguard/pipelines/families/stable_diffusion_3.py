@@ -106,10 +106,12 @@ class StableDiffusion3(FlowFamily):
     def _empty_third(self, pipe: Any, states: Tensor) -> bool:
         """Whether the third encoder is not there and its tokens are equal, which noise on them ends.
 
-        Checkpointed activations are computed again in the backward pass, where no token is repeated.
+        Checkpointed activations are computed again in the backward pass, where no token is repeated. A transformer
+        alone, whose memory is computed, takes all tokens.
         """
         again = torch.is_grad_enabled() and pipe.transformer.gradient_checkpointing
-        return pipe.text_encoder_3 is None and not again and equal_at_end(states, T5_TOKENS)
+        absent = getattr(pipe, "text_encoder_3", ...) is None
+        return absent and not again and equal_at_end(states, T5_TOKENS)
 
 
 def _output(pipe: Any, x: Tensor, timestep: Tensor, arguments: dict[str, Any]) -> Tensor:
