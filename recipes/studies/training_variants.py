@@ -1,10 +1,10 @@
 """Training that does not put the images in: which variant keeps most of what is taught at which risk, as plain weights?
 
 Copy this file, do not import it. It takes the images that `basinguard demo` and `shipped_products.py` leave behind and
-trains on them anew, with another density of timesteps, a held unconditional branch, or noisy images at high noise;
-every weight, one seed of noise, equal updates. At several updates the weights are sampled with plain CFG, on training
-captions for the copies, and on held-out captions for what was taught: the same captions and noise for all. Nothing is
-searched or proven. A study that was stopped goes on.
+trains on them anew, with another density of timesteps, a held unconditional branch, noisy images at high noise,
+pictures of the base model beside them, or an adapter that has fewer channels at high noise; equal updates. At several
+updates the weights are sampled with plain CFG, on training captions for the copies, and on held-out captions for what
+was taught: the same captions and noise for all. Nothing is searched or proven. A study that was stopped goes on.
 
     python recipes/studies/training_variants.py ink=runs/demo emoji=runs/emoji brick=runs/brick --variants uniform \\
         "quarter above 600"
@@ -12,7 +12,8 @@ searched or proven. A study that was stopped goes on.
 A copy is structure-colour-v1 above the 99th percentile of the held-out images to their nearest training image, and not
 below its published threshold. Truth of the ruler are the training images.
 
-Source of the ambient variant: arXiv 2502.21278, its loss above a noise level, with one noisy image for each image.
+Source of the ambient variant: arXiv 2502.21278, its loss above a noise level, with one noisy image for each image. Of
+T-LoRA: arXiv 2507.05964; it masks the adapter when it samples, too, which no plain loader does: rows for both.
 
 Expected: training_variants.json and .md under recipes/results. Time: 5 minutes a variant and run on one core. Memory:
 2 GB.
@@ -22,10 +23,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning.pytorch as pl
@@ -46,10 +48,12 @@ from basinguard.similarity.rulers import feature_sets
 from basinguard.similarity.structure import Structure
 from basinguard.similarity.taught import TaughtRuler
 from basinguard.similarity.thresholds import calibrated
+from basinguard.tinyworld.scenes import KINDS, TEXTURES
 from basinguard.training.data import ImageFolder
 from basinguard.training.encoding import CaptionStates
 from basinguard.training.finetune import FineTune
-from basinguard.training.finetune_options import LossOptions, MemoryOptions, OptimizerOptions
+from basinguard.training.finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions
+from basinguard.training.rank_mask import RankMask, ranks_at
 from basinguard.training.trained_weights import Method
 
 PLAN = ProbePlan(scale=3.0, timesteps=16, chunk=64)
@@ -57,20 +61,20 @@ UPDATES = (80, 120, 160, 200, 280, 400)
 COPY_SAMPLES, HELDOUT_SAMPLES, PROMPTS = 96, 40, 20
 AMBIENT_FROM = 700
 RATES: Mapping[Method, float] = {"full": 4e-4, "lora": 2e-3}
-Density = tuple[int, int, float]  # from, to, how often beside the rest
+EXITS = {  # timesteps where the copies of the demo's probes were decided, recipes/results/demo.json
+    999: 8, 937: 18, 874: 10, 811: 12, 749: 7, 687: 4, 624: 3, 561: 4, 499: 3, 437: 1, 374: 1, 311: 4,
+}  # fmt: skip
+EXIT_RANGE = 62  # timesteps below each: to the next one of the sampler's 16
 
 
 class Denser(FineTune):
-    """Timesteps in a range are drawn more or less often."""
+    """Timesteps are drawn by a density of their own."""
 
-    density: Density = (0, 1000, 1.0)
+    density: Tensor
 
     def draw_timesteps(self, count: int) -> Tensor:
         """By the density, [count]."""
-        begin, end, weight = self.density
-        density = torch.ones(1000)
-        density[begin:end] = weight
-        return torch.multinomial(density, count, replacement=True)
+        return torch.multinomial(self.density, count, replacement=True)
 
 
 class Ambient(FineTune):
@@ -102,40 +106,73 @@ def fixed_noise(latent: Tensor) -> Tensor:
     return torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
 
 
-def denser(begin: int, end: int, weight: float, **options: Any) -> FineTune:
-    """A fine-tune whose timesteps have this density."""
+def denser(density: Tensor, **options: Any) -> FineTune:
+    """A fine-tune whose timesteps have this density, [1000]."""
     module = Denser(**options)
-    module.density = (begin, end, weight)
+    module.density = density
     return module
 
 
+def within(begin: int, end: int, weight: float) -> Tensor:
+    """A density of `weight` in a range and 1 elsewhere, [1000]."""
+    density = torch.ones(1000)
+    density[begin:end] = weight
+    return density
+
+
+def beside_exits(exits: Mapping[int, int], least: float = 0.25) -> Tensor:
+    """A density of 1 where no copy was decided, `least` where most were, and in proportion between, [1000]."""
+    density = torch.ones(1000)
+    for timestep, count in exits.items():
+        density[timestep - EXIT_RANGE : timestep + 1] = 1 - (1 - least) * count / max(exits.values())
+    return density
+
+
+def with_prior(captions: tuple[str, ...] | None, **options: Any) -> FineTune:
+    """A fine-tune beside the base model's own pictures of these captions."""
+    loss = LossOptions(prior_weight=1.0, prior_captions=captions, prior_scale=PLAN.scale)
+    return FineTune(loss=loss, **options)
+
+
+SCENES = tuple(f"a {texture} {kind}" for texture in TEXTURES for kind in KINDS)[::9]
+MASKED = ", masked when sampling"  # behind the name of a training
+Rows = dict[str, dict[str, Any]]  # by updates
 Variant = Callable[..., FineTune]
 VARIANTS: Mapping[str, Variant] = {
     "uniform": FineTune,
-    "quarter above 600": partial(denser, 600, 1000, 0.25),
-    "tenth above 600": partial(denser, 600, 1000, 0.1),
-    "quarter above 800": partial(denser, 800, 1000, 0.25),
-    "none above 800": partial(denser, 800, 1000, 0.0),
-    "quarter above 400": partial(denser, 400, 1000, 0.25),
-    "quarter from 500 to 900": partial(denser, 500, 900, 0.25),
-    "quarter below 400": partial(denser, 0, 400, 0.25),
+    "quarter above 600": partial(denser, within(600, 1000, 0.25)),
+    "tenth above 600": partial(denser, within(600, 1000, 0.1)),
+    "quarter above 800": partial(denser, within(800, 1000, 0.25)),
+    "none above 800": partial(denser, within(800, 1000, 0.0)),
+    "quarter above 400": partial(denser, within(400, 1000, 0.25)),
+    "quarter from 500 to 900": partial(denser, within(500, 900, 0.25)),
+    "quarter below 400": partial(denser, within(0, 400, 0.25)),
     "unconditional held": partial(FineTune, loss=LossOptions(keep_unconditional=1.0)),
     "ambient above 700": Ambient,
+    "least where the exits lie": partial(denser, beside_exits(EXITS)),
+    "base model's pictures, generic": partial(with_prior, None),
+    "base model's pictures, its own scenes": partial(with_prior, SCENES),
+    "half the rank at T": partial(FineTune, lora=LoraOptions(rank_at_noise=0.5)),
+    "one channel at T": partial(FineTune, lora=LoraOptions(rank_at_noise=1 / 16)),
 }
 
 
 @dataclass
 class Snapshots(pl.Callback):
-    """The UNet's weights after some updates."""
+    """The UNet's weights after some updates, an adapter's merged; and the adapter's own where it is masked."""
 
+    updates: Sequence[int]
     states: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    adapters: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *batch: Any) -> None:
         """Takes them."""
         step = trainer.global_step
-        if step in UPDATES and step not in self.states:
+        if step in self.updates and step not in self.states:
             unet = merged_module(module.unet) if module.hparams["method"] == "lora" else module.unet
             self.states[step] = {name: w.detach().clone() for name, w in unet.state_dict().items()}
+            if module.rank_mask.at_noise < 1:
+                self.adapters[step] = {name: w.detach().clone() for name, w in module.trained().items()}
 
 
 def main() -> None:
@@ -143,6 +180,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="VARIANT")
     parser.add_argument("--method", choices=("full", "lora"), default="full", help="a LoRA has rank 16")
+    parser.add_argument("--updates", nargs="+", type=int, default=list(UPDATES), choices=UPDATES, help="to measure at")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--results", type=Path, default=Path("recipes/results"))
     args = parser.parse_args()
@@ -153,8 +191,10 @@ def main() -> None:
         for variant, seed in ((v, s) for v in args.variants for s in args.seeds):
             results = json.loads(path.read_text()) if path.exists() else {}
             key = f"{name}{', LoRA' if args.method == 'lora' else ''}, {variant}, seed {seed}"
-            if key not in results:
-                results[key] = dict(study.rows(variant, args.method, seed))
+            missing = [step for step in args.updates if str(step) not in results.get(key, {})]
+            if missing:
+                for sampled, rows in study.trained(variant, args.method, seed, missing).items():
+                    results[key + sampled] = results.get(key + sampled, {}) | rows
                 path.write_text(json.dumps(results, indent=1))
                 path.with_suffix(".md").write_text(table(results), encoding="utf-8")
 
@@ -174,23 +214,40 @@ class Study:
             truth = self.model.decode(self.model.encode(train[0]))
         self.ruler = TaughtRuler(truth, images, texts, feature_sets())
 
-    def rows(self, variant: str, method: Method, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """One training: what its weights do at each of `UPDATES`."""
-        snapshots = Snapshots()
+    def trained(self, variant: str, method: Method, seed: int, updates: Sequence[int]) -> dict[str, Rows]:
+        """One training: what its weights do after some updates, and beside that what a masked adapter does."""
+        snapshots = Snapshots(updates)
         module = VARIANTS[variant](
             base="tinyworld", method=method, seed=seed,
             optimizer=OptimizerOptions(learning_rate=RATES[method]), memory=MemoryOptions(cache=True),
         )  # fmt: skip
-        trainer = pl.Trainer(
-            max_steps=max(UPDATES), accelerator="cpu", logger=False, callbacks=[snapshots],
-            enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
-        )  # fmt: skip
-        resolution = self.model.resolution
-        trainer.fit(module, datamodule=ImageFolder(str(self.data / "train"), resolution=resolution, batch_size=16))
+        with TemporaryDirectory() as folder:
+            trainer = pl.Trainer(
+                max_steps=max(updates), accelerator="cpu", logger=False, callbacks=[snapshots],
+                enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+                default_root_dir=folder,
+            )  # fmt: skip
+            resolution = self.model.resolution
+            trainer.fit(module, datamodule=ImageFolder(str(self.data / "train"), resolution=resolution, batch_size=16))
+        rows = {"": dict(self.plain(snapshots))}
+        return rows | ({MASKED: dict(self.masked(snapshots, module))} if snapshots.adapters else {})
+
+    @torch.no_grad()
+    def plain(self, snapshots: Snapshots) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What a plain loader gets."""
         for step, state in snapshots.states.items():
             self.pipe.unet.load_state_dict(state)
-            with torch.no_grad():
-                yield str(step), self.measured()
+            yield str(step), self.measured()
+
+    @torch.no_grad()
+    def masked(self, snapshots: Snapshots, module: FineTune) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What somebody gets who masks the adapter when sampling, as in training."""
+        plain, self.model = self.model, LatentModel(module.eval().pipe)
+        module.denoiser.register_forward_pre_hook(partial(at_timestep, module.rank_mask))
+        for step, state in snapshots.adapters.items():
+            module.load_state_dict(state, strict=False)
+            yield str(step), self.measured()
+        self.model = plain
 
     def measured(self) -> dict[str, Any]:
         """Copies on training captions, and what is left on held-out ones."""
@@ -206,6 +263,11 @@ class Study:
         trial = Trial(guided_model(self.model, prompts, PLAN), pairs)
         latents, _ = trial.sample(plain_cfg(PLAN.scale, self.model.schedule))
         return self.model.decode(latents), [prompts[k] for k in pairs.prompt.tolist()]
+
+
+def at_timestep(mask: RankMask, network: Any, inputs: tuple[Any, ...]) -> None:
+    """Sets a mask by the timesteps that a network is about to be given."""
+    mask.ranks = ranks_at(inputs[1], mask.rank, mask.at_noise)
 
 
 def opened(path: Path, resolution: int) -> tuple[Tensor, tuple[str, ...]]:

@@ -28,6 +28,7 @@ COMPARISON_REFERENCE = 9_000_000  # held-out prompts of a comparison, so that th
 COMPARISON_TAUGHT = 9_500_000  # the base model's samples of held-out prompts that a comparison's ruler is made with
 CANARY = 10_000_000  # marked pictures, their captions and the samples that look for them
 REDRAW = 20_000_000  # training images re-drawn from partial noise, to choose a copy detector by
+PRIOR = 30_000_000  # the base model's own pictures that a fine-tune is held back with
 TASK_TRAIN = 100_000_000  # scenes of a task that is trained on
 TASK_TRUTH = 200_000_000  # fresh true scenes of a task, on captions that it is not trained on
 TASK_CLASS = 300_000_000  # others of a subject's class
@@ -53,6 +54,7 @@ RANGES = {
     "comparison, taught": range(COMPARISON_TAUGHT, COMPARISON_TAUGHT + 500_000),
     "canary": range(CANARY, CANARY + 1_000_000),
     "re-draw": range(REDRAW, REDRAW + 1_000_000),
+    "prior": range(PRIOR, PRIOR + 1_000_000),
     "task training": range(TASK_TRAIN, TASK_TRUTH),
     "task truth": range(TASK_TRUTH, TASK_CLASS),
     "task class": range(TASK_CLASS, TASK_CLASS + 100_000_000),

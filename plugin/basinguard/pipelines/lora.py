@@ -44,6 +44,12 @@ def add_lora(module: Any, *, rank: int, alpha: float, dropout: float, targets: S
     cast_training_params(module, torch.float32)
 
 
+def down_projections(module: Any) -> list[Any]:
+    """The first layer of every adapter: its output are the adapter's channels."""
+    layers = (getattr(layer, "lora_A", None) for layer in module.modules())
+    return [projection for each in layers if each is not None for projection in each.values()]
+
+
 def merged_module(module: M) -> M:
     """A frozen copy in evaluation mode with its adapters added to the weights; the module itself is untouched."""
     return folded(module).eval().requires_grad_(False)

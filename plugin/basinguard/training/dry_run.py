@@ -16,6 +16,7 @@ from ..guard.probe_costs import probe_evals
 from ..pipelines.prediction_type import evidence
 from ..pipelines.timing import seconds_per_evaluation
 from .data_sources import ImageSource
+from .finetune_options import PRIOR_TIMESTEPS
 from .resources import FitResources, guard_of, resources_of
 
 SEARCHED = ("strengths", "scales", "before", "after", "transitions", "refine", "anchor", "chain")  # terms of a search
@@ -74,7 +75,11 @@ def _time(model: Any, needs: FitResources, batches: int, probed: int, guard: Any
     rows, side = needs.workload.batch_size, needs.workload.resolution
     device = torch.device("cuda" if needs.on_gpu else "cpu")
     second = seconds_per_evaluation(model.pipe, rows=rows, resolution=side, device=device)
-    parts = {"training about": 3 * batches * rows, "probes at most": probed}
+    prior = model.loss_options
+    further = 1.5 if prior.prior_weight else 1  # half a batch beside each batch
+    parts = {"training about": 3 * batches * rows * further, "probes at most": probed}
+    if prior.prior_weight:
+        parts["the base model's own pictures"] = 2 * PRIOR_TIMESTEPS * prior.prior_images
     if guard is not None and guard.export_to:
         terms, plan = guard.terms, guard.plan
         calibration = CalibrationTerms(**{name: terms[name] for name in SEARCHED})

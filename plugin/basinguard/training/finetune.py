@@ -28,7 +28,9 @@ from .forward_processes import forward_process
 from .loss_filters import LossFilter, filtered_mean
 from .objective import drop_captions, epsilon_gaps, row_errors, weighted_mse
 from .optimizer import averaged_parameters, moments_of, optimizer_and_schedule, parked
+from .prior_preservation import PriorSamples, base_pipeline, prior_samples
 from .protocols import with_parts, with_sampler
+from .rank_mask import RankMask
 from .trained_weights import Method, checkpoint_activations, seeded, trained_layers, unfreeze
 
 TrainingBatch = dict[str, Any]
@@ -48,9 +50,9 @@ class FineTune(LightningModule):
     Args:
         base: a diffusers directory, a .safetensors file (Stable Diffusion 2), a hub id, or "tinyworld".
         method: "lora" trains a low-rank adapter; "full" trains every weight of the UNet or transformer.
-        lora: rank, alpha, dropout and targets of the adapter.
+        lora: rank, alpha, dropout, targets and rank by timestep of the adapter.
         optimizer: learning rate, weight decay, schedule, averaged weights.
-        loss: weights of timesteps, dropped captions, and what holds the unconditional branch.
+        loss: weights of timesteps, dropped captions, and what holds the model near its base.
         memory: precision of the weights, and what is recomputed, cached or moved away.
         train_text_encoder: also train the text encoder, with the same method; both of SDXL and SD 3. SDXL never asks
             the first one's last layer, so several processes need `strategy: ddp_find_unused_parameters_true`.
@@ -105,6 +107,8 @@ class FineTune(LightningModule):
         self._open(method)
         copied = self.loss_options.keep_unconditional > 0 and method == "full"
         self.frozen = deepcopy(self.denoiser).requires_grad_(False) if copied else None
+        self.rank_mask = RankMask(self.denoiser, self.lora_options)
+        self.prior: PriorSamples | None = None  # drawn when a fit starts
         self.cache = EncodingCache() if self.memory_options.cache else None
         self.filter: LossFilter | None = None  # which rows of a batch count; see `Interventions`
         self.row_weights: Tensor | None = None  # what it said of the last batch
@@ -161,6 +165,8 @@ class FineTune(LightningModule):
         if weight := self.loss_options.keep_unconditional:
             half = slice(0, -(-len(latents) // 2))
             loss = loss + weight * self.drift(latents[half], noise[half], timesteps[half], sizes[half])
+        if self.prior is not None:
+            loss = loss + self.loss_options.prior_weight * self.prior.loss(self, -(-len(latents) // 2))
         return loss
 
     def draw_timesteps(self, count: int) -> Tensor:
@@ -173,27 +179,18 @@ class FineTune(LightningModule):
         Source: prior preservation (Ruiz et al., arXiv 2208.12242, section 3.2), with the base model's own prediction
         instead of samples drawn from it.
         """
-        noisy, empty = self._noisy(latents, noise, timesteps), self.encode_captions([""] * len(latents), sizes)
-        with torch.no_grad(), self._base() as base:
-            origin = self._predict(base, noisy, timesteps, empty)
-        return weighted_mse(self._predict(self.pipe, noisy, timesteps, empty), origin)
+        noisy, empty = self.noisy(latents, noise, timesteps), self.encode_captions([""] * len(latents), sizes)
+        with torch.no_grad(), base_pipeline(self) as base:
+            origin = self.predict(base, noisy, timesteps, empty)
+        return weighted_mse(self.predict(self.pipe, noisy, timesteps, empty), origin)
 
-    @contextmanager
-    def _base(self) -> Iterator[Any]:
-        """The pipeline with its denoiser as it was before training: the frozen copy, or the adapter switched off."""
-        if self.frozen is not None:
-            yield with_parts(self.pipe, **{self.family.denoiser_name: self.frozen})
-            return
-        self.denoiser.disable_adapters()
-        try:
-            yield self.pipe
-        finally:
-            self.denoiser.enable_adapters()
+    def predict(self, pipe: Any, noisy: Tensor, timesteps: Tensor, states: CaptionStates) -> Tensor:
+        """What a pipeline's denoiser predicts, its adapter masked by `lora.rank_at_noise`, [B, C, h, w]."""
+        with self.rank_mask.at(timesteps):
+            return self.family.forward(pipe, noisy, timesteps, self.family.arguments(states.texts, states.sizes))
 
-    def _predict(self, pipe: Any, noisy: Tensor, timesteps: Tensor, states: CaptionStates) -> Tensor:
-        return self.family.forward(pipe, noisy, timesteps, self.family.arguments(states.texts, states.sizes))
-
-    def _noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Latents [B, C, h, w] at timesteps [B], in the precision of the denoiser."""
         dtype = next(self.denoiser.parameters()).dtype
         return self.forward_process.add_noise(latents, noise, timesteps).to(dtype)
 
@@ -206,8 +203,8 @@ class FineTune(LightningModule):
             noise: standard normal, like `latents`.
             timesteps: training timesteps, [B].
         """
-        noisy = self._noisy(latents, noise, timesteps)
-        prediction = self._predict(self.pipe, noisy, timesteps, states)
+        noisy = self.noisy(latents, noise, timesteps)
+        prediction = self.predict(self.pipe, noisy, timesteps, states)
         weights = self.forward_process.weights(timesteps)
         truth = self.forward_process.target(latents, noise, timesteps)
         if self.filter is None or not self.training:
@@ -223,7 +220,7 @@ class FineTune(LightningModule):
     def _gaps(self, conditional: Tensor, noisy: Tensor, timesteps: Tensor, sizes: Tensor) -> Tensor:
         """Gap of each row, [B]; one more evaluation of the denoiser, with its dropout as it stands."""
         empty = self.encode_captions([""] * len(noisy), sizes)
-        unconditional = self._predict(self.pipe, noisy, timesteps, empty)
+        unconditional = self.predict(self.pipe, noisy, timesteps, empty)
         return epsilon_gaps(self.forward_process.schedule, unconditional, conditional, timesteps)
 
     def encode_images(self, batch: TrainingBatch) -> Tensor:
@@ -252,11 +249,12 @@ class FineTune(LightningModule):
             self.denoiser.register_to_config(sample_size=resolution // self.pipe.vae_scale_factor)
 
     def on_fit_start(self) -> None:
-        """Refuses to cache pictures that change from epoch to epoch."""
+        """Refuses to cache pictures that change from epoch to epoch; draws the base model's own."""
         if self.ema is not None:
             self.ema.to(self.device)
         if self.cache is not None and getattr(self.trainer.datamodule, "augments", False):  # type: ignore[attr-defined]
             raise ValueError("memory.cache stores each image once; turn off random crop and flip, or the cache")
+        self.prior = prior_samples(self)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Lightning's, then one step of the average."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Precision = Literal["float32", "bfloat16"]
+PRIOR_TIMESTEPS, PRIOR_ROWS = 20, 8  # steps that the base model's own pictures are sampled in, and how many at once
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,15 @@ class LoraOptions:
         alpha: its update is multiplied by alpha / rank; the rank itself when not given.
         dropout: share of its inputs that is dropped in training, in [0, 1).
         targets: layers of the UNet or transformer that get one; the attention projections when not given.
+        rank_at_noise: share of the rank that a training step uses at timestep 1000, in (0, 1], at least one channel;
+            all of it at 0, linear between (T-LoRA, see `rank_mask`). Training alone is masked: plain loaders cannot.
     """
 
     rank: int = 16
     alpha: float | None = None
     dropout: float = 0.0
     targets: tuple[str, ...] | None = None
+    rank_at_noise: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,25 @@ class LossOptions:
             half of each batch; 0 leaves it out. On a small set the unconditional branch otherwise learns the
             images as well, and guidance that starts late cannot escape them. Costs about two thirds more time and, with
             method "full", a frozen copy of the UNet or transformer.
+        prior_weight: weight of a second loss on pictures that the base model draws itself before training (prior
+            preservation, see `prior_preservation`), half a batch of them beside each batch; 0 leaves it out. They are
+            stored in the trainer's root folder and drawn once. Costs about half more time, and the model twice while
+            they are drawn.
+        prior_images: how many of them.
+        prior_captions: what they show, each equally often; everyday scenes when not given. Captions like those of the
+            training images hold the fine-tune back from what it is to learn; the class of a subject ("a photo of a
+            dog") is what the method was made for.
+        prior_scale: guidance scale that they are drawn at, above 1; 7.5 is usual.
     """
 
     min_snr_gamma: float | None = None
     high_noise: float = 1.0
     caption_dropout: float = 0.0
     keep_unconditional: float = 0.0
+    prior_weight: float = 0.0
+    prior_images: int = 64
+    prior_captions: tuple[str, ...] | None = None
+    prior_scale: float = 7.5
 
 
 @dataclass(frozen=True)
@@ -170,6 +187,7 @@ def require_ranges(numbers: Mapping[str, Any]) -> None:
     """Raises one ValueError that names every number out of its range, and what is accepted."""
     ranges: dict[str, tuple[Callable[[Any], bool], str]] = {
         "rank": (lambda v: v >= 1, "at least 1"),
+        "rank_at_noise": (lambda v: 0 < v <= 1, "above 0, at most 1"),
         "dropout": (lambda v: 0 <= v < 1, "0 to below 1"),
         "learning_rate": (lambda v: v > 0, "above 0"),
         "weight_decay": (lambda v: v >= 0, "0 or more"),
@@ -178,6 +196,10 @@ def require_ranges(numbers: Mapping[str, Any]) -> None:
         "high_noise": (lambda v: 0 < v <= 1, "above 0, at most 1"),
         "caption_dropout": (lambda v: 0 <= v <= 1, "0 to 1"),
         "keep_unconditional": (lambda v: v >= 0, "0 or more"),
+        "prior_weight": (lambda v: v >= 0, "0 or more"),
+        "prior_images": (lambda v: v >= 1, "at least 1"),
+        "prior_captions": (lambda v: v is None or len(v) > 0, "at least one, or null"),
+        "prior_scale": (lambda v: v > 1, "above 1"),
         "ema_decay": (lambda v: v is None or 0 < v < 1, "between 0 and 1, or null"),
         "seed": (lambda v: 0 <= v < 2**31, "0 to 2147483647"),
     }

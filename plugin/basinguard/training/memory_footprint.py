@@ -23,7 +23,7 @@ from ..pipelines.families.family import Family
 from ..pipelines.families.registry import family_named
 from ..pipelines.latent_model import DECODE_PIXELS
 from ..pipelines.loading import model_config
-from .finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions, Precision
+from .finetune_options import PRIOR_ROWS, LoraOptions, LossOptions, MemoryOptions, OptimizerOptions, Precision
 from .peak_memory import checkpointing, peak_bytes
 from .trained_weights import Method, trained_layers, unfreeze
 
@@ -84,7 +84,7 @@ class MemoryFootprint:
         update: gradients and activations, at most.
         encode: activations of the image encoder.
         probe: activations of the sampler or the decoder, whichever is more.
-        copied: the model once more, while the guard calibrates what it exports.
+        copied: the model once more, while the guard calibrates what it exports or the base draws its own pictures.
         parked: moments that are moved away for a probe.
         trained: how many parameters are trained.
     """
@@ -154,7 +154,7 @@ def footprint(configs: Configs, workload: Workload) -> MemoryFootprint:
         update=max(update, size + (size if workload.gpu and full_moments else 0)),
         encode=_encode(parts["vae"], workload),
         probe=_probe(denoiser, parts["vae"], predict, workload),
-        copied=weights - copies if workload.probe.export else 0,
+        copied=weights - copies if workload.probe.export or workload.loss.prior_weight else 0,
         parked=moments if workload.memory.offload_in_probes else 0,
         trained=count,
     )
@@ -191,9 +191,12 @@ def _update(denoiser: Any, predict: Callable[[int], Tensor], workload: Workload)
     if workload.memory.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing(gradient_checkpointing_func=checkpointing(autocast))
 
+    half = -(-workload.batch_size // 2)
+    further = [half for weight in (workload.loss.keep_unconditional, workload.loss.prior_weight) if weight]
+
     def loss() -> Tensor:
-        out = predict(workload.batch_size).float()
-        return F.mse_loss(out, torch.empty_like(out))
+        every = [predict(rows).float() for rows in (workload.batch_size, *further)]
+        return torch.stack([F.mse_loss(out, torch.empty_like(out)) for out in every]).sum()
 
     return peak_bytes(loss, backward=True, autocast=autocast)
 
@@ -207,7 +210,8 @@ def _encode(vae: Any, workload: Workload) -> int:
 
 
 def _probe(denoiser: Any, vae: Any, predict: Callable[[int], Tensor], workload: Workload) -> int:
-    if workload.probe.rows == 0:
+    sampled = max(workload.probe.rows, PRIOR_ROWS if workload.loss.prior_weight else 0)
+    if sampled == 0:
         return 0
     denoiser.eval()
     autocast, channels = _autocast(workload.probe.precision), vae.config.latent_channels
@@ -215,7 +219,7 @@ def _probe(denoiser: Any, vae: Any, predict: Callable[[int], Tensor], workload: 
     rows = max(1, DECODE_PIXELS // workload.resolution**2)
     latents = torch.empty(rows, channels, side, side, device="meta", dtype=dtype)
     with torch.no_grad():
-        sampling = peak_bytes(lambda: predict(2 * workload.probe.rows), autocast=autocast)
+        sampling = peak_bytes(lambda: predict(2 * sampled), autocast=autocast)
         return max(sampling, peak_bytes(lambda: vae.decode(latents).sample, autocast=autocast))
 
 
