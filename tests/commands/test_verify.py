@@ -12,15 +12,22 @@ from types import SimpleNamespace
 
 import pytest
 from diffusers import StableDiffusionPipeline
+from peft import LoraConfig
 from PIL import Image
 
+from basinguard.calibration.record_builder import certify
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.cli import main
 from basinguard.commands.calibrate import calibrate
 from basinguard.commands.verify import verify
 from basinguard.core.record import read_record
+from basinguard.core.recorded_weights import RecordedSchedule, RecordedWeights
 from basinguard.exports.directory import export_directory
 from basinguard.exports.fingerprints import weights_sha256
+from basinguard.exports.integrity import check_export
+from basinguard.exports.layout import LORA_FILE
+from basinguard.exports.lora import lora_layers
+from basinguard.exports.lora_formats import lora_sha256
 from basinguard.guard.guard import Guard
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.protect import protect
@@ -32,7 +39,8 @@ from basinguard.sessions.verification_options import VerificationOptions
 from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
 from basinguard.similarity.sscd import load_packaged_sscd
 from basinguard.training.epoch_series import EpochSeries
-from basinguard.training.guarded_export import export_calibrated
+from basinguard.training.guarded_export import export_calibrated, provenance_of, write_product
+from basinguard.training.protocols import PipelineInTraining
 
 TERMS = CalibrationTerms(
     alpha=0.4,
@@ -210,3 +218,21 @@ def test_shipping_says_where_the_base_is_from_and_shows_heldout_prompts_only(tin
     assert "a kite" in card
     assert "samples/01.png" in card
     assert not [caption for caption in training.captions if caption in card]
+
+
+def test_a_strength_by_timestep_is_written_as_base_and_lora(tiny_pipeline_dir, scene_folder, tmp_path):
+    """What the end of a run writes where that was chosen: the unmerged LoRA of the epoch, with its record."""
+    opened = open_model(str(tiny_pipeline_dir), scene_folder, SessionSettings(scale=3.0, timesteps=2))
+    pipe = load_pipeline(str(tiny_pipeline_dir))
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    module = PipelineInTraining(pipe, str(tiny_pipeline_dir))
+    schedule = RecordedSchedule(transitions=(300.0,), strengths=(0.0, 1.0))
+    product = RecordedWeights(epoch=3, kind="lora", strength_schedule=schedule)
+    with EpochSeries(module, {3: lambda: None}, load_pipeline(str(tiny_pipeline_dir)), train_steps={3: 40}) as series:
+        record = certify(opened.guard, series, TERMS, provenance_of(opened.guard, series)).record
+        record, sheet = record.model_copy(update={"product": product}), Image.new("RGB", (8, 8))
+        written = write_product(opened.guard, series, TERMS, record, tmp_path / "shipped", sheet)
+    assert check_export(tmp_path / "shipped").ok
+    assert (written.product.train_step, written.product.kind) == (40, "lora")
+    stored = load_pipeline(str(tiny_pipeline_dir), lora=tmp_path / "shipped" / LORA_FILE)
+    assert written.weights_sha256 == lora_sha256(lora_layers(pipe)) == lora_sha256(lora_layers(stored))

@@ -8,6 +8,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from basinguard.core.record import Record, read_record
 from basinguard.core.recorded_weights import RecordedSchedule, RecordedWeights
+from basinguard.diffusion.sampling import EMPTY
 from basinguard.exports.directory import export_directory
 from basinguard.exports.integrity import check_export
 from basinguard.exports.layout import LORA_FILE, NOTICE_KEY, RECORD_FILE
@@ -15,11 +16,15 @@ from basinguard.exports.lora import default_strength
 from basinguard.exports.merge import merged, without_adapters
 from basinguard.exports.single_file import export_single_file
 from basinguard.guidance.core import from_record
+from basinguard.guidance.strength import StrengthSchedule, scheduled
+from basinguard.pipelines.interpolation import Blend, BlendedWeights
+from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.protect import last_trace, load, protect, unprotect
 from support.exports import build_pipe, build_record, with_lora
 from support.tiny_pipeline import build_tiny_z_image
 
 TRANSITIONS, STRENGTHS = (800.0, 300.0), (0.0, 0.5, 1.0)
+SCHEDULE = StrengthSchedule(TRANSITIONS, STRENGTHS)
 LORA = RecordedWeights(kind="lora", strength_schedule=RecordedSchedule(transitions=TRANSITIONS, strengths=STRENGTHS))
 CALL = {"prompt": "a", "guidance_scale": 4.0, "num_inference_steps": 8, "output_type": "latent"}
 
@@ -150,3 +155,20 @@ def test_a_pipeline_without_a_schedule_keeps_its_two_files(tmp_path):
     pipe = build_pipe()
     out = export_directory(pipe, build_record(pipe).model_copy(update={"history": ()}), tmp_path / "model")
     assert sorted(path.name for path in out.glob("*.py")) == ["basinguard_guidance.py", "pipeline.py"]
+
+
+def test_blended_weights_follow_the_timestep_as_the_lora_does(pipe):
+    """Rows of one batch may have other timesteps, as in a probe's branches."""
+    whole, base = merged(pipe), without_adapters(pipe)
+    x, prompt = torch.randn(3, 4, 8, 8), torch.tensor([0, 0, EMPTY])
+    timesteps = torch.tensor([900.0, 500.0, 300.0])
+    live, before = LatentModel(pipe).denoiser(["a"]), {k: v.clone() for k, v in whole.unet.state_dict().items()}
+    with torch.no_grad():
+        with scheduled(pipe.unet, SCHEDULE):
+            apart = [live(x[k : k + 1], timesteps[k : k + 1], prompt[k : k + 1]) for k in range(3)]
+        unscheduled = live(x, timesteps, prompt)
+        with BlendedWeights(Blend(whole, base)).scheduled(None, SCHEDULE) as opened:
+            blended = opened.model.denoiser(["a"])(x, timesteps, prompt)
+    torch.testing.assert_close(blended, torch.cat(apart), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(blended, unscheduled, atol=1e-2)
+    assert all(torch.equal(value, before[key]) for key, value in whole.unet.state_dict().items())

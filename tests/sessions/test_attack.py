@@ -4,7 +4,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 from basinguard.core.record import Guidance, Strength
-from basinguard.core.recorded_weights import RecordedWeights
+from basinguard.core.recorded_weights import RecordedSchedule, RecordedWeights
 from basinguard.core.stats import wilson
 from basinguard.sessions.attack import Arsenal, lineup_of
 from support.export_fixtures import pipe, record
@@ -51,6 +51,13 @@ def test_an_export_of_a_share_is_attacked_as_it_is_and_as_the_whole_that_the_bas
         with opening():
             pass
     assert weights.asked == [1.25, 1.0, 1.0, 0.625], "plain, guarded twice, safe: multiples of what the files hold"
+
+
+def test_a_strength_by_timestep_is_not_attacked_as_if_it_were_one(record):
+    schedule = RecordedSchedule(transitions=(300.0,), strengths=(0.6, 1.0))
+    product = RecordedWeights(kind="lora", strength_schedule=schedule)
+    lineup = lineup_of(Arsenal(Recording(), SimpleNamespace()), record.model_copy(update={"product": product}))
+    assert lineup.absent["guarded"] == "its strength depends on the timestep, which is not followed here"
 
 
 def test_the_whole_of_a_share_needs_the_base(record):

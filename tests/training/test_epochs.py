@@ -3,10 +3,15 @@
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from peft import LoraConfig
 
+from basinguard.calibration.terms import CalibrationTerms
+from basinguard.diffusion.sampling import EMPTY
+from basinguard.guidance.strength import StrengthSchedule, scheduled
+from basinguard.pipelines.latent_model import LatentModel
 from basinguard.training import epoch_archive
 from basinguard.training.epoch_archive import EpochArchive, StoredEpoch, redundant, stored_bytes
-from basinguard.training.epoch_series import EpochSeries, origin_weights
+from basinguard.training.epoch_series import EpochSeries, origin_weights, require_lora_to_schedule
 from basinguard.training.protocols import PipelineInTraining
 
 
@@ -82,3 +87,39 @@ def test_a_series_gives_every_epoch_and_share_and_leaves_no_trace(tiny_pipeline_
                     open_weights.model.pipe.unet.conv_in.weight, factor * base.unet.conv_in.weight
                 )
     assert torch.equal(pipe.unet.conv_in.weight, own)
+
+
+SCHEDULE = StrengthSchedule((800.0, 300.0), (0.0, 0.5, 1.0))
+
+
+def test_a_series_gives_strengths_by_timestep_as_the_lora_of_that_epoch_does(tiny_pipeline_dir):
+    base, pipe = opened(tiny_pipeline_dir), opened(tiny_pipeline_dir)
+    torch.manual_seed(0)
+    pipe.text_encoder.requires_grad_(False)
+    pipe.unet.requires_grad_(False).add_adapter(
+        LoraConfig(r=2, lora_alpha=16, target_modules=["to_q", "conv1"], init_lora_weights=False)
+    )
+    module = PipelineInTraining(pipe, str(tiny_pipeline_dir))
+    require_lora_to_schedule(module, CalibrationTerms(strength_schedules=(SCHEDULE,)))
+    trained = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+    earlier = {name: weight / 2 for name, weight in trained.items()}
+    x, prompt, timesteps = torch.randn(3, 4, 16, 16), torch.tensor([0, EMPTY, 0]), torch.tensor([900.0, 500.0, 300.0])
+    with torch.no_grad(), EpochSeries(module, {4: lambda: earlier, 9: lambda: None}, base) as series:
+        with series.scheduled(4, SCHEDULE) as open_weights:
+            blended = open_weights.model.denoiser(["a"])(x, timesteps, prompt)
+        with series.unmerged(4) as apart, scheduled(apart.unet, SCHEDULE):
+            live = LatentModel(apart).denoiser(["a"])
+            each = [live(x[k : k + 1], timesteps[k : k + 1], prompt[k : k + 1]) for k in range(3)]
+        torch.testing.assert_close(blended, torch.cat(each), rtol=1e-4, atol=1e-4)
+        with series.scheduled(9, SCHEDULE) as open_weights:
+            newest = open_weights.model.denoiser(["a"])(x, timesteps, prompt)
+    assert torch.equal(blended[:1], newest[:1]), "above the first transition both are the base model"
+    assert not torch.allclose(blended[1:], newest[1:], atol=1e-2)
+    assert all(torch.equal(trained[name], p) for name, p in module.named_parameters() if name in trained)
+
+
+def test_strengths_by_timestep_of_whole_weights_are_refused_before_training(tiny_pipeline_dir):
+    module, terms = PipelineInTraining(opened(tiny_pipeline_dir), ""), CalibrationTerms(strength_schedules=(SCHEDULE,))
+    with pytest.raises(ValueError, match="need a LoRA, and whole weights are trained"):
+        require_lora_to_schedule(module, terms)
+    require_lora_to_schedule(module, CalibrationTerms())

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..basin.trajectories import Pairs
 from ..core.metric import Match
 from ..core.progress import say
+from ..core.recorded_weights import RecordedSchedule
 from ..diffusion.evaluation_count import EvaluationCount
 from ..guard.guard import Guard
 from ..guard.measured_model import guided_model
@@ -20,7 +21,9 @@ from .design import Design
 from .lessons import Lessons
 from .sample_archive import SampleArchive
 from .trial import Prefixes, Trial
-from .weights import OpenWeights, Weights
+from .weights import OpenWeights, Weights, product_weights
+
+Held = tuple[int | None, float, RecordedSchedule | None]  # which weights: epoch, strength, strength by timestep
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Bench:
     lessons: Lessons | None = None
     count: EvaluationCount = field(default_factory=EvaluationCount)
     archive: SampleArchive = field(default_factory=SampleArchive)
-    _prefixes: dict[tuple[int | None, float], dict[int, Prefixes]] = field(default_factory=dict, repr=False)
+    _prefixes: dict[Held, dict[int, Prefixes]] = field(default_factory=dict, repr=False)
 
     def measure(self, weights: Weights, products: Iterable[Product], delta: float = 1.0) -> Iterator[ProductCandidate]:
         """Each product, in order; neighbours with the same weights share what their samples have in common.
@@ -56,15 +59,16 @@ class Bench:
             products: what is measured.
             delta: error of the test that a sequential design decides; 1 stops after one round.
         """
-        for (epoch, strength), group in groupby(products, key=lambda p: (p.epoch, p.strength)):
-            with weights.at(epoch, strength) as opened:
-                model = BenchedModel(self, opened, self._prefixes_of((epoch, strength)))
+        for held, same in groupby(products, key=lambda p: (p.epoch, p.strength, p.strength_schedule)):
+            group = list(same)
+            with product_weights(weights, group[0]) as opened:
+                model = BenchedModel(self, opened, self._prefixes_of(held))
                 for product in group:
                     candidate = model.measure(product, delta)
                     say(f"{self.phase}: {candidate}")
                     yield candidate
 
-    def _prefixes_of(self, weights: tuple[int | None, float]) -> dict[int, Prefixes]:
+    def _prefixes_of(self, weights: Held) -> dict[int, Prefixes]:
         """What was sampled of these weights before guidance came on, by round; that of others is forgotten."""
         if weights not in self._prefixes:
             self._prefixes.clear()

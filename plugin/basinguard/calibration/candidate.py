@@ -12,6 +12,7 @@ from scipy.stats import binom
 from ..core import stats
 from ..core.estimate import Estimate
 from ..core.record import Guidance
+from ..core.recorded_weights import RecordedSchedule
 from ..core.text import epoch_name
 from .design import Design
 from .terms import Setting
@@ -87,11 +88,18 @@ class Product:
         guidance: the rule, or plain CFG (`Guidance.plain`); its `after` is a number here.
         strength: share of the fine-tune in the weights, in [0, 1]; 0 is the base model.
         epoch: whose fine-tune; None for a model that is given as it is.
+        strength_schedule: of the denoiser, by timestep, `strength` being 1; None where it is the same everywhere.
     """
 
     guidance: Guidance
     strength: float = 1.0
     epoch: int | None = None
+    strength_schedule: RecordedSchedule | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is plain CFG with weights that stay as they are: nothing that a loader must apply."""
+        return self.guidance.plain and self.strength_schedule is None
 
     @property
     def scale(self) -> float:
@@ -123,7 +131,8 @@ class Product:
         if self.strength == 0:
             return f"base model, {self.rule}, scale {self.scale:g}"
         epoch = "" if self.epoch is None else f"{epoch_name(self.epoch)}, "
-        return f"{epoch}strength {self.strength:g}, {self.rule}, scale {self.scale:g}"
+        strength = f"{self.strength:g}" if self.strength_schedule is None else str(self.strength_schedule)
+        return f"{epoch}strength {strength}, {self.rule}, scale {self.scale:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +202,8 @@ def strongest(candidates: Sequence[ProductCandidate], alpha: float, most: int) -
 
 
 def by_kind(candidates: Sequence[ProductCandidate]) -> tuple[list[ProductCandidate], list[ProductCandidate]]:
-    """Products of plain CFG, and those with a rule."""
-    plain, ruled = ([c for c in candidates if c.product.guidance.plain == kind] for kind in (True, False))
+    """Products of plain CFG, and those with a rule or a strength by timestep, which a loader must apply."""
+    plain, ruled = ([c for c in candidates if c.product.plain == kind] for kind in (True, False))
     return plain, ruled
 
 

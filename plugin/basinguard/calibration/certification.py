@@ -28,7 +28,7 @@ from .sample_archive import SampleArchive
 from .search import Search
 from .terms import RANKED, CalibrationTerms
 from .trial import Trial, calibration_pairs
-from .weights import OpenWeights, Weights
+from .weights import OpenWeights, Weights, product_weights, require_schedulable
 
 FIRST_SEEDS: Mapping[Phase, int] = {
     "search": seed_table.SEARCH,
@@ -58,6 +58,7 @@ class Certification:
         archive: SampleArchive | None = None,
     ) -> None:
         require_terms(terms.alpha, terms.delta)
+        require_schedulable(weights, terms)
         self.guard, self.weights, self.terms = guard, weights, terms
         self.count, self.archive = EvaluationCount(), archive or SampleArchive()
         with weights.at(weights.epochs[-1], 1.0) as opened:
@@ -113,7 +114,7 @@ class Certification:
     def compared(self, tested: Sequence[ProductCandidate]) -> dict[Product, Taught]:
         """The finalists of all and of plain CFG on held-out prompts; empty where nothing is to be decided by them."""
         lessons = self._heldout_lessons
-        plain = [c for c in tested if c.product.guidance.plain]
+        plain = [c for c in tested if c.product.plain]
         groups = [final for group in (tested, plain) if len(final := finalists(group)) > 1]
         products = dict.fromkeys(c.product for group in groups for c in group)
         if lessons is None:
@@ -124,7 +125,7 @@ class Certification:
         return {product: taught for product, taught in results.items() if taught is not None}
 
     def _measured(self, product: Product, lessons: HeldoutLessons, pairs: Pairs) -> Taught | None:
-        with self.weights.at(product.epoch, product.strength) as opened:
+        with product_weights(self.weights, product) as opened:
             trial = trial_of(opened, self.guard, lessons.prompts, pairs, self.count)
             latents, _ = archived_sample(self.archive, product, trial, lessons.prompts, self.count)
             images = opened.model.decode(latents)
@@ -135,7 +136,7 @@ class Certification:
 
         Of the best of the search and of the newest epoch, which may keep much on captions that it does not copy.
         """
-        plain = [c for c in searched if c.product.strength == 1 and c.product.guidance.plain]
+        plain = [c for c in searched if c.product.strength == 1 and c.product.plain]
         best = max(plain, key=lambda c: c.gain, default=None)
         able = [*([best.product] if best else []), self.whole()]
         return max(able, key=lambda product: t.value.value if (t := self.taught(product)) and t.value else -math.inf)

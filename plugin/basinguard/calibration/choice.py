@@ -89,4 +89,4 @@ def _aligned_below(candidate: ProductCandidate, top: ProductCandidate) -> bool:
 
 def _price(candidate: ProductCandidate) -> tuple[bool, float, float, float]:
     product = candidate.product
-    return not product.guidance.plain, round(candidate.evals_per_sample, 6), -product.strength, -candidate.gain
+    return not product.plain, round(candidate.evals_per_sample, 6), -product.strength, -candidate.gain

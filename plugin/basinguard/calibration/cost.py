@@ -56,8 +56,13 @@ def most_products(terms: CalibrationTerms, *, scale: float, epochs: int, graded:
     other_scales = (len(terms.plain_scales(scale)) - 1) * min(AROUND, strengths)
     shares = min(epochs, SHARED) * (strengths - 1)
     plain = epochs + shares + int(graded) + other_scales
-    kinds = 2 if terms.settings else 1
-    return plain + _most_rules(terms, epochs), kinds * 2 * CONTENDERS + 1, terms.chain * kinds + 1 + BESIDE
+    kinds, ruled = terms.chains, _most_rules(terms, epochs) + _most_schedules(terms, epochs)
+    return plain + ruled, kinds * 2 * CONTENDERS + 1, terms.chain * kinds + 1 + BESIDE
+
+
+def _most_schedules(terms: CalibrationTerms, epochs: int) -> int:
+    """Each with plain CFG at every epoch, and once with a rule."""
+    return len(terms.strength_schedules) * (epochs + bool(terms.settings))
 
 
 def _most_rules(terms: CalibrationTerms, epochs: int) -> int:

@@ -27,7 +27,8 @@ def dangers(tried: Sequence[ProductCandidate]) -> Mapping[Product, Danger]:
     """
     series = defaultdict(list)
     for candidate in tried:
-        series[candidate.product.epoch, candidate.product.guidance].append(candidate)
+        product = candidate.product
+        series[product.epoch, product.guidance, product.strength_schedule].append(candidate)
     order: dict[Product, Danger] = {}
     for candidates in series.values():
         candidates.sort(key=lambda c: c.product.strength)

@@ -1,4 +1,4 @@
-"""Which knob keeps most on this run: the choice of the epoch, a share of it, another guidance scale, or a rule."""
+"""Which knob keeps most on this run: the choice of the epoch, a share of it, another scale, a rule, or a schedule."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from .candidate import Product, ProductCandidate, of_phase
 
 EPOCH, SHARE = "the epoch alone", "a share of the fine-tune"
 SCALE, RULE = "another guidance scale", "a rule in guidance"
+SCHEDULE = "a strength by timestep"
 
 
 def knob(product: Product, scale: float) -> str:
     """What a product turns, besides the epoch; a share at another scale counts as both, and so as the share.
 
+    A strength by timestep counts as that, whatever its guidance.
+
     Args:
         product: what is sampled.
         scale: the user's own guidance scale.
     """
+    if product.strength_schedule is not None:
+        return SCHEDULE
     if not product.guidance.plain:
         return RULE
     if product.strength < 1:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 
@@ -69,7 +70,7 @@ class Certificate:
             return None
         update = {
             "guidance": safe.product.guidance,
-            "product": RecordedWeights(epoch=safe.product.epoch, strength=safe.product.strength),
+            "product": _recorded_weights(safe.product),
             "risk": safe.risk,
             "similarities": stored_similarities(safe.similarities),
             "taught": _value(self.heldout, safe.product),
@@ -117,7 +118,7 @@ def certify(
         heldout = work.compared(tested)
         proven = best((c for c in tested if c.product.stock), heldout) or best(tested, heldout)
         chosen = proven or min((plain, *tested), key=lambda c: c.risk.value)
-        safe = best((c for c in tested if c.product.guidance.plain), heldout)
+        safe = best((c for c in tested if c.product.plain), heldout)
         tried = [*searched, *ranked, *tested, *([plain] if plain not in tested else [])]
         writer = _Writer(work, provenance, chosen, plain, safe, work.most_taught_plain(searched), len(ladders))
         return writer.certificate(tried)
@@ -160,7 +161,7 @@ class _Writer:
         measured = self.heldout.get(shipped.product)
         return Record(
             guidance=shipped.product.guidance,
-            product=RecordedWeights(epoch=shipped.product.epoch, strength=shipped.product.strength),
+            product=_recorded_weights(shipped.product),
             risk=shipped.risk,
             similarities=stored_similarities(shipped.similarities),
             plain=self.plain.risk,
@@ -202,11 +203,11 @@ class _Writer:
         return f"{covered}; {no_promise(terms.alpha, terms.delta / self.ladders, terms.pairs)}"
 
     def _unruled(self) -> Estimate | None:
-        """What these weights do for somebody who loads them without the rule."""
+        """What these weights do for somebody who loads them without the rule and the strengths by timestep."""
         product = self.shipped.product
-        if product.guidance.plain:
+        if product.plain:
             return None
-        bare = replace(product, guidance=self.work.whole().guidance)
+        bare = replace(product, guidance=self.work.whole().guidance, strength_schedule=None)
         return self.plain.risk if bare == self.plain.product else self.work.measure(bare).risk
 
     def _strength(self) -> Strength | None:
@@ -225,6 +226,12 @@ class _Writer:
             alignment=safe.alignment,
             promise=f"{where}, {promise(terms.alpha, terms.delta)}",
         )
+
+
+def _recorded_weights(product: Product) -> RecordedWeights:
+    kind: Literal["lora", "interpolation"] = "interpolation" if product.strength_schedule is None else "lora"
+    schedule = product.strength_schedule
+    return RecordedWeights(epoch=product.epoch, strength=product.strength, kind=kind, strength_schedule=schedule)
 
 
 def _value(heldout: Mapping[Product, Taught], product: Product) -> Estimate | None:

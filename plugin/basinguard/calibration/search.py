@@ -4,8 +4,9 @@ A product is (epoch, strength, rule or plain CFG, scale). First plain CFG with t
 every other strength of the best and of the epoch after them, the strengths between around the best of these, and other
 guidance scales there. Then rules, with the whole fine-tune: the earliest of each setting at the best epoch for plain
 CFG and at every one after it, since a rule may let an epoch be shipped that copies without it; every other rule at the
-epoch where these keep most; then transitions between. Nothing here is promised, and no pair of the search serves the
-proof, so the choice of what to prove needs no correction.
+epoch where these keep most; then transitions between. Strengths by timestep, where they are asked for, come last.
+Nothing here is promised, and no pair of the search serves the proof, so the choice of what to prove needs no
+correction.
 
 Source: Pareto Testing, arXiv 2210.07913, section 4 (choose and order on separate data, then test in sequence).
 """
@@ -23,7 +24,7 @@ from .candidate import Product, ProductCandidate, strongest
 from .danger import dangers
 from .rules import between, earliest, plain_cfg, rules_of
 from .terms import HALVINGS, CalibrationTerms
-from .weights import Weights
+from .weights import Weights, recorded
 
 LEADERS = 2  # (epoch, strength) around which other scales are tried
 
@@ -56,6 +57,8 @@ class Search:
         self.plain()
         if self.terms.settings:
             self.rules()
+        if self.terms.strength_schedules:
+            self.schedules()
         return self.tried
 
     def plain(self) -> None:
@@ -85,6 +88,16 @@ class Search:
             halfway = between(best.guidance, own, self.timesteps, self.noise)
             self.measure(replace(best, guidance=rule) for rule in halfway)
 
+    def schedules(self) -> None:
+        """Strengths by timestep: by plain CFG at its best epoch and at every later one, then with the best rule."""
+        chosen = [recorded(schedule) for schedule in self.terms.strength_schedules]
+        guidance, epochs = plain_cfg(self.bench.guard.plan.scale, self.noise), self.weights.epochs
+        later = epochs[epochs.index(self.leaders[0].product.epoch) :]
+        self.measure(Product(guidance, 1.0, epoch, schedule) for epoch in later for schedule in chosen)
+        if self._ruled:
+            best = self._best_rule
+            self.measure(replace(best, strength_schedule=schedule) for schedule in chosen)
+
     def measure(self, products: Iterable[Product]) -> None:
         """Tries those that were not tried before."""
         before = {c.product for c in self.tried}
@@ -93,12 +106,12 @@ class Search:
     @property
     def leaders(self) -> list[ProductCandidate]:
         """The plain candidates to go on from."""
-        plain = [c for c in self.tried if c.product.guidance.plain and c.product.strength > 0]
+        plain = [c for c in self.tried if c.product.plain and c.product.strength > 0]
         return leaders(plain, self.bench.alpha)
 
     @property
     def _ruled(self) -> list[ProductCandidate]:
-        return [c for c in self.tried if not c.product.guidance.plain]
+        return [c for c in self.tried if not c.product.guidance.plain and c.product.strength_schedule is None]
 
     @property
     def _best_rule(self) -> Product:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal, get_args
 
+from ..guidance.strength import StrengthSchedule
+
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 1.0)  # finer where most of what was taught is kept without its images
 LOWER_SCALES = (2 / 3, 1 / 2)  # of the user's own guidance scale: where plain CFG is tried besides it
 COARSE = 4  # transitions of a rule that are searched first where none are named
@@ -58,9 +60,12 @@ class CalibrationTerms:
             some between these.
         refine: how many times finer the grid below the transition may be; 1 is the sampler's own.
         anchor: whether to try the base model's unconditional prediction as well (LoRA only).
+        strength_schedules: strengths by timestep of a LoRA to try besides, with plain CFG and with the best rule; none
+            when empty. None has beaten the choice of the epoch or a rule yet (`recipes/results/weight_knobs.md`).
         search_pairs: pairs that each product of the grid is sampled on; what may ship is ranked on twice as many.
         taught_samples: samples of held-out prompts that tell what is kept by what ships, and by plain CFG beside it.
-        chain: products that are tested in sequence, at most; there are up to two chains, plain CFG and rules.
+        chain: products that are tested in sequence, at most; there are up to two chains, plain CFG, and rules with
+            strengths by timestep.
     """
 
     alpha: float = 0.05
@@ -75,6 +80,7 @@ class CalibrationTerms:
     transitions: tuple[float, ...] = ()
     refine: tuple[int, ...] = (1,)
     anchor: bool = False
+    strength_schedules: tuple[StrengthSchedule, ...] = ()
     search_pairs: int = 16
     taught_samples: int = 32
     chain: int = 6
@@ -113,6 +119,11 @@ class CalibrationTerms:
         return tuple(dict.fromkeys((scale, *chosen)))
 
     @property
+    def chains(self) -> int:
+        """How many chains share delta at most: plain CFG, and what a loader must apply."""
+        return 2 if self.before or self.strength_schedules else 1
+
+    @property
     def share(self) -> float:
         """The part of delta that a chain may spend at least, whatever the search finds."""
-        return self.delta / (2 if self.before else 1)
+        return self.delta / self.chains

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from ..core.recorded_weights import RecordedSchedule, RecordedWeights
 from ..diffusion.model import Model
+from ..guidance.strength import StrengthSchedule
+from .candidate import Product
+from .terms import CalibrationTerms
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,39 @@ class Weights(Protocol):
     def at(self, epoch: int | None, strength: float) -> AbstractContextManager[OpenWeights]:
         """Inside, the model holds base + strength * (tuned - base) of that epoch."""
         ...
+
+
+@runtime_checkable
+class SchedulableWeights(Protocol):
+    """Weights whose strength may also depend on the timestep."""
+
+    def scheduled(self, epoch: int | None, schedule: StrengthSchedule) -> AbstractContextManager[OpenWeights]:
+        """Inside, the model's denoiser holds at every call the share of its timestep; other parts hold the whole."""
+        ...
+
+
+def product_weights(weights: Weights, product: Product | RecordedWeights) -> AbstractContextManager[OpenWeights]:
+    """Inside, the weights of a product."""
+    schedule = product.strength_schedule
+    if schedule is None:
+        return weights.at(product.epoch, product.strength)
+    assert isinstance(weights, SchedulableWeights)
+    return weights.scheduled(product.epoch, StrengthSchedule(schedule.transitions, schedule.strengths))
+
+
+def recorded(schedule: StrengthSchedule) -> RecordedSchedule:
+    """A schedule as records and products hold it."""
+    return RecordedSchedule(transitions=schedule.transitions, strengths=schedule.strengths)
+
+
+def require_schedulable(weights: Weights, terms: CalibrationTerms) -> None:
+    """Refuses strengths by timestep of weights that have none.
+
+    Raises:
+        ValueError: the base model is not known, or the weights cannot be switched.
+    """
+    if terms.strength_schedules and not (weights.graded and isinstance(weights, SchedulableWeights)):
+        raise ValueError("strength_schedules need a LoRA and the base model below it; give both, or leave them out")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ and what model merging does with a full fine-tune: one mechanism for both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from ..calibration.weights import OpenWeights
-from .families.registry import tuned_parts
+from ..diffusion.sampling import Denoiser
+from ..guidance.strength import StrengthSchedule
+from .families.registry import family_of, tuned_parts
 from .latent_model import LatentModel
 
 
@@ -40,25 +42,90 @@ class Blend:
         self, tuned: Any, base: Any, *, dtype: torch.dtype | None = None, parts: Sequence[str] | None = None
     ) -> None:
         self.tuned, self.dtype = tuned, dtype
-        self._differing: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._differing: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         for name in tuned_parts(tuned) if parts is None else parts:
             here, there = getattr(tuned, name).state_dict(), getattr(base, name).state_dict()
             _require_same_layers(name, here, there)
+            differing = self._differing.setdefault(name, [])
             for key, weight in here.items():
                 origin = there[key].to(weight)
                 if weight.is_floating_point() and not torch.equal(weight, origin):
-                    self._differing.append((weight, weight.clone(), origin))
+                    differing.append((weight, weight.clone(), origin))
 
     @contextmanager
     def at(self, strength: float) -> Iterator[LatentModel]:
         """Inside, the weights are base + strength * (tuned - base)."""
         try:
-            for weight, tuned, origin in self._differing:
-                weight.copy_(torch.lerp(origin.float(), tuned.float(), strength))
+            for part in self._differing:
+                self._set(part, strength)
             yield LatentModel(self.tuned, dtype=self.dtype)
         finally:
-            for weight, tuned, _ in self._differing:
-                weight.copy_(tuned)
+            self._restore()
+
+    @contextmanager
+    def following(self, schedule: StrengthSchedule) -> Iterator[LatentModel]:
+        """Inside, the denoiser's weights are at each call those of its timestep's strength; other parts stay tuned.
+
+        That is what the unmerged LoRA does whose strength follows the timestep, within rounding.
+        """
+        denoiser = family_of(self.tuned).denoiser_name
+        try:
+            yield FollowingModel(self.tuned, schedule, lambda share: self._set(denoiser, share), dtype=self.dtype)
+        finally:
+            self._restore()
+
+    def _set(self, part: str, strength: float) -> None:
+        for weight, tuned, origin in self._differing.get(part, ()):
+            weight.copy_(tuned if strength == 1 else torch.lerp(origin.float(), tuned.float(), strength))
+
+    def _restore(self) -> None:
+        for part in self._differing:
+            self._set(part, 1.0)
+
+
+class FollowingModel(LatentModel):
+    """A model whose denoiser holds, at every call, the share of its fine-tune that the call's timestep has.
+
+    Args:
+        pipe: the fine-tune, whole.
+        schedule: strengths by timestep.
+        switch: puts a share into the denoiser.
+        dtype: as of `LatentModel`.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        schedule: StrengthSchedule,
+        switch: Callable[[float], None],
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(pipe, dtype=dtype)
+        self._strengths, self._switch, self._share = schedule, switch, 1.0
+
+    def denoiser(self, prompts: Sequence[str]) -> Denoiser:
+        """See `LatentModel.denoiser`; rows whose strengths differ are evaluated apart."""
+        denoise = super().denoiser(prompts)
+
+        def denoise_each(x: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
+            shares = torch.tensor([self._strengths.at(t) for t in timestep.tolist()], device=x.device)
+            if bool((shares == shares[0]).all()):
+                self._hold(float(shares[0]))
+                return denoise(x, timestep, prompt)
+            output = torch.empty_like(x)
+            for share in shares.unique():
+                rows = shares == share
+                self._hold(float(share))
+                output[rows] = denoise(x[rows], timestep[rows], prompt[rows])
+            return output
+
+        return denoise_each
+
+    def _hold(self, share: float) -> None:
+        if share != self._share:
+            self._switch(share)
+            self._share = share
 
 
 @dataclass(frozen=True)
@@ -80,6 +147,12 @@ class BlendedWeights:
         """The model at a strength; there is no epoch to choose."""
         with self.blend.at(strength) as model:
             yield OpenWeights(model, self.anchored if strength == 1 else None)
+
+    @contextmanager
+    def scheduled(self, epoch: int | None, schedule: StrengthSchedule) -> Iterator[OpenWeights]:
+        """The model with a strength by timestep."""
+        with self.blend.following(schedule) as model:
+            yield OpenWeights(model)
 
 
 def _require_same_layers(part: str, here: dict[str, Tensor], there: dict[str, Tensor]) -> None:

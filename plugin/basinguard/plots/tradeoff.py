@@ -39,10 +39,11 @@ def products_figure(certificate: Certificate) -> Figure:
     )
     _cloud(axes, of_phase(tried, "search"), place)
     labels = Labels([x.value for c in tried if (x := place(c)) is not None])
+    others = "rules and strengths by timestep" if any(c.product.strength_schedule for c in tried) else "rules"
     for kind, colour in ((True, BLUE), (False, GREEN)):
-        chain = [c for c in of_phase(tried, "proof") if c.product.guidance.plain == kind]
+        chain = [c for c in of_phase(tried, "proof") if c.product.plain == kind]
         chain.sort(key=lambda c: c is not certificate.shipped)  # whose label finds room first
-        _chain(axes, chain, place, colour, labels, "plain CFG at a strength and scale" if kind else "rules")
+        _chain(axes, chain, place, colour, labels, "plain CFG at a strength and scale" if kind else others)
     if (plain := place(certificate.plain)) is not None:
         _cross(axes, plain, certificate.plain.risk, VERMILLION, "plain CFG without a guard")
     if (chosen := place(certificate.shipped)) is not None and certificate.shipped.proven:

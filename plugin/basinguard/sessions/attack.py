@@ -79,6 +79,8 @@ def lineup_of(arsenal: Arsenal, record: Record) -> Lineup:
         opening["plain"] = arsenal.of("plain", 1.0)
     if record.guidance.anchor or record.guidance.refine > 1:
         absent["guarded"] = "its rule is more than a choice of scales"
+    elif record.product.strength_schedule is not None:
+        absent["guarded"] = "its strength depends on the timestep, which is not followed here"
     elif record.guidance.plain and record.scale == record.sampler.scale:
         absent["guarded"] = "its rule is plain CFG at the usual scale: it samples as its plain weights do"
     else:

@@ -91,10 +91,12 @@ def calibrate_session(
         archive: of what is drawn, so that a stopped calibration goes on.
 
     Raises:
-        ValueError: a rule of a guidance-distilled model, or `transfer` of a flow.
+        ValueError: a rule of a guidance-distilled model, `transfer` of a flow, or strengths by timestep of what is no
+            LoRA, or with `transfer`.
     """
     if transfer and session.model.prediction_type == FLOW:
         raise ValueError(f"transfer: the schedulers it measures under are not for a flow, as {_class(session)} is one")
+    require_lora_to_schedule(session, terms, transfer=transfer)
     terms = fitting_terms(session.pipe, terms)
     weights = weights_of(session)
     truth = truth_of(session.guard.training, feature_sets())
@@ -106,6 +108,22 @@ def calibrate_session(
         with weights.at(None, record.product.strength):
             record = record.model_copy(update={"transfer": tuple(transfer_table(session.guard, session.pipe, record))})
     return Calibration(record, certificate, delivery(session))
+
+
+def require_lora_to_schedule(session: Session, terms: CalibrationTerms, *, transfer: bool = False) -> None:
+    """Refuses strengths by timestep where there is no LoRA that could ship with them, or other samplers are asked for.
+
+    Raises:
+        ValueError: says what to give instead.
+    """
+    if not terms.strength_schedules:
+        return
+    if session.anchored is None:
+        raise ValueError(
+            "strength_schedules need the fine-tune as a LoRA: give the base as the model, and settings.lora"
+        )
+    if transfer:
+        raise ValueError("transfer measures one strength under other samplers: leave it out, or strength_schedules")
 
 
 def delivery(session: Session) -> str:

@@ -34,6 +34,7 @@ from ..core.record import Record
 from ..core.report import Report
 from ..guard.checkpoint_selection import SamplingMode
 from ..guard.status import RunStatus
+from .epoch_series import require_lora_to_schedule
 from .loop_settings import LoopSettings
 from .protocols import PipelineInTraining
 
@@ -75,8 +76,14 @@ class LoopGuard(LoopSettings):
     def export(
         self, pipe: StableDiffusionPipeline, out: Path, terms: CalibrationTerms = CalibrationTerms(), *, base: str
     ) -> Record | None:
-        """Calibrates and exports the epochs to ship, see `GuardedRun.export`; `base` is what was fine-tuned."""
-        return self.run.export(PipelineInTraining(pipe, base), out, terms)
+        """Calibrates and exports the epochs to ship, see `GuardedRun.export`; `base` is what was fine-tuned.
+
+        Raises:
+            ValueError: strengths by timestep of what is no LoRA.
+        """
+        module = PipelineInTraining(pipe, base)
+        require_lora_to_schedule(module, terms)
+        return self.run.export(module, out, terms)
 
     def shipped_weights(
         self, pipe: StableDiffusionPipeline, how: SamplingMode = "guarded"

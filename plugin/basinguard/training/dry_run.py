@@ -19,7 +19,9 @@ from .data_sources import ImageSource
 from .finetune_options import PRIOR_TIMESTEPS
 from .resources import FitResources, guard_of, resources_of
 
-SEARCHED = ("strengths", "scales", "before", "after", "transitions", "refine", "anchor", "chain")  # terms of a search
+SEARCHED = (  # terms of a search
+    *("strengths", "scales", "before", "after", "transitions", "refine", "anchor", "strength_schedules", "chain"),
+)
 
 
 def dry_run_summary(cli: Any) -> str:

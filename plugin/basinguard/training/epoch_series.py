@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..calibration.terms import CalibrationTerms
 from ..calibration.weights import OpenWeights
+from ..exports.model_kind import kind_of, require_files
+from ..guidance.strength import StrengthSchedule
 from ..pipelines.families.registry import tuned_parts
 from ..pipelines.interpolation import Blend
 from ..pipelines.latent_model import LatentModel
-from .isolation import holding
-from .protocols import TrainedModule
+from .isolation import averaged, holding
+from .protocols import TrainedModule, with_parts
 
 WeightsSource = Callable[[], Mapping[str, Tensor] | None]  # trained parameters by name; None for those the module holds
 
@@ -66,6 +69,24 @@ class EpochSeries:
         with self._blend.at(strength) as model:
             yield OpenWeights(model, anchored if strength == 1 else None)
 
+    @contextmanager
+    def scheduled(self, epoch: int | None, schedule: StrengthSchedule) -> Iterator[OpenWeights]:
+        """Inside, that pipeline's denoiser holds at every call the share of its timestep."""
+        assert epoch is not None
+        self._hold(epoch)
+        assert self._blend is not None
+        with self._blend.following(schedule) as model:
+            yield OpenWeights(model)
+
+    @contextmanager
+    def unmerged(self, epoch: int | None) -> Iterator[Any]:
+        """Inside, that pipeline with the module's own LoRA, apart from the base's weights."""
+        assert epoch is not None
+        self._hold(epoch)
+        with averaged(self.module):
+            parts = {part: getattr(self.module.pipe, part) for part in tuned_parts(self.module.pipe)}
+            yield with_parts(self._pipe, **parts)
+
     def _hold(self, epoch: int) -> None:
         """Puts an epoch into the module, in place of the one that was there."""
         if self._pipe is not None and self._epoch == epoch:
@@ -91,6 +112,21 @@ class EpochSeries:
 def has_adapter(module: TrainedModule) -> bool:
     """Whether a LoRA is trained, rather than whole weights."""
     return any(getattr(getattr(module.pipe, part), "peft_config", None) for part in tuned_parts(module.pipe))
+
+
+def require_lora_to_schedule(module: TrainedModule, terms: CalibrationTerms) -> None:
+    """Refuses strengths by timestep of a run whose end could not ship them, before anything is trained.
+
+    Raises:
+        ValueError: no LoRA is trained, or it is of a family whose LoRA files are not written here.
+    """
+    if not terms.strength_schedules:
+        return
+    require_files(kind_of(module.pipe))
+    if not has_adapter(module):
+        raise ValueError(
+            "strength_schedules need a LoRA, and whole weights are trained: take method=lora, or leave them out"
+        )
 
 
 def origin_weights(module: TrainedModule, base: Any) -> dict[str, Tensor] | None:

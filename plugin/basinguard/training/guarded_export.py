@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from ..calibration.record_builder import Certificate, certify
 from ..calibration.sample_archive import SampleArchive
 from ..calibration.terms import CalibrationTerms
 from ..calibration.trial import Trial, calibration_pairs
+from ..calibration.weights import OpenWeights, product_weights
 from ..core import seeds as seed_table
 from ..core.images import to_tensor
 from ..core.progress import say
@@ -28,6 +30,8 @@ from ..core.recorded_weights import RecordedWeights
 from ..diffusion.model import Model
 from ..exports.directory import CardPictures, export_directory
 from ..exports.fingerprints import dataset_sha256, weights_sha256
+from ..exports.lora import lora_layers
+from ..exports.lora_formats import lora_sha256
 from ..exports.provenance import Origin
 from ..exports.sentences import percent, verdict
 from ..guard.guard import Guard
@@ -79,12 +83,12 @@ def export_calibrated(
     if line := knobs_text(certificate.tried, terms.alpha, guard.plan.scale):
         say(line)
     comparison = compare_in_pictures(guard, series, certificate)
-    record = _write(guard, series, terms, certificate.record, out, comparison)
+    record = write_product(guard, series, terms, certificate.record, out, comparison)
     say(f"{verdict(record)} Risk {percent(record.risk)}.")
     command = f"basinguard verify {shlex.quote(str(out))} {data}"
     say(f"written to {out}: its README.md says what was measured; next: {command}")
     if certificate.safe_record is not None:
-        _write(guard, series, terms, certificate.safe_record, plain_directory(out), comparison)
+        write_product(guard, series, terms, certificate.safe_record, plain_directory(out), comparison)
     archive.clear()
     return replace(certificate, record=record)
 
@@ -122,14 +126,25 @@ def plain_directory(out: Path) -> Path:
     return out.with_name(f"{out.name}-plain")
 
 
-def _write(
+def write_product(
     guard: Guard, series: EpochSeries, terms: CalibrationTerms, record: Record, out: Path, comparison: Image.Image
 ) -> Record:
-    """One product, with the weights of its epoch at its strength."""
+    """Writes one product, with the weights of its epoch at its strength, and its pictures.
+
+    Args:
+        guard: knows the training images.
+        series: the epochs.
+        terms: what was promised.
+        record: of the product.
+        out: directory to write, see `export_calibrated`.
+        comparison: for the card.
+
+    Returns:
+        The record that was written.
+    """
     product = _with_origin(series, record.product)
-    with series.at(product.epoch, product.strength) as opened:
-        pipe = pipe_of(opened.model)
-        record = record.model_copy(update={"product": product, "weights_sha256": weights_sha256(pipe)})
+    with product_weights(series, product) as opened, _shipped_pipe(series, product, opened) as pipe:
+        record = record.model_copy(update={"product": product, "weights_sha256": _fingerprint(product, pipe)})
         samples, prompts = guarded_samples(guard, pipe, record)
         settings = {**getattr(series.module, "hparams", {}), "probe": asdict(guard.plan), "terms": asdict(terms)}
         warning = _looked_at(opened.model, samples, guard.training.images)
@@ -141,6 +156,20 @@ def _write(
                 pipe, record, out, overwrite=True, pictures=pictures, origin=origin_of(record.base, settings)
             )
     return record
+
+
+@contextmanager
+def _shipped_pipe(series: EpochSeries, product: RecordedWeights, opened: OpenWeights) -> Iterator[Any]:
+    """What is written of a product: its pipeline, whose LoRA is unmerged where its strength follows the timestep."""
+    if product.strength_schedule is None:
+        yield pipe_of(opened.model)
+        return
+    with series.unmerged(product.epoch) as pipe:
+        yield pipe
+
+
+def _fingerprint(product: RecordedWeights, pipe: Any) -> str:
+    return weights_sha256(pipe) if product.strength_schedule is None else lora_sha256(lora_layers(pipe))
 
 
 @torch.no_grad()
@@ -177,7 +206,7 @@ def compare_in_pictures(guard: Guard, series: EpochSeries, certificate: Certific
 
 @torch.no_grad()
 def _drawn(guard: Guard, series: EpochSeries, product: Chosen, prompts: Sequence[str]) -> Tensor:
-    with series.at(product.epoch, product.strength) as opened:
+    with product_weights(series, product) as opened:
         model = opened.model
         pairs = calibration_pairs(len(prompts), len(prompts), model.latent_shape, seed_table.CARD)
         images = model.decode(Trial(guard.guided_model(model, prompts), pairs).sample(product.guidance)[0])
@@ -192,7 +221,11 @@ def guarded_samples(guard: Guard, pipe: StableDiffusionPipeline, record: Record)
     """
     heldout = [] if guard.training.stand_in else list(guard.training.heldout[:SHOWN])
     texts = heldout or list(guard.training.captions[:SHOWN])
-    seeds, rule = range(seed_table.CARD, seed_table.CARD + len(texts)), from_record(record.model_dump())
+    seeds, scheduled = (
+        range(seed_table.CARD, seed_table.CARD + len(texts)),
+        record.product.strength_schedule is not None,
+    )
+    rule = record if scheduled else from_record(record.model_dump())
     images = sample_stock(pipe, texts, seeds, rule, guard.plan).images
     fresh = [k for k, copied in enumerate(guard.is_copy(images).tolist()) if not copied]
     return [to_image(images[k]) for k in fresh], [texts[k] for k in fresh] if heldout else []

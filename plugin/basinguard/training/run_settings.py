@@ -15,6 +15,7 @@ from ..similarity.detector_loading import load_detector
 from .breach_responder import BreachResponder
 from .control_group import require_control, training_set
 from .data import ImageFolder
+from .epoch_series import require_lora_to_schedule
 from .guard_assembly import assemble_guard
 from .guard_options import BreachResponse, ControlGroup, OnError, ShippedEpoch
 from .guarded_run import GuardedRun
@@ -101,6 +102,7 @@ class RunSettings:
         require_parts(data, module, exported=self.export_to is not None)
         if self.export_to:
             require_exportable(module.pipe)
+            require_lora_to_schedule(module, self.terms)
         responder = BreachResponder(self.response, module, data)
         with same_streams():
             training = training_set(data, self.control)
