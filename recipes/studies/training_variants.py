@@ -282,7 +282,8 @@ def table(results: Mapping[str, Any]) -> str:
     columns = " | ".join(f"{step} updates: risk, taught" for step in UPDATES)
     lines = [
         "# Training variants, as plain weights",
-        "`python recipes/studies/training_variants.py`. Full fine-tunes of TinyWorld, plain CFG at scale 3. Risk: "
+        "`python recipes/studies/training_variants.py`. Full fine-tunes of TinyWorld, and adapters of rank 16 where it "
+        "says LoRA; plain CFG at scale 3, the adapter whole at every timestep unless a row says masked. Risk: "
         f"{COPY_SAMPLES} samples of training captions; `taught`: {HELDOUT_SAMPLES} of held-out ones, net of copies; "
         "intervals in the JSON file. One seed of noise a training unless more are named.",
         f"| training | {columns} |\n|{'---|' * (len(UPDATES) + 1)}",
