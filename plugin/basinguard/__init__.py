@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # `as` says to type checkers that the name is public
     from .guidance.strength import StrengthSchedule as StrengthSchedule
     from .mitigations.settings import ComparisonOptions as ComparisonOptions
     from .pipelines.latent_model import LatentModel as LatentModel
+    from .pipelines.low_rank import extract_lora as extract_lora
     from .pipelines.protect import load as load
     from .pipelines.protect import protect as protect
     from .pipelines.protect import unprotect as unprotect
@@ -108,6 +109,7 @@ _MODULES = {
     "similarity.copy_detector": ("CopyDetector",),
     "similarity.copy_detector_settings": ("CopyDetectorSettings",),
     "pipelines.latent_model": ("LatentModel",),
+    "pipelines.low_rank": ("extract_lora",),
     "core.report": ("Report",),
     "core.record": ("Record",),
     "core.estimate": ("Estimate",),

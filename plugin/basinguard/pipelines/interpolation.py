@@ -45,7 +45,7 @@ class Blend:
         self._differing: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
         for name in tuned_parts(tuned) if parts is None else parts:
             here, there = getattr(tuned, name).state_dict(), getattr(base, name).state_dict()
-            _require_same_layers(name, here, there)
+            require_same_layers(name, here, there)
             differing = self._differing.setdefault(name, [])
             for key, weight in here.items():
                 origin = there[key].to(weight)
@@ -155,7 +155,12 @@ class BlendedWeights:
             yield OpenWeights(model)
 
 
-def _require_same_layers(part: str, here: dict[str, Tensor], there: dict[str, Tensor]) -> None:
+def require_same_layers(part: str, here: dict[str, Tensor], there: dict[str, Tensor]) -> None:
+    """Refuses weights of a part that are not those of the same layers as its base's.
+
+    Raises:
+        ValueError: names one that is not.
+    """
     differing = sorted(here.keys() ^ there.keys()) or [k for k in here if here[k].shape != there[k].shape]
     if differing:
         raise ValueError(

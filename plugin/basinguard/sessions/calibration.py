@@ -120,7 +120,7 @@ def require_lora_to_schedule(session: Session, terms: CalibrationTerms, *, trans
         return
     if session.anchored is None:
         raise ValueError(
-            "strength_schedules need the fine-tune as a LoRA: give the base as the model, and settings.lora"
+            "strength_schedules need a LoRA: give the base as the model and --lora FILE (`extract_lora` makes one)"
         )
     if transfer:
         raise ValueError("transfer measures one strength under other samplers: leave it out, or strength_schedules")

@@ -91,7 +91,7 @@ def open_model(
     if unmerged is not None and not by_record:
         raise ValueError(
             f"{model}: the strength of its LoRA depends on the timestep, so this directory is the base model and "
-            f"{LORA_FILE} lies in it; `verify` measures both together, and --settings.lora {unmerged} the whole LoRA"
+            f"{LORA_FILE} lies in it; `verify` measures both together, and --lora {unmerged} the whole LoRA"
         )
     embedder = load_recorded(detector, record.metric) if record else load_detector(detector)
     pipe = load_pipeline(model, lora=unmerged or settings.lora)

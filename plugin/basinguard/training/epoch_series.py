@@ -125,7 +125,8 @@ def require_lora_to_schedule(module: TrainedModule, terms: CalibrationTerms) -> 
     require_files(kind_of(module.pipe))
     if not has_adapter(module):
         raise ValueError(
-            "strength_schedules need a LoRA, and whole weights are trained: take method=lora, or leave them out"
+            "strength_schedules need a LoRA, and whole weights are trained: take method=lora, or leave them out and "
+            "calibrate what `extract_lora` makes of the fine-tune"
         )
 
 
