@@ -75,6 +75,16 @@ def tiny_xl_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def tiny_sd3_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved `StableDiffusion3Pipeline` without a third encoder, fp32, random weights."""
+    from support.tiny_pipeline import build_tiny_sd3
+
+    directory = tmp_path_factory.mktemp("tiny") / "sd3"
+    build_tiny_sd3().save_pretrained(directory)
+    return directory
+
+
 @pytest.fixture
 def scene_folder(tmp_path: Path) -> Path:
     """Six captioned scenes, 64 x 64 px, with metadata.jsonl; short captions that fit the tiny tokenizer."""

@@ -12,7 +12,8 @@ import torch
 from basinguard.basin.trajectories import GuidedModel, run_branch, run_trunk
 from basinguard.calibration.candidate import Candidate
 from basinguard.calibration.fixed_sequence import fixed_sequence
-from basinguard.calibration.promise import require_terms, shortfall
+from basinguard.calibration.promise import require_provable, require_terms, shortfall
+from basinguard.calibration.terms import CalibrationTerms
 from basinguard.calibration.trial import calibration_pairs
 from basinguard.diffusion.toy import gaussian_memorizer
 
@@ -97,3 +98,10 @@ def test_the_promise_of_whole_calibrations_is_broken_in_at_most_delta_of_500(tmp
         assert design["broken"]["n"] == 500
         assert design["broken"]["value"] <= row["delta"] + 3 * (row["delta"] * (1 - row["delta"]) / 500) ** 0.5
         assert design["promised"]["value"] > 0.9
+
+
+def test_pairs_that_can_prove_nothing_are_refused_with_those_that_are_missing():
+    """A spotless proof at half of delta: ln(0.025) / ln(0.95) = 71.9, so 72 pairs."""
+    require_provable(CalibrationTerms(pairs=72))
+    with pytest.raises(ValueError, match=r"pairs=71, delta shared by 2 settings: .*; 1 more pairs would"):
+        require_provable(CalibrationTerms(pairs=71))

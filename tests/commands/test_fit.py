@@ -24,10 +24,11 @@ from basinguard.training.dry_run import dry_run_summary
 from basinguard.training.fit_cli import FineTuneCLI, fit_cli
 from basinguard.training.lightning import MemorizationGuard
 from basinguard.training.memory_footprint import configs_of, footprint
+from support.sd35_config import sd35_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 # differ from sd21_lora in base and resolution alone, or from tinyworld_full and sd21_lora in what these have both
-SIBLINGS = ("sd21_768_lora", "sd21_base_lora", "sd21_full", "sdxl_full", "tinyworld_lora")
+SIBLINGS = ("sd21_768_lora", "sd21_base_lora", "sd21_full", "sdxl_full", "sd3_lora", "tinyworld_lora")
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +53,7 @@ def parse(monkeypatch, config, *more):
 
 def test_all_configs_are_there():
     expected = {"tinyworld_lora", "tinyworld_full", "sd21_lora", "sd21_full", "sd21_base_lora", "sd21_768_lora"}
-    assert expected | {"sdxl_lora", "sdxl_full"} <= {path.stem for path in CONFIGS}
+    assert expected | {"sdxl_lora", "sdxl_full", "sd3_lora"} <= {path.stem for path in CONFIGS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -68,6 +69,7 @@ def test_a_config_parses_and_its_header_is_true(path, monkeypatch):
     assert not (config.model.init_args.memory.cache and images.augments)
 
 
+DIRECTORIES = {"sdxl": "tiny_xl_dir", "sd3": "tiny_sd3_dir"}
 SMALL = {"architecture": "any", "prediction_type": None}  # the tiny pipelines are no Stable Diffusion 2, and no XL
 SIZES = ["--data.init_args.resolution=32", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 
@@ -96,7 +98,7 @@ def for_six_images(path, tmp_path, plan=None, **guard):
     [pytest.param(p, id=p.stem, marks=pytest.mark.long if p.stem in SIBLINGS else ()) for p in CONFIGS],
 )
 def test_a_config_is_dry_run(path, request, scene_folder, tmp_path):
-    base = request.getfixturevalue("tiny_xl_dir" if path.stem.startswith("sdxl") else "tiny_pipeline_dir")
+    base = request.getfixturevalue(DIRECTORIES.get(path.stem.split("_")[0], "tiny_pipeline_dir"))
     cli = fit_cli(["--dry-run", *on_small_model(for_six_images(path, tmp_path), base, scene_folder)])
     output = dry_run_summary(cli)
     assert cli.trainer.global_step == 0
@@ -110,12 +112,14 @@ def test_a_config_is_dry_run(path, request, scene_folder, tmp_path):
     assert f"{-(-updates // config['trainer']['accumulate_grad_batches'])} updates an epoch" in output
     assert re.search(r"memory: \d+\.\d GB at most \(weights ", output)
     assert "2 captions x 2 seeds" in output
+    pairs = config["trainer"]["callbacks"][-1]["init_args"]["terms"]["pairs"]
+    assert f"calibrates on at most {24 * -(-3 * pairs // 48)} pairs" in output  # rounds of 24, half as many again
     assert re.search(r"time:   training about \d[\d.]* (s|min|h), probes at most \d", output)
     assert "nothing was trained" in output.splitlines()[-1]
 
 
-SLOW = {"sd21_full", "sd21_768_lora", "sd21_base_lora", "sdxl_lora", "sdxl_full", "tinyworld_full"}
-REAL = {"sd21": sd21_config, "sdxl": sdxl_config}
+SLOW = {"sd21_full", "sd21_768_lora", "sd21_base_lora", "sdxl_lora", "sdxl_full", "sd3_lora", "tinyworld_full"}
+REAL = {"sd21": sd21_config, "sdxl": sdxl_config, "sd3": sd35_config}
 
 
 @pytest.mark.parametrize(

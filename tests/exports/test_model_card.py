@@ -13,7 +13,7 @@ from PIL import Image
 from basinguard.core.record import Guidance, Strength, Transfer, TriageResult
 from basinguard.core.recorded_weights import RecordedWeights
 from basinguard.core.text import one_line
-from basinguard.exports.card_plots import write_plots
+from basinguard.exports.card_plots import basin_plot, write_plots
 from basinguard.exports.directory import CardPictures, export_directory
 from basinguard.exports.model_card import LONGEST, is_sd21, plain, render_card
 from basinguard.exports.privacy import hub_id, public
@@ -258,3 +258,12 @@ def test_plots_are_drawn_for_what_was_measured(tmp_path, record):
     only = record.history[-1].model_copy(update={"basin": record.history[-1].basin.model_copy(update={"curve": ()})})
     assert write_plots(tmp_path, record.model_copy(update={"history": (only,)})) == ["history.png"]
     assert write_plots(tmp_path, record.model_copy(update={"history": ()})) == []
+
+
+def test_a_transition_is_drawn_where_a_rule_has_one(record):
+    assert not record.guidance.plain
+    plain = record.guidance.model_copy(update={"before": record.guidance.after})
+    for guidance, count in ((record.guidance, 1), (plain, 0)):
+        (axes,) = basin_plot(record.model_copy(update={"guidance": guidance})).axes
+        assert sum(text.get_text().startswith("transition") for text in axes.texts) == count
+        assert sum(len(set(line.get_xdata())) == 1 for line in axes.lines) == count

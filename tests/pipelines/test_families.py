@@ -1,6 +1,8 @@
 """Each family of pipelines as the guard sees it, against the pipeline's own call."""
 
+import inspect
 import json
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +17,8 @@ from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.training_set import TrainingSet
 from basinguard.guidance.core import Constant, SwitchAt
-from basinguard.pipelines.families.registry import FAMILIES, family_named, family_of
+from basinguard.pipelines.distillation import distillation_note, fitting_plan
+from basinguard.pipelines.families.registry import FAMILIES, family_named, family_of, scale_of
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.lora_files import load_lora
@@ -236,6 +239,27 @@ def test_a_lora_acts_as_diffusers_own_reader_has_it(name, tmp_path):
     drawn = [our_latents(LatentModel(p), noise, Constant(2.0), 2) for p in (ours, theirs, plain)]
     torch.testing.assert_close(drawn[0], drawn[1], rtol=1e-5, atol=1e-5)
     assert (drawn[0] - drawn[2]).abs().amax() > 1e-2, "the adapter does nothing"
+
+
+@pytest.mark.parametrize(
+    "build", [build_tiny_pipeline, build_tiny_xl, build_tiny_sd3, build_tiny_flux2, build_tiny_z_image]
+)
+def test_the_usual_scale_is_that_of_the_pipelines_own_call(build):
+    pipe = build()
+    own = inspect.signature(type(pipe).__call__).parameters["guidance_scale"].default
+    assert family_of(pipe).call_options(pipe, scale_of(pipe, SamplingOptions()))["guidance_scale"] == own
+    assert scale_of(pipe, SamplingOptions(scale=7.5)) == 7.5
+
+
+def test_a_plan_is_sampled_as_the_family_is_unless_it_says_otherwise():
+    plan, pipe = ProbePlan(captions=3, budget="5%"), build_tiny_sd3()
+    assert fitting_plan(pipe, plan) == replace(plan, scale=7.0)
+    assert fitting_plan(pipe, replace(plan, scale=3.0)).scale == 3.0
+    assert distillation_note(pipe) == ""
+    distilled = build_tiny_flux2(is_distilled=True)
+    assert asdict(fitting_plan(distilled, plan)) == asdict(plan) | {"scale": 1.0}
+    assert replace(fitting_plan(distilled, plan), timesteps=3).scale == 1.0
+    assert "no rule can act on it" in distillation_note(distilled)
 
 
 def test_an_unknown_class_lists_those_that_are_read():

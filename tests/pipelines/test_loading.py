@@ -136,7 +136,11 @@ def test_weights_of_another_architecture(small_dir, tmp_path, width, name):
     save_file(
         {"model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(4, width)}, single
     )
-    assert f"is {name}; single files work for Stable Diffusion 2.x" in next(base_problems(single))
+    (problem,) = base_problems(single)
+    assert f"is {name}; single files work for Stable Diffusion 2.x, give a directory" in problem
+    assert problem.endswith("as StableDiffusionXLPipeline.from_single_file(FILE).save_pretrained(DIR) writes one") is (
+        width == 2048
+    )
 
 
 def test_a_plan_for_another_architecture_or_prediction_type(tiny_pipeline_dir, small_dir):

@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 
 from basinguard.calibration.terms import CalibrationTerms
 from basinguard.guidance.core import SwitchAt
+from basinguard.pipelines.distillation import fitting_terms
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline, require_capability
 from basinguard.pipelines.protect import protect
-from basinguard.sessions.distillation import fitting_terms
 from support.tiny_pipeline import build_tiny_flux2, build_tiny_sd3, build_tiny_z_image
 
 

@@ -128,6 +128,18 @@ def test_a_run_ends_in_a_guarded_directory(base, tmp_path):
     assert rule_of(load(out)) == from_record(record.model_dump())
 
 
+def test_a_distilled_base_is_told_of_before_training_and_takes_no_rule(base, tmp_path):
+    turbo, images = tmp_path / "sd3-turbo", ImageFolder(str(picture_folder(tmp_path / "pictures")), resolution=32)
+    turbo.symlink_to(base)
+    images.setup("fit")
+    model, guard = fine_tune(turbo, rank=2), make_guard(export_to=str(tmp_path / "out"), terms=TERMS)
+    with pytest.raises(ValueError, match=r"no rule can act on it.*leave out scales"):
+        guard.run_on(images, model)
+    run = make_guard().run_on(images, model)
+    assert run.guard.plan.scale == 1.0
+    assert "this StableDiffusion3Pipeline is guidance-distilled" in run.notes(model)[0]
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_the_unconditional_branch_is_held_where_the_base_had_it(base, method):
     model = fine_tune(base, method=method, rank=2, keep_unconditional=1.0)

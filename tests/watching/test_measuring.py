@@ -25,7 +25,7 @@ from basinguard.watching.watcher import event_text
 from support.checkpoint_files import KOHYA, saved
 from support.guarded_runs import picture_folder, untimed
 from support.recipe_runs import run_recipe
-from support.tiny_pipeline import build_tiny_xl
+from support.tiny_pipeline import build_tiny_sd3, build_tiny_xl
 
 PLAN = ProbePlan(captions=2, timesteps=2)  # as the recipe is asked for
 
@@ -182,6 +182,19 @@ def test_xl_is_watched(run, tmp_path):
     assert measured(request, scan(output).checkpoints) == [
         ("the base model", "measured", ""), ("cat-000001.safetensors", "measured", "")
     ]  # fmt: skip
+
+
+def test_sd3_is_watched_and_a_distilled_base_is_told_of(run, tmp_path):
+    base, output = tmp_path / "sd3-turbo", tmp_path / "out"
+    build_tiny_sd3().save_pretrained(base)
+    layer = "transformer.transformer_blocks.0.attn.to_q"
+    factors = {f"{layer}.lora_A.weight": torch.ones(2, 32), f"{layer}.lora_B.weight": torch.ones(32, 2)}
+    saved(output / "cat-000001.safetensors", factors)
+    request = replace(run, output=output, base=str(base), plan=replace(PLAN, taught=False))
+    (who, what, problem), *events = measured(request, scan(output).checkpoints)
+    assert (who, what) == ("the base model", "note")
+    assert "guidance-distilled: it has no unconditional branch" in problem
+    assert events == [("the base model", "measured", ""), ("cat-000001.safetensors", "measured", "")]
 
 
 def test_another_unet_is_refused_in_one_line(run, tmp_path):

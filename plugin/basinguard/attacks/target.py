@@ -59,7 +59,7 @@ class Attacker:
     @property
     def scale(self) -> float:
         """The usual guidance scale."""
-        return self.guard.plan.scale
+        return self.guard.plan.guidance_scale
 
     def guided(self, prompts: Sequence[str], model: Any | None = None) -> GuidedModel:
         """The target, or another model, with these prompts on the usual grid."""

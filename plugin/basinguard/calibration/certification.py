@@ -81,7 +81,7 @@ class Certification:
 
     def cost(self) -> CalibrationCost:
         """What the search and the proof take at most."""
-        terms, scale = self.terms, self.guard.plan.scale
+        terms, scale = self.terms, self.guard.plan.guidance_scale
         graded, epochs = self.weights.graded, len(self.weights.epochs)
         products = most_products(terms, scale=scale, epochs=epochs, graded=graded)
         samples = [len(self._pairs(phase)) for phase in get_args(Phase)]
@@ -143,7 +143,7 @@ class Certification:
 
     def whole(self) -> Product:
         """Plain CFG at the user's scale with the whole fine-tune of the newest epoch."""
-        return Product(plain_cfg(self.guard.plan.scale, self.noise), 1.0, self.weights.epochs[-1])
+        return Product(plain_cfg(self.guard.plan.guidance_scale, self.noise), 1.0, self.weights.epochs[-1])
 
     @cached_property
     def _search_bench(self) -> Bench:
@@ -194,5 +194,5 @@ class Certification:
 
     def _require_rules(self, trial: Trial) -> None:
         """Refuses what cannot be measured before anything is."""
-        for rule in rules_of(self.terms, self.timesteps, self.noise, self.guard.plan.scale):
+        for rule in rules_of(self.terms, self.timesteps, self.noise, self.guard.plan.guidance_scale):
             trial.set_to(rule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..core import stats
+from .terms import CalibrationTerms
 
 
 def require_terms(alpha: float, delta: float) -> None:
@@ -14,6 +15,17 @@ def require_terms(alpha: float, delta: float) -> None:
     for name, value in (("alpha", alpha), ("delta", delta)):
         if not 0 < value < 1:
             raise ValueError(f"{name}={value}: expected a number strictly between 0 and 1")
+
+
+def require_provable(terms: CalibrationTerms) -> None:
+    """Says now what would be a pity to find out after an hour of sampling.
+
+    Raises:
+        ValueError: a number out of range, or too few pairs for any promise.
+    """
+    require_terms(terms.alpha, terms.delta)
+    if few := shortfall(terms.alpha, terms.share, terms.pairs):
+        raise ValueError(f"pairs={terms.pairs}, delta shared by {round(terms.delta / terms.share)} settings: {few}")
 
 
 def promise(alpha: float, delta: float) -> str:

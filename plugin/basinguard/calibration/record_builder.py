@@ -183,7 +183,7 @@ class _Writer:
                 timesteps=guard.plan.timesteps,
                 prediction_type=provenance.prediction_type,
                 resolution=provenance.resolution,
-                scale=guard.plan.scale,
+                scale=guard.plan.guidance_scale,
             ),
             seeds=(seed_table.CALIBRATION, seed_table.CALIBRATION + shipped.risk.n - 1),
             base=provenance.base,

@@ -63,7 +63,7 @@ class Search:
 
     def plain(self) -> None:
         """Shares and guidance scales of plain CFG."""
-        scale, *others = self.terms.plain_scales(self.bench.guard.plan.scale)
+        scale, *others = self.terms.plain_scales(self.bench.guard.plan.guidance_scale)
         strengths = sorted(self.terms.strengths) if self.weights.graded else [1.0]
         epochs, guidance = self.weights.epochs, plain_cfg(scale, self.noise)
         grid = [Product(guidance, s, e) for e in epochs for s in strengths]
@@ -77,7 +77,7 @@ class Search:
 
     def rules(self) -> None:
         """Rules, with the whole fine-tune of an epoch."""
-        rules = rules_of(self.terms, self.timesteps, self.noise, self.bench.guard.plan.scale)
+        rules = rules_of(self.terms, self.timesteps, self.noise, self.bench.guard.plan.guidance_scale)
         epochs, plain = self.weights.epochs, self.leaders[0].product.epoch
         later = epochs[epochs.index(plain) :]
         self.measure(Product(rule, 1.0, epoch) for epoch in later for rule in earliest(rules))
@@ -91,7 +91,7 @@ class Search:
     def schedules(self) -> None:
         """Strengths by timestep: by plain CFG at its best epoch and at every later one, then with the best rule."""
         chosen = [recorded(schedule) for schedule in self.terms.strength_schedules]
-        guidance, epochs = plain_cfg(self.bench.guard.plan.scale, self.noise), self.weights.epochs
+        guidance, epochs = plain_cfg(self.bench.guard.plan.guidance_scale, self.noise), self.weights.epochs
         later = epochs[epochs.index(self.leaders[0].product.epoch) :]
         self.measure(Product(guidance, 1.0, epoch, schedule) for epoch in later for schedule in chosen)
         if self._ruled:

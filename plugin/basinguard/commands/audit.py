@@ -53,16 +53,19 @@ def audit(
         ValueError: a number out of range, too few pairs for any promise, a budget too small for any attack, a base
             that the model was not fine-tuned from, no held-out images for membership, or a gate that could never pass.
     """
+    from ..calibration.promise import require_provable
     from ..core.gate import require_passable
-    from ..sessions.attack import require_attackable
-    from ..sessions.audit import audit_session, require_new
-    from ..sessions.calibration import archive_of, calibrate_session, require_promisable
-    from ..sessions.dry_run import audit_dry_run
-    from ..sessions.session import open_model
 
     if per_caption < 1:
         raise ValueError(f"per_caption={per_caption}: expected at least 1")
-    require_promisable(terms, out)
+    require_provable(terms)  # before frameworks are loaded
+    from ..sessions.attack import require_attackable
+    from ..sessions.audit import audit_session, require_new
+    from ..sessions.calibration import archive_of, calibrate_session, require_new_calibration
+    from ..sessions.dry_run import audit_dry_run
+    from ..sessions.session import open_model
+
+    require_new_calibration(out)
     require_new(out)
     session = open_model(model, data, settings, detector)
     if gate:

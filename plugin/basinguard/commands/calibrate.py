@@ -47,11 +47,14 @@ def calibrate(
         ValueError: a number out of range, held-out images that cannot be used, a base that the model was not fine-tuned
             from, or too few pairs for any promise; says how many it takes.
     """
-    from ..sessions.calibration import archive_of, calibrate_session, require_promisable
+    from ..calibration.promise import require_provable
+
+    require_provable(terms)  # before frameworks are loaded
+    from ..sessions.calibration import archive_of, calibrate_session, require_new_calibration
     from ..sessions.dry_run import calibration_dry_run
     from ..sessions.session import open_model
 
-    require_promisable(terms, out)
+    require_new_calibration(out)
     session = open_model(model, data, settings, detector)
     if dry_run:
         return calibration_dry_run(session, terms)

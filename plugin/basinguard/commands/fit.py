@@ -19,8 +19,8 @@ def fit(arguments: Sequence[str]) -> None:
 
     options:
       --config FILE                     a file, or one that ships: sd21_lora, sd21_full, sd21_768_lora,
-                                        sd21_base_lora, sdxl_lora, sdxl_full, tinyworld_lora, tinyworld_full;
-                                        its first lines say what it needs
+                                        sd21_base_lora, sdxl_lora, sdxl_full, sd3_lora, tinyworld_lora,
+                                        tinyworld_full; its first lines say what it needs
       --data.init_args.directory DIR    the captioned images
       --model.init_args.NAME VALUE      of the model, such as rank; --model.help FineTune lists them
       --data.init_args.NAME VALUE       of the images, such as batch_size; --data.help ImageFolder lists them

@@ -21,7 +21,7 @@ def write_plots(folder: Path, record: Record) -> list[str]:
     of every epoch.
     """
     curves = [report for report in record.history if report.basin.curve]
-    figures = {BASIN_PLOT: _marked(curve_figure(curves), record)} if curves else {}
+    figures = {BASIN_PLOT: basin_plot(record)} if curves else {}
     if any(not report.problem for report in record.history):
         figures[HISTORY_PLOT] = history_figure(record.history)
     for name, figure in figures.items():
@@ -29,8 +29,11 @@ def write_plots(folder: Path, record: Record) -> list[str]:
     return list(figures)
 
 
-def _marked(figure: Figure, record: Record) -> Figure:
-    """The curve with the transition that ships."""
+def basin_plot(record: Record) -> Figure:
+    """The curves of a training run, with the transition that ships; plain CFG has none."""
+    figure = curve_figure(record.history)
+    if record.guidance.plain:
+        return figure
     at, sigma = record.guidance.transition, record.guidance.sigma
     (axes,) = figure.axes
     axes.axvline(at, color=VERMILLION, linewidth=2, linestyle=LIMIT)

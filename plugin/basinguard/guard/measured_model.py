@@ -32,7 +32,7 @@ def guided_model(
     """The model with these prompts, on the plan's grid."""
     grid, denoise = model.schedule.grid(plan.timesteps), model.denoiser(prompts)
     count = EvaluationCount() if count is None else count
-    return GuidedModel(denoise, model.schedule, grid, plan.scale, plan.chunk, plan.solver, count)
+    return GuidedModel(denoise, model.schedule, grid, plan.guidance_scale, plan.chunk, plan.solver, count)
 
 
 @dataclass(frozen=True)

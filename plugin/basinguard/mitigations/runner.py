@@ -113,7 +113,7 @@ def _settings(
         per_caption=options.per_caption,
         first_seed=seed_table.VERIFICATION,
         timesteps=options.timesteps,
-        scale=options.scale,
+        scale=options.guidance_scale,
     )
 
 

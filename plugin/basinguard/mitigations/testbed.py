@@ -87,7 +87,7 @@ class Testbed:
     @property
     def scale(self) -> float:
         """Guidance scale of plain CFG."""
-        return self.guard.plan.scale
+        return self.guard.plan.guidance_scale
 
     @property
     def units(self) -> float:

@@ -16,6 +16,7 @@ from ..core.files import whole_file, write_text
 from ..diffusion.sampling_options import SamplingOptions
 from ..guidance.core import Constant, Rule
 from ..plots.contact_sheet import contact_sheet
+from .families.registry import scale_of
 from .loading import locate
 from .protect import load, protect, rule_of
 from .stock_sampling import StockSamples, sample_batch
@@ -59,7 +60,7 @@ def draw_pairs(
     else:
         pipe = protect(DiffusionPipeline.from_pretrained(locate(model), use_safetensors=True), rule, triage=triage)
     rule = rule_of(pipe)
-    rules = (Constant(sampling.scale), rule)
+    rules = (Constant(scale_of(pipe, sampling)), rule)
     pairs = [[sample_batch(pipe, [text] * len(seeds), seeds, each, sampling) for each in rules] for text in prompts]
     plain, guarded = zip(*pairs, strict=True)
     with whole_file(out / FILES[0], overwrite=True) as partial:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from ..core.generation import name_of
+from ..core.generation import XL, name_of
 from ..core.safetensors_header import Header, read_header
 from .architecture import context_width, sd21_tokenizer
 
@@ -42,8 +42,15 @@ def require_single_file(path: Path) -> Header:
             f"give a diffusers directory instead{' (this is one part of one)' if width else ''}"
         )
     if width != 1024 or not any(name.startswith(TEXT) for name in header.shapes):
-        raise ValueError(f"{subject} is {name_of(width)}; single files work for {name_of(1024)}, give a directory")
+        raise ValueError(f"{subject} is {name_of(width)}; single files work for {name_of(1024)}, {_instead(width)}")
     return header
+
+
+def _instead(width: int | None) -> str:
+    """What to give where a file of this width is not opened."""
+    if width != XL:
+        return "give a directory"
+    return "give a directory, as StableDiffusionXLPipeline.from_single_file(FILE).save_pretrained(DIR) writes one"
 
 
 def prediction_type_of(header: Header) -> str | None:

@@ -17,7 +17,7 @@ from ..core.progress import advance
 from ..core.record import Record
 from ..diffusion.sampling_options import SamplingOptions
 from ..guidance.core import Observation, Rule
-from .families.registry import family_of
+from .families.registry import family_of, scale_of
 from .protect import last_trace, protected
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def sample_batch(
         "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
         "num_inference_steps": sampling.timesteps,
         "output_type": "pt",
-        **family_of(pipe).call_options(pipe, sampling.scale),
+        **family_of(pipe).call_options(pipe, scale_of(pipe, sampling)),
     }
     with protected(pipe, rule):
         images = pipe(**arguments | options).images.float().cpu()

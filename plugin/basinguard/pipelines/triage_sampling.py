@@ -15,6 +15,7 @@ from ..core import seeds as seed_table
 from ..core.record import TriageResult
 from ..diffusion.sampling_options import SamplingOptions
 from ..guidance.core import Constant, Observation
+from .families.registry import scale_of
 from .protect import last_trace
 from .stock_sampling import BATCH, fresh_pairs, sample_batch
 
@@ -53,7 +54,7 @@ def calibrate_by_sampling(
     for first in range(0, len(prompt), BATCH):
         rows = slice(first, first + BATCH)
         texts = [prompts[k] for k in prompt[rows]]
-        batch = sample_batch(pipe, texts, seeds[rows], Constant(sampling.scale), sampling)
+        batch = sample_batch(pipe, texts, seeds[rows], Constant(scale_of(pipe, sampling)), sampling)
         observation = _first_gaps(batch.trace)
         timestep = observation.timestep
         for k, copied, gap in zip(prompt[rows], is_copy(batch.images).tolist(), gaps(observation), strict=True):
@@ -79,7 +80,7 @@ def first_gap(
 
     options = {"output_type": "latent", "callback_on_step_end": stop}
     seeds = [seed] * len(prompts)
-    samples = sample_batch(pipe, prompts, seeds, Constant(sampling.scale), sampling, **options)
+    samples = sample_batch(pipe, prompts, seeds, Constant(scale_of(pipe, sampling)), sampling, **options)
     observation = _first_gaps(samples.trace)
     return observation.timestep, gaps(observation)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ..calibration.lessons import truth_of
-from ..calibration.promise import require_terms, shortfall
 from ..calibration.record_builder import Certificate, certify
 from ..calibration.sample_archive import SampleArchive
 from ..calibration.terms import CalibrationTerms
@@ -22,13 +21,13 @@ from ..exports.fingerprints import weights_sha256
 from ..exports.sentences import rulers_line, verdict
 from ..pipelines.attachment import FLOW
 from ..pipelines.base_check import require_base
+from ..pipelines.distillation import fitting_terms
 from ..pipelines.families.registry import family_of, why_no_rule
 from ..pipelines.interpolation import Blend, BlendedWeights
 from ..pipelines.loading import load_pipeline
 from ..pipelines.transfer import transfer_table
 from ..plots.tradeoff import products_figure, products_text, transfer_text
 from ..similarity.rulers import feature_sets, missing_ruler
-from .distillation import fitting_terms
 from .session import Session
 
 RECORD, EVERYTHING, SAMPLES = "record.json", "calibration.json", "samples"
@@ -221,16 +220,11 @@ def _json_value(value: Any) -> Any:
     return as_json(value) if dataclasses.is_dataclass(value) else value
 
 
-def require_promisable(terms: CalibrationTerms, out: Path | None) -> None:
-    """Says now what would be a pity to find out after an hour of sampling.
+def require_new_calibration(out: Path | None) -> None:
+    """Refuses a folder that holds a calibration already.
 
     Raises:
-        FileExistsError: `out` holds a calibration already.
-        ValueError: a number out of range, or too few pairs for any promise.
+        FileExistsError: it does.
     """
-    require_terms(terms.alpha, terms.delta)
-    few = shortfall(terms.alpha, terms.share, terms.pairs)
-    if few:
-        raise ValueError(f"pairs={terms.pairs}, delta shared by {round(terms.delta / terms.share)} settings: {few}")
     if out is not None and (out / RECORD).exists():
         raise FileExistsError(f"{out / RECORD}: exists already; name another folder")

@@ -17,13 +17,13 @@ from ..mitigations.price import comparison_price
 from ..mitigations.registry import by_name
 from ..mitigations.settings import ComparisonOptions
 from ..mitigations.testbed import load_testbed
+from ..pipelines.distillation import fitting_terms
 from ..pipelines.families.registry import family_of
 from ..pipelines.timing import seconds_per_evaluation
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.rulers import feature_sets
 from .attack import attack_evaluations
 from .calibration import weights_of
-from .distillation import fitting_terms
 from .session import Session
 from .verification import SHOWN_HELDOUT
 from .verification_options import VerificationOptions

@@ -17,7 +17,9 @@ from ..exports.integrity import lora_file_sha256
 from ..exports.layout import LORA_FILE, RECORD_FILE
 from ..exports.merge import merged
 from ..guard.guard import Guard
+from ..guard.plan import ProbePlan
 from ..pipelines.alignment import clip_for
+from ..pipelines.distillation import distillation_note, fitting_plan
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
 from ..pipelines.model_edits import edits_asked_for
@@ -29,7 +31,6 @@ from ..training.control_group import training_set
 from ..training.data import ImageFolder
 from ..training.finetune_options import ReadingOptions
 from ..training.guard_options import ControlGroup
-from .distillation import fitting_plan
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -107,7 +108,10 @@ def open_model(
     captions = tuple(caption for _, caption in images.items)
     training = training_set(images, ControlGroup(folder=str(settings.heldout) if settings.heldout else None))
     clip = clip_for(base, settings.alignment, captions)
-    plan = fitting_plan(pipe, sampling_of(settings, record))
+    if note := distillation_note(pipe):
+        say(note)
+    sampling = sampling_of(settings, record)
+    plan = fitting_plan(pipe, ProbePlan(captions=1, timesteps=sampling.timesteps, scale=sampling.scale))
     edits = edits_asked_for(detector, pipe, training.images)
     embedder = fitted_embedder(detector, embedder, training.images, training.heldout_images, edits)
     guard = Guard(training, embedder, plan, clip.score if clip else None)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..calibration.cost import most_products
+from ..calibration.design import Design
 from ..calibration.terms import RANKED, CalibrationTerms
 from ..core.generation import name_of
 from ..core.progress import duration
@@ -34,6 +35,8 @@ def dry_run_summary(cli: Any) -> str:
     epochs, images = cli.config.trainer.max_epochs or 1000, len(cli.datamodule.items)
     guard = guard_of(cli.config.trainer.callbacks)
     probes, each = _probe_load(guard, epochs, images)
+    pairs = Design.of(guard.terms.design, images, guard.terms.pairs).pairs if guard and guard.export_to else 0
+    usual = cli.model.family.usual_scale
     lines = [
         f"model:  {_model(cli.model)}",
         f"data:   {images} images, batches of {needs.workload.batch_size}: {updates} updates an epoch, "
@@ -41,8 +44,8 @@ def dry_run_summary(cli: Any) -> str:
         *(f"memory: {line}" for line in needs.footprint.lines()),
         f"        {needs.free_memory / 1e9:.1f} GB free on the {'GPU' if needs.on_gpu else 'CPU'} of this machine",
         f"disk:   {_disk(needs)}",
-        f"probe:  {_probes(guard, probes, each)}",
-        f"time:   {_time(cli.model, needs, len(loader) * epochs, probes * each, guard)}",
+        f"probe:  {_probes(guard, probes, each, pairs, usual)}",
+        f"time:   {_time(cli.model, needs, len(loader) * epochs, probes * each, guard, pairs)}",
         *(f"too little {problem}" for problem in needs.problems()),
         "dry run: everything was built, nothing was trained; --print_config shows the whole configuration",
     ]
@@ -72,7 +75,7 @@ def _disk(needs: FitResources) -> str:
     )
 
 
-def _time(model: Any, needs: FitResources, batches: int, probed: int, guard: Any) -> str:
+def _time(model: Any, needs: FitResources, batches: int, probed: int, guard: Any, pairs: int) -> str:
     """How long each part takes, from one batch that is timed here; a batch and its gradient are three evaluations."""
     rows, side = needs.workload.batch_size, needs.workload.resolution
     device = torch.device("cuda" if needs.on_gpu else "cpu")
@@ -82,11 +85,13 @@ def _time(model: Any, needs: FitResources, batches: int, probed: int, guard: Any
     parts = {"training about": 3 * batches * rows * further, "probes at most": probed}
     if prior.prior_weight:
         parts["the base model's own pictures"] = 2 * PRIOR_TIMESTEPS * prior.prior_images
-    if guard is not None and guard.export_to:
+    if pairs:
         terms, plan = guard.terms, guard.plan
         calibration = CalibrationTerms(**{name: terms[name] for name in SEARCHED})
-        searched, ranked, proven = most_products(calibration, scale=plan.scale, epochs=terms.epochs, graded=True)
-        samples = (searched + RANKED * ranked) * terms.search_pairs + proven * terms.pairs
+        searched, ranked, proven = most_products(
+            calibration, scale=plan.scale or model.family.usual_scale, epochs=terms.epochs, graded=True
+        )
+        samples = (searched + RANKED * ranked) * terms.search_pairs + proven * pairs
         parts["search and proof at most"] = 2 * plan.timesteps * samples
     said = ", ".join(f"{name} {duration(evaluations * second)}" for name, evaluations in parts.items())
     return f"{said}; from one batch timed here ({second:.2g} s an evaluation), a factor of two either way"
@@ -107,14 +112,14 @@ def _probe_load(guard: Any, epochs: int, images: int) -> tuple[int, int]:
     return 1 + epochs // guard.every_n_epochs, each
 
 
-def _probes(guard: Any, count: int, each: int) -> str:
+def _probes(guard: Any, count: int, each: int, pairs: int, usual: float) -> str:
     if guard is None:
         return "no MemorizationGuard among trainer.callbacks, so nothing is measured"
     plan = guard.plan
     budget = f", or what budget={plan.budget} pays for" if plan.budget else ""
-    shipped = f"; then calibrates on {guard.terms.pairs} pairs and exports" if guard.export_to else ""
+    shipped = f"; then calibrates on at most {pairs} pairs a product and exports" if pairs else ""
     return (
         f"the base, then every {guard.every_n_epochs} epochs, {count} in all: {plan.captions} captions x "
-        f"{plan.seeds} seeds, {plan.timesteps} timesteps, scale {plan.scale:g}; at most {each:,} "
+        f"{plan.seeds} seeds, {plan.timesteps} timesteps, scale {plan.scale or usual:g}; at most {each:,} "
         f"evaluations of the network each, {each * count:,} in all{budget}{shipped}"
     )

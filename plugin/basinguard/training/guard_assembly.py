@@ -8,6 +8,7 @@ from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
 from ..guard.training_set import TrainingSet
 from ..pipelines.alignment import clip_for
+from ..pipelines.distillation import fitting_plan
 from ..pipelines.families.registry import networks_of
 from ..pipelines.model_edits import edits_asked_for
 from ..similarity.copy_detector_settings import CopyDetectorSettings
@@ -34,7 +35,7 @@ def assemble_guard(
 
     Args:
         training: images, captions and held-out prompts.
-        plan: what a probe measures, and what it may cost.
+        plan: what a probe measures, and what it may cost; sampled as the model's family is, where it does not say.
         detector: what decides that a sample is a copy.
         embedder: the detector's, where it has been loaded before.
         pipe: the model, whose own edits of the images `detector="auto"` then goes by as well.
@@ -51,4 +52,5 @@ def assemble_guard(
         fitted = fitted_embedder(detector, loaded, training.images, training.heldout_images, edits)
         clip = clip_for(base, alignment, training.captions)
         rulers = feature_sets() if plan.taught else ()
+        plan = plan if pipe is None else fitting_plan(pipe, plan)
         return Guard(training, fitted, plan, clip.score if clip else None, rulers)

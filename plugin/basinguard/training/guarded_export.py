@@ -80,7 +80,7 @@ def export_calibrated(
     provenance, archive = provenance_of(guard, series), archive_beside(guard, series, out)
     certificate = certify(guard, series, terms, provenance, truth=truth, archive=archive)
     say(f"ships: {certificate.shipped}")
-    if line := knobs_text(certificate.tried, terms.alpha, guard.plan.scale):
+    if line := knobs_text(certificate.tried, terms.alpha, guard.plan.guidance_scale):
         say(line)
     comparison = compare_in_pictures(guard, series, certificate)
     record = write_product(guard, series, terms, certificate.record, out, comparison)

@@ -29,6 +29,7 @@ from ..guard.guard import Guard
 from ..guard.probe import Early
 from ..guard.probe_costs import probe_limit
 from ..guard.status import RunStatus, run_status, telling
+from ..pipelines.distillation import distillation_note, fitting_terms
 from ..pipelines.families.registry import networks_of
 from ..pipelines.latent_model import LatentModel, smaller_side
 from ..similarity.rulers import feature_sets, missing_ruler
@@ -131,9 +132,9 @@ class GuardedRun:
         return ended if measured_before and ended not in {-1, *measured_before} else None
 
     def notes(self, module: TrainedModule) -> list[str]:
-        """What is good to know before the first update: what the run takes on disk, and which ruler it lacks."""
+        """What is good to know before the first update: guidance or disk or a ruler that the run lacks."""
         lacking = missing_ruler() if self.guard.plan.taught else ""
-        return [note for note in (self.epochs.disk_note(module), lacking) if note]
+        return [note for note in (distillation_note(module.pipe), self.epochs.disk_note(module), lacking) if note]
 
     def probe(
         self,
@@ -226,6 +227,7 @@ class GuardedRun:
         with shown(), harmless, untouched(*moved(parts_of(module), device)):
             truth = truth_of(self.guard.training, feature_sets())
             with self.epochs.series(module, self.measured[-1], dtype=self.dtype, anchor=terms.anchor) as series:
+                terms = fitting_terms(module.pipe, terms)
                 self.certificate = export_calibrated(self.guard, series, terms, out, truth=truth, data=self.data)
         return self.record
 

@@ -94,7 +94,9 @@ def drawn(base: Any, options: LossOptions, side: int) -> PriorSamples:
     model, captions = LatentModel(base, resolution=side), options.prior_captions or NEUTRAL
     pairs = calibration_pairs(len(captions), options.prior_images, model.latent_shape, PRIOR)
     plan = ProbePlan(scale=options.prior_scale, timesteps=PRIOR_TIMESTEPS, chunk=PRIOR_ROWS)
-    latents, _ = Trial(guided_model(model, captions, plan), pairs).sample(plain_cfg(plan.scale, model.schedule))
+    latents, _ = Trial(guided_model(model, captions, plan), pairs).sample(
+        plain_cfg(options.prior_scale, model.schedule)
+    )
     return PriorSamples(latents.float(), tuple(captions[k] for k in pairs.prompt.tolist()))
 
 

@@ -10,6 +10,7 @@ from ..calibration.terms import CalibrationTerms
 from ..core.option_docs import explained_options
 from ..core.report import Report
 from ..guard.plan import ProbePlan
+from ..pipelines.distillation import fitting_terms
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.detector_loading import load_detector
 from .breach_responder import BreachResponder
@@ -103,6 +104,7 @@ class RunSettings:
         if self.export_to:
             require_exportable(module.pipe)
             require_lora_to_schedule(module, self.terms)
+            fitting_terms(module.pipe, self.terms)
         responder = BreachResponder(self.response, module, data)
         with same_streams():
             training = training_set(data, self.control)

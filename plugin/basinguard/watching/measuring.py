@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from ..core.report import Report
 from ..core.text import one_line
 from ..guard.status import RunStatus
-from ..pipelines.families.registry import networks_of
+from ..pipelines.distillation import distillation_note
+from ..pipelines.families.registry import family_of, networks_of
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
 from ..training.guard_assembly import assemble_guard
@@ -77,6 +78,8 @@ class CheckpointProbes:
         self.weights = {event["weights"]: event["checkpoint"] for event in past if event.get("weights")}
         self.run.update_status()
         if not self.run.history:
+            if note := distillation_note(self.base):
+                self._event("note", BASE, problem=note)
             self._probe(self.base, BASE, epoch=-1, train_step=0)
 
     def _take_history(self) -> None:
@@ -137,7 +140,8 @@ class CheckpointProbes:
         self.weights[weights] = name
 
     def _probe(self, pipe: Any, name: str, epoch: int, train_step: int, **more: str) -> None:
-        pipe.unet.to(memory_format=torch.contiguous_format)  # as trainers have it: the same reports, to the digit
+        denoiser = family_of(pipe).denoiser(pipe)
+        denoiser.to(memory_format=torch.contiguous_format)  # as trainers have it: the same reports, to the digit
         for part in networks_of(pipe):
             part.requires_grad_(False)  # nothing is trained here, and so nothing is kept for an export
         module = PipelineInTraining(pipe, self.request.base)

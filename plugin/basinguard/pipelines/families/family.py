@@ -55,6 +55,7 @@ class Family(ABC):
         capabilities: see there.
         loading_options: that `from_pretrained` of this class takes beside the usual ones.
         lora_targets: layers of the denoiser that get an adapter: its attention's projections.
+        usual_scale: guidance scale of plain CFG that a call of the pipeline has where none is given.
     """
 
     class_name: ClassVar[str]
@@ -64,6 +65,7 @@ class Family(ABC):
     capabilities: ClassVar[Capabilities]
     loading_options: ClassVar[dict[str, Any]] = {}
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    usual_scale: ClassVar[float]
 
     def denoiser(self, pipe: Any) -> Any:
         """The network that denoises."""

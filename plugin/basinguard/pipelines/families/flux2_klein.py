@@ -41,6 +41,7 @@ class Flux2Klein(LanguageModelFlow):
 
     class_name = "Flux2KleinPipeline"
     models = "Flux.2 klein"
+    usual_scale = 4.0
     capabilities = Capabilities(guidance="guider")
 
     def pixels_per_latent(self, pipe: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...diffusion.sampling_options import SamplingOptions
 from .family import Family
 from .flux2_klein import Flux2Klein
 from .stable_diffusion import StableDiffusion
@@ -43,6 +44,11 @@ def family_of(pipe: Any) -> Family:
         ValueError: a class that is not read; see `family_named`.
     """
     return family_or_none(pipe) or family_named(type(pipe).__name__)
+
+
+def scale_of(pipe: Any, sampling: SamplingOptions) -> float:
+    """The guidance scale of plain CFG: as asked for, or what is usual for the family of a pipeline."""
+    return family_of(pipe).usual_scale if sampling.scale is None else sampling.scale
 
 
 def why_no_rule(pipe: Any) -> str:

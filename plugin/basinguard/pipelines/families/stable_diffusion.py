@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...diffusion.noise_schedule import NoiseSchedule
+from ...diffusion.sampling_options import USUAL_SCALE
 from .family import Capabilities, Conditioning, Family
 
 
@@ -29,6 +30,7 @@ class StableDiffusion(Family):
 
     class_name = "StableDiffusionPipeline"
     models = "SD 1.x, 2.x"
+    usual_scale = USUAL_SCALE
     denoiser_name = "unet"
     encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
     capabilities = Capabilities(trainable=True, comparable=True, exportable=True, comfyui=True)

@@ -41,6 +41,7 @@ class StableDiffusion3(FlowFamily):
 
     class_name = "StableDiffusion3Pipeline"
     models = "SD 3, 3.5"
+    usual_scale = 7.0
     encoder_names = ("text_encoder", "text_encoder_2", "text_encoder_3")
     capabilities = Capabilities(trainable=True, exportable=True)
     lora_targets: ClassVar[tuple[str, ...]] = (

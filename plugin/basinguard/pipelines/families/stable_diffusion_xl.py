@@ -44,6 +44,7 @@ class StableDiffusionXL(StableDiffusion):
 
     class_name = "StableDiffusionXLPipeline"
     models = "SDXL"
+    usual_scale = 5.0
     encoder_names = ("text_encoder", "text_encoder_2")
     capabilities = Capabilities(trainable=True, exportable=True, comfyui=True)
     loading_options: ClassVar[dict[str, Any]] = {"add_watermarker": False}  # it would change every image by a little

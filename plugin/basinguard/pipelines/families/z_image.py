@@ -36,6 +36,7 @@ class ZImage(LanguageModelFlow):
 
     class_name = "ZImagePipeline"
     models = "Z-Image"
+    usual_scale = 6.0
     capabilities = Capabilities()
 
     def side_unit(self, pipe: Any) -> int:

@@ -1,15 +1,13 @@
-"""What a guidance-distilled model can be calibrated for: it is sampled with the prompt alone, and takes no rule."""
+"""What a guidance-distilled model is measured and calibrated for: it is sampled with the prompt alone, by no rule."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..calibration.terms import CalibrationTerms
-from ..core.progress import say
-from ..diffusion.sampling_options import SamplingOptions
 from ..guard.plan import ProbePlan
-from ..pipelines.families.registry import family_of, why_no_rule
+from .families.registry import family_of, scale_of, why_no_rule
 
 ALONE = 1.0  # the scale that is the conditional branch alone
 ASKED_BY = ("before", "after", "transitions", "anchor", "scales")  # of the terms: what only guidance can give
@@ -20,17 +18,22 @@ class PromptAlone(ProbePlan):
     """A plan for a guidance-distilled model: plain CFG is its conditional branch alone, whatever scale is named."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", None)  # which would have to be a guidance scale
         super().__post_init__()
         object.__setattr__(self, "scale", ALONE)
 
 
-def fitting_plan(pipe: Any, sampling: SamplingOptions) -> ProbePlan:
-    """How a model is sampled: as asked for, but with the prompt alone where its guidance is distilled."""
+def fitting_plan(pipe: Any, plan: ProbePlan) -> ProbePlan:
+    """A plan with the guidance scale of a model's family where it names none; where guidance is distilled, none."""
+    if family_of(pipe).distilled(pipe):
+        return PromptAlone(**asdict(plan))
+    return replace(plan, scale=scale_of(pipe, plan))
+
+
+def distillation_note(pipe: Any) -> str:
+    """One line on what can be done with a guidance-distilled model; "" for any other."""
     distilled = family_of(pipe).distilled(pipe)
-    if distilled:
-        say(f"{why_no_rule(pipe)}; sampled with the prompt alone, scale {ALONE:g}")
-    kind = PromptAlone if distilled else ProbePlan
-    return kind(captions=1, timesteps=sampling.timesteps, scale=sampling.scale)
+    return f"{why_no_rule(pipe)}; sampled with the prompt alone, scale {ALONE:g}" if distilled else ""
 
 
 def fitting_terms(pipe: Any, terms: CalibrationTerms) -> CalibrationTerms:
