@@ -20,7 +20,7 @@ guard: caption_groups control_prompts checkpoint_selection measures training_set
 calibration: prompt_triage terms cost design promise candidate danger fixed_sequence grids rules choice ladders trial weights sample_archive lessons bench search knobs certification record_builder
 plots: style contact_sheet run basin tradeoff
 tinyworld: scenes styles creature materials emoji tasks demo_folder
-exports: layout model_kind sentences stored_tensors fingerprints original_layout lora_formats lora_names lora_layout privacy inspect client_files sampler_grids card_plots attack_section membership_section merge provenance a1111 comfyui ui_instructions model_card lora_header stamp lora directory single_file integrity hub
+exports: layout model_kind sentences stored_tensors fingerprints original_layout lora_formats lora_names lora_layout privacy comfyui_nodes comfyui_strength inspect client_files sampler_grids card_plots attack_section membership_section merge provenance a1111 comfyui ui_instructions model_card lora_header stamp lora directory single_file integrity hub
 audits: findings page judge_page
 pipelines.families: family stable_diffusion stable_diffusion_xl flow repeated_token stable_diffusion_3 flux2_klein z_image registry
 pipelines: session_settings schedulers architecture forward_process latent_model timing distillation model_edits resolution list_steering attachment modular_guider lora lora_products lora_files original_weights single_file prediction_type interpolation base_check loading low_rank product alignment protect stock_sampling triage_sampling evaluation transfer paired_samples

@@ -135,9 +135,9 @@ class Client:
 
         comfy.options.enable_args_parsing()
         import nodes
-        from comfy_extras import nodes_clip_sdxl, nodes_model_advanced
+        from comfy_extras import nodes_clip_sdxl, nodes_hooks, nodes_model_advanced
 
-        kinds = (nodes, nodes_model_advanced, _module("comfyui_basinguard", NODE))
+        kinds = (nodes, nodes_hooks, nodes_model_advanced, _module("comfyui_basinguard", NODE))
         self.nodes = {name: node for kind in kinds for name, node in kind.NODE_CLASS_MAPPINGS.items()}
         self.nodes["CLIPTextEncodeSDXL"] = nodes_clip_sdxl.CLIPTextEncodeSDXL
         self.loaded: dict[str, Any] = {}

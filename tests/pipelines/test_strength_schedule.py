@@ -8,17 +8,20 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from basinguard.core.record import Record, read_record
 from basinguard.core.recorded_weights import RecordedSchedule, RecordedWeights
+from basinguard.core.safetensors_header import read_header
 from basinguard.diffusion.sampling import EMPTY
 from basinguard.exports.directory import export_directory
 from basinguard.exports.integrity import check_export
 from basinguard.exports.layout import LORA_FILE, NOTICE_KEY, RECORD_FILE
-from basinguard.exports.lora import default_strength
+from basinguard.exports.lora import default_strength, lora_layers
+from basinguard.exports.lora_formats import lora_sha256
 from basinguard.exports.merge import merged, without_adapters
 from basinguard.exports.single_file import export_single_file
 from basinguard.guidance.core import from_record
 from basinguard.guidance.strength import StrengthSchedule, scheduled
 from basinguard.pipelines.interpolation import Blend, BlendedWeights
 from basinguard.pipelines.latent_model import LatentModel
+from basinguard.pipelines.lora_files import load_lora
 from basinguard.pipelines.protect import last_trace, load, protect, unprotect
 from support.exports import build_pipe, build_record, with_lora
 from support.tiny_pipeline import build_tiny_z_image
@@ -112,7 +115,27 @@ def test_an_export_says_what_it_is(exported):
     assert "there is no rule to apply" not in card
     scheduler = json.loads((exported / "scheduler" / "scheduler_config.json").read_text())
     assert NOTICE_KEY in scheduler
-    assert not (exported / "comfyui_workflow.json").exists()
+    flow = json.loads((exported / "comfyui_workflow.json").read_text())
+    assert flow["load"]["inputs"] == {"model_path": "model"}
+    assert flow["lora"]["inputs"]["lora_name"] == "model.safetensors"
+    assert "in its folder [`comfyui`](comfyui) into `models/loras`" in card
+
+
+def test_comfyui_gets_the_same_lora_in_its_own_format(exported, pipe):
+    stored = exported / "comfyui" / "model.safetensors"
+    assert check_export(stored).ok
+    assert all(name.endswith((".lora_down.weight", ".lora_up.weight", ".alpha")) for name in read_header(stored).shapes)
+    again = build_pipe()
+    load_lora(again, stored)
+    assert lora_sha256(lora_layers(again)) == lora_sha256(lora_layers(pipe))
+
+
+def test_a_schedule_that_no_workflow_follows_is_exported_without(pipe, record, tmp_path):
+    close = RecordedSchedule(transitions=(490.0, 480.0), strengths=STRENGTHS)
+    product = LORA.model_copy(update={"strength_schedule": close})
+    export = export_directory(pipe, record.model_copy(update={"product": product}), tmp_path / "model")
+    assert not (export / "comfyui_workflow.json").exists()
+    assert "**4. ComfyUI: NOT guarded.** None of 20 steps of simple lies between" in (export / "README.md").read_text()
 
 
 def test_a_changed_lora_is_noticed(exported, pipe, record, tmp_path):

@@ -28,6 +28,9 @@ XL_EMPTY = (
     "prompt editing cannot follow a rule of Stable Diffusion XL: its empty negative prompt is zeros there, and the "
     "empty part of an edit is not"
 )
+ONE_STRENGTH = (
+    "A1111 and Forge read the strength of a LoRA once, before the first step, so it cannot depend on the timestep there"
+)
 SAFE = 0.05  # Forge divides by the sum of the weights
 
 
@@ -54,13 +57,15 @@ def a1111_prompt(
         kind: of the model.
 
     Raises:
-        ValueError: a rule that prompt editing cannot express, any rule of XL, fewer than two guarded steps, a schedule
-            that is unknown, or a prompt that has A1111's own syntax in it.
+        ValueError: a strength by timestep, a rule that prompt editing cannot express, any rule of XL, fewer than two
+            guarded steps, a schedule that is unknown, or a prompt that has A1111's own syntax in it.
 
     Source: A1111, modules/prompt_parser.py: the part before the colon holds while `step <= int(share * steps)`, steps
     from 0; AND and its weights in `get_multicond_prompt_list`; Forge's `sampling_function_inner`.
     """
     rule, steps = record.guidance, steps or record.sampler.timesteps
+    if record.product.strength_schedule:
+        raise ValueError(ONE_STRENGTH)
     require_two_scales(rule)
     if rule.refine > 1:
         raise ValueError(f"prompt editing has one grid; this record refines it {rule.refine} times at the transition")

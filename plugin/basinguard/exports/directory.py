@@ -16,9 +16,10 @@ from ..guidance.core import from_record
 from ..guidance.strength import scalable_layers
 from . import card_plots as plots
 from .client_files import save_stock
-from .comfyui import WorkflowFiles, comfyui_workflow
+from .comfyui import WorkflowFiles, comfyui_workflow, why_unwritten
 from .fingerprints import belonging, weights_sha256
 from .layout import (
+    COMFYUI_FOLDER,
     COMPARISON,
     LORA_FILE,
     NOTICE_KEY,
@@ -37,7 +38,6 @@ from .model_card import write_card
 from .model_kind import ModelKind, kind_of, require_files
 from .privacy import forget_origins, public, write_json
 from .provenance import Origin, provenance
-from .sampler_grids import fits
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -120,14 +120,17 @@ def export_directory(
             record = public(record)
             forget_origins(folder)
         _write_record(folder, record, kind)
+        private = share_private
         if schedule is not None:
-            whole, private = 1.0, share_private
-            export_lora(pipe, record, folder / LORA_FILE, format="diffusers", strength=whole, share_private=private)
+            export_lora(pipe, record, folder / LORA_FILE, format="diffusers", strength=1.0, share_private=private)
         origin = origin or Origin()
         write_json(folder / PROVENANCE_FILE, provenance(record, origin, share_private=share_private))
-        if fits(record.guidance) and not kind.flow and schedule is None:
-            files = WorkflowFiles(directory=out.resolve().name, kind=kind)
+        if not kind.flow and not why_unwritten(record, kind):
+            name = out.resolve().name
+            files = WorkflowFiles(directory=name, lora=f"{name}.safetensors" if schedule else None, kind=kind)
             write_json(folder / WORKFLOW_FILE, comfyui_workflow(record, files=files))
+            if files.lora:
+                export_lora(pipe, record, folder / COMFYUI_FOLDER / files.lora, strength=1.0, share_private=private)
         for name, code in code_for(kind.pipeline, scheduled=schedule is not None).items():
             (folder / name).write_bytes(code)
         shown = [*plots.write_plots(folder, record), *_write_pictures(folder, pictures)]

@@ -19,6 +19,7 @@ from ..core.record import Record, parse_record, read_record
 from ..core.safetensors_header import Header, read_header
 from ..core.schema import MAX_BYTES
 from ..core.text import one_line
+from .comfyui_strength import levels_hint
 from .layout import HEADER_RECORD, RECORD_FILE, RECORD_KEY, SCHEDULER_FILE, record_in
 from .lora_layout import is_adapter, layer_rows, lora_context_width, stored_layers
 from .sentences import UNKNOWN, percent, product_line, strength_line, taught_line, triage_line, verdict
@@ -114,6 +115,7 @@ def _rows(rows: Mapping[str, str]) -> list[str]:
 def inspection_text(inspection: Inspection) -> str:
     """A few lines for a terminal: the product, the risks, how sure, where it comes from."""
     r = inspection.record
+    schedule = r.product.strength_schedule
     rows = {
         "verdict": verdict(r),
         "product": product_line(r),
@@ -125,6 +127,7 @@ def inspection_text(inspection: Inspection) -> str:
         "promise": r.promise or "none",
         "strength": strength_line(r) or "not calibrated",
         "triage": triage_line(r) or "not calibrated",
+        **({"by timestep": f"{schedule}. {levels_hint(schedule)}"} if schedule else {}),
         "metric": f"{one_line(r.metric.embedder, SHOWN)} >= {r.metric.threshold:g}",
         "sampler": f"{one_line(r.sampler.scheduler, SHOWN)}, {r.sampler.timesteps} steps, scale {r.scale:g}",
         "base": r.base,

@@ -10,7 +10,8 @@ comfyui_workflow.json                the rule for ComfyUI, where ComfyUI has the
 SHA256SUMS                           of every other file, as `sha256sum --check` reads them
 
 Where the strength of the fine-tune depends on the timestep, base and LoRA lie apart: the pipeline is the base model,
-pytorch_lora_weights.safetensors and basinguard_strength.py lie beside the files above, and there is no workflow.
+pytorch_lora_weights.safetensors and basinguard_strength.py lie beside the files above, and comfyui/ holds the same LoRA
+in the format that ComfyUI reads, by the name that the workflow asks for.
 
 A LoRA or single file holds the record in its header.
 """
@@ -26,6 +27,7 @@ from ..core.record import Record
 RECORD_FILE, PROVENANCE_FILE, WORKFLOW_FILE = "basinguard.json", "provenance.json", "comfyui_workflow.json"
 BASIN_PLOT, HISTORY_PLOT, COMPARISON = "basin.png", "history.png", "comparison.png"
 LORA_FILE = "pytorch_lora_weights.safetensors"  # where diffusers' load_lora_weights looks for it
+COMFYUI_FOLDER = "comfyui"  # of a LoRA in kohya's format, where its strength depends on the timestep
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 RECORD_KEY, NOTICE_KEY = "_basinguard", "basinguard_notice"  # in the scheduler's config; plain loaders print the second
 EARLIER_RECORD_KEY = "basinguard"
@@ -37,6 +39,7 @@ SCHEDULED_CODE = CODE | {
 }
 HEADER_RECORD = "basinguard.record"
 HEADER_RECORD_SHA256, HEADER_LORA_SHA256 = "basinguard.record_sha256", "basinguard.lora_sha256"
+HEADER_STRENGTH = "basinguard.calibration.strength"  # share of the trained LoRA that a file has as its strength 1
 HEADER_TENSORS_SHA256 = "basinguard.tensors_sha256"  # of all tensors as they are stored
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from .. import __version__
 from ..core.record import Record
-from .layout import HEADER_LORA_SHA256, HEADER_RECORD, HEADER_RECORD_SHA256, HEADER_TENSORS_SHA256
+from .a1111 import ONE_STRENGTH
+from .comfyui_strength import levels_hint
+from .layout import HEADER_LORA_SHA256, HEADER_RECORD, HEADER_RECORD_SHA256, HEADER_STRENGTH, HEADER_TENSORS_SHA256
 from .model_card import is_openrail, is_sd21
 from .model_kind import STABLE_DIFFUSION, ModelKind
 from .privacy import hub_id
 from .sampler_grids import fits, steps_before
-from .sentences import percent
+from .sentences import percent, rule_line
 from .ui_instructions import a1111_hint
 
 
@@ -71,6 +73,12 @@ def model_header(
 def usage_hint(record: Record, *, strength: float = 1.0, kind: ModelKind = STABLE_DIFFUSION) -> str:
     """One paragraph that a person can follow in any tool."""
     rule, steps = record.guidance, record.sampler.timesteps
+    risks = f"Copies of training images: {percent(record.risk)} so, {percent(record.plain)} with plain CFG"
+    if schedule := record.product.strength_schedule:
+        hint = (
+            f"Strength of the LoRA: {schedule}; {rule_line(record)}. {levels_hint(schedule)} {ONE_STRENGTH}. {risks}."
+        )
+        return hint if strength == 1 else f"{hint} {_weaker(record, strength)}"
     if rule.plain:
         scale = f"CFG scale {record.scale:g}"
         hint = f"Plain CFG, {scale}. Copies of training images: {percent(record.risk)}."
@@ -78,7 +86,7 @@ def usage_hint(record: Record, *, strength: float = 1.0, kind: ModelKind = STABL
     hint = f"Guidance {rule.before:g} above timestep {rule.transition:g}, then your own CFG. "
     if fits(rule):
         hint += a1111_hint(record, kind) + _typed(rule.before, steps_before(rule, "simple", steps), steps)
-    hint += f"Copies of training images: {percent(record.risk)} so, {percent(record.plain)} with plain CFG."
+    hint += f"{risks}."
     return hint if strength == 1 else f"{hint} {_weaker(record, strength)}"
 
 
@@ -112,7 +120,7 @@ def record_rows(record: Record) -> dict[str, str]:
 
 
 def _ours(record: Record, facts: LoraFacts) -> dict[str, str]:
-    own = {HEADER_LORA_SHA256: facts.sha256, "basinguard.calibration.strength": f"{facts.strength:g}"}
+    own = {HEADER_LORA_SHA256: facts.sha256, HEADER_STRENGTH: f"{facts.strength:g}"}
     return record_rows(record) | own
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from ..core.record import Record
-from .a1111 import SCHEDULES, a1111_prompt
-from .layout import WORKFLOW_FILE
+from ..core.recorded_weights import RecordedSchedule
+from .a1111 import ONE_STRENGTH, SCHEDULES, a1111_prompt
+from .comfyui import why_unwritten
+from .comfyui_strength import levels_hint
+from .layout import COMFYUI_FOLDER, WORKFLOW_FILE
 from .model_kind import STABLE_DIFFUSION, ModelKind
 from .sampler_grids import fits, no_schedule, steps_before
 
@@ -15,9 +18,11 @@ def comfyui_text(record: Record, kind: ModelKind = STABLE_DIFFUSION) -> str:
     """A Markdown sentence that begins with whether it is guarded."""
     rule, steps = record.guidance, record.sampler.timesteps
     if kind.flow:
-        return _unread(kind, plain=rule.plain)
+        return _unread(kind, plain=rule.plain and not record.product.strength_schedule)
     if not fits(rule):
         return f"{no_schedule(rule)}.**"
+    if schedule := record.product.strength_schedule:
+        return _by_levels(record, schedule, kind)
     zeros = " Its negative prompt is zeros (the node `ConditioningZeroOut`)." if kind.zero_empty else ""
     if rule.plain:
         place = f"Put this directory into `models/diffusers`; cfg {record.scale:g}."
@@ -36,13 +41,26 @@ def comfyui_text(record: Record, kind: ModelKind = STABLE_DIFFUSION) -> str:
     )
 
 
+def _by_levels(record: Record, schedule: RecordedSchedule, kind: ModelKind) -> str:
+    """Of a LoRA whose strength depends on the timestep."""
+    if why := why_unwritten(record, kind):
+        return f"NOT guarded.** {why[:1].upper()}{why[1:]}."
+    return (
+        f"guarded, core nodes only.** Put this directory into `models/diffusers`, the file in its folder "
+        f"[`{COMFYUI_FOLDER}`]({COMFYUI_FOLDER}) into `models/loras`, and drop [`{WORKFLOW_FILE}`]({WORKFLOW_FILE}) on "
+        f"the window. {levels_hint(schedule)}"
+    )
+
+
 def a1111_text(record: Record, kind: ModelKind = STABLE_DIFFUSION) -> str:
     """A Markdown sentence that begins with whether it is guarded."""
     rule, steps = record.guidance, record.sampler.timesteps
     if kind.flow:
-        return _unread(kind, plain=rule.plain)
+        return _unread(kind, plain=rule.plain and not record.product.strength_schedule)
     if not fits(rule):
         return f"{no_schedule(rule)}.**"
+    if record.product.strength_schedule:
+        return f"NOT guarded.** {ONE_STRENGTH}."
     if rule.plain:
         return f"as promised, with nothing to add.** CFG scale {record.scale:g}."
     rows = {schedule: _typed(record, schedule, kind) for schedule in SCHEDULES}
