@@ -203,7 +203,7 @@ def train(
         optimizer.zero_grad()
         if update in updates:
             weights = trained_weights(module)
-            states[update] = lambda weights=weights: weights
+            states[update - 1] = lambda weights=weights: weights
     return states
 
 
