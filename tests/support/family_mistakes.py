@@ -12,6 +12,7 @@ from basinguard.pipelines.distillation import fitting_terms
 from basinguard.pipelines.latent_model import LatentModel
 from basinguard.pipelines.loading import load_pipeline, require_capability
 from basinguard.pipelines.protect import protect
+from basinguard.training.preflight import check_fit
 from support.tiny_pipeline import build_tiny_flux2, build_tiny_sd3, build_tiny_z_image
 
 
@@ -36,6 +37,12 @@ def with_lora(layer, class_name):
     return run
 
 
+def single_file_of_xl(root):
+    layer = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+    save_file({layer: torch.zeros(4, 2048)}, root / "xl.safetensors")
+    check_fit(root / "xl.safetensors")
+
+
 def another_sampler(root):
     pipe = build_tiny_sd3()
     pipe.scheduler = FlowMatchHeunDiscreteScheduler()
@@ -49,6 +56,7 @@ FAMILY_CASES = {
     "a flow to export": lambda root: require_capability(index(root, "ZImagePipeline"), "exportable"),
     "a LoRA of a flow on Stable Diffusion 2": with_lora(FLOW_LAYER, "StableDiffusionPipeline"),
     "a LoRA of Stable Diffusion on a flow": with_lora(UNET_LAYER, "StableDiffusion3Pipeline"),
+    "a base of Stable Diffusion XL in one file": single_file_of_xl,
     "a flow under a sampler that is not its own": another_sampler,
     "a rule on a distilled pipeline": lambda root: protect(build_tiny_z_image(shift=3.0), SwitchAt(600)),
     "a distilled model that is to be calibrated to a rule": lambda root: fitting_terms(
