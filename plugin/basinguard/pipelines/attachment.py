@@ -14,11 +14,11 @@ from typing import Any
 from ..core.record import Record
 from ..guidance.core import Observation, Rule, SwitchAt, epsilon_factor, from_record, steer
 from ..guidance.strength import StrengthSchedule, scheduled
+from .families.registry import in_lists
 from .list_steering import ListSteering
 from .resolution import watched
 
 FLOW = "flow_prediction"  # of a scheduler that does not say what is predicted
-IN_LISTS = frozenset({"ZImagePipeline"})
 RULE = "_basinguard"  # a protected pipeline's attribute
 
 
@@ -98,7 +98,7 @@ def _steered(pipe: Any, attached: Attached, bar: Callable[..., Any], iterable: A
     trace: list[Any] = []
     attached.trace, factor = trace, epsilon_factor(pipe.scheduler)
     rule: Any = attached.rule
-    if any(kind.__name__ in IN_LISTS for kind in type(pipe).__mro__):
+    if in_lists(pipe):
         rule = ListSteering(rule, lambda: pipe.guidance_scale + 1, factor, scheduler=pipe.scheduler)
     with steer(
         denoiser(pipe),

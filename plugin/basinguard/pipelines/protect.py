@@ -24,8 +24,8 @@ from ..exports.layout import LORA_FILE, NOTICE_KEY, RECORD_FILE, RECORD_KEY, rec
 from ..guidance.core import Observation, Rule
 from ..guidance.strength import scalable_layers
 from ..guidance.triage import Triage
-from .attachment import IN_LISTS, RULE, Attached, denoiser, fitting, schedule_of, steering
-from .families.registry import family_or_none, why_no_rule
+from .attachment import RULE, Attached, denoiser, fitting, schedule_of, steering
+from .families.registry import FAMILIES, family_or_none, in_lists, why_no_rule
 from .loading import absent_parts, locate
 from .lora_files import load_lora
 
@@ -180,12 +180,12 @@ def _check(pipe: DiffusionPipeline) -> None:
     own = family_or_none(pipe)
     if own is not None and own.distilled(pipe):
         raise ValueError(why_no_rule(pipe))
-    if not kinds & (BATCHED | IN_LISTS):
+    if not (kinds & BATCHED or in_lists(pipe)):
         guided = own is not None and own.capabilities.guidance == "guider"
         raise TypeError(
             f"{type(pipe).__name__} does not evaluate both branches of its guidance in one batch, so a rule has "
             f"nothing to act on; {'give its modular pipeline a RuleGuider; ' if guided else ''}"
-            f"pipelines that do: {', '.join(sorted(BATCHED | IN_LISTS))}"
+            f"pipelines that do: {', '.join(sorted(BATCHED | {f.class_name for f in FAMILIES if f.in_lists}))}"
         )
     if hasattr(type(pipe), "basinguard_rule"):
         raise TypeError(f"{type(pipe).__name__} already steers itself by its own record; load it without pipeline.py")
@@ -198,7 +198,7 @@ def _require_schedulable(pipe: DiffusionPipeline, record: Record | None) -> None
     """Refuses strengths by timestep where there is no LoRA to scale, or the timesteps cannot be followed."""
     if schedule_of(record) is None:
         return
-    if any(kind.__name__ in IN_LISTS for kind in type(pipe).__mro__):
+    if in_lists(pipe):
         raise ValueError(f"a strength_schedule cannot follow the timesteps of a {type(pipe).__name__}")
     scalable_layers(denoiser(pipe))
 

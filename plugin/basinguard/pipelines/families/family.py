@@ -55,6 +55,7 @@ class Family(ABC):
         capabilities: see there.
         loading_options: that `from_pretrained` of this class takes beside the usual ones.
         lora_targets: layers of the denoiser that get an adapter: its attention's projections.
+        in_lists: whether its denoiser takes and gives lists, a picture each.
         usual_scale: guidance scale of plain CFG that a call of the pipeline has where none is given.
     """
 
@@ -65,6 +66,7 @@ class Family(ABC):
     capabilities: ClassVar[Capabilities]
     loading_options: ClassVar[dict[str, Any]] = {}
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    in_lists: ClassVar[bool] = False
     usual_scale: ClassVar[float]
 
     def denoiser(self, pipe: Any) -> Any:

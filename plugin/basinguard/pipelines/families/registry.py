@@ -37,6 +37,12 @@ def family_or_none(pipe: Any) -> Family | None:
     return next((BY_CLASS[name] for name in names if name in BY_CLASS), None)
 
 
+def in_lists(pipe: Any) -> bool:
+    """Whether the denoiser of a pipeline, whose class need not be one that is read, takes and gives lists."""
+    family = family_or_none(pipe)
+    return family is not None and family.in_lists
+
+
 def family_of(pipe: Any) -> Family:
     """The same.
 

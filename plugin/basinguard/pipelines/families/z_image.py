@@ -37,6 +37,7 @@ class ZImage(LanguageModelFlow):
     class_name = "ZImagePipeline"
     models = "Z-Image"
     usual_scale = 6.0
+    in_lists = True
     capabilities = Capabilities()
 
     def side_unit(self, pipe: Any) -> int:
