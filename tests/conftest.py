@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,27 @@ def two_rulers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was taught is measured by the network as well, where it is installed."""
     rulers, efficientnet = map(import_module, ("basinguard.similarity.rulers", "basinguard.similarity.efficientnet"))
     monkeypatch.setattr(rulers, "installed_weights", efficientnet.installed_weights)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blank_figures() -> Iterator[Any]:
+    """Figures are built and written as blank pictures: to lay out their texts takes more than a small run's probes.
+
+    Yields what draws them, None where matplotlib is not there.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        figure = getattr(sys.modules.get("matplotlib.figure"), "Figure", None)
+        draws = getattr(figure, "draw", None)
+        if figure is not None:
+            patch.setattr(figure, "draw", lambda figure, renderer: figure.patch.draw(renderer))
+        yield draws
+
+
+@pytest.fixture
+def drawn_figures(blank_figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn, for a test that looks at them."""
+    if blank_figures is not None:
+        monkeypatch.setattr(import_module("matplotlib.figure").Figure, "draw", blank_figures)
 
 
 @pytest.fixture(scope="session")

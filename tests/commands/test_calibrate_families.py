@@ -37,13 +37,13 @@ from support.tiny_pipelines import make_record
 CAPTIONS = ["a red ball", "a blue box", "a cat"]
 QUICK = SessionSettings(scale=3.0, timesteps=3, alignment="none")
 TERMS = CalibrationTerms(
-    alpha=0.4,
-    delta=0.2,
-    pairs=12,
+    alpha=0.6,
+    delta=0.3,
+    pairs=6,
     before=(0.0,),
     strengths=(1.0,),
-    search_pairs=3,
-    taught_samples=3,
+    search_pairs=2,
+    taught_samples=2,
     chain=1,
     scales=(3.0,),
 )
@@ -109,7 +109,7 @@ def test_an_audit_of_a_lora_finds_its_copies_and_its_record_speaks_flow(lora, tm
 def test_xl_is_calibrated(tmp_path):
     pipe, base = build_tiny_xl(), tmp_path / "base"
     pipe.save_pretrained(base)
-    data, terms = own_samples(pipe, tmp_path / "data", CAPTIONS[:2]), replace(TERMS, alpha=0.6, delta=0.3, pairs=6)
+    data, terms = own_samples(pipe, tmp_path / "data", CAPTIONS[:2]), TERMS
     calibration = calibrate(str(base), data=data, settings=replace(QUICK, timesteps=2), terms=terms)
     assert calibration.record.sampler.prediction_type == "epsilon"
     assert calibration.record.promise
@@ -158,7 +158,7 @@ def test_a_distilled_model_gets_strength_and_a_reason(tmp_path):
     pipe, base = build_tiny_z_image(shift=3.0), tmp_path / "turbo"
     pipe.save_pretrained(base)
     data = own_samples(pipe, tmp_path / "data", CAPTIONS[:2])
-    terms = replace(TERMS, alpha=0.6, delta=0.3, pairs=6, before=(0.0, -1.0), scales=())
+    terms = replace(TERMS, before=(0.0, -1.0), scales=())
     calibration = calibrate(str(base), data=data, settings=replace(QUICK, timesteps=2), terms=terms)
     assert {c.product.guidance.plain for c in calibration.certificate.tried} == {True}
     assert calibration.record.sampler.scale == calibration.record.scale == 1.0

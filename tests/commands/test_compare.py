@@ -18,6 +18,8 @@ from basinguard.commands.compare import compare
 from basinguard.core.estimate import Estimate
 from basinguard.core.stats import rate
 from basinguard.mitigations import costs as costs_module
+from basinguard.mitigations import held_out
+from basinguard.mitigations import price as pricing
 from basinguard.mitigations import runner as running
 from basinguard.mitigations import testbed as module
 from basinguard.mitigations.comparison import Comparison
@@ -34,6 +36,16 @@ from support.testbeds import STEPS
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "studies" / "rivals_table.py"
 TRIED = ("stp", "interpolate", "early-stopped")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little():
+    """How much is drawn and how often it is timed proves nothing here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs_module, "ROUNDS", 2)
+        for counting in (held_out, pricing):
+            patch.setattr(counting, "SAMPLES", 8)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +67,6 @@ def done(arguments, tmp_path_factory):
     options = ComparisonOptions(mitigations=TRIED, base=base, captions=2, per_caption=2, timesteps=STEPS, scale=3.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "alignment_for", lambda base, model: lambda images, texts: images.mean((1, 2, 3)))
-        patch.setattr(costs_module, "ROUNDS", 2)
         result = run_comparison(**arguments, options=options, out=out, command="basinguard compare x")
     return result, out, options
 
@@ -81,9 +92,9 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(done, arguments, t
     result, _, options = done
     price = compare(**arguments, options=replace(options, alignment="none"), out=tmp_path / "out", dry_run=True)
     assert not (tmp_path / "out").exists()
-    assert f"{len(result.points)} points of at most 68 pictures" in str(price), "4 pairs and 64 held-out ones"
+    assert f"{len(result.points)} points of at most 20 pictures" in str(price), "4 pairs and 16 held-out ones"
     per_sample = sum(point.unet_evals for point in result.points)
-    assert per_sample * 68 * 0.5 <= price.evaluations <= per_sample * 68 * 1.5, "by each mitigation's default intensity"
+    assert per_sample * 20 * 0.5 <= price.evaluations <= per_sample * 20 * 1.5, "by each mitigation's default intensity"
 
 
 def test_json_reads_back(done):
@@ -91,6 +102,7 @@ def test_json_reads_back(done):
     assert Comparison.from_json((out / "comparison.json").read_text()) == result
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_recipe_publishes_a_row_for_every_method_with_the_reason_of_the_missing_one(done, tmp_path, monkeypatch):
     shutil.copytree(done[1], tmp_path / "s1" / "comparison")
     (tmp_path / "s1" / "commit").write_text("abc1234\n")

@@ -1,6 +1,7 @@
 """The demo: its folder, its table, and (long) the story itself."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,8 +12,13 @@ from basinguard.cli import main
 from basinguard.tinyworld.demo_folder import DUPLICATES, HELDOUT, UNIQUE, write_demo_folder
 
 
-def test_folder_has_planted_duplicates_and_twins_kept_aside(tmp_path):
-    train, heldout = write_demo_folder(tmp_path)
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return write_demo_folder(tmp_path_factory.mktemp("demo"))
+
+
+def test_folder_has_planted_duplicates_and_twins_kept_aside(folders):
+    train, heldout = folders
     rows = [json.loads(line) for line in (train / "metadata.jsonl").read_text().splitlines()]
     twins = [json.loads(line) for line in (heldout / "metadata.jsonl").read_text().splitlines()]
     assert (len(rows), len(twins)) == (UNIQUE + DUPLICATES, HELDOUT)
@@ -21,10 +27,10 @@ def test_folder_has_planted_duplicates_and_twins_kept_aside(tmp_path):
     assert not {row["text"] for row in rows} & {row["text"] for row in twins}
 
 
-def test_folder_keeps_what_is_there(tmp_path):
-    train, _ = write_demo_folder(tmp_path)
+def test_folder_keeps_what_is_there(folders, tmp_path):
+    train = shutil.copytree(folders[0].parent, tmp_path / "again") / folders[0].name
     (train / "metadata.jsonl").write_text("mine")
-    write_demo_folder(tmp_path)
+    write_demo_folder(tmp_path / "again")
     assert (train / "metadata.jsonl").read_text() == "mine"
 
 

@@ -134,7 +134,9 @@ def drawn(pipe):
     return pipe("a", generator=torch.Generator().manual_seed(3), **options).images
 
 
-@pytest.mark.parametrize("trained", LORAS)
+@pytest.mark.parametrize(
+    "trained", ["LoCon", *(pytest.param(name, marks=pytest.mark.long) for name in ("mixed alphas", "mixed ranks"))]
+)
 def test_what_calibrate_takes_export_takes(tmp_path, saved, record, trained):
     """A file of some trainer is loaded, calibrated as merged weights, exported, and read by stock diffusers."""
     tuned = build_pipe()

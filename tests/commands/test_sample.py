@@ -21,6 +21,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_a_contact_sheet_and_a_curve(folder, tmp_path):
     path = sample(folder, PROMPTS, seeds=(0, 1, 2), sampling=SamplingOptions(timesteps=5), out=tmp_path / "out")
     with Image.open(path) as sheet:

@@ -17,8 +17,8 @@ from basinguard.pipelines.session_settings import SessionSettings
 from basinguard.sessions.session import open_model
 
 TERMS = CalibrationTerms(
-    alpha=0.4, delta=0.2, pairs=12, before=(0.0,), transitions=(700.0,), strengths=(1.0,), scales=(3.0,),
-    search_pairs=4, taught_samples=4,
+    alpha=0.6, delta=0.3, pairs=6, before=(0.0,), transitions=(700.0,), strengths=(1.0,), scales=(3.0,),
+    search_pairs=2, taught_samples=2, chain=1,
 )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def collage(pictures, gap=0):
     return sheet
 
 
-@pytest.mark.parametrize("gap", [0, 8])
+@pytest.mark.parametrize("gap", [pytest.param(0, marks=pytest.mark.long), 8])
 def test_a_collage_of_pictures_that_are_there_goes(pictures, tmp_path, gap):
     tiles = {f"tile {place}": picture for place, picture in enumerate(pictures[:4])}
     groups, alike, proposals = kept(scan_of(tmp_path, {"a collage": collage(pictures[:4], gap)} | tiles))

@@ -113,6 +113,7 @@ def allow_file(path, **lists):
     return path
 
 
+@pytest.mark.long  # one refusal is tested beside it
 def test_refusals_of_several_runs_add_up(photos, tmp_path):
     """Each page downloads only what was refused on it; what was refused before is remembered beside it."""
     first = curate_images(photos, workers=1).curation
@@ -166,6 +167,7 @@ def locked(cache):
     return other
 
 
+@pytest.mark.long  # reliability/test_bad_input.py has a row for each
 @pytest.mark.parametrize("spoil", [damaged, locked])
 def test_a_cache_that_cannot_be_used_costs_a_line(photos, tmp_path, spoil, monkeypatch):
     monkeypatch.setattr(thumbnail_cache, "PATIENCE", 0.05)

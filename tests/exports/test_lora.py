@@ -55,10 +55,20 @@ def test_both_formats_hold_the_same_layers_and_the_record_comes_back(tmp_path, t
     assert prints == {lora_sha256(lora_layers(tuned))}
 
 
+PATTERNS = {"rank_pattern": {"to_k": 5}, "alpha_pattern": {"to_v": 3}}
+
+
 @pytest.mark.parametrize(
-    "options", [{}, {"use_rslora": True}, {"rank_pattern": {"to_k": 5}, "alpha_pattern": {"to_v": 3}}]
+    ("kind", "options"),
+    [
+        ("kohya", PATTERNS),
+        ("diffusers", {"use_rslora": True}),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (("kohya", {}), ("kohya", {"use_rslora": True}), ("diffusers", {}), ("diffusers", PATTERNS))
+        ),
+    ],
 )
-@pytest.mark.parametrize("kind", ["kohya", "diffusers"])
 def test_alpha_is_the_one_that_acts(tmp_path, kind, options):
     pipe = with_lora(**options)
     export_lora(pipe, build_record(merged(pipe)), tmp_path / "x.safetensors", format=kind)
@@ -94,7 +104,7 @@ def test_with_alpha_folded_in_a_loader_that_takes_alpha_for_the_rank_draws_the_s
     assert {alpha / len(down) for down, _, alpha in layers.values()} == {1.0}
 
 
-@pytest.mark.parametrize("source", ["by the record", "by hand"])
+@pytest.mark.parametrize("source", ["by the record", pytest.param("by hand", marks=pytest.mark.long)])
 def test_a_safe_strength_becomes_the_default_one(tmp_path, tuned, record, source):
     safe = record.model_copy(update={"strength": SAFE})
     if source == "by the record":

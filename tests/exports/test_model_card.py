@@ -251,6 +251,7 @@ def test_paths_are_cut_and_hub_ids_are_kept(exported, tmp_path, monkeypatch, rec
     assert public(record.model_copy(update={"base": "runs/base"})).base == "base"
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_plots_are_drawn_for_what_was_measured(tmp_path, record):
     assert write_plots(tmp_path, record) == ["basin.png", "history.png"]
     with Image.open(tmp_path / "basin.png") as drawn:

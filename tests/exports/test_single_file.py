@@ -53,7 +53,7 @@ def same(ours, theirs, dtype=torch.float32):
     assert [name for name in ours if not torch.equal(ours[name].to(dtype), theirs[name].to(dtype))] == []
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.long), "float16"])
 def test_diffusers_and_our_loader_read_back_every_weight(
     small, small_dir, small_record, tmp_path, monkeypatch, precision
 ):

@@ -72,6 +72,7 @@ def drawn(history):
     return figure
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_the_dashboard_says_the_verdict_and_draws_through_gaps():
     rows = [base(), report(0, gap_excess=near(0.01, 0.005)), Report.missed(1, 16, "no memory"), report(2, 12)]
     figure = drawn(rows)

@@ -51,7 +51,7 @@ def test_what_the_samples_say_is_known_before_exits_are_searched_for():
     assert guard.history == [report]
 
 
-@pytest.mark.parametrize("solver", ["heun", "pndm"])
+@pytest.mark.parametrize("solver", [pytest.param("heun", marks=pytest.mark.long), "pndm"])
 def test_memory_that_runs_out_halves_the_batches_and_changes_no_report(solver):
     class Small(Points):
         def denoiser(self, prompts):
@@ -74,7 +74,10 @@ def test_memory_that_runs_out_halves_the_batches_and_changes_no_report(solver):
         assert halved.estimates[name].value == pytest.approx(whole.estimates[name].value, rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow_prediction"])
+@pytest.mark.parametrize(
+    "kind",
+    ["epsilon", "flow_prediction", *(pytest.param(k, marks=pytest.mark.long) for k in ("v_prediction", "sample"))],
+)
 def test_a_report_does_not_depend_on_what_the_network_predicts(kind):
     """The same model trained to predict noise, velocity or image, under its own noise schedule."""
     schedule = FlowSchedule() if kind == "flow_prediction" else STRONG.schedule
@@ -362,6 +365,7 @@ def test_processes_buy_what_the_poorest_and_slowest_of_them_can_pay(monkeypatch)
     assert poorest == bought(lambda number: number if number > 0 else number * 2) != alone
 
 
+@pytest.mark.long  # reliability/test_resume.py has it
 def test_a_resumed_guard_compares_with_the_same_base():
     whole = make_guard(critical_scales=2)
     whole.measure(Points(WEAK), epoch=-1, train_step=0)

@@ -49,7 +49,13 @@ def proven_share(pairs, *, captions=1, risk=0.2, alpha=0.1, runs=150):
     return proven / runs
 
 
-@pytest.mark.parametrize("captions", [1, IMAGES], ids=["one caption", "captions that differ by a word"])
+@pytest.mark.parametrize(
+    "captions",
+    [
+        pytest.param(1, id="one caption"),
+        pytest.param(IMAGES, id="captions that differ by a word", marks=pytest.mark.long),
+    ],
+)
 def test_what_a_probe_proves_is_true_where_the_seed_alone_decides(captions):
     """True risk 0.2, alpha 0.1: a proof is wrong in at most 5 % of runs. With 8 shared seeds it is in 14 to 18 %."""
     ours, shared = (pairs_of(range(IMAGES), seeds, EACH, (1,)) for seeds in (range(4096), range(8)))

@@ -118,7 +118,7 @@ def test_protect_delivers_what_our_sampler_samples(family, rule):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("rule", ["opposite first", "a transition for each"])
+@pytest.mark.parametrize("rule", ["opposite first", pytest.param("a transition for each", marks=pytest.mark.long)])
 def test_the_guider_delivers_what_our_sampler_samples(rule):
     """The same rule in the denoising block of Flux.2 klein's modular pipeline, on its packed latents."""
     pipe, shipped = build_tiny_flux2(), RULES[rule]

@@ -179,7 +179,7 @@ def cached(small_dir, monkeypatch, cache, keep=lambda part: True):
     return root / "snapshots" / ("0" * 40)
 
 
-@pytest.mark.parametrize("variant", [None, "fp16", "bf16"])
+@pytest.mark.parametrize("variant", [None, "fp16", pytest.param("bf16", marks=pytest.mark.long)])
 def test_a_cached_hub_id_is_read_without_network(small, small_dir, tmp_path, monkeypatch, variant):
     if variant:
         half = build_small_sd2().to(torch.float16 if variant == "fp16" else torch.bfloat16)
@@ -251,7 +251,7 @@ def delta(pipe, number):
     return layer.get_delta_weight("default").detach()
 
 
-@pytest.mark.parametrize("alphas", [(2, 2), (1, 4), (None, 1)])
+@pytest.mark.parametrize("alphas", [pytest.param((2, 2), marks=pytest.mark.long), (1, 4), (None, 1)])
 def test_a_kohya_lora_acts_as_its_trainer_meant(small_dir, tmp_path, alphas):
     path = kohya_file(tmp_path / "lora.safetensors", alphas)
     state, pipe = load_file(path), load_pipeline(small_dir, lora=path)

@@ -255,6 +255,7 @@ def original(unet, layers):
     return state
 
 
+@pytest.mark.long  # the layouts above are read likewise; exports/test_xl_lora.py reads XL's
 def test_a_lora_of_xl_acts_as_diffusers_own_reader_has_it(tmp_path):
     """In kohya's names, which are the original file's for the UNet, and with both text encoders."""
     pipe, other, path = build_tiny_xl(), build_tiny_xl(), tmp_path / "xl.safetensors"

@@ -37,7 +37,7 @@ COPIES = {
 }
 
 
-@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("how", ["copy", "pickle", pytest.param("deepcopy", marks=pytest.mark.long)])
 def test_a_copy_is_guarded_by_itself(pipe, how):
     guarded, strong = sample(protect(pipe, RULE)), sample(pipe, scale=4.0)
     twin = COPIES[how](pipe)

@@ -86,7 +86,9 @@ def test_ip_adapter(pipe):
     assert not close(stock, plain, 1e-3)
 
 
-@pytest.mark.parametrize("how", ["model", pytest.param("sequential", marks=pytest.mark.long), "group"])
+@pytest.mark.parametrize(
+    "how", ["model", *(pytest.param(name, marks=pytest.mark.long) for name in ("sequential", "group"))]
+)
 def test_cpu_offload(pipe, how):
     """diffusers' and accelerate's own machinery with the CPU as the accelerator: the hooks are real."""
     plain, cpu = sample(pipe), torch.device("cpu")

@@ -56,12 +56,18 @@ CASES = [
     for pipe, name, rule in dict.fromkeys(ALL)
     if rule == "stp" or (rule in MAIN and (pipe == TEXT or name in (OWN, FLOW))) or (pipe, name) == (TEXT, OWN)
 ]
+ALIKE = {  # steered by the same lines as Heun's method, other sigmas, ControlNet alone, and the first shape
+    "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "Euler, Karras sigmas",
+    "DPM++, Karras sigmas", "StableDiffusionXLControlNetImg2ImgPipeline", "StableDiffusionXLControlNetInpaintPipeline",
+    *(f"schedule {shape}" for shape in [*SHAPES][1:]),
+}  # fmt: skip
 FAST = [
     (pipe, name, rule)
     for pipe, name, rule in CASES
     if (pipe, name) == (TEXT, OWN)  # every rule,
     or (pipe == TEXT and rule == "og+dtp")  # every scheduler, with the rule that has a state and leaves out nothing,
     or (name in (OWN, FLOW) and rule == "stp")  # and every pipeline, with the one that leaves out evaluations
+    if not {pipe, name, rule} & ALIKE
 ]
 
 

@@ -2,6 +2,7 @@
 
 import doctest
 
+import pytest
 from matplotlib.figure import Figure
 
 from basinguard.guard.status import run_status
@@ -9,6 +10,8 @@ from basinguard.plots import tradeoff
 from basinguard.plots.run import learning_figure
 from basinguard.plots.style import BLUE, GREEN, VERMILLION, banded_line
 from support.reports import base, near, report
+
+pytestmark = pytest.mark.usefixtures("drawn_figures")
 
 
 def test_examples():

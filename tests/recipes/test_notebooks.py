@@ -22,6 +22,7 @@ def ids(path):
     return path.stem
 
 
+@pytest.mark.usefixtures("drawn_figures")
 @pytest.mark.parametrize("path", CHEAP, ids=ids)
 def test_every_cell_runs_and_the_plots_are_drawn(path, monkeypatch):
     shown, names = [], {"__name__": "__main__"}

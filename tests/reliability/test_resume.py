@@ -87,6 +87,7 @@ def test_a_finished_run_is_exported_when_it_is_resumed(tiny_pipeline_dir, folder
     assert untimed(second.history) == untimed(first.history)
 
 
+@pytest.mark.long  # calibration/test_record_builder.py has it without a run
 def test_a_calibration_that_was_stopped_at_the_end_of_a_run_goes_on(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     """All is drawn, then the directory cannot be written: once more, only the card's three columns are drawn again."""
     drawn, sample = [], Trial.sample
@@ -107,6 +108,7 @@ def test_a_calibration_that_was_stopped_at_the_end_of_a_run_goes_on(tiny_pipelin
     assert not (tmp_path / "shipped-samples").exists(), "nothing is left behind"
 
 
+@pytest.mark.long  # training/test_status.py has it without averaging
 def test_what_can_be_exported_are_averaged_weights_of_every_epoch(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     """The epoch to ship from before a resume comes from the checkpoint, the newer one from disk."""
     measure, probed_digests, exported_digests = Guard.measure, {}, {}

@@ -63,11 +63,16 @@ def build_report(epoch: int) -> Report:
     )  # fmt: skip
 
 
-def build_record(pipe: StableDiffusionPipeline, *, before: float = -2.0, transition: float = 500.0) -> Record:
-    """A calibration of `pipe`."""
+def build_guidance(pipe: StableDiffusionPipeline, *, before: float = -2.0, transition: float = 500.0) -> Guidance:
+    """A switch with its noise level on the noise schedule of `pipe`."""
     signal = float(pipe.scheduler.alphas_cumprod[round(transition)])
+    return Guidance(transition=transition, sigma=((1 - signal) / signal) ** 0.5, before=before)
+
+
+def build_record(pipe: StableDiffusionPipeline, **switch: float) -> Record:
+    """A calibration of `pipe`, which takes its weights' fingerprint; `switch` as `build_guidance` has it."""
     return Record(
-        guidance=Guidance(transition=transition, sigma=((1 - signal) / signal) ** 0.5, before=before),
+        guidance=build_guidance(pipe, **switch),
         risk=rate(0.03), plain=rate(0.83), alpha=0.1, delta=0.05,
         promise="P(risk > 0.1) <= 0.05 for captions like the training ones",
         population="32 training captions x 2 fresh seeds", alignment=rate(0.31),

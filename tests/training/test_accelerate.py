@@ -33,6 +33,7 @@ def outcome(directory):
     return (directory / "losses.json").read_text(), digest(load_file(directory / "pytorch_lora_weights.safetensors"))
 
 
+@pytest.mark.long  # reliability/test_never_perturbs.py has it of `fit`
 def test_the_recipe_trains_the_same_with_and_without_the_guard(tiny_pipeline_dir, pictures, tmp_path):
     guard = run_recipe(tiny_pipeline_dir, pictures, tmp_path / "guarded", "--num_train_epochs=2")
     run_recipe(tiny_pipeline_dir, pictures, tmp_path / "bare", "--num_train_epochs=2", "--no_guard")

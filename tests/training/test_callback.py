@@ -75,6 +75,7 @@ def test_base_and_every_epoch_are_in_the_history(tiny_pipeline_dir, folder, tmp_
     assert all(report.unet_evals > 0 for report in guard.history)
 
 
+@pytest.mark.long  # the default tier has it in test_status.py: Lightning's own callbacks
 def test_a_metric_can_be_monitored_in_the_epoch_it_is_logged(tiny_pipeline_dir, folder, tmp_path):
     stop = EarlyStopping("guard/gap", patience=0, mode="min", check_on_train_epoch_end=True, min_delta=1e9)
     keep = ModelCheckpoint(tmp_path / "kept", monitor="guard/gap", save_on_train_epoch_end=True, filename="best")
@@ -96,6 +97,7 @@ def test_resuming_gives_the_history_of_an_uninterrupted_run(tiny_pipeline_dir, f
     assert untimed[0] == untimed[1]
 
 
+@pytest.mark.long  # the default tier has the board in test_status.py
 def test_loggers_get_the_scalars_and_tensorboard_the_pictures(tiny_pipeline_dir, folder, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -110,6 +112,7 @@ def test_loggers_get_the_scalars_and_tensorboard_the_pictures(tiny_pipeline_dir,
     assert {"guard_details/curve", "guard/contact_sheet"} <= set(events.Tags()["images"])
 
 
+@pytest.mark.long  # reliability/test_never_kills.py has it
 def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, folder, tmp_path, monkeypatch):
     guard = make_guard(on_error="warn")
     monkeypatch.setattr(Guard, "measure", lambda *a, **k: 1 / 0)
@@ -123,6 +126,7 @@ def test_a_failing_probe_is_reported_and_training_goes_on(tiny_pipeline_dir, fol
     assert [report.problem[:17] for report in guard.history] == ["ZeroDivisionError"] * 3
 
 
+@pytest.mark.long  # the next test has one of its runs
 def test_a_budget_buys_gaps_first_and_a_report_without_samples_is_read_as_one(tiny_pipeline_dir, folder, tmp_path):
     """Nothing, gaps alone, samples, exits; what only the base measured can be monitored and is not logged again."""
     nothing, gaps, exits = (make_guard({"budget": evals}) for evals in (2, 11, 200))
@@ -171,10 +175,10 @@ def test_what_was_measured_may_change_from_probe_to_probe(tiny_pipeline_dir, fol
 def test_what_only_an_interrupted_run_measured_can_still_be_monitored(tiny_pipeline_dir, folder, tmp_path):
     """Resumed after a probe without samples: `guard/risk` is the base model's, as it would be without interruption."""
     save = ModelCheckpoint(tmp_path / "kept", save_last=True)
-    fit(tiny_pipeline_dir, folder, tmp_path, make_guard({"budget": 12}), save, epochs=2)
+    fit(tiny_pipeline_dir, folder, tmp_path, make_guard({"budget": 12}), save, epochs=1)
     stop = EarlyStopping("guard/risk", check_on_train_epoch_end=True, patience=9)
     last = tmp_path / "kept" / "last.ckpt"
-    trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, make_guard({"budget": 12}), stop, epochs=3, ckpt=last)
+    trainer, _ = fit(tiny_pipeline_dir, folder, tmp_path, make_guard({"budget": 12}), stop, epochs=2, ckpt=last)
     assert "guard/risk" in trainer.callback_metrics
 
 
@@ -208,6 +212,7 @@ def held_out_folder(root):
     return str(blocks(root / "held out", "other", [f"a green cone {k}" for k in range(3)], seed=9))
 
 
+@pytest.mark.long  # similarity/test_thresholds.py has it without a run
 def test_held_out_images_another_sampler_and_a_measured_threshold(tiny_pipeline_dir, folder, tmp_path):
     guard = make_guard(
         {"solver": "heun", "critical_scales": 2, "order_checks": 1},
@@ -273,7 +278,13 @@ def test_a_history_seen_with_another_eye_is_not_continued():
         GuardedRun(Guard(training, strict, ProbePlan(captions=2))).load_state_dict(state)
 
 
-@pytest.mark.parametrize(("epochs", "limits"), [(2, {}), (9, {"max_steps": 3})], ids=["last epoch", "stopped within"])
+@pytest.mark.parametrize(
+    ("epochs", "limits"),
+    [
+        pytest.param(2, {}, id="last epoch", marks=pytest.mark.long),
+        pytest.param(9, {"max_steps": 3}, id="stopped within"),
+    ],
+)
 def test_the_end_of_a_run_is_a_probe(tiny_pipeline_dir, folder, tmp_path, epochs, limits):
     """every_n_epochs=5 in a shorter run: the trained weights are measured and held, never the untouched base alone."""
     guard = make_guard(every_n_epochs=5)

@@ -129,6 +129,7 @@ def weights_of(model):
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
+@pytest.mark.long  # reliability/test_never_perturbs.py has it of one encoder
 def test_a_guarded_run_trains_as_a_bare_one_that_was_resumed(bases, tmp_path):
     """Adapters of the UNet and both text encoders; averaged, checkpointed activations, dropped captions."""
     folder = picture_folder(tmp_path / "pictures", count=2)
@@ -188,6 +189,7 @@ def test_full_training_changes_the_unet_and_both_text_encoders_if_asked(bases):
         assert opened == parts
 
 
+@pytest.mark.long  # test_finetune.py has it of one encoder
 def test_cached_captions_are_the_uncached_ones(bases, monkeypatch):
     batch, losses, asked = make_batch(), [], []
     for cache in (False, True):
@@ -201,7 +203,7 @@ def test_cached_captions_are_the_uncached_ones(bases, monkeypatch):
     assert asked == [False, False, True]
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.long)])
 def test_the_unconditional_branch_is_held_where_the_base_had_it(bases, method):
     """Zero before training, by closed form; afterwards the distance to the base's own prediction of zeros."""
     model = fine_tune(bases["epsilon"], method=method, rank=2, keep_unconditional=1.0)

@@ -154,6 +154,7 @@ def test_acting_changes_nothing_until_there_is_a_breach(tiny_pipeline_dir, tmp_p
     assert weights[0] == weights[1]
 
 
+@pytest.mark.long  # reliability/test_resume.py has it without acting
 @BREACH
 def test_a_resumed_run_goes_on_acting_as_an_uninterrupted_one(tiny_pipeline_dir, tmp_path, monkeypatch):
     folder = several_captions(tmp_path / "pictures")

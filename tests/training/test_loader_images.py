@@ -155,7 +155,7 @@ def tinyworld():
     return load_pipeline(model_directory())
 
 
-@pytest.mark.parametrize("task", ["scenes", "subject"])
+@pytest.mark.parametrize("task", ["scenes", pytest.param("subject", marks=pytest.mark.long)])
 def test_blue_for_red_is_noticed_by_encoding_and_decoding(tinyworld, task):
     """Of 9 sets, 6 show it (error as RGB 5 to 29 % less); styles in few colours and foreign drawings do not."""
     pixels = TASKS[task].train(8, seed=2).pixels

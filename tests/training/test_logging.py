@@ -46,6 +46,7 @@ def test_risk_and_taught_share_a_chart_with_their_intervals(tmp_path):
     ]
 
 
+@pytest.mark.usefixtures("drawn_figures")
 @pytest.mark.parametrize("history", [HISTORY, HISTORY[:1]])
 def test_the_picture_of_both_names_the_epoch_to_ship(history):
     figure = learning_figure(history, run_status(history, 0.15))
@@ -55,6 +56,7 @@ def test_the_picture_of_both_names_the_epoch_to_ship(history):
     assert ("plain epoch 1 (dotted)" in title) == (len(history) > 1)
 
 
+@pytest.mark.long  # watching/test_measuring.py has a run with stand-ins
 def test_a_run_with_stand_ins_shows_what_it_has_learnt(tiny_pipeline_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(guarded_run, "feature_sets", lambda: (ColourTexture(),))
     guard = make_guard(plan={"taught": True}, control=ControlGroup())

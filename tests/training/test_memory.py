@@ -82,6 +82,7 @@ def test_weights_and_moments_are_those_of_the_model(tiny_pipeline_dir):
         assert sizes.optimizer == 8 * sizes.trained
 
 
+@pytest.mark.long  # the transformer of a flow is counted by the same lines
 def test_both_text_encoders_of_xl_are_counted(tiny_xl_dir):
     options = {"method": "lora", "rank": 4, "train_text_encoder": True}
     model, sizes = fine_tune(tiny_xl_dir, **options), size(tiny_xl_dir, rows=1, **options)
@@ -109,7 +110,7 @@ def test_a_card_is_large_enough_with_a_twentieth_left():
 @pytest.mark.parametrize(
     ("changes", "part", "share"),
     [
-        ({"gradient_checkpointing": True}, "update", 0.8),
+        pytest.param({"gradient_checkpointing": True}, "update", 0.8, marks=pytest.mark.long),
         ({"batch_size": 4}, "encode", 0.6),
         ({"name": "adamw8bit"}, "optimizer", 0.26),
         ({"weights": "bfloat16"}, "weights", 0.51),
@@ -121,6 +122,7 @@ def test_a_saver_saves(tiny_pipeline_dir, changes, part, share):
     assert getattr(size(tiny_pipeline_dir, **changes), part) < share * getattr(size(tiny_pipeline_dir), part)
 
 
+@pytest.mark.long  # the next test parks moments
 def test_a_probe_counts_what_is_sampled_at_once_and_moments_can_be_parked(tiny_pipeline_dir):
     few, many = (size(tiny_pipeline_dir, rows=rows) for rows in (64, 1024))
     assert few.probe < many.probe

@@ -50,6 +50,7 @@ def test_a_guard_json_that_is_none_is_refused(tmp_path, text):
         read_history(tmp_path / "guard.json")
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_tensorboard_gets_the_dashboard_and_words_and_the_bar_the_verdict(
     tiny_pipeline_dir, folder, tmp_path, monkeypatch
 ):
@@ -86,7 +87,7 @@ RUNS = [
         id="not while guarded sampling keeps it",
         marks=[BREACH, pytest.mark.long],
     ),
-    pytest.param([QUIET, UNSURE, COPYING, QUIET], {}, 2, id="not before it is sure", marks=BREACH),
+    pytest.param([QUIET, UNSURE, COPYING, QUIET], {}, 2, id="not before it is sure", marks=[BREACH, pytest.mark.long]),
     pytest.param([QUIET, MISSED, MISSED, QUIET], {}, 3, id="not on a failed probe", marks=FAILED),
     pytest.param([MISSED, LATE, LATE, LATE], {}, 3, id="not without a base", marks=[FAILED, pytest.mark.long]),
     pytest.param([QUIET, FORMING, FORMING, FORMING], {}, 3, id="not on alarms", marks=pytest.mark.long),

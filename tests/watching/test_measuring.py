@@ -108,7 +108,7 @@ def test_another_base_other_images_or_settings_are_refused_for_what_was_begun_wi
 
 def test_a_breach_is_told_before_exits_are_searched_for(run, tmp_path, monkeypatch):
     """Whatever is drawn counts as a copy here, but of the base model's."""
-    request = replace(run, output=tmp_path, plan=replace(PLAN, captions=4, seeds=4))
+    request = replace(run, output=tmp_path, plan=replace(PLAN, captions=4, seeds=4, taught=False))
     measured(request, [])
     monkeypatch.setattr(CopyDetector, "copied", lambda self, matches: torch.ones(len(matches), dtype=torch.bool))
     measured(request, scan(run.output).checkpoints[:1])
@@ -178,7 +178,7 @@ def test_xl_is_watched(run, tmp_path):
     shapes = {f"{te2}.lora_down.weight": (2, 48), f"{te2}.lora_up.weight": (37, 2)}
     shapes |= {f"{unet}.lora_down.weight": (2, 32), f"{unet}.lora_up.weight": (32, 2)}
     saved(output / "cat-000001.safetensors", {name: torch.ones(shape) for name, shape in shapes.items()})
-    request = replace(run, output=output, base=str(base))
+    request = replace(run, output=output, base=str(base), plan=replace(PLAN, taught=False))
     assert measured(request, scan(output).checkpoints) == [
         ("the base model", "measured", ""), ("cat-000001.safetensors", "measured", "")
     ]  # fmt: skip

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from .estimate import Estimate
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
@@ -22,12 +24,16 @@ def render_template(package: str, template: str, **values: Any) -> str:
 
     `x|number(2)` and `estimate|interval(2)` print numbers, with a dash where there is none.
     """
+    return str(_compiled(package, template).render(**values))
+
+
+@cache
+def _compiled(package: str, template: str) -> Template:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(number=_number, interval=_interval)
-    text = files(package).joinpath(template).read_text("utf-8")
-    return environment.from_string(text).render(**values)
+    return environment.from_string(files(package).joinpath(template).read_text("utf-8"))
 
 
 def data_uri(content: bytes, kind: str = "png") -> str:

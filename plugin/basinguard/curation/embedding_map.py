@@ -54,8 +54,10 @@ def map_positions(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         [[0.0, 0.25], [1.0, 0.25], [0.0, 0.75], [1.0, 0.75]]
     """
     centred = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
-    _, axes = np.linalg.eigh(centred.T @ centred)
-    axes = axes[:, ::-1][:, :2]
+    if len(centred) < centred.shape[1]:  # of few vectors the smaller problem, with the same answer
+        axes = np.linalg.svd(centred, full_matrices=False)[2].T[:, :2]
+    else:
+        axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :2]
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), range(axes.shape[1])])  # a direction has no sign of its own
     places = np.pad(centred @ axes, ((0, 0), (0, 2 - axes.shape[1])))
     low, high = places.min(0), places.max(0)
