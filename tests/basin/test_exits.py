@@ -53,7 +53,7 @@ def searched(probe, pairs, kind=ExitSearch, resolution=1, **options):
     [
         ("ddim", TOY),
         pytest.param("euler", TOY, marks=pytest.mark.long),
-        ("dpm++2m", TOY),
+        pytest.param("dpm++2m", TOY, marks=pytest.mark.long),
         pytest.param("heun", TOY, marks=pytest.mark.long),
         ("euler", FLOW),
     ],

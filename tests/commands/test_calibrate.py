@@ -39,7 +39,7 @@ from basinguard.tinyworld.scenes import all_captions, draw_scene
 
 QUICK = SessionSettings(scale=3.0, timesteps=3)
 TERMS = CalibrationTerms(
-    alpha=0.4, delta=0.2, pairs=12, before=(0.0,), strengths=(0.5, 1.0), scales=(3.0,), search_pairs=3,
+    alpha=0.6, delta=0.3, pairs=6, before=(0.0,), strengths=(0.5, 1.0), scales=(3.0,), search_pairs=3,
     taught_samples=4, chain=1,
 )  # fmt: skip
 
@@ -284,7 +284,7 @@ def test_an_audit_says_what_it_means(tuned_dir, copied_folder):
 
 
 def test_both_verbs_run_from_the_command_line(tuned_dir, scene_folder, tmp_path, capsys):
-    few = ["--alpha", "0.4", "--delta", "0.2", "--pairs", "12", "--timesteps", "3", "--scale", "3"]
+    few = ["--alpha", "0.6", "--delta", "0.3", "--pairs", "6", "--timesteps", "3", "--scale", "3"]
     few += ["--search_pairs", "2", "--taught_samples", "2", "--chain", "1", "--strengths", "[1]"]
     cli.main(
         [
@@ -303,7 +303,7 @@ def test_both_verbs_run_from_the_command_line(tuned_dir, scene_folder, tmp_path,
         ["audit", str(tuned_dir), "--data", str(scene_folder), *few, "--per_caption", "1", "--out", str(tmp_path / "a")]
     )
     printed = capsys.readouterr().out
-    assert "promise: the risk is at most 40%" in printed
+    assert "promise: the risk is at most 60%" in printed
     assert "No copy among 6 samples" in printed
     with pytest.raises(SystemExit):
         cli.main(["calibrate", str(tuned_dir), "--data", str(scene_folder), "--alpha", "2"])

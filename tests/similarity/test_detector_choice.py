@@ -59,19 +59,19 @@ class Counting(Structure):
 
 def test_a_choice_is_kept_by_content_and_another_model_or_a_damaged_file_makes_it_anew(scenes, tmp_path, monkeypatch):
     monkeypatch.setenv("BASINGUARD_CACHE", str(tmp_path))
-    embedders = [Aligned(), Counting()]
+    few, embedders = scenes[:8], [Aligned(), Counting()]
     own = {"half": lambda x: x * 0.5 + 0.25}
-    first, rows = choose_detector(scenes, embedders=embedders, model_edits=ModelEdits(own, "a model"))
+    first, rows = choose_detector(few, embedders=embedders, model_edits=ModelEdits(own, "a model"))
     asked = Counting.asked
-    again, cached_rows = choose_detector(scenes, embedders=embedders, model_edits=ModelEdits(own, "a model"))
+    again, cached_rows = choose_detector(few, embedders=embedders, model_edits=ModelEdits(own, "a model"))
     assert Counting.asked == asked
     assert (again.metric, [str(row) for row in cached_rows]) == (first.metric, [str(row) for row in rows])
-    torch.testing.assert_close(again(scenes), first(scenes))
+    torch.testing.assert_close(again(few), first(few))
     (file,) = tmp_path.rglob("*.json")
     for model in ("a model", "another model"):
         asked = Counting.asked
         file.write_text("{")
-        choose_detector(scenes, embedders=embedders, model_edits=ModelEdits(own, model))
+        choose_detector(few, embedders=embedders, model_edits=ModelEdits(own, model))
         assert Counting.asked > asked
     assert len(list(tmp_path.rglob("*.json"))) == 2
 
@@ -92,6 +92,7 @@ def test_images_on_which_no_embedder_separates_are_refused_in_one_line(scenes):
         choose_detector(scenes[:3])
 
 
+@pytest.mark.long  # test_thresholds.py has it of neighbours
 def test_duplicates_are_no_strangers(scenes):
     alone = choose_detector(scenes, embedders=[Aligned()])[0].metric.threshold
     twice = choose_detector(torch.cat([scenes, scenes[:4]]), embedders=[Aligned()])[0].metric.threshold

@@ -66,6 +66,7 @@ def fit(base, folder, root, *callbacks, epochs=2, ckpt=None, logger=False, **lim
     return trainer, model
 
 
+@pytest.mark.long  # the tests of a run that changes or goes on have it too
 def test_base_and_every_epoch_are_in_the_history(tiny_pipeline_dir, folder, tmp_path):
     guard = make_guard()
     fit(tiny_pipeline_dir, folder, tmp_path, guard)
