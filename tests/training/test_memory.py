@@ -130,6 +130,14 @@ def test_a_probe_counts_what_is_sampled_at_once_and_moments_can_be_parked(tiny_p
     assert away.parked == away.optimizer == many.optimizer
 
 
+def test_the_base_models_own_pictures_are_counted(tiny_pipeline_dir):
+    """Half a batch more in every update, and the model once more while they are drawn."""
+    without, with_prior = size(tiny_pipeline_dir), size(tiny_pipeline_dir, prior_weight=1.0)
+    assert 1.25 * without.update < with_prior.update < 1.6 * without.update
+    assert (without.copied, with_prior.copied) == (0, with_prior.weights)
+    assert (without.probe, with_prior.probe > 0) == (0, True)
+
+
 def test_moments_are_parked_and_come_back_as_they_were():
     layer = nn.Linear(3, 3)
     optimizer = torch.optim.AdamW(layer.parameters())
