@@ -11,6 +11,7 @@ from basinguard.calibration.rules import between, earliest, rule, rules_of
 from basinguard.calibration.search import Search
 from basinguard.calibration.terms import CalibrationTerms, Setting
 from basinguard.diffusion.toy import stable_diffusion_schedule
+from basinguard.guard.plan import ProbePlan
 
 NOISE = stable_diffusion_schedule()
 GRID = torch.tensor([999, 937, 874, 812, 749, 687, 624, 562, 499, 437, 374, 312, 249, 187, 124, 62])
@@ -45,7 +46,7 @@ class Drawn:
     """A bench whose results are given: gains and copies of (epoch, rule or plain, transition)."""
 
     alpha = 0.1
-    guard = SimpleNamespace(plan=SimpleNamespace(scale=3.0))
+    guard = SimpleNamespace(plan=ProbePlan(scale=3.0))
 
     def __init__(self, gain, copies):
         self.gain, self.copies, self.asked = gain, copies, []

@@ -20,6 +20,7 @@ from basinguard.core.provenance import Provenance
 from basinguard.core.record import Record
 from basinguard.diffusion.toy import gaussian_memorizer, stable_diffusion_schedule
 from basinguard.exports.sentences import product_line, verdict
+from basinguard.guard.plan import ProbePlan
 from basinguard.guidance.strength import StrengthSchedule
 from support.toy_guard import WEAK, Points, make_guard
 
@@ -40,7 +41,7 @@ class Level:
     """A bench on which all products keep alike; plain CFG with the whole fine-tune of the last epoch copies."""
 
     alpha = 0.1
-    guard = SimpleNamespace(plan=SimpleNamespace(scale=3.0))
+    guard = SimpleNamespace(plan=ProbePlan(scale=3.0))
 
     def __init__(self):
         self.asked = []

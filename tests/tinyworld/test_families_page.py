@@ -49,3 +49,14 @@ def test_the_transition_is_the_highest_with_two_copies_at_most_and_keeps_what_th
     assert max(copies[at:]) <= 2.5 / 24 < max(copies[at - 1 :])
     assert str(transition) in PAGE
     assert said(model["kinds"][kind]["clip"][at], 2) in PAGE
+
+
+@pytest.mark.parametrize("name", ["demo_xl", "demo_flow"])
+def test_the_demos_end_as_the_page_says(name):
+    demo = json.loads((ROOT / "recipes" / "results" / f"{name}.json").read_text())
+    probes = {report["epoch"]: report for report in demo["history"]}
+    assert demo["product"] == "epoch 20, the whole fine-tune, plain CFG of scale 3"
+    numbers = (demo["guarded"]["risk"], demo["guarded, held-out"]["risk"], demo["taught"], probes[199]["risk"])
+    for estimate in (*numbers, probes[199]["taught"]):
+        assert said(estimate, 2) in PAGE
+    assert demo["guarded"]["risk"]["high"] <= 0.1, "the promise does not hold on fresh seeds"

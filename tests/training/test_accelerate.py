@@ -9,6 +9,7 @@ import torch
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 
+from basinguard.calibration.terms import CalibrationTerms
 from basinguard.core.report import Report
 from basinguard.guard.training_set import TrainingSet
 from basinguard.pipelines.loading import load_pipeline
@@ -106,7 +107,7 @@ def test_a_loop_that_fails_goes_on(tiny_pipeline_dir, pictures, tmp_path):
     with pytest.warns(UserWarning, match="probe of epoch 4 failed and is missing; training goes on"):
         assert guard.measure(StableDiffusionPipeline(unet=torch.nn.Identity()), epoch=3).samples.risk is None
     with pytest.warns(UserWarning, match="nothing was exported"):
-        assert guard.export(load_pipeline(tiny_pipeline_dir), tmp_path / "out", None, base="tiny") is None
+        assert guard.export(load_pipeline(tiny_pipeline_dir), tmp_path / "out", CalibrationTerms(), base="tiny") is None
 
 
 def test_a_loop_that_trains_on_smaller_images_is_measured_at_their_size(tiny_pipeline_dir, pictures):
