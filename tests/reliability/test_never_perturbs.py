@@ -113,6 +113,7 @@ for _name in HOOKS:
     setattr(Watched, _name, _watched(_name))
 
 
+@pytest.mark.long  # that runs are the same to the bit is the same seen from their end
 def test_every_hook_leaves_weights_optimizer_gradients_modes_and_streams(tiny_pipeline_dir, tmp_path):
     folder, keep = picture_folder(tmp_path / "pictures"), ModelCheckpoint(tmp_path / "kept", save_last=True)
     settings = {"model": {"ema_decay": 0.5}, "trainer": {"accumulate_grad_batches": 2}}

@@ -89,6 +89,7 @@ def test_high_noise_is_drawn_as_often_as_asked_for():
     assert share == pytest.approx(0.1153, abs=4 * (0.1153 * 0.8847 / 20_000) ** 0.5)
 
 
+@pytest.mark.long  # the next test trains, probes and exports
 def test_a_guarded_fine_tune_teaches_adapters_and_exports(base, tmp_path):
     folder, guard = picture_folder(tmp_path / "pictures", count=2), make_guard(every_n_epochs=2)
     _, model = fit(base, folder, tmp_path, guard, model={"train_text_encoder": True, "caption_dropout": 0.5})
