@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PLACE = re.compile(r"(?<=<!-- families -->\n).*?(?=<!-- /families -->)", re.DOTALL)
 COLUMNS = ("train", "probe", "calibrate", "rule", "schedule", "export", "ComfyUI")
 FAMILY_TESTS, CALIBRATIONS = "pipelines/test_families.py", "commands/test_calibrate_families.py"
+SCHEDULED = "pipelines/test_strength_by_family.py::test_a_record_samples_as_its_weights_switched_by_hand"
 RAN = {  # class and column: the test that runs it
     ("StableDiffusionPipeline", "train"): "training/test_finetune.py::test_loss_equals_diffusers",
     ("StableDiffusionPipeline", "probe"): "pipelines/test_latent_model.py::test_a_probe_equals_the_stock_pipeline",
@@ -24,6 +25,10 @@ RAN = {  # class and column: the test that runs it
     "test_basinguard_load_samples_as_the_pipeline_in_memory",
     ("StableDiffusionPipeline", "ComfyUI"): "exports/test_ui_workflows.py::"
     "test_the_comfyui_workflow_draws_what_we_draw_on_the_toy",
+    ("StableDiffusionPipeline", "schedule"): "pipelines/test_strength_schedule.py::"
+    "test_a_record_samples_as_its_weights_switched_by_hand",
+    ("StableDiffusionXLPipeline", "schedule"): SCHEDULED,
+    ("StableDiffusion3Pipeline", "schedule"): SCHEDULED,
     ("StableDiffusionXLPipeline", "train"): "training/test_finetune_xl.py::test_the_loss_is_that_of_diffusers_script",
     ("StableDiffusionXLPipeline", "probe"): "watching/test_measuring.py::test_xl_is_watched",
     ("StableDiffusionXLPipeline", "calibrate"): f"{CALIBRATIONS}::test_xl_is_calibrated",
@@ -54,7 +59,7 @@ DELIVERED = {"batched": "by `protect`", "guider": "by `RuleGuider`"}
 def cell(family, column):
     """What the table says: "no" where nothing ran it."""
     able = family.capabilities
-    said = {"train": able.trainable, "export": able.exportable, "ComfyUI": able.comfyui, "schedule": False}
+    said = {"train": able.trainable, "export": able.exportable, "ComfyUI": able.comfyui, "schedule": able.scheduled}
     if not said.get(column, True):
         return "no"
     return DELIVERED[able.guidance] if column == "rule" else "yes"

@@ -35,6 +35,7 @@ class Capabilities:
         comparable: with the mitigations of others, by `compare`.
         exportable: as a guarded directory, with all that ships beside it.
         comfyui: as a workflow for ComfyUI.
+        scheduled: a LoRA whose strength follows the timestep, by `protect`.
     """
 
     guidance: Guidance = "batched"
@@ -42,6 +43,7 @@ class Capabilities:
     comparable: bool = False
     exportable: bool = False
     comfyui: bool = False
+    scheduled: bool = False
 
 
 class Family(ABC):

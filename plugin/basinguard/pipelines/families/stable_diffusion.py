@@ -33,7 +33,7 @@ class StableDiffusion(Family):
     usual_scale = USUAL_SCALE
     denoiser_name = "unet"
     encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
-    capabilities = Capabilities(trainable=True, comparable=True, exportable=True, comfyui=True)
+    capabilities = Capabilities(trainable=True, comparable=True, exportable=True, comfyui=True, scheduled=True)
     loading_options: ClassVar[dict[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
 
     def native_side(self, pipe: Any) -> int:

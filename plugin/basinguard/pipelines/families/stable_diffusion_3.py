@@ -43,7 +43,7 @@ class StableDiffusion3(FlowFamily):
     models = "SD 3, 3.5"
     usual_scale = 7.0
     encoder_names = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    capabilities = Capabilities(trainable=True, exportable=True)
+    capabilities = Capabilities(trainable=True, exportable=True, scheduled=True)
     lora_targets: ClassVar[tuple[str, ...]] = (
         *FlowFamily.lora_targets, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
     )  # fmt: skip

@@ -46,7 +46,7 @@ class StableDiffusionXL(StableDiffusion):
     models = "SDXL"
     usual_scale = 5.0
     encoder_names = ("text_encoder", "text_encoder_2")
-    capabilities = Capabilities(trainable=True, exportable=True, comfyui=True)
+    capabilities = Capabilities(trainable=True, exportable=True, comfyui=True, scheduled=True)
     loading_options: ClassVar[dict[str, Any]] = {"add_watermarker": False}  # it would change every image by a little
 
     def condition(self, pipe: Any, prompts: Sequence[str], side: int, dtype: torch.dtype) -> Conditioning:
