@@ -271,3 +271,9 @@ def test_an_unknown_class_lists_those_that_are_read():
 def test_a_flow_matcher_that_is_not_eulers_is_named(setting):
     with pytest.raises(ValueError, match=rf"{next(iter(setting))}.*cannot be followed"):
         LatentModel(build_tiny_sd3(**setting))
+
+
+def test_the_memory_of_an_sd3_without_one_of_its_clip_encoders_is_refused_by_name():
+    configs = {"transformer": {"joint_attention_dim": 8, "pooled_projection_dim": 4}, "text_encoder": {}}
+    with pytest.raises(ValueError, match="StableDiffusion3Pipeline has no text_encoder_2: only the third"):
+        family_named("StableDiffusion3Pipeline").state_shapes(configs)

@@ -145,7 +145,7 @@ def test_weights_of_another_architecture(small_dir, tmp_path, width, name):
 
 def test_a_plan_for_another_architecture_or_prediction_type(tiny_pipeline_dir, small_dir):
     (problem,) = base_problems(tiny_pipeline_dir, "sd2")
-    assert "(text states 32 wide), this configuration is for Stable Diffusion 2.x" in problem
+    assert "a model with text states 32 wide, this configuration is for Stable Diffusion 2.x" in problem
     (problem,) = base_problems(small_dir, "sd1")
     assert "is Stable Diffusion 2.x, this configuration is for Stable Diffusion 1.x" in problem
     (problem,) = base_problems(small_dir, "sd2", "epsilon")
@@ -313,4 +313,4 @@ def test_every_layout_tells_its_architecture(small_dir):
     header = read_header(small_dir / "unet" / "diffusion_pytorch_model.safetensors")
     assert context_width(header.shapes) == model_config(small_dir, "unet/config.json")["cross_attention_dim"]
     assert header.parameters == sum(p.numel() for p in load_pipeline(small_dir).unet.parameters())
-    assert name_of(5).startswith("no Stable Diffusion known here")
+    assert name_of(5) == "a model with text states 5 wide"

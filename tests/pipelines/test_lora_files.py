@@ -229,6 +229,15 @@ OTHERS = {
     },
     "third text encoder": {"lora_te3_text_model_x.lora_down.weight": (2, 2)},
     "transformer": {"transformer.blocks.0.attn.to_q.lora_A.weight": (2, 2)},
+    r"kohya's names for a transformer \(SD 3.*'lora_unet_joint_blocks_0.*read in diffusers' format": {
+        f"lora_unet_joint_blocks_0_x_block_attn_qkv.lora_{half}.weight": (2, 2) for half in ("down", "up")
+    },
+    "kohya's names for a transformer .*'lora_unet_double_blocks_0": {
+        "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (2, 2), "lora_te3_x.lora_down.weight": (2, 2)
+    },
+    "only lokr_w1, a half or less of it, as a LoKr is not read": {f"{KEY}.lokr_w1": (2, 2)},
+    "only hada_w1_a, a half or less of it, as a LoHa is not read": {f"{KEY}.hada_w1_a": (2, 2)},
+    "only dora_scale, a half or less of it, as a DoRA is not read": {f"{KEY}.dora_scale": (2, 1)},
     "not a LoRA": {"conv_in.weight": (2, 2)},
 }  # fmt: skip
 

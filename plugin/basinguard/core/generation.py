@@ -13,4 +13,7 @@ def name_of(width: int | None) -> str:
         >>> name_of(1024)
         'Stable Diffusion 2.x'
     """
-    return NAMES.get(width or 0, f"no Stable Diffusion known here (text states {width} wide)")
+    other = (
+        f"a model with text states {width} wide" if width else "a model that does not say how wide its text states are"
+    )
+    return NAMES.get(width or 0, other)

@@ -28,6 +28,10 @@ OTHER_KINDS = {
     r"\.magnitude$": "a DoRA of ai-toolkit's, which does not say its alpha",
     r"lora_te[3-9]_|^text_encoder_[3-9]\.": "a LoRA of a third text encoder",
 }  # fmt: skip
+OF_TRANSFORMER = re.compile(  # kohya's names of SD 3, of Flux, and of Lumina and its kin
+    r"lora_unet_((joint|double|single)_blocks|(layers|cap_refiner|noise_refiner|context_refiner)_\d)"
+)
+HALVES_OF = {"hada_": "LoHa", "lokr_": "LoKr", "dora_": "DoRA", "magnitude": "DoRA", "on_input": "IA3", "ia3": "IA3"}
 ADAPTER = re.compile("|".join(("lora|lokr_|hada_|dora_scale|on_input$", *OTHER_KINDS)))
 PREFIXES = {  # of dotted names; peft's own says nothing of the part
     "base_model.model.": "", "model.diffusion_model.": "unet", "diffusion_model.": "unet", "unet.": "unet",
@@ -105,6 +109,11 @@ def require_known_kind(path: Path, header: Header) -> None:
         ValueError: which kind it is, and what to do.
     """
     subject = f"LoRA {str(path)!r}"
+    if name := next(filter(OF_TRANSFORMER.match, sorted(header.shapes)), ""):
+        raise ValueError(
+            f"{subject} has kohya's names for a transformer (SD 3, Flux and such), such as {one_line(name, 120)!r}; "
+            "LoRAs of those are read in diffusers' format ('transformer. ... .lora_A.weight'): convert it to that"
+        )
     for pattern, kind in OTHER_KINDS.items():
         if any(re.search(pattern, name) for name in header.shapes):
             raise ValueError(f"{subject} is {kind}, which is not supported; merge it into its base and give that")
@@ -139,9 +148,13 @@ def _stored(
 ) -> StoredLayer:
     if not is_whole(factors):
         has = ", ".join(sorted(factors))
-        raise ValueError(
-            f"LoRA {str(path)!r}: of layer {key!r} there is only {has}, a half or less of it; download it again"
+        kind = next((kind for start, kind in HALVES_OF.items() if any(each.startswith(start) for each in factors)), "")
+        advice = (
+            f"of it, as a {kind} is not read; merge it into its base and give that"
+            if kind
+            else "of it; download it again"
         )
+        raise ValueError(f"LoRA {str(path)!r}: of layer {key!r} there is only {has}, a half or less {advice}")
     shapes = {factor: header.shapes[name] for factor, name in factors.items()}
     if any(
         len(shapes[factor]) not in (2, 4) or not all(shapes[factor]) for factor in (*RANKED, "down") if factor in shapes

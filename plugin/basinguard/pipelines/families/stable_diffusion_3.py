@@ -86,7 +86,15 @@ class StableDiffusion3(FlowFamily):
         return {"encoder_hidden_states": states, "pooled_projections": pooled}
 
     def state_shapes(self, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, ...]]:
-        """CLIP's tokens and those of the third encoder, which are there as zeros where it is not."""
+        """CLIP's tokens and those of the third encoder, which are there as zeros where it is not.
+
+        Raises:
+            ValueError: one of CLIP's two encoders is missing, so that nothing can be drawn from a prompt.
+        """
+        if missing := [name for name in ("text_encoder", "text_encoder_2") if name not in configs]:
+            raise ValueError(
+                f"this {self.class_name} has no {missing[0]}: only the third may be left out; give it whole"
+            )
         config, tokens = configs["transformer"], configs["text_encoder"]["max_position_embeddings"]
         states = (tokens + T5_TOKENS, config["joint_attention_dim"])
         return {"encoder_hidden_states": states, "pooled_projections": (config["pooled_projection_dim"],)}
