@@ -15,6 +15,7 @@ from peft import LoraConfig
 from basinguard.cli import main
 from basinguard.commands import calibrate
 from basinguard.commands.export import WorkflowOptions, export
+from basinguard.core.recorded_weights import RecordedSchedule, RecordedWeights
 from basinguard.exports import hub
 from basinguard.exports.directory import export_directory
 from basinguard.exports.fingerprints import weights_sha256
@@ -156,13 +157,21 @@ def test_what_calibrate_takes_export_takes(tmp_path, saved, record, trained):
         torch.testing.assert_close(drawn(load_pipeline(saved, lora=out)), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("lora", [False, True])
-def test_the_command_that_calibrate_prints_runs_as_printed(tmp_path, saved, tuned, record, capsys, lora):
+@pytest.mark.parametrize(
+    ("form", "ships"), [("", "guarded"), ("lora", "my cat_guarded.safetensors"), ("by timestep", "guarded")]
+)
+def test_the_command_that_calibrate_prints_runs_as_printed(tmp_path, saved, tuned, record, capsys, form, ships):
     folder = tmp_path / "my results"
     folder.mkdir()
-    path = export_lora(tuned, build_record(merged(tuned)), tmp_path / "my cat.safetensors") if lora else None
-    (folder / "record.json").write_text((build_record(merged(tuned)) if lora else record).to_json())
-    calibrate.show("table", {"model": str(saved), "out": folder, "settings": SimpleNamespace(lora=path)})
+    path = export_lora(tuned, build_record(merged(tuned)), tmp_path / "my cat.safetensors") if form else None
+    measured = build_record(merged(tuned)) if form else record
+    if form == "by timestep":
+        schedule = RecordedSchedule(transitions=(500.0,), strengths=(0.5, 1.0))
+        product = RecordedWeights(kind="lora", strength_schedule=schedule)
+        measured = measured.model_copy(update={"product": product})
+    (folder / "record.json").write_text(measured.to_json())
+    calibration = SimpleNamespace(record=measured)
+    calibrate.show(calibration, {"model": str(saved), "out": folder, "settings": SimpleNamespace(lora=path)})
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("basinguard ")]
     main(shlex.split(line)[1:])
-    assert check_export(folder / ("my cat_guarded.safetensors" if lora else "guarded")).ok
+    assert check_export(folder / ships).ok

@@ -8,9 +8,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from basinguard.cli import main
+from basinguard.core.recorded_weights import RecordedSchedule, RecordedWeights
 from basinguard.exports.inspect import inspect_file
 from basinguard.exports.integrity import check_export
-from basinguard.exports.lora import export_lora
+from basinguard.exports.lora import export_lora, lora_layers
+from basinguard.exports.lora_formats import lora_sha256
 from basinguard.exports.merge import merged
 from basinguard.exports.stamp import stamp_lora
 from support.exports import build_pipe, build_record
@@ -66,6 +68,12 @@ def test_the_verb_stamps_what_the_record_belongs_to_and_nothing_else(foreign, pi
             main([*words, str(tmp_path / "other.safetensors")])
         assert said in capsys.readouterr().err
         assert not (tmp_path / "other.safetensors").exists()
+    schedule = RecordedSchedule(transitions=(500.0,), strengths=(0.5, 1.0))
+    own = {"product": RecordedWeights(kind="lora", strength_schedule=schedule)}
+    own["weights_sha256"] = lora_sha256(lora_layers(tuned))
+    (tmp_path / "record.json").write_text(record.model_copy(update=own).to_json())
+    main([*words, str(tmp_path / "by timestep.safetensors")])
+    assert inspect_file(tmp_path / "by timestep.safetensors").record.product.strength_schedule == schedule
     half = record.model_copy(update={"product": record.product.model_copy(update={"strength": 0.5})})
     (tmp_path / "record.json").write_text(half.to_json())
     with pytest.raises(SystemExit):

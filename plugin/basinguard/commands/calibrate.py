@@ -68,16 +68,18 @@ def calibrate(
 
 def show(calibration: Calibration | DryRun, arguments: dict[str, Any]) -> None:
     """Prints the calibration, and how to ship it; or what it would take."""
-    if arguments.get("dry_run"):
+    from ..pipelines.loading import family_at
+    from ..sessions.dry_run import DryRun
+
+    if isinstance(calibration, DryRun):
         print(calibration)
         return
-    from ..pipelines.loading import family_at
-
     if getattr(calibration, "note", ""):  # no export ships it
         print(f"{calibration}\n\nwritten to {arguments['out']}")
         return
     model, out, lora = arguments["model"], arguments["out"], arguments["settings"].lora
-    as_file = lora is not None and family_at(model).capabilities.comfyui  # else only diffusers opens what is exported
+    alone = calibration.record.product.strength_schedule is None  # else base, LoRA and the schedule's code go together
+    as_file = lora is not None and alone and family_at(model).capabilities.comfyui  # else only diffusers opens it
     words = [model, out / "record.json", out / (f"{lora.stem}_guarded.safetensors" if as_file else "guarded")]
     words += ["--kind", "kohya"] if as_file else []
     words += [] if lora is None else ["--lora", lora]

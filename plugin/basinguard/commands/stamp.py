@@ -29,8 +29,7 @@ def stamp(
         ValueError: the record belongs to another LoRA, or to a share of this one.
     """
     from ..core.record import read_record
-    from ..exports.fingerprints import belonging, weights_sha256
-    from ..exports.merge import merged
+    from ..exports.lora import lora_layers, of_lora
     from ..exports.model_kind import kind_of, require_files
     from ..exports.stamp import stamp_lora
     from ..pipelines.loading import load_pipeline
@@ -43,7 +42,7 @@ def stamp(
         )
     pipe = load_pipeline(base or measured.base, lora=lora)
     kind = require_files(kind_of(pipe))
-    matching = belonging(measured, weights_sha256(merged(pipe)), kind.prediction_type(pipe.scheduler))
+    matching = of_lora(measured, pipe, lora_layers(pipe))
     return stamp_lora(lora, matching, out, overwrite=overwrite, share_private=share_private, kind=kind)
 
 
