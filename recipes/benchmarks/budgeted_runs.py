@@ -8,7 +8,7 @@ Fine-tunes TinyWorld twice on each set of images, 400 updates with a probe every
 nothing in training. Once under `ProbePlan(budget="5%", budget_timesteps=8)`, once with 24 samples of 16 timesteps at
 every probe. Told: what each budgeted probe took of the time trained since the one before, whether it has a risk, and
 the first probe at which the verdict is that plain CFG copies more than alpha = 0.1, surely (`Verdict.breaches`), and
-at all. A benchmark that was stopped goes on.
+at all. A benchmark that was stopped goes on. Its stop-watch is that of `budget.py`.
 
 Expected: bench_budgeted_runs.json under recipes/results. Time: 6 minutes a set on one idle core; 2 GB.
 """
@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from budget import Timed
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from basinguard import ControlGroup, MemorizationGuard
+from basinguard import ControlGroup
 from basinguard.core.provenance import versions
 from basinguard.core.report import Report
 from basinguard.guard.plan import ProbePlan
@@ -53,25 +54,6 @@ UNLIMITED = ProbePlan(captions=12, seeds=2, timesteps=16, scale=3.0)
 BUDGETED = ProbePlan(captions=12, seeds=2, timesteps=16, scale=3.0, budget="5%", budget_timesteps=8)
 RATES = {"art": 8e-4}  # with 4e-4 emoji are barely learnt in so many updates
 ALPHA, EPOCHS, EVERY = 0.1, 200, 40
-
-
-class Timed(MemorizationGuard):
-    """The guard with a stop-watch: seconds trained before each probe, and seconds of the probe."""
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """The base model's probe, which is not charged."""
-        super().on_train_start(trainer, pl_module)
-        self.left, self.spans = time.monotonic(), [[0.0, 0.0]]
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """One probe, or none."""
-        start = time.monotonic()
-        super().on_train_epoch_end(trainer, pl_module)
-        self.spans[-1][0] += start - self.left
-        self.spans[-1][1] += time.monotonic() - start
-        self.left = time.monotonic()
-        if self.should_probe(trainer.current_epoch):
-            self.spans.append([0.0, 0.0])
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
     python recipes/benchmarks/guidance.py --model plugin/basinguard/tinyworld/model --repeats 15
     python recipes/benchmarks/guidance.py --model sd21 --repeats 5 --out runs/bench_sd21.json
     python recipes/benchmarks/guidance.py --model path/to/a/pipeline --device cuda --steps 50
+    python recipes/benchmarks/guidance.py --model sd21 --lora 16 --only cfg "by timestep"
 
 All variants run in turn inside every repeat, in an order that rotates, and each is divided by plain CFG of the same
 repeat; the table gives the median ratio with the lowest and highest, the same ratio in CPU time (which other work on
@@ -18,7 +19,9 @@ n = 3, on a busy machine), and on TinyWorld at batch 4 0.819 (`results/bench_gui
 Time: tiny under a minute, sd21 about 10 minutes on 2 CPU cores and 4 GB.
 
 `wen` is the prompt optimisation of Wen et al., arXiv 2407.21720: Adam (lr 0.05) on the prompt embedding lowers the
-first step's magnitude for 10 iterations, their maximum, and plain CFG follows; `wen 1` stops after one.
+first step's magnitude for 10 iterations, their maximum, and plain CFG follows; `wen 1` stops after one. With `--lora`
+the UNet carries a random LoRA on its attention, unmerged, in every variant, and "by timestep" has its strength follow
+the timestep.
 """
 
 from __future__ import annotations
@@ -40,12 +43,14 @@ from pathlib import Path
 import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig
 from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from basinguard.guidance.core import SwitchAt
 from basinguard.guidance.dynamic import SwitchAfter
+from basinguard.guidance.strength import StrengthSchedule, scheduled
 from basinguard.pipelines.protect import last_trace, protect, unprotect
 
 RULES = {
@@ -57,6 +62,7 @@ RULES = {
     "dtp": SwitchAfter(before=0.0, after=None),
     "og+dtp": SwitchAfter(before=-2.0, after=None),
 }
+STRENGTHS = StrengthSchedule((700.0, 300.0), (0.3, 0.6, 1.0))
 SIZES = {
     "tiny": {
         "block_out_channels": (48, 96, 96),
@@ -135,7 +141,14 @@ def variants(pipe: StableDiffusionPipeline, given: dict) -> dict[str, Callable[[
     runs = {name: (lambda rule=rule: _sample(pipe, given, rule)) for name, rule in RULES.items()}
     for name, iterations in (("wen 1", 1), ("wen", 10)):
         runs[name] = lambda iterations=iterations: _sample(pipe, optimise_prompt(pipe, given, iterations), None)
+    if getattr(pipe.unet, "peft_config", None):
+        runs["by timestep"] = lambda: _sample_by_timestep(pipe, given)
     return runs
+
+
+def _sample_by_timestep(pipe: StableDiffusionPipeline, given: dict) -> None:
+    with scheduled(pipe.unet, STRENGTHS):
+        pipe(**given)
 
 
 def _sample(pipe: StableDiffusionPipeline, given: dict, rule: object) -> int | None:
@@ -208,8 +221,13 @@ def commit() -> str:
     return described.stdout.strip()
 
 
-def bench(model: str, device: str, steps: int, batch: int, repeats: int, only: list[str], warm_up: bool) -> dict:
+def bench(
+    model: str, device: str, steps: int, batch: int, repeats: int, only: list[str], warm_up: bool, lora: int = 0
+) -> dict:
     load, pipe = os.getloadavg()[0], build(model, device)
+    if lora:
+        targets = ["to_q", "to_k", "to_v", "to_out.0"]
+        pipe.unet.add_adapter(LoraConfig(r=lora, target_modules=targets, init_lora_weights="gaussian"))
     pipe.set_progress_bar_config(disable=True)
     runs = {name: run for name, run in variants(pipe, inputs(pipe, batch, steps)).items() if name in only or not only}
     names, taken = list(runs), {name: [] for name in runs}
@@ -236,7 +254,7 @@ def bench(model: str, device: str, steps: int, batch: int, repeats: int, only: l
     }
     about |= {"load_average": [load, os.getloadavg()[0]], "commit": commit(), "command": shlex.join(sys.argv)}
     about |= {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    return {"model": model, "device": device, "steps": steps, "batch": batch, "rows": rows, **about}
+    return {"model": model, "device": device, "steps": steps, "batch": batch, "lora": lora, "rows": rows, **about}
 
 
 def show(result: dict) -> None:
@@ -261,6 +279,9 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--only", nargs="*", default=[], help="some of the variants; cfg must be among them")
+    parser.add_argument(
+        "--lora", type=int, default=0, metavar="RANK", help="of a random LoRA, unmerged, in every variant"
+    )
     parser.add_argument("--no-warm-up", dest="warm_up", action="store_false")
     parser.add_argument("--out", type=Path, help="write the numbers here as JSON")
     chosen = parser.parse_args()
