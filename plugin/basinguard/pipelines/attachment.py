@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
-from ..core.record import Record
+from ..core.record import ALWAYS_ON, Record
 from ..guidance.core import Observation, Rule, SwitchAt, epsilon_factor, from_record, steer
 from ..guidance.strength import StrengthSchedule, scheduled
 from .families.registry import in_lists
@@ -131,7 +131,7 @@ def _say_if_too_late(attached: Attached) -> None:
     transition = getattr(attached.rule, "transition", None)
     if attached.warned or not attached.trace or not isinstance(transition, int | float):
         return
-    if attached.trace[0].timestep <= transition:
+    if attached.trace[0].timestep <= transition < ALWAYS_ON:  # plain CFG all along is what such a rule asks for
         attached.warned = True
         warnings.warn(
             f"this call began at timestep {attached.trace[0].timestep:g}, below the rule's transition {transition:g}: "
