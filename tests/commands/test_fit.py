@@ -283,6 +283,24 @@ def test_a_wrong_value_is_one_line(capsys):
     assert capsys.readouterr().err == f"basinguard fit: {message}\n"
 
 
+def test_what_a_part_refuses_when_it_is_built_is_its_own_line(tiny_pipeline_dir, scene_folder, tmp_path):
+    shipped = next(path for path in CONFIGS if path.stem == "tinyworld_lora")
+    words = on_small_model(for_six_images(shipped, tmp_path), tiny_pipeline_dir, scene_folder, "--dry-run")
+    with pytest.raises(ValueError, match=r"^FineTune: out of range: rank_at_noise=0\.0 \(above 0, at most 1\)$"):
+        fit_cli([*words, "--model.init_args.lora.rank_at_noise=0"])
+    short = '--trainer.callbacks.terms.strength_schedules=[{"transitions": [300], "strengths": [0.6]}]'
+    with pytest.raises(ValueError, match=r"^StrengthSchedule\(.*\): expected one strength more than transitions, 2$"):
+        fit_cli([*words, short])
+
+
+def test_a_dry_run_refuses_what_the_run_would(tiny_pipeline_dir, scene_folder, tmp_path):
+    shipped = next(path for path in CONFIGS if path.stem == "tinyworld_lora")
+    words = on_small_model(for_six_images(shipped, tmp_path), tiny_pipeline_dir, scene_folder, "--dry-run")
+    steps = '--trainer.callbacks.terms.strength_schedules=[{"transitions": [300], "strengths": [0.6, 1.0]}]'
+    with pytest.raises(ValueError, match="strength_schedules need a LoRA, and whole weights are trained"):
+        dry_run_summary(fit_cli([*words, "--model.init_args.method=full", steps]))
+
+
 def test_help_explains_every_argument(capsys):
     with pytest.raises(SystemExit):
         fit_cli(["--model.help=FineTune"])

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ from basinguard.core.files import whole_directory
 from basinguard.core.gate import require_passable
 from basinguard.core.images import read_facts
 from basinguard.core.record import read_record
+from basinguard.core.recorded_weights import RecordedSchedule, RecordedWeights
 from basinguard.core.schema import MAX_BYTES
 from basinguard.curation.decisions import read_allow_list
 from basinguard.exports.a1111 import a1111_prompt
@@ -37,14 +39,16 @@ from basinguard.guard.guard import Guard
 from basinguard.guard.plan import ProbePlan
 from basinguard.guard.status import read_history
 from basinguard.guard.training_set import TrainingSet
+from basinguard.guidance.strength import StrengthSchedule
 from basinguard.pipelines.base_check import require_base
 from basinguard.pipelines.loading import load_pipeline, require_capability
+from basinguard.pipelines.protect import protect
 from basinguard.sessions.verification import read_rules
 from basinguard.similarity.structure import Structure
 from basinguard.training.accelerate import LoopGuard
 from basinguard.training.canary_images import new_captions
 from basinguard.training.data import ImageFolder
-from basinguard.training.finetune_options import LossOptions
+from basinguard.training.finetune_options import LoraOptions, LossOptions, OptimizerOptions, require_ranges
 from basinguard.training.guard_options import BreachResponse, Interventions
 from basinguard.training.guarded_run import GuardedRun
 from basinguard.training.lightning import MemorizationGuard
@@ -171,6 +175,30 @@ def lora_without_record(root):
     inspect_file(root / "a.safetensors")
 
 
+BY_TIMESTEP = RecordedSchedule(transitions=(300.0,), strengths=(0.6, 1.0))
+
+
+def by_timestep(record):
+    return record.model_copy(update={"product": RecordedWeights(kind="lora", strength_schedule=BY_TIMESTEP)})
+
+
+def merged_pipeline():
+    """A pipeline whose network has no adapter."""
+    network = torch.nn.Linear(2, 2)
+    network.config = {}
+    return StableDiffusionPipeline(unet=network)
+
+
+def numbers(method="lora", **changes):
+    """Every number of a fine-tune, and its method."""
+    options = (LoraOptions(), OptimizerOptions(), LossOptions())
+    return {name: value for group in options for name, value in asdict(group).items()} | {
+        "method": method,
+        "seed": 0,
+        **changes,
+    }
+
+
 CASES = {
     "MemorizationGuard(every_n_epochs=0)": lambda root: MemorizationGuard(every_n_epochs=0),
     "ProbePlan(seeds=0)": lambda root: ProbePlan(seeds=0),
@@ -212,6 +240,13 @@ CASES = {
     "a LoRA without a record": lora_without_record,
     "a scheduler config without a record": lambda root: inspect_file(write(root, "scheduler_config.json", "{}")),
     "a rules file that is a list": lambda root: read_rules(write(root, "rules.json", "[]")),
+    "a record by timestep for a merged checkpoint": lambda root: protect(merged_pipeline(), by_timestep(make_record())),
+    "a record of a strength and of strengths by timestep": lambda root: RecordedWeights(strength=0.6, kind="lora", strength_schedule=BY_TIMESTEP),
+    "a StrengthSchedule that rises in timestep": lambda root: StrengthSchedule((300.0, 600.0), (0.0, 0.5, 1.0)),
+    "T-LoRA of no channels": lambda root: require_ranges(numbers(rank_at_noise=0.0)),
+    "T-LoRA of whole weights": lambda root: require_ranges(numbers(method="full", rank_at_noise=0.5)),
+    "prior preservation of no pictures": lambda root: require_ranges(numbers(prior_weight=-1.0, prior_images=0)),
+    "prior preservation of one text as captions": lambda root: require_ranges(numbers(prior_captions="a dog")),
     "an unknown rule": lambda root: read_rules(write(root, "rules.json", '{"a": {"rule": "os.system"}}')),
     "a rule whose scale is a text": lambda root: read_rules(write(root, "rules.json", '{"a": {"rule": "constant", "scale": "7"}}')),
     "a rule whose transition is NaN": lambda root: read_rules(write(root, "rules.json", '{"a": {"rule": "switch_at", "transition": NaN}}')),

@@ -13,6 +13,7 @@ from basinguard.training import epoch_archive
 from basinguard.training.epoch_archive import EpochArchive, StoredEpoch, redundant, stored_bytes
 from basinguard.training.epoch_series import EpochSeries, origin_weights, require_lora_to_schedule
 from basinguard.training.protocols import PipelineInTraining
+from support.tiny_pipeline import build_tiny_sd3
 
 
 def weights(value):
@@ -123,3 +124,9 @@ def test_strengths_by_timestep_of_whole_weights_are_refused_before_training(tiny
     with pytest.raises(ValueError, match="need a LoRA, and whole weights are trained"):
         require_lora_to_schedule(module, terms)
     require_lora_to_schedule(module, CalibrationTerms())
+
+
+def test_strengths_by_timestep_of_a_flow_are_refused_before_training():
+    module, terms = PipelineInTraining(build_tiny_sd3(), ""), CalibrationTerms(strength_schedules=(SCHEDULE,))
+    with pytest.raises(ValueError, match="strength_schedules: no directory with an unmerged LoRA of"):
+        require_lora_to_schedule(module, terms)

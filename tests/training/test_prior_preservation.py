@@ -89,6 +89,8 @@ def test_pictures_of_other_options_are_drawn_anew_and_nobody_elses_random_stream
     assert first.captions == again.captions
     assert not torch.allclose(first.latents, stronger.latents)
     assert samples_of(tiny_pipeline_dir, tmp_path, prior_weight=0.0) is None
+    (tmp_path / prior_preservation.FILE).write_bytes(b"\xff" * 16)  # damaged: drawn again
+    assert torch.equal(samples_of(tiny_pipeline_dir, tmp_path).latents, first.latents)
 
 
 def test_numbers_out_of_range_are_named(tiny_pipeline_dir):
@@ -96,3 +98,5 @@ def test_numbers_out_of_range_are_named(tiny_pipeline_dir):
         ValueError, match=r"prior_weight=-1 \(0 or more\), prior_images=0 \(at least 1\), prior_captions="
     ):
         fine_tune(tiny_pipeline_dir, prior_weight=-1, prior_images=0, prior_captions=(), prior_scale=1.0)
+    with pytest.raises(ValueError, match=r"prior_captions=a photo of a dog \(a list, or null\)"):
+        fine_tune(tiny_pipeline_dir, prior_captions="a photo of a dog")

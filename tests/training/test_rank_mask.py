@@ -92,3 +92,8 @@ def test_what_is_exported_has_the_whole_adapter(tiny_pipeline_dir):
 def test_a_share_out_of_range_is_named(tiny_pipeline_dir, share):
     with pytest.raises(ValueError, match=rf"^FineTune: out of range: rank_at_noise={share} \(above 0, at most 1\)$"):
         fine_tune(tiny_pipeline_dir, rank_at_noise=share)
+
+
+def test_whole_weights_have_no_rank_to_mask(tiny_pipeline_dir):
+    with pytest.raises(ValueError, match=r"^FineTune: rank_at_noise=0\.5 is of a LoRA, and method=full"):
+        fine_tune(tiny_pipeline_dir, method="full", rank_at_noise=0.5)

@@ -50,12 +50,18 @@ def calibrate(
     from ..calibration.promise import require_provable
 
     require_provable(terms)  # before frameworks are loaded
-    from ..sessions.calibration import archive_of, calibrate_session, require_new_calibration
+    from ..sessions.calibration import (
+        archive_of,
+        calibrate_session,
+        require_lora_to_schedule,
+        require_new_calibration,
+    )
     from ..sessions.dry_run import calibration_dry_run
     from ..sessions.session import open_model
 
     require_new_calibration(out)
     session = open_model(model, data, settings, detector)
+    require_lora_to_schedule(session, terms, transfer=transfer)
     if dry_run:
         return calibration_dry_run(session, terms)
     archive = archive_of(session, out)

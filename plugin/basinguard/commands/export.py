@@ -69,7 +69,7 @@ def export(
     """Writes a model together with its record: a directory, one file, a LoRA file, or a ComfyUI workflow.
 
     Args:
-        model: a directory or hub id of a pipeline of Stable Diffusion 1, 2 or XL.
+        model: a directory or hub id of a pipeline of Stable Diffusion 1, 2 or XL; of 3 for a directory alone.
         record: the calibration's JSON file.
         out: a directory, a `.safetensors` file for a LoRA or a whole model, a `.json` file for a workflow.
         kind: `directory`, `single-file` (a whole model in the layout of ComfyUI, A1111 and Forge), `kohya` or

@@ -18,6 +18,7 @@ NOISE = (
     "Given value: {",
     "Expected a <class 'NoneType'>",
 )
+UNION = "Does not validate against any of the Union subtypes"
 PLACE = re.compile(r'Parser key "([^"]+)"')
 NEAR = 0.6  # likeness of two words that are read as one misspelt, as in difflib.get_close_matches
 CLOSE = 0.5  # likeness below which a word is named without a guess at what was meant
@@ -54,6 +55,18 @@ def option_error(message: str, options: Iterable[str]) -> str:
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     text = " ".join(line for line in lines if line and not line.startswith(NOISE))
     return text if len(text) <= MOST else f"{text[:MOST]}..."
+
+
+def build_error(message: str) -> str:
+    """What an object said that could not be built, without jsonargparse's word on every other type of the option.
+
+    The type that is meant stands first in each union of a fit; anything else is told as it is.
+
+    Example:
+        >>> build_error("Does not validate against any of the Union subtypes\\nErrors:\\n  - too low\\n  - no None")
+        'too low'
+    """
+    return message.split("\n  - ")[1] if message.startswith(UNION) and "\n  - " in message else message
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ from ..exports.sentences import rulers_line, verdict
 from ..pipelines.attachment import FLOW
 from ..pipelines.base_check import require_base
 from ..pipelines.distillation import fitting_terms
+from ..pipelines.families.flow import FlowFamily
 from ..pipelines.families.registry import family_of, why_no_rule
 from ..pipelines.interpolation import Blend, BlendedWeights
 from ..pipelines.loading import load_pipeline
@@ -106,7 +107,7 @@ def calibrate_session(
     if transfer:
         with weights.at(None, record.product.strength):
             record = record.model_copy(update={"transfer": tuple(transfer_table(session.guard, session.pipe, record))})
-    return Calibration(record, certificate, delivery(session))
+    return Calibration(record, certificate, delivery(session, record))
 
 
 def require_lora_to_schedule(session: Session, terms: CalibrationTerms, *, transfer: bool = False) -> None:
@@ -125,9 +126,14 @@ def require_lora_to_schedule(session: Session, terms: CalibrationTerms, *, trans
         raise ValueError("transfer measures one strength under other samplers: leave it out, or strength_schedules")
 
 
-def delivery(session: Session) -> str:
-    """How a rule reaches a pipeline that `export` does not ship, or why none does; "" where `export` does."""
+def delivery(session: Session, record: Record) -> str:
+    """How a product reaches a pipeline that `export` does not ship, or why none does; "" where `export` does."""
     family = family_of(session.pipe)
+    if record.product.strength_schedule is not None and isinstance(family, FlowFamily):
+        return (
+            "export writes no directory with an unmerged LoRA of this family: strengths by timestep are given to "
+            f"{_class(session)}, after pipe.load_lora_weights, by protect(pipe, read_record({RECORD!r}))"
+        )
     if family.distilled(session.pipe):
         return why_no_rule(session.pipe)
     if family.capabilities.exportable:

@@ -19,6 +19,7 @@ from ..pipelines.timing import seconds_per_evaluation
 from .data_sources import ImageSource
 from .finetune_options import PRIOR_TIMESTEPS
 from .resources import FitResources, guard_of, resources_of
+from .run_settings import RunSettings
 
 SEARCHED = (  # terms of a search
     *("strengths", "scales", "before", "after", "transitions", "refine", "anchor", "strength_schedules", "chain"),
@@ -26,7 +27,14 @@ SEARCHED = (  # terms of a search
 
 
 def dry_run_summary(cli: Any) -> str:
-    """What the built run would do, for people: its size, memory, disk, probes and time."""
+    """What the built run would do, for people: its size, memory, disk, probes and time.
+
+    Raises:
+        ValueError: the run would be refused for what it is to export.
+    """
+    for callback in cli.trainer.callbacks:
+        if isinstance(callback, RunSettings):
+            callback.require_export(cli.model)
     needs = resources_of(cli.config)
     cli.datamodule.setup("fit")
     loader = cli.datamodule.train_dataloader()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..calibration.terms import CalibrationTerms
 from ..calibration.weights import OpenWeights
-from ..exports.model_kind import kind_of, require_files
+from ..exports.model_kind import kind_of
 from ..guidance.strength import StrengthSchedule
 from ..pipelines.families.registry import tuned_parts
 from ..pipelines.interpolation import Blend
@@ -122,7 +122,11 @@ def require_lora_to_schedule(module: TrainedModule, terms: CalibrationTerms) -> 
     """
     if not terms.strength_schedules:
         return
-    require_files(kind_of(module.pipe))
+    kind = kind_of(module.pipe)
+    if kind.flow:
+        raise ValueError(
+            f"strength_schedules: no directory with an unmerged LoRA of {kind.name} is written here; leave them out"
+        )
     if not has_adapter(module):
         raise ValueError(
             "strength_schedules need a LoRA, and whole weights are trained: take method=lora, or leave them out and "

@@ -189,7 +189,11 @@ def as_options(kind: type, value: Any) -> Any:
 
 
 def require_ranges(numbers: Mapping[str, Any]) -> None:
-    """Raises one ValueError that names every number out of its range, and what is accepted."""
+    """Raises one ValueError that names every number out of its range, or what does not go together.
+
+    Args:
+        numbers: fields of the options, and `method` and `seed`, by name.
+    """
     ranges: dict[str, tuple[Callable[[Any], bool], str]] = {
         "rank": (lambda v: v >= 1, "at least 1"),
         "rank_at_noise": (lambda v: 0 < v <= 1, "above 0, at most 1"),
@@ -203,7 +207,7 @@ def require_ranges(numbers: Mapping[str, Any]) -> None:
         "keep_unconditional": (lambda v: v >= 0, "0 or more"),
         "prior_weight": (lambda v: v >= 0, "0 or more"),
         "prior_images": (lambda v: v >= 1, "at least 1"),
-        "prior_captions": (lambda v: v is None or len(v) > 0, "at least one, or null"),
+        "prior_captions": (lambda v: v is None or (len(v) > 0 and not isinstance(v, str)), "a list, or null"),
         "prior_scale": (lambda v: v > 1, "above 1"),
         "ema_decay": (lambda v: v is None or 0 < v < 1, "between 0 and 1, or null"),
         "seed": (lambda v: 0 <= v < 2**31, "0 to 2147483647"),
@@ -213,3 +217,8 @@ def require_ranges(numbers: Mapping[str, Any]) -> None:
     ]
     if problems:
         raise ValueError(f"FineTune: out of range: {', '.join(problems)}")
+    if numbers["method"] == "full" and numbers["rank_at_noise"] != 1:
+        raise ValueError(
+            f"FineTune: rank_at_noise={numbers['rank_at_noise']} is of a LoRA, and method=full trains whole weights: "
+            "take method=lora, or leave it out"
+        )

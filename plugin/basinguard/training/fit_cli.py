@@ -17,7 +17,7 @@ from typing import Any, NoReturn, get_args
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from ..core.option_errors import option_error, options_of
+from ..core.option_errors import build_error, option_error, options_of
 from ..similarity.copy_detector_settings import CopyDetectorSettings, Null
 from .data import ImageFolder
 from .finetune import FineTune
@@ -96,6 +96,13 @@ class FineTuneCLI(LightningCLI):
         short = [] if self.anyway else list(resources_of(config).problems())
         if short:
             raise ValueError("nothing was trained; this machine is too small for it:\n- " + "\n- ".join(short))
+
+    def instantiate_classes(self) -> None:
+        """Builds model, images and guard; what one of them refuses is said as it says it."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise ValueError(build_error(str(error))) from error
 
 
 def fit_cli(args: Sequence[str]) -> FineTuneCLI:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -108,14 +108,17 @@ def _request(base: Any, options: LossOptions, side: int) -> str:
 
 
 def _stored(path: Path, request: str) -> PriorSamples | None:
-    """The samples in a file, if it holds those that are asked for."""
+    """The samples in a file, if it is whole and holds those that are asked for."""
     if not path.is_file():
         return None
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    if metadata.get("request") != request:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        if metadata.get("request") != request:
+            return None
+        return PriorSamples(load_file(path)["latents"], tuple(json.loads(metadata["captions"])))
+    except SafetensorError:  # damaged: they are drawn again
         return None
-    return PriorSamples(load_file(path)["latents"], tuple(json.loads(metadata["captions"])))
 
 
 def _store(path: Path, request: str, samples: PriorSamples) -> None:

@@ -93,6 +93,17 @@ class RunSettings:
         """Whether to measure after this epoch, counted from 0; always after the last of so many."""
         return (epoch + 1) % self.every_n_epochs == 0 or epoch + 1 == of
 
+    def require_export(self, module: TrainedModule) -> None:
+        """Refuses an export that the end of the run could not write, before anything is trained.
+
+        Raises:
+            ValueError: the model's family has none, or the terms do not fit what is trained.
+        """
+        if self.export_to:
+            require_exportable(module.pipe)
+            require_lora_to_schedule(module, self.terms)
+            fitting_terms(module.pipe, self.terms)
+
     def run_on(self, data: CaptionedImages, module: TrainedModule) -> GuardedRun:
         """The run that these settings make of images and of what is fine-tuned; modes and random streams stay.
 
@@ -101,10 +112,7 @@ class RunSettings:
             ValueError: something is wrong with the images, or the settings do not fit them.
         """
         require_parts(data, module, exported=self.export_to is not None)
-        if self.export_to:
-            require_exportable(module.pipe)
-            require_lora_to_schedule(module, self.terms)
-            fitting_terms(module.pipe, self.terms)
+        self.require_export(module)
         responder = BreachResponder(self.response, module, data)
         with same_streams():
             training = training_set(data, self.control)
