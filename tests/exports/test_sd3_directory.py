@@ -10,6 +10,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
 
 from basinguard.core.record import read_record
+from basinguard.core.recorded_weights import RecordedSchedule, RecordedWeights
 from basinguard.exports.comfyui import WorkflowFiles
 from basinguard.exports.directory import export_directory
 from basinguard.exports.fingerprints import weights_sha256
@@ -106,3 +107,10 @@ def test_weights_that_are_tied_are_counted_once_in_memory_as_in_files(tmp_path):
     pipe.save_pretrained(tmp_path)
     assert weights_sha256(tmp_path) == weights_sha256(pipe)
     assert kind_of(pipe).absent == kind_at(tmp_path).absent == ()
+
+
+def test_an_unmerged_lora_is_refused_with_what_to_do(pipe, record, tmp_path):
+    schedule = RecordedSchedule(transitions=(300.0,), strengths=(0.6, 1.0))
+    own = record.model_copy(update={"product": RecordedWeights(kind="lora", strength_schedule=schedule)})
+    with pytest.raises(ValueError, match=r"no directory with an unmerged LoRA of .*basinguard.protect"):
+        export_directory(pipe, own, tmp_path / "model")

@@ -143,7 +143,9 @@ def test_a_changed_lora_is_noticed(exported, pipe, record, tmp_path):
     (copy / LORA_FILE).unlink()
     problems = check_export(copy).problems
     assert any(LORA_FILE in problem for problem in problems)
-    assert any("the record was made for" in problem for problem in problems)
+    assert f"the record is of a LoRA in {LORA_FILE}, which is not here" in problems
+    (copy / "basinguard_strength.py").write_text("# changed")
+    assert "basinguard_strength.py are not those of this version" in check_export(copy).notes[0]
     with pytest.raises(ValueError, match="needs an unmerged LoRA"):
         load(copy)
 

@@ -186,7 +186,7 @@ def merged_pipeline():
     """A pipeline whose network has no adapter."""
     network = torch.nn.Linear(2, 2)
     network.config = {}
-    return StableDiffusionPipeline(unet=network)
+    return StableDiffusionPipeline(unet=network, config={})
 
 
 def numbers(method="lora", **changes):
@@ -241,7 +241,6 @@ CASES = {
     "a scheduler config without a record": lambda root: inspect_file(write(root, "scheduler_config.json", "{}")),
     "a rules file that is a list": lambda root: read_rules(write(root, "rules.json", "[]")),
     "a record by timestep for a merged checkpoint": lambda root: protect(merged_pipeline(), by_timestep(make_record())),
-    "a record of a strength and of strengths by timestep": lambda root: RecordedWeights(strength=0.6, kind="lora", strength_schedule=BY_TIMESTEP),
     "a StrengthSchedule that rises in timestep": lambda root: StrengthSchedule((300.0, 600.0), (0.0, 0.5, 1.0)),
     "T-LoRA of no channels": lambda root: require_ranges(numbers(rank_at_noise=0.0)),
     "T-LoRA of whole weights": lambda root: require_ranges(numbers(method="full", rank_at_noise=0.5)),

@@ -35,7 +35,7 @@ from .lora import export_lora, lora_layers, of_lora
 from .lora_formats import lora_sha256
 from .merge import without_adapters
 from .model_card import write_card
-from .model_kind import ModelKind, kind_of, require_files
+from .model_kind import ModelKind, kind_of
 from .privacy import forget_origins, public, write_json
 from .provenance import Origin, provenance
 
@@ -166,7 +166,12 @@ def check_exportable(pipe: DiffusionPipeline, *, unmerged: bool = False) -> Mode
 
 def _of_schedulable_lora(record: Record, pipe: DiffusionPipeline, kind: ModelKind) -> Record:
     """The record with the fingerprint of its LoRA, whose strength can follow the timestep; refused where it cannot."""
-    scalable_layers(getattr(pipe, require_files(kind).denoiser))
+    if kind.flow:
+        raise ValueError(
+            f"no directory with an unmerged LoRA of {kind.name} is written here; give the record to basinguard.protect "
+            "with the base and its LoRA loaded (load_lora_weights)"
+        )
+    scalable_layers(getattr(pipe, kind.denoiser))
     layers = lora_layers(pipe)
     of_lora(record, pipe, layers)
     return record.model_copy(update={"weights_sha256": lora_sha256(layers)})

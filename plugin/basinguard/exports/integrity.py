@@ -27,6 +27,7 @@ from .layout import (
     HEADER_TENSORS_SHA256,
     LORA_FILE,
     RECORD_FILE,
+    SCHEDULED_CODE,
     SCHEDULER_FILE,
     code_for,
     without_history,
@@ -80,10 +81,12 @@ def check_directory(folder: Path) -> Check:
         ValueError: the record cannot be read.
     """
     record = inspect_file(folder).record
-    code = _is_of_this_version(folder, scheduled=record.product.strength_schedule is not None)
+    scheduled = record.product.strength_schedule is not None
+    code = _is_of_this_version(folder, scheduled=scheduled)
     rows = [*_files(folder), _weights(folder, record), _copies_of_record(folder, record)]
     rows += [(True, "its code is that of this version of basinguard")] if code else []
-    notes = [f"{' and '.join(CODE)} are not those of this version of basinguard: read them before you run them"]
+    names = ", ".join(SCHEDULED_CODE) if scheduled else " and ".join(CODE)
+    notes = [f"{names} are not those of this version of basinguard: read them before you run them"]
     return _sorted(folder, rows, notes if code is False else ())
 
 
@@ -125,6 +128,8 @@ def _files(folder: Path) -> list[CheckedRow]:
 
 def _weights(folder: Path, record: Record) -> CheckedRow:
     scheduled, recorded = record.product.strength_schedule is not None, record.weights_sha256
+    if scheduled and not (folder / LORA_FILE).is_file():
+        return False, f"the record is of a LoRA in {LORA_FILE}, which is not here"
     actual = lora_file_sha256(folder / LORA_FILE) if scheduled else weights_sha256(folder)
     if actual == recorded:
         return True, "the record belongs to these weights"
