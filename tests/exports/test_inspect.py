@@ -18,10 +18,11 @@ from basinguard.core.record import Record, parse_record
 from basinguard.core.safetensors_header import read_header
 from basinguard.core.schema import MAX_BYTES
 from basinguard.core.text import one_line
+from basinguard.exports.comfyui import comfyui_workflow
 from basinguard.exports.directory import export_directory, write_sums
 from basinguard.exports.inspect import MAX_HEADER, SHOWN, describe_file, inspect_file
 from basinguard.exports.integrity import check_directory, check_export
-from support.exports import build_record
+from support.exports import build_pipe, build_record
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +149,6 @@ def test_new_sums_do_not_hide_other_weights(exported):
 
 
 def test_other_weights_of_the_same_shape_are_told_apart(tmp_path, pipe, exported):
-    from support.exports import build_pipe
-
     other = build_pipe(seed=1)
     export_directory(other, build_record(other), tmp_path / "other")
     swapped = tmp_path / "other" / "vae" / "diffusion_pytorch_model.safetensors"
@@ -255,3 +254,10 @@ def test_layers_that_do_not_say_what_they_were_trained_for(tmp_path):
     name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_"
     save_file({f"{name}A.weight": torch.ones(2, 8), f"{name}B.weight": torch.ones(8, 2)}, tmp_path / "a.safetensors")
     assert "trained for   not said by these layers" in describe_file(tmp_path / "a.safetensors")
+
+
+def test_a_workflow_is_told_from_a_record(tmp_path):
+    path = tmp_path / "workflow.json"
+    path.write_text(json.dumps(comfyui_workflow(build_record(build_pipe()))))
+    with pytest.raises(ValueError, match="a ComfyUI workflow, which carries no record; inspect the model or LoRA"):
+        inspect_file(path)

@@ -7,6 +7,8 @@ import torch
 from diffusers.utils import scale_lora_layers, unscale_lora_layers
 from peft import LoraConfig
 
+from basinguard.core import recorded_weights
+from basinguard.guidance import strength
 from basinguard.guidance.strength import StrengthSchedule, scheduled
 from support.tiny_pipelines import unet
 
@@ -50,7 +52,6 @@ def scales(network):
 def test_the_first_strength_is_above_the_first_transition():
     assert tuple(HALF_ABOVE_500.at(t) for t in TIMESTEPS) == SHARES
     assert StrengthSchedule((999.0,), (0.0, 1.0)).at(1000) == 1.0
-    assert StrengthSchedule((), (0.7,)).at(400) == 0.7
 
 
 def test_a_ramp_goes_in_equal_steps():
@@ -63,6 +64,8 @@ def test_a_ramp_goes_in_equal_steps():
     ("transitions", "strengths", "message"),
     [
         ((500.0,), (1.0,), "one strength more than transitions, 2"),
+        ((), (0.6,), "0 transitions: expected 1 to 100; one strength needs no schedule"),
+        (tuple(range(900, 799, -1)), (1.0,) * 102, "101 transitions"),
         ((200.0, 500.0), (0.0, 0.5, 1.0), "strictly falling"),
         ((500.0, 500.0), (0.0, 0.5, 1.0), "strictly falling"),
         ((1000.0,), (0.0, 1.0), "in \\[0, 999\\]"),
@@ -230,3 +233,7 @@ def test_what_cannot_be_scaled_is_refused_before_any_call(build, message):
     network = build()
     with pytest.raises(ValueError, match=message), scheduled(network, HALF_ABOVE_500):
         pass
+
+
+def test_records_hold_as_many_transitions_as_a_schedule():
+    assert strength.MOST_TRANSITIONS == recorded_weights.MOST_TRANSITIONS

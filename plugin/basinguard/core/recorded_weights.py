@@ -16,11 +16,11 @@ class RecordedSchedule(Schema):
     """Shares of a fine-tune by timestep: a staircase from high noise to low; `guidance.strength` applies it.
 
     Attributes:
-        transitions: training timesteps in [0, 999], strictly falling.
+        transitions: training timesteps in [0, 999], strictly falling; 1 to 100 of them.
         strengths: in [0, 1], one more than transitions: the first above the first transition, the next at and below it.
     """
 
-    transitions: Annotated[tuple[Timestep, ...], Field(max_length=MOST_TRANSITIONS)]
+    transitions: Annotated[tuple[Timestep, ...], Field(min_length=1, max_length=MOST_TRANSITIONS)]
     strengths: tuple[Annotated[float, Field(ge=0, le=1)], ...]
 
     @model_validator(mode="after")

@@ -72,7 +72,22 @@ def inspect_file(path: str | Path) -> Inspection:
         raise ValueError(f"{path}: {path.suffix} files may run code and are never opened; convert it to .safetensors")
     if path.name == Path(SCHEDULER_FILE).name:
         return Inspection(path, "scheduler", _in_scheduler(path))
+    if _is_workflow(path):
+        raise ValueError(
+            f"{path}: a ComfyUI workflow, which carries no record; inspect the model or LoRA that it loads"
+        )
     return Inspection(path, "record", read_record(path))
+
+
+def _is_workflow(path: Path) -> bool:
+    """Whether it is nodes of ComfyUI, in its API format, rather than a record."""
+    if path.stat().st_size > MAX_BYTES:
+        return False
+    try:
+        nodes = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(nodes, dict) and any(isinstance(n, dict) and "class_type" in n for n in nodes.values())
 
 
 def describe_file(path: str | Path) -> str:

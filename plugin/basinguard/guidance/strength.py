@@ -1,8 +1,7 @@
 """How much of a fine-tune acts at each timestep: the strength of a LoRA as a staircase over the trajectory.
 
 A denoiser with an unmerged LoRA computes base + strength * (tuned - base) at every call, so its strength can follow the
-timestep of that call at no cost. This file needs nothing else and ships,
-unchanged, beside an exported LoRA.
+timestep of that call at no cost. This file needs nothing else and ships, unchanged, beside an exported LoRA.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 TimestepOf = Callable[[tuple, Mapping[str, Any]], float]
+MOST_TRANSITIONS = 100  # that a record may hold
 LAST = 999  # a flow matcher's T = 1000 counts as this
 LINEAR = ("lora_A", "lora_embedding_A", "hada_w1_a", "lokr_w1", "lokr_w1_a")  # layers whose update `scaling` multiplies
 _LOCK = Lock()
@@ -28,7 +28,7 @@ class StrengthSchedule:
     """Shares of a fine-tune by timestep: a staircase from high noise to low.
 
     Attributes:
-        transitions: training timesteps in [0, 999], strictly falling.
+        transitions: training timesteps in [0, 999], strictly falling; 1 to 100 of them.
         strengths: in [0, 1], one more than transitions. The first is above the first transition, `strengths[i]` at and
             below `transitions[i - 1]`.
 
@@ -45,6 +45,10 @@ class StrengthSchedule:
 
     def __post_init__(self) -> None:
         points, shares = tuple(self.transitions), tuple(self.strengths)
+        if not 1 <= len(points) <= MOST_TRANSITIONS:
+            raise ValueError(
+                f"{len(points)} transitions: expected 1 to {MOST_TRANSITIONS}; one strength needs no schedule"
+            )
         if len(shares) != len(points) + 1:
             raise ValueError(f"{self}: expected one strength more than transitions, {len(points) + 1}")
         if any(not 0 <= t <= LAST for t in points) or any(a <= b for a, b in pairwise(points)):
