@@ -79,7 +79,6 @@ class Training:
         self.module = FineTune(
             base, "full", optimizer=OptimizerOptions(learning_rate=RATE), memory=MemoryOptions(cache=False)
         )
-        self.module.configure_model()
         self.model = LatentModel(self.module.pipe)
         self.drawn, self.truth = task.train(IMAGES, 0), task.truth(TRUE_IMAGES, 0)
         self.prompts = tuple(dict.fromkeys(self.truth.captions))[:HELDOUT_SAMPLES]
