@@ -41,7 +41,7 @@ from basinguard.similarity.taught import TaughtRuler
 from basinguard.similarity.thresholds import calibrated
 from basinguard.tinyworld.tasks import TASKS, Task
 from basinguard.training.finetune import FineTune
-from basinguard.training.finetune_options import MemoryOptions, OptimizerOptions
+from basinguard.training.finetune_options import OptimizerOptions
 
 PLAN = ProbePlan(scale=3.0, timesteps=16, chunk=32)
 IMAGES, TRUE_IMAGES, NULL_IMAGES, NULL_SEED = 24, 96, 300, 700
@@ -76,9 +76,7 @@ class Training:
     """One task taught to one base."""
 
     def __init__(self, task: Task, base: str) -> None:
-        self.module = FineTune(
-            base, "full", optimizer=OptimizerOptions(learning_rate=RATE), memory=MemoryOptions(cache=False)
-        )
+        self.module = FineTune(base, "full", optimizer=OptimizerOptions(learning_rate=RATE))
         self.model = LatentModel(self.module.pipe)
         self.drawn, self.truth = task.train(IMAGES, 0), task.truth(TRUE_IMAGES, 0)
         self.prompts = tuple(dict.fromkeys(self.truth.captions))[:HELDOUT_SAMPLES]

@@ -28,7 +28,7 @@ from basinguard.exports.fingerprints import weights_sha256
 from basinguard.exports.layout import without_history
 from basinguard.pipelines.architecture import sd21_tokenizer
 from basinguard.pipelines.protect import load, protect, unprotect
-from support.exports import build_pipe
+from support.exports import build_pipe, without_basinguard
 
 # diffusers 0.42 with numpy 2
 CALL = {"prompt": "a", "guidance_scale": 4.0, "num_inference_steps": 8, "output_type": "latent"}
@@ -85,9 +85,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, exported) -> tuple[dict[
     """What code that cannot import basinguard draws from the export, and the copy that it saved again."""
     place = tmp_path_factory.mktemp("elsewhere")
     second, out = place / "second", place / "latents.safetensors"
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "basinguard"]:
-            patch.setitem(sys.modules, name, None)
+    with without_basinguard() as patch:
         patch.setattr(sys, "argv", ["child.py", str(exported), str(second), str(out)])
         exec(compile(CHILD, "child.py", "exec"), {"__name__": "__main__"})
     return load_file(out), second

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from basinguard.exports.lora import export_lora
 from basinguard.exports.model_kind import ModelKind, kind_at, kind_of
 from basinguard.exports.single_file import export_single_file
 from basinguard.pipelines.protect import load, protect
-from support.exports import build_pipe, build_record
+from support.exports import build_pipe, build_record, without_basinguard
 from support.tiny_pipeline import build_tiny_sd3
 from support.xl_exports import draw
 
@@ -65,9 +64,7 @@ def test_with_and_without_basinguard_it_draws_what_the_pipeline_in_memory_draws(
     plain = draw(StableDiffusion3Pipeline.from_pretrained(exported, **ABSENT))
     assert plain.shape == guarded.shape
     assert not torch.allclose(guarded, plain, atol=1e-3)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "basinguard"]:
-            patch.setitem(sys.modules, name, None)
+    with without_basinguard():
         code = {"custom_pipeline": str(exported), "trust_remote_code": True}
         own = DiffusionPipeline.from_pretrained(exported, **code, **ABSENT)
         assert torch.equal(draw(own), guarded)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from basinguard.exports.integrity import check_export
 from basinguard.exports.merge import merged
 from basinguard.exports.model_kind import ModelKind, kind_at, kind_of
 from basinguard.pipelines.protect import load, protect
-from support.exports import build_pipe
+from support.exports import build_pipe, without_basinguard
 from support.xl_exports import build_xl, draw, xl_record
 
 
@@ -53,9 +52,7 @@ def test_every_way_to_load_it_draws_what_the_pipeline_in_memory_draws(pipe, expo
 
 
 def test_without_basinguard_its_own_code_steers(exported, guarded):
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "basinguard"]:
-            patch.setitem(sys.modules, name, None)
+    with without_basinguard():
         own = DiffusionPipeline.from_pretrained(exported, custom_pipeline=str(exported), trust_remote_code=True)
         assert torch.equal(draw(own), guarded)
     assert isinstance(own, StableDiffusionXLPipeline)

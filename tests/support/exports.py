@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
@@ -103,3 +108,12 @@ def with_lora(*, rank: int = 2, alpha: float = 8.0, text: bool = False, **option
                 if "lora_B" in name:
                     torch.nn.init.normal_(weight, std=0.3)
     return pipe
+
+
+@contextmanager
+def without_basinguard() -> Iterator[pytest.MonkeyPatch]:
+    """Inside, importing basinguard fails; what else is patched there is undone with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "basinguard"]:
+            patch.setitem(sys.modules, name, None)
+        yield patch

@@ -120,9 +120,8 @@ def export_directory(
             record = public(record)
             forget_origins(folder)
         _write_record(folder, record, kind)
-        private = share_private
         if schedule is not None:
-            export_lora(pipe, record, folder / LORA_FILE, format="diffusers", strength=1.0, share_private=private)
+            export_lora(pipe, record, folder / LORA_FILE, format="diffusers", strength=1.0, share_private=share_private)
         origin = origin or Origin()
         write_json(folder / PROVENANCE_FILE, provenance(record, origin, share_private=share_private))
         if not kind.flow and not why_unwritten(record, kind):
@@ -130,7 +129,9 @@ def export_directory(
             files = WorkflowFiles(directory=name, lora=f"{name}.safetensors" if schedule else None, kind=kind)
             write_json(folder / WORKFLOW_FILE, comfyui_workflow(record, files=files))
             if files.lora:
-                export_lora(pipe, record, folder / COMFYUI_FOLDER / files.lora, strength=1.0, share_private=private)
+                export_lora(
+                    pipe, record, folder / COMFYUI_FOLDER / files.lora, strength=1.0, share_private=share_private
+                )
         for name, code in code_for(kind.pipeline, scheduled=schedule is not None).items():
             (folder / name).write_bytes(code)
         shown = [*plots.write_plots(folder, record), *_write_pictures(folder, pictures)]
