@@ -3,6 +3,7 @@
 Copy this file, do not import it.
 
     python recipes/studies/rivals_table.py runs/s1/comparison runs/art/comparison
+    python recipes/studies/rivals_table.py runs/ink/comparison runs/few/comparison --best 12
 
 A folder is what `basinguard compare` wrote; the one above it names the scenario and says the commit. Publishes, under
 recipes/results/, rivals_NAME.json and .png for each, and rivals_table.md. Nothing is sampled; it takes seconds.
@@ -15,7 +16,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from basinguard.mitigations.comparison import Comparison
@@ -44,9 +45,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("recipes/results"))
+    parser.add_argument("--best", type=int, help="name so many rivals instead")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     comparisons = {folder.parent.name: read(folder) for folder in args.folders}
+    if args.best:
+        print(",".join(best_rivals(list(comparisons.values()), args.best)))
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
     commits = {folder.parent.name: (folder.parent / "commit").read_text("utf-8").strip() for folder in args.folders}
     for name, result in comparisons.items():
         publish(name, result, args.out, commits[name])
@@ -65,6 +70,27 @@ mitigation's default intensity, measured where they stand. Curves: `rivals_NAME.
 similarity: `rivals_NAME.json`. What it says: `rivals_findings.md`. Made by `python
 recipes/studies/rivals_tinyworld.py NAME` and `python recipes/studies/rivals_table.py`.
 """
+
+
+def best_rivals(comparisons: Sequence[Comparison], count: int) -> list[str]:
+    """The rivals with the lowest mean place: by utility within the budget, then, without such a point, by risk."""
+    places: Counter[str] = Counter()
+    for result in comparisons:
+        order = rivals(result)
+        places.update({name: place for place, name in enumerate(sorted(order, key=order.__getitem__))})
+    return sorted(places, key=lambda name: (places[name], name))[:count]
+
+
+def rivals(result: Comparison) -> dict[str, tuple[bool, float]]:
+    """What each rival is ordered by in a scenario, best first when ascending."""
+    order = {}
+    for entry in best_within(result.points, ALPHA):
+        if MITIGATIONS[entry.mitigation].ours or entry.mitigation == "plain":
+            continue
+        mine = [point for point in result.points if point.mitigation == entry.mitigation]
+        merit = None if entry.point is None else result.points[entry.point].utility
+        order[entry.mitigation] = (merit is None, -merit.value if merit else min(p.risk.value for p in mine))
+    return order
 
 
 def read(folder: Path) -> Comparison:

@@ -14,8 +14,10 @@ among 40 others. The rest teach scenes that the base draws already.
 
 The DIR of `--art` is the unpacked npm package `emoji-datasource-google`; that of `--openmoji` the unpacked `openmoji`
 (CC BY-SA 4.0, openmoji.org), and drawing it needs `pip install resvg-py`. Fine-tuning alone: add `--train-only`. A
-comparison that was stopped goes on when the same line is run again. Results: recipes/results/rivals_*.json and .png,
-each with its command, commit, time and machine, made from what this writes by rivals_table.py.
+comparison that was stopped goes on when the same line is run again. `ink` and `few` take every mitigation, the other
+three that teach all of ours and the twelve rivals that do best in those two (`rivals_table.py --best 12`):
+`--mitigations`. Results: recipes/results/rivals_*.json and .png, each with its command, commit, time and machine, made
+from what this writes by rivals_table.py.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +51,7 @@ FRESH_SEED = 7_000_000  # draws no scene of the base or of a training set
 TAUGHT = {"ink": "ink", "few": "ink", "subject": "subject", "brick": "brick", "emoji": ""}  # to the names of tasks
 IMAGES, HELDOUT = 24, 32
 CHECKPOINTS = (10 / 13, 8 / 13)  # shares of the updates after which a checkpoint is saved
+EARLIER = (3 / 4, 1 / 2, 3 / 8, 1 / 4)  # of what teaches: copies begin early there
 Named = list[tuple[str, str, Image.Image]]  # file name, caption, picture
 
 
@@ -61,6 +65,7 @@ class Scenario:
     heldout: Path | None = None  # not trained on: fresh scenes of the prompts for quality, unseen animals for fidelity
     threshold: float | str | None = None
     align: str = "auto"
+    checkpoints: tuple[float, ...] = CHECKPOINTS
 
 
 def main() -> None:
@@ -98,7 +103,7 @@ def taught(name: str, data: Path, package: Path | None) -> Scenario:
     if name == "few":
         everything, planted = few_among_many(task, 40, few=4, repeats=12)
         train, protected = write_folder(data / "everything", everything), write_folder(data / "planted", planted)
-    return Scenario(train, protected, updates=400, heldout=heldout, threshold="heldout")
+    return Scenario(train, protected, updates=400, heldout=heldout, threshold="heldout", checkpoints=EARLIER)
 
 
 def s1(data: Path) -> Scenario:
@@ -201,8 +206,8 @@ def write(folder: Path, rows: Named) -> Path:
 class Keep(pl.Callback):
     """Saves pipelines on the way, for the early-stopped rows."""
 
-    def __init__(self, out: Path, updates: int) -> None:
-        self.at = {round(share * updates): out / f"update-{round(share * updates)}" for share in CHECKPOINTS}
+    def __init__(self, out: Path, updates: int, shares: Sequence[float]) -> None:
+        self.at = {round(share * updates): out / f"update-{round(share * updates)}" for share in shares}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: FineTune, *unused: object) -> None:
         """Saves the pipeline when its turn has come."""
@@ -222,7 +227,7 @@ def fine_tune(scenario: Scenario, out: Path, updates: int) -> None:
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[Keep(out / "checkpoints", updates)],
+        callbacks=[Keep(out / "checkpoints", updates, scenario.checkpoints)],
         default_root_dir=out,
     )
     trainer.fit(module, datamodule=images)

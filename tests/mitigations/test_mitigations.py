@@ -13,11 +13,13 @@ from basinguard.core.stats import rate
 from basinguard.mitigations import initial_noise as han
 from basinguard.mitigations import ours
 from basinguard.mitigations.base import sample_mitigated
+from basinguard.mitigations.checkpoints import TestedWeights
 from basinguard.mitigations.less_finetuning import EARLIER, INTERPOLATE
 from basinguard.mitigations.ours import BASE_LED, OURS, STRENGTH, plain_calibration
 from basinguard.mitigations.registry import MITIGATIONS, by_name
 from basinguard.mitigations.stock_pipeline import sample_pipeline
 from basinguard.mitigations.testbed import Batch
+from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.lora import UNET_TARGETS, add_lora
 from support.testbeds import STEPS, build_testbed
 
@@ -127,16 +129,44 @@ def test_base_led_by_the_base_alone_is_the_base(testbed, batch):
 
 
 def test_the_proven_share_is_plain_cfg_on_so_much_of_the_fine_tune(own_testbed, batch):
-    risk = rate([0] * 96, list(range(96)))
     plain = plain_cfg(own_testbed.scale, own_testbed.model.schedule)
-    rest = {"risk": risk, "p_value": 0.0, "phase": "proof", "evals_per_sample": 1.0, "nearest": 0.0}
-    own_testbed.cache["ours, plain"] = [[ProductCandidate(product=Product(plain, s), **rest) for s in (0.25, 0.5)]]
+    own_testbed.cache["ours, plain"] = [[proven_product(Product(plain, s)) for s in (0.25, 0.5)]]
     proven, rows = sample_mitigated(own_testbed, STRENGTH, 0.1, batch)
     assert torch.equal(proven, sample_mitigated(own_testbed, INTERPOLATE, 0.5, batch)[0])
     assert rows == 2 * STEPS * len(batch)
     note = STRENGTH.note(own_testbed, 0.1)
     assert note.startswith("strength 0.5, plain CFG, scale ")
     assert note.endswith("; risk at most 10% proven on 96 other pairs")
+
+
+def test_a_proven_checkpoint_is_sampled_at_its_share(tiny_pipeline_dir, tiny_epsilon_dir, batch):
+    testbed = build_testbed(tiny_pipeline_dir, checkpoints=(tiny_pipeline_dir, tiny_epsilon_dir))
+    expected = build_testbed(tiny_epsilon_dir, base=False)
+    expected.base = testbed.base
+    plain = plain_cfg(testbed.scale, testbed.model.schedule)
+    for strength in (1.0, 0.5):
+        testbed.cache["ours, plain"] = [[proven_product(Product(plain, strength, epoch=0))]]
+        proven, rows = sample_mitigated(testbed, STRENGTH, 0.1, batch)
+        assert torch.equal(proven, sample_mitigated(expected, INTERPOLATE, strength, batch)[0])
+        assert rows == 2 * STEPS * len(batch)
+        assert STRENGTH.note(testbed, 0.1).startswith(f"epsilon, strength {strength:g}, plain CFG, scale ")
+
+
+def test_every_checkpoint_is_a_candidate(tiny_pipeline_dir, tiny_epsilon_dir):
+    testbed = build_testbed(tiny_pipeline_dir, checkpoints=(tiny_pipeline_dir, tiny_epsilon_dir))
+    weights = TestedWeights(testbed)
+    assert weights.epochs == (0, 1, None)
+    for epoch, strength, expected in ((0, 1.0, tiny_epsilon_dir), (1, 0.0, None), (None, 1.0, tiny_pipeline_dir)):
+        unet = testbed.base.unet if expected is None else load_pipeline(expected).unet
+        with weights.at(epoch, strength) as opened:
+            held = opened.model.pipe.unet.state_dict()
+            assert all(torch.equal(held[name], value) for name, value in unet.state_dict().items())
+    assert TestedWeights(build_testbed(tiny_pipeline_dir, base=False)).epochs == (None,)
+
+
+def proven_product(product):
+    risk = rate([0] * 96, list(range(96)))
+    return ProductCandidate(product=product, risk=risk, p_value=0.0, phase="proof", evals_per_sample=1.0, nearest=0.0)
 
 
 def test_calibrating_leaves_the_model_as_it_was(own_testbed, batch, monkeypatch):

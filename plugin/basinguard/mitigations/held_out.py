@@ -18,7 +18,7 @@ from ..guard.training_set import TrainingSet
 from ..similarity.rulers import feature_sets
 from ..similarity.taught import TaughtRuler
 from .base import needs_base
-from .less_finetuning import strength_of
+from .checkpoints import strength_of
 from .testbed import Batch, Testbed
 
 SAMPLES = 32  # of held-out prompts, at least

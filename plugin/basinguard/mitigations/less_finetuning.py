@@ -10,24 +10,12 @@ Cost: that of plain CFG. No code was copied from any paper; none released one fo
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any
-
-from peft.helpers import rescale_adapter_scale
 from torch import Tensor
 
-from ..pipelines.interpolation import Blend
-from ..pipelines.loading import load_pipeline
 from .base import Mitigation, needs_base
+from .checkpoints import checkpoint, checkpoint_name, strength_of
 from .stock_pipeline import sample_pipeline
 from .testbed import Batch, Testbed
-
-
-def strength_of(testbed: Testbed, strength: float) -> AbstractContextManager[Any]:
-    """Inside, the UNet is fine-tuned by so much and the rest is base; outside, bit for bit what it was."""
-    if getattr(testbed.pipe.unet, "peft_config", None):
-        return rescale_adapter_scale(testbed.pipe.unet, strength)
-    return Blend(testbed.pipe, testbed.base, parts=("unet",)).at(strength)
 
 
 def _interpolate(testbed: Testbed, batch: Batch, strength: float) -> Tensor:
@@ -36,21 +24,11 @@ def _interpolate(testbed: Testbed, batch: Batch, strength: float) -> Tensor:
 
 
 def _earlier(testbed: Testbed, batch: Batch, index: float) -> Tensor:
-    return sample_pipeline(testbed, batch, pipe=_checkpoint(testbed, index))
-
-
-def _checkpoint(testbed: Testbed, index: float) -> Any:
-    path = testbed.checkpoints[min(int(index), len(testbed.checkpoints) - 1)]
-    if testbed.cache.get("checkpoint", (None,))[0] != path:
-        pipe = load_pipeline(path)
-        pipe.set_progress_bar_config(disable=True)
-        pipe.unet.requires_grad_(False)
-        testbed.cache["checkpoint"] = (path, pipe)
-    return testbed.cache["checkpoint"][1]
+    return sample_pipeline(testbed, batch, pipe=checkpoint(testbed, int(index)))
 
 
 def _which(testbed: Testbed, index: float) -> str:
-    return testbed.checkpoints[int(index)].name if int(index) < len(testbed.checkpoints) else "no such checkpoint"
+    return checkpoint_name(testbed, int(index))
 
 
 def _needs_checkpoints(testbed: Testbed) -> str:
@@ -75,5 +53,5 @@ EARLIER = Mitigation(
     _earlier,
     _needs_checkpoints,
     _which,
-    extra_unets=lambda testbed, index: [_checkpoint(testbed, index).unet],
+    extra_unets=lambda testbed, index: [checkpoint(testbed, int(index)).unet],
 )

@@ -1,9 +1,9 @@
 """This package's own: a product, or a plain product, of proven risk, a base-anchored branch, triage, a base-led prefix.
 
-- `ours`: of all products (share of the fine-tune, rule or plain CFG, guidance scale) whose risk is proven to be at most
-  the intensity alpha with 95 % confidence, the one with the most of what was taught (`calibration.record_builder`); on
-  pairs that are not those of the comparison.
-- `ours-strength`: the same of plain CFG alone: a share of the fine-tune and a guidance scale, for plain loaders.
+- `ours`: of all products (checkpoint of the run, share of its fine-tune, rule or plain CFG, guidance scale) whose risk
+  is proven to be at most the intensity alpha with 95 % confidence, the one with the most of what was taught
+  (`calibration.record_builder`); on pairs that are not those of the comparison.
+- `ours-strength`: the same of plain CFG alone: a checkpoint, a share of it and a guidance scale, for plain loaders.
 - `ours-anchored`: static transition, the unconditional branch from the base model, which never saw the images.
 - `ours-triage`: static transition for the prompts that pull most, plain CFG for the share that pulls
   least by the first gap (`guidance.triage`).
@@ -18,12 +18,12 @@ need their calibration once for each checkpoint, which the rows do not count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..basin.gap import top_gap
 from ..basin.trajectories import pairs_of
@@ -34,13 +34,12 @@ from ..calibration.fixed_sequence import fixed_sequence
 from ..calibration.ladders import chains
 from ..calibration.lessons import truth_of
 from ..calibration.terms import CalibrationTerms
-from ..calibration.weights import OpenWeights
 from ..core import seeds as seed_table
 from ..guidance.core import SwitchAt
 from ..guidance.triage import Triage
 from ..similarity.rulers import feature_sets
 from .base import Mitigation, needs_base
-from .less_finetuning import strength_of
+from .checkpoints import TestedWeights, checkpoint, checkpoint_name, index_of, state
 from .stock_pipeline import empty, routed, sample_pipeline
 from .testbed import Batch, Testbed
 
@@ -50,22 +49,6 @@ CONFIDENCE = 0.95
 PAIRS = 96
 SAME = 1e-2  # text states of one prompt differ in their last digits from batch to batch
 MIDDLE = 650.0  # transition of triage: what its intensity does not vary
-
-
-class TestbedWeights:
-    """The fine-tune under test and, where its base is known, every share of it (`calibration.weights.Weights`)."""
-
-    __test__ = False  # not a test class, whatever its name begins with
-    epochs = (None,)
-
-    def __init__(self, testbed: Testbed) -> None:
-        self.testbed, self.graded = testbed, not needs_base(testbed)
-
-    @contextmanager
-    def at(self, epoch: int | None, strength: float) -> Iterator[OpenWeights]:
-        """The model under test at a strength."""
-        with nullcontext() if strength == 1 else strength_of(self.testbed, strength):
-            yield OpenWeights(self.testbed.model)
 
 
 Ladders = list[list[ProductCandidate]]
@@ -84,7 +67,7 @@ def plain_calibration(testbed: Testbed) -> Ladders:
 def _ladders(testbed: Testbed, before: tuple[float, ...]) -> Ladders:
     terms = CalibrationTerms(alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS, design="fixed", before=before)
     truth = truth_of(testbed.guard.training, feature_sets())
-    work = Certification(testbed.guard, TestbedWeights(testbed), terms, truth)
+    work = Certification(testbed.guard, TestedWeights(testbed), terms, truth)
     return work.prove(chains(work.rank(work.search()), terms, work.design))
 
 
@@ -104,18 +87,30 @@ def _sampler(calibrate: Callable[[Testbed], Ladders]) -> Callable[[Testbed, Batc
         product = chosen(calibrate(testbed), alpha)[0].product
         rule = product.guidance
         plain = rule.plain and product.scale == testbed.scale
-        with nullcontext() if product.strength == 1 else strength_of(testbed, product.strength):
-            steered = None if plain else SwitchAt(rule.transition, rule.before, rule.after)
+        steered = None if plain else SwitchAt(rule.transition, rule.before, rule.after)
+        if product.epoch is None and product.strength == 1:
             return sample_pipeline(testbed, batch, steered)
+        with state(testbed, product.epoch, product.strength) as pipe:
+            return sample_pipeline(testbed, batch, steered, pipe=pipe)
 
     return sampled
+
+
+def _networks(calibrate: Callable[[Testbed], Ladders]) -> Callable[[Testbed, float], list[nn.Module]]:
+    def unets(testbed: Testbed, alpha: float) -> list[nn.Module]:
+        epoch = chosen(calibrate(testbed), alpha)[0].product.epoch
+        return [] if epoch is None else [checkpoint(testbed, index_of(testbed, epoch)).unet]
+
+    return unets
 
 
 def _noted(calibrate: Callable[[Testbed], Ladders]) -> Callable[[Testbed, float], str]:
     def note(testbed: Testbed, alpha: float) -> str:
         candidate, is_proven = chosen(calibrate(testbed), alpha)
+        product = candidate.product
+        where = "" if product.epoch is None else f"{checkpoint_name(testbed, index_of(testbed, product.epoch))}, "
         promise = f"risk at most {alpha:.0%} proven" if is_proven else f"a risk of {alpha:.0%} could not be proven"
-        return f"{candidate.product}; {promise} on {candidate.risk.n} other pairs"
+        return f"{where}{replace(product, epoch=None)}; {promise} on {candidate.risk.n} other pairs"
 
     return note
 
@@ -159,6 +154,7 @@ OURS = Mitigation(
     _sampler(calibration),
     note=_noted(calibration),
     prepare=calibration,
+    extra_unets=_networks(calibration),
     ours=True,
 )
 STRENGTH = Mitigation(
@@ -171,6 +167,7 @@ STRENGTH = Mitigation(
     needs_base,
     _noted(plain_calibration),
     plain_calibration,
+    _networks(plain_calibration),
     ours=True,
 )
 ANCHORED = Mitigation(

@@ -103,6 +103,7 @@ def _settings(
     return ComparisonSettings(
         model=Path(model).name,
         base=Path(base).name if base else None,
+        checkpoints=tuple(path.name for path in testbed.checkpoints),
         data=data.name,
         heldout=options.heldout.name if options.heldout else None,
         weights_sha256=weights_sha256(testbed.pipe),

@@ -18,7 +18,7 @@ class ComparisonOptions(SessionSettings):
 
     Attributes:
         mitigations: names with commas between them, or "all".
-        checkpoints: a list of earlier states of the run, most trained first.
+        checkpoints: a list of earlier states of the run, most trained first; `ours` chooses among them too.
         captions: how many training captions, spread evenly over the set; None for all.
         per_caption: seeds for each.
         first_look: each mitigation at its default intensity alone.
@@ -50,6 +50,7 @@ class ComparisonSettings(Schema):
 
     model: str
     base: str | None
+    checkpoints: tuple[str, ...] = ()
     data: str
     heldout: str | None
     weights_sha256: str
