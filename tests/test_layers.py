@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "plugin" / "basinguard"
 ORDER = """
-core: progress seeds spread text generation schema exif images folder_files safetensors_header files provenance extras estimate html metric report_parts report stats betting pooled_risk attack_table membership_table gate recorded_weights record option_errors option_docs
+core: progress seeds spread text generation schema exif images folder_files safetensors_header files provenance extras estimate html metric report_parts report stats betting pooled_risk attack_table membership_table gate update_filter recorded_weights record option_errors option_docs
 guidance: core strength triage dynamic schedules serialization
 diffusion: sampling_options noise_schedule solvers sampler_path batching sampling evaluation_count model toy
 basin: trajectories early_decision plain_run ordered_search exit_search curves critical_scale detectors gap heldout_contrast
@@ -20,10 +20,10 @@ guard: caption_groups control_prompts checkpoint_selection measures training_set
 calibration: prompt_triage terms cost design promise candidate danger fixed_sequence grids rules choice ladders trial weights sample_archive lessons bench search knobs certification record_builder
 plots: style contact_sheet run basin tradeoff
 tinyworld: scenes styles creature materials emoji tasks demo_folder
-exports: layout model_kind sentences stored_tensors fingerprints original_layout lora_formats lora_names lora_layout privacy comfyui_nodes comfyui_strength inspect client_files sampler_grids card_plots attack_section membership_section merge provenance a1111 comfyui ui_instructions model_card lora_header stamp lora directory single_file integrity hub
+exports: layout model_kind sentences stored_tensors fingerprints original_layout lora_formats lora_names lora_layout privacy comfyui_nodes comfyui_strength inspect client_files sampler_grids card_plots attack_section membership_section merge provenance a1111 comfyui ui_instructions model_card lora_header stamp lora_filter lora directory single_file integrity hub
 audits: findings page judge_page
 pipelines.families: family stable_diffusion stable_diffusion_xl flow repeated_token stable_diffusion_3 flux2_klein z_image registry
-pipelines: session_settings schedulers architecture forward_process latent_model timing distillation model_edits resolution list_steering attachment modular_guider lora lora_products lora_files original_weights single_file prediction_type interpolation base_check loading low_rank product alignment protect stock_sampling triage_sampling evaluation transfer paired_samples
+pipelines: session_settings schedulers architecture forward_process latent_model timing distillation model_edits resolution list_steering attachment modular_guider lora lora_products lora_files original_weights single_file prediction_type filter_check interpolation base_check loading low_rank product alignment protect stock_sampling triage_sampling evaluation transfer paired_samples
 training: guard_options complaints finetune_options checkpoints pixel_checks cropping data_sources distributed_scan caption_augmentation canary_images trained_weights loss_filters protocols isolation loader_images distributed peak_memory optimizer requirements epoch_order logging objective forward_processes memory_footprint buckets encoding resources pictures data canary_steps rank_mask prior_preservation finetune preflight control_group best_weights epoch_archive epoch_series run_epochs guard_assembly guarded_export breach_responder guarded_run run_settings dry_run loop_settings monitors callback accelerate pytorch_lightning lightning shipped_configs fit_cli
 watching: unet_files checkpoints checkpoint_pipeline request caption_tables trainer_data training_images state page reaction probe_process watcher measuring __main__
 mitigations: settings testbed base cross_attention stock_pipeline plain_cfg guidance_interval guidance_schedules delayed_guidance delayed_guidance_released prompt_perturbation prompt_optimization summary_tokens initial_noise attention_attenuation anti_memorization_guidance checkpoints less_finetuning ours registry held_out pairs measure costs ranking comparison tradeoff_figure sample_strips report runner price

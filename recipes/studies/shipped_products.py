@@ -2,11 +2,13 @@
 
 Copy this file, do not import it. The same run as `basinguard demo`, on other things to teach: a style, a subject, a
 material, real art. Each run's `export/` is what a user would get. A study that was stopped goes on; a run whose
-training is there is not trained again: its stored epochs are searched, and it is exported anew.
+training is there is not trained again: its stored epochs are searched, and it is exported anew. So a search with
+filters of the update goes over the epochs of the run without.
 
     python recipes/studies/shipped_products.py --tasks ink neon subject brick
     python recipes/studies/shipped_products.py --tasks art --art package --images 16 32
     python recipes/studies/shipped_products.py --tasks ink brick --high-noise 0.25
+    python recipes/studies/shipped_products.py --tasks ink brick --filters no-cross-attention rank-16
 
 Expected: shipped_products.json and .md under recipes/results, and comparison.png of each export beside it as
 shipped_TASK_IMAGES_SEED.png. Beside the promised product stand plain CFG of the same epoch and scale with the whole
@@ -20,6 +22,7 @@ import argparse
 import json
 import shutil
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ import torch
 
 from basinguard.calibration.lessons import truth_of
 from basinguard.calibration.record_builder import Certificate
+from basinguard.calibration.terms import CalibrationTerms
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.sessions.calibration import tried_rows
 from basinguard.sessions.demo_run import PLAN, TERMS, demo_model, fine_tune
@@ -54,36 +58,38 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", type=int, default=[24])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--high-noise", type=float, default=1.0, help="how often high noise is trained; 1 is uniform")
+    parser.add_argument("--filters", nargs="+", default=[], metavar="NAME", help="of the update, to search besides")
     parser.add_argument("--art", type=Path, help="the unpacked emoji package, for the task art")
     parser.add_argument("--out", type=Path, default=Path("runs/shipped"))
     parser.add_argument("--results", type=Path, default=Path("recipes/results"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    path = args.results / "shipped_products.json"
+    path, terms = args.results / "shipped_products.json", replace(TERMS, update_filters=tuple(args.filters))
     for name, images, seed in [(t, n, s) for s in args.seeds for t in args.tasks for n in args.images]:
         results = json.loads(path.read_text()) if path.exists() else {}
         way, suffix = ("", "") if args.high_noise == 1 else (f", high noise {args.high_noise:g}", "_high_noise")
-        key = f"{name}, {images} images, seed {seed}{way}"
+        trained = f"{name}, {images} images, seed {seed}{way}"
+        key = f"{trained}, filters {' '.join(args.filters)}" if args.filters else trained
         if key in results:
             continue
-        run = args.out / key.replace(", ", "-").replace(" ", "-")
-        results[key] = ship(art(args.art) if name == "art" else TASKS[name], images, seed, run, args.high_noise)
+        run, suffix = args.out / trained.replace(", ", "-").replace(" ", "-"), suffix + "_filters" * bool(args.filters)
+        task = art(args.art) if name == "art" else TASKS[name]
+        results[key] = ship(task, images, seed, run, LossOptions(high_noise=args.high_noise), terms)
         path.write_text(json.dumps(results, indent=1))
         path.with_suffix(".md").write_text(table(results), encoding="utf-8")
         shutil.copy(run / "export" / "comparison.png", args.results / f"shipped_{name}_{images}_{seed}{suffix}.png")
         print(table(results), flush=True)
 
 
-def ship(task: Task, images: int, seed: int, run: Path, high_noise: float) -> dict[str, Any]:
+def ship(task: Task, images: int, seed: int, run: Path, loss: LossOptions, terms: CalibrationTerms) -> dict[str, Any]:
     """One run, from images to export."""
     begin = time.process_time()
     train, heldout = task.write(run / "data", images, seed, HELDOUT)
     archive = EpochArchive(run / "export-epochs", TERMS.epochs)
     if archive.stored():
-        certificate = exported_again(run, train, heldout, archive)
+        certificate = exported_again(run, train, heldout, archive, terms)
     else:
-        loss = LossOptions(high_noise=high_noise)
-        guard = fine_tune(run, train, heldout, UPDATES // -(-images // BATCH), DETECTOR, loss)
+        guard = fine_tune(run, train, heldout, UPDATES // -(-images // BATCH), DETECTOR, loss, terms=terms)
         assert guard.run is not None
         assert guard.run.certificate is not None, f"{task.name}: nothing was exported"
         certificate = guard.run.certificate
@@ -109,7 +115,9 @@ def ship(task: Task, images: int, seed: int, run: Path, high_noise: float) -> di
 
 
 @torch.no_grad()
-def exported_again(run: Path, train: Path, heldout: Path, archive: EpochArchive) -> Certificate:
+def exported_again(
+    run: Path, train: Path, heldout: Path, archive: EpochArchive, terms: CalibrationTerms
+) -> Certificate:
     """The search, the proof and the export of a training that is over, from its stored epochs; without its history."""
     module, base = demo_model(), load_pipeline("tinyworld")
     images = ImageFolder(str(train), resolution=64)
@@ -121,7 +129,7 @@ def exported_again(run: Path, train: Path, heldout: Path, archive: EpochArchive)
     states = {e.epoch: partial(archive.weights, e.epoch, origin) for e in stored}
     with EpochSeries(module, states, base, train_steps={e.epoch: e.train_step for e in stored}) as series:
         truth = truth_of(training, feature_sets())
-        return export_calibrated(guard, series, TERMS, run / "export", truth=truth)
+        return export_calibrated(guard, series, terms, run / "export", truth=truth)
 
 
 def table(results: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from basinguard.commands.calibrate import calibrate
 from basinguard.commands.export import export
 from basinguard.core import seeds
 from basinguard.core.record import read_record
+from basinguard.core.recorded_weights import RecordedWeights
 from basinguard.diffusion.sampling import draw_noise
 from basinguard.exports.directory import export_directory
 from basinguard.exports.fingerprints import weights_sha256
@@ -36,6 +38,7 @@ from basinguard.sessions.session import open_model
 from basinguard.similarity.clip_score import TINY
 from basinguard.similarity.copy_detector_settings import CopyDetectorSettings
 from basinguard.tinyworld.scenes import all_captions, draw_scene
+from support.exports import build_record
 
 QUICK = SessionSettings(scale=3.0, timesteps=3)
 TERMS = CalibrationTerms(
@@ -170,6 +173,27 @@ def test_a_share_of_the_fine_tune_ships_as_weights_of_its_own(tuned_dir, base_di
     tuned, base, halfway = (opened_pipe(d).unet.conv_in.weight for d in (tuned_dir, base_dir, exported))
     torch.testing.assert_close(halfway, (tuned + base) / 2)
     assert weights_sha256(exported) == record.weights_sha256
+
+
+def test_what_a_filter_leaves_has_a_fingerprint_of_its_own(tuned_dir, base_dir, scene_folder, monkeypatch):
+    opened = open_model(str(tuned_dir), scene_folder, replace(QUICK, base=str(base_dir)))
+    product = RecordedWeights(update_filter="rank-1")
+    chosen = build_record(opened.pipe).model_copy(update={"product": product, "strength": None})
+    monkeypatch.setattr(calibration, "certify", lambda *a, **options: SimpleNamespace(record=chosen))
+    record = calibration.calibrate_session(opened, replace(TERMS, update_filters=("rank-1",))).record
+    assert record.product == product.model_copy(update={"tuned_sha256": weights_sha256(tuned_dir)})
+    with with_product_weights(opened.pipe, record.model_copy(update={"base": str(base_dir)})):
+        assert weights_sha256(opened.pipe) == record.weights_sha256 != record.product.tuned_sha256
+
+
+def test_filters_that_cannot_act_are_refused_before_anything_is_sampled(tuned_dir, base_dir, scene_folder):
+    def refused(name, base, message):
+        terms = replace(PLAIN, update_filters=(name,))
+        with pytest.raises(ValueError, match=message):
+            calibrate(str(tuned_dir), data=scene_folder, settings=replace(QUICK, base=base), terms=terms, dry_run=True)
+
+    refused("rank-4", "", "is of the change from the base model, which is not known")
+    refused("no-cross-attention", str(base_dir), "leaves nothing of this fine-tune's change")
 
 
 def test_a_lora_file_can_be_calibrated_with_an_anchor(base_dir, scene_folder, tmp_path):

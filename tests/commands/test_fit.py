@@ -299,6 +299,8 @@ def test_a_dry_run_refuses_what_the_run_would(tiny_pipeline_dir, scene_folder, t
     steps = '--trainer.callbacks.terms.strength_schedules=[{"transitions": [300], "strengths": [0.6, 1.0]}]'
     with pytest.raises(ValueError, match="strength_schedules need a LoRA, and whole weights are trained"):
         dry_run_summary(fit_cli([*words, "--model.init_args.method=full", steps]))
+    with pytest.raises(ValueError, match="residual-blocks: leaves nothing of what is trained here"):
+        dry_run_summary(fit_cli([*words, '--trainer.callbacks.terms.update_filters=["residual-blocks"]']))
 
 
 def test_help_explains_every_argument(capsys):

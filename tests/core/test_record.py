@@ -144,3 +144,31 @@ def test_a_strength_schedule_is_of_a_whole_lora(product):
     form["product"] |= product
     with pytest.raises(ValueError, match="it is of a LoRA of strength 1"):
         Record.from_json(json.dumps(form))
+
+
+def with_filter(**product):
+    return json.loads(make_record().to_json()) | {"product": {"update_filter": "rank-16", **product}}
+
+
+def test_a_filter_of_the_update_comes_back_as_it_was_and_older_records_have_none():
+    record = Record.from_json(json.dumps(with_filter(strength=0.5)))
+    assert Record.from_json(record.to_json()) == record
+    assert (record.product.update_filter, record.product.whole, record.needs_nothing) == ("rank-16", False, False)
+    form = json.loads(make_record().to_json())
+    del form["product"]["update_filter"]
+    assert Record.from_json(json.dumps(form)) == make_record()
+
+
+@pytest.mark.parametrize(
+    ("product", "message"),
+    [
+        (
+            {"update_filter": "rank-0"},
+            "update filter 'rank-0' is not known; known: no-cross-attention, residual-blocks",
+        ),
+        ({"kind": "lora", "strength_schedule": {"transitions": [300.0], "strengths": [0, 1]}}, "take either"),
+    ],
+)
+def test_a_filter_that_cannot_be_is_named(product, message):
+    with pytest.raises(ValueError, match=message):
+        Record.from_json(json.dumps(with_filter(**product)))

@@ -74,8 +74,14 @@ def test_the_verb_stamps_what_the_record_belongs_to_and_nothing_else(foreign, pi
     (tmp_path / "record.json").write_text(record.model_copy(update=own).to_json())
     main([*words, str(tmp_path / "by timestep.safetensors")])
     assert inspect_file(tmp_path / "by timestep.safetensors").record.product.strength_schedule == schedule
-    half = record.model_copy(update={"product": record.product.model_copy(update={"strength": 0.5})})
-    (tmp_path / "record.json").write_text(half.to_json())
-    with pytest.raises(SystemExit):
-        main([*words, str(tmp_path / "other.safetensors")])
-    assert "export --kind kohya" in capsys.readouterr().err
+    for part, said in (
+        ({"strength": 0.5}, "0.5 of the fine-tune"),
+        ({"update_filter": "rank-1"}, "with the 1 largest singular"),
+    ):
+        half = record.model_copy(update={"product": record.product.model_copy(update=part)})
+        (tmp_path / "record.json").write_text(half.to_json())
+        with pytest.raises(SystemExit):
+            main([*words, str(tmp_path / "other.safetensors")])
+        error = capsys.readouterr().err
+        assert said in error
+        assert "export --kind kohya" in error

@@ -23,6 +23,7 @@ from basinguard.attacks.membership import require_controls
 from basinguard.attacks.monitor import Monitor
 from basinguard.attacks.options import AttackOptions
 from basinguard.attacks.plan import AttackPlan, affordable
+from basinguard.calibration.terms import CalibrationTerms
 from basinguard.core.files import whole_directory
 from basinguard.core.gate import require_passable
 from basinguard.core.images import read_facts
@@ -41,6 +42,7 @@ from basinguard.guard.status import read_history
 from basinguard.guard.training_set import TrainingSet
 from basinguard.guidance.strength import StrengthSchedule
 from basinguard.pipelines.base_check import require_base
+from basinguard.pipelines.filter_check import require_effect, require_filters
 from basinguard.pipelines.loading import load_pipeline, require_capability
 from basinguard.pipelines.protect import protect
 from basinguard.sessions.verification import read_rules
@@ -242,6 +244,9 @@ CASES = {
     "a rules file that is a list": lambda root: read_rules(write(root, "rules.json", "[]")),
     "a record by timestep for a merged checkpoint": lambda root: protect(merged_pipeline(), by_timestep(make_record())),
     "a StrengthSchedule that rises in timestep": lambda root: StrengthSchedule((300.0, 600.0), (0.0, 0.5, 1.0)),
+    "an unknown filter of the update": lambda root: CalibrationTerms(update_filters=("no-attention",)),
+    "a filter of the update of a model without its base": lambda root: require_filters(None, ("rank-16",), ""),
+    "a filter that leaves nothing of the trained layers": lambda root: require_effect("residual-blocks", ["attn1.to_q.weight"]),
     "T-LoRA of no channels": lambda root: require_ranges(numbers(rank_at_noise=0.0)),
     "T-LoRA of whole weights": lambda root: require_ranges(numbers(method="full", rank_at_noise=0.5)),
     "prior preservation of no pictures": lambda root: require_ranges(numbers(prior_weight=-1.0, prior_images=0)),

@@ -43,6 +43,11 @@ class Recording:
         self.asked.append(strength)
         yield SimpleNamespace(model=None)
 
+    @contextmanager
+    def filtered(self, epoch, strength, update_filter):
+        self.asked.append((strength, update_filter))
+        yield SimpleNamespace(model=None)
+
 
 def test_an_export_of_a_share_is_attacked_as_it_is_and_as_the_whole_that_the_base_makes_of_it(record):
     shipped = record.model_copy(update={"product": RecordedWeights(strength=0.8), "strength": SHARE})
@@ -72,3 +77,18 @@ def test_no_safe_weights_and_a_rule_that_no_stock_pipeline_has(record):
     lineup = lineup_of(ARSENAL, record.model_copy(update={"guidance": anchored}))
     assert "more than a choice of scales" in lineup.absent["guarded"]
     assert "no strength was proven safe" in lineup.absent["safe weights"]
+
+
+def test_what_a_filter_leaves_is_attacked_as_it_is_and_an_export_of_it_is_not_made_whole(record):
+    shipped = record.model_copy(update={"product": RecordedWeights(update_filter="rank-4")})
+    weights, export = Recording(), Recording()
+    whole, filtered = Arsenal(weights, SimpleNamespace()), Arsenal(export, SimpleNamespace(), filtered="rank-4")
+    for opening in lineup_of(whole, shipped).opening.values():
+        with opening():
+            pass
+    assert weights.asked == [1.0, (1.0, "rank-4"), (1.0, "rank-4")], "plain, guarded, as plain weights"
+    lineup = lineup_of(filtered, shipped)
+    assert list(lineup.opening) == ["base", "guarded", "guarded, as plain weights"]
+    assert "a filter left a part of its change out" in lineup.absent["plain"]
+    with lineup.opening["guarded"]():
+        assert export.asked == [1.0], "it holds that already"

@@ -23,7 +23,7 @@ from .sample_archive import SampleArchive
 from .trial import Prefixes, Trial
 from .weights import OpenWeights, Weights, product_weights
 
-Held = tuple[int | None, float, RecordedSchedule | None]  # which weights: epoch, strength, strength by timestep
+Held = tuple[int | None, float, RecordedSchedule | None, str]  # which weights: epoch, strength, by timestep, filter
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Bench:
             products: what is measured.
             delta: error of the test that a sequential design decides; 1 stops after one round.
         """
-        for held, same in groupby(products, key=lambda p: (p.epoch, p.strength, p.strength_schedule)):
+        for held, same in groupby(products, key=_held):
             group = list(same)
             with product_weights(weights, group[0]) as opened:
                 model = BenchedModel(self, opened, self._prefixes_of(held))
@@ -73,6 +73,10 @@ class Bench:
         if weights not in self._prefixes:
             self._prefixes.clear()
         return self._prefixes.setdefault(weights, {})
+
+
+def _held(product: Product) -> Held:
+    return product.epoch, product.strength, product.strength_schedule, product.update_filter
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from scipy.stats import binom
 from ..core import stats
 from ..core.estimate import Estimate
 from ..core.record import Guidance
-from ..core.recorded_weights import RecordedSchedule
+from ..core.recorded_weights import RecordedSchedule, require_no_schedule
 from ..core.text import epoch_name
 from .design import Design
 from .terms import Setting
@@ -89,12 +89,25 @@ class Product:
         strength: share of the fine-tune in the weights, in [0, 1]; 0 is the base model.
         epoch: whose fine-tune; None for a model that is given as it is.
         strength_schedule: of the denoiser, by timestep, `strength` being 1; None where it is the same everywhere.
+        update_filter: by name, what is left of the change of the denoiser, see `core.update_filter`; "" for all of it.
+
+    Raises:
+        ValueError: a filter with a strength by timestep.
     """
 
     guidance: Guidance
     strength: float = 1.0
     epoch: int | None = None
     strength_schedule: RecordedSchedule | None = None
+    update_filter: str = ""
+
+    def __post_init__(self) -> None:
+        require_no_schedule(self.update_filter, self.strength_schedule)
+
+    @property
+    def whole(self) -> bool:
+        """Whether its weights hold all of the fine-tune: no share of it, and nothing filtered out."""
+        return self.strength == 1 and not self.update_filter
 
     @property
     def plain(self) -> bool:
@@ -132,7 +145,8 @@ class Product:
             return f"base model, {self.rule}, scale {self.scale:g}"
         epoch = "" if self.epoch is None else f"{epoch_name(self.epoch)}, "
         strength = f"{self.strength:g}" if self.strength_schedule is None else str(self.strength_schedule)
-        return f"{epoch}strength {strength}, {self.rule}, scale {self.scale:g}"
+        filtered = f", {self.update_filter}" if self.update_filter else ""
+        return f"{epoch}strength {strength}{filtered}, {self.rule}, scale {self.scale:g}"
 
 
 @dataclass(frozen=True, kw_only=True)

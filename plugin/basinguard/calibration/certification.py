@@ -28,7 +28,7 @@ from .sample_archive import SampleArchive
 from .search import Search
 from .terms import RANKED, CalibrationTerms
 from .trial import Trial, calibration_pairs
-from .weights import OpenWeights, Weights, product_weights, require_schedulable
+from .weights import OpenWeights, Weights, product_weights, require_filterable, require_schedulable
 
 FIRST_SEEDS: Mapping[Phase, int] = {
     "search": seed_table.SEARCH,
@@ -59,6 +59,7 @@ class Certification:
     ) -> None:
         require_terms(terms.alpha, terms.delta)
         require_schedulable(weights, terms)
+        require_filterable(weights, terms)
         self.guard, self.weights, self.terms = guard, weights, terms
         self.count, self.archive = EvaluationCount(), archive or SampleArchive()
         with weights.at(weights.epochs[-1], 1.0) as opened:
@@ -136,7 +137,7 @@ class Certification:
 
         Of the best of the search and of the newest epoch, which may keep much on captions that it does not copy.
         """
-        plain = [c for c in searched if c.product.strength == 1 and c.product.plain]
+        plain = [c for c in searched if c.product.whole and c.product.plain]
         best = max(plain, key=lambda c: c.gain, default=None)
         able = [*([best.product] if best else []), self.whole()]
         return max(able, key=lambda product: t.value.value if (t := self.taught(product)) and t.value else -math.inf)

@@ -32,8 +32,8 @@ def best(
 
     Those whose `taught` is at most `LEVEL` below the highest are level; of them, those whose alignment cannot be told
     from the best; of them plain CFG before a rule, which people would have to apply, then what takes the fewest
-    evaluations, then the whole fine-tune before a share of it. A rule has to keep clearly more than plain CFG (the
-    paired interval excludes 0). Where neither was measured the boldest is taken.
+    evaluations, then the whole fine-tune before a share or a filtered part of it. A rule has to keep clearly more than
+    plain CFG (the paired interval excludes 0). Where neither was measured the boldest is taken.
 
     Args:
         candidates: tested ones.
@@ -87,6 +87,6 @@ def _aligned_below(candidate: ProductCandidate, top: ProductCandidate) -> bool:
     return top.pair_alignment.above(candidate.pair_alignment).low > 0
 
 
-def _price(candidate: ProductCandidate) -> tuple[bool, float, float, float]:
-    product = candidate.product
-    return not product.plain, round(candidate.evals_per_sample, 6), -product.strength, -candidate.gain
+def _price(candidate: ProductCandidate) -> tuple[bool, float, float, bool, float]:
+    product, evals = candidate.product, round(candidate.evals_per_sample, 6)
+    return not product.plain, evals, -product.strength, bool(product.update_filter), -candidate.gain

@@ -56,6 +56,7 @@ def most_products(terms: CalibrationTerms, *, scale: float, epochs: int, graded:
     other_scales = (len(terms.plain_scales(scale)) - 1) * min(AROUND, strengths)
     shares = min(epochs, SHARED) * (strengths - 1)
     plain = epochs + shares + int(graded) + other_scales
+    plain += len(terms.update_filters) * epochs
     kinds, ruled = terms.chains, _most_rules(terms, epochs) + _most_schedules(terms, epochs)
     return plain + ruled, kinds * 2 * CONTENDERS + 1, terms.chain * kinds + 1 + BESIDE
 

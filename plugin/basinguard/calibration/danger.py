@@ -20,7 +20,7 @@ Danger = tuple[float, float]  # share of copies; of products that copy alike, ho
 
 
 def dangers(tried: Sequence[ProductCandidate]) -> Mapping[Product, Danger]:
-    """The danger of each product beside its neighbours of the same epoch and rule.
+    """The danger of each product beside its neighbours of the same epoch, rule and filter.
 
     Args:
         tried: in the search, in any order.
@@ -28,7 +28,7 @@ def dangers(tried: Sequence[ProductCandidate]) -> Mapping[Product, Danger]:
     series = defaultdict(list)
     for candidate in tried:
         product = candidate.product
-        series[product.epoch, product.guidance, product.strength_schedule].append(candidate)
+        series[product.epoch, product.guidance, product.strength_schedule, product.update_filter].append(candidate)
     order: dict[Product, Danger] = {}
     for candidates in series.values():
         candidates.sort(key=lambda c: c.product.strength)

@@ -1,4 +1,4 @@
-"""Which knob keeps most on this run: the choice of the epoch, a share of it, another scale, a rule, or a schedule."""
+"""Which knob keeps most on this run: the epoch, a share of it, another scale, a rule, a schedule, or a filter."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from .candidate import Product, ProductCandidate, of_phase
 
 EPOCH, SHARE = "the epoch alone", "a share of the fine-tune"
 SCALE, RULE = "another guidance scale", "a rule in guidance"
-SCHEDULE = "a strength by timestep"
+SCHEDULE, FILTER = "a strength by timestep", "a filter of the update"
 
 
 def knob(product: Product, scale: float) -> str:
     """What a product turns, besides the epoch; a share at another scale counts as both, and so as the share.
 
-    A strength by timestep counts as that, whatever its guidance.
+    A strength by timestep, or a filter of the update, counts as that, whatever its guidance.
 
     Args:
         product: what is sampled.
@@ -22,6 +22,8 @@ def knob(product: Product, scale: float) -> str:
     """
     if product.strength_schedule is not None:
         return SCHEDULE
+    if product.update_filter:
+        return FILTER
     if not product.guidance.plain:
         return RULE
     if product.strength < 1:

@@ -74,7 +74,7 @@ def chains(ranked: Sequence[ProductCandidate], terms: CalibrationTerms, design: 
 
 def _whole(plain: Sequence[ProductCandidate], alpha: float) -> ProductCandidate | None:
     """The whole fine-tune with the most gain that may keep the risk."""
-    whole = [c for c in plain if c.product.strength == 1 and not hopeless(c, alpha)]
+    whole = [c for c in plain if c.product.whole and not hopeless(c, alpha)]
     return max(whole, key=lambda c: c.gain, default=None)
 
 

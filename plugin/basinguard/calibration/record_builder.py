@@ -211,9 +211,9 @@ class _Writer:
         return self.plain.risk if bare == self.plain.product else self.work.measure(bare).risk
 
     def _strength(self) -> Strength | None:
-        """The promise for plain CFG that these very weights, or a share of them, carry."""
-        safe, terms = self.safe, self.work.terms
-        if safe is None or safe.product.epoch != self.shipped.product.epoch:
+        """The promise for plain CFG that these very weights, or a share of them, carry; none where one is filtered."""
+        safe, terms, shipped = self.safe, self.work.terms, self.shipped.product
+        if safe is None or safe.product.epoch != shipped.epoch or safe.product.update_filter or shipped.update_filter:
             return None
         product = safe.product
         where = f"with plain CFG of scale {product.scale:g} at strength {product.strength:g}"
@@ -231,7 +231,13 @@ class _Writer:
 def _recorded_weights(product: Product) -> RecordedWeights:
     kind: Literal["lora", "interpolation"] = "interpolation" if product.strength_schedule is None else "lora"
     schedule = product.strength_schedule
-    return RecordedWeights(epoch=product.epoch, strength=product.strength, kind=kind, strength_schedule=schedule)
+    return RecordedWeights(
+        epoch=product.epoch,
+        strength=product.strength,
+        kind=kind,
+        strength_schedule=schedule,
+        update_filter=product.update_filter,
+    )
 
 
 def _value(heldout: Mapping[Product, Taught], product: Product) -> Estimate | None:

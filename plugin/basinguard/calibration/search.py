@@ -4,7 +4,8 @@ A product is (epoch, strength, rule or plain CFG, scale). First plain CFG with t
 every other strength of the best and of the epoch after them, the strengths between around the best of these, and other
 guidance scales there. Then rules, with the whole fine-tune: the earliest of each setting at the best epoch for plain
 CFG and at every one after it, since a rule may let an epoch be shipped that copies without it; every other rule at the
-epoch where these keep most; then transitions between. Strengths by timestep, where they are asked for, come last.
+epoch where these keep most; then transitions between. Strengths by timestep and filters of the update, where they are
+asked for, come last: they too may let an epoch be shipped that copies without them.
 Nothing here is promised, and no pair of the search serves the proof, so the choice of what to prove needs no
 correction.
 
@@ -59,6 +60,8 @@ class Search:
             self.rules()
         if self.terms.strength_schedules:
             self.schedules()
+        if self.terms.update_filters:
+            self.filters()
         return self.tried
 
     def plain(self) -> None:
@@ -97,6 +100,13 @@ class Search:
         if self._ruled:
             best = self._best_rule
             self.measure(replace(best, strength_schedule=schedule) for schedule in chosen)
+
+    def filters(self) -> None:
+        """Filters of the update, with plain CFG at its best epoch and at every later one."""
+        guidance, epochs = plain_cfg(self.bench.guard.plan.guidance_scale, self.noise), self.weights.epochs
+        later = epochs[epochs.index(self.leaders[0].product.epoch) :]
+        names = self.terms.update_filters
+        self.measure(Product(guidance, 1.0, epoch, update_filter=name) for epoch in later for name in names)
 
     def measure(self, products: Iterable[Product]) -> None:
         """Tries those that were not tried before."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal, get_args
 
+from ..core.update_filter import update_filter
 from ..guidance.strength import StrengthSchedule
 
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 1.0)  # finer where most of what was taught is kept without its images
@@ -62,6 +63,8 @@ class CalibrationTerms:
         anchor: whether to try the base model's unconditional prediction as well (LoRA only).
         strength_schedules: strengths by timestep of a LoRA to try besides, with plain CFG and with the best rule; none
             when empty. None has beaten the choice of the epoch or a rule yet (`recipes/results/weight_knobs.md`).
+        update_filters: filters of the denoiser's change to try besides, by name, with plain CFG (`core.update_filter`);
+            they need the base model; none when empty.
         search_pairs: pairs that each product of the grid is sampled on; what may ship is ranked on twice as many.
         taught_samples: samples of held-out prompts that tell what is kept by what ships, and by plain CFG beside it.
         chain: products that are tested in sequence, at most; there are up to two chains, plain CFG, and rules with
@@ -81,6 +84,7 @@ class CalibrationTerms:
     refine: tuple[int, ...] = (1,)
     anchor: bool = False
     strength_schedules: tuple[StrengthSchedule, ...] = ()
+    update_filters: tuple[str, ...] = ()
     search_pairs: int = 16
     taught_samples: int = 32
     chain: int = 6
@@ -99,6 +103,8 @@ class CalibrationTerms:
             raise ValueError(
                 f"CalibrationTerms(strengths={self.strengths}): expected shares in (0, 1]; 1 is the fine-tune"
             )
+        for name in self.update_filters:
+            update_filter(name)
 
     @property
     def settings(self) -> tuple[Setting, ...]:

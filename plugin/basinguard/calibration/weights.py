@@ -55,9 +55,25 @@ class SchedulableWeights(Protocol):
         ...
 
 
+@runtime_checkable
+class FilterableWeights(Protocol):
+    """Weights whose change can be filtered."""
+
+    def filtered(self, epoch: int | None, strength: float, update_filter: str) -> AbstractContextManager[OpenWeights]:
+        """Inside, the model holds base + strength * filter(tuned - base) of that epoch; a text encoder all of it.
+
+        Raises:
+            ValueError: the filter leaves all of that change, or none.
+        """
+        ...
+
+
 def product_weights(weights: Weights, product: Product | RecordedWeights) -> AbstractContextManager[OpenWeights]:
     """Inside, the weights of a product."""
     schedule = product.strength_schedule
+    if product.update_filter:
+        assert isinstance(weights, FilterableWeights)
+        return weights.filtered(product.epoch, product.strength, product.update_filter)
     if schedule is None:
         return weights.at(product.epoch, product.strength)
     assert isinstance(weights, SchedulableWeights)
@@ -77,6 +93,19 @@ def require_schedulable(weights: Weights, terms: CalibrationTerms) -> None:
     """
     if terms.strength_schedules and not (weights.graded and isinstance(weights, SchedulableWeights)):
         raise ValueError("strength_schedules need a LoRA and the base model below it; give both, or leave them out")
+
+
+def require_filterable(weights: Weights, terms: CalibrationTerms) -> None:
+    """Refuses filters of weights whose change is not known, and those that would change nothing or leave nothing.
+
+    Raises:
+        ValueError: says which.
+    """
+    if terms.update_filters and not (weights.graded and isinstance(weights, FilterableWeights)):
+        raise ValueError("update_filters need the base model, whose change they filter; give it, or leave them out")
+    for name in terms.update_filters:
+        with product_weights(weights, RecordedWeights(epoch=weights.epochs[-1], update_filter=name)):
+            pass
 
 
 @dataclass(frozen=True)

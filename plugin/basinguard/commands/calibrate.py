@@ -53,6 +53,7 @@ def calibrate(
     from ..sessions.calibration import (
         archive_of,
         calibrate_session,
+        require_change_to_filter,
         require_lora_to_schedule,
         require_new_calibration,
     )
@@ -62,6 +63,7 @@ def calibrate(
     require_new_calibration(out)
     session = open_model(model, data, settings, detector)
     require_lora_to_schedule(session, terms, transfer=transfer)
+    require_change_to_filter(session, terms)
     if dry_run:
         return calibration_dry_run(session, terms)
     archive = archive_of(session, out)

@@ -26,19 +26,20 @@ def stamp(
     Raises:
         FileExistsError: `out` exists and `overwrite` was not asked for.
         FileNotFoundError: no such LoRA, record or base.
-        ValueError: the record belongs to another LoRA, or to a share of this one.
+        ValueError: the record belongs to another LoRA, or to a share or a filtered part of this one.
     """
     from ..core.record import read_record
     from ..exports.lora import lora_layers, of_lora
     from ..exports.model_kind import kind_of, require_files
+    from ..exports.sentences import weights_line
     from ..exports.stamp import stamp_lora
     from ..pipelines.loading import load_pipeline
 
     measured = read_record(record)
-    if measured.product.strength != 1:
+    if not measured.product.whole:
         raise ValueError(
-            f"{record}: is of {measured.product.strength:g} of the fine-tune; a stamped file has all of it at strength "
-            "1: use `basinguard export --kind kohya`"
+            f"{record}: is of {weights_line(measured.product)}; a stamped file has all of it at strength 1: use "
+            "`basinguard export --kind kohya`"
         )
     pipe = load_pipeline(base or measured.base, lora=lora)
     kind = require_files(kind_of(pipe))

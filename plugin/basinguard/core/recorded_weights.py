@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from .schema import Schema, Timestep
+from .update_filter import update_filter
 
 MOST_TRANSITIONS = 100  # far more than a sampler has steps to tell apart
 
@@ -44,11 +45,12 @@ class RecordedWeights(Schema):
 
     Attributes:
         epoch, train_step: of the run they come from; None for a model that was given as it is.
-        strength: share of the fine-tune in them, in [0, 1]; they are base + strength * (tuned - base).
+        strength: share of the fine-tune in them, in [0, 1]; they are base + strength * filter(tuned - base).
         kind: what carries the share: a "lora" scaled by it, or an "interpolation" of whole weights.
         tuned_sha256: fingerprint of the whole fine-tune of that epoch; "" where these weights are that.
         strength_schedule: the share by timestep of the denoiser's part of a LoRA, whose `strength` is then 1; None
             where it is the same everywhere.
+        update_filter: by name, what is left of the change of the denoiser; "" where all of it is.
     """
 
     epoch: int | None = None
@@ -57,6 +59,12 @@ class RecordedWeights(Schema):
     kind: Literal["lora", "interpolation"] = "interpolation"
     tuned_sha256: str = ""
     strength_schedule: RecordedSchedule | None = None
+    update_filter: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether they hold all of the fine-tune: no share of it, and nothing filtered out."""
+        return self.strength == 1 and not self.update_filter
 
     @model_validator(mode="after")
     def _one_strength(self) -> Self:
@@ -66,3 +74,23 @@ class RecordedWeights(Schema):
                 "it is of a LoRA of strength 1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_edit(self) -> Self:
+        if self.update_filter:
+            update_filter(self.update_filter)
+            require_no_schedule(self.update_filter, self.strength_schedule)
+        return self
+
+
+def require_no_schedule(name: str, schedule: RecordedSchedule | None) -> None:
+    """Refuses a filter beside a strength by timestep.
+
+    Raises:
+        ValueError: there are both.
+    """
+    if name and schedule is not None:
+        raise ValueError(
+            f"update_filter {name!r} with a strength_schedule: a filter is of merged weights, which have one strength; "
+            "take either"
+        )

@@ -15,6 +15,7 @@ from ..core.files import whole_file
 from ..core.record import Record
 from .fingerprints import belonging, state_dict_sha256, weights_sha256
 from .layout import HEADER_TENSORS_SHA256
+from .lora_filter import filtered_layers
 from .lora_formats import (
     ADAPTER_METADATA,
     KOHYA,
@@ -57,7 +58,7 @@ def export_lora(
         pipe: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline` whose UNet, and perhaps text encoders, carry a
             peft LoRA.
         record: the calibration of this pipeline: its `weights_sha256` is that of `merged(pipe)`, of the LoRA
-            (`lora_sha256`), or empty.
+            (`lora_sha256`), or empty. What its `update_filter` takes out of the LoRA is not written.
         out: a `.safetensors` file.
         format: "kohya" for the user interfaces and diffusers; "diffusers" for `load_lora_weights` alone, and for a
             text encoder trained without its out_proj, whose kohya form diffusers 0.42 cannot read; "diffusers-folded"
@@ -85,10 +86,11 @@ def export_lora(
         raise ValueError(f"export_lora(strength={strength}): expected a share in (0, 1]")
     trained = lora_layers(pipe, adapter)
     record = of_lora(record, pipe, trained)
-    layers = {name: (down, up, alpha * share) for name, (down, up, alpha) in trained.items()}
+    left = filtered_layers(trained, record.product.update_filter)
+    layers = {name: (down, up, alpha * share) for name, (down, up, alpha) in left.items()}
     layers = AS_STORED[format](layers)
     rank, alpha = commonest(layers.values())
-    facts = LoraFacts(lora_sha256(layers), rank, alpha, share, is_second_generation(layers), kind)
+    facts = LoraFacts(lora_sha256(layers), rank, alpha, share, is_second_generation(trained), kind)
     header = lora_header(record if share_private else public(record), facts, title=out.stem)
     if format != "kohya":
         header[ADAPTER_METADATA] = json.dumps(adapter_metadata(layers), sort_keys=True)

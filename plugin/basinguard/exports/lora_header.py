@@ -14,7 +14,7 @@ from .model_card import is_openrail, is_sd21
 from .model_kind import STABLE_DIFFUSION, ModelKind
 from .privacy import hub_id
 from .sampler_grids import fits, steps_before
-from .sentences import percent, rule_line
+from .sentences import percent, rule_line, weights_line
 from .ui_instructions import a1111_hint
 
 
@@ -72,6 +72,12 @@ def model_header(
 
 def usage_hint(record: Record, *, strength: float = 1.0, kind: ModelKind = STABLE_DIFFUSION) -> str:
     """One paragraph that a person can follow in any tool."""
+    filtered = f" It is {weights_line(record.product)}." if record.product.update_filter else ""
+    return _how(record, strength=strength, kind=kind) + filtered
+
+
+def _how(record: Record, *, strength: float, kind: ModelKind) -> str:
+    """How it is sampled, and what it copies then."""
     rule, steps = record.guidance, record.sampler.timesteps
     risks = f"Copies of training images: {percent(record.risk)} so, {percent(record.plain)} with plain CFG"
     if schedule := record.product.strength_schedule:

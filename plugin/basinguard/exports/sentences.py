@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ..core.estimate import Estimate
 from ..core.record import Record
+from ..core.recorded_weights import RecordedWeights
 from ..core.text import epoch_name
+from ..core.update_filter import update_filter
 
 UNKNOWN = "not measured"
 HELP = (
@@ -38,10 +40,20 @@ def product_line(record: Record) -> str:
     """Which weights, and how they are sampled."""
     product = record.product
     epoch = "" if product.epoch is None else f"{epoch_name(product.epoch)}, "
-    share = "the whole fine-tune" if product.strength == 1 else f"{product.strength:g} of the fine-tune"
+    return f"{epoch}{weights_line(product)}, {rule_line(record)}"
+
+
+def weights_line(product: RecordedWeights) -> str:
+    """What the weights hold of the fine-tune.
+
+    Example: `the whole fine-tune`; `0.8 of the fine-tune without its change of cross-attention`.
+    """
     if product.strength_schedule is not None:
-        share = f"the fine-tune as a LoRA whose strength follows the timestep ({product.strength_schedule})"
-    return f"{epoch}{share}, {rule_line(record)}"
+        return f"the fine-tune as a LoRA whose strength follows the timestep ({product.strength_schedule})"
+    if product.whole:
+        return "the whole fine-tune"
+    share = "the fine-tune" if product.strength == 1 else f"{product.strength:g} of the fine-tune"
+    return f"{share} {update_filter(product.update_filter).words}" if product.update_filter else share
 
 
 def taught_line(record: Record) -> str:
@@ -77,7 +89,7 @@ def verdict(record: Record) -> str:
     if record.product.strength_schedule is not None:
         what = "its strengths by timestep" if record.guidance.plain else "its rule and its strengths by timestep"
         return f"Safe by {what}." + price(record)
-    if record.guidance.plain and record.product.strength == 1 and record.scale == record.sampler.scale:
+    if record.guidance.plain and record.product.whole and record.scale == record.sampler.scale:
         epoch = f" of {epoch_name(record.product.epoch)}" if _earlier(record) else ""
         cost = price(record) if epoch else ""
         return f"No rule needed: plain CFG with the whole fine-tune{epoch} keeps the promise as it is.{cost}"

@@ -1,7 +1,8 @@
 """Weights between the base model's and the fine-tuned ones, in place.
 
 Going from base to tuned weights by a share s is what a LoRA loader does with strength s once the adapter is merged,
-and what model merging does with a full fine-tune: one mechanism for both.
+and what model merging does with a full fine-tune: one mechanism for both. A filter (`core.update_filter`) moves the
+far end: from the tuned weights to the base with a part of their change.
 """
 
 from __future__ import annotations
@@ -9,16 +10,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..calibration.weights import OpenWeights
+from ..core.update_filter import update_filter as filter_named
 from ..diffusion.sampling import Denoiser
 from ..guidance.strength import StrengthSchedule
 from .families.registry import family_of, tuned_parts
 from .latent_model import LatentModel
+
+NOTHING = 1e-6  # of the squared norm of a change: less is rounding
+
+
+class Differing(NamedTuple):
+    """A weight of a pipeline, and the two ends between which it can be: tuned, and as its base has it."""
+
+    name: str
+    weight: Tensor
+    tuned: Tensor
+    origin: Tensor
 
 
 class Blend:
@@ -42,7 +55,8 @@ class Blend:
         self, tuned: Any, base: Any, *, dtype: torch.dtype | None = None, parts: Sequence[str] | None = None
     ) -> None:
         self.tuned, self.dtype = tuned, dtype
-        self._differing: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        self._differing: dict[str, list[Differing]] = {}
+        self._filtered: tuple[str, list[Differing]] = ("", [])
         for name in tuned_parts(tuned) if parts is None else parts:
             here, there = getattr(tuned, name).state_dict(), getattr(base, name).state_dict()
             require_same_layers(name, here, there)
@@ -50,14 +64,18 @@ class Blend:
             for key, weight in here.items():
                 origin = there[key].to(weight)
                 if weight.is_floating_point() and not torch.equal(weight, origin):
-                    differing.append((weight, weight.clone(), origin))
+                    differing.append(Differing(key, weight, weight.clone(), origin))
 
     @contextmanager
-    def at(self, strength: float) -> Iterator[LatentModel]:
-        """Inside, the weights are base + strength * (tuned - base)."""
+    def at(self, strength: float, update_filter: str = "") -> Iterator[LatentModel]:
+        """Inside, the weights are base + strength * (tuned - base), of the denoiser with what a filter leaves of it.
+
+        Raises:
+            ValueError: an unknown filter, or one that leaves all of the denoiser's change, or none.
+        """
         try:
             for part in self._differing:
-                self._set(part, strength)
+                self._set(part, strength, update_filter)
             yield LatentModel(self.tuned, dtype=self.dtype)
         finally:
             self._restore()
@@ -74,13 +92,48 @@ class Blend:
         finally:
             self._restore()
 
-    def _set(self, part: str, strength: float) -> None:
-        for weight, tuned, origin in self._differing.get(part, ()):
+    def _set(self, part: str, strength: float, update_filter: str = "") -> None:
+        for _, weight, tuned, origin in self._ends(part, update_filter):
             weight.copy_(tuned if strength == 1 else torch.lerp(origin.float(), tuned.float(), strength))
+
+    def _ends(self, part: str, update_filter: str) -> list[Differing]:
+        """What differs in a part; of the denoiser with the filtered weights in place of the tuned ones."""
+        own = self._differing.get(part, [])
+        if not update_filter or part != family_of(self.tuned).denoiser_name:
+            return own
+        if self._filtered[0] != update_filter:  # those of the latest filter are held, as decomposing takes long
+            self._filtered = (update_filter, filtered(update_filter, own))
+        return self._filtered[1]
 
     def _restore(self) -> None:
         for part in self._differing:
             self._set(part, 1.0)
+
+
+def filtered(name: str, differing: Sequence[Differing]) -> list[Differing]:
+    """The same weights with base + filter(tuned - base) as their tuned end.
+
+    Args:
+        name: of the filter.
+        differing: of a denoiser.
+
+    Raises:
+        ValueError: an unknown filter, or one that leaves all of the change, or none.
+    """
+    edit, ends, whole, lost = filter_named(name).edit, [], 0.0, 0.0
+    for one in differing:
+        change = one.tuned.float() - one.origin.float()
+        left = edit(one.name, change)
+        end = one.tuned if left is change else (one.origin.float() + left).to(one.origin)
+        ends.append(one._replace(tuned=end))
+        whole += float(change.square().sum())
+        lost += float((change - left).square().sum())
+    if not NOTHING * whole < lost < (1 - NOTHING) * whole:
+        what = "all" if lost <= NOTHING * whole else "nothing"
+        raise ValueError(
+            f"update filter {name!r} leaves {what} of this fine-tune's change of the denoiser; leave it out"
+        )
+    return ends
 
 
 class FollowingModel(LatentModel):
@@ -147,6 +200,12 @@ class BlendedWeights:
         """The model at a strength; there is no epoch to choose."""
         with self.blend.at(strength) as model:
             yield OpenWeights(model, self.anchored if strength == 1 else None)
+
+    @contextmanager
+    def filtered(self, epoch: int | None, strength: float, update_filter: str) -> Iterator[OpenWeights]:
+        """The model with a share of what a filter leaves."""
+        with self.blend.at(strength, update_filter) as model:
+            yield OpenWeights(model)
 
     @contextmanager
     def scheduled(self, epoch: int | None, schedule: StrengthSchedule) -> Iterator[OpenWeights]:

@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 
 @contextmanager
 def with_product_weights(pipe: StableDiffusionPipeline, record: Record) -> Iterator[None]:
-    """Inside, a pipeline holds the record's share of its fine-tune; it is left alone where it holds that already.
+    """Inside, a pipeline holds the record's share of its fine-tune, or what a filter leaves; one that does stays so.
 
     Args:
         pipe: the whole fine-tune, without adapters, or the product itself.
-        record: of the product; its base is loaded where a share is needed.
+        record: of the product; its base is loaded where the fine-tune is to be changed.
 
     Raises:
         FileNotFoundError: the base model is not where the record says.
-        ValueError: the base has other layers.
+        ValueError: the base has other layers, or a filter leaves all of the fine-tune or nothing.
     """
-    if record.product.strength == 1 or weights_sha256(pipe) != record.product.tuned_sha256:
+    product = record.product
+    if product.whole or weights_sha256(pipe) != product.tuned_sha256:
         yield
         return
-    with Blend(pipe, load_pipeline(record.base)).at(record.product.strength):
+    with Blend(pipe, load_pipeline(record.base)).at(product.strength, product.update_filter):
         yield

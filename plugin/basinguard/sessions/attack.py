@@ -14,11 +14,12 @@ from ..attacks.plan import MOST_MODELS, SAMPLES, AttackPlan, affordable, per_sam
 from ..attacks.registry import ATTACKS
 from ..attacks.round import LEAST_MODELS, Lineup, OpenTarget, Show, run_round
 from ..attacks.target import Target
-from ..calibration.weights import Weights
+from ..calibration.weights import Weights, product_weights
 from ..core.attack_table import TargetName
 from ..core.membership_table import MembershipTable
 from ..core.progress import say, working
 from ..core.record import Record
+from ..core.recorded_weights import RecordedWeights
 from ..guard.guard import Guard
 from ..guidance.core import Rule, from_record
 from ..pipelines.latent_model import LatentModel
@@ -34,22 +35,31 @@ class Arsenal:
         weights: of the fine-tune, or of an export.
         base: the base model, which the attacker has too.
         baked: share of the fine-tune that these weights hold already: an export's own strength.
+        filtered: by name, what is left of its change in them already: an export's own filter; "" for all of it.
     """
 
     weights: Weights
     base: LatentModel | None
     baked: float = 1.0
+    filtered: str = ""
 
-    def of(self, name: TargetName, strength: float, rule: Rule | None = None) -> OpenTarget:
-        """The fine-tune at a strength, with a rule or without.
+    def of(self, name: TargetName, strength: float, rule: Rule | None = None, *, update_filter: str = "") -> OpenTarget:
+        """The fine-tune at a strength, or what a filter leaves of it, with a rule or without.
 
-        From a share and the base the whole is worked out: base + (share - base) / strength. Anybody can.
+        From a share and the base the whole is worked out: base + (share - base) / strength. Anybody can. What a filter
+        took cannot be.
         """
         relative = 1.0 if strength == self.baked else strength / self.baked
+        left = "" if self.filtered else update_filter
 
         @contextmanager
         def opened() -> Iterator[Target]:
-            with self.weights.at(None, relative) as weights:
+            opening = (
+                product_weights(self.weights, RecordedWeights(strength=relative, update_filter=left))
+                if left
+                else self.weights.at(None, relative)
+            )
+            with opening as weights:
                 yield Target(name, weights.model, rule, self.base)
 
         return opened
@@ -68,13 +78,15 @@ def lineup_of(arsenal: Arsenal, record: Record) -> Lineup:
     """The five models of the table, and why one of them is not there: what is the same as another is attacked once."""
     opening: dict[TargetName, OpenTarget] = {}
     absent: dict[TargetName, str] = {}
-    strength, share = record.product.strength, record.strength
+    strength, share, left = record.product.strength, record.strength, record.product.update_filter
     if arsenal.base is None:
         absent["base"] = "the base model was not given"
     else:
         opening["base"] = arsenal.of_base()
     if arsenal.baked == 0 or (arsenal.baked != 1 and arsenal.base is None):
         absent["plain"] = "the whole fine-tune cannot be worked out: its share is 0, or the base was not given"
+    elif arsenal.filtered:
+        absent["plain"] = "the whole fine-tune cannot be worked out: a filter left a part of its change out"
     else:
         opening["plain"] = arsenal.of("plain", 1.0)
     if record.guidance.anchor or record.guidance.refine > 1:
@@ -84,11 +96,12 @@ def lineup_of(arsenal: Arsenal, record: Record) -> Lineup:
     elif record.guidance.plain and record.scale == record.sampler.scale:
         absent["guarded"] = "its rule is plain CFG at the usual scale: it samples as its plain weights do"
     else:
-        opening["guarded"] = arsenal.of("guarded", strength, from_record(record.model_dump()))
-    if strength == 1:
+        rule = from_record(record.model_dump())
+        opening["guarded"] = arsenal.of("guarded", strength, rule, update_filter=left)
+    if record.product.whole:
         absent["guarded, as plain weights"] = "the same weights as the plain export's"
     else:
-        opening["guarded, as plain weights"] = arsenal.of("guarded, as plain weights", strength)
+        opening["guarded, as plain weights"] = arsenal.of("guarded, as plain weights", strength, update_filter=left)
     if share is None or not share.promise:
         absent["safe weights"] = "no strength was proven safe for plain loaders"
     elif share.value in (strength, 1.0):
@@ -171,5 +184,6 @@ def arsenal_of(session: Session) -> Arsenal:
         ValueError: a base that the model was not fine-tuned from.
     """
     base = base_of(session)
-    baked = session.record.product.strength if session.record else 1.0
-    return Arsenal(weights_of(session), None if base is None else LatentModel(base), baked)
+    product = session.record.product if session.record else RecordedWeights()
+    base_model = None if base is None else LatentModel(base)
+    return Arsenal(weights_of(session), base_model, product.strength, product.update_filter)

@@ -12,7 +12,7 @@ from ..calibration.lessons import truth_of
 from ..calibration.record_builder import Certificate, certify
 from ..calibration.sample_archive import SampleArchive
 from ..calibration.terms import CalibrationTerms
-from ..calibration.weights import FixedWeights, Weights
+from ..calibration.weights import FixedWeights, Weights, product_weights
 from ..core.files import write_text
 from ..core.progress import say
 from ..core.record import Record
@@ -24,6 +24,7 @@ from ..pipelines.base_check import require_base
 from ..pipelines.distillation import fitting_terms
 from ..pipelines.families.flow import FlowFamily
 from ..pipelines.families.registry import family_of, why_no_rule
+from ..pipelines.filter_check import require_filters
 from ..pipelines.interpolation import Blend, BlendedWeights
 from ..pipelines.loading import load_pipeline
 from ..pipelines.transfer import transfer_table
@@ -91,12 +92,13 @@ def calibrate_session(
         archive: of what is drawn, so that a stopped calibration goes on.
 
     Raises:
-        ValueError: a rule of a guidance-distilled model, `transfer` of a flow, or strengths by timestep of what is no
-            LoRA, or with `transfer`.
+        ValueError: a rule of a guidance-distilled model, `transfer` of a flow, strengths by timestep of what is no
+            LoRA, or with `transfer`, or filters of a change that is not known.
     """
     if transfer and session.model.prediction_type == FLOW:
         raise ValueError(f"transfer: the schedulers it measures under are not for a flow, as {_class(session)} is one")
     require_lora_to_schedule(session, terms, transfer=transfer)
+    require_change_to_filter(session, terms)
     terms = fitting_terms(session.pipe, terms)
     weights = weights_of(session)
     truth = truth_of(session.guard.training, feature_sets())
@@ -105,7 +107,7 @@ def calibrate_session(
     certificate = certify(session.guard, weights, terms, session.provenance, truth=truth, archive=archive)
     record = _with_fingerprint(session, weights, certificate.record)
     if transfer:
-        with weights.at(None, record.product.strength):
+        with product_weights(weights, record.product):
             record = record.model_copy(update={"transfer": tuple(transfer_table(session.guard, session.pipe, record))})
     return Calibration(record, certificate, delivery(session, record))
 
@@ -124,6 +126,15 @@ def require_lora_to_schedule(session: Session, terms: CalibrationTerms, *, trans
         )
     if transfer:
         raise ValueError("transfer measures one strength under other samplers: leave it out, or strength_schedules")
+
+
+def require_change_to_filter(session: Session, terms: CalibrationTerms) -> None:
+    """Refuses filters of the update of a model whose base was not given, or that has no such layers.
+
+    Raises:
+        ValueError: says what to give instead.
+    """
+    require_filters(session.pipe, terms.update_filters, session.provenance.base)
 
 
 def delivery(session: Session, record: Record) -> str:
@@ -183,12 +194,12 @@ def base_of(session: Session) -> Any | None:
 
 
 def _with_fingerprint(session: Session, weights: Weights, record: Record) -> Record:
-    """The record of the weights at its strength."""
+    """The record of the weights at its strength, filtered as it says."""
     product, tuned, kind = record.product, session.provenance.weights_sha256, _kind(session)
     update: dict[str, Any] = {"product": product.model_copy(update={"kind": kind})}
-    if product.strength != 1:
+    if not product.whole:
         update["product"] = product.model_copy(update={"kind": kind, "tuned_sha256": tuned})
-        with weights.at(None, product.strength):
+        with product_weights(weights, product):
             update["weights_sha256"] = weights_sha256(session.pipe)
     if record.strength is not None:
         update["strength"] = record.strength.model_copy(update={"kind": kind})

@@ -104,6 +104,7 @@ def fine_tune(
     detector: CopyDetectorSettings = CopyDetectorSettings(),
     loss: LossOptions = LossOptions(),
     base: str = "tinyworld",
+    terms: CalibrationTerms = TERMS,
 ) -> MemorizationGuard:
     """Full fine-tuning on ink drawings with the guard watching; it calibrates and exports when training ends."""
     import lightning.pytorch as pl
@@ -114,7 +115,7 @@ def fine_tune(
         PLAN,
         ControlGroup(folder=str(heldout_folder)) if images else ControlGroup(captions_of(heldout_folder)),
         detector,
-        terms=TERMS,
+        terms=terms,
         every_n_epochs=max(1, epochs // PROBES),
         export_to=str(out / "export"),
     )

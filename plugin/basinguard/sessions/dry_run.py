@@ -23,7 +23,7 @@ from ..pipelines.timing import seconds_per_evaluation
 from ..similarity.copy_detector_settings import CopyDetectorSettings
 from ..similarity.rulers import feature_sets
 from .attack import attack_evaluations
-from .calibration import weights_of
+from .calibration import require_change_to_filter, weights_of
 from .session import Session
 from .verification import SHOWN_HELDOUT
 from .verification_options import VerificationOptions
@@ -105,6 +105,7 @@ def comparison_dry_run(model: str, data: Path, options: ComparisonOptions, detec
 
 
 def _certification(session: Session, terms: CalibrationTerms) -> Certification:
+    require_change_to_filter(session, terms)
     truth = truth_of(session.guard.training, feature_sets())
     return Certification(session.guard, weights_of(session), fitting_terms(session.pipe, terms), truth)
 

@@ -34,7 +34,7 @@ from ..core.record import Record
 from ..core.report import Report
 from ..guard.checkpoint_selection import SamplingMode
 from ..guard.status import RunStatus
-from .epoch_series import require_lora_to_schedule
+from .epoch_series import require_change_to_filter, require_lora_to_schedule
 from .loop_settings import LoopSettings
 from .protocols import PipelineInTraining
 
@@ -79,10 +79,11 @@ class LoopGuard(LoopSettings):
         """Calibrates and exports the epochs to ship, see `GuardedRun.export`; `base` is what was fine-tuned.
 
         Raises:
-            ValueError: strengths by timestep of what is no LoRA.
+            ValueError: strengths by timestep of what is no LoRA, or a filter that leaves all or nothing of it.
         """
         module = PipelineInTraining(pipe, base)
         require_lora_to_schedule(module, terms)
+        require_change_to_filter(module, terms)
         return self.run.export(module, out, terms)
 
     def shipped_weights(

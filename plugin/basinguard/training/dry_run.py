@@ -22,7 +22,8 @@ from .resources import FitResources, guard_of, resources_of
 from .run_settings import RunSettings
 
 SEARCHED = (  # terms of a search
-    *("strengths", "scales", "before", "after", "transitions", "refine", "anchor", "strength_schedules", "chain"),
+    *("strengths", "scales", "before", "after", "transitions", "refine", "anchor", "strength_schedules"),
+    *("update_filters", "chain"),
 )
 
 

@@ -14,7 +14,8 @@ from ..calibration.terms import CalibrationTerms
 from ..calibration.weights import OpenWeights
 from ..exports.model_kind import kind_of
 from ..guidance.strength import StrengthSchedule
-from ..pipelines.families.registry import tuned_parts
+from ..pipelines.families.registry import family_of, tuned_parts
+from ..pipelines.filter_check import require_effect, require_filters
 from ..pipelines.interpolation import Blend
 from ..pipelines.latent_model import LatentModel
 from .isolation import averaged, holding
@@ -79,6 +80,15 @@ class EpochSeries:
             yield OpenWeights(model)
 
     @contextmanager
+    def filtered(self, epoch: int | None, strength: float, update_filter: str) -> Iterator[OpenWeights]:
+        """Inside, that pipeline holds base + strength * filter(tuned - base) of that epoch."""
+        assert epoch is not None
+        self._hold(epoch)
+        assert self._blend is not None
+        with self._blend.at(strength, update_filter) as model:
+            yield OpenWeights(model)
+
+    @contextmanager
     def unmerged(self, epoch: int | None) -> Iterator[Any]:
         """Inside, that pipeline with the module's own LoRA, apart from the base's weights."""
         assert epoch is not None
@@ -132,6 +142,18 @@ def require_lora_to_schedule(module: TrainedModule, terms: CalibrationTerms) -> 
             "strength_schedules need a LoRA, and whole weights are trained: take method=lora, or leave them out and "
             "calibrate what `extract_lora` makes of the fine-tune"
         )
+
+
+def require_change_to_filter(module: TrainedModule, terms: CalibrationTerms) -> None:
+    """Refuses filters of the update of a run whose end could not take them, before anything is trained.
+
+    Raises:
+        ValueError: the base is not known, or a filter would leave all of what is trained, or nothing.
+    """
+    require_filters(module.pipe, terms.update_filters, module.base_id)
+    trained = [name for name, p in family_of(module.pipe).denoiser(module.pipe).named_parameters() if p.requires_grad]
+    for name in terms.update_filters:
+        require_effect(name, trained)
 
 
 def origin_weights(module: TrainedModule, base: Any) -> dict[str, Tensor] | None:

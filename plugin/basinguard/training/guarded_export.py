@@ -183,7 +183,7 @@ def _looked_at(model: Model, samples: Sequence[Image.Image], truth: Tensor) -> s
 def _with_origin(series: EpochSeries, product: RecordedWeights) -> RecordedWeights:
     """The product with what its run knows of it."""
     tuned = ""
-    if product.strength != 1:
+    if not product.whole:
         with series.at(product.epoch, 1.0) as opened:
             tuned = weights_sha256(pipe_of(opened.model))
     step = None if product.epoch is None else series.train_steps.get(product.epoch)

@@ -16,7 +16,7 @@ from ..similarity.detector_loading import load_detector
 from .breach_responder import BreachResponder
 from .control_group import require_control, training_set
 from .data import ImageFolder
-from .epoch_series import require_lora_to_schedule
+from .epoch_series import require_change_to_filter, require_lora_to_schedule
 from .guard_assembly import assemble_guard
 from .guard_options import BreachResponse, ControlGroup, OnError, ShippedEpoch
 from .guarded_run import GuardedRun
@@ -102,6 +102,7 @@ class RunSettings:
         if self.export_to:
             require_exportable(module.pipe)
             require_lora_to_schedule(module, self.terms)
+            require_change_to_filter(module, self.terms)
             fitting_terms(module.pipe, self.terms)
 
     def run_on(self, data: CaptionedImages, module: TrainedModule) -> GuardedRun:
