@@ -19,6 +19,7 @@ from basinguard.mitigations.ours import BASE_LED, OURS, STRENGTH, plain_calibrat
 from basinguard.mitigations.registry import MITIGATIONS, by_name
 from basinguard.mitigations.stock_pipeline import sample_pipeline
 from basinguard.mitigations.testbed import Batch
+from basinguard.mitigations.update_edits import FILTERED, SCHEDULED, TRANSITION
 from basinguard.pipelines.loading import load_pipeline
 from basinguard.pipelines.lora import UNET_TARGETS, add_lora
 from support.testbeds import STEPS, build_testbed
@@ -87,6 +88,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(mitigation, testbed, batch):
         ("og-stp", 999.0),
         ("ours-base-led", 999.0),
         ("interpolate", 1.0),
+        ("ours-schedule", 1.0),
         ("embedding-noise", 0.0),
         ("random-tokens", 0.0),
         ("wen", 2.0),
@@ -113,6 +115,8 @@ ROWS = {
     "ren": 2 * STEPS,
     "guard-icml": 3 * STEPS,
     "ours-base-led": 2 * STEPS,
+    "ours-filter": 2 * STEPS,
+    "ours-schedule": 2 * STEPS,
     "stp": 1 + 2 * 3,  # one of the four timesteps, 751, lies above 650
     "han-batch": 2 * 2 * 2 + 2 * STEPS,  # and none above 880
     "og-dtp": 2 * STEPS,
@@ -126,6 +130,24 @@ def test_base_led_by_the_base_alone_is_the_base(testbed, batch):
     last = testbed.model.schedule.grid(STEPS)[-1]
     assert float(last) > 0
     assert torch.allclose(led, floor, atol=1e-5)
+
+
+def test_nothing_of_the_update_above_a_timestep_is_base_led(testbed, batch):
+    drawn, _ = sample_mitigated(testbed, SCHEDULED, 0.0, batch)
+    led, _ = sample_mitigated(testbed, BASE_LED, TRANSITION, batch)
+    assert torch.allclose(drawn, led, atol=1e-4)
+    assert not torch.allclose(drawn, sample_mitigated(testbed, SCHEDULED, 0.6, batch)[0], atol=1e-3)
+
+
+def test_a_part_of_the_update_is_a_unet_with_the_base_s_layers(testbed, batch):
+    pipe = copy.copy(testbed.pipe)
+    pipe.unet = copy.deepcopy(testbed.pipe.unet)
+    theirs = {name: w for name, w in testbed.base.unet.state_dict().items() if ".attn2." in name}
+    assert theirs
+    pipe.unet.load_state_dict(theirs, strict=False)
+    drawn, _ = sample_mitigated(testbed, FILTERED, 0.0, batch)
+    assert torch.equal(drawn, sample_pipeline(testbed, batch, pipe=pipe))
+    assert FILTERED.note(testbed, 0.0).startswith("no-cross-attention, which leaves 0.")
 
 
 def test_the_proven_share_is_plain_cfg_on_so_much_of_the_fine_tune(own_testbed, batch):
@@ -198,6 +220,16 @@ def test_with_a_lora_the_base_is_the_same_network(tiny_pipeline_dir, batch):
         drawn, rows = sample_mitigated(testbed, mitigation, 0.0, batch)
         assert torch.allclose(drawn, plain, atol=1e-5)
         assert rows == 2 * STEPS * len(batch)
+    led, _ = sample_mitigated(testbed, BASE_LED, TRANSITION, batch)
+    for mitigation, intensity, expected, note in (
+        (SCHEDULED, 0.0, led, ""),
+        (FILTERED, 3.0, plain, "residual-blocks, which leaves 0.00 of the change, by norm"),
+        (FILTERED, 2.0, tuned, "rank-16, which leaves 1.00 of the change, by norm"),
+    ):
+        drawn, rows = sample_mitigated(testbed, mitigation, intensity, batch)
+        assert torch.allclose(drawn, expected, atol=1e-3)
+        assert rows == 2 * STEPS * len(batch)
+        assert mitigation.note(testbed, intensity) == note
     assert torch.equal(sample_pipeline(testbed, batch), tuned)
 
 

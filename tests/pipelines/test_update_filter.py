@@ -73,9 +73,23 @@ def test_a_share_of_what_the_largest_singular_values_leave(base):
 def test_a_filter_that_leaves_all_or_nothing_is_refused(base):
     pipe = build_pipe()
     pipe.unet.conv_in.weight.data *= 2
-    for name, what in (("no-cross-attention", "all"), ("residual-blocks", "nothing"), ("rank-999", "all")):
+    blend = Blend(pipe, base)
+    for name, what, left in (
+        ("no-cross-attention", "all", 1),
+        ("residual-blocks", "nothing", 0),
+        ("rank-999", "all", 1),
+    ):
+        assert blend.left(name) == left
         with pytest.raises(ValueError, match=f"'{name}' leaves {what} of this fine-tune's change"):
-            Blend(pipe, base).at(1.0, name).__enter__()
+            BlendedWeights(blend).filtered(None, 1.0, name).__enter__()
+
+
+def test_how_much_is_left_is_said_by_norm(base):
+    pipe = build_pipe()
+    for name, size in ((CHANGED[0], 3.0), (ATTN2, 4.0)):
+        weight = pipe.unet.get_parameter(name).data
+        weight.flatten()[0] += size
+    assert Blend(pipe, base).left("no-cross-attention") == pytest.approx(3 / 5)
 
 
 def test_a_record_of_a_filter_becomes_a_directory_of_exactly_these_weights(base, tmp_path):

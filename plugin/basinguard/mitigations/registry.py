@@ -18,6 +18,7 @@ from .plain_cfg import LOWER, PLAIN
 from .prompt_optimization import WEN
 from .prompt_perturbation import NOISE, TOKENS
 from .summary_tokens import REN
+from .update_edits import FILTERED, SCHEDULED
 
 MITIGATIONS: dict[str, Mitigation] = {
     mitigation.name: mitigation
@@ -26,7 +27,7 @@ MITIGATIONS: dict[str, Mitigation] = {
         *(TOKENS, NOISE, WEN, REN, AMG),
         *(STP, OG_STP, DTP, OG_DTP, STP_RELEASED, DTP_RELEASED),
         *(BATCHWISE, PERSAMPLE, GUARD_ZHAO, EARLIER, INTERPOLATE),
-        *(OURS, STRENGTH, ANCHORED, BASE_LED, TRIAGE),
+        *(OURS, STRENGTH, ANCHORED, BASE_LED, TRIAGE, FILTERED, SCHEDULED),
     )
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.estimate import Estimate
-from ..plots.style import BLUE, GREEN, ORANGE, PURPLE, VERMILLION, open_frame
+from ..plots.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, open_frame
 from .measure import Point
 from .ranking import is_ours
 
@@ -20,6 +20,8 @@ OURS = {
     "ours-base-led": BLUE,
     "ours-anchored": GREEN,
     "ours-triage": PURPLE,
+    "ours-filter": SKY,
+    "ours-schedule": BLACK,
 }
 DPI = 110
 MARKERS = "osv^<>DPX*ph"

@@ -18,11 +18,11 @@ from torch import Tensor
 from ..calibration.weights import OpenWeights
 from ..core.update_filter import update_filter as filter_named
 from ..diffusion.sampling import Denoiser
-from ..guidance.strength import StrengthSchedule
+from ..guidance.strength import StrengthSchedule, called_timestep
 from .families.registry import family_of, tuned_parts
 from .latent_model import LatentModel
 
-NOTHING = 1e-6  # of the squared norm of a change: less is rounding
+ROUNDING = 1e-6  # of the squared norm of a change: less is none
 
 
 class Differing(NamedTuple):
@@ -32,6 +32,14 @@ class Differing(NamedTuple):
     weight: Tensor
     tuned: Tensor
     origin: Tensor
+
+
+class Filtered(NamedTuple):
+    """What a filter leaves of a denoiser's change: its name, both ends, and the share of the squared norm it takes."""
+
+    name: str
+    ends: list[Differing]
+    taken: float
 
 
 class Blend:
@@ -56,7 +64,7 @@ class Blend:
     ) -> None:
         self.tuned, self.dtype = tuned, dtype
         self._differing: dict[str, list[Differing]] = {}
-        self._filtered: tuple[str, list[Differing]] = ("", [])
+        self._filtered = Filtered("", [], 0.0)
         for name in tuned_parts(tuned) if parts is None else parts:
             here, there = getattr(tuned, name).state_dict(), getattr(base, name).state_dict()
             require_same_layers(name, here, there)
@@ -71,7 +79,7 @@ class Blend:
         """Inside, the weights are base + strength * (tuned - base), of the denoiser with what a filter leaves of it.
 
         Raises:
-            ValueError: an unknown filter, or one that leaves all of the denoiser's change, or none.
+            ValueError: an unknown filter.
         """
         try:
             for part in self._differing:
@@ -92,6 +100,45 @@ class Blend:
         finally:
             self._restore()
 
+    @contextmanager
+    def switching(self, schedule: StrengthSchedule) -> Iterator[None]:
+        """Inside, the pipeline itself does so, whoever calls it; all rows of a call share its timestep."""
+        name, held = family_of(self.tuned).denoiser_name, 1.0
+
+        def before(module: Any, args: tuple, kwargs: dict) -> None:
+            nonlocal held
+            if (share := schedule.at(called_timestep(args, kwargs))) != held:
+                self._set(name, share)
+                held = share
+
+        hook = getattr(self.tuned, name).register_forward_pre_hook(before, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
+            self._restore()
+
+    def left(self, update_filter: str) -> float:
+        """Norm of what a filter leaves of the denoiser's change, as a share of all of it, in [0, 1].
+
+        Raises:
+            ValueError: an unknown filter.
+        """
+        return float((1 - self._left_by(update_filter).taken) ** 0.5)
+
+    def require_effect(self, update_filter: str) -> None:
+        """Refuses a filter that leaves all of the denoiser's change, or nothing.
+
+        Raises:
+            ValueError: it does, or is not known.
+        """
+        taken = self._left_by(update_filter).taken
+        if not ROUNDING < taken < 1 - ROUNDING:
+            raise ValueError(
+                f"update filter {update_filter!r} leaves {'all' if taken <= ROUNDING else 'nothing'} of this "
+                "fine-tune's change of the denoiser; leave it out"
+            )
+
     def _set(self, part: str, strength: float, update_filter: str = "") -> None:
         for _, weight, tuned, origin in self._ends(part, update_filter):
             weight.copy_(tuned if strength == 1 else torch.lerp(origin.float(), tuned.float(), strength))
@@ -101,16 +148,21 @@ class Blend:
         own = self._differing.get(part, [])
         if not update_filter or part != family_of(self.tuned).denoiser_name:
             return own
-        if self._filtered[0] != update_filter:  # those of the latest filter are held, as decomposing takes long
-            self._filtered = (update_filter, filtered(update_filter, own))
-        return self._filtered[1]
+        return self._left_by(update_filter).ends
+
+    def _left_by(self, update_filter: str) -> Filtered:
+        """Of a filter; that of the latest one is held, as decomposing takes long."""
+        if self._filtered.name != update_filter:
+            own = self._differing.get(family_of(self.tuned).denoiser_name, [])
+            self._filtered = filtered(update_filter, own)
+        return self._filtered
 
     def _restore(self) -> None:
         for part in self._differing:
             self._set(part, 1.0)
 
 
-def filtered(name: str, differing: Sequence[Differing]) -> list[Differing]:
+def filtered(name: str, differing: Sequence[Differing]) -> Filtered:
     """The same weights with base + filter(tuned - base) as their tuned end.
 
     Args:
@@ -118,22 +170,17 @@ def filtered(name: str, differing: Sequence[Differing]) -> list[Differing]:
         differing: of a denoiser.
 
     Raises:
-        ValueError: an unknown filter, or one that leaves all of the change, or none.
+        ValueError: an unknown filter.
     """
-    edit, ends, whole, lost = filter_named(name).edit, [], 0.0, 0.0
+    edit, ends, whole, taken = filter_named(name).edit, [], 0.0, 0.0
     for one in differing:
         change = one.tuned.float() - one.origin.float()
         left = edit(one.name, change)
         end = one.tuned if left is change else (one.origin.float() + left).to(one.origin)
         ends.append(one._replace(tuned=end))
         whole += float(change.square().sum())
-        lost += float((change - left).square().sum())
-    if not NOTHING * whole < lost < (1 - NOTHING) * whole:
-        what = "all" if lost <= NOTHING * whole else "nothing"
-        raise ValueError(
-            f"update filter {name!r} leaves {what} of this fine-tune's change of the denoiser; leave it out"
-        )
-    return ends
+        taken += float((change - left).square().sum())
+    return Filtered(name, ends, min(1.0, taken / whole) if whole else 0.0)
 
 
 class FollowingModel(LatentModel):
@@ -204,6 +251,7 @@ class BlendedWeights:
     @contextmanager
     def filtered(self, epoch: int | None, strength: float, update_filter: str) -> Iterator[OpenWeights]:
         """The model with a share of what a filter leaves."""
+        self.blend.require_effect(update_filter)
         with self.blend.at(strength, update_filter) as model:
             yield OpenWeights(model)
 

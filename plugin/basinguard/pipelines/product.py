@@ -25,7 +25,7 @@ def with_product_weights(pipe: StableDiffusionPipeline, record: Record) -> Itera
 
     Raises:
         FileNotFoundError: the base model is not where the record says.
-        ValueError: the base has other layers, or a filter leaves all of the fine-tune or nothing.
+        ValueError: the base has other layers.
     """
     product = record.product
     if product.whole or weights_sha256(pipe) != product.tuned_sha256:

@@ -85,6 +85,7 @@ class EpochSeries:
         assert epoch is not None
         self._hold(epoch)
         assert self._blend is not None
+        self._blend.require_effect(update_filter)
         with self._blend.at(strength, update_filter) as model:
             yield OpenWeights(model)
 
