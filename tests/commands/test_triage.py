@@ -15,6 +15,7 @@ from basinguard.pipelines import triage_sampling
 from basinguard.pipelines.protect import load, rule_of
 from basinguard.pipelines.session_settings import SessionSettings
 from basinguard.sessions.session import open_model
+from support.exports import build_guidance
 
 TERMS = CalibrationTerms(
     alpha=0.6, delta=0.3, pairs=6, before=(0.0,), transitions=(700.0,), strengths=(1.0,), scales=(3.0,),
@@ -28,7 +29,8 @@ def exported(tiny_pipeline_dir, scene_folder, tmp_path):
     settings = SessionSettings(base, scale=3.0, timesteps=2)
     record = calibrate(base, data=scene_folder, settings=settings, terms=TERMS).record
     pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline_dir, safety_checker=None)
-    return export_directory(pipe, record, tmp_path / "model", share_private=True)
+    ruled = record.model_copy(update={"guidance": build_guidance(pipe, before=0.0, transition=700.0)})
+    return export_directory(pipe, ruled, tmp_path / "model", share_private=True)
 
 
 def test_from_an_export_to_one_that_spares_harmless_prompts(exported, scene_folder, tmp_path, monkeypatch, capsys):

@@ -99,7 +99,7 @@ def test_a_process_of_its_own_draws_the_same_and_is_told_of_the_rule(elsewhere, 
     command = [sys.executable, str(script), str(exported), str(tmp_path / "second"), str(out)]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "NOT applied by a plain load" in done.stderr + done.stdout
+    assert "A plain load does NOT sample this checkpoint as it was measured" in done.stderr + done.stdout
     latents, _ = elsewhere
     assert all(torch.equal(drawn, latents[name]) for name, drawn in load_file(out).items())
 
@@ -138,7 +138,7 @@ def test_basinguard_load_samples_as_the_pipeline_in_memory(exported, record, cap
         assert torch.equal(draw(load(exported)), draw(protect(build_pipe(), record)))
         assert "basinguard" not in caplog.text, "the notice is for plain loads"
         StableDiffusionPipeline.from_pretrained(exported)
-        assert "NOT applied by a plain load" in caplog.text
+        assert "A plain load does NOT sample this checkpoint as it was measured" in caplog.text
         assert record.promise not in caplog.text, "a line of notice, not the whole record"
         assert len(caplog.text) < 600
     finally:

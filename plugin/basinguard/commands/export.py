@@ -76,7 +76,8 @@ def export(
             `diffusers` (a LoRA in that format), `diffusers-folded` (the same for diffusers that read no alpha),
             `comfyui` (a workflow that loads model and LoRA by their names).
         lora: a LoRA file to put on the model first; it is merged into a directory or single file, but lies apart in the
-            directory where the record's strength depends on the timestep.
+            directory where the record's strength depends on the timestep. Such a directory given as the model has its
+            own.
         stored: what a file holds.
         workflow: what a ComfyUI workflow samples with.
         overwrite: replace an earlier export.
@@ -97,7 +98,9 @@ def export(
     from ..exports.merge import merged
     from ..exports.provenance import read_origin
     from ..exports.single_file import export_single_file
-    from ..pipelines.loading import load_pipeline, quiet_loading, require_capability
+    from ..pipelines.loading import load_pipeline, require_capability
+    from ..pipelines.loading_messages import quiet_loading
+    from ..pipelines.lora_apart import unmerged_lora
     from ..pipelines.product import with_product_weights
 
     measured = read_record(record)
@@ -108,7 +111,7 @@ def export(
             partial.write_text(json.dumps(form, indent=2), "utf-8")
         return Exported(out, note=f"it loads {files.places()}, below ComfyUI")
     require_capability(model, "exportable")
-    pipe = load_pipeline(model, lora=lora)
+    pipe = load_pipeline(model, lora=lora or unmerged_lora(model))
     private, strength, precision = share_private, stored.strength, stored.precision
     if kind == "directory":
         origin = read_origin(Path(model), measured.weights_sha256)

@@ -34,9 +34,13 @@ def triage(
     Raises:
         FileExistsError: `out` exists.
         FileNotFoundError: no record in the directory, no such data or prompts.
-        ValueError: the record belongs to other weights, or fewer than two prompts pull, or do not.
+        ValueError: the record's rule is plain CFG for every prompt, the record belongs to other weights, or fewer than
+            two prompts pull, or do not.
     """
     from ..core.files import whole_file
+    from ..core.record import read_record
+    from ..exports.layout import RECORD_FILE
+    from ..pipelines.protect import protect
     from ..pipelines.triage_sampling import calibrate_by_sampling
     from ..sessions.session import open_export
     from ..sessions.verification import read_prompts
@@ -44,9 +48,11 @@ def triage(
     if out.exists():
         raise FileExistsError(f"{out}: exists already; name another file, nothing is overwritten")
     harmless = read_prompts(prompts)
+    if read_record(export / RECORD_FILE).guidance.plain:
+        raise ValueError(f"{export}: samples every prompt by plain CFG, so there is no rule that some could do without")
     record, session = open_export(export, data, detector, alignment="none")
     result = calibrate_by_sampling(
-        session.pipe,
+        protect(session.pipe, record),
         [*session.guard.training.captions, *harmless],
         session.guard.is_copy,
         session.guard.plan,

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 NOTICE = (
-    "This checkpoint's rule against copying its training images is NOT applied by a plain load. "
-    "Load it with basinguard.load(...), or as its README.md says."
+    "A plain load does NOT sample this checkpoint as it was measured against copying its training images: "
+    "load it with basinguard.load(...), or as its README.md says."
 )
 
 

@@ -18,6 +18,7 @@ A LoRA or single file holds the record in its header.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -58,6 +59,17 @@ def code_for(pipeline: str, *, scheduled: bool = False) -> dict[str, bytes]:
 def record_in(config: Mapping[str, Any]) -> Any:
     """The record's text in a scheduler's config; None where it carries none."""
     return config.get(RECORD_KEY, config.get(EARLIER_RECORD_KEY))
+
+
+def lora_apart(config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's config is that of an export whose LoRA lies beside its pipeline, which is the base model.
+
+    That is so where the record has a `strength_schedule`. A record that cannot be read says nothing of the kind.
+    """
+    try:
+        return json.loads(str(record_in(config)))["product"]["strength_schedule"] is not None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def without_history(record: Record) -> Record:

@@ -20,6 +20,7 @@ from ..pipelines.alignment import alignment_for
 from ..pipelines.families.registry import networks_of
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline, require_capability
+from ..pipelines.lora_apart import require_whole_model
 from ..pipelines.model_edits import edits_asked_for
 from ..similarity.copy_detector_settings import AUTO, CopyDetectorSettings
 from ..similarity.detector_loading import fitted_embedder, load_detector
@@ -128,6 +129,9 @@ def load_testbed(
     require_capability(model, "comparable")
     for path in options.checkpoints:
         require_capability(path, "comparable")
+        require_whole_model(path)
+    if options.lora is None:
+        require_whole_model(model)
     pipe = load_pipeline(model, lora=options.lora)
     if options.lora is not None:
         pipe, base = merged(pipe), base or model

@@ -12,7 +12,7 @@ from functools import cache, partial
 from typing import Any
 
 from ..core.record import ALWAYS_ON, Record
-from ..guidance.core import Observation, Rule, SwitchAt, epsilon_factor, from_record, steer
+from ..guidance.core import Constant, Observation, Rule, SwitchAt, epsilon_factor, from_record, steer
 from ..guidance.strength import StrengthSchedule, scheduled
 from .families.registry import in_lists
 from .list_steering import ListSteering
@@ -119,6 +119,16 @@ def schedule_of(record: Record | None) -> StrengthSchedule | None:
     """The strengths by timestep that a record asks for; None where it asks for one."""
     numbers = record.product.strength_schedule if record else None
     return None if numbers is None else StrengthSchedule(numbers.transitions, numbers.strengths)
+
+
+def plain_cfg(pipe: Any, scale: float) -> Rule | Record:
+    """Plain CFG of this scale, by the strengths by timestep that a protected pipeline carries, if any."""
+    attached = pipe.__dict__.get(RULE)
+    record: Record | None = attached and attached.record
+    if record is None or record.product.strength_schedule is None:
+        return Constant(scale)
+    guidance = record.guidance.model_copy(update={"before": scale, "after": scale})
+    return record.model_copy(update={"guidance": guidance})
 
 
 def _strengths(pipe: Any, record: Record | None) -> AbstractContextManager[None]:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -23,7 +21,6 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from transformers.utils import logging as transformers_logging
 
 from basinguard.tinyworld import MODELS, model_directory
 
@@ -31,6 +28,7 @@ from ..core.text import one_line
 from .architecture import SAMPLE_SIZES, SD21
 from .families.family import Family
 from .families.registry import BY_CLASS, FAMILIES
+from .loading_messages import quiet_loading, without_notice
 from .lora_files import load_lora, require_lora
 from .prediction_type import evidence
 from .single_file import load_single_file, prediction_type_of, require_single_file, set_prediction_type
@@ -83,24 +81,10 @@ def load_pipeline(
     return pipe
 
 
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Inside, a pipeline is loaded and saved without a bar for each part; what others set is as before afterwards."""
-    bars = [(library, library.is_progress_bar_enabled()) for library in (diffusers_logging, transformers_logging)]
-    try:
-        for library, _ in bars:
-            library.disable_progress_bar()
-        yield
-    finally:
-        for library, enabled in bars:
-            if enabled:
-                library.enable_progress_bar()
-
-
 def _opened(base: str | Path, load: Callable[[], DiffusionPipeline]) -> Any:
     """What `load` returns; whatever it raises becomes one line that names the model."""
     try:
-        with quiet_loading():
+        with quiet_loading(), without_notice():
             return load()
     except ModelError:
         raise

@@ -25,6 +25,7 @@ from ..exports.model_kind import kind_of, require_files
 from .base_check import require_base
 from .interpolation import require_same_layers
 from .loading import load_pipeline
+from .lora_apart import require_whole_model
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def extract_lora(model: str | Path, base: str | Path, out: str | Path, *, error:
     if out.suffix != ".safetensors":
         raise ValueError(f"extract_lora(out={out.name!r}): expected *.safetensors")
     _require_share(error)
+    require_whole_model(model)
     tuned, origin = load_pipeline(model), load_pipeline(base)
     require_base(tuned, origin, str(base))
     difference = low_rank_difference(tuned, origin, error=error)

@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..core.files import whole_file, write_text
+from ..core.record import ALWAYS_ON
 from ..diffusion.sampling_options import SamplingOptions
 from ..guidance.core import Constant, Rule
 from ..plots.contact_sheet import contact_sheet
 from .families.registry import scale_of
 from .loading import locate
 from .protect import load, protect, rule_of
-from .stock_sampling import StockSamples, sample_batch
+from .stock_sampling import StockSamples, sample_as_is, sample_batch
 from .triage_sampling import gaps
 
 FILES = ("contact_sheet.png", "gap.png", "samples.json")
@@ -60,9 +61,9 @@ def draw_pairs(
     else:
         pipe = protect(DiffusionPipeline.from_pretrained(locate(model), use_safetensors=True), rule, triage=triage)
     rule = rule_of(pipe)
-    rules = (Constant(scale_of(pipe, sampling)), rule)
-    pairs = [[sample_batch(pipe, [text] * len(seeds), seeds, each, sampling) for each in rules] for text in prompts]
-    plain, guarded = zip(*pairs, strict=True)
+    plain_cfg, batches = Constant(scale_of(pipe, sampling)), [[text] * len(seeds) for text in prompts]
+    plain = [sample_batch(pipe, batch, seeds, plain_cfg, sampling) for batch in batches]
+    guarded = [sample_as_is(pipe, batch, seeds, sampling) for batch in batches]
     with whole_file(out / FILES[0], overwrite=True) as partial:
         sheet(prompts, seeds, plain, guarded).save(partial)
     with whole_file(out / FILES[1], overwrite=True) as partial:
@@ -95,6 +96,8 @@ def gap_figure(
         (line,) = axes.plot(timesteps, rows.median(1).values, label=text[:40])
         axes.fill_between(timesteps, rows.amin(1), rows.amax(1), color=line.get_color(), alpha=0.15, linewidth=0)
     for point in [transition] if isinstance(transition, int | float) else transition or []:
+        if point >= ALWAYS_ON:  # plain CFG
+            continue
         axes.axvline(point, color="black", linestyle="--", linewidth=1)
         axes.annotate(f"transition {point:g}", (point, 1), xycoords=("data", "axes fraction"), va="bottom", ha="center")
     seeds = len(plain[0].images)

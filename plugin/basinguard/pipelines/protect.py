@@ -8,7 +8,6 @@ restored: outside the loop the UNet carries no hook, and another pipeline that s
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +19,14 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from ..core.record import Record, parse_record, read_record
 from ..core.text import one_line
-from ..exports.layout import LORA_FILE, NOTICE_KEY, RECORD_FILE, RECORD_KEY, record_in
+from ..exports.layout import LORA_FILE, RECORD_FILE, RECORD_KEY, record_in
 from ..guidance.core import Observation, Rule
 from ..guidance.strength import scalable_layers
 from ..guidance.triage import Triage
 from .attachment import RULE, Attached, denoiser, fitting, schedule_of, steering
 from .families.registry import FAMILIES, family_or_none, in_lists, why_no_rule
 from .loading import absent_parts, locate
+from .loading_messages import without_notice
 from .lora_files import load_lora
 
 BATCHED = frozenset(
@@ -146,7 +146,7 @@ def load(source: str | Path, *, triage: bool = False, **options: Any) -> Any:
     place = locate(source)
     absent = absent_parts(place) if isinstance(place, Path) else {}
     try:
-        with _without_notice():
+        with without_notice():
             pipe = DiffusionPipeline.from_pretrained(place, **(absent | options))
     except Exception as error:  # a loader meets every kind of damage, a hub every kind of refusal
         cause = f"{type(error).__name__}: {one_line(str(error), 300)}"
@@ -158,21 +158,6 @@ def load(source: str | Path, *, triage: bool = False, **options: Any) -> Any:
     if schedule_of(record) is not None and (lora := _stored(place, LORA_FILE, options)) is not None:
         load_lora(pipe, lora)
     return protect(pipe, record, triage=triage)
-
-
-@contextmanager
-def _without_notice() -> Iterator[None]:
-    """diffusers prints the notice for plain loads; here the record is not ignored."""
-    logger = logging.getLogger("diffusers.configuration_utils")
-
-    def other(entry: logging.LogRecord) -> bool:
-        return NOTICE_KEY not in entry.getMessage()
-
-    logger.addFilter(other)
-    try:
-        yield
-    finally:
-        logger.removeFilter(other)
 
 
 def _check(pipe: DiffusionPipeline) -> None:

@@ -18,7 +18,7 @@ from ..core.record import Record
 from ..diffusion.sampling_options import SamplingOptions
 from ..guidance.core import Observation, Rule
 from .families.registry import family_of, scale_of
-from .protect import last_trace, protected
+from .protect import is_protected, last_trace, protected
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -59,6 +59,18 @@ def sample_batch(
         sampling: how many steps; the scale of plain CFG, which a rule may set otherwise.
         options: more arguments of the pipeline, such as `latents` or `output_type="latent"`.
     """
+    with protected(pipe, rule):
+        return sample_as_is(pipe, prompts, seeds, sampling, **options)
+
+
+def sample_as_is(
+    pipe: DiffusionPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: SamplingOptions,
+    **options: Any,
+) -> StockSamples:
+    """One call of the pipeline by the rule and the strengths that it carries, if any; see `sample_batch`."""
     arguments = {
         "prompt": list(prompts),
         "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
@@ -66,11 +78,11 @@ def sample_batch(
         "output_type": "pt",
         **family_of(pipe).call_options(pipe, scale_of(pipe, sampling)),
     }
-    with protected(pipe, rule):
-        images = pipe(**arguments | options).images.float().cpu()
-        trace = [] if rule is None else list(last_trace(pipe))
-    plain_evals = 2 * sampling.timesteps * len(images)
-    return StockSamples(images, trace, plain_evals if rule is None else sum(o.unet_evals for o in trace))
+    images = pipe(**arguments | options).images.float().cpu()
+    if not is_protected(pipe):
+        return StockSamples(images, [], 2 * sampling.timesteps * len(images))
+    trace = list(last_trace(pipe))
+    return StockSamples(images, trace, sum(o.unet_evals for o in trace))
 
 
 def sample_stock(

@@ -14,7 +14,8 @@ from ..calibration.prompt_triage import calibrate_triage
 from ..core import seeds as seed_table
 from ..core.record import TriageResult
 from ..diffusion.sampling_options import SamplingOptions
-from ..guidance.core import Constant, Observation
+from ..guidance.core import Observation
+from .attachment import plain_cfg
 from .families.registry import scale_of
 from .protect import last_trace
 from .stock_sampling import BATCH, fresh_pairs, sample_batch
@@ -36,7 +37,8 @@ def calibrate_by_sampling(
     """Samples every prompt by plain CFG; a pair pulls when its sample is a copy.
 
     Args:
-        pipe: a pipeline with the scheduler that people will use.
+        pipe: a pipeline with the scheduler that people will use. One that is protected by a record with a
+            `strength_schedule` is sampled with these strengths, as harmless prompts are then.
         prompts: training captions and others, at least two that pull and two that do not.
         is_copy: whether each image [B, 3, H, W] in [0, 1] reproduces a training image, [B].
         sampling: how it is sampled.
@@ -54,7 +56,7 @@ def calibrate_by_sampling(
     for first in range(0, len(prompt), BATCH):
         rows = slice(first, first + BATCH)
         texts = [prompts[k] for k in prompt[rows]]
-        batch = sample_batch(pipe, texts, seeds[rows], Constant(scale_of(pipe, sampling)), sampling)
+        batch = sample_batch(pipe, texts, seeds[rows], plain_cfg(pipe, scale_of(pipe, sampling)), sampling)
         observation = _first_gaps(batch.trace)
         timestep = observation.timestep
         for k, copied, gap in zip(prompt[rows], is_copy(batch.images).tolist(), gaps(observation), strict=True):
@@ -80,7 +82,7 @@ def first_gap(
 
     options = {"output_type": "latent", "callback_on_step_end": stop}
     seeds = [seed] * len(prompts)
-    samples = sample_batch(pipe, prompts, seeds, Constant(scale_of(pipe, sampling)), sampling, **options)
+    samples = sample_batch(pipe, prompts, seeds, plain_cfg(pipe, scale_of(pipe, sampling)), sampling, **options)
     observation = _first_gaps(samples.trace)
     return observation.timestep, gaps(observation)
 

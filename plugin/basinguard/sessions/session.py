@@ -14,7 +14,7 @@ from ..core.record import Record, read_record
 from ..diffusion.sampling_options import SamplingOptions
 from ..exports.fingerprints import dataset_sha256, weights_sha256
 from ..exports.integrity import lora_file_sha256
-from ..exports.layout import LORA_FILE, RECORD_FILE
+from ..exports.layout import RECORD_FILE
 from ..exports.merge import merged
 from ..guard.guard import Guard
 from ..guard.plan import ProbePlan
@@ -22,6 +22,7 @@ from ..pipelines.alignment import clip_for
 from ..pipelines.distillation import distillation_note, fitting_plan
 from ..pipelines.latent_model import LatentModel
 from ..pipelines.loading import load_pipeline
+from ..pipelines.lora_apart import require_whole_model, unmerged_lora
 from ..pipelines.model_edits import edits_asked_for
 from ..pipelines.session_settings import SessionSettings
 from ..similarity.clip_score import ClipScore
@@ -88,12 +89,9 @@ def open_model(
             timestep where shares of it are asked for.
     """
     record = _record_of(model)
-    unmerged = _unmerged_lora(model, record, settings)
-    if unmerged is not None and not by_record:
-        raise ValueError(
-            f"{model}: the strength of its LoRA depends on the timestep, so this directory is the base model and "
-            f"{LORA_FILE} lies in it; `verify` measures both together, and --lora {unmerged} the whole LoRA"
-        )
+    if settings.lora is None and not by_record:
+        require_whole_model(model)
+    unmerged = unmerged_lora(model) if settings.lora is None else None
     embedder = load_recorded(detector, record.metric) if record else load_detector(detector)
     pipe = load_pipeline(model, lora=unmerged or settings.lora)
     anchored, base = None, settings.base
@@ -165,12 +163,6 @@ def open_export(
     session = open_model(str(export), data, settings, detector, by_record=True)
     require_same(record, session)
     return record, session
-
-
-def _unmerged_lora(model: str, record: Record | None, settings: SessionSettings) -> Path | None:
-    """The LoRA of an export whose strength depends on the timestep; None where there is none, or one is given."""
-    scheduled = record is not None and record.product.strength_schedule is not None
-    return Path(model).expanduser() / LORA_FILE if scheduled and settings.lora is None else None
 
 
 def _record_of(model: str) -> Record | None:

@@ -19,6 +19,7 @@ from ..pipelines.architecture import Architecture
 from ..pipelines.families.registry import family_of
 from ..pipelines.loading import load_pipeline, require_capability
 from ..pipelines.lora import merged_module
+from ..pipelines.lora_apart import require_whole_model
 from ..pipelines.prediction_type import require_prediction_type
 from .canary_steps import canary_steps
 from .checkpoints import InterruptCheckpoint, require_same_weights
@@ -96,6 +97,7 @@ class FineTune(LightningModule):
         self.strict_loading = False  # checkpoints leave out frozen weights; `on_load_checkpoint` checks the rest
         dtype = DTYPES[self.memory_options.weights]
         require_capability(base, "trainable")
+        require_whole_model(base)
         self.pipe: Any = load_pipeline(base, dtype=dtype, prediction_type=prediction_type)
         require_prediction_type(self.pipe, base)
         self.family = family_of(self.pipe)

@@ -38,7 +38,8 @@ from ..guard.guard import Guard
 from ..guard.taught_ledger import through_vae
 from ..guidance.core import from_record
 from ..pipelines.latent_model import LatentModel
-from ..pipelines.loading import locate, model_file, quiet_loading
+from ..pipelines.loading import locate, model_file
+from ..pipelines.loading_messages import quiet_loading
 from ..pipelines.stock_sampling import sample_stock
 from ..plots.contact_sheet import contact_sheet, to_image
 from ..similarity.detail import look_at

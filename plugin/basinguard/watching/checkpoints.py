@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..core.safetensors_header import Header, read_header
+from ..exports.layout import SCHEDULER_FILE, lora_apart
 from ..exports.lora_layout import is_adapter
 from .unet_files import has_unet, unet_files
 
@@ -32,6 +33,9 @@ PICKLED = "not a .safetensors file; others may run code and are never opened: ha
 SEVERAL = (
     "one of several models that were saved together, so it could only be measured in part; have the trainer save a "
     "LoRA file or a diffusers folder"
+)
+BY_TIMESTEP = (
+    "an export whose LoRA follows the timestep, so its pipeline is the base model; `basinguard verify` measures both"
 )
 STEPS = re.compile(r"(?:checkpoint-|-step|-save-|_(?=\d{6,}$))(\d+)")
 EPOCHS = re.compile(r"-(\d{6})$|-save-\d+-(\d+)-")  # counted as the trainer counts
@@ -120,6 +124,8 @@ def _candidates(folder: Path, leave_out: Path | None, depth: int = DEPTH) -> Ite
     components: frozenset[str] = frozenset()
     if (folder / PIPELINE).is_file():
         yield folder
+        if _by_timestep(folder):
+            return
         components = _components(folder)  # beside them there may be checkpoints: scripts save their last model above
     elif has_unet(folder):
         yield folder
@@ -135,6 +141,15 @@ def _candidates(folder: Path, leave_out: Path | None, depth: int = DEPTH) -> Ite
                 yield path
         elif depth and path.is_dir() and not path.is_symlink() and not path.name.startswith((".", *components, *MEANS)):
             yield from _candidates(path, leave_out, depth - 1)
+
+
+def _by_timestep(folder: Path) -> bool:
+    """Whether a folder is an export of ours whose LoRA lies beside the base model."""
+    try:
+        config = json.loads((folder / SCHEDULER_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and lora_apart(config)
 
 
 def _components(folder: Path) -> frozenset[str]:
@@ -174,8 +189,10 @@ def describe(path: Path) -> Checkpoint | None:
 
     Raises:
         FileNotFoundError: it is not there any more.
-        ValueError: a file that ends too early.
+        ValueError: a file that ends too early, or an export whose LoRA lies beside the base model.
     """
+    if _by_timestep(path):
+        raise ValueError(f"{path}: {BY_TIMESTEP}")
     files = _own_files(path)
     headers = {file: read_header(file) for file in files}
     header = headers[path] if path in headers else Header({}, {})
