@@ -138,6 +138,8 @@ def test_options_that_travel_together_are_flat_and_explained_by_their_object(cap
         (["xyzzy"], "no verb 'xyzzy'; basinguard --help lists them all"),
         (["calibrate", "model", "--data", "d", "--alhpa", "0.1"], "no option '--alhpa': did you mean --alpha?"),
         (["calibrate", "model", "--data", "d", "--alhpa=0.1"], "no option '--alhpa': did you mean --alpha?"),
+        (["calibrate", "model", "--data", "d", "--alph", "0.1"], "no option '--alph': did you mean --alpha?"),
+        (["calibrate", "model", "--dat", "d"], "no option '--dat': did you mean --data?"),
         (["curate", "d", "--helduot", "x"], "no option '--helduot': did you mean --heldout?"),
         (["calibrate", "model", "--data", "d", "--alpha", "much"], "--alpha: Expected a float. Got value: much"),
         (["calibrate", "model"], "calibrate: needs --data DIR: folder of the captioned images"),

@@ -145,7 +145,9 @@ def _parser(verb: str, objects: dict[str, Any]) -> Any:
     from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
 
     function, module = _function(verb), _module(verb)
-    parser = ArgumentParser(prog=f"basinguard {verb}", description=_first_line(function), exit_on_error=False)
+    parser = ArgumentParser(
+        prog=f"basinguard {verb}", description=_first_line(function), exit_on_error=False, allow_abbrev=False
+    )
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of these options.")
     skipped: set[str | int] = {*objects, "command"}
     parser.add_function_arguments(_without_result(function), as_group=False, as_positional=True, skip=skipped)

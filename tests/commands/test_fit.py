@@ -276,6 +276,20 @@ def test_a_misspelt_option_is_named(capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("half", "nearest"),
+    [
+        ("--model.lora.rank_at_nois=0.5", "'lora.rank_at_nois'; the nearest is model.init_args.lora.rank_at_noise"),
+        ("--trainer.max_epo=1", "'trainer.max_epo'; the nearest is trainer.max_epochs"),
+        ("--data.dir=photos", "'dir'; the nearest is data.init_args.directory"),
+    ],
+)
+def test_half_a_name_is_no_option(capsys, half, nearest):
+    with pytest.raises(SystemExit):
+        fit_cli(["--config", str(CONFIGS[0]), half])
+    assert capsys.readouterr().err == f"basinguard fit: unknown option {nearest}\n"
+
+
 def test_a_wrong_value_is_one_line(capsys):
     with pytest.raises(SystemExit):
         fit_cli(["--config", str(CONFIGS[0]), "--trainer.max_epochs=x"])

@@ -21,6 +21,7 @@ NOISE = (
 UNION = "Does not validate against any of the Union subtypes"
 PLACE = re.compile(r'Parser key "([^"]+)"')
 NEAR = 0.6  # likeness of two words that are read as one misspelt, as in difflib.get_close_matches
+BEGINNING = 0.9  # likeness of a word that is the beginning of another
 CLOSE = 0.5  # likeness below which a word is named without a guess at what was meant
 MOST = 400  # characters
 
@@ -90,10 +91,13 @@ def nearest_option(name: str, options: Iterable[str], place: str = "") -> str:
         'model.lora.rank'
         >>> nearest_option("capt", ["data.caption", "trainer.plan.captions"], place="trainer")
         'trainer.plan.captions'
+        >>> nearest_option("dir", ["data.draw", "data.directory"])
+        'data.directory'
     """
 
     def likeness(option: str) -> tuple[bool, float, float]:
-        last = _likeness(name.rpartition(".")[2], option.rpartition(".")[2])
+        word, whole = name.rpartition(".")[2], option.rpartition(".")[2]
+        last = BEGINNING if whole.startswith(word) and word not in ("", whole) else _likeness(word, whole)
         here = bool(place) and option.startswith(f"{place}.") and last >= NEAR
         return here, last, _likeness(name, option)
 

@@ -41,7 +41,10 @@ QUIET = (
 
 
 class FitParser(LightningArgumentParser):
-    """A parser that says what is wrong in one line."""
+    """A parser that says what is wrong in one line; half an option's name is wrong too, never the option."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Names an unknown option and the nearest right one; exit status 2, or an ArgumentError where one is wanted."""
