@@ -1,6 +1,7 @@
 """Training a tiny random pipeline: the loss is diffusers' own, only what should change changes, runs resume."""
 
 import signal
+import warnings
 
 import pytest
 import torch
@@ -280,6 +281,21 @@ def test_a_checkpoint_of_another_configuration_is_refused(tiny_pipeline_dir):
     checkpoint = {"state_dict": dict(list(model.trained().items())[1:])}
     with pytest.raises(ValueError, match=r"does not fit: 1 weights are on one side only, such as 'unet\..*lora_A"):
         model.on_load_checkpoint(checkpoint)
+
+
+def test_a_checkpoint_that_was_trained_otherwise_is_warned_of(tiny_pipeline_dir):
+    model = fine_tune(tiny_pipeline_dir, rank=2, rank_at_noise=0.5, high_noise=0.25, prior_weight=1.0)
+    before = fine_tune(tiny_pipeline_dir, rank=2, keep_unconditional=0.5)
+    checkpoint = {"state_dict": model.trained(), "hyper_parameters": dict(before.hparams)}
+    changed = (
+        r"trained otherwise: lora\.rank_at_noise was 1\.0, is 0\.5; loss\.high_noise was 1\.0, is 0\.25; "
+        r"loss\.keep_unconditional was 0\.5, is 0\.0; loss\.prior_weight was 0\.0, is 1\.0\. Training goes on"
+    )
+    with pytest.warns(UserWarning, match=changed):
+        model.on_load_checkpoint(checkpoint)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before.on_load_checkpoint(checkpoint)
 
 
 def test_a_checkpoint_loads_without_a_trainer(tiny_pipeline_dir, scene_folder, tmp_path):

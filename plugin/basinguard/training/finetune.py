@@ -22,7 +22,7 @@ from ..pipelines.lora import merged_module
 from ..pipelines.lora_apart import require_whole_model
 from ..pipelines.prediction_type import require_prediction_type
 from .canary_steps import canary_steps
-from .checkpoints import InterruptCheckpoint, require_same_weights
+from .checkpoints import InterruptCheckpoint, require_same_training
 from .encoding import CaptionStates, EncodingCache, encode_images, native_sizes, sizes_of, text_states
 from .finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions, as_options, require_ranges
 from .forward_processes import forward_process
@@ -293,7 +293,7 @@ class FineTune(LightningModule):
             checkpoint["ema"] = self.ema.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another configuration with a ValueError."""
-        require_same_weights(self.trained(), checkpoint["state_dict"])
+        """Refuses a checkpoint of other weights with a ValueError; warns of one that was trained otherwise."""
+        require_same_training(self, self.trained(), checkpoint)
         if self.ema is not None and "ema" in checkpoint:
             self.ema.load_state_dict(checkpoint["ema"])
