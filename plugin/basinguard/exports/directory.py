@@ -16,7 +16,7 @@ from ..guidance.core import from_record
 from ..guidance.strength import scalable_layers
 from . import card_plots as plots
 from .client_files import save_stock
-from .comfyui import WorkflowFiles, comfyui_workflow, why_unwritten
+from .comfyui import WorkflowFiles, comfyui_workflow
 from .fingerprints import belonging, weights_sha256
 from .layout import (
     COMFYUI_FOLDER,
@@ -124,21 +124,19 @@ def export_directory(
             export_lora(pipe, record, folder / LORA_FILE, format="diffusers", strength=1.0, share_private=share_private)
         origin = origin or Origin()
         write_json(folder / PROVENANCE_FILE, provenance(record, origin, share_private=share_private))
-        if not kind.flow and not why_unwritten(record, kind):
-            name = out.resolve().name
+        name = out.resolve().name
+        if not kind.flow:
             files = WorkflowFiles(directory=name, lora=f"{name}.safetensors" if schedule else None, kind=kind)
-            write_json(folder / WORKFLOW_FILE, comfyui_workflow(record, files=files))
-            if files.lora:
-                export_lora(
-                    pipe, record, folder / COMFYUI_FOLDER / files.lora, strength=1.0, share_private=share_private
-                )
-        for name, code in code_for(kind.pipeline, scheduled=schedule is not None).items():
-            (folder / name).write_bytes(code)
+            if _write_workflow(folder, record, files) and files.lora:
+                lora = folder / COMFYUI_FOLDER / files.lora
+                export_lora(pipe, record, lora, strength=1.0, share_private=share_private)
+        for file, code in code_for(kind.pipeline, scheduled=schedule is not None).items():
+            (folder / file).write_bytes(code)
         shown = [*plots.write_plots(folder, record), *_write_pictures(folder, pictures)]
         write_card(
             folder,
             record,
-            name=out.resolve().name,
+            name=name,
             pictures=shown,
             prompts=pictures.prompts,
             origin=origin.rows(),
@@ -191,6 +189,16 @@ def _write_record(folder: Path, record: Record, kind: ModelKind) -> None:
     notice = {} if record.needs_nothing else {NOTICE_KEY: NOTICE}
     write_json(scheduler, config | notice | {RECORD_KEY: without_history(record).model_dump_json()})
     write_json(index, json.loads(index.read_text("utf-8")) | {"_class_name": kind.pipeline})
+
+
+def _write_workflow(folder: Path, record: Record, files: WorkflowFiles) -> bool:
+    """Writes the workflow, where one can follow the record; the card says why there is none."""
+    try:
+        form = comfyui_workflow(record, files=files)
+    except ValueError:
+        return False
+    write_json(folder / WORKFLOW_FILE, form)
+    return True
 
 
 def _write_pictures(folder: Path, pictures: CardPictures) -> list[str]:
