@@ -4,7 +4,10 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 
+from basinguard.diffusion.sampling import EMPTY as EMPTY_PROMPT
+from basinguard.pipelines.families import stable_diffusion_3
 from basinguard.pipelines.families.registry import family_of
+from basinguard.pipelines.families.repeated_token import equal_at_end
 from support.tiny_pipeline import TOKENS, build_tiny_sd3
 
 EMPTY = 256  # tokens of zeros, as `StableDiffusion3Pipeline.encode_prompt` has them
@@ -64,6 +67,19 @@ def test_prediction_and_gradient_are_the_transformers_own(pipe, arguments, lengt
     same(gradients(pipe, carried), gradients(pipe, own))
     once = dict(arguments, encoder_hidden_states=arguments["encoder_hidden_states"][:, : TOKENS + 1])
     assert (stock(pipe, once) - own).abs().max() > 1e-3, "one token of zeros is as good as all of them"
+
+
+def test_a_probe_looks_once_for_all_its_calls(pipe, arguments, lengths, monkeypatch):
+    looks = []
+    monkeypatch.setattr(stable_diffusion_3, "equal_at_end", lambda *given: looks.append(1) or equal_at_end(*given))
+    texts = family_of(pipe).condition(pipe, ["a ball"], 128, torch.float32)
+    rows = torch.tensor([0, EMPTY_PROMPT])
+    with torch.no_grad():
+        predictions = [ours(pipe, texts.arguments(rows)) for _ in range(3)]
+        own = stock(pipe, arguments)
+    assert (len(looks), lengths) == (1, [TOKENS + 1] * 3 + [TOKENS + EMPTY])
+    for prediction in predictions:
+        torch.testing.assert_close(prediction, own, rtol=1e-5, atol=1e-5)
 
 
 def test_tokens_that_noise_has_made_different_are_all_carried(pipe, arguments, lengths):

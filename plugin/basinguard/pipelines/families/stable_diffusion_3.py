@@ -17,6 +17,7 @@ from .flow import FlowFamily, dynamic_shift
 from .repeated_token import RepeatedToken, equal_at_end
 
 T5_TOKENS = 256  # of the third encoder, in a call of the pipeline
+EQUAL_END = "equal_end"  # of `forward`'s arguments: whether that many tokens at the end are equal, where it was seen
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,17 @@ class JointStates:
     Attributes:
         states: of every token of all encoders, [P, L, D].
         pooled: of the whole prompt, by the first two, [P, E].
+        equal_end: whether the tokens of the third are equal. Seen once: a call that looks would wait for the device.
     """
 
     states: Tensor
     pooled: Tensor
+    equal_end: bool
 
     def arguments(self, rows: Tensor) -> dict[str, Any]:
         """See `Conditioning`."""
-        return {"encoder_hidden_states": self.states[rows], "pooled_projections": self.pooled[rows]}
+        texts = {"encoder_hidden_states": self.states[rows], "pooled_projections": self.pooled[rows]}
+        return {**texts, EQUAL_END: self.equal_end}
 
 
 class StableDiffusion3(FlowFamily):
@@ -77,7 +81,8 @@ class StableDiffusion3(FlowFamily):
         for text in (*prompts, ""):
             states, _, pooled, _ = pipe.encode_prompt(text, None, None, device, do_classifier_free_guidance=False)
             both.append((states, pooled))
-        return JointStates(*(torch.cat(each).to(dtype) for each in zip(*both, strict=True)))
+        joint, vectors = (torch.cat(each).to(dtype) for each in zip(*both, strict=True))
+        return JointStates(joint, vectors, equal_at_end(joint, T5_TOKENS))
 
     def text_states(self, pipe: Any, texts: list[str]) -> dict[str, Tensor]:
         """The states of every token of all encoders, [B, L, D], and the pooled vector, [B, E]."""
@@ -104,15 +109,16 @@ class StableDiffusion3(FlowFamily):
 
         An adapter's dropout then drops the same of all of them.
         """
-        states = arguments["encoder_hidden_states"]
-        if not self._empty_third(pipe, states):
+        arguments = dict(arguments)
+        states, equal_end = arguments["encoder_hidden_states"], arguments.pop(EQUAL_END, None)
+        if not self._empty_third(pipe, states, equal_end):
             return _output(pipe, x, timestep, arguments)
         states = states[:, : 1 - T5_TOKENS]
         patches = x.shape[-2] * x.shape[-1] // pipe.transformer.config.patch_size**2
         with RepeatedToken(patches + states.shape[1], T5_TOKENS):
             return _output(pipe, x, timestep, arguments | {"encoder_hidden_states": states})
 
-    def _empty_third(self, pipe: Any, states: Tensor) -> bool:
+    def _empty_third(self, pipe: Any, states: Tensor, equal_end: bool | None) -> bool:
         """Whether the third encoder is not there and its tokens are equal, which noise on them ends.
 
         Checkpointed activations are computed again in the backward pass, where no token is repeated. A transformer
@@ -120,7 +126,7 @@ class StableDiffusion3(FlowFamily):
         """
         again = torch.is_grad_enabled() and pipe.transformer.gradient_checkpointing
         absent = getattr(pipe, "text_encoder_3", ...) is None
-        return absent and not again and equal_at_end(states, T5_TOKENS)
+        return absent and not again and (equal_at_end(states, T5_TOKENS) if equal_end is None else equal_end)
 
 
 def _output(pipe: Any, x: Tensor, timestep: Tensor, arguments: dict[str, Any]) -> Tensor:
