@@ -1,6 +1,7 @@
 """The guard in loops of one's own: the accelerate recipe, no framework at all, and Lightning's older name."""
 
 import json
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,7 @@ from basinguard.training.pytorch_lightning import MemorizationGuard
 from support.fake_pipelines import StableDiffusionPipeline
 from support.guarded_runs import CONTROL, PLAN, digest, picture_folder, untimed
 from support.recipe_runs import run_recipe
+from support.tiny_pipeline import build_tiny_sd3
 
 
 @pytest.fixture
@@ -75,6 +77,21 @@ def test_making_a_guard_draws_nothing(pictures, monkeypatch):
     guard = LoopGuard(training, plan=replace(PLAN, taught=True))
     assert guard.run.guard.ledger is not None, "nothing was drawn, so nothing was proven"
     assert torch.equal(drawn, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("scale", "lines"), [(None, 1), (7.0, 0)])
+def test_a_guard_without_a_pipeline_says_whose_scale_it_takes(scale, lines):
+    training = TrainingSet(torch.rand(2, 3, 64, 64), ("a ball", "a box"), ("a blue box",))
+    guard, pipe = LoopGuard(training, plan=replace(PLAN, scale=scale)), build_tiny_sd3()
+    guard.run.probe = lambda *given, **more: None
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        for epoch in (-1, 0):
+            guard.measure(pipe, epoch=epoch)
+    assert [str(each.message) for each in shown if "usually" in str(each.message)] == [
+        "plain CFG is sampled at scale 7.5, and a StableDiffusion3Pipeline usually at 7: give LoopGuard pipe=..., or "
+        "its ProbePlan a scale"
+    ] * lines
 
 
 def test_any_loop_measures_with_one_call_and_state_is_safe_to_load(tiny_pipeline_dir, pictures, tmp_path):

@@ -25,6 +25,7 @@ Launched as such scripts are:
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from ..core.record import Record
 from ..core.report import Report
 from ..guard.checkpoint_selection import SamplingMode
 from ..guard.status import RunStatus
+from ..pipelines.families.registry import family_or_none
 from .epoch_series import require_change_to_filter, require_lora_to_schedule
 from .loop_settings import LoopSettings
 from .protocols import PipelineInTraining
@@ -70,8 +72,19 @@ class LoopGuard(LoopSettings):
             The report, that of an earlier call for the same epoch and train step if there was one, so a resumed loop
             may call again; None where the plan's budget pays for nothing.
         """
+        self._say_whose_scale(pipe)
         earlier = [r for r in self.history if (r.epoch, r.train_step) == (epoch, train_step)]
         return earlier[0] if earlier else self.run.probe(PipelineInTraining(pipe), epoch=epoch, train_step=train_step)
+
+    def _say_whose_scale(self, pipe: StableDiffusionPipeline) -> None:
+        """Says once that a guard made without a pipeline samples at the scale of Stable Diffusion 1 and 2."""
+        plan, family = self.run.guard.plan, family_or_none(pipe)
+        if family is not None and plan.scale is None and family.usual_scale != plan.guidance_scale:
+            warnings.warn(
+                f"plain CFG is sampled at scale {plan.guidance_scale:g}, and a {family.class_name} usually at "
+                f"{family.usual_scale:g}: give LoopGuard pipe=..., or its ProbePlan a scale",
+                stacklevel=3,
+            )
 
     def export(
         self, pipe: StableDiffusionPipeline, out: Path, terms: CalibrationTerms = CalibrationTerms(), *, base: str

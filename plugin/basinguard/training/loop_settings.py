@@ -34,7 +34,7 @@ class LoopSettings:
         training: images, captions and held-out prompts.
         accelerator: saves and restores the history in its checkpoints; without one, use `state_dict`.
         plan, detector, pipe, alignment: see `assemble_guard`; give the mixed precision of the training as
-            `plan.autocast`.
+            `plan.autocast`, and a scale where no `pipe` says what is usual for its family.
         ship, on_error: see `GuardedRun`.
 
     Raises:
