@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from basinguard.calibration.candidate import Product, ProductCandidate, by_kind
+from basinguard.calibration.certification import Certification
 from basinguard.calibration.choice import best
 from basinguard.calibration.cost import most_products
 from basinguard.calibration.danger import dangers
@@ -20,6 +21,7 @@ from basinguard.calibration.terms import CalibrationTerms, Setting
 from basinguard.calibration.weights import FixedWeights, OpenWeights, recorded
 from basinguard.core.provenance import Provenance
 from basinguard.core.record import Record
+from basinguard.core.stats import rate
 from basinguard.diffusion.toy import gaussian_memorizer, stable_diffusion_schedule
 from basinguard.exports.sentences import product_line, verdict
 from basinguard.guard.plan import ProbePlan
@@ -93,12 +95,21 @@ def test_they_share_no_delta_with_rules():
     assert CalibrationTerms(delta=0.05, before=(), update_filters=NAMES).share == 0.05
 
 
-def test_they_stand_with_plain_cfg_are_no_share_and_not_the_whole_fine_tune():
-    share, whole = candidate(Product(PLAIN, 0.5), 1), candidate(Product(PLAIN), 16)
-    filtered = candidate(Product(PLAIN, update_filter="rank-16"))
+def test_they_stand_with_plain_cfg_and_are_no_share():
+    share, filtered = candidate(Product(PLAIN, 0.5), 1), candidate(Product(PLAIN, update_filter="rank-16"))
     assert by_kind([share, filtered]) == ([share, filtered], [])
     assert dangers([share, filtered])[filtered.product] == (0, 0.5), "not pooled with a share that copies"
-    assert contenders([whole, share, filtered], CalibrationTerms()) == [share.product, filtered.product]
+
+
+def test_they_are_not_the_whole_fine_tune_which_is_ranked_and_compared_with_whatever_else_there_is():
+    good, poor = (rate([1.0, value] * 8, list(range(16))) for value in (1.0, 0.0))
+    shares = [candidate(Product(PLAIN, strength), alignment=good) for strength in (0.5, 0.6, 0.7)]
+    filtered, whole = Product(PLAIN, update_filter="rank-16"), Product(PLAIN)
+    tried = [*shares, candidate(filtered, 1, alignment=poor), candidate(whole, 16, alignment=poor)]
+    assert contenders(tried, CalibrationTerms()) == [share.product for share in shares]
+    work = SimpleNamespace(taught=lambda product: None, whole=lambda: whole)
+    best_filtered = [candidate(filtered, alignment=good), candidate(whole, 16, alignment=poor)]
+    assert Certification.most_taught_plain(work, best_filtered) == whole
 
 
 def test_of_level_products_the_whole_fine_tune_ships_before_what_a_filter_leaves():
