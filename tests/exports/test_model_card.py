@@ -237,6 +237,15 @@ def test_a_hostile_text_anywhere_is_only_text(record, evil):
     assert len(plain(evil)) < 1000
 
 
+def test_commands_and_the_threshold_stand_there_whole(record):
+    source = "measured " * 50
+    metric = record.metric.model_copy(update={"source": source})
+    text = render_card(record.model_copy(update={"metric": metric}), name="my_ink model`")
+    assert "`basinguard check 'my_ink model'`" in text
+    assert "`basinguard audit 'my_ink model' --data DIR" in text
+    assert source.strip() in text
+
+
 def test_paths_are_cut_and_hub_ids_are_kept(exported, tmp_path, monkeypatch, record):
     provenance = (exported / "provenance.json").read_text()
     assert '"root": "cats"' in provenance

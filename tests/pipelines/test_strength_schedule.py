@@ -113,6 +113,7 @@ def test_an_export_says_what_it_is(exported):
     assert "Safe by its rule and its strengths by timestep." in card
     assert "pipe.load_lora_weights(here)" in card
     assert "there is no rule to apply" not in card
+    assert f"`basinguard audit model --lora model/{LORA_FILE} --data DIR --attack quick`" in card
     scheduler = json.loads((exported / "scheduler" / "scheduler_config.json").read_text())
     assert NOTICE_KEY in scheduler
     flow = json.loads((exported / "comfyui_workflow.json").read_text())

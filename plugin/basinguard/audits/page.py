@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 THUMB = 200  # pixels on the longer side
+UNMEASURED, UNRESOLVED = "not measured: give the base model", "cannot be resolved; calibration.json says why"
 MOST_PICTURES = 200  # copied images that are shown; the rest is in the JSON
 
 
@@ -101,7 +102,7 @@ def _facts(audit: Audit) -> list[tuple[str, str]]:
         ("sampled with", f"{sampler.scheduler}, {sampler.timesteps} steps, scale {sampler.scale:g}, "
                          f"{sampler.resolution} px"),
         ("what would ship", product_line(record)),
-        ("what is left of what was taught", taught_line(record) or "not measured: give the base model"),
+        ("what is left of what was taught", taught_line(record) or (UNRESOLVED if record.base else UNMEASURED)),
         ("promise", record.promise or "none"),
         ("covers", record.population),
         ("base", record.base or "not given: no null, no share of the fine-tune"),

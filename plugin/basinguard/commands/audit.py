@@ -75,7 +75,8 @@ def audit(
         return audit_dry_run(session, terms, per_caption, attacks)
     archive = archive_of(session, out)
     calibration = calibrate_session(session, terms, archive=archive)
-    result = audit_session(model, session, calibration, per_caption, attacks)
+    name = model if settings.lora is None else f"{model} with {settings.lora.name}"
+    result = audit_session(name, session, calibration, per_caption, attacks)
     if out is not None:
         result.write(out)
         archive.clear()

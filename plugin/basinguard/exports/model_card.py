@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..core.record import Record
 from ..core.text import one_line
 from .attack_section import attack_notes, attack_rows, untried_rows
-from .layout import BASIN_PLOT, COMPARISON, HISTORY_PLOT
+from .layout import BASIN_PLOT, COMPARISON, HISTORY_PLOT, LORA_FILE
 from .membership_section import membership_notes, membership_rows
 from .model_kind import STABLE_DIFFUSION, ModelKind
 from .privacy import hub_id
@@ -24,6 +25,7 @@ from .ui_instructions import a1111_text, comfyui_text
 
 ACROSS = 4  # pictures side by side
 LONGEST = 300  # characters of a stranger's text that a card shows
+SOURCE = 500  # of where a copy detector's threshold comes from
 SPECIAL = re.compile(r"([\\`*_\[\]|~$]|:(?=//)|(?<=www)\.)")  # markup, and what would turn into a link by itself
 SD21 = re.compile(r"stable-diffusion-2(-|$)", re.IGNORECASE)
 SDXL = re.compile(r"stable-diffusion-xl-(base|refiner)-1\.0$", re.IGNORECASE)
@@ -120,9 +122,19 @@ def is_openrail(base: str) -> bool:
     return is_sd21(base) or SDXL.search(base) is not None
 
 
-def plain(text: str) -> str:
+def code(name: str) -> str:
+    """A file's name as a shell takes it, in a Markdown code span: nothing is escaped there, and a backtick ends it.
+
+    Example:
+        >>> code("my_model"), code("my model")
+        ('my_model', "'my model'")
+    """
+    return shlex.quote(one_line(name.replace("`", ""), LONGEST))
+
+
+def plain(text: str, longest: int = LONGEST) -> str:
     """A stranger's text for Markdown and HTML: one line, bounded, nothing in it acts as markup."""
-    return SPECIAL.sub(r"\\\1", html.escape(one_line(text, LONGEST), quote=False))
+    return SPECIAL.sub(r"\\\1", html.escape(one_line(text, longest), quote=False))
 
 
 def _transfer(record: Record) -> list[tuple[str, str, str, str]]:
@@ -211,9 +223,11 @@ def _texts(record: Record, name: str) -> dict[str, Any]:
     kinds = ", ".join(f"{plain(key)} {plain(value)}" for key, value in sorted(record.versions.items()))
     return {
         "name": plain(name),
+        "shell": code(name),
+        "lora": f" --lora {code(f'{name}/{LORA_FILE}')}" if record.product.strength_schedule else "",
         "literal": json.dumps(name, ensure_ascii=False),
         "base": plain(record.base) or "an unnamed base",
-        "metric": f"{plain(metric.embedder)} says at least {metric.threshold:g} ({plain(metric.source)})."
+        "metric": f"{plain(metric.embedder)} says at least {metric.threshold:g} ({plain(metric.source, SOURCE)})."
         + (f" Expect more copies than it counts: {plain(metric.expected_misses)}." if metric.recalls else ""),
         "population": plain(record.population) or UNKNOWN,
         "promise": plain(record.promise) or "none: too few samples to promise anything beyond the interval above.",

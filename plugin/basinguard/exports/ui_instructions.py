@@ -48,7 +48,7 @@ def _by_levels(record: Record, schedule: RecordedSchedule, kind: ModelKind) -> s
     return (
         f"guarded, core nodes only.** Put this directory into `models/diffusers`, the file in its folder "
         f"[`{COMFYUI_FOLDER}`]({COMFYUI_FOLDER}) into `models/loras`, and drop [`{WORKFLOW_FILE}`]({WORKFLOW_FILE}) on "
-        f"the window. {levels_hint(schedule)}"
+        f"the window. By hand: {levels_hint(schedule).removeprefix('ComfyUI: ')}"
     )
 
 

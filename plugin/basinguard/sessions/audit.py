@@ -89,6 +89,8 @@ def audit_session(
 ) -> AuditRun:
     """Looks for copies under plain CFG in a model that is open and calibrated; attacks it where that is asked for.
 
+    `model` is what the findings call it.
+
     What is attacked beside it is what its own record ships, where it is an export, else what the calibration would.
     """
     guard, captions = session.guard, session.guard.training.captions
