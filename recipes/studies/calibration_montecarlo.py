@@ -5,8 +5,9 @@ copies more. Each calibration has pairs of its own, searches products (rules, an
 them, ranks what may ship on some more, tests the ladders that are left and ships the best proven product, as
 `basinguard calibrate` does: by the fixed and by the sequential design, on the same search and the same pairs. Then the
 true risk of what it shipped is looked up. A promise is broken where that is above alpha. Timidity is measured against
-the best product that is truly safe; cost in evaluations of the network, all in all. All pairs are sampled in one go: a
-small batch is no faster than a large one.
+the best product that is truly safe; cost in evaluations of the network, all in all, and how many of them search and
+ranking take, which no design of the proof saves. All pairs are sampled in one go: a small batch is no faster than a
+large one.
 
     python recipes/studies/calibration_montecarlo.py --out recipes/results/calibration_montecarlo.json
     python recipes/studies/calibration_montecarlo.py --calibrations 40 --alphas 0.05 0.1 0.2 0.3 --deltas 0.05 0.1 \
@@ -26,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product as combinations
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -97,6 +98,13 @@ class Samples:
     prompt: Tensor
 
 
+class Evaluations(NamedTuple):
+    """Of one calibration: of its search and ranking, and of all of it."""
+
+    before_proof: float
+    whole: float
+
+
 class World:
     """A memorizer with its products, sampled for many calibrations at once."""
 
@@ -131,28 +139,29 @@ class World:
         """One setting: both designs on the same calibrations."""
         truth = {p: self._candidate(self.truth, 0, p, terms.alpha, "proof") for p in self.products}
         done = {kind: [self._calibrate(n, terms, kind) for n in range(self.calibrations)] for kind in get_args(Kind)}
-        costs = {kind: np.array([cost for _, cost in rows]) for kind, rows in done.items()}
+        costs = {kind: np.array([cost.whole for _, cost in rows]) for kind, rows in done.items()}
         ratios = costs["sequential"] / costs["fixed"]
+        unproven = np.array([cost.before_proof for _, cost in done["fixed"]]) / costs["fixed"]
         return {
             "alpha": terms.alpha,
             "delta": terms.delta,
             "ratio": float(np.median(ratios)),
             "highest_ratio": float(ratios.max()),
+            "before_proof": float(np.median(unproven)),
             "designs": {
                 kind: summary([shipped for shipped, _ in rows], costs[kind], truth, terms.alpha)
                 for kind, rows in done.items()
             },
         }
 
-    def _calibrate(self, n: int, terms: CalibrationTerms, kind: Kind) -> tuple[ProductCandidate | None, float]:
+    def _calibrate(self, n: int, terms: CalibrationTerms, kind: Kind) -> tuple[ProductCandidate | None, Evaluations]:
         """The search names the ladders, each is tested by the design, the best ships; and what it took."""
         searched = [self._candidate(self.searched, n, p, terms.alpha, "search") for p in self.products]
         chosen = contenders(searched, terms)
         ranked = [self._candidate(self.ranked, n, p, terms.alpha, "ranking") for p in chosen]
         ladders = chains(ranked, terms, Design.of(kind, CAPTIONS, terms.pairs))
         tested = [c for ladder in ladders for c in self._prove(n, ladder, terms, kind, terms.delta / len(ladders))]
-        evaluations = sum(c.evals_per_sample * c.risk.n for c in (*searched, *ranked, *tested))
-        return best(tested), evaluations
+        return best(tested), Evaluations(evaluations((*searched, *ranked)), evaluations((*searched, *ranked, *tested)))
 
     def _prove(
         self, n: int, ladder: Ladder, terms: CalibrationTerms, kind: Kind, delta: float
@@ -198,6 +207,11 @@ class World:
             evals_per_sample=float(above * first + 2 * (len(self.grid) - first)),
             nearest=float(scores.mean()),
         )
+
+
+def evaluations(candidates: Sequence[ProductCandidate]) -> float:
+    """What these candidates took."""
+    return sum(c.evals_per_sample * c.risk.n for c in candidates)
 
 
 def summary(shipped: list[ProductCandidate | None], costs: np.ndarray, truth: dict, alpha: float) -> dict:
