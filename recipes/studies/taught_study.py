@@ -7,7 +7,7 @@ net of copies, against the training images: what the risk is measured on anyway.
 
     python recipes/studies/taught_study.py --tasks ink neon subject brick --seeds 0 1 2 3 4
     python recipes/studies/taught_study.py --tasks art --art package     # `npm pack emoji-datasource-google@16`
-    python recipes/studies/taught_study.py --method lora --rate 2e-3
+    python recipes/studies/taught_study.py --method lora --rate 2e-3 --rank 4
 
 Copies: structure-colour-v1, above the 99th percentile of 300 fresh true images to their nearest training image.
 
@@ -53,7 +53,7 @@ from basinguard.similarity.taught import Taught, TaughtRuler
 from basinguard.tinyworld.tasks import TASKS, Task, art, few_among_many
 from basinguard.training.epoch_series import EpochSeries
 from basinguard.training.finetune import FineTune
-from basinguard.training.finetune_options import LossOptions, MemoryOptions, OptimizerOptions
+from basinguard.training.finetune_options import LoraOptions, LossOptions, MemoryOptions, OptimizerOptions
 from basinguard.training.isolation import trained_weights
 
 PLAN = ProbePlan(scale=3.0, timesteps=16, chunk=32)
@@ -63,7 +63,8 @@ BATCH = 16
 COPY_SAMPLES, HELDOUT_SAMPLES, TRUE_IMAGES, NULL_IMAGES = 24, 40, 96, 300
 FALSE_POSITIVES = 0.01
 NULL_SEED, SHOWN = 700, 10
-RATES = {"art": 8e-4}  # the others take --rate; with 4e-4 emoji are barely learnt in so many updates
+RANK = 16
+RATES = {"art": 2.0}  # times --rate; with 4e-4 emoji are barely learnt in so many updates
 
 
 def main() -> None:
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--updates", nargs="+", type=int, default=[200, 400, 600], help="the epochs that are looked at")
     parser.add_argument("--method", choices=["full", "lora"], default="full")
+    parser.add_argument("--rank", type=int, default=RANK, help="of the LoRA")
     parser.add_argument("--rate", type=float, default=4e-4)
     parser.add_argument("--keep_unconditional", type=float, default=0.0)
     parser.add_argument("--few", type=int, default=0, help="images that are there many times, beside --images of one")
@@ -87,14 +89,15 @@ def main() -> None:
     for seed in args.seeds:
         for name in args.tasks:
             done = json.loads(path.read_text()) if path.exists() else {}
-            rate = RATES.get(name, args.rate)
+            rate = RATES.get(name, 1.0) * args.rate
             few = f" and {args.few} x {args.repeats}" if args.few else ""
-            key = f"{name}, {args.method}, {args.images}{few} images, {rate:g}, {args.keep_unconditional:g}, {seed}"
+            method = args.method if args.rank == RANK else f"{args.method} of rank {args.rank}"
+            key = f"{name}, {method}, {args.images}{few} images, {rate:g}, {args.keep_unconditional:g}, {seed}"
             if key not in done:
                 task = art(args.art) if name == "art" else TASKS[name]
                 training = Training(
                     task, args.method, args.images, rate, args.keep_unconditional, seed, args.few, args.repeats,
-                    args.rules, tuple(args.updates),
+                    args.rules, tuple(args.updates), args.rank,
                 )  # fmt: skip
                 result = training.study(args.pictures / key.replace(", ", "-").replace(" ", "-"))
                 done = json.loads(path.read_text()) if path.exists() else {}
@@ -115,6 +118,7 @@ class Training:
     repeats: int = 1
     rules: bool = False
     updates: tuple[int, ...] = (200, 400, 600)
+    rank: int = RANK
 
     def study(self, pictures: Path) -> dict[str, Any]:
         """Trains, samples every product, and measures the samples."""
@@ -123,7 +127,7 @@ class Training:
         if self.few:
             drawn, feared = few_among_many(self.task, self.images, self.few, self.repeats, self.seed)
         module = FineTune(
-            "tinyworld", self.method, optimizer=OptimizerOptions(learning_rate=self.rate),
+            "tinyworld", self.method, LoraOptions(self.rank), OptimizerOptions(learning_rate=self.rate),
             loss=LossOptions(keep_unconditional=self.keep_unconditional), memory=MemoryOptions(cache=True),
             seed=self.seed,
         )  # fmt: skip

@@ -59,7 +59,9 @@ def kind_of(training: Row) -> str:
     keep = training["keep_unconditional"]
     held = f", keep_unconditional {keep:g}" if keep else ""
     few = f" and {training['few']} x {training['repeats']}" if training.get("few") else ""
-    return f"{training['task']}, {training['method']}, {training['images']}{few} images, {training['rate']:g}{held}"
+    rank = training.get("rank", 16)
+    method = training["method"] if rank == 16 else f"{training['method']} of rank {rank}"
+    return f"{training['task']}, {method}, {training['images']}{few} images, {training['rate']:g}{held}"
 
 
 def raw(row: Row, ruler: str = "") -> float:
