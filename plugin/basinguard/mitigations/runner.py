@@ -149,10 +149,10 @@ def _point(testbed: Testbed, mitigation: Mitigation, intensity: float, pairs: Co
 def _costs(testbed: Testbed, mitigations: Sequence[Mitigation], pairs: ComparedPairs, out: Path) -> list[Cost]:
     path = out / "costs.json"
     measured = [Cost.model_validate(entry) for entry in json.loads(path.read_text())] if path.is_file() else []
-    if {cost.mitigation for cost in measured} >= {mitigation.name for mitigation in mitigations}:
-        return measured
-    measured = costs(testbed, mitigations, PLAIN, pairs.batch[:COST_PAIRS])
-    write_text(path, json.dumps([cost.model_dump() for cost in measured], indent=2))
+    named = {cost.mitigation for cost in measured}
+    if missing := [mitigation for mitigation in mitigations if mitigation.name not in named]:
+        measured += costs(testbed, missing, PLAIN, pairs.batch[:COST_PAIRS])
+        write_text(path, json.dumps([cost.model_dump() for cost in measured], indent=2))
     return measured
 
 
