@@ -165,8 +165,10 @@ def row(key: str, result: dict[str, Any]) -> str:
 
 
 def share_of(best: dict[str, Any] | None, own: dict[str, Any] | None) -> str:
-    """How much of the best one keeps."""
-    return f"{own['value'] / best['value']:.0%}" if own and best and best["value"] > 0 else "-"
+    """How much of the best one keeps; a share of what cannot be told from nothing says nothing."""
+    if own is None or best is None:
+        return "-"
+    return f"{own['value'] / best['value']:.0%}" if best["low"] > 0 else "cannot be told"
 
 
 def dumped(taught: Taught | None) -> dict[str, Any] | None:

@@ -1,20 +1,23 @@
 """Each method against its own equations, written out again by hand on small numbers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from basinguard.calibration.candidate import Product, ProductCandidate
+from basinguard.calibration.certification import Certification
 from basinguard.core.record import Guidance
 from basinguard.core.stats import rate
 from basinguard.guidance.core import SwitchAt
 from basinguard.mitigations import anti_memorization_guidance as amg
 from basinguard.mitigations import delayed_guidance_released as released
-from basinguard.mitigations import initial_noise
+from basinguard.mitigations import initial_noise, ours
 from basinguard.mitigations.attention_attenuation import attenuate
 from basinguard.mitigations.base import sample_mitigated
 from basinguard.mitigations.cross_attention import cross_attention
 from basinguard.mitigations.initial_noise import GAMMA, RHO, adjust_each, adjust_together, pull
-from basinguard.mitigations.ours import chosen
+from basinguard.mitigations.ours import calibrated
 from basinguard.mitigations.prompt_optimization import optimise
 from basinguard.mitigations.prompt_perturbation import insert_random_words, whole_words
 from basinguard.mitigations.stock_pipeline import empty, guided, sample_pipeline, states
@@ -172,39 +175,28 @@ def test_words_go_in_at_random_places_and_are_words(testbed):
     assert all(word.isalpha() for word in whole_words(testbed.pipe.tokenizer))
 
 
-def product(hits, guidance, strength=1.0):
-    risk = rate([1] * hits + [0] * (96 - hits), list(range(96)))
-    what = Product(guidance, strength)
-    return ProductCandidate(risk=risk, p_value=0.0, product=what, phase="proof", evals_per_sample=1.0, nearest=0.0)
-
-
 def rules(before, rows):
-    return [product(hits, Guidance(transition=t, sigma=1.0, before=before, after=3.0)) for t, hits in rows]
+    return [tried(hits, Guidance(transition=t, sigma=1.0, before=before, after=3.0)) for t, hits in rows]
 
 
-def test_ours_takes_the_boldest_that_is_proven_where_nothing_else_was_measured_and_says_when_none_is():
-    ladders = [rules(0.0, [(400, 0), (600, 2), (800, 60)]), rules(-1.0, [(500, 1), (700, 3)])]
-    best, proven = chosen(ladders, 0.1)
-    assert (best.product.guidance.transition, proven) == (700, True)
-    best, proven = chosen(ladders, 0.05)
-    assert (best.product.guidance.transition, proven) == (400, True)
-    best, proven = chosen([rules(0.0, [(400, 50)]), rules(-1.0, [(400, 50)])], 0.1)
-    assert (best.product.guidance.transition, proven) == (400, False)
+def tried(hits, guidance):
+    risk = rate([1] * hits + [0] * (96 - hits), list(range(96)))
+    rest = {"p_value": 0.0, "phase": "proof", "evals_per_sample": 1.0, "nearest": 0.0}
+    return ProductCandidate(risk=risk, product=Product(guidance), **rest)
 
 
-def test_the_share_is_one_that_is_proven_in_order():
-    """0.95^96 = 0.007 and, with one copy, 0.044 prove 5 %; two copies, 0.136, do not, and end the sequence."""
-    plain = Guidance(transition=999.0, sigma=1.0, before=3.0, after=3.0)
-
-    def tried(*hits):
-        return [[product(k, plain, value) for value, k in zip((0.1, 0.2, 0.3, 0.4), hits, strict=False)]]
-
-    best, proven = chosen(tried(0, 1, 2, 0), 0.05)
-    assert (best.product.strength, proven) == (0.2, True)
-    best, proven = chosen(tried(0, 1, 2, 50), 0.1)
-    assert (best.product.strength, proven) == (0.3, True)
-    best, proven = chosen(tried(50), 0.3)
-    assert (best.product.strength, proven) == (0.1, False)
+@pytest.mark.parametrize(("proven", "expected"), [((True, True, False), 600), ((False, False, False), 400)])
+def test_ours_ships_the_boldest_proven_where_nothing_else_was_measured_else_the_safest(
+    proven, expected, testbed, monkeypatch
+):
+    tested = rules(0.0, [(400, 0), (600, 2), (800, 60)])
+    monkeypatch.setattr(Certification, "search", lambda work: [])
+    monkeypatch.setattr(Certification, "rank", lambda work, searched: [])
+    monkeypatch.setattr(ours, "chains", lambda *ranked: [])
+    verdicts = [[replace(c, proven=verdict) for c, verdict in zip(tested, proven, strict=True)]]
+    monkeypatch.setattr(Certification, "prove", lambda work, ladders: verdicts)
+    chosen = calibrated(replace(testbed, cache={}), 0.1)
+    assert (chosen.candidate.product.guidance.transition, chosen.proven) == (expected, any(proven))
 
 
 def test_live_bytes_are_those_of_what_is_held_at_once():

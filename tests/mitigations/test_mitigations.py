@@ -15,7 +15,7 @@ from basinguard.mitigations import ours
 from basinguard.mitigations.base import sample_mitigated
 from basinguard.mitigations.checkpoints import TestedWeights
 from basinguard.mitigations.less_finetuning import EARLIER, INTERPOLATE
-from basinguard.mitigations.ours import BASE_LED, OURS, STRENGTH, plain_calibration
+from basinguard.mitigations.ours import BASE_LED, OURS, STRENGTH, Chosen, calibrated_plain
 from basinguard.mitigations.registry import MITIGATIONS, by_name
 from basinguard.mitigations.stock_pipeline import sample_pipeline
 from basinguard.mitigations.testbed import Batch
@@ -152,7 +152,7 @@ def test_a_part_of_the_update_is_a_unet_with_the_base_s_layers(testbed, batch):
 
 def test_the_proven_share_is_plain_cfg_on_so_much_of_the_fine_tune(own_testbed, batch):
     plain = plain_cfg(own_testbed.scale, own_testbed.model.schedule)
-    own_testbed.cache["ours, plain"] = [[proven_product(Product(plain, s)) for s in (0.25, 0.5)]]
+    own_testbed.cache["ours, plain, 0.1"] = Chosen(proven_product(Product(plain, 0.5)), proven=True)
     proven, rows = sample_mitigated(own_testbed, STRENGTH, 0.1, batch)
     assert torch.equal(proven, sample_mitigated(own_testbed, INTERPOLATE, 0.5, batch)[0])
     assert rows == 2 * STEPS * len(batch)
@@ -167,7 +167,7 @@ def test_a_proven_checkpoint_is_sampled_at_its_share(tiny_pipeline_dir, tiny_eps
     expected.base = testbed.base
     plain = plain_cfg(testbed.scale, testbed.model.schedule)
     for strength in (1.0, 0.5):
-        testbed.cache["ours, plain"] = [[proven_product(Product(plain, strength, epoch=0))]]
+        testbed.cache["ours, plain, 0.1"] = Chosen(proven_product(Product(plain, strength, epoch=0)), proven=True)
         proven, rows = sample_mitigated(testbed, STRENGTH, 0.1, batch)
         assert torch.equal(proven, sample_mitigated(expected, INTERPOLATE, strength, batch)[0])
         assert rows == 2 * STEPS * len(batch)
@@ -196,9 +196,9 @@ def test_calibrating_leaves_the_model_as_it_was(own_testbed, batch, monkeypatch)
     few = {"strengths": (0.5, 1.0), "scales": (3.0,), "search_pairs": 4, "taught_samples": 4}
     monkeypatch.setattr(ours, "CalibrationTerms", partial(CalibrationTerms, **few))
     before = fingerprint(own_testbed)[0]
-    ladder = plain_calibration(own_testbed)[0]
-    assert all(candidate.product.guidance.plain for candidate in ladder)
-    assert ladder[0].risk.value == 0
+    chosen = calibrated_plain(own_testbed, 0.3)
+    assert chosen.candidate.product.guidance.plain
+    assert chosen.candidate.risk.value == 0
     sample_mitigated(own_testbed, STRENGTH, 0.3, batch)
     assert all(torch.equal(before[name], value) for name, value in fingerprint(own_testbed)[0].items())
 

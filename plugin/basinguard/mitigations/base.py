@@ -46,8 +46,8 @@ def needs_guidance(testbed: Testbed) -> str:
     return ""
 
 
-def no_preparation(testbed: Testbed) -> None:
-    """Nothing to compute once."""
+def no_preparation(testbed: Testbed, intensity: float) -> None:
+    """Nothing to compute beforehand."""
 
 
 def no_note(testbed: Testbed, intensity: float) -> str:
@@ -73,7 +73,7 @@ class Mitigation:
         sampler: samples a batch at an intensity, clean latents [B, C, h, w].
         requires: what is missing for it to run on a model, or "".
         note: what a reader of the row must know, or "".
-        prepare: computes what all intensities share, such as a calibration; not counted in the cost of a sample.
+        prepare: computes what an intensity needs once, such as a calibration; not counted in the cost of a sample.
         extra_unets: UNets it evaluates at an intensity beside those of the testbed, so that their rows are counted too.
         ours: whether it is this package's own.
     """
@@ -86,7 +86,7 @@ class Mitigation:
     sampler: SampleBatch
     requires: Callable[[Testbed], str] = no_requirement
     note: Callable[[Testbed, float], str] = no_note
-    prepare: Callable[[Testbed], object] = no_preparation
+    prepare: Callable[[Testbed, float], object] = no_preparation
     extra_unets: Callable[[Testbed, float], Sequence[nn.Module]] = no_unets
     ours: bool = False
 
@@ -129,7 +129,7 @@ def sample_mitigated(testbed: Testbed, mitigation: Mitigation, intensity: float,
     missing = mitigation.missing_requirement(testbed)
     if missing:
         raise ValueError(f"{mitigation.name} cannot run here: {missing}")
-    mitigation.prepare(testbed)
+    mitigation.prepare(testbed, intensity)
     with rows_counted([*testbed.unets, *mitigation.extra_unets(testbed, intensity)]) as count:
         latents = mitigation.sampler(testbed, batch, intensity).float().cpu()
     if not bool(torch.isfinite(latents).all()):

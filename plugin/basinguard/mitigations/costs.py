@@ -75,7 +75,7 @@ def costs(
 
 def timed(testbed: Testbed, mitigation: Mitigation, batch: Batch) -> tuple[float, int]:
     """Seconds that a batch takes at the default intensity, and the UNet rows."""
-    mitigation.prepare(testbed)
+    mitigation.prepare(testbed, mitigation.default)
     _synchronise(testbed)
     start = time.perf_counter()
     _, rows = sample_mitigated(testbed, mitigation, mitigation.default, batch)
@@ -106,7 +106,7 @@ def _range(ratios: list[float]) -> Estimate:
 @torch.no_grad()
 def sampling_bytes(testbed: Testbed, mitigation: Mitigation, batch: Batch) -> int:
     """Most bytes held at once while a batch is sampled: by the allocator on an accelerator, else by living tensors."""
-    mitigation.prepare(testbed)
+    mitigation.prepare(testbed, mitigation.default)
     device = testbed.pipe.unet.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -79,7 +79,7 @@ def measure_point(
     Returns:
         The point, and the images [N, 3, H, W] in [0, 1].
     """
-    mitigation.prepare(testbed)
+    mitigation.prepare(testbed, intensity)
     start = time.monotonic()
     images, rows = sample_images(testbed, mitigation, intensity, pairs.batch)
     seconds = (time.monotonic() - start) / len(pairs.batch)

@@ -13,13 +13,17 @@
 
 Cost: a static transition saves evaluations; base-led costs those of plain CFG and, for a full fine-tune, the memory
 of a second UNet; with a LoRA nothing, the base being the same network with its adapters off. `ours` and `ours-strength`
-need their calibration once for each checkpoint, which the rows do not count.
+need a calibration for each alpha, which the rows do not count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from weakref import finalize
 
 import numpy as np
 import torch
@@ -30,9 +34,9 @@ from ..basin.trajectories import pairs_of
 from ..calibration.candidate import ProductCandidate
 from ..calibration.certification import Certification
 from ..calibration.choice import best
-from ..calibration.fixed_sequence import fixed_sequence
 from ..calibration.ladders import chains
 from ..calibration.lessons import truth_of
+from ..calibration.sample_archive import SampleArchive
 from ..calibration.terms import CalibrationTerms
 from ..core import seeds as seed_table
 from ..guidance.core import SwitchAt
@@ -51,40 +55,50 @@ SAME = 1e-2  # text states of one prompt differ in their last digits from batch 
 MIDDLE = 650.0  # transition of triage: what its intensity does not vary
 
 
-Ladders = list[list[ProductCandidate]]
+@dataclass(frozen=True)
+class Chosen:
+    """What a calibration ships, and whether its risk is proven; else the safest that was tested."""
+
+    candidate: ProductCandidate
+    proven: bool
 
 
-def calibration(testbed: Testbed) -> Ladders:
-    """Ladders of products, safest first, tested at the largest alpha; measured once for each testbed."""
-    return testbed.cached("ours", lambda: _ladders(testbed, before=(0.0, -2.0 * testbed.units)))
+def calibrated(testbed: Testbed, alpha: float) -> Chosen:
+    """The product that a calibration at `alpha` ships; measured once for each testbed."""
+    return testbed.cached(f"ours, {alpha}", lambda: _calibrated(testbed, alpha, before=(0.0, -2.0 * testbed.units)))
 
 
-def plain_calibration(testbed: Testbed) -> Ladders:
+def calibrated_plain(testbed: Testbed, alpha: float) -> Chosen:
     """The same of plain CFG alone, at strengths and guidance scales."""
-    return testbed.cached("ours, plain", lambda: _ladders(testbed, before=()))
+    return testbed.cached(f"ours, plain, {alpha}", lambda: _calibrated(testbed, alpha, before=()))
 
 
-def _ladders(testbed: Testbed, before: tuple[float, ...]) -> Ladders:
-    terms = CalibrationTerms(alpha=max(ALPHAS), delta=1 - CONFIDENCE, pairs=PAIRS, design="fixed", before=before)
+def _calibrated(testbed: Testbed, alpha: float, before: tuple[float, ...]) -> Chosen:
+    terms = CalibrationTerms(alpha=alpha, delta=1 - CONFIDENCE, pairs=PAIRS, before=before)
     truth = truth_of(testbed.guard.training, feature_sets())
-    work = Certification(testbed.guard, TestedWeights(testbed), terms, truth)
-    return work.prove(chains(work.rank(work.search()), terms, work.design))
+    work = Certification(testbed.guard, TestedWeights(testbed), terms, truth, _archive(testbed))
+    tested = [c for ladder in work.prove(chains(work.rank(work.search()), terms, work.design)) for c in ladder]
+    proven = best(tested, work.compared(tested))
+    return Chosen(proven or min(tested, key=lambda c: c.risk.value), proven is not None)
 
 
-def chosen(ladders: Ladders, alpha: float) -> tuple[ProductCandidate, bool]:
-    """The best product whose risk is at most `alpha`, and whether that is proven; else the safest one tried.
+def _archive(testbed: Testbed) -> SampleArchive:
+    """Calibrations at other risks try the same products on the same pairs first; it goes with the testbed."""
 
-    Each ladder is a fixed sequence of its own at its share of the error, so the promise covers all: Learn-then-Test,
-    arXiv 2110.01052, section 3.2.
-    """
-    share = (1 - CONFIDENCE) / len(ladders)
-    safe = best(c for ladder in ladders for c in fixed_sequence((c.retested(alpha) for c in ladder), share))
-    return (safe, True) if safe else (ladders[0][0], False)
+    def temporary() -> Path:
+        folder = mkdtemp(prefix="basinguard-")
+        finalize(testbed, rmtree, folder, ignore_errors=True)
+        return Path(folder)
+
+    return SampleArchive(testbed.cached("samples", temporary))
 
 
-def _sampler(calibrate: Callable[[Testbed], Ladders]) -> Callable[[Testbed, Batch, float], Tensor]:
+Calibrate = Callable[[Testbed, float], Chosen]
+
+
+def _sampler(calibrate: Calibrate) -> Callable[[Testbed, Batch, float], Tensor]:
     def sampled(testbed: Testbed, batch: Batch, alpha: float) -> Tensor:
-        product = chosen(calibrate(testbed), alpha)[0].product
+        product = calibrate(testbed, alpha).candidate.product
         rule = product.guidance
         plain = rule.plain and product.scale == testbed.scale
         steered = None if plain else SwitchAt(rule.transition, rule.before, rule.after)
@@ -96,21 +110,21 @@ def _sampler(calibrate: Callable[[Testbed], Ladders]) -> Callable[[Testbed, Batc
     return sampled
 
 
-def _networks(calibrate: Callable[[Testbed], Ladders]) -> Callable[[Testbed, float], list[nn.Module]]:
+def _networks(calibrate: Calibrate) -> Callable[[Testbed, float], list[nn.Module]]:
     def unets(testbed: Testbed, alpha: float) -> list[nn.Module]:
-        epoch = chosen(calibrate(testbed), alpha)[0].product.epoch
+        epoch = calibrate(testbed, alpha).candidate.product.epoch
         return [] if epoch is None else [checkpoint(testbed, index_of(testbed, epoch)).unet]
 
     return unets
 
 
-def _noted(calibrate: Callable[[Testbed], Ladders]) -> Callable[[Testbed, float], str]:
+def _noted(calibrate: Calibrate) -> Callable[[Testbed, float], str]:
     def note(testbed: Testbed, alpha: float) -> str:
-        candidate, is_proven = chosen(calibrate(testbed), alpha)
-        product = candidate.product
+        chosen = calibrate(testbed, alpha)
+        product = chosen.candidate.product
         where = "" if product.epoch is None else f"{checkpoint_name(testbed, index_of(testbed, product.epoch))}, "
-        promise = f"risk at most {alpha:.0%} proven" if is_proven else f"a risk of {alpha:.0%} could not be proven"
-        return f"{where}{replace(product, epoch=None)}; {promise} on {candidate.risk.n} other pairs"
+        promise = f"risk at most {alpha:.0%} proven" if chosen.proven else f"a risk of {alpha:.0%} could not be proven"
+        return f"{where}{replace(product, epoch=None)}; {promise} on {chosen.candidate.risk.n} other pairs"
 
     return note
 
@@ -151,10 +165,10 @@ OURS = Mitigation(
     "proven risk alpha",
     ALPHAS,
     0.1,
-    _sampler(calibration),
-    note=_noted(calibration),
-    prepare=calibration,
-    extra_unets=_networks(calibration),
+    _sampler(calibrated),
+    note=_noted(calibrated),
+    prepare=calibrated,
+    extra_unets=_networks(calibrated),
     ours=True,
 )
 STRENGTH = Mitigation(
@@ -163,11 +177,11 @@ STRENGTH = Mitigation(
     "proven risk alpha",
     ALPHAS,
     0.1,
-    _sampler(plain_calibration),
+    _sampler(calibrated_plain),
     needs_base,
-    _noted(plain_calibration),
-    plain_calibration,
-    _networks(plain_calibration),
+    _noted(calibrated_plain),
+    calibrated_plain,
+    _networks(calibrated_plain),
     ours=True,
 )
 ANCHORED = Mitigation(
@@ -197,6 +211,6 @@ TRIAGE = Mitigation(
     (0.75, 0.5, 0.25, 0.1, 0.0),
     0.25,
     _triage,
-    prepare=_first_gaps,
+    prepare=lambda testbed, harmless: _first_gaps(testbed),
     ours=True,
 )
