@@ -76,7 +76,7 @@ def test_the_verb_stamps_what_the_record_belongs_to_and_nothing_else(foreign, pi
     assert inspect_file(tmp_path / "by timestep.safetensors").record.product.strength_schedule == schedule
     for part, said in (
         ({"strength": 0.5}, "0.5 of the fine-tune"),
-        ({"update_filter": "rank-1"}, "with the 1 largest singular"),
+        ({"update_filter": "rank-1"}, "with the largest singular value of each layer"),
     ):
         half = record.model_copy(update={"product": record.product.model_copy(update=part)})
         (tmp_path / "record.json").write_text(half.to_json())

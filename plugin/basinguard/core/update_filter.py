@@ -92,4 +92,5 @@ def update_filter(name: str) -> UpdateFilter:
         raise ValueError(
             f"update filter {name[:MOST_LETTERS]!r} is not known; known: {', '.join(NAMES)}, N a whole number from 1 on"
         )
-    return UpdateFilter(f"with the {rank[1]} largest singular values of each layer's change alone", rank=int(rank[1]))
+    values = "largest singular value" if rank[1] == "1" else f"{rank[1]} largest singular values"
+    return UpdateFilter(f"with the {values} of each layer's change alone", rank=int(rank[1]))

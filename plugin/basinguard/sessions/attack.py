@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..attacks.plan import MOST_MODELS, SAMPLES, AttackPlan, affordable, per_sam
 from ..attacks.registry import ATTACKS
 from ..attacks.round import LEAST_MODELS, Lineup, OpenTarget, Show, run_round
 from ..attacks.target import Target
-from ..calibration.weights import Weights, product_weights
+from ..calibration.weights import OpenWeights, Weights, product_weights
 from ..core.attack_table import TargetName
 from ..core.membership_table import MembershipTable
 from ..core.progress import say, working
@@ -54,15 +54,16 @@ class Arsenal:
 
         @contextmanager
         def opened() -> Iterator[Target]:
-            opening = (
-                product_weights(self.weights, RecordedWeights(strength=relative, update_filter=left))
-                if left
-                else self.weights.at(None, relative)
-            )
-            with opening as weights:
+            with self._weights(relative, left) as weights:
                 yield Target(name, weights.model, rule, self.base)
 
         return opened
+
+    def _weights(self, strength: float, update_filter: str) -> AbstractContextManager[OpenWeights]:
+        """Of these weights a share, which may be above 1, or what a filter leaves of a share up to 1."""
+        if not update_filter:
+            return self.weights.at(None, strength)
+        return product_weights(self.weights, RecordedWeights(strength=strength, update_filter=update_filter))
 
     def of_base(self) -> OpenTarget:
         """The base model."""
