@@ -3,6 +3,7 @@
 import pytest
 
 from basinguard.audits.findings import Audit, advise, nearest_to_threshold, rank, text
+from basinguard.audits.page import unbroken
 from basinguard.core.estimate import Estimate
 from basinguard.core.metric import Match, Metric
 from basinguard.core.record import Guidance, Record, Sampler, Strength
@@ -91,3 +92,7 @@ def test_the_samples_nearest_to_the_threshold_are_shown_from_both_sides():
     matches = [Match(index=k, similarity=s) for k, s in enumerate((0.1, 0.6, 0.69, 0.71, 0.99))]
     near = nearest_to_threshold(matches, 0.7, 4)
     assert [(row.sample, row.is_copy) for row in near] == [(4, True), (3, True), (2, False), (1, False)]
+
+
+def test_a_number_breaks_before_its_n_alone():
+    assert unbroken("33.3 % [13.8, 60.9] (n = 12)").split(" ") == ["33.3\xa0%\xa0[13.8,\xa060.9]", "(n\xa0=\xa012)"]

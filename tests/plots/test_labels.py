@@ -1,6 +1,7 @@
 """No label of the trade-off is written over another, and lines are told apart without their colours."""
 
 import doctest
+from types import SimpleNamespace
 
 import pytest
 from matplotlib.figure import Figure
@@ -33,3 +34,13 @@ def test_epochs_are_ticked_at_whole_numbers_and_no_title_runs_out_of_the_picture
     assert all(float(tick).is_integer() for tick in axes.get_xticks())
     title = axes._left_title.get_window_extent()
     assert title.x1 <= figure.bbox.x1
+
+
+def test_products_that_nothing_places_leave_no_empty_picture():
+    nothing = SimpleNamespace(left=None, alignment=None, risk=near(0.1), proven=False)
+    certificate = SimpleNamespace(tried=(), plain=nothing, shipped=nothing, record=SimpleNamespace(alpha=0.1))
+    (axes,) = tradeoff.products_figure(certificate).axes
+    assert [text.get_text() for text in axes.texts] == [tradeoff.UNPLACED]
+    nothing.alignment = near(0.3)
+    (axes,) = tradeoff.products_figure(certificate).axes
+    assert not axes.texts

@@ -85,8 +85,13 @@ def _numbers(audit: Audit) -> list[tuple[str, str, str]]:
         ("copies of the base model (null)", audit.base),
         ("copies of what would ship" + ("" if audit.record.promise else ", not proven safe"), audit.record.risk),
     ]
-    numbers = [(f"{e.value:.0%}", label, e.percent()) for label, e in rows if e]
+    numbers = [(f"{e.value:.0%}", label, unbroken(e.percent())) for label, e in rows if e]
     return [(f"{len(audit.images)} of {audit.images_total}", "training images came back", ""), *numbers]
+
+
+def unbroken(number: str) -> str:
+    """A number and its interval, which a narrow card breaks before n alone."""
+    return number.replace(" ", "\N{NO-BREAK SPACE}").replace("]\N{NO-BREAK SPACE}", "] ")
 
 
 def _facts(audit: Audit) -> list[tuple[str, str]]:

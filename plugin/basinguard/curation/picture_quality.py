@@ -180,5 +180,5 @@ def why_best(ranked: Sequence[Quality]) -> str:
     elif all(best.bytes > other.bytes for other in rest):
         reasons.append(f"as many pixels as any ({size}) and the largest file, so the least compressed")
     else:
-        reasons.append(f"as much detail as any ({size}) and the first name")
+        reasons.append(f"as much detail as any ({size}) and the name that sorts first")
     return " and ".join(reasons)

@@ -27,6 +27,9 @@ taught: what these samples show of what was taught, net of copies: 0 is the base
 alignment: agreement of image and caption, higher is better; UNet/img: network evaluations of one image
 * is what ships: of the proven ones the most taught, then the best aligned, then the cheapest"""
 
+UNPLACED = """neither what was taught nor the agreement of image and caption could be measured,
+so there is nothing to set the risk against; calibration.json holds it"""
+
 
 def products_figure(certificate: Certificate) -> Figure:
     """Risk against what is left of what was taught, of everything tried; without that ruler, against alignment."""
@@ -51,6 +54,9 @@ def products_figure(certificate: Certificate) -> Figure:
                   markeredgecolor=BLACK, label="what ships")  # fmt: skip
     axes.axhline(record.alpha, color=VERMILLION, linestyle=LIMIT, label=f"promised: at most {record.alpha:.0%}")
     axes.set(ylim=(-0.03, 1.03))
+    if all(place(c) is None for c in (certificate.plain, *tried)):
+        axes.text(0.5, 0.4, UNPLACED, transform=axes.transAxes, ha="center", va="center", fontsize=9)
+        axes.set_xticks([])
     figure.legend(fontsize=8, loc="outside lower center", ncols=2, frameon=False)
     axes.set_title("What each product copies, and what it keeps; filled = proven", loc="left", fontsize=11)
     return figure
