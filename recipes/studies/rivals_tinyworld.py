@@ -216,7 +216,7 @@ class Keep(pl.Callback):
 
 
 def fine_tune(scenario: Scenario, out: Path, updates: int) -> None:
-    """Full fine-tuning, the unconditional branch held in place, as `basinguard demo` does it."""
+    """Full fine-tuning, as `basinguard demo` does it."""
     quiet_lightning()
     images = ImageFolder(str(scenario.train), resolution=64, batch_size=16, reading=ReadingOptions(keep_in_memory=True))
     images.setup("fit")

@@ -70,7 +70,9 @@ class LossOptions:
         keep_unconditional: weight of a second loss that holds the prediction for "" where the base model had it, on
             half of each batch; 0 leaves it out. On a small set the unconditional branch otherwise learns the
             images as well, and guidance that starts late cannot escape them. Costs about two thirds more time and, with
-            method "full", a frozen copy of the UNet or transformer.
+            method "full", a frozen copy of the UNet or transformer. Guidance then multiplies the whole change: sample
+            at a lower scale, or take a share. On ink (weight 1, 150 updates, one training) plain CFG keeps 0.13 at
+            scale 3, 0.56 at scale 1.5, and 0.49 with 0.6 of the weights; without it 0.55, 0.53 and 0.35.
         prior_weight: weight of a second loss on pictures that the base model draws itself before training (prior
             preservation, see `prior_preservation`), half a batch of them beside each batch; 0 leaves it out. They are
             stored in the trainer's root folder and drawn once. Costs about half more time, and the model twice while
