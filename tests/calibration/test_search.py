@@ -134,6 +134,24 @@ def test_where_nothing_copied_in_the_search_something_safer_than_the_best_is_ran
     assert late[-1].product in ranked
 
 
+MADE = ((0.6, 0.1, 1.0, 2), (0.4, 0.2, 1.0, 1), (0.3, 0.2, 0.5, 2), (0.5, 0.3, 1.0, 3))
+
+
+def test_one_unlucky_measurement_does_not_leave_nothing_to_promise():
+    """The best seems the safest too, so nothing else is on the ladder; what is milder by its make goes below it."""
+    best, earlier, share, later = (
+        replace(candidate(taught_value=value, nearest=near), product=Product(plain_cfg(3.0, NOISE), strength, epoch))
+        for value, near, strength, epoch in MADE
+    )
+    assert ladder([best, share, later], TERMS) == [share, best]
+    assert ladder([best, earlier, share, later], TERMS) == [earlier, best], "the milder one that keeps most"
+    assert ladder([best, later], TERMS) == [best]
+    (chain,) = chains([best, earlier, share], TERMS, PROOF)
+    assert (chain.steps, chain.start) == ((earlier.product, best.product), 1), "and is tested where the best fails"
+    ruled = candidate(0.5, taught_value=0.1, guidance=prefix())
+    assert ladder([best, ruled], TERMS) == [best], "a rule is another kind"
+
+
 def test_plain_cfg_of_the_whole_fine_tune_is_proven_wherever_it_may_be_safe():
     share, whole = candidate(0.6, taught_value=0.5, nearest=0.1), candidate(1.0, taught_value=0.4, nearest=0.4)
     assert steps([share, whole]) == [[share.product, whole.product]], "outdone, and still on the ladder"

@@ -95,7 +95,8 @@ def ladder(
     """The candidates that nothing safer outdoes, safest first: at most `terms.chain` of them, and `always`.
 
     Left out is what copies too often to be proven, and what keeps nothing of what was taught, unless nothing else is
-    left: then the least dangerous stands alone.
+    left: then the least dangerous stands alone. Where all of them have the same weights and the same transition, the
+    best of what is milder by its make goes below, so that one unlucky measurement does not leave nothing to promise.
     """
     order = dangers(candidates)
     able = [c for c in candidates if not hopeless(c, terms.alpha)]
@@ -107,7 +108,23 @@ def ladder(
             front.append(candidate)
     front = _thinned(front, terms.chain)
     added = [always] if always is not None and always not in front else []
-    return sorted([*front, *added], key=lambda c: order[c.product])
+    rungs = sorted([*front, *added], key=lambda c: order[c.product])
+    below = [c for c in useful if _milder(c.product, rungs[0].product)] if _alike(rungs) else []
+    return [max(below, key=lambda c: c.gain), *rungs] if below else rungs
+
+
+def _alike(rungs: Sequence[ProductCandidate]) -> bool:
+    """Whether they differ in nothing that orders them by danger, whatever was measured."""
+    return len({(p.epoch, p.strength, p.update_filter, p.guidance.transition) for p in (c.product for c in rungs)}) == 1
+
+
+def _milder(product: Product, other: Product) -> bool:
+    """Whether it has less of the fine-tune in its weights, of no later epoch, under the same kind of guidance."""
+    if product.guidance.plain != other.guidance.plain or product.strength > other.strength:
+        return False
+    if product.epoch == other.epoch:
+        return product.strength < other.strength
+    return product.epoch is not None and (other.epoch is None or product.epoch < other.epoch)
 
 
 def _thinned(front: Sequence[ProductCandidate], most: int) -> list[ProductCandidate]:
