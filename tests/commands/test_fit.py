@@ -1,6 +1,7 @@
 """`basinguard fit`: every shipped config parses and fits its classes, and one command trains."""
 
 import re
+import sys
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -274,6 +275,20 @@ def test_a_misspelt_option_is_named(capsys):
     assert (
         capsys.readouterr().err == "basinguard fit: unknown option 'rnak'; the nearest is model.init_args.lora.rank\n"
     )
+
+
+def test_what_a_checkpoint_overrides_is_said(tiny_pipeline_dir, scene_folder, tmp_path, monkeypatch):
+    """Lightning takes the model's settings from the checkpoint, whatever the command line says."""
+    shipped = next(path for path in CONFIGS if path.stem == "tinyworld_lora")
+    words = on_small_model(for_six_images(shipped, tmp_path), tiny_pipeline_dir, scene_folder)
+    monkeypatch.setattr(FineTuneCLI, "instantiate_classes", lambda self: sys.exit(self.config.fit.model.init_args.seed))
+    trained = {"lora": {"rank_at_noise": 1.0}, "loss": {"high_noise": 1.0}, "seed": 5}
+    torch.save({"hyper_parameters": trained}, tmp_path / "half.ckpt")
+    asked = ["--model.loss.high_noise=0.25", "--model.lora.rank_at_noise=0.5", "--model.seed=7"]
+    said = "lora.rank_at_noise is 1.0, not 0.5; loss.high_noise is 1.0, not 0.25; seed is 5, not 7. To change"
+    with pytest.warns(UserWarning, match=re.escape(said)), pytest.raises(SystemExit) as end:
+        fit_cli([*words, *asked, f"--ckpt_path={tmp_path / 'half.ckpt'}"])
+    assert end.value.code == 5
 
 
 @pytest.mark.parametrize(

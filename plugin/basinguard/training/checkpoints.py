@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+Change = tuple[str, Any, Any]  # of an option: its dotted name, its value before and now
 RESUMED = ("lora", "loss", "seed")  # options that a resumed training takes from its settings, not from the checkpoint
 
 
@@ -36,20 +37,26 @@ def require_same_training(module: LightningModule, trained: Collection[str], che
         ValueError: see `require_same_weights`.
     """
     require_same_weights(trained, checkpoint["state_dict"])
-    changes = list(_changes(checkpoint.get("hyper_parameters", {}), module.hparams))
-    if changes:
+    before = {k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if k in RESUMED}
+    if changes := [f"{name} was {old}, is {new}" for name, old, new in changed_options(before, module.hparams)]:
         rank_zero_warn(f"the checkpoint was trained otherwise: {'; '.join(changes)}. Training goes on as it is set now")
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any], place: str = "") -> Iterator[str]:
-    """Options that both have with another value, in words."""
-    for name in RESUMED if not place else before:
-        if name not in before or name not in now:
-            continue
-        if isinstance(before[name], Mapping):
-            yield from _changes(before[name], now[name], f"{name}.")
-        elif before[name] != now[name]:
-            yield f"{place}{name} was {before[name]}, is {now[name]}"
+def changed_options(
+    before: Mapping[str, Any], now: Mapping[str, Any], place: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted name and both values of every option that both have, and that differs.
+
+    Example:
+        >>> list(changed_options({"lora": {"rank": 4, "alpha": 8}, "seed": 0}, {"lora": {"rank": 8, "alpha": 8}}))
+        [('lora.rank', 4, 8)]
+    """
+    for name in sorted(before.keys() & now.keys()):
+        old, new = before[name], now[name]
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from changed_options(old, new, f"{place}{name}.")
+        elif old != new:
+            yield f"{place}{name}", old, new
 
 
 def require_same_weights(trained: Collection[str], stored: Collection[str]) -> None:

@@ -16,9 +16,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, get_args
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_warn
 
 from ..core.option_errors import build_error, option_error, options_of
 from ..similarity.copy_detector_settings import CopyDetectorSettings, Null
+from .checkpoints import changed_options
 from .data import ImageFolder
 from .finetune import FineTune
 from .finetune_options import LossOptions
@@ -79,9 +81,15 @@ class FineTuneCLI(LightningCLI):
         parser.add_argument("--embedder", type=str, default="", help="the guard's copy detector, as in every command")
         parser.add_argument("--threshold", type=str, default="", help="from which on it calls an image a copy")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Remembers what was asked of the model, which Lightning overrides by the settings in a checkpoint."""
+        super().parse_arguments(parser, args)
+        self._asked = _model_options(self.config.get("fit") or self.config)
+
     def before_instantiate_classes(self) -> None:
         """Checks the model and the images named in the config."""
         config = self.config[self.subcommand] if self.subcommand else self.config
+        _say_what_a_checkpoint_overrides(self._asked, _model_options(config))
         guard = guard_of(config.trainer.callbacks)
         _name_detector(guard, config.embedder, config.threshold)
         if not (_is(config.model, FineTune) and _is(config.data, ImageFolder)):
@@ -151,6 +159,20 @@ def quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
+
+
+def _model_options(config: Any) -> dict[str, Any]:
+    model = config.get("model")
+    options = None if model is None else model.get("init_args")
+    return {} if options is None else options.as_dict()
+
+
+def _say_what_a_checkpoint_overrides(asked: dict[str, Any], taken: dict[str, Any]) -> None:
+    if lines := [f"{name} is {new}, not {old}" for name, old, new in changed_options(asked, taken)]:
+        rank_zero_warn(
+            f"--ckpt_path goes on with the settings of its own training: {'; '.join(lines)}. To change them, start a "
+            "run of its own"
+        )
 
 
 def _name_detector(guard: Any, embedder: str, threshold: str) -> None:
