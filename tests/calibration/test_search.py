@@ -134,7 +134,7 @@ def test_where_nothing_copied_in_the_search_something_safer_than_the_best_is_ran
     assert late[-1].product in ranked
 
 
-MADE = ((0.6, 0.1, 1.0, 2), (0.4, 0.2, 1.0, 1), (0.3, 0.2, 0.5, 2), (0.5, 0.3, 1.0, 3))
+MADE = ((0.6, 0.1, 1.0, 2), (0.4, 0.2, 1.0, 1), (0.5, 0.2, 0.5, 2), (0.5, 0.3, 1.0, 3))
 
 
 def test_one_unlucky_measurement_does_not_leave_nothing_to_promise():
@@ -144,7 +144,7 @@ def test_one_unlucky_measurement_does_not_leave_nothing_to_promise():
         for value, near, strength, epoch in MADE
     )
     assert ladder([best, share, later], TERMS) == [share, best]
-    assert ladder([best, earlier, share, later], TERMS) == [earlier, best], "the milder one that keeps most"
+    assert ladder([best, earlier, share, later], TERMS) == [earlier, best], "an epoch less is milder than a share less"
     assert ladder([best, later], TERMS) == [best]
     (chain,) = chains([best, earlier, share], TERMS, PROOF)
     assert (chain.steps, chain.start) == ((earlier.product, best.product), 1), "and is tested where the best fails"

@@ -96,7 +96,8 @@ def ladder(
 
     Left out is what copies too often to be proven, and what keeps nothing of what was taught, unless nothing else is
     left: then the least dangerous stands alone. Where all of them have the same weights and the same transition, the
-    best of what is milder by its make goes below, so that one unlucky measurement does not leave nothing to promise.
+    best of an earlier epoch, or of a smaller share, goes below, so that one unlucky proof does not leave nothing to
+    promise.
     """
     order = dangers(candidates)
     able = [c for c in candidates if not hopeless(c, terms.alpha)]
@@ -110,6 +111,7 @@ def ladder(
     added = [always] if always is not None and always not in front else []
     rungs = sorted([*front, *added], key=lambda c: order[c.product])
     below = [c for c in useful if _milder(c.product, rungs[0].product)] if _alike(rungs) else []
+    below = [c for c in below if c.product.epoch != rungs[0].product.epoch] or below
     return [max(below, key=lambda c: c.gain), *rungs] if below else rungs
 
 
