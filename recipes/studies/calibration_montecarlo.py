@@ -71,8 +71,10 @@ def main() -> None:
             print(json.dumps({key: rows[-1][key] for key in ("leak", "alpha", "delta", "ratio")}), flush=True)
     result = {
         "rows": rows,
-        "ratio": dump(stats.cluster_bootstrap([r["ratio"] for r in rows], range(len(rows)), stats.median)),
+        "ratio": over_settings([r["ratio"] for r in rows]),
         "highest_ratio": max(r["highest_ratio"] for r in rows),
+        "before_proof": over_settings([r["before_proof"] for r in rows]),
+        "proof_ratio": over_settings([r["proof_ratio"] for r in rows]),
         "pairs": args.pairs,
         "command": f"python recipes/studies/calibration_montecarlo.py --calibrations {args.calibrations} --alphas "
         f"{words(args.alphas)} --deltas {words(args.deltas)} --leaks {words(args.leaks)} --pairs {args.pairs} "
@@ -141,13 +143,15 @@ class World:
         done = {kind: [self._calibrate(n, terms, kind) for n in range(self.calibrations)] for kind in get_args(Kind)}
         costs = {kind: np.array([cost.whole for _, cost in rows]) for kind, rows in done.items()}
         ratios = costs["sequential"] / costs["fixed"]
-        unproven = np.array([cost.before_proof for _, cost in done["fixed"]]) / costs["fixed"]
+        before = np.array([cost.before_proof for _, cost in done["fixed"]])  # the same for both designs
+        proofs = (costs["sequential"] - before) / (costs["fixed"] - before)
         return {
             "alpha": terms.alpha,
             "delta": terms.delta,
             "ratio": float(np.median(ratios)),
             "highest_ratio": float(ratios.max()),
-            "before_proof": float(np.median(unproven)),
+            "before_proof": float(np.median(before / costs["fixed"])),
+            "proof_ratio": float(np.median(proofs)),
             "designs": {
                 kind: summary([shipped for shipped, _ in rows], costs[kind], truth, terms.alpha)
                 for kind, rows in done.items()
@@ -233,6 +237,11 @@ def summary(shipped: list[ProductCandidate | None], costs: np.ndarray, truth: di
         "best_safe_product": {"product": str(goal.product), "risk": goal.risk.value},
         "alignment_lost_to_it": dump(stats.cluster_bootstrap(lost, range(len(lost)))),
     }
+
+
+def over_settings(ratios: Sequence[float]) -> dict:
+    """Their median, with an interval over settings."""
+    return dump(stats.cluster_bootstrap(ratios, range(len(ratios)), stats.median))
 
 
 def words(numbers: Sequence[float]) -> str:
