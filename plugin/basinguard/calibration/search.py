@@ -81,9 +81,7 @@ class Search:
     def rules(self) -> None:
         """Rules, with the whole fine-tune of an epoch."""
         rules = rules_of(self.terms, self.timesteps, self.noise, self.bench.guard.plan.guidance_scale)
-        epochs, plain = self.weights.epochs, self.leaders[0].product.epoch
-        later = epochs[epochs.index(plain) :]
-        self.measure(Product(rule, 1.0, epoch) for epoch in later for rule in earliest(rules))
+        self.measure(Product(rule, 1.0, epoch) for epoch in self._later for rule in earliest(rules))
         self.measure(Product(rule, 1.0, self._best_rule.epoch) for rule in rules)
         for _ in range(0 if self.terms.transitions else HALVINGS):
             best = self._best_rule
@@ -94,19 +92,17 @@ class Search:
     def schedules(self) -> None:
         """Strengths by timestep: by plain CFG at its best epoch and at every later one, then with the best rule."""
         chosen = [recorded(schedule) for schedule in self.terms.strength_schedules]
-        guidance, epochs = plain_cfg(self.bench.guard.plan.guidance_scale, self.noise), self.weights.epochs
-        later = epochs[epochs.index(self.leaders[0].product.epoch) :]
-        self.measure(Product(guidance, 1.0, epoch, schedule) for epoch in later for schedule in chosen)
+        guidance = plain_cfg(self.bench.guard.plan.guidance_scale, self.noise)
+        self.measure(Product(guidance, 1.0, epoch, schedule) for epoch in self._later for schedule in chosen)
         if self._ruled:
             best = self._best_rule
             self.measure(replace(best, strength_schedule=schedule) for schedule in chosen)
 
     def filters(self) -> None:
         """Filters of the update, with plain CFG at its best epoch and at every later one."""
-        guidance, epochs = plain_cfg(self.bench.guard.plan.guidance_scale, self.noise), self.weights.epochs
-        later = epochs[epochs.index(self.leaders[0].product.epoch) :]
+        guidance = plain_cfg(self.bench.guard.plan.guidance_scale, self.noise)
         names = self.terms.update_filters
-        self.measure(Product(guidance, 1.0, epoch, update_filter=name) for epoch in later for name in names)
+        self.measure(Product(guidance, 1.0, epoch, update_filter=name) for epoch in self._later for name in names)
 
     def measure(self, products: Iterable[Product]) -> None:
         """Tries those that were not tried before."""
@@ -118,6 +114,12 @@ class Search:
         """The plain candidates to go on from."""
         plain = [c for c in self.tried if c.product.plain and c.product.strength > 0]
         return leaders(plain, self.bench.alpha)
+
+    @property
+    def _later(self) -> Sequence[int | None]:
+        """The best epoch for plain CFG and every one after it, listed before anything else is tried at them."""
+        epochs = self.weights.epochs
+        return epochs[epochs.index(self.leaders[0].product.epoch) :]
 
     @property
     def _ruled(self) -> list[ProductCandidate]:

@@ -43,15 +43,11 @@ def state(testbed: Testbed, epoch: int | None, strength: float = 1.0) -> Iterato
         epoch: None for the model under test; else of its checkpoints the least trained one is 0.
         strength: share of the fine-tune, in [0, 1].
     """
-    if epoch is None:
-        with strength_of(testbed, strength):
-            yield testbed.pipe
-        return
-    pipe = checkpoint(testbed, index_of(testbed, epoch))
+    pipe = testbed.pipe if epoch is None else checkpoint(testbed, index_of(testbed, epoch))
     if strength == 1:
         yield pipe
         return
-    with Blend(pipe, testbed.base, parts=UNET).at(strength):
+    with strength_of(testbed, strength) if epoch is None else Blend(pipe, testbed.base, parts=UNET).at(strength):
         yield pipe
 
 
@@ -84,9 +80,5 @@ class TestedWeights:
     @contextmanager
     def at(self, epoch: int | None, strength: float) -> Iterator[OpenWeights]:
         """A state at a strength."""
-        whole = strength == 1 and epoch is None
-        if whole:
-            yield OpenWeights(self.testbed.model)
-            return
         with state(self.testbed, epoch, strength) as pipe:
             yield OpenWeights(self.testbed.model if epoch is None else LatentModel(pipe))

@@ -102,8 +102,6 @@ def _sampler(calibrate: Calibrate) -> Callable[[Testbed, Batch, float], Tensor]:
         rule = product.guidance
         plain = rule.plain and product.scale == testbed.scale
         steered = None if plain else SwitchAt(rule.transition, rule.before, rule.after)
-        if product.epoch is None and product.strength == 1:
-            return sample_pipeline(testbed, batch, steered)
         with state(testbed, product.epoch, product.strength) as pipe:
             return sample_pipeline(testbed, batch, steered, pipe=pipe)
 
