@@ -22,11 +22,13 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ["BASINGUARD_CACHE"] = ""  # nothing is kept in the cache of whoever runs the tests
 
 
+# The millions of objects that torch and its friends make on import stay: they are not looked through again and again.
+gc.set_threshold(50_000, 20, 50)
+
+
 def pytest_collection_finish() -> None:
-    """The millions of objects that torch and its friends made on import are not looked through again and again."""
-    gc.collect()
+    """What was imported and collected is left alone by the collector for good."""
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session", autouse=True)
