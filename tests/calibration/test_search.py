@@ -10,7 +10,7 @@ from basinguard.calibration.candidate import PairScores, Product, ProductCandida
 from basinguard.calibration.choice import best, finalists
 from basinguard.calibration.danger import dangers
 from basinguard.calibration.design import Design
-from basinguard.calibration.ladders import chains, contenders, ladder
+from basinguard.calibration.ladders import Ladder, chains, contenders, ladder
 from basinguard.calibration.rules import plain_cfg, rule
 from basinguard.calibration.terms import CalibrationTerms, Setting
 from basinguard.diffusion.toy import stable_diffusion_schedule
@@ -202,6 +202,36 @@ def test_level_products_ship_plain_before_a_rule_and_whole_before_a_share():
     share, whole, ruled = proven(0.6), proven(1.0), proven(1.0, guidance=prefix())
     assert best([share, ruled, whole]) is whole
     assert best([share, replace(ruled, evals_per_sample=20.0)]) is share, "no rule is needed"
+
+
+def test_where_risk_or_cost_counts_it_decides_between_what_cannot_be_told_apart():
+    def near(taught_value, **rest):
+        return proven(taught=taught(taught_value, spread=0.1, seed=round(1000 * taught_value)), **rest)
+
+    high, calm = near(0.6, copies=3), near(0.5, copies=1, strength=0.8)
+    cheap, poor = near(0.55, copies=2, guidance=prefix(), evals_per_sample=20.0), near(0.05, strength=0.5)
+    everything = [high, calm, cheap, poor]
+    assert best(everything) is high
+    assert best(everything, counts="risk") is calm, "what keeps surely less is no bargain: it copies nothing"
+    assert best(everything, counts="cost") is cheap
+    blind = [replace(c, taught=None) for c in (high, calm, cheap)]
+    assert [best(blind, counts=counts) for counts in ("risk", "cost")] == blind[1:]
+    with pytest.raises(ValueError, match=r"counts='price'.*taught, risk, cost"):
+        CalibrationTerms(counts="price")
+
+
+def test_where_cost_counts_rules_are_proven_too_and_where_risk_counts_proofs_begin_with_the_safest():
+    whole, cheaper = candidate(1.0, taught_value=0.6), candidate(1.0, taught_value=0.5, guidance=prefix())
+    mild = candidate(0.6, taught_value=0.4, nearest=0.3)
+
+    def ladders(counts):
+        terms = CalibrationTerms(alpha=0.1, counts=counts)
+        return chains([mild, whole, cheaper], terms, PROOF)
+
+    steps = (mild.product, whole.product)
+    assert ladders("taught") == [Ladder(steps, start=1)]
+    assert ladders("risk") == [Ladder(steps, start=0)]
+    assert ladders("cost") == [Ladder(steps, start=1), Ladder((cheaper.product,))]
 
 
 def test_what_training_captions_cannot_decide_held_out_prompts_do():

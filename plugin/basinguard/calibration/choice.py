@@ -1,5 +1,7 @@
 """Of the products that are proven, the one to ship: most taught, then best aligned, then without a rule, then cheapest.
 
+Or, where the user says so, the one that copied least, or the cheapest, of those whose `taught` cannot be told apart.
+
 Choosing among proven candidates needs no correction: the promise covers all of them at once. Nearness to the base
 model is no merit anywhere.
 """
@@ -11,6 +13,7 @@ from dataclasses import replace
 
 from ..similarity.taught import Taught, taught_difference
 from .candidate import Product, ProductCandidate, by_kind
+from .terms import Counts
 
 LEVEL = 0.03  # of `taught`: less than anybody sees, so what is simpler or cheaper may ship instead
 FINALISTS = 3
@@ -26,7 +29,9 @@ def finalists(candidates: Iterable[ProductCandidate], most: int = FINALISTS) -> 
 
 
 def best(
-    candidates: Iterable[ProductCandidate], heldout: Mapping[Product, Taught] | None = None
+    candidates: Iterable[ProductCandidate],
+    heldout: Mapping[Product, Taught] | None = None,
+    counts: Counts = "taught",
 ) -> ProductCandidate | None:
     """The proven candidate to ship; None when none is proven.
 
@@ -39,15 +44,20 @@ def best(
         candidates: tested ones.
         heldout: `taught` of the finalists on held-out prompts, by which they are compared; without it all are, by that
             on training captions.
+        counts: of those whose `taught` cannot be told from the highest, "risk" takes what copied least, "cost" what
+            takes the fewest evaluations; of all of them where it was not measured.
     """
     able = [c for c in candidates if c.proven]
     measured = {product: taught for product, taught in (heldout or {}).items() if taught.resolved}
     finals = [replace(c, taught=measured[c.product]) for c in able if c.product in measured] or able
     if not finals:
         return None
-    if not any(c.left or c.alignment for c in finals):
+    if counts != "taught":
+        chosen = min(_untold(finals), key=_least_risk if counts == "risk" else _least_cost)
+    elif any(c.left or c.alignment for c in finals):
+        chosen = min(_best_aligned(_most_taught(finals)), key=_price)
+    else:
         return max(finals, key=_gain)
-    chosen = min(_best_aligned(_most_taught(finals)), key=_price)
     return next(c for c in able if c.product == chosen.product)
 
 
@@ -60,6 +70,14 @@ def _most_taught(candidates: Sequence[ProductCandidate]) -> Sequence[ProductCand
         candidates = plain
     highest = max(c.gain for c in candidates)
     return [c for c in candidates if c.gain >= highest - LEVEL]
+
+
+def _untold(candidates: Sequence[ProductCandidate]) -> Sequence[ProductCandidate]:
+    """Those whose `taught` cannot be told from the highest; all of them where not every one was measured."""
+    if not all(c.left for c in candidates):
+        return candidates
+    top = max(candidates, key=_gain)
+    return [c for c in candidates if c is top or not _below(c, top)]
 
 
 def _gain(candidate: ProductCandidate) -> float:
@@ -85,6 +103,14 @@ def _aligned_below(candidate: ProductCandidate, top: ProductCandidate) -> bool:
     if candidate.pair_alignment is None or top.pair_alignment is None:
         return False
     return top.pair_alignment.above(candidate.pair_alignment).low > 0
+
+
+def _least_risk(candidate: ProductCandidate) -> tuple[float, float]:
+    return candidate.risk.value, -candidate.gain
+
+
+def _least_cost(candidate: ProductCandidate) -> tuple[float, float]:
+    return round(candidate.evals_per_sample, 6), -candidate.gain
 
 
 def _price(candidate: ProductCandidate) -> tuple[bool, float, float, bool, float]:

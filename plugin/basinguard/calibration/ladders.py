@@ -49,6 +49,9 @@ def contenders(searched: Sequence[ProductCandidate], terms: CalibrationTerms) ->
 def chains(ranked: Sequence[ProductCandidate], terms: CalibrationTerms, design: Design) -> list[Ladder]:
     """What is to be proven: a ladder of plain products, and one of rules where a rule promises to keep more.
 
+    Where cost counts, rules are on it in any case: a prefix without a prompt saves evaluations. Where risk counts,
+    every proof begins with the safest.
+
     Plain CFG with a whole fine-tune at the user's own scale is on the ladder wherever it may be safe: proven, it needs
     no rule at all.
 
@@ -60,13 +63,13 @@ def chains(ranked: Sequence[ProductCandidate], terms: CalibrationTerms, design: 
     plain, ruled = by_kind(ranked)
     steps = ladder(plain, terms, always=_whole(plain, terms.alpha))
     rungs = ladder(ruled, terms) if ruled else []
-    if rungs and not _keeps_more(rungs, steps, terms.alpha):
+    if rungs and terms.counts != "cost" and not _keeps_more(rungs, steps, terms.alpha):
         rungs = []
     elif rungs and all(hopeless(c, terms.alpha) for c in steps):
         steps = []
     order = dangers(ranked)
     return [
-        Ladder(tuple(c.product for c in chain), _start(chain, order, terms, design))
+        Ladder(tuple(c.product for c in chain), 0 if terms.counts == "risk" else _start(chain, order, terms, design))
         for chain in (steps, rungs)
         if chain
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -116,9 +116,10 @@ def certify(
         whole = work.whole()
         plain = next((c for c in tested if c.product == whole), None) or work.measure(whole)
         heldout = work.compared(tested)
-        proven = best((c for c in tested if c.product.stock), heldout) or best(tested, heldout)
+        choose = partial(best, heldout=heldout, counts=terms.counts)
+        proven = choose(c for c in tested if c.product.stock) or choose(tested)
         chosen = proven or min((plain, *tested), key=lambda c: c.risk.value)
-        safe = best((c for c in tested if c.product.plain), heldout)
+        safe = choose(c for c in tested if c.product.plain)
         tried = [*searched, *ranked, *tested, *([plain] if plain not in tested else [])]
         writer = _Writer(work, provenance, chosen, plain, safe, work.most_taught_plain(searched), len(ladders))
         return writer.certificate(tried)

@@ -19,6 +19,7 @@ RANKED = 2  # times the pairs of the search: those that what may ship is ranked 
 EARLY = 0.5  # of the sequential design: share of delta for verdicts before the last round
 FIRST = 0.8  # of the sequential design: share of a ladder's delta for the product that is tested first
 Kind = Literal["sequential", "fixed"]
+Counts = Literal["taught", "risk", "cost"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ class CalibrationTerms:
             they need the base model; none when empty.
         search_pairs: pairs that each product of the grid is sampled on; what may ship is ranked on twice as many.
         taught_samples: samples of held-out prompts that tell what is kept by what ships, and by plain CFG beside it.
+        counts: what decides between proven products: "taught", what keeps most; "risk", of those whose `taught` cannot
+            be told from the highest the one that copied least; "cost", of them the one that takes the fewest network
+            evaluations.
         chain: products that are tested in sequence, at most; there are up to two chains, plain CFG, and rules with
             strengths by timestep.
     """
@@ -87,6 +91,7 @@ class CalibrationTerms:
     update_filters: tuple[str, ...] = ()
     search_pairs: int = 16
     taught_samples: int = 32
+    counts: Counts = "taught"
     chain: int = 6
 
     def __post_init__(self) -> None:
@@ -99,6 +104,8 @@ class CalibrationTerms:
             )
         if self.design not in get_args(Kind):
             raise ValueError(f"CalibrationTerms(design={self.design!r}): expected {' or '.join(get_args(Kind))}")
+        if self.counts not in get_args(Counts):
+            raise ValueError(f"CalibrationTerms(counts={self.counts!r}): expected {', '.join(get_args(Counts))}")
         if min(self.strengths) <= 0 or max(self.strengths) > 1:
             raise ValueError(
                 f"CalibrationTerms(strengths={self.strengths}): expected shares in (0, 1]; 1 is the fine-tune"
