@@ -1,8 +1,9 @@
 """Training that does not put the images in: which variant keeps most of what is taught at which risk, as plain weights?
 
 Copy this file, do not import it. It takes the images that `basinguard demo` and `shipped_products.py` leave behind and
-trains on them anew, with another density of timesteps, a held unconditional branch, noisy images at high noise,
-pictures of the base model beside them, or an adapter that has fewer channels at high noise; equal updates. At several
+trains on them anew: with another density of timesteps (among them one that is least where the run's probes measured
+exits), a held unconditional branch, noisy images at high noise, pictures of the base model beside them, an adapter that
+has fewer channels at high noise, or on two halves of the images, whose weights are averaged; equal updates. At several
 updates the weights are sampled with plain CFG, on training captions for the copies, and on held-out captions for what
 was taught: the same captions and noise for all. Nothing is searched or proven. A study that was stopped goes on.
 
@@ -23,6 +24,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,12 +36,13 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from training_variants_modules import VARIANTS
+from training_variants_modules import VARIANTS, Variant, beside_exits, denser
 
 from basinguard.calibration.rules import plain_cfg
 from basinguard.calibration.trial import Trial, calibration_pairs
 from basinguard.core import seeds as seed_table
 from basinguard.core.stats import rate
+from basinguard.exports.layout import RECORD_FILE
 from basinguard.guard.measured_model import guided_model
 from basinguard.guard.plan import ProbePlan
 from basinguard.pipelines.latent_model import LatentModel
@@ -58,9 +62,12 @@ from basinguard.training.trained_weights import Method
 PLAN = ProbePlan(scale=3.0, timesteps=16, chunk=64)
 UPDATES = (80, 120, 160, 200, 280, 400)
 COPY_SAMPLES, HELDOUT_SAMPLES, PROMPTS = 96, 40, 20
+BATCH = 16
 RATES: Mapping[Method, float] = {"full": 4e-4, "lora": 2e-3}
 
 
+HALVES, EXITS = "mean of two halves", "least where the exits lie"
+NAMES = [*VARIANTS, HALVES, EXITS]
 MASKED = ", masked when sampling"  # behind the name of a training
 Rows = dict[str, dict[str, Any]]  # by updates
 
@@ -86,7 +93,7 @@ class Snapshots(pl.Callback):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--variants", nargs="+", default=NAMES, choices=NAMES, metavar="VARIANT")
     parser.add_argument("--method", choices=("full", "lora"), default="full", help="a LoRA has rank 16")
     parser.add_argument("--updates", nargs="+", type=int, default=list(UPDATES), choices=UPDATES, help="to measure at")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -95,7 +102,7 @@ def main() -> None:
     torch.set_num_threads(1)
     path = args.results / "training_variants.json"
     for name, _, folder in (run.partition("=") for run in args.runs):
-        study = Study(Path(folder) / "data")
+        study = Study(Path(folder))
         for variant, seed in ((v, s) for v in args.variants for s in args.seeds):
             results = json.loads(path.read_text()) if path.exists() else {}
             key = f"{name}{', LoRA' if args.method == 'lora' else ''}, {variant}, seed {seed}"
@@ -110,10 +117,10 @@ def main() -> None:
 class Study:
     """One folder of images: the base model's samples, the ruler and the detector."""
 
-    def __init__(self, data: Path) -> None:
-        self.data, self.pipe = data, load_pipeline("tinyworld")
+    def __init__(self, run: Path) -> None:
+        self.run, self.pipe = run, load_pipeline("tinyworld")
         self.model = LatentModel(self.pipe)
-        train, heldout = (opened(data / name, self.model.resolution) for name in ("train", "heldout"))
+        train, heldout = (opened(run / "data" / name, self.model.resolution) for name in ("train", "heldout"))
         self.captions, self.prompts = train[1], tuple(dict.fromkeys(heldout[1]))[:PROMPTS]
         embedder = calibrated(Structure(), train[0], fresh=heldout[0], false_positives=0.01)
         self.detector = CopyDetector(train[0], self.captions, embedder)
@@ -124,8 +131,24 @@ class Study:
 
     def trained(self, variant: str, method: Method, seed: int, updates: Sequence[int]) -> dict[str, Rows]:
         """One training: what its weights do after some updates, and beside that what a masked adapter does."""
+        parts = 2 if variant == HALVES else 1
+        make = FineTune if variant == HALVES else VARIANTS.get(variant) or self.least_at_exits()
+        fits = [self.fit(make, method, seed, updates, part, parts) for part in range(parts)]
+        module, snapshots = fits[-1]
+        snapshots.states = mean_states([each.states for _, each in fits])
+        rows = {"": dict(self.plain(snapshots))}
+        return rows | ({MASKED: dict(self.masked(snapshots, module))} if snapshots.adapters else {})
+
+    def least_at_exits(self) -> Variant:
+        """A training whose timesteps are drawn least where the run's probes measured exits."""
+        return partial(denser, beside_exits(exits_of(self.run)))
+
+    def fit(
+        self, make: Variant, method: Method, seed: int, updates: Sequence[int], part: int, parts: int
+    ) -> tuple[FineTune, Snapshots]:
+        """A training on one of the parts of the images, every image in one of them."""
         snapshots = Snapshots(updates)
-        module = VARIANTS[variant](
+        module = make(
             base="tinyworld", method=method, seed=seed,
             optimizer=OptimizerOptions(learning_rate=RATES[method]), memory=MemoryOptions(cache=True),
         )  # fmt: skip
@@ -135,10 +158,13 @@ class Study:
                 enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
                 default_root_dir=folder,
             )  # fmt: skip
-            resolution = self.model.resolution
-            trainer.fit(module, datamodule=ImageFolder(str(self.data / "train"), resolution=resolution, batch_size=16))
-        rows = {"": dict(self.plain(snapshots))}
-        return rows | ({MASKED: dict(self.masked(snapshots, module))} if snapshots.adapters else {})
+            images = Path(folder) / "images"
+            images.mkdir()
+            for path in sorted((self.run / "data" / "train").iterdir())[part::parts]:
+                shutil.copy(path, images)
+            own = ImageFolder(str(images), resolution=self.model.resolution, batch_size=BATCH // parts)
+            trainer.fit(module, datamodule=own)
+        return module, snapshots
 
     @torch.no_grad()
     def plain(self, snapshots: Snapshots) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -171,6 +197,22 @@ class Study:
         trial = Trial(guided_model(self.model, prompts, PLAN), pairs)
         latents, _ = trial.sample(plain_cfg(PLAN.scale, self.model.schedule))
         return self.model.decode(latents), [prompts[k] for k in pairs.prompt.tolist()]
+
+
+def mean_states(trainings: Sequence[dict[int, dict[str, Tensor]]]) -> dict[int, dict[str, Tensor]]:
+    """The mean of several trainings' weights, by updates."""
+    steps = trainings[0]
+    return {
+        step: {name: torch.stack([each[step][name] for each in trainings]).mean(0) for name in steps[step]}
+        for step in steps
+    }
+
+
+def exits_of(run: Path) -> Mapping[int, int]:
+    """How many copies of the probes of an exported run were decided at which timestep."""
+    history = json.loads((run / "export" / RECORD_FILE).read_text())["history"]
+    exits = (each["timestep"] for report in history for each in report["exits"])
+    return Counter(round(timestep) for timestep in exits if timestep is not None)
 
 
 def at_timestep(mask: RankMask, network: Any, inputs: tuple[Any, ...]) -> None:

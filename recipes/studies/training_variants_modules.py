@@ -19,9 +19,6 @@ from basinguard.training.finetune_options import LoraOptions, LossOptions
 
 AMBIENT_FROM = 700
 PRIOR_SCALE = 3.0  # that of the study's own samples
-EXITS = {  # timesteps where the copies of the demo's probes were decided, recipes/results/demo.json
-    999: 8, 937: 18, 874: 10, 811: 12, 749: 7, 687: 4, 624: 3, 561: 4, 499: 3, 437: 1, 374: 1, 311: 4,
-}  # fmt: skip
 EXIT_RANGE = 62  # timesteps below each: to the next one of the sampler's 16
 
 
@@ -105,7 +102,6 @@ VARIANTS: Mapping[str, Variant] = {
     "quarter below 400": partial(denser, within(0, 400, 0.25)),
     "unconditional held": partial(FineTune, loss=LossOptions(keep_unconditional=1.0)),
     "ambient above 700": Ambient,
-    "least where the exits lie": partial(denser, beside_exits(EXITS)),
     "base model's pictures, generic": partial(with_prior, None),
     "base model's pictures, its own scenes": partial(with_prior, SCENES),
     "half the rank at T": partial(FineTune, lora=LoraOptions(rank_at_noise=0.5)),
