@@ -10,7 +10,7 @@ from torch import nn
 
 from basinguard.training.memory_footprint import RUNTIME, MemoryFootprint, ProbeLoad, Workload, footprint_of
 from basinguard.training.optimizer import moments_of, optimizer_class, parked
-from basinguard.training.peak_memory import checkpointing, peak_bytes
+from basinguard.training.peak_memory import SHAPES, checkpointing, peak_bytes
 from support.fine_tunes import MODEL, fine_tune, grouped
 from support.tiny_pipeline import build_tiny_sd3
 
@@ -47,6 +47,23 @@ def test_mixed_precision_halves_a_matrix_product():
     mixed = peak_bytes(lambda: layer(x), autocast=torch.bfloat16)
     assert wide == 512 * 4096 * 4
     assert mixed == 512 * 4096 * 2 + (64 * 4096 + 512 * 64) * 2  # the result, and the casts of weight and input
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_norm_makes_has_the_shapes_that_torch_gives_it(dtype):
+    x, weight = (torch.empty(*shape, device="meta", dtype=dtype) for shape in ((2, 8, 6, 5), (8,)))
+    norm, backward = torch.ops.aten.native_group_norm.default, torch.ops.aten.native_group_norm_backward.default
+    sizes = (2, 8, 30, 4)
+    forward = (x, weight, weight, *sizes, 1e-5)
+    _, mean, rstd = norm(*forward)
+    calls = [(norm, forward)]
+    calls += [(backward, (x, x, mean, rstd, weight, *sizes, [True, own, own])) for own in (True, False)]
+    for operation, arguments in calls:
+        for made, expected in zip(SHAPES[operation](*arguments), operation(*arguments), strict=True):
+            assert (made is None) == (expected is None)
+            if made is not None:
+                assert (made.shape, made.dtype) == (expected.shape, expected.dtype)
+                assert made.stride() == expected.stride()
 
 
 def test_recomputing_holds_less():
