@@ -5,6 +5,7 @@ Variables of the package, the recipes and the tests say what they hold.
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -13,6 +14,7 @@ PACKAGE = ROOT / "plugin" / "basinguard"
 OWN = {"support", "reliability", "recipes"}  # folders that are no part of the package
 VAGUE = {"found", "told", "known", "kept", "seen", "begun"}  # say that something was done, not what came of it
 MODULES = sorted(path for path in TESTS.rglob("*.py"))
+parsed = cache(ast.parse)  # several tests read the same modules
 
 
 def imported(tree):
@@ -71,20 +73,20 @@ def test_folders_mirror_the_package():
 
 def test_no_test_module_is_imported():
     test = re.compile(r"(^|\.)(test_\w+|conftest|tests)(\.|$)")
-    assert offenders(lambda text: filter(test.search, imported(ast.parse(text)))) == {}
+    assert offenders(lambda text: filter(test.search, imported(parsed(text)))) == {}
 
 
 def test_objects_are_patched_rather_than_names_in_strings():
-    assert offenders(lambda text: patched_by_string(ast.parse(text))) == {}
+    assert offenders(lambda text: patched_by_string(parsed(text))) == {}
 
 
 def test_no_private_name_is_patched():
-    assert offenders(lambda text: patched_privately(ast.parse(text))) == {}
+    assert offenders(lambda text: patched_privately(parsed(text))) == {}
 
 
 def test_variables_say_what_they_hold():
     modules = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "recipes").rglob("*.py"), *MODULES])
-    assert offenders(lambda text: vague_names(ast.parse(text)), modules) == {}
+    assert offenders(lambda text: vague_names(parsed(text)), modules) == {}
 
 
 def test_no_warning_is_silenced_for_a_whole_module_or_whatever_it_says():
@@ -96,7 +98,7 @@ def test_no_warning_is_silenced_for_a_whole_module_or_whatever_it_says():
 
 def test_the_readers_see_what_they_look_for():
     text = "from support.x import y\nfrom tests.test_a import b\nimport test_c\n"
-    assert list(imported(ast.parse(text))) == ["support.x.y", "tests.test_a.b", "test_c"]
+    assert list(imported(parsed(text))) == ["support.x.y", "tests.test_a.b", "test_c"]
     code = "monkeypatch.setattr('basinguard.guard.guard.Guard', 1)\nmonkeypatch.setattr(guard, 'x', 1)"
     assert list(patched_by_string(ast.parse(code))) == ["basinguard.guard.guard.Guard"]
     code = "setattr(files, '_a', f)\n(files.os, '_b')\n('scan', '_c')\npatch.object(a, '_d')\nsetattr(a, '__e__', f)"

@@ -109,19 +109,21 @@ def exact_exits(toy: Memorizer, noise: Tensor, scale: float, steps: int = 300) -
     odds = math.log((1 - toy.leak) / toy.leak)
     begins = torch.arange(steps + 1)[:, None]  # guidance from this step on; the last row is never guided
 
-    def slope(q: Tensor, level: Tensor, on: Tensor) -> Tensor:
+    def slope(q: Tensor, level: Tensor, weight: Tensor) -> Tensor:
         log_odds = (far / level.exp()) ** 2 * (q - 0.5)
         p_u, p_c = torch.sigmoid(log_odds), torch.sigmoid(log_odds + odds)
-        return p_u + torch.where(on, scale, 0.0) * (p_c - p_u) - q
+        return p_u + weight * (p_c - p_u) - q
 
-    q = ((y - toy.points[1]) @ span / far**2).expand(steps + 1, -1)
+    q = ((y - toy.points[1]) @ span / far**2)[None]
     for index in range(steps):
+        q = torch.cat([q, q[-1:]])  # one more that is guided from here on: until now it was the last, which never is
+        weight = torch.where(begins[: index + 2] <= index, scale, 0.0)
         now, then = levels[index], levels[index + 1]
-        on, half, whole = begins <= index, (now - then) / 2, now - then
-        k1 = slope(q, now, on)
-        k2 = slope(q + half * k1, (now + then) / 2, on)
-        k3 = slope(q + half * k2, (now + then) / 2, on)
-        q = q + whole / 6 * (k1 + 2 * k2 + 2 * k3 + slope(q + whole * k3, then, on))
+        half, whole = (now - then) / 2, now - then
+        k1 = slope(q, now, weight)
+        k2 = slope(q + half * k1, (now + then) / 2, weight)
+        k3 = slope(q + half * k2, (now + then) / 2, weight)
+        q = q + whole / 6 * (k1 + 2 * k2 + 2 * k3 + slope(q + whole * k3, then, weight))
     reached = q > 0.5
     lowest = (reached * (begins + 1)).max(0).values - 1
     exits = torch.where(lowest < 0, torch.inf, levels[lowest.clamp(min=0)].exp())
