@@ -139,7 +139,7 @@ def products(*, middle: bool) -> Iterator[Knob]:
     for part, inside in {**KINDS, **WAYS}.items():
         yield Knob(f"{part} alone", packaged("residual-blocks") if part == "residual blocks" else only(inside))
         if part != "cross-attention":
-            yield Knob(f"without {part}", without(inside))
+            yield Knob(f"without {part}", packaged("no-attention") if part == "attention" else without(inside))
 
 
 def left_out() -> Iterator[Knob]:

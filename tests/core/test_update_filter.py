@@ -10,13 +10,24 @@ OTHER = "time_embedding.linear_1.bias"
 
 
 @pytest.mark.parametrize(
-    ("name", "left"), [("no-cross-attention", (False, True, True)), ("residual-blocks", (False, True, False))]
+    ("name", "left"),
+    [
+        ("no-cross-attention", (False, True, True)),
+        ("residual-blocks", (False, True, False)),
+        ("no-attention", (False, True, True)),
+    ],
 )
 def test_a_filter_of_parts_leaves_the_change_of_its_layers_and_none_of_others(name, left):
     change = torch.full((2, 3), 0.5)
     for layer, stays in zip((ATTN2, RESNET, OTHER), left, strict=True):
         edited = update_filter(name).edit(layer, change)
         assert edited is change if stays else torch.equal(edited, torch.zeros(2, 3))
+
+
+def test_without_attention_the_change_of_an_attention_block_s_own_layers_goes_too():
+    change, own = torch.ones(2), "up_blocks.1.attentions.2.proj_in.weight"
+    assert not update_filter("no-attention").edit(own, change).any()
+    assert update_filter("no-cross-attention").edit(own, change) is change
 
 
 def planted(values, outputs, inputs):
@@ -45,7 +56,7 @@ def test_halves_multiply_to_the_nearest_matrix():
     torch.testing.assert_close(up @ down, terms[0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["", "no-attention", "rank-", "rank-0", "rank-016", "rank-4 ", "Rank-4", "rank-99999"])
+@pytest.mark.parametrize("name", ["", "no-text", "rank-", "rank-0", "rank-016", "rank-4 ", "Rank-4", "rank-99999"])
 def test_an_unknown_name_is_refused_with_those_that_there_are(name):
-    with pytest.raises(ValueError, match="known: no-cross-attention, residual-blocks, rank-N"):
+    with pytest.raises(ValueError, match="known: no-cross-attention, residual-blocks, no-attention, rank-N"):
         update_filter(name)

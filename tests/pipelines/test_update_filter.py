@@ -24,7 +24,7 @@ from support.tiny_pipeline import build_tiny_sd3
 
 ATTN2 = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v.weight"
 CHANGED = ("conv_in.weight", "mid_block.resnets.0.conv1.weight", ATTN2)
-LEFT = {"no-cross-attention": CHANGED[:2], "residual-blocks": CHANGED[1:2]}
+LEFT = {"no-cross-attention": CHANGED[:2], "residual-blocks": CHANGED[1:2], "no-attention": CHANGED[:2]}
 
 
 def fine_tuned():

@@ -244,7 +244,7 @@ CASES = {
     "a rules file that is a list": lambda root: read_rules(write(root, "rules.json", "[]")),
     "a record by timestep for a merged checkpoint": lambda root: protect(merged_pipeline(), by_timestep(make_record())),
     "a StrengthSchedule that rises in timestep": lambda root: StrengthSchedule((300.0, 600.0), (0.0, 0.5, 1.0)),
-    "an unknown filter of the update": lambda root: CalibrationTerms(update_filters=("no-attention",)),
+    "an unknown filter of the update": lambda root: CalibrationTerms(update_filters=("no-text",)),
     "a filter of the update of a model without its base": lambda root: require_filters(None, ("rank-16",), ""),
     "a filter that leaves nothing of the trained layers": lambda root: require_effect("residual-blocks", ["attn1.to_q.weight"]),
     "T-LoRA of no channels": lambda root: require_ranges(numbers(rank_at_noise=0.0)),

@@ -71,6 +71,7 @@ def halves(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 PARTS = {  # by the names of diffusers' UNets
     "no-cross-attention": UpdateFilter("without its change of cross-attention", lambda name: ".attn2." not in name),
     "residual-blocks": UpdateFilter("with its change of the residual blocks alone", lambda name: ".resnets." in name),
+    "no-attention": UpdateFilter("without its change of the attention blocks", lambda name: ".attentions." not in name),
 }
 NAMES = (*PARTS, "rank-N")
 
