@@ -107,14 +107,14 @@ def shipped(run: Path) -> Iterator[Point]:
 
 def best_of(study: Study, knobs: Mapping[str, Any]) -> Iterator[Point]:
     """The rows that kept most: of plain CFG whatever it copies, and of all with at most 10 % of copies."""
-    tried = {name: row for name, row in knobs.items() if "left out" not in name and row["taught"]}
+    ways = {name: (epochs, knob) for name, epochs, knob in study.points()}
+    tried = {name: knobs[name] for name in ways if "left out" not in name and knobs.get(name, {}).get("taught")}
     able = {name: row for name, row in tried.items() if row["risk"]["value"] <= SAFE}
     groups = (
         (PLAIN, {n: r for n, r in tried.items() if re.search(r", (share 1|scale 1\.5)$", n)}),
         (BEST_WEIGHTS, {n: r for n, r in able.items() if family(n) not in APPLIED and "rule" not in n}),
         (BEST, {n: r for n, r in able.items() if family(n) in APPLIED or "rule" in n}),
     )
-    ways = {name: (epochs, knob) for name, epochs, knob in study.points()}
     for role, rows in groups:
         for name in sorted(rows, key=lambda n: -rows[n]["taught"]["value"])[:MEASURED_AGAIN]:
             yield Point(role, name, *ways[name])

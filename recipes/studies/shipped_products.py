@@ -72,7 +72,7 @@ def main() -> None:
         key = f"{trained}, filters {' '.join(args.filters)}" if args.filters else trained
         if key in results:
             continue
-        run, suffix = args.out / trained.replace(", ", "-").replace(" ", "-"), suffix + "_filters" * bool(args.filters)
+        run, suffix = args.out / trained.replace(", ", "-").replace(" ", "-"), "_".join((suffix, *args.filters))
         task = art(args.art) if name == "art" else TASKS[name]
         results[key] = ship(task, images, seed, run, LossOptions(high_noise=args.high_noise), terms)
         path.write_text(json.dumps(results, indent=1))
