@@ -25,7 +25,7 @@ FAMILIES = {  # what a row's name has, in this order
     "mean of epochs": r"^mean of",
     "guidance scale 1.5": r"scale 1\.5",
     "rule in guidance": r"rule",
-    "share of the epoch": r"share",
+    "an epoch, or a share of it": r"share",
     "less above a timestep": r"above",
     "less below a timestep": r"below",
     "parts of the network": r"alone|without (?!the first)",

@@ -122,6 +122,15 @@ def test_a_fine_tune_that_copies_nothing_ships_plain_as_it_is():
     assert verdict(record).startswith("No rule needed: plain CFG with the whole fine-tune")
 
 
+def test_where_cost_counts_a_cheaper_rule_ships_beside_what_needs_none():
+    terms = replace(TERMS, counts="cost")
+    certificate = certify(make_guard(scale=1.5), FixedWeights(Points(WEAK)), terms, PROVENANCE)
+    assert certificate.shipped.proven
+    assert certificate.shipped.evals_per_sample < certificate.plain.evals_per_sample
+    assert certificate.shipped.evals_per_sample == min(c.evals_per_sample for c in certificate.tried if c.proven)
+    assert certificate.safe_record.needs_nothing
+
+
 def test_epochs_and_shares_are_searched_and_the_base_is_a_row_of_its_own():
     weights = Shares()
     certificate = certify(make_guard(), weights, TERMS, PROVENANCE)

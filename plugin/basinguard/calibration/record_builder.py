@@ -115,7 +115,7 @@ def certify(
         tested = [c for ladder in work.prove(ladders) for c in ladder]
         whole = work.whole()
         plain = next((c for c in tested if c.product == whole), None) or work.measure(whole)
-        heldout = work.compared(tested)
+        heldout = work.compared(tested) if terms.counts == "taught" else {}
         choose = partial(best, heldout=heldout, counts=terms.counts)
         proven = choose(c for c in tested if c.product.stock) or choose(tested)
         chosen = proven or min((plain, *tested), key=lambda c: c.risk.value)

@@ -68,9 +68,9 @@ class CalibrationTerms:
             they need the base model; none when empty.
         search_pairs: pairs that each product of the grid is sampled on; what may ship is ranked on twice as many.
         taught_samples: samples of held-out prompts that tell what is kept by what ships, and by plain CFG beside it.
-        counts: what decides between proven products: "taught", what keeps most; "risk", of those whose `taught` cannot
-            be told from the highest the one that copied least; "cost", of them the one that takes the fewest network
-            evaluations.
+        counts: what decides between proven products: "taught", what keeps most; "risk", of those whose `taught`, on
+            the samples of the proof, cannot be told from the highest the one that copied least; "cost", of them the
+            one that takes the fewest network evaluations.
         chain: products that are tested in sequence, at most; there are up to two chains, plain CFG, and rules with
             strengths by timestep.
     """
