@@ -158,11 +158,9 @@ class Study:
                 enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
                 default_root_dir=folder,
             )  # fmt: skip
-            images = Path(folder) / "images"
-            images.mkdir()
-            for path in sorted((self.run / "data" / "train").iterdir())[part::parts]:
-                shutil.copy(path, images)
-            own = ImageFolder(str(images), resolution=self.model.resolution, batch_size=BATCH // parts)
+            copy_part(self.run / "data" / "train", Path(folder) / "images", part, parts)
+            images = str(Path(folder) / "images")
+            own = ImageFolder(images, resolution=self.model.resolution, batch_size=BATCH // parts)
             trainer.fit(module, datamodule=own)
         return module, snapshots
 
@@ -197,6 +195,17 @@ class Study:
         trial = Trial(guided_model(self.model, prompts, PLAN), pairs)
         latents, _ = trial.sample(plain_cfg(PLAN.scale, self.model.schedule))
         return self.model.decode(latents), [prompts[k] for k in pairs.prompt.tolist()]
+
+
+def copy_part(source: Path, to: Path, part: int, parts: int) -> None:
+    """Every `parts`-th image with its row of the manifest, from number `part` on."""
+    to.mkdir()
+    images = {path.name for path in sorted(source.glob("*.png"))[part::parts]}
+    for name in images:
+        shutil.copy(source / name, to)
+    rows = (source / "metadata.jsonl").read_text().splitlines()
+    own = [row for row in rows if json.loads(row)["file_name"] in images]
+    (to / "metadata.jsonl").write_text("\n".join(own), encoding="utf-8")
 
 
 def mean_states(trainings: Sequence[dict[int, dict[str, Tensor]]]) -> dict[int, dict[str, Tensor]]:

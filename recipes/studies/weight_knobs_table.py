@@ -105,10 +105,10 @@ def report(
         "# Which change of the weights keeps most",
         "",
         "`python recipes/studies/weight_knobs.py`, then `weight_knobs_table.py`. Plain CFG at scale 3 where none is "
-        "named; risk of 48 samples of training captions (emoji 64), taught of 40 of held-out ones, net of copies; 95 % "
-        "intervals. Another training: full fine-tunes of `training_variants.json`, risk of 96 samples. One training "
-        "each, and the best of many rows is lucky: compare families, not third digits; `safe_limits.md` measures the "
-        "best again. The last tables leave one part out of the change of the last epoch.",
+        "named; risk of 48 samples of training captions (emoji 64, in its last table 96), taught of 40 of held-out "
+        "ones, net of copies; 95 % intervals. Another training: full fine-tunes of `training_variants.json`, risk of "
+        "96 samples. One training each, and the best of many rows is lucky: compare families, not third digits; "
+        "`safe_limits.md` measures the best again. The last tables leave one part out of the change of the last epoch.",
         "",
     ]
     for run, rows in runs.items():
