@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml
 demo: install ## fine-tune, guard, calibrate, export and prove it on TinyWorld
 	$(BIN)/basinguard demo
 
-test: install ## the default test tier: no network, two processes, two to three minutes on two idle cores
+test: install ## the default test tier: no network, two processes, three to six minutes on two idle cores
 	$(BIN)/python -m pytest
 
 test-long: install ## the slow proofs
