@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from weight_knobs import Study
 from weight_knobs_edits import Knob, packaged, share
-from weight_knobs_table import family
+from weight_knobs_table import family, interval
 
 from basinguard.core.estimate import Estimate
 from basinguard.core.record import read_record
@@ -155,11 +155,6 @@ def rows_of(rows: Sequence[Mapping[str, Any]]) -> str:
         f"(n = {r['taught']['n']}) | {share_of(r['of_best'])} |"
         for r in ordered
     )
-
-
-def interval(estimate: Mapping[str, Any]) -> str:
-    """A value with its interval."""
-    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
 
 
 def share_of(estimate: Mapping[str, Any] | None) -> str:

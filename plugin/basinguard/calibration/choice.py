@@ -25,7 +25,7 @@ def finalists(candidates: Iterable[ProductCandidate], most: int = FINALISTS) -> 
     One alone where nothing is to be decided; none where nothing is proven, or it was not measured.
     """
     able = sorted((c for c in candidates if c.proven and c.left), key=lambda c: -c.gain)
-    return [c for c in able if c is able[0] or not _below(c, able[0])][:most]
+    return list(_untold(able)[:most])
 
 
 def best(
@@ -74,7 +74,7 @@ def _most_taught(candidates: Sequence[ProductCandidate]) -> Sequence[ProductCand
 
 def _untold(candidates: Sequence[ProductCandidate]) -> Sequence[ProductCandidate]:
     """Those whose `taught` cannot be told from the highest; all of them where not every one was measured."""
-    if not all(c.left for c in candidates):
+    if not candidates or not all(c.left for c in candidates):
         return candidates
     top = max(candidates, key=_gain)
     return [c for c in candidates if c is top or not _below(c, top)]
